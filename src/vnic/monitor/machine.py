@@ -1,0 +1,107 @@
+"""What the monitor needs of the machine it watches, as a Protocol.
+
+`vnic.machine.Machine` (the composition root) satisfies it; the monitor's tests give a fake. All calls are made
+from the control thread, must not wait for a guest or a peer, and report a refusal by raising `NetError`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+if TYPE_CHECKING:
+    from vnic.net.network import Network
+
+
+class RunState(enum.StrEnum):
+    """The run states that vnic can be in, by QEMU's names (qapi/run-state.json)."""
+
+    PRELAUNCH = "prelaunch"  # started with -S: attachments refuse guests until `cont`
+    RUNNING = "running"
+    PAUSED = "paused"  # after `stop`
+    SHUTDOWN = "shutdown"  # after `quit`, while everything is being closed
+
+
+class ShutdownCause(enum.StrEnum):
+    """Why the machine ends: the `reason` of the SHUTDOWN event."""
+
+    HOST_QMP_QUIT = "host-qmp-quit"
+    HOST_SIGNAL = "host-signal"
+
+
+class ChardevInfo(msgspec.Struct, rename="kebab", frozen=True):
+    """One entry of query-chardev, as qapi/char.json has it."""
+
+    label: str
+    filename: str
+    frontend_open: bool
+
+
+class MonitoredMachine(Protocol):
+    """The machine as its monitor sees it.
+
+    The `*_types` mappings name what can be created: from the discriminator's value to a msgspec Struct whose
+    fields are the options (`rename="kebab"` where QEMU's names have dashes). They are the single source of
+    argument checking and of query-qmp-schema; the monitor passes `*_add` an instance of exactly such a Struct.
+    """
+
+    @property
+    def name(self) -> str | None:
+        """The guest's name as given by -name."""
+
+    @property
+    def network(self) -> Network: ...
+
+    @property
+    def runstate(self) -> RunState: ...
+
+    @property
+    def netdev_types(self) -> Mapping[str, type[msgspec.Struct]]:
+        """By netdev type ("stream"); each Struct has an `id` field and the tag field `type`."""
+
+    @property
+    def device_types(self) -> Mapping[str, type[msgspec.Struct]]:
+        """By device model ("virtio-net"); each Struct has an optional `id` and the tag field `driver`."""
+
+    @property
+    def chardev_types(self) -> Mapping[str, type[msgspec.Struct]]:
+        """By chardev back-end ("socket"): the Struct of the `data` member of ChardevBackend."""
+
+    @property
+    def object_types(self) -> Mapping[str, type[msgspec.Struct]]:
+        """By QOM type ("filter-dump"); each Struct has an `id` field and the tag field `qom-type`."""
+
+    def netdev_add(self, options: msgspec.Struct) -> None: ...
+
+    def netdev_del(self, netdev_id: str) -> None: ...
+
+    def device_add(self, options: msgspec.Struct) -> None: ...
+
+    def device_del(self, device_id: str) -> None:
+        """Remove a NIC; emits DEVICE_DELETED through the network when it is gone."""
+
+    def chardevs(self) -> Sequence[ChardevInfo]: ...
+
+    def chardev_add(self, chardev_id: str, options: msgspec.Struct) -> None: ...
+
+    def chardev_remove(self, chardev_id: str) -> None: ...
+
+    def object_add(self, options: msgspec.Struct) -> None: ...
+
+    def object_del(self, object_id: str) -> None: ...
+
+    def object_lines(self) -> Sequence[str]:
+        """The lines below "filters:" of `info network`, each without the leading "  - "; empty without filters."""
+
+    def stop(self) -> None:
+        """Pause: emits STOP if the machine was running."""
+
+    def cont(self) -> None:
+        """Run (also from prelaunch): emits RESUME if the machine was not running."""
+
+    def quit(self, cause: ShutdownCause) -> None:
+        """Ask for an orderly end: emits SHUTDOWN {guest: false, reason} and returns; the end comes on a later
+        turn of the loop, after the monitor has written its reply."""
