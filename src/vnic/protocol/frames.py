@@ -1,0 +1,147 @@
+"""Cuts what a stream socket delivers into whole messages, each with the descriptors that came with it.
+
+vhost-user and vfio-user both send a fixed header that announces the size of the payload, and both pass
+descriptors beside the bytes; their socket shells (`vnic.attach.base`) feed every piece they read in here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+
+class FrameError(Exception):
+    """The peer's byte stream cannot be cut into messages any more: the connection has to be closed."""
+
+
+def close_fds(fds: Iterable[int]) -> None:
+    """Close every descriptor; one that is closed already is no error (there is nobody left to tell)."""
+    for fd in fds:
+        try:
+            os.close(fd)
+        except OSError:
+            pass
+
+
+@dataclass(slots=True)
+class Message:
+    """One whole message. Whoever receives it owns the descriptors: take them, then `close()` the rest.
+
+    `take(n)` and `close()` are the only two ways out for a descriptor, so a handler that refuses a message
+    half-way leaks nothing as long as its caller closes the message in a `finally`.
+    """
+
+    header: bytes
+    payload: bytes
+    fds: list[int] = field(default_factory=list)
+
+    def take(self, count: int = 1) -> list[int]:
+        """The first `count` descriptors, which belong to the caller from now on."""
+        taken, self.fds = self.fds[:count], self.fds[count:]
+        return taken
+
+    def close(self) -> None:
+        """Close the descriptors that nobody took."""
+        fds, self.fds = self.fds, []
+        close_fds(fds)
+
+
+class FrameAssembler:
+    """(bytes, fds) pieces in, whole `Message`s out.
+
+    `header_size` bytes announce the payload: `payload_size(header)` returns its length in bytes, or raises
+    the protocol's own error for a header that makes no sense. A payload above `max_payload` bytes or more
+    than `max_fds` descriptors on one message raise FrameError.
+
+    To which message does a descriptor belong? On an AF_UNIX stream one read never goes beyond the bytes that
+    the descriptors were sent with (Linux unix_stream_read_generic stops there), so they belong to the message
+    which holds the *last* byte of the piece. Two ways of reading keep that exact:
+
+    - read at most `wanted` bytes at a time: no piece crosses a message boundary (what vhost-user does);
+    - read large pieces, which is faster for many small messages: exact as long as the peer sends no second
+      message in the same sendmsg() as one with descriptors (vfio-user clients do not). A peer that does gets
+      its descriptors refused as surplus; it harms nobody else.
+    """
+
+    def __init__(
+        self,
+        header_size: int,
+        payload_size: Callable[[bytes], int],
+        *,
+        max_payload: int,
+        max_fds: int,
+    ) -> None:
+        self._header_size = header_size
+        self._payload_size = payload_size
+        self._max_payload = max_payload
+        self._max_fds = max_fds
+        self._buffer = bytearray()
+        self._total: int | None = None  # size of the message being collected, once its header is here
+        self._fds: list[int] = []
+
+    @property
+    def wanted(self) -> int:
+        """How many bytes (at least 1) may be read without crossing the next header or message boundary."""
+        total = self._header_size if self._total is None else self._total
+        return total - len(self._buffer)
+
+    @property
+    def pending(self) -> bool:
+        """True when a message has begun: an end of the stream now cuts it off."""
+        return bool(self._buffer or self._fds)
+
+    def feed(self, data: bytes | bytearray | memoryview, fds: Iterable[int] = ()) -> list[Message]:
+        """Take one piece; return the messages it completed, in order.
+
+        The descriptors are owned by the assembler from the call on, also when it raises: after an error the
+        stream is lost, everything collected is closed and the assembler is of no further use.
+        """
+        messages: list[Message] = []
+        arrived = list(fds)
+        try:
+            self._buffer += data
+            self._cut(messages)
+            self._bind(messages, arrived)
+        except BaseException:
+            for message in messages:
+                message.close()
+            close_fds(arrived)  # _bind raises before it gives any of them away
+            self.close()
+            raise
+        return messages
+
+    def close(self) -> None:
+        """Drop a message that was begun, with its descriptors."""
+        self._buffer.clear()
+        self._total = None
+        fds, self._fds = self._fds, []
+        close_fds(fds)
+
+    def _cut(self, messages: list[Message]) -> None:
+        """Move the complete messages from the buffer to `messages`; earlier pieces' fds go to the first."""
+        buffer, header_size = self._buffer, self._header_size
+        while True:
+            if self._total is None:
+                if len(buffer) < header_size:
+                    return
+                size = self._payload_size(bytes(buffer[:header_size]))
+                if not 0 <= size <= self._max_payload:
+                    raise FrameError(f"message payload of {size} bytes, at most {self._max_payload} allowed")
+                self._total = header_size + size
+            if len(buffer) < self._total:
+                return
+            fds, self._fds = self._fds, []
+            whole = bytes(buffer[: self._total])
+            messages.append(Message(whole[:header_size], whole[header_size:], fds))
+            del buffer[: self._total]
+            self._total = None
+
+    def _bind(self, messages: list[Message], fds: list[int]) -> None:
+        """Give the piece's descriptors to the message with the piece's last byte."""
+        if not fds:
+            return
+        owner = self._fds if self._buffer or not messages else messages[-1].fds
+        if len(owner) + len(fds) > self._max_fds:
+            raise FrameError(f"more than {self._max_fds} descriptors with one message")
+        owner.extend(fds)
