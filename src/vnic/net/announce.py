@@ -1,0 +1,78 @@
+"""announce-self: gratuitous RARP for each NIC and virtio's GUEST_ANNOUNCE, in rounds (QEMU's net/announce.c)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .client import Nic
+from .clock import Timer
+
+if TYPE_CHECKING:
+    from .network import Network
+
+ETH_P_RARP = 0x8035
+RARP_FRAME_LENGTH = 60
+
+
+@dataclass(frozen=True, slots=True)
+class AnnounceParameters:
+    """QAPI's AnnounceParameters; times in milliseconds, `interfaces` None: all NICs."""
+
+    initial: int = 50
+    max: int = 550
+    rounds: int = 5
+    step: int = 100
+    interfaces: tuple[str, ...] | None = None
+    id: str = ""
+
+    def delay_ms(self, rounds_left: int) -> int:
+        """qemu_announce_self_iter's step: initial + (rounds - left - 1) * step, at most max."""
+        delay = self.initial + (self.rounds - rounds_left - 1) * self.step
+        return max(0, min(delay, self.max))
+
+
+def rarp_frame(mac: bytes) -> bytes:
+    """A reverse-ARP request of `mac` for itself, 60 bytes (announce_self_create)."""
+    header = b"\xff" * 6 + mac + ETH_P_RARP.to_bytes(2, "big")
+    # Ethernet, IPv4, 6- and 4-byte addresses, operation 3: "request reverse".
+    request = b"\x00\x01\x08\x00\x06\x04\x00\x03" + (mac + bytes(4)) * 2
+    return (header + request).ljust(RARP_FRAME_LENGTH, b"\0")
+
+
+class Announcer:
+    """The running announcements, by id: a new one of the same id replaces the old."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._timers: dict[str, Timer] = {}
+
+    def announce(self, parameters: AnnounceParameters) -> None:
+        """Send the first round now and the others by timer."""
+        running = self._timers.pop(parameters.id, None)
+        if running is not None:
+            running.cancel()
+        if parameters.rounds > 0:
+            self._round(parameters, parameters.rounds)
+
+    def _round(self, parameters: AnnounceParameters, left: int) -> None:
+        self._timers.pop(parameters.id, None)
+        for nic in self._network.nics:
+            if parameters.interfaces is None or nic.name in parameters.interfaces:
+                self._announce_nic(nic)
+        left -= 1
+        if left > 0:
+            delay = parameters.delay_ms(left) / 1000
+            self._timers[parameters.id] = self._network.scheduler.call_later(
+                delay, self._round, parameters, left
+            )
+
+    def _announce_nic(self, nic: Nic) -> None:
+        # A NIC whose wire is down announces nothing: send drops at the sender's end.
+        nic.send(0, rarp_frame(nic.mac))
+        nic.endpoint.announce()
+
+    def close(self) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()

@@ -1,0 +1,286 @@
+"""NetClient, one end of a virtual wire (QEMU's NetClientState), and Endpoint, what stands behind it (NetClientInfo).
+
+A NIC device model and a back-end each derive from Endpoint and reach the rest of the world through their `client`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from .holds import Hold, HoldKind
+from .incoming import Frame, IncomingQueue
+from .journal import LinkChange
+
+if TYPE_CHECKING:
+    from .network import Network
+
+
+class Endpoint:
+    """What a device model or a back-end does for its client; the defaults are harmless.
+
+    Every method is called from the control thread and must not block.
+    """
+
+    client: NetClient
+    """Set when the client is created, before `start`."""
+
+    wants_offload = False
+    """True: `receive` takes frames whose checksum or segmentation is still owed (`offload`)."""
+
+    def start(self) -> None:
+        """Open what the endpoint needs and place its first holds; a NetError here undoes the client."""
+
+    def link_status_changed(self) -> None:
+        """The link of this wire was set; `client.link_up` says how it is now."""
+
+    def peer_changed(self) -> None:
+        """The client was plugged into a peer or lost it; a link change follows if there is one."""
+
+    def receive(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
+        """Take one frame. False: no room; it is kept, and offered again after `client.flush(queue)`.
+
+        `offload` is a 10-byte virtio_net_hdr (virtio 1.2 §5.1.6) where wants_offload is set, else empty.
+        The frame may be a view of memory that is gone when the call returns: copy what is kept.
+        """
+        return True
+
+    def sent(self, queue: int) -> None:
+        """The peer took the frames for which `client.send` returned False: send on (QEMU's sent_cb)."""
+
+    def announce(self) -> None:
+        """Ask the guest to announce itself (virtio-net's GUEST_ANNOUNCE)."""
+
+    def rx_filter(self) -> dict[str, object] | None:
+        """QMP's RxFilterInfo without `name`, or None where the model has none."""
+        return None
+
+    def info_text(self, queue: int) -> str:
+        """The text behind `index=0,type=…,` in `info network`."""
+        return ""
+
+    def cleanup(self) -> None:
+        """Close everything; called once, also after a failed start."""
+
+
+class NetFilter(Protocol):
+    """A `-object filter-…` on a netdev: sees each frame that passes it (QEMU's NetFilterState)."""
+
+    id: str
+    type: str
+
+    def receive(self, sender: NetClient, queue: int, frame: Frame, offload: bytes) -> bool:
+        """True: the filter has taken the frame away (it may send it on later); False: pass it on."""
+        ...
+
+    def info_text(self) -> str: ...
+
+
+class NetClient:
+    """One end of a wire. Queue i peers with queue i of `peer`.
+
+    `holds` are the reasons why this end is down; `model` is what QEMU's `info network` calls the type of a netdev,
+    or the device model of a NIC.
+    """
+
+    is_nic = False
+
+    def __init__(self, network: Network, name: str, model: str, endpoint: Endpoint, queues: int = 1) -> None:
+        self.network = network
+        self.name = name
+        self.model = model
+        self.endpoint = endpoint
+        self.queues = queues
+        self.peer: NetClient | None = None
+        self.holds: dict[HoldKind, Hold] = {}
+        self.filters: list[NetFilter] = []
+        self.born = False
+        """Holds placed before are the state the client is born in, not changes of it."""
+        self.last_change: LinkChange | None = None
+        self.carrier_up_changes = 0
+        self.carrier_down_changes = 0
+        self.dropped = 0
+        """Frames dropped because an end of the wire was down, there was no peer, or a queue was full."""
+        self._incoming = [IncomingQueue(self, index) for index in range(queues)]
+        endpoint.client = self
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name} ({self.model})>"
+
+    @property
+    def type(self) -> str:
+        """What `info network` prints as `type=`."""
+        return self.model
+
+    # -- link ---------------------------------------------------------------------------------------------------
+
+    @property
+    def link_down(self) -> bool:
+        """QEMU's flag of this end alone."""
+        return bool(self.holds)
+
+    @property
+    def link_up(self) -> bool:
+        """Whether this client's link is up; a netdev's is its own flag, a NIC's that of the whole wire."""
+        return not self.holds
+
+    @property
+    def operstate(self) -> str:
+        """RFC 2863's word: `down` by the operator's will, `lowerlayerdown` where what is below is missing."""
+        if not self.holds:
+            return "up"
+        return "down" if HoldKind.OPERATOR in self.holds else "lowerlayerdown"
+
+    def hold(self, kind: HoldKind, by: str, text: str) -> None:
+        """Keep the wire down for `kind`; a hold of that kind already there only takes the new text."""
+        self.network.links.hold(self, kind, by, text)
+
+    def release(self, kind: HoldKind, by: str, text: str) -> None:
+        """End the hold of `kind`, if there is one; the link comes up when it was the last of both ends."""
+        self.network.links.release(self, kind, by, text)
+
+    # -- packets (QEMU's qemu_send_packet_async, qemu_deliver_packet_iov) ---------------------------------------
+
+    def send(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
+        """Send one frame to the peer.
+
+        True: delivered, or dropped for good (no peer, a downed end). False: it waits at the peer; pause until
+        `endpoint.sent(queue)`.
+        """
+        peer = self.peer
+        if peer is None or self.holds:
+            self.dropped += 1
+            return True
+        if (self.filters or peer.filters) and self.network.filter_frame(self, queue, frame, offload):
+            return True
+        return peer.deliver(self, queue, frame, offload)
+
+    def deliver(self, sender: NetClient, queue: int, frame: Frame, offload: bytes = b"") -> bool:
+        """Hand a frame to this end's endpoint, or queue it while that has no room; after the filters."""
+        if self.holds or queue >= self.queues:
+            self.dropped += 1
+            return True
+        return self._incoming[queue].send(sender, frame, offload)
+
+    def can_send(self, queue: int) -> bool:
+        """False while frames of an earlier `send` still wait at the peer (qemu_can_send_packet)."""
+        peer = self.peer
+        return peer is None or queue >= peer.queues or not peer._incoming[queue].frames
+
+    def flush(self, queue: int) -> None:
+        """This end has room again: offer it what waits (qemu_flush_queued_packets)."""
+        self._incoming[queue].flush()
+
+    def purge(self) -> None:
+        """Forget what waits at this end (qemu_purge_queued_packets); senders may go on."""
+        for incoming in self._incoming:
+            incoming.purge()
+
+
+@dataclass(slots=True)
+class GuestView:
+    """What is known of the guest behind a NIC."""
+
+    attached: bool = False
+    attached_ns: int = 0
+    driver_ok: bool = False
+    seen: bool | None = None
+    """The link state the guest last read from the device; None: it has read none."""
+    seen_latency_us: int | None = None
+
+    def to_dict(self) -> dict[str, object]:
+        seen = "unknown" if self.seen is None else ("up" if self.seen else "down")
+        view: dict[str, object] = {"attached": self.attached, "driver-ok": self.driver_ok, "seen": seen}
+        if self.seen_latency_us is not None:
+            view["seen-latency-us"] = self.seen_latency_us
+        return view
+
+
+class Nic(NetClient):
+    """The end that a guest sees (QEMU's NICState): a NetClient with a MAC, a guest, and the id of its netdev."""
+
+    is_nic = True
+
+    def __init__(
+        self,
+        network: Network,
+        name: str,
+        model: str,
+        endpoint: Endpoint,
+        queues: int,
+        mac: bytes,
+        netdev_id: str | None,
+        path: str,
+    ) -> None:
+        super().__init__(network, name, model, endpoint, queues)
+        self.mac = mac
+        self.netdev_id = netdev_id
+        """The id of the netdev it is, or waits to be, plugged into."""
+        self.path = path
+        """Its QOM path, as events of QEMU name it."""
+        self.guest = GuestView()
+        self.rx_filter_notify = True
+        """Whether the next filter change is told (QEMU's rxfilter_notify_enabled: once until it is queried)."""
+
+    @property
+    def type(self) -> str:
+        return "nic"
+
+    @property
+    def link_up(self) -> bool:
+        return not self.holds and not (self.peer is not None and self.peer.holds)
+
+    @property
+    def operstate(self) -> str:
+        if self.holds:
+            return "down"
+        return "up" if self.link_up else "lowerlayerdown"
+
+    def mac_text(self) -> str:
+        return ":".join(f"{byte:02x}" for byte in self.mac)
+
+    def guest_attached(self, attached: bool) -> None:
+        """A VM plugged into the NIC, or left it; what an earlier guest had seen is forgotten."""
+        self.guest = GuestView(attached, self.network.clock.monotonic_ns() if attached else 0)
+
+    def guest_driver_ok(self, driver_ok: bool) -> None:
+        """The guest's driver took the device into use, or let it go."""
+        self.guest.driver_ok = driver_ok
+
+    # -- the steps of the last change, told by the device model -------------------------------------------------
+
+    def mark_notified(self) -> None:
+        """The device model changed its status for the last change."""
+        change = self.last_change
+        if change is not None and change.notified_ns is None:
+            change.notified_ns = self.network.clock.monotonic_ns()
+
+    def mark_interrupt(self) -> None:
+        """The interrupt for the last change left for the guest."""
+        change = self.last_change
+        if change is not None and change.interrupt_ns is None:
+            change.interrupt_ns = self.network.clock.monotonic_ns()
+
+    def mark_seen(self, up: bool) -> None:
+        """The guest's driver read the link from the device, and read `up`."""
+        guest = self.guest
+        guest.seen = up
+        change = self.last_change
+        if change is None or change.up != up or change.seen_ns is not None:
+            return
+        change.seen_ns = self.network.clock.monotonic_ns()
+        change.latency_us = (change.seen_ns - max(change.set_ns, guest.attached_ns)) // 1000
+        guest.seen_latency_us = change.latency_us
+        self.network.links.announce_seen(change)
+
+    def rx_filter_changed(self) -> None:
+        """Tell once, until the next query-rx-filter, that the guest changed its filter (rxfilter_notify)."""
+        if self.rx_filter_notify:
+            self.rx_filter_notify = False
+            self.network.emit("NIC_RX_FILTER_CHANGED", {"name": self.name, "path": self.path})
+
+
+def clients_of_wire(client: NetClient) -> Sequence[NetClient]:
+    """The client and its peer, the client first."""
+    return (client,) if client.peer is None else (client, client.peer)

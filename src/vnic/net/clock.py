@@ -1,0 +1,33 @@
+"""Time, as net/ and the device models see it: they never read a clock or start a timer by themselves.
+
+The running program passes its asyncio loop as the `Scheduler`; tests pass one whose time they move.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+class Timer(Protocol):
+    """What a scheduler returns: a call that can still be called off."""
+
+    def cancel(self) -> None: ...
+
+
+class Scheduler(Protocol):
+    """The part of asyncio's event loop that net/ and the device models use."""
+
+    def call_soon(self, callback: Callable[..., object], *args: Any) -> Timer: ...
+
+    def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> Timer: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Both times that a LinkChange keeps: monotonic for latencies, wall for people."""
+
+    monotonic_ns: Callable[[], int] = time.monotonic_ns
+    wall_ns: Callable[[], int] = time.time_ns

@@ -1,0 +1,116 @@
+"""What waits at a receiver that has no room: a bounded queue for each queue of a client (QEMU's net/queue.c)."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from ..dataplane.offload import OffloadError, complete
+
+if TYPE_CHECKING:
+    from .client import NetClient
+
+Frame = bytes | bytearray | memoryview
+"""An Ethernet frame without its FCS; a view may be of guest memory and ends with the call it is given to."""
+
+QUEUE_LIMIT = 10_000
+"""Frames that wait at a receiver at the most (net/queue.c: nq_maxlen)."""
+FLUSH_BUDGET = 256
+"""Frames handed over in one go before the loop gets its turn, so that a storm between hubs starves nobody."""
+
+
+class IncomingQueue:
+    """The frames that wait for one queue of `receiver`, and the hand-over to its endpoint."""
+
+    def __init__(self, receiver: NetClient, index: int) -> None:
+        self._receiver = receiver
+        self._index = index
+        self.frames: deque[tuple[NetClient, bytes, bytes]] = deque()
+        self._senders: set[NetClient] = set()
+        self._delivering = False
+        self._flush_later = False
+
+    def send(self, sender: NetClient, frame: Frame, offload: bytes) -> bool:
+        """Deliver now if nothing waits and the receiver has room; else keep a copy. False: it was kept."""
+        if self._delivering or self.frames:
+            # Frames that come in while one is being delivered wait their turn: the order holds, and a reply
+            # to a reply does not recurse (qemu_net_queue_send's `delivering`).
+            self._keep(sender, frame, offload)
+            return False
+        self._delivering = True
+        try:
+            taken = self._hand_over(frame, offload)
+        finally:
+            self._delivering = False
+        if not taken:
+            self._keep(sender, frame, offload)
+            return False
+        if self.frames:
+            self.flush()
+        return True
+
+    def _keep(self, sender: NetClient, frame: Frame, offload: bytes) -> None:
+        if len(self.frames) >= QUEUE_LIMIT:
+            self._receiver.dropped += 1
+            return
+        self.frames.append((sender, bytes(frame), offload))
+        self._senders.add(sender)
+
+    def _hand_over(self, frame: Frame, offload: bytes) -> bool:
+        endpoint = self._receiver.endpoint
+        if not offload or endpoint.wants_offload:
+            return endpoint.receive(self._index, frame, offload)
+        try:
+            finished = complete(offload, frame)
+        except OffloadError:
+            self._receiver.dropped += 1
+            return True
+        for number, part in enumerate(finished):
+            if not endpoint.receive(self._index, part):
+                if number == 0:
+                    return False
+                # No room in the middle of a segmented frame: that segment is lost, as at a full NIC.
+                self._receiver.dropped += 1
+        return True
+
+    def flush(self) -> None:
+        """Offer the receiver what waits, and tell the senders once all of it is gone."""
+        if self._delivering:
+            return
+        self._delivering = True
+        try:
+            for _ in range(FLUSH_BUDGET):
+                if not self.frames:
+                    break
+                _sender, frame, offload = self.frames[0]
+                if self._receiver.holds:
+                    self._receiver.dropped += 1
+                elif not self._hand_over(frame, offload):
+                    return
+                self.frames.popleft()
+        finally:
+            self._delivering = False
+        if self.frames:
+            self._continue_later()
+        else:
+            self._tell_senders()
+
+    def _continue_later(self) -> None:
+        if not self._flush_later:
+            self._flush_later = True
+            self._receiver.network.scheduler.call_soon(self._continue)
+
+    def _continue(self) -> None:
+        self._flush_later = False
+        self.flush()
+
+    def _tell_senders(self) -> None:
+        senders, self._senders = self._senders, set()
+        for sender in senders:
+            sender.endpoint.sent(self._index)
+
+    def purge(self) -> None:
+        """Drop what waits; the senders may go on."""
+        self._receiver.dropped += len(self.frames)
+        self.frames.clear()
+        self._tell_senders()

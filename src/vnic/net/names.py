@@ -1,0 +1,37 @@
+"""QEMU's rules for names: identifiers of -netdev and -device, the names of NICs without one, and MAC addresses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from .errors import NetError
+
+_IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9\-._]*")
+_MAC = re.compile(r"[0-9a-fA-F]{1,2}([:-])[0-9a-fA-F]{1,2}(\1[0-9a-fA-F]{1,2}){4}")
+
+
+def check_identifier(name: str) -> None:
+    """Refuse what QEMU's id_wellformed (util/id.c) refuses."""
+    if not _IDENTIFIER.fullmatch(name):
+        raise NetError("Parameter 'id' expects an identifier")
+
+
+def assign_name(model: str, models: Iterable[str]) -> str:
+    """`<model>.<n>`, n being the number of clients of that model so far (net/net.c: assign_name)."""
+    return f"{model}.{sum(1 for other in models if other == model)}"
+
+
+def parse_mac(text: str, driver: str) -> bytes:
+    """The 6 bytes of `52:54:00:12:34:56` (or with dashes); NetError with QEMU's property text otherwise."""
+    if not _MAC.fullmatch(text):
+        raise NetError(f"Property '{driver}.mac' doesn't take value '{text}'")
+    mac = bytes(int(part, 16) for part in re.split("[:-]", text))
+    if mac[0] & 1:
+        raise NetError(f"Property '{driver}.mac' doesn't take value '{text}': it is a multicast address")
+    return mac
+
+
+def default_mac(index: int) -> bytes:
+    """The MAC of the index-th NIC that was given none: 52:54:00:12:34:56 and on (qemu_macaddr_default_if_unset)."""
+    return bytes((0x52, 0x54, 0x00, 0x12, 0x34, (0x56 + index) & 0xFF))

@@ -1,0 +1,297 @@
+"""The Network: all net clients of a vnic, in order, and what a monitor can ask of them (QEMU's net/net.c).
+
+The machine adds NICs and netdevs, the monitor sets links and asks, back-ends hold and release; who wants to hear
+of changes subscribes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from . import info
+from .announce import AnnounceParameters, Announcer
+from .client import Endpoint, NetClient, Nic, clients_of_wire
+from .clock import Clock, Scheduler
+from .errors import DeviceNotFound, NetError
+from .holds import Cause, Hold, HoldKind
+from .incoming import Frame
+from .journal import Journal
+from .link import Links
+from .names import assign_name, check_identifier
+
+Listener = Callable[[str, dict[str, object]], None]
+
+MAX_QUEUES = 1024
+"""MAX_QUEUE_NUM of QEMU's net.h."""
+
+
+class Network:
+    """The set of clients. Not thread-safe: one control thread calls everything here."""
+
+    def __init__(self, scheduler: Scheduler, clock: Clock | None = None) -> None:
+        self.scheduler = scheduler
+        self.clock = clock or Clock()
+        self.clients: list[NetClient] = []
+        self.journal = Journal(self.clock)
+        self.links = Links(self.clock, self.journal, self.emit)
+        self._announcer = Announcer(self)
+        self._listeners: list[Listener] = []
+
+    # -- events -------------------------------------------------------------------------------------------------
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Call `listener(name, data)` for every event; the returned function ends that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def emit(self, name: str, data: dict[str, object]) -> None:
+        for listener in list(self._listeners):
+            listener(name, data)
+
+    # -- finding ------------------------------------------------------------------------------------------------
+
+    def find_all(self, name: str) -> list[NetClient]:
+        """Every client of that exact name, in order (qemu_find_net_clients_except)."""
+        return [client for client in self.clients if client.name == name]
+
+    def find_netdev(self, netdev_id: str) -> NetClient | None:
+        return next(
+            (client for client in self.clients if not client.is_nic and client.name == netdev_id), None
+        )
+
+    def find_nic(self, name: str) -> Nic | None:
+        return next((nic for nic in self.nics if nic.name == name), None)
+
+    @property
+    def nics(self) -> list[Nic]:
+        return [client for client in self.clients if isinstance(client, Nic)]
+
+    # -- adding -------------------------------------------------------------------------------------------------
+
+    def check_netdev_id(self, netdev_id: str) -> None:
+        """Refuse an id that is malformed or taken, with QEMU's texts."""
+        check_identifier(netdev_id)
+        if self.find_netdev(netdev_id) is not None:
+            raise NetError(f"Duplicate ID '{netdev_id}'")
+
+    def add_netdev(
+        self, netdev_id: str, model: str, endpoint: Endpoint, queues: int = 1, link: bool = True
+    ) -> NetClient:
+        """Create a back-end's client; a NIC that waits for its id is plugged in.
+
+        A NetError of `endpoint.start()` undoes everything and is raised on.
+        """
+        self.check_netdev_id(netdev_id)
+        if not 1 <= queues <= MAX_QUEUES:
+            raise NetError(f"Parameter 'queues' expects a number from 1 to {MAX_QUEUES}")
+        client = NetClient(self, netdev_id, model, endpoint, queues)
+        self._start(client, link)
+        for nic in self.nics:
+            if nic.netdev_id == netdev_id and nic.peer is None:
+                self._plug(nic, client)
+                break
+        return client
+
+    def add_nic(
+        self,
+        device_id: str | None,
+        model: str,
+        endpoint: Endpoint,
+        *,
+        mac: bytes,
+        queues: int = 1,
+        netdev_id: str | None = None,
+        link: bool = True,
+        driver: str | None = None,
+    ) -> Nic:
+        """Create a NIC's client, plugged into the netdev `netdev_id`; without one it is born held `no-peer`.
+
+        `driver` is the name that error texts give the property's owner (`virtio-net-device`).
+        """
+        if device_id is not None:
+            check_identifier(device_id)
+            if self.find_nic(device_id) is not None:
+                raise NetError(f"Duplicate device ID '{device_id}'")
+        netdev = self._free_netdev(netdev_id, driver or model)
+        name = device_id or assign_name(model, (client.model for client in self.clients))
+        path = f"/machine/peripheral/{name}" if device_id else f"/machine/peripheral-anon/{name}"
+        nic = Nic(self, name, model, endpoint, queues, mac, netdev_id, path)
+        if netdev is None:
+            self._hold_at_birth(nic, HoldKind.NO_PEER, "no netdev was given to the NIC")
+        else:
+            nic.peer, netdev.peer = netdev, nic
+        try:
+            self._start(nic, link)
+        except BaseException:
+            _unpeer(nic)
+            raise
+        if netdev is not None:
+            endpoint.peer_changed()
+            netdev.endpoint.peer_changed()
+        return nic
+
+    def _free_netdev(self, netdev_id: str | None, driver: str) -> NetClient | None:
+        """The netdev that a NIC names, with set_netdev's errors (hw/core/qdev-properties-system.c)."""
+        if netdev_id is None:
+            return None
+        netdev = self.find_netdev(netdev_id)
+        if netdev is None:
+            raise NetError(f"Property '{driver}.netdev' can't find value '{netdev_id}'")
+        if netdev.peer is not None:
+            raise NetError(f"Property '{driver}.netdev' can't take value '{netdev_id}', it's in use")
+        return netdev
+
+    def _start(self, client: NetClient, link: bool) -> None:
+        if not link:
+            self._hold_at_birth(client, HoldKind.OPERATOR, f"link=off when {client.name} was created")
+        try:
+            client.endpoint.start()
+        except BaseException:
+            client.endpoint.cleanup()
+            raise
+        self.clients.append(client)
+        self.links.born(client)
+
+    def _hold_at_birth(self, client: NetClient, kind: HoldKind, text: str) -> None:
+        client.holds[kind] = Hold(kind, "vnic", text, self.clock.wall_ns())
+
+    def connect(self, first: NetClient, second: NetClient) -> None:
+        """Make two clients without a peer peers of each other (a hubport and its netdev)."""
+        first.peer, second.peer = second, first
+        for end in (first, second):
+            end.endpoint.peer_changed()
+
+    def _plug(self, nic: Nic, netdev: NetClient) -> None:
+        def edit() -> None:
+            nic.peer, netdev.peer = netdev, nic
+            nic.holds.pop(HoldKind.NO_PEER, None)
+
+        netdev_change = netdev.last_change.id if netdev.last_change else None
+        cause = Cause(HoldKind.NO_PEER, "vnic", f"netdev {netdev.name} is back")
+        if netdev.holds:
+            hold = next(iter(netdev.holds.values()))
+            cause = Cause(hold.kind, hold.by, hold.text)
+        self.links.replugged(nic, edit, cause, netdev_change)
+        netdev.endpoint.peer_changed()
+
+    # -- removing -----------------------------------------------------------------------------------------------
+
+    def delete_netdev(self, netdev_id: str, by: str) -> None:
+        """QMP netdev_del: the peer NIC is told and kept, the back-end is closed (qemu_del_net_client)."""
+        netdev = self.find_netdev(netdev_id)
+        if netdev is None:
+            raise DeviceNotFound(netdev_id)
+        self._delete_netdev(netdev, by, f"netdev {netdev_id} was deleted")
+
+    def _delete_netdev(self, netdev: NetClient, by: str, text: str) -> None:
+        self.clients.remove(netdev)
+        netdev.filters.clear()
+        peer = netdev.peer
+        if isinstance(peer, Nic):
+            nic = peer
+
+            def edit() -> None:
+                _unpeer(nic)
+                nic.holds[HoldKind.NO_PEER] = Hold(HoldKind.NO_PEER, by, text, self.clock.wall_ns())
+
+            self.links.replugged(nic, edit, Cause(HoldKind.NO_PEER, by, text))
+        elif peer is not None:
+            _unpeer(netdev)
+            peer.endpoint.peer_changed()
+        netdev.endpoint.cleanup()
+
+    def delete_nic(self, name: str) -> None:
+        """Remove a NIC; its netdev stays, without a peer (qemu_del_nic)."""
+        nic = self.find_nic(name)
+        if nic is None:
+            raise DeviceNotFound(name)
+        netdev = nic.peer
+        _unpeer(nic)
+        nic.endpoint.peer_changed()
+        if netdev is not None:
+            netdev.endpoint.peer_changed()
+        self.clients.remove(nic)
+        nic.endpoint.cleanup()
+
+    def close(self) -> None:
+        """QEMU's order (net_cleanup): the back-ends first, each NIC being told; the NICs last."""
+        self._announcer.close()
+        for client in list(self.clients):
+            if not client.is_nic:
+                self._delete_netdev(client, "vnic", "vnic is shutting down")
+        for nic in self.nics:
+            self.delete_nic(nic.name)
+
+    # -- what a monitor asks ------------------------------------------------------------------------------------
+
+    def set_link(self, name: str, up: bool, by: str) -> None:
+        """QMP set_link. `by` names who asked."""
+        matches = self.find_all(name)
+        if not matches:
+            raise DeviceNotFound(name)
+        self.links.set_link(matches, up, by, f"set_link {name} {'on' if up else 'off'}")
+
+    def announce_self(self, parameters: AnnounceParameters) -> None:
+        """QMP announce-self: RARP for the NICs, and virtio's announce, in rounds."""
+        self._announcer.announce(parameters)
+
+    def query_rx_filter(self, name: str | None = None) -> list[dict[str, object]]:
+        """QMP query-rx-filter (net/net.c: qmp_query_rx_filter)."""
+        filters: list[dict[str, object]] = []
+        for client in self.clients if name is None else self.find_all(name):
+            if not isinstance(client, Nic):
+                if name is not None:
+                    raise NetError(f"net client({name}) isn't a NIC")
+                continue
+            rx_filter = client.endpoint.rx_filter()
+            if rx_filter is None:
+                if name is not None:
+                    raise NetError(f"net client({name}) doesn't support rx-filter querying")
+                continue
+            client.rx_filter_notify = True
+            filters.append({"name": client.name, **rx_filter})
+        if name is not None and not filters:
+            raise NetError(f"invalid net client name: {name}")
+        return filters
+
+    def query_links(self, name: str | None = None) -> list[dict[str, object]]:
+        """vnic's query-links: how each link is, why, and what the guest saw."""
+        clients = self.clients if name is None else self.find_all(name)
+        if name is not None and not clients:
+            raise DeviceNotFound(name)
+        return [info.link_info(client) for client in clients]
+
+    def query_link_log(
+        self, name: str | None = None, limit: int | None = None, after_id: int | None = None
+    ) -> list[dict[str, object]]:
+        """vnic's query-link-log. A name without clients has a log as long as the journal remembers it."""
+        for key, value in (("limit", limit), ("after-id", after_id)):
+            if value is not None and value < 0:
+                raise NetError(f"Parameter '{key}' expects a non-negative integer")
+        changes = self.journal.select(name, limit, after_id)
+        if name is not None and not changes and not self.find_all(name):
+            raise DeviceNotFound(name)
+        return [change.to_dict() for change in changes]
+
+    # -- packets ------------------------------------------------------------------------------------------------
+
+    def filter_frame(self, sender: NetClient, queue: int, frame: Frame, offload: bytes) -> bool:
+        """Run the filters of both ends; True: one of them took the frame (net/net.c: filter_receive_iov).
+
+        A frame passes the filters of the sender's end in their order, then those of the receiver's in reverse.
+        """
+        chain = [*sender.filters, *(reversed(sender.peer.filters) if sender.peer is not None else ())]
+        return any(net_filter.receive(sender, queue, frame, offload) for net_filter in chain)
+
+    def info_network(self, hubs: Sequence[tuple[int, Sequence[NetClient]]] = ()) -> str:
+        """The text of HMP `info network`, with "\\n" line ends."""
+        return info.info_network(self.clients, hubs)
+
+
+def _unpeer(client: NetClient) -> None:
+    """Take a wire apart; what waits at either end is dropped, so that no sender waits for ever."""
+    ends = clients_of_wire(client)
+    for end in ends:
+        end.peer = None
+    for end in ends:
+        end.purge()

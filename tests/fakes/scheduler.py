@@ -1,0 +1,55 @@
+"""A scheduler whose time stands still until a test moves it; it plays the asyncio loop for pure code."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+
+class FakeTimer:
+    """One scheduled call."""
+
+    def __init__(self, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
+        self.callback = callback
+        self.args = args
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class FakeScheduler:
+    """`call_soon` and `call_later` against a time of its own, in seconds."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._order = itertools.count()
+        self._calls: list[tuple[float, int, FakeTimer]] = []
+
+    def call_soon(self, callback: Callable[..., object], *args: Any) -> FakeTimer:
+        return self.call_later(0.0, callback, *args)
+
+    def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> FakeTimer:
+        timer = FakeTimer(callback, args)
+        heapq.heappush(self._calls, (self.now + delay, next(self._order), timer))
+        return timer
+
+    def advance(self, seconds: float = 0.0) -> None:
+        """Move time on by `seconds` and run all that has come due, in order."""
+        end = self.now + seconds
+        while self._calls and self._calls[0][0] <= end:
+            due, _, timer = heapq.heappop(self._calls)
+            self.now = max(self.now, due)
+            if not timer.cancelled:
+                timer.callback(*timer.args)
+        self.now = end
+
+    def run_soon(self, rounds: int = 10_000) -> None:
+        """Run the calls that are due now, and those they schedule for now; bounded against loops."""
+        for _ in range(rounds):
+            if not self._calls or self._calls[0][0] > self.now:
+                return
+            self.advance(0.0)
+        raise AssertionError("calls due now never come to an end")
