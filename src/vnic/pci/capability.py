@@ -1,0 +1,111 @@
+"""PCI capabilities as plain data: the bytes of each structure and which of its bits a guest may write.
+
+Device models build them with the functions here and hand them to `ConfigSpace.add_capability`.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+CAP_PM = 0x01
+CAP_MSI = 0x05
+CAP_VENDOR = 0x09
+CAP_PCIE = 0x10
+CAP_MSIX = 0x11
+
+# Offsets inside of the structures, from the capability's first byte.
+PM_CONTROL = 4
+MSI_CONTROL = 2
+MSIX_CONTROL = 2
+PCIE_DEVICE_CONTROL = 8
+
+MSI_ENABLE = 0x0001
+MSIX_ENABLE = 0x8000
+MSIX_MASK_ALL = 0x4000
+PM_STATE_MASK = 0x0003
+PCIE_FLR = 0x8000  # Device Control: Initiate Function Level Reset
+MSIX_ENTRY_SIZE = 16
+MSIX_MAX_VECTORS = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Capability:
+    """`body` is everything after the two bytes id and next; `writable` masks the bits of it that a guest sets.
+
+    Bits in `clears` are cleared by writing a one and cannot be set by a guest (PCI's RW1C).
+    """
+
+    id: int
+    body: bytes
+    writable: bytes = b""
+    clears: bytes = b""
+
+    def __post_init__(self) -> None:
+        for mask in (self.writable, self.clears):
+            if len(mask) not in (0, len(self.body)):
+                raise ValueError(f"capability {self.id:#x}: a mask of {len(mask)} bytes for {len(self.body)}")
+
+    @property
+    def size(self) -> int:
+        return 2 + len(self.body)
+
+
+def power_management() -> Capability:
+    """PM 1.2 (version 3) with D0 and D3hot, no PME; a change to D0 keeps the state (No_Soft_Reset)."""
+    layout = struct.Struct("<HHBB")  # PMC, PMCSR, bridge extensions, data
+    assert layout.size == 6
+    return Capability(CAP_PM, layout.pack(0x0003, 0x0008, 0, 0), layout.pack(0, PM_STATE_MASK, 0, 0))
+
+
+def msi(vectors: int = 1) -> Capability:
+    """MSI with 64-bit addresses and no masks (PCI 3.0 §6.8.1); `vectors` is a power of two up to 32."""
+    if vectors not in (1, 2, 4, 8, 16, 32):
+        raise ValueError(f"MSI with {vectors} vectors")
+    layout = struct.Struct("<HQHH")  # control, address, data, reserved
+    assert layout.size == 14
+    control = 0x0080 | (vectors.bit_length() - 1) << 1
+    return Capability(
+        CAP_MSI, layout.pack(control, 0, 0, 0), layout.pack(0x0071, ~3 & (1 << 64) - 1, 0xFFFF, 0)
+    )
+
+
+def msix(vectors: int, bar: int, table_offset: int = 0, pba_offset: int = 0x800) -> Capability:
+    """MSI-X (PCI 3.0 §6.8.2) with the table and the pending bits in one BAR."""
+    if not 1 <= vectors <= MSIX_MAX_VECTORS:
+        raise ValueError(f"MSI-X with {vectors} vectors")
+    if table_offset % 8 or pba_offset % 8 or table_offset + vectors * MSIX_ENTRY_SIZE > pba_offset:
+        raise ValueError("MSI-X table and pending bits overlap or are not aligned to 8 bytes")
+    layout = struct.Struct("<HII")  # control, table offset and BAR, pending bits' offset and BAR
+    assert layout.size == 10
+    return Capability(
+        CAP_MSIX,
+        layout.pack(vectors - 1, table_offset | bar, pba_offset | bar),
+        layout.pack(MSIX_ENABLE | MSIX_MASK_ALL, 0, 0),
+    )
+
+
+def pcie_endpoint() -> Capability:
+    """A PCI Express endpoint, structure version 2 (PCIe 3.0 §7.8): 2.5 GT/s x1, 128-byte payloads, FLR.
+
+    The link registers are what QEMU's pcie_cap_v1_fill sets up; QEMU replaces them by its slot's.
+    """
+    layout = struct.Struct("<HIHHIHHIHHHHIIHHIHHIHH")
+    assert layout.size == 58
+    values = [0] * 22
+    values[0] = 0x0002  # version 2, endpoint
+    values[1] = 0x1000_8000  # role-based error reporting, FLR
+    values[4] = 0x0000_0011  # x1, 2.5 GT/s
+    values[6] = 0x0011
+    writable = [0] * 22
+    writable[2] = 0x78FF  # payload, read request, error enables, no-snoop; FLR (bit 15) reads as zero
+    clears = [0] * 22
+    clears[3] = 0x000F  # the four error bits
+    return Capability(CAP_PCIE, layout.pack(*values), layout.pack(*writable), layout.pack(*clears))
+
+
+def vendor(body: bytes, writable: bytes = b"") -> Capability:
+    """A vendor-specific capability; `body` follows id and next, its first byte has to be the length."""
+    if not body or body[0] != len(body) + 2:
+        raise ValueError("a vendor capability starts with its own length")
+    return Capability(CAP_VENDOR, body, writable)

@@ -1,0 +1,132 @@
+"""A device's config space: 256 bytes of type 0 header and capabilities, with the bits a guest may write.
+
+`PciDevice` owns one; attachments read and write it. Every byte has a mask, as QEMU's PCIDevice.wmask, so that
+no register needs code unless writing it has an effect.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vnic.pci.bar import Bar
+from vnic.pci.capability import Capability
+
+CONFIG_SIZE = 256
+HEADER_SIZE = 64
+
+# Type 0 header, PCI 3.0 §6.1: name, offset, size in bytes.
+VENDOR_ID = 0x00  # 2
+DEVICE_ID = 0x02  # 2
+COMMAND = 0x04  # 2
+STATUS = 0x06  # 2
+REVISION = 0x08  # 1
+CLASS_CODE = 0x09  # 3
+BAR0 = 0x10  # 6 of 4
+SUBSYSTEM_VENDOR_ID = 0x2C  # 2
+SUBSYSTEM_ID = 0x2E  # 2
+CAPABILITIES = 0x34  # 1
+INTERRUPT_LINE = 0x3C  # 1
+INTERRUPT_PIN = 0x3D  # 1
+
+COMMAND_IO = 0x0001
+COMMAND_MEMORY = 0x0002
+COMMAND_MASTER = 0x0004
+COMMAND_PARITY = 0x0040
+COMMAND_SERR = 0x0100
+COMMAND_INTX_DISABLE = 0x0400
+STATUS_INTERRUPT = 0x0008
+STATUS_CAPABILITIES = 0x0010
+_STATUS_ERRORS = 0xF900  # RW1C: parity, signalled and received aborts, SERR
+
+CLASS_ETHERNET = 0x020000
+
+
+@dataclass(frozen=True, slots=True)
+class PciId:
+    """Who the device says it is. `class_code` holds base class, subclass and interface."""
+
+    vendor: int
+    device: int
+    subsystem_vendor: int
+    subsystem: int
+    revision: int = 0
+    class_code: int = CLASS_ETHERNET
+
+
+class ConfigSpace:
+    """The bytes, their masks and the list of capabilities.
+
+    `read` and `write` take any range inside of `CONFIG_SIZE`; the caller has checked it.
+    """
+
+    def __init__(self, ident: PciId, *, interrupt_pin: int = 1) -> None:
+        self.ident = ident
+        self.data = bytearray(CONFIG_SIZE)
+        self._writable = bytearray(CONFIG_SIZE)
+        self._clears = bytearray(CONFIG_SIZE)
+        self._free = HEADER_SIZE
+        self._last_link = CAPABILITIES
+        self._offsets: dict[int, int] = {}
+        for offset, size, value in (
+            (VENDOR_ID, 2, ident.vendor),
+            (DEVICE_ID, 2, ident.device),
+            (REVISION, 1, ident.revision),
+            (CLASS_CODE, 3, ident.class_code),
+            (SUBSYSTEM_VENDOR_ID, 2, ident.subsystem_vendor),
+            (SUBSYSTEM_ID, 2, ident.subsystem),
+            (INTERRUPT_PIN, 1, interrupt_pin),
+        ):
+            self.set(offset, size, value)
+        command = COMMAND_IO | COMMAND_MEMORY | COMMAND_MASTER | COMMAND_PARITY | COMMAND_SERR
+        self._writable[COMMAND : COMMAND + 2] = (command | COMMAND_INTX_DISABLE).to_bytes(2, "little")
+        self._writable[INTERRUPT_LINE] = 0xFF
+        self._clears[STATUS : STATUS + 2] = _STATUS_ERRORS.to_bytes(2, "little")
+
+    def add_bar(self, bar: Bar) -> None:
+        """Give the window its register; the guest places it."""
+        offset, size = BAR0 + 4 * bar.index, 4 * bar.registers
+        if any(self._writable[offset : offset + size]):
+            raise ValueError(f"BAR {bar.index} is taken")
+        self.set(offset, size, bar.flags)
+        self._writable[offset : offset + size] = bar.address_mask.to_bytes(size, "little")
+
+    def add_capability(self, capability: Capability) -> int:
+        """Append to the list, at the next multiple of four; returns the capability's offset."""
+        offset, size = self._free, capability.size
+        if offset + size > CONFIG_SIZE:
+            raise ValueError(f"no room for capability {capability.id:#x}")
+        self.data[offset : offset + size] = bytes((capability.id, 0)) + capability.body
+        for masks, mask in ((self._writable, capability.writable), (self._clears, capability.clears)):
+            masks[offset + 2 : offset + 2 + len(mask)] = mask
+        self.data[self._last_link] = offset
+        self.data[STATUS] |= STATUS_CAPABILITIES
+        self._last_link = offset + 1
+        self._free = (offset + size + 3) & ~3
+        self._offsets.setdefault(capability.id, offset)
+        return offset
+
+    def find(self, capability_id: int) -> int:
+        """Offset of the first capability of that id, 0 if there is none."""
+        return self._offsets.get(capability_id, 0)
+
+    def get(self, offset: int, size: int) -> int:
+        """The little-endian value of a register."""
+        return int.from_bytes(self.data[offset : offset + size], "little")
+
+    def set(self, offset: int, size: int, value: int) -> None:
+        """Set a register from the device's side, whatever its mask."""
+        self.data[offset : offset + size] = value.to_bytes(size, "little")
+
+    def read(self, offset: int, length: int) -> bytes:
+        return bytes(self.data[offset : offset + length])
+
+    def write(self, offset: int, data: bytes) -> None:
+        """A guest's write: only the bits it may change do."""
+        for at, value in enumerate(data, offset):
+            mask = self._writable[at]
+            self.data[at] = (self.data[at] & ~mask & ~(value & self._clears[at])) | (value & mask)
+
+    def reset(self) -> None:
+        """Every bit a guest can write goes back to zero, as all of them start (a bus reset or FLR)."""
+        for at in range(CONFIG_SIZE):
+            self.data[at] &= ~(self._writable[at] | self._clears[at]) & 0xFF

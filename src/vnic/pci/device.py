@@ -1,0 +1,206 @@
+"""The base of every PCI NIC model: config space, windows, interrupts and the way into guest memory.
+
+A model (virtio-net-pci, e1000) derives from `PciDevice`; an attachment (vfio-user) plugs a VM in with `plug()`,
+then calls the region, config and reset entries, all from one thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from vnic.pci import capability
+from vnic.pci.bar import Bar
+from vnic.pci.config import (
+    COMMAND,
+    COMMAND_INTX_DISABLE,
+    COMMAND_MASTER,
+    STATUS,
+    STATUS_INTERRUPT,
+    ConfigSpace,
+    PciId,
+)
+from vnic.pci.irq import IrqLines, NoIrq
+from vnic.pci.msix import MsixWindow
+from vnic.virtio.memory import GuestMemoryError
+
+
+class Dma(Protocol):
+    """Guest memory as a device reaches it. Addresses are the guest's, lengths are bytes.
+
+    Every call raises GuestMemoryError for a range that is not wholly mapped and shared; nothing is done then.
+    """
+
+    def read(self, addr: int, length: int) -> bytes: ...
+
+    def write(self, addr: int, data: bytes | bytearray | memoryview) -> None: ...
+
+    def slice(self, addr: int, length: int) -> memoryview:
+        """The live bytes, without a copy. Not to be kept beyond `PciDevice.dma_unmapped` of the range."""
+
+
+class NoDma:
+    """The memory of a device that may not reach any: no VM is there, or bus mastering is off."""
+
+    def read(self, addr: int, length: int) -> bytes:
+        raise GuestMemoryError("the device is no bus master")
+
+    def write(self, addr: int, data: bytes | bytearray | memoryview) -> None:
+        raise GuestMemoryError("the device is no bus master")
+
+    def slice(self, addr: int, length: int) -> memoryview:
+        raise GuestMemoryError("the device is no bus master")
+
+
+_NO_IRQ = NoIrq()
+_NO_DMA = NoDma()
+
+
+class PciDevice:
+    """What the VM side sees of a NIC, and what a NIC model builds on.
+
+    A model overrides `region_read` and `region_write` (its own BARs), `device_reset`, and, if it keeps views of
+    guest memory, `dma_unmapped`. It interrupts with `set_intx` and `notify`, and reaches memory through `dma`.
+    """
+
+    def __init__(
+        self,
+        ident: PciId,
+        bars: Sequence[Bar],
+        *,
+        capabilities: Sequence[capability.Capability] = (),
+        msix: MsixWindow | None = None,
+        interrupt_pin: int = 1,
+    ) -> None:
+        self.config = ConfigSpace(ident, interrupt_pin=interrupt_pin)
+        self.msix = msix
+        self.bars: dict[int, Bar] = {bar.index: bar for bar in (*bars, *((msix.bar,) if msix else ()))}
+        if len(self.bars) != len(bars) + (msix is not None):
+            raise ValueError("two windows in one BAR")
+        for bar in self.bars.values():
+            self.config.add_bar(bar)
+        for entry in (*((msix.capability(),) if msix else ()), *capabilities):
+            self.config.add_capability(entry)
+        self.irq: IrqLines = _NO_IRQ
+        self._memory: Dma | None = None
+        self._intx = False
+
+    # Entries of the VM side ---------------------------------------------------------------------------------
+
+    def plug(self, irq: IrqLines, memory: Dma) -> None:
+        """A VM is there. Its memory may still be empty; `dma_mapped` tells of what comes."""
+        self.irq = irq
+        self._memory = memory
+
+    def unplug(self) -> None:
+        """The VM is gone: back to the state of power-on, with no lines and no memory."""
+        self.reset()
+        self.irq = _NO_IRQ
+        self._memory = None
+
+    def reset(self) -> None:
+        """A bus reset, an FLR or the VM's reset: config space, interrupts, then the model."""
+        self.config.reset()
+        if self.msix is not None:
+            self.msix.reset()
+        self.set_intx(False)
+        self.device_reset()
+
+    def config_read(self, offset: int, length: int) -> bytes:
+        """Inside of the 256 bytes, which the caller has checked."""
+        return self.config.read(offset, length)
+
+    def config_write(self, offset: int, data: bytes) -> None:
+        """As `config_read`; carries out what the written bits mean."""
+        before = self.config.get(COMMAND, 2)
+        self.config.write(offset, data)
+        after = self.config.get(COMMAND, 2)
+        if (before ^ after) & COMMAND_INTX_DISABLE:
+            self._drive_intx()
+        if (before ^ after) & COMMAND_MASTER:
+            self.bus_master_changed(bool(after & COMMAND_MASTER))
+        if self._asks_flr(offset, data):
+            self.reset()
+
+    def window_read(self, region: int, offset: int, length: int) -> bytes:
+        """A read of BAR `region`, inside of its size, which the caller has checked; always `length` bytes."""
+        if self.msix is not None and region == self.msix.bar.index:
+            return self.msix.read(offset, length, self.irq.msix_pending())
+        return self.region_read(region, offset, length)
+
+    def window_write(self, region: int, offset: int, data: bytes) -> None:
+        """As `window_read`."""
+        if self.msix is not None and region == self.msix.bar.index:
+            self.msix.write(offset, data)
+        else:
+            self.region_write(region, offset, data)
+
+    # What a model overrides -----------------------------------------------------------------------------------
+
+    def region_read(self, region: int, offset: int, length: int) -> bytes:
+        """A guest's read of one of the model's own BARs: `length` bytes (1, 2, 4 or 8 from a real driver)."""
+        return bytes(length)
+
+    def region_write(self, region: int, offset: int, data: bytes) -> None:
+        """A guest's write to one of the model's own BARs. Nothing it holds may raise."""
+
+    def device_reset(self) -> None:
+        """Put the model's own registers into their state after reset. The link's state is kept."""
+
+    def dma_mapped(self, addr: int, size: int) -> None:
+        """Guest memory has appeared at `addr`."""
+
+    def dma_unmapped(self, addr: int, size: int) -> None:
+        """Guest memory goes: on return, no view into the range may be left. It may come back at once."""
+
+    def bus_master_changed(self, enabled: bool) -> None:
+        """The guest allowed (or forbade) the device to reach memory; `dma` follows by itself."""
+
+    # What a model calls -----------------------------------------------------------------------------------------
+
+    @property
+    def dma(self) -> Dma:
+        """Guest memory, or one that refuses everything while the guest has bus mastering off."""
+        if self._memory is None or not self.config.data[COMMAND] & COMMAND_MASTER:
+            return _NO_DMA
+        return self._memory
+
+    @property
+    def msix_enabled(self) -> bool:
+        """The guest has MSI-X on: the INTx pin is not to be used (PCI 3.0 §6.8.3.3)."""
+        at = self.config.find(capability.CAP_MSIX)
+        return bool(at and self.config.get(at + capability.MSIX_CONTROL, 2) & capability.MSIX_ENABLE)
+
+    @property
+    def msi_enabled(self) -> bool:
+        """As `msix_enabled`, for MSI."""
+        at = self.config.find(capability.CAP_MSI)
+        return bool(at and self.config.get(at + capability.MSI_CONTROL, 2) & capability.MSI_ENABLE)
+
+    def set_intx(self, level: bool) -> None:
+        """Assert or release the pin; Status shows the level even where Command keeps it from the guest."""
+        self._intx = level
+        self.config.data[STATUS] = (self.config.data[STATUS] & ~STATUS_INTERRUPT) | STATUS_INTERRUPT * level
+        self._drive_intx()
+
+    @property
+    def intx(self) -> bool:
+        """The level the model last set."""
+        return self._intx
+
+    def notify(self, vector: int) -> bool:
+        """Send a message interrupt, by whichever of MSI-X and MSI is on; False if neither is or it cannot go out."""
+        if self.msix_enabled:
+            return self.irq.msix_notify(vector)
+        return self.msi_enabled and self.irq.msi_notify(vector)
+
+    # Inside -----------------------------------------------------------------------------------------------------
+
+    def _drive_intx(self) -> None:
+        self.irq.set_intx(self._intx and not self.config.get(COMMAND, 2) & COMMAND_INTX_DISABLE)
+
+    def _asks_flr(self, offset: int, data: bytes) -> bool:
+        """Did this write set Initiate Function Level Reset (PCIe 3.0 §7.8.4)? The bit itself always reads as zero."""
+        at = self.config.find(capability.CAP_PCIE)
+        high = at + capability.PCIE_DEVICE_CONTROL + 1 - offset
+        return bool(at and 0 <= high < len(data) and data[high] << 8 & capability.PCIE_FLR)

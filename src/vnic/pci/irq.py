@@ -1,0 +1,40 @@
+"""The interrupt lines of a PCI device, as its model sees them; the attachment that serves the device implements them.
+
+A device model never knows how an interrupt travels (an eventfd for vfio-user): it raises a level or sends a vector.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class IrqLines(Protocol):
+    """What a device needs of the VM side to interrupt its guest. No call blocks and none raises."""
+
+    def set_intx(self, level: bool) -> None:
+        """Drive the INTx pin. Repeating a level is free; a masked line fires when it is unmasked."""
+
+    def msi_notify(self, vector: int) -> bool:
+        """Send MSI `vector`; True if it went out or is latched to go out, False if the guest cannot get it now."""
+
+    def msix_notify(self, vector: int) -> bool:
+        """Send MSI-X `vector`; as `msi_notify`."""
+
+    def msix_pending(self) -> int:
+        """The vectors that are latched, as a bit mask: what the pending bit array shows (PCI 3.0 §6.8.2.10)."""
+
+
+class NoIrq:
+    """The lines of a device that no VM is plugged into."""
+
+    def set_intx(self, level: bool) -> None:
+        pass
+
+    def msi_notify(self, vector: int) -> bool:
+        return False
+
+    def msix_notify(self, vector: int) -> bool:
+        return False
+
+    def msix_pending(self) -> int:
+        return 0
