@@ -1,7 +1,7 @@
 """The base of every PCI NIC model: config space, windows, interrupts and the way into guest memory.
 
-A model (virtio-net-pci, e1000) derives from `PciDevice`; an attachment (vfio-user) plugs a VM in with `plug()`,
-then calls the region, config and reset entries, all from one thread.
+A model (virtio-net-pci, e1000) derives from `PciDevice`; an attachment (vfio-user) plugs a VM in with
+`plug()`, then calls the window, config and reset entries, all from one thread.
 """
 
 from __future__ import annotations
@@ -59,8 +59,9 @@ _NO_DMA = NoDma()
 class PciDevice:
     """What the VM side sees of a NIC, and what a NIC model builds on.
 
-    A model overrides `region_read` and `region_write` (its own BARs), `device_reset`, and, if it keeps views of
-    guest memory, `dma_unmapped`. It interrupts with `set_intx` and `notify`, and reaches memory through `dma`.
+    A model overrides `region_read` and `region_write` (its own BARs), `device_reset`, and, if it keeps views
+    of guest memory, `dma_unmapped`. It interrupts with `set_intx` and `notify`, and reaches memory through
+    `dma`.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class PciDevice:
         self._memory: Dma | None = None
         self._intx = False
 
-    # Entries of the VM side ---------------------------------------------------------------------------------
+    # --- Entries of the VM side ---
 
     def plug(self, irq: IrqLines, memory: Dma) -> None:
         """A VM is there. Its memory may still be empty; `dma_mapped` tells of what comes."""
@@ -115,8 +116,7 @@ class PciDevice:
         before = self.config.get(COMMAND, 2)
         self.config.write(offset, data)
         after = self.config.get(COMMAND, 2)
-        if (before ^ after) & COMMAND_INTX_DISABLE:
-            self._drive_intx()
+        self._drive_intx()  # INTx Disable and the enables of MSI and MSI-X all gate it
         if (before ^ after) & COMMAND_MASTER:
             self.bus_master_changed(bool(after & COMMAND_MASTER))
         if self._asks_flr(offset, data):
@@ -135,7 +135,7 @@ class PciDevice:
         else:
             self.region_write(region, offset, data)
 
-    # What a model overrides -----------------------------------------------------------------------------------
+    # --- What a model overrides ---
 
     def region_read(self, region: int, offset: int, length: int) -> bytes:
         """A guest's read of one of the model's own BARs: `length` bytes (1, 2, 4 or 8 from a real driver)."""
@@ -156,7 +156,7 @@ class PciDevice:
     def bus_master_changed(self, enabled: bool) -> None:
         """The guest allowed (or forbade) the device to reach memory; `dma` follows by itself."""
 
-    # What a model calls -----------------------------------------------------------------------------------------
+    # --- What a model calls ---
 
     @property
     def dma(self) -> Dma:
@@ -189,18 +189,19 @@ class PciDevice:
         return self._intx
 
     def notify(self, vector: int) -> bool:
-        """Send a message interrupt, by whichever of MSI-X and MSI is on; False if neither is or it cannot go out."""
+        """Send a message interrupt by whichever of MSI-X and MSI is on; False if none is or it cannot go out."""
         if self.msix_enabled:
             return self.irq.msix_notify(vector)
         return self.msi_enabled and self.irq.msi_notify(vector)
 
-    # Inside -----------------------------------------------------------------------------------------------------
+    # --- Inside ---
 
     def _drive_intx(self) -> None:
-        self.irq.set_intx(self._intx and not self.config.get(COMMAND, 2) & COMMAND_INTX_DISABLE)
+        blocked = self.config.get(COMMAND, 2) & COMMAND_INTX_DISABLE or self.msix_enabled or self.msi_enabled
+        self.irq.set_intx(self._intx and not blocked)
 
     def _asks_flr(self, offset: int, data: bytes) -> bool:
-        """Did this write set Initiate Function Level Reset (PCIe 3.0 §7.8.4)? The bit itself always reads as zero."""
+        """Did this write set Initiate Function Level Reset (PCIe 3.0 §7.8.4)? The bit itself reads as zero."""
         at = self.config.find(capability.CAP_PCIE)
         high = at + capability.PCIE_DEVICE_CONTROL + 1 - offset
         return bool(at and 0 <= high < len(data) and data[high] << 8 & capability.PCIE_FLR)

@@ -1,6 +1,6 @@
-"""The interrupt lines of a PCI device, as its model sees them; the attachment that serves the device implements them.
+"""The interrupt lines of a PCI device as its model sees them; the attachment that serves it implements them.
 
-A device model never knows how an interrupt travels (an eventfd for vfio-user): it raises a level or sends a vector.
+A model never knows how an interrupt travels (an eventfd for vfio-user): it raises a level or sends a vector.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ class IrqLines(Protocol):
         """Drive the INTx pin. Repeating a level is free; a masked line fires when it is unmasked."""
 
     def msi_notify(self, vector: int) -> bool:
-        """Send MSI `vector`; True if it went out or is latched to go out, False if the guest cannot get it now."""
+        """Send MSI `vector`; True if it went out or is latched to go out, False if the guest cannot get it."""
 
     def msix_notify(self, vector: int) -> bool:
         """Send MSI-X `vector`; as `msi_notify`."""
 
     def msix_pending(self) -> int:
-        """The vectors that are latched, as a bit mask: what the pending bit array shows (PCI 3.0 §6.8.2.10)."""
+        """The latched vectors as a bit mask: what the pending bit array shows (PCI 3.0 §6.8.2.10)."""
 
 
 class NoIrq:

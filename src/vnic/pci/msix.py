@@ -1,7 +1,7 @@
 """The BAR that holds a device's MSI-X table and pending bits. `PciDevice` serves it for its model.
 
-The table is storage only: who delivers the vectors (QEMU, for vfio-user) also applies their masks, and keeps a
-table of its own, so that ours may never be written at all.
+The table is storage only: who delivers the vectors (QEMU, for vfio-user) also applies their masks, and keeps
+a table of its own, so that ours may never be written at all.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _VECTOR_MASKED = 1
 
 
 class MsixWindow:
-    """Table at 0, pending bits in the upper half of a page-sized (or larger) window, as QEMU lays them out."""
+    """Table at 0, pending bits in the upper half of a window of a page or more, as QEMU lays them out."""
 
     def __init__(self, vectors: int, bar_index: int) -> None:
         self.vectors = vectors
