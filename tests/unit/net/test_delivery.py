@@ -1,0 +1,154 @@
+"""Packets between peers: silent drops at a downed end, a bounded wait at a full receiver, and no recursion."""
+
+from __future__ import annotations
+
+import pytest
+from tests.fakes.scheduler import FakeScheduler
+
+from vnic.net.client import Endpoint, NetClient
+from vnic.net.holds import HoldKind
+from vnic.net.incoming import QUEUE_LIMIT, Frame
+from vnic.net.network import Network
+
+MAC = bytes.fromhex("525400123456")
+
+
+class Port(Endpoint):
+    """Takes frames while it has room, and can answer each."""
+
+    def __init__(self, room: int = 1_000_000, answers: bool = False) -> None:
+        self.room = room
+        self.answers = answers
+        self.got: list[bytes] = []
+        self.resumed = 0
+
+    def receive(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
+        if self.room <= 0:
+            return False
+        self.room -= 1
+        self.got.append(bytes(frame))
+        if self.answers:
+            self.client.send(queue, b"re:" + bytes(frame))
+        return True
+
+    def sent(self, queue: int) -> None:
+        self.resumed += 1
+
+
+def wire(left: Port, right: Port) -> tuple[Network, NetClient, NetClient]:
+    network = Network(FakeScheduler())
+    netdev = network.add_netdev("net0", "stream", right)
+    nic = network.add_nic("nic0", "virtio-net", left, mac=MAC, netdev_id="net0")
+    return network, nic, netdev
+
+
+def test_a_frame_arrives() -> None:
+    port = Port()
+    _, nic, _ = wire(Port(), port)
+    assert nic.send(0, b"hello")
+    assert port.got == [b"hello"]
+
+
+@pytest.mark.parametrize("held_end", ["nic0", "net0"])
+def test_a_downed_end_drops_silently_both_ways(held_end: str) -> None:
+    left, right = Port(), Port()
+    network, nic, netdev = wire(left, right)
+    network.find_all(held_end)[0].hold(HoldKind.OPERATOR, "test", "pulled")
+    assert nic.send(0, b"x")
+    assert netdev.send(0, b"y")
+    assert (left.got, right.got) == ([], [])
+    assert nic.dropped + netdev.dropped == 2
+
+
+def test_without_a_peer_frames_are_dropped() -> None:
+    network = Network(FakeScheduler())
+    nic = network.add_nic("nic0", "virtio-net", Port(), mac=MAC)
+    assert nic.send(0, b"x")
+    assert nic.dropped == 1
+
+
+def test_a_full_receiver_keeps_frames_in_order_and_the_sender_hears_when_they_are_gone() -> None:
+    left, right = Port(), Port(room=1)
+    _, nic, netdev = wire(left, right)
+    assert nic.send(0, b"1")
+    assert not nic.send(0, b"2")
+    assert not nic.can_send(0)
+    assert not nic.send(0, b"3")
+    right.room = 2
+    netdev.flush(0)
+    assert right.got == [b"1", b"2", b"3"]
+    assert left.resumed == 1
+    assert nic.can_send(0)
+
+
+def test_the_wait_is_bounded() -> None:
+    right = Port(room=0)
+    _, nic, netdev = wire(Port(), right)
+    for _ in range(QUEUE_LIMIT + 5):
+        nic.send(0, b"x")
+    assert netdev.dropped == 5
+
+
+def test_what_waits_is_a_copy() -> None:
+    right = Port(room=0)
+    _, nic, netdev = wire(Port(), right)
+    frame = bytearray(b"before")
+    nic.send(0, memoryview(frame))
+    frame[:] = b"after!"
+    right.room = 1
+    netdev.flush(0)
+    assert right.got == [b"before"]
+
+
+def test_two_ends_that_answer_each_other_neither_recurse_nor_starve_the_loop() -> None:
+    left, right = Port(room=3000, answers=True), Port(room=3000, answers=True)
+    network, nic, _ = wire(left, right)
+    nic.send(0, b"ping")
+    assert 0 < len(right.got) < 3000, "the loop gets its turn"
+    scheduler = network.scheduler
+    assert isinstance(scheduler, FakeScheduler)
+    scheduler.run_soon()
+    assert left.room == 0
+
+
+def test_what_waits_is_dropped_when_the_link_goes_down_or_the_netdev_goes_away() -> None:
+    left, right = Port(), Port(room=0)
+    network, nic, netdev = wire(left, right)
+    nic.send(0, b"x")
+    network.delete_netdev("net0", "test")
+    assert left.resumed == 1
+    assert netdev.dropped == 1
+    right.room = 1
+    netdev.flush(0)
+    assert right.got == []
+
+
+def test_announce_self_sends_rarp_in_rounds_and_only_with_both_ends_up() -> None:
+    from vnic.net.announce import AnnounceParameters
+
+    right = Port()
+    network, nic, _ = wire(Port(), right)
+    scheduler = network.scheduler
+    assert isinstance(scheduler, FakeScheduler)
+    network.announce_self(AnnounceParameters(rounds=3))
+    assert len(right.got) == 1
+    assert len(right.got[0]) == 60
+    assert right.got[0][12:22].hex() == "80350001080006040003"
+    scheduler.advance(0.06)
+    assert len(right.got) == 2
+    scheduler.advance(10)
+    assert len(right.got) == 3
+    nic.hold(HoldKind.OPERATOR, "test", "pulled")
+    network.announce_self(AnnounceParameters(rounds=1))
+    assert len(right.got) == 3
+
+
+def test_info_network_texts() -> None:
+    network, nic, _ = wire(Port(), Port())
+    nic.endpoint.info_text = lambda queue: "model=virtio-net-pci,macaddr=52:54:00:12:34:56"  # type: ignore[method-assign]
+    network.add_netdev("lone", "stream", Port())
+    assert network.info_network() == (
+        "nic0: index=0,type=nic,model=virtio-net-pci,macaddr=52:54:00:12:34:56\n"
+        " \\ net0: index=0,type=stream,\n"
+        "lone: index=0,type=stream,\n"
+    )

@@ -1,0 +1,332 @@
+"""Link changes: what QEMU's set_link does, what vnic does otherwise on purpose, and what the journal keeps."""
+
+from __future__ import annotations
+
+import itertools
+from typing import cast
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from tests.fakes.scheduler import FakeScheduler
+
+from vnic.net.client import Endpoint, NetClient, Nic
+from vnic.net.clock import Clock
+from vnic.net.errors import DeviceNotFound, NetError
+from vnic.net.holds import HoldKind
+from vnic.net.network import Network
+
+MAC = bytes.fromhex("525400123456")
+
+
+class Recorder(Endpoint):
+    """An endpoint that writes down what it is told."""
+
+    def __init__(self, fail: str | None = None) -> None:
+        self.told: list[bool] = []
+        self.peers: list[str | None] = []
+        self.cleaned = 0
+        self.fail = fail
+
+    def start(self) -> None:
+        if self.fail:
+            raise NetError(self.fail)
+
+    def link_status_changed(self) -> None:
+        self.told.append(self.client.link_up)
+
+    def peer_changed(self) -> None:
+        self.peers.append(self.client.peer.name if self.client.peer else None)
+
+    def cleanup(self) -> None:
+        self.cleaned += 1
+
+
+class Bench:
+    """A network with a clock that ticks 1 µs a look, and the events it emitted."""
+
+    def __init__(self) -> None:
+        ticks = itertools.count(1_000_000, 1000)
+        self.network = Network(FakeScheduler(), Clock(lambda: next(ticks), lambda: next(ticks)))
+        self.events: list[tuple[str, dict[str, object]]] = []
+        self.network.subscribe(lambda name, data: self.events.append((name, data)))
+
+    def netdev(self, name: str = "net0", link: bool = True) -> tuple[NetClient, Recorder]:
+        endpoint = Recorder()
+        return self.network.add_netdev(name, "stream", endpoint, link=link), endpoint
+
+    def nic(
+        self, name: str | None = "nic0", netdev: str | None = "net0", link: bool = True
+    ) -> tuple[Nic, Recorder]:
+        endpoint = Recorder()
+        nic = self.network.add_nic(name, "virtio-net", endpoint, mac=MAC, netdev_id=netdev, link=link)
+        return nic, endpoint
+
+    def links(self) -> list[tuple[object, object]]:
+        return [(data["name"], data["link"]) for name, data in self.events if name == "LINK_CHANGED"]
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_naming_the_netdev_changes_both_ends(bench: Bench) -> None:
+    netdev, backend = bench.netdev()
+    nic, device = bench.nic()
+    bench.network.set_link("net0", False, "qmp")
+    assert netdev.link_down
+    assert nic.link_down
+    assert (backend.told, device.told) == ([False], [False])
+    bench.network.set_link("net0", True, "qmp")
+    assert not netdev.holds
+    assert not nic.holds
+    assert bench.links() == [("net0", "down"), ("nic0", "down"), ("net0", "up"), ("nic0", "up")]
+
+
+def test_naming_the_nic_changes_the_nic_only(bench: Bench) -> None:
+    netdev, backend = bench.netdev()
+    nic, device = bench.nic()
+    bench.network.set_link("nic0", False, "qmp")
+    assert nic.link_down
+    assert not netdev.link_down
+    # QEMU runs the callbacks of both ends.
+    assert (device.told, backend.told) == ([False], [True])
+    assert bench.links() == [("nic0", "down")]
+
+
+def test_callbacks_run_even_without_a_change_but_nothing_is_recorded(bench: Bench) -> None:
+    bench.netdev()
+    _nic, device = bench.nic()
+    bench.network.set_link("nic0", True, "qmp")
+    bench.network.set_link("nic0", True, "qmp")
+    assert device.told == [True, True]
+    assert bench.links() == []
+
+
+def test_netdev_off_then_nic_on_stays_down_and_says_why(bench: Bench) -> None:
+    bench.netdev()
+    nic, _device = bench.nic()
+    bench.network.set_link("net0", False, "qmp")
+    bench.network.set_link("nic0", True, "qmp")
+    assert not nic.link_up
+    [entry] = bench.network.query_links("nic0")
+    holds = cast(list[dict[str, object]], entry["holds"])
+    assert [(hold["client"], hold["kind"]) for hold in holds] == [("net0", "operator")]
+    assert entry["operstate"] == "lowerlayerdown"
+
+
+def test_an_operators_hold_outlives_a_reconnect(bench: Bench) -> None:
+    netdev, _backend = bench.netdev()
+    nic, _device = bench.nic()
+    netdev.hold(HoldKind.DISCONNECTED, "net0", "peer closed the connection")
+    bench.network.set_link("nic0", False, "qmp")
+    netdev.release(HoldKind.DISCONNECTED, "net0", "peer connected")
+    assert not nic.link_up
+    bench.network.set_link("nic0", True, "qmp")
+    assert nic.link_up
+
+
+def test_a_backends_hold_brings_the_nic_down_with_its_cause_chained(bench: Bench) -> None:
+    netdev, _backend = bench.netdev()
+    _nic, device = bench.nic()
+    netdev.hold(HoldKind.DISCONNECTED, "net0", "peer closed the connection")
+    assert device.told == [False]
+    mine, nics = [entry for entry in bench.network.query_link_log() if entry["link"] == "down"]
+    assert nics["caused-by"] == mine["id"]
+    assert nics["cause"] == {"kind": "disconnected", "by": "net0", "text": "peer closed the connection"}
+
+
+def test_an_unknown_name_is_device_not_found(bench: Bench) -> None:
+    with pytest.raises(DeviceNotFound, match="Device 'nope' not found"):
+        bench.network.set_link("nope", True, "qmp")
+
+
+def test_an_id_shared_by_a_netdev_and_an_unpeered_nic(bench: Bench) -> None:
+    """QEMU dies of this one (a NULL peer); here both change."""
+    netdev, _ = bench.netdev("x")
+    nic, _ = bench.nic("nic0", "x")
+    lone, lone_device = bench.nic("x", None)
+    bench.network.set_link("x", False, "qmp")
+    assert netdev.link_down
+    assert nic.link_down
+    assert lone.link_down
+    bench.network.set_link("x", True, "qmp")
+    assert nic.link_up
+    assert not lone.link_up, "it still has no peer"
+    assert lone_device.told == []
+
+
+def test_a_nic_without_netdev_is_held(bench: Bench) -> None:
+    nic, _ = bench.nic(netdev=None)
+    assert list(nic.holds) == [HoldKind.NO_PEER]
+    bench.network.set_link("nic0", True, "qmp")
+    assert not nic.link_up
+
+
+def test_netdev_del_tells_and_keeps_the_nic_and_the_id_plugs_back_in(bench: Bench) -> None:
+    _netdev, backend = bench.netdev()
+    nic, device = bench.nic()
+    bench.network.delete_netdev("net0", "qmp")
+    assert backend.cleaned == 1
+    assert nic.peer is None
+    assert device.told == [False]
+    assert device.peers[-1] is None
+    with pytest.raises(DeviceNotFound):
+        bench.network.set_link("net0", True, "qmp")
+    again, _ = bench.netdev()
+    assert bench.network.nics[0].peer is again
+    assert device.told == [False, True]
+    assert bench.links() == [("nic0", "down"), ("nic0", "up")]
+
+
+def test_link_off_at_the_start_is_an_operators_hold(bench: Bench) -> None:
+    bench.netdev(link=False)
+    nic, device = bench.nic()
+    assert not nic.link_up
+    assert device.told == []
+    bench.network.set_link("net0", True, "qmp")
+    assert bench.network.nics[0].link_up
+    assert nic.carrier_up_changes == 1
+
+
+def test_a_failed_start_leaves_nothing_behind(bench: Bench) -> None:
+    broken = Recorder(fail="could not open")
+    with pytest.raises(NetError, match="could not open"):
+        bench.network.add_netdev("net0", "tap", broken)
+    assert broken.cleaned == 1
+    assert bench.network.clients == []
+    bench.netdev()
+    endpoint = Recorder(fail="no room")
+    with pytest.raises(NetError, match="no room"):
+        bench.network.add_nic("nic0", "virtio-net", endpoint, mac=MAC, netdev_id="net0")
+    bench.nic()
+
+
+def test_identifiers_and_duplicates(bench: Bench) -> None:
+    bench.netdev()
+    for bad in ("", "0net", "net 0", "net,0"):
+        with pytest.raises(NetError, match="Parameter 'id' expects an identifier"):
+            bench.netdev(bad)
+    with pytest.raises(NetError, match="Duplicate ID 'net0'"):
+        bench.netdev()
+    bench.nic()
+    with pytest.raises(
+        NetError, match=r"Property 'virtio-net-device.netdev' can't take value 'net0', it's in use"
+    ):
+        bench.network.add_nic(
+            "nic1", "virtio-net", Recorder(), mac=MAC, netdev_id="net0", driver="virtio-net-device"
+        )
+    with pytest.raises(NetError, match="can't find value 'zz'"):
+        bench.nic("nic1", "zz")
+    unnamed, _ = bench.nic(None, None)
+    assert unnamed.name == "virtio-net.1"
+
+
+def test_seen_is_the_guests_read_of_the_new_state(bench: Bench) -> None:
+    bench.netdev()
+    nic, _ = bench.nic()
+    nic.guest_attached(True)
+    nic.mark_seen(True)
+    assert bench.events == [], "the state it was born in is no change"
+    bench.network.set_link("nic0", False, "qmp")
+    nic.mark_notified()
+    nic.mark_interrupt()
+    nic.mark_seen(True)
+    assert [name for name, _ in bench.events] == ["LINK_CHANGED"], "an old state read late proves nothing"
+    nic.mark_seen(False)
+    nic.mark_seen(False)
+    name, data = bench.events[-1]
+    assert name == "LINK_SEEN"
+    assert data["link"] == "down"
+    assert data["latency-us"] == nic.guest.seen_latency_us
+    assert len(bench.events) == 2
+    last = bench.network.query_link_log("nic0", limit=1)[0]
+    assert last["notified-us"] <= last["interrupt-us"] <= last["seen-us"]  # type: ignore[operator]  # JSON
+
+
+def test_a_guest_that_reads_within_its_interrupt_is_told_of_after_the_change(bench: Bench) -> None:
+    bench.netdev()
+    nic, device = bench.nic()
+    device.link_status_changed = lambda: nic.mark_seen(nic.link_up)  # type: ignore[method-assign]  # a fast guest
+    bench.network.set_link("nic0", False, "qmp")
+    assert [name for name, _ in bench.events] == ["LINK_CHANGED", "LINK_SEEN"]
+
+
+def test_the_log_pages_and_is_bounded(bench: Bench) -> None:
+    bench.netdev()
+    bench.nic()
+    for _ in range(5000):
+        bench.network.set_link("nic0", False, "qmp")
+        bench.network.set_link("nic0", True, "qmp")
+    log = bench.network.query_link_log("nic0")
+    assert len(log) == 4096
+    newest = bench.network.query_link_log("nic0", limit=2)
+    assert newest == log[-2:]
+    assert bench.network.query_link_log(after_id=int(str(log[0]["id"])), limit=1) == [log[1]]
+    assert bench.network.query_link_log(limit=0) == []
+
+
+def test_shutdown_tells_the_guests_and_closes_backends_before_nics(bench: Bench) -> None:
+    order: list[str] = []
+    _netdev, backend = bench.netdev()
+    _nic, device = bench.nic()
+    backend.cleanup = lambda: order.append("backend")  # type: ignore[method-assign]  # watches the order
+    device.cleanup = lambda: order.append("nic")  # type: ignore[method-assign]  # watches the order
+    bench.network.close()
+    assert device.told == [False]
+    assert order == ["backend", "nic"]
+    assert bench.network.clients == []
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Causes in any order: a NIC's link is up exactly when neither end has a hold, and counters match the journal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bench = Bench()
+        self.bench.netdev()
+        self.nic, self.device = self.bench.nic()
+
+    @rule(name=st.sampled_from(["nic0", "net0"]), up=st.booleans())
+    def set_link(self, name: str, up: bool) -> None:
+        if self.bench.network.find_all(name):
+            self.bench.network.set_link(name, up, "qmp")
+
+    @rule(kind=st.sampled_from([HoldKind.DISCONNECTED, HoldKind.UPLINK]), held=st.booleans())
+    def backend(self, kind: HoldKind, held: bool) -> None:
+        netdev = self.bench.network.find_netdev("net0")
+        if netdev is not None and held:
+            netdev.hold(kind, "net0", "lost")
+        elif netdev is not None:
+            netdev.release(kind, "net0", "found")
+
+    @rule()
+    def replace_netdev(self) -> None:
+        if self.bench.network.find_netdev("net0") is None:
+            self.bench.netdev()
+        else:
+            self.bench.network.delete_netdev("net0", "qmp")
+
+    @invariant()
+    def the_link_is_up_exactly_without_holds(self) -> None:
+        holds = self.bench.network.query_links("nic0")[0]["holds"]
+        assert self.nic.link_up == (not holds)
+        assert (self.nic.peer is None) == (HoldKind.NO_PEER in self.nic.holds)
+
+    @invariant()
+    def the_device_was_told_the_truth(self) -> None:
+        if self.device.told:
+            assert self.device.told[-1] == self.nic.link_up
+
+    @invariant()
+    def every_change_is_recorded_once(self) -> None:
+        states = [change.up for change in self.bench.network.journal.select("nic0")]
+        assert all(a != b for a, b in itertools.pairwise(states))
+        assert states[-1] == self.nic.link_up
+        assert len(states) - 1 == self.nic.carrier_up_changes + self.nic.carrier_down_changes
+
+
+TestAnyOrder = AnyOrder.TestCase
+TestAnyOrder.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
