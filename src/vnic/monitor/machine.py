@@ -93,8 +93,8 @@ class MonitoredMachine(Protocol):
 
     def object_del(self, object_id: str) -> None: ...
 
-    def object_lines(self) -> Sequence[str]:
-        """The lines below "filters:" of `info network`, each without the leading "  - "; empty without filters."""
+    def info_network(self) -> str:
+        """The text of HMP `info network` with "\\n" line ends: `network.info_network` given the hubs."""
 
     def stop(self) -> None:
         """Pause: emits STOP if the machine was running."""
