@@ -1,0 +1,316 @@
+"""The options of `vnic run`, which are QEMU's: argv in, a RunOptions or one clear error out. No I/O.
+
+`run` builds the machine from the result; what a netdev or a device may be told is checked there, by its own Struct.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import msgspec
+
+from vnic.net.errors import NetError
+from vnic.protocol import keyval
+
+DEFAULT_NAME = "vnic"
+
+
+class OptionError(Exception):
+    """An option that was refused; `str()` is QEMU's line: `-netdev stream,id=a: Parameter 'addr' is missing`."""
+
+    def __init__(self, where: str, desc: str) -> None:
+        super().__init__(f"{where}: {desc}")
+        self.where = where
+        self.desc = desc
+
+
+class UsageError(OptionError):
+    """The command line itself is wrong: no such option, or its argument is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One option's argument as a tree. `typed`: it came as JSON, so values have types; else all are strings."""
+
+    where: str
+    """The option as given, to stand before an error text."""
+    tree: dict[str, object]
+    typed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MonitorSetting:
+    """A monitor on the chardev `chardev`: `mode` is "control" (QMP) or "readline" (HMP)."""
+
+    where: str
+    chardev: str
+    mode: str
+    pretty: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HelpTopic:
+    """What the user asked help for: an option (`netdev`; "" for all of `vnic run`), and a type of it or None."""
+
+    option: str
+    type: str | None = None
+
+
+@dataclass(slots=True)
+class RunOptions:
+    """What `vnic run` was told, in the order of the command line within each list."""
+
+    name: str = DEFAULT_NAME
+    chardevs: list[Setting] = field(default_factory=list)
+    objects: list[Setting] = field(default_factory=list)
+    netdevs: list[Setting] = field(default_factory=list)
+    devices: list[Setting] = field(default_factory=list)
+    monitors: list[MonitorSetting] = field(default_factory=list)
+    default_qmp: bool = True
+    """Nothing was said of QMP: listen where the verbs look for it."""
+    pidfile: str | None = None
+    paused: bool = False
+    daemonize: bool = False
+    help: HelpTopic | None = None
+    version: bool = False
+    warnings: list[str] = field(default_factory=list)
+    """Deprecated spellings that were taken, in QEMU's words."""
+
+
+Handler: TypeAlias = Callable[[RunOptions, str, str], None]
+"""Takes the option as given (`-netdev …`) and its argument."""
+
+
+def parse_run(argv: Sequence[str]) -> RunOptions:
+    """Parse the arguments behind `vnic run`, up to the first request for help.
+
+    Raises UsageError, or OptionError for an argument that makes no sense by itself.
+    """
+    options = RunOptions()
+    words = iter(argv)
+    for word in words:
+        if not word.startswith("-") or word == "-":
+            raise UsageError(word, "unexpected argument")
+        option = word.removeprefix("-").removeprefix("-")
+        if option in _FLAGS:
+            _FLAGS[option](options)
+        elif option in _WITH_ARGUMENT:
+            text = next(words, None)
+            if text is None:
+                raise UsageError(f"-{option}", "requires an argument")
+            where = f"-{option} {text}"
+            try:
+                _WITH_ARGUMENT[option](options, where, text)
+            except NetError as refused:
+                raise OptionError(where, refused.desc) from None
+        elif option in NOT_BUILT:
+            raise OptionError(f"-{option}", NOT_BUILT[option])
+        else:
+            raise UsageError(f"-{option}", "invalid option")
+        if options.help is not None or options.version:
+            break
+    return options
+
+
+NOT_BUILT = {
+    "nic": "vnic has no -nic: give a -netdev and a -device",
+    "net": "vnic has no -net: give a -netdev and a -device",
+    "qmp-pretty": "vnic has no -qmp-pretty: give a -chardev and -mon …,mode=control,pretty=on",
+    "readconfig": "vnic reads no configuration files",
+    "incoming": "vnic cannot be migrated",
+}
+"""Options that QEMU users may try, and what to say."""
+
+_KNOWN_CHARDEVS = ("telnet", "websocket", "udp", "pty", "vc", "file", "pipe", "con", "mon", "fdset")
+
+
+# -- one function an option -----------------------------------------------------------------------------------------
+
+
+def _name(options: RunOptions, where: str, text: str) -> None:
+    tree, _ = keyval.parse(text, "guest", short_booleans=True)
+    _only(where, tree, ("guest",))
+    name = str(tree.get("guest", ""))
+    if not name or "/" in name or "\0" in name or name.startswith("."):
+        raise OptionError(
+            where, "the name becomes a file name: it may not be empty, begin with '.' or hold '/'"
+        )
+    options.name = name
+
+
+def _chardev(options: RunOptions, where: str, text: str) -> None:
+    _collect(options, options.chardevs, where, text, "backend")
+
+
+def _object(options: RunOptions, where: str, text: str) -> None:
+    _collect(options, options.objects, where, text, "qom-type")
+
+
+def _netdev(options: RunOptions, where: str, text: str) -> None:
+    _collect(options, options.netdevs, where, text, "type")
+
+
+def _device(options: RunOptions, where: str, text: str) -> None:
+    _collect(options, options.devices, where, text, "driver")
+
+
+_MODERN_NETDEVS = ("stream", "dgram", "passt")
+"""netdev_is_modern of QEMU's net/net.c: these know no short-form booleans."""
+
+
+def _collect(options: RunOptions, into: list[Setting], where: str, text: str, implied: str) -> None:
+    """Take an argument of the forms `TYPE,key=value,…` and `{JSON}`; `implied` is the key of TYPE."""
+    if text.startswith("{"):
+        into.append(Setting(where, _json(where, text), typed=True))
+        return
+    kind = text.partition(",")[0]
+    strict = implied == "qom-type" or (implied == "type" and kind in _MODERN_NETDEVS)
+    tree, wants_help = keyval.parse(
+        text, implied, short_booleans=not strict, deprecated=_deprecated(options, where)
+    )
+    if wants_help:
+        named = tree.get(implied)
+        option = where.removeprefix("-").partition(" ")[0]
+        options.help = HelpTopic(option, named if isinstance(named, str) else None)
+    else:
+        into.append(Setting(where, dict(tree)))
+
+
+def _deprecated(options: RunOptions, where: str) -> Callable[[str, str], None]:
+    def warn(given: str, use: str) -> None:
+        options.warnings.append(
+            f"{where}: warning: short-form boolean option '{given}' deprecated; use {use} instead"
+        )
+
+    return warn
+
+
+def _json(where: str, text: str) -> dict[str, object]:
+    try:
+        tree = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeError) as error:
+        what = ", premature EOI" if "truncated" in str(error) else f": {error}"
+        raise OptionError(where, f"JSON parse error{what}") from None
+    if not isinstance(tree, dict):
+        raise OptionError(where, "JSON parse error: expected an object")
+    return tree
+
+
+def _mon(options: RunOptions, where: str, text: str) -> None:
+    tree, _ = keyval.parse(text, "chardev", short_booleans=True)
+    _only(where, tree, ("chardev", "mode", "pretty", "id"))
+    if "chardev" not in tree:
+        raise OptionError(where, "Parameter 'chardev' is missing")
+    mode = str(tree.get("mode", "readline"))
+    if mode not in ("readline", "control"):
+        raise OptionError(where, f"Parameter 'mode' does not accept value '{mode}'")
+    pretty = str(tree.get("pretty", "off"))
+    if pretty not in ("on", "off"):
+        raise OptionError(where, "Parameter 'pretty' expects 'on' or 'off'")
+    if pretty == "on" and mode != "control":
+        raise OptionError(where, "'pretty' is not compatible with HMP monitors")
+    _add_monitor(options, MonitorSetting(where, str(tree["chardev"]), mode, pretty == "on"))
+
+
+def _qmp(options: RunOptions, where: str, text: str) -> None:
+    if text == "none":
+        options.default_qmp = False
+    else:
+        _monitor_on(options, where, text, "control")
+
+
+def _monitor(options: RunOptions, where: str, text: str) -> None:
+    if text != "none":
+        _monitor_on(options, where, text, "readline")
+
+
+def _monitor_on(options: RunOptions, where: str, text: str, mode: str) -> None:
+    """QEMU's short form of a character device: `unix:PATH,server=on` (chardev/char.c: qemu_chr_parse_compat)."""
+    scheme, colon, rest = text.partition(":")
+    if colon and scheme == "chardev":
+        _add_monitor(options, MonitorSetting(where, rest, mode))
+        return
+    if text == "stdio":
+        tree: dict[str, object] = {"backend": "stdio"}
+    elif colon and scheme in ("unix", "tcp"):
+        tree = _socket(options, where, scheme, rest)
+    elif scheme in _KNOWN_CHARDEVS:
+        raise OptionError(where, f"vnic's monitors speak over unix:, tcp: and stdio, not over '{scheme}'")
+    else:
+        raise OptionError(where, f"'{text}' is not a valid char driver")
+    chardev = (
+        f"compat_monitor{sum(setting.where.startswith(('-qmp', '-monitor')) for setting in options.chardevs)}"
+    )
+    options.chardevs.append(Setting(where, {**tree, "id": chardev}))
+    _add_monitor(options, MonitorSetting(where, chardev, mode))
+
+
+def _socket(options: RunOptions, where: str, scheme: str, rest: str) -> dict[str, object]:
+    """`PATH,server=on,…` or `HOST:PORT,server=on,…` as the keys of -chardev socket."""
+    tree, _ = keyval.parse(rest, "address", short_booleans=True, deprecated=_deprecated(options, where))
+    address = tree.pop("address", "")
+    if not isinstance(address, str) or not address:
+        raise OptionError(where, f"an address is missing behind '{scheme}:'")
+    if scheme == "unix":
+        return {"backend": "socket", "path": address, **tree}
+    host, colon, port = address.rpartition(":")
+    if not colon or not port:
+        raise OptionError(where, f"'{address}' is not HOST:PORT")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    return {"backend": "socket", "host": host, "port": port, **tree}
+
+
+def _add_monitor(options: RunOptions, monitor: MonitorSetting) -> None:
+    options.monitors.append(monitor)
+    if monitor.mode == "control":
+        options.default_qmp = False
+
+
+def _only(where: str, tree: keyval.Tree, keys: Sequence[str]) -> None:
+    for key in tree:
+        if key not in keys:
+            raise OptionError(where, f"Invalid parameter '{key}'")
+
+
+def _pidfile(options: RunOptions, where: str, text: str) -> None:
+    options.pidfile = text
+
+
+def _pause(options: RunOptions) -> None:
+    options.paused = True
+
+
+def _daemonize(options: RunOptions) -> None:
+    options.daemonize = True
+
+
+def _help(options: RunOptions) -> None:
+    options.help = HelpTopic("")
+
+
+def _version(options: RunOptions) -> None:
+    options.version = True
+
+
+_FLAGS: dict[str, Callable[[RunOptions], None]] = {
+    "S": _pause,
+    "daemonize": _daemonize,
+    "h": _help,
+    "help": _help,
+    "version": _version,
+}
+
+_WITH_ARGUMENT: dict[str, Handler] = {
+    "name": _name,
+    "chardev": _chardev,
+    "object": _object,
+    "netdev": _netdev,
+    "device": _device,
+    "qmp": _qmp,
+    "monitor": _monitor,
+    "mon": _mon,
+    "pidfile": _pidfile,
+}

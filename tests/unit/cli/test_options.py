@@ -1,0 +1,186 @@
+"""The options of `vnic run`: QEMU's forms, and QEMU's refusals."""
+
+from __future__ import annotations
+
+import pytest
+
+from vnic.cli.options import HelpTopic, MonitorSetting, OptionError, UsageError, parse_run
+
+
+def test_the_command_line_of_the_manual() -> None:
+    options = parse_run(
+        [
+            "-name", "lab",
+            "-netdev", "stream,id=net0,server=on,addr.type=unix,addr.path=net0.sock",
+            "-device", "virtio-net,id=nic0,netdev=net0,attach.type=vhost-user,attach.path=nic0.sock",
+        ]
+    )  # fmt: skip
+    assert options.name == "lab"
+    assert [setting.tree for setting in options.netdevs] == [
+        {"type": "stream", "id": "net0", "server": "on", "addr": {"type": "unix", "path": "net0.sock"}}
+    ]
+    assert [setting.tree for setting in options.devices] == [
+        {
+            "driver": "virtio-net",
+            "id": "nic0",
+            "netdev": "net0",
+            "attach": {"type": "vhost-user", "path": "nic0.sock"},
+        }
+    ]
+    assert options.default_qmp
+    assert not options.paused
+    assert options.warnings == []
+
+
+def test_nothing_given_is_a_vnic_named_vnic() -> None:
+    options = parse_run([])
+    assert options.name == "vnic"
+    assert options.default_qmp
+
+
+def test_json_keeps_its_types() -> None:
+    options = parse_run(["-device", '{"driver": "virtio-net", "link": false}'])
+    (setting,) = options.devices
+    assert setting.typed
+    assert setting.tree == {"driver": "virtio-net", "link": False}
+
+
+def test_two_dashes_serve_as_one() -> None:
+    assert parse_run(["--name", "a", "--S"]).paused
+
+
+@pytest.mark.parametrize(
+    ("text", "tree"),
+    [
+        ("unix:/run/q,server=on,wait=off", {"path": "/run/q", "server": "on", "wait": "off"}),
+        ("unix:/run/a,,b,server=on", {"path": "/run/a,b", "server": "on"}),
+        ("tcp:127.0.0.1:4444,server=on", {"host": "127.0.0.1", "port": "4444", "server": "on"}),
+        ("tcp::4444,server=on", {"host": "", "port": "4444", "server": "on"}),
+        ("tcp:[::1]:4444,server=on", {"host": "::1", "port": "4444", "server": "on"}),
+    ],
+)
+def test_qmp_makes_a_chardev_and_a_monitor(text: str, tree: dict[str, str]) -> None:
+    options = parse_run(["-qmp", text])
+    where = f"-qmp {text}"
+    assert [setting.tree for setting in options.chardevs] == [
+        {"backend": "socket", **tree, "id": "compat_monitor0"}
+    ]
+    assert options.monitors == [MonitorSetting(where, "compat_monitor0", "control")]
+    assert not options.default_qmp
+
+
+def test_several_monitors() -> None:
+    options = parse_run(
+        [
+            "-chardev", "socket,id=c0,path=/run/m,server=on",
+            "-mon", "c0,mode=control,pretty=on",
+            "-monitor", "stdio",
+            "-qmp", "unix:/run/q,server=on",
+            "-qmp", "chardev:c9",
+        ]
+    )  # fmt: skip
+    assert [monitor.chardev for monitor in options.monitors] == [
+        "c0",
+        "compat_monitor0",
+        "compat_monitor1",
+        "c9",
+    ]
+    assert options.monitors[0].pretty
+    assert [monitor.mode for monitor in options.monitors] == ["control", "readline", "control", "control"]
+
+
+def test_an_hmp_monitor_alone_leaves_the_default_qmp_socket() -> None:
+    assert parse_run(["-monitor", "stdio"]).default_qmp
+    assert parse_run(["-monitor", "none"]).monitors == []
+
+
+def test_qmp_none_leaves_no_socket() -> None:
+    options = parse_run(["-qmp", "none"])
+    assert not options.default_qmp
+    assert options.monitors == []
+
+
+def test_short_form_booleans_are_taken_with_a_warning() -> None:
+    options = parse_run(["-qmp", "unix:/run/q,server,nowait"])
+    assert options.chardevs[0].tree["server"] == "on"
+    assert options.chardevs[0].tree["wait"] == "off"
+    assert options.warnings == [
+        "-qmp unix:/run/q,server,nowait: warning: short-form boolean option 'server' deprecated;"
+        " use server=on instead",
+        "-qmp unix:/run/q,server,nowait: warning: short-form boolean option 'nowait' deprecated;"
+        " use wait=off instead",
+    ]
+    assert (
+        parse_run(["-netdev", "vhost-user,id=a,chardev=c,vhostforce"]).netdevs[0].tree["vhostforce"] == "on"
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "topic"),
+    [
+        (["-h"], HelpTopic("")),
+        (["-help"], HelpTopic("")),
+        (["--help"], HelpTopic("")),
+        (["-netdev", "help"], HelpTopic("netdev")),
+        (["-netdev", "?"], HelpTopic("netdev")),
+        (["-netdev", "stream,help"], HelpTopic("netdev", "stream")),
+        (["-device", "virtio-net,help"], HelpTopic("device", "virtio-net")),
+        (["-chardev", "help"], HelpTopic("chardev")),
+        (["-object", "help"], HelpTopic("object")),
+        (["-netdev", "help", "-nonsense"], HelpTopic("netdev")),
+    ],
+)
+def test_help(argv: list[str], topic: HelpTopic) -> None:
+    assert parse_run(argv).help == topic
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["-foo"], "-foo: invalid option"),
+        (["-netdev"], "-netdev: requires an argument"),
+        (["disk.img"], "disk.img: unexpected argument"),
+        (["-"], "-: unexpected argument"),
+        ([""], ": unexpected argument"),
+    ],
+)
+def test_usage_errors(argv: list[str], line: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        parse_run(argv)
+    assert str(refused.value) == line
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "desc"),
+    [
+        ("-netdev", "stream,id=a,addr.path", "Expected '=' after parameter 'addr.path'"),
+        ("-netdev", "stream,id=a,server", "Expected '=' after parameter 'server'"),
+        ("-netdev", "{", "JSON parse error, premature EOI"),
+        ("-device", '{"driver":"virtio-net"', "JSON parse error, premature EOI"),
+        ("-name", "foo,bar=1", "Invalid parameter 'bar'"),
+        (
+            "-name",
+            "a/b",
+            "the name becomes a file name: it may not be empty, begin with '.' or hold '/'",
+        ),
+        ("-mon", "c0,mode=zzz", "Parameter 'mode' does not accept value 'zzz'"),
+        ("-mon", "c0,xmode=zzz", "Invalid parameter 'xmode'"),
+        ("-mon", "mode=control", "Parameter 'chardev' is missing"),
+        ("-mon", "c0,pretty=maybe,mode=control", "Parameter 'pretty' expects 'on' or 'off'"),
+        ("-mon", "c0,pretty=on", "'pretty' is not compatible with HMP monitors"),
+        ("-qmp", "foo:bar", "'foo:bar' is not a valid char driver"),
+        ("-qmp", "telnet::1,server", "vnic's monitors speak over unix:, tcp: and stdio, not over 'telnet'"),
+        ("-qmp", "tcp:host", "'host' is not HOST:PORT"),
+        ("-qmp", "unix:", "an address is missing behind 'unix:'"),
+    ],
+)
+def test_refused_arguments(option: str, text: str, desc: str) -> None:
+    with pytest.raises(OptionError) as refused:
+        parse_run([option, text])
+    assert str(refused.value) == f"{option} {text}: {desc}"
+    assert not isinstance(refused.value, UsageError)
+
+
+def test_options_of_qemu_that_vnic_lacks_are_refused_by_name() -> None:
+    with pytest.raises(OptionError, match="-nic: vnic has no -nic: give a -netdev and a -device"):
+        parse_run(["-nic", "user"])
