@@ -1,0 +1,355 @@
+"""The device's side of one split virtqueue (virtio 1.2 §2.7): chains are popped, filled or read, and pushed back.
+
+A data plane or a control queue drives it; how kicks and interrupts travel is not known here. All that the driver
+wrote is checked here, once: a violation raises QueueError, and whoever drives the queue breaks it (`fail`).
+"""
+
+from __future__ import annotations
+
+import enum
+import mmap
+import platform
+import threading
+
+from .constants import (
+    AVAIL_ALIGN,
+    AVAIL_NO_INTERRUPT,
+    DESC_ALIGN,
+    DESC_BYTES,
+    DESC_INDIRECT,
+    DESC_NEXT,
+    DESC_WRITE,
+    QUEUE_SIZE_LIMIT,
+    USED_ALIGN,
+    USED_NO_NOTIFY,
+)
+from .memory import GuestMemory, GuestMemoryError, Span
+
+MAX_CHAIN = 1024
+"""The most descriptors in one chain, also by way of an indirect table (QEMU's VIRTQUEUE_MAX_SIZE)."""
+
+_fence_lock = threading.Lock()
+_FENCED = platform.machine() in ("x86_64", "AMD64")
+"""Python has no memory fence. Taking a lock is one on x86-64 (facts: reorderings seen before it, none after); where
+that is not known, notifications are neither suppressed nor left out, which is always right (§2.7.7, §2.7.10)."""
+
+
+class QueueError(Exception):
+    """The driver broke the rules of the ring; the ring is unusable until the driver resets it."""
+
+
+class QueueState(enum.Enum):
+    STOPPED = "stopped"
+    RUNNING = "running"
+    BROKEN = "broken"
+
+
+class Chain:
+    """One descriptor chain: the driver's buffers, checked, as bytes of its memory."""
+
+    __slots__ = ("head", "readable", "readable_bytes", "writable", "writable_bytes")
+
+    def __init__(
+        self, head: int, readable: list[Span], readable_bytes: int, writable: list[Span], writable_bytes: int
+    ) -> None:
+        self.head = head
+        self.readable = readable
+        self.readable_bytes = readable_bytes
+        self.writable = writable
+        self.writable_bytes = writable_bytes
+
+    def read(self) -> bytes:
+        """A copy of all readable bytes; bound `readable_bytes` first, the driver may name the same bytes often."""
+        return b"".join([mapping[start:stop] for mapping, start, stop in self.readable])
+
+    def write(self, data: bytes) -> int:
+        """Copy `data` to the writable bytes, as far as they reach; returns how many were written."""
+        at, size = 0, len(data)
+        for mapping, start, stop in self.writable:
+            part = data[at : at + stop - start]
+            mapping[start : start + len(part)] = part
+            at += len(part)
+            if at == size:
+                break
+        return at
+
+
+_NO_VIEW = memoryview(b"")
+
+
+class SplitQueue:
+    """The state of one ring. A transport sets `size` and the addresses, and then starts it with `setup`.
+
+    `desc`, `avail`, `used` are guest addresses. `last_avail` counts the chains taken, `used_idx` those returned,
+    both modulo 2**16. A chain is popped and pushed within one turn of the loop, in order: none is outstanding when
+    the ring stops, so `last_avail` and the ring's own used.idx agree, and another back-end can go on from there.
+    """
+
+    def __init__(self, index: int, max_size: int = 256) -> None:
+        self.index = index
+        self.max_size = max_size
+        self.size = max_size
+        self.desc = self.avail = self.used = 0
+        self.last_avail = self.used_idx = 0
+        self.state = QueueState.STOPPED
+        self.enabled = True
+        """False: no side effects (vhost-user SET_VRING_ENABLE 0): TX is discarded, nothing is received."""
+        self.indirect = False
+        """VIRTIO_F_INDIRECT_DESC was negotiated."""
+        self._memory: GuestMemory | None = None
+        self._unmap()
+
+    def __repr__(self) -> str:
+        return f"<SplitQueue {self.index} {self.state.value} size={self.size}>"
+
+    @property
+    def ready(self) -> bool:
+        """Set up, and not broken."""
+        return self.state is QueueState.RUNNING
+
+    # -- lifecycle ----------------------------------------------------------------------------------------------
+
+    def setup(self, memory: GuestMemory, base: int | None = None) -> None:
+        """Check size and addresses, and start. Raises QueueError, and stays stopped.
+
+        `base` is the avail index to go on from; None: used.idx, which is right wherever all taken chains were
+        returned (after a back-end's crash a base told before it may lag behind).
+        """
+        self.stop()
+        size = self.size
+        if not 0 < size <= min(self.max_size, QUEUE_SIZE_LIMIT) or size & (size - 1):
+            raise QueueError(f"size {size} is not a power of two up to {self.max_size}")
+        for name, addr, align in (
+            ("descriptor table", self.desc, DESC_ALIGN),
+            ("available ring", self.avail, AVAIL_ALIGN),
+            ("used ring", self.used, USED_ALIGN),
+        ):
+            if addr % align:
+                raise QueueError(f"{name} at {addr:#x} is not aligned to {align} bytes")
+        self._memory = memory
+        try:
+            self._map(memory)
+        except GuestMemoryError as error:
+            raise QueueError(str(error)) from None
+        self.used_idx = self._used16[1]
+        self.last_avail = self.used_idx if base is None else base & 0xFFFF
+        self._used16[0] = 0
+        self.state = QueueState.RUNNING
+
+    def stop(self) -> int:
+        """Let go of the ring; returns the avail index from which it can be resumed."""
+        if self.state is QueueState.RUNNING and self._mapped:
+            self._used16[0] = 0
+        self.state = QueueState.STOPPED
+        self._unmap()
+        self._memory = None
+        return self.last_avail
+
+    def lend(self) -> None:
+        """Another back-end works on the ring from `last_avail` on, until the next `setup`: look away."""
+        if self._mapped:
+            self._used16[0] = 0
+        self._unmap()
+
+    def reset(self) -> None:
+        """As after a device reset: stopped, the largest size, no addresses."""
+        self.stop()
+        self.size = self.max_size
+        self.desc = self.avail = self.used = 0
+        self.last_avail = self.used_idx = 0
+        self.enabled = True
+
+    def fail(self) -> None:
+        """Break the ring: nothing is taken from it or returned to it until it is set up again."""
+        self.stop()
+        self.state = QueueState.BROKEN
+
+    def invalidate(self) -> None:
+        """The memory map changed: views of it are let go, and made anew at the next use."""
+        self._unmap()
+
+    def _unmap(self) -> None:
+        self._mapped = False
+        self._desc64 = self._avail16 = self._used16 = self._used64 = _NO_VIEW
+        # The region that held the last buffer, as plain ints: its guest range, and what turns a guest address
+        # into an offset of its mapping.
+        self._lo = self._hi = self._delta = 0
+        self._mapping: mmap.mmap | None = None
+        # Heads read from the available ring ahead of last_avail.
+        self._heads: list[int] = []
+        self._at = 0
+
+    def _map(self, memory: GuestMemory) -> None:
+        size = self.size
+        desc = memory.slice(self.desc, DESC_BYTES * size)
+        avail = memory.slice(self.avail, 6 + 2 * size)
+        used = memory.slice(self.used, 6 + 8 * size, write=True)
+        self._desc64 = desc.cast("Q")  # per descriptor: addr; len | flags << 32 | next << 48
+        self._avail16 = avail.cast("H")  # flags, idx, ring[size], used_event
+        self._used16 = used[:4].cast("H")  # flags, idx
+        self._used64 = used[4 : 4 + 8 * size].cast("Q")  # per element: id | len << 32
+        self._mapped = True
+
+    # -- taking chains ------------------------------------------------------------------------------------------
+
+    def _fetch(self) -> bool:
+        """Read the heads that the driver has made available since; False: none, or the ring is not to be used."""
+        if not self._mapped:
+            if self.state is not QueueState.RUNNING or self._memory is None:
+                return False
+            try:
+                self._map(self._memory)
+            except GuestMemoryError:
+                return (
+                    False  # between an unmap and a map of the client; the device is kicked after each change
+                )
+        avail, size, last = self._avail16, self.size, self.last_avail
+        count = (avail[1] - last) & 0xFFFF
+        if count == 0:
+            return False
+        if count > size:
+            raise QueueError(f"avail.idx jumped {count} ahead, the queue has {size} entries")
+        first = 2 + (last & (size - 1))
+        heads = avail[first : min(first + count, 2 + size)].tolist()
+        if len(heads) < count:
+            heads += avail[2 : 2 + count - len(heads)].tolist()
+        self._heads = heads
+        self._at = 0
+        return True
+
+    def pending(self) -> int:
+        """How many chains wait to be taken. Raises QueueError."""
+        return len(self._heads) - self._at if self._at < len(self._heads) or self._fetch() else 0
+
+    def pop(self) -> Chain | None:
+        """Take the next chain; None when there is none. Raises QueueError."""
+        at = self._at
+        if at >= len(self._heads):
+            if not self._fetch():
+                return None
+            at = 0
+        head = self._heads[at]
+        if head >= self.size:
+            raise QueueError(f"head {head} is not a descriptor, the queue has {self.size}")
+        addr = self._desc64[head * 2]
+        word = self._desc64[head * 2 + 1]  # read once: the driver may change it meanwhile
+        flags = word >> 32
+        length = word & 0xFFFFFFFF
+        # The common chain is one descriptor in the region of the one before.
+        mapping = self._mapping
+        if flags & 5 or not length or addr < self._lo or addr + length > self._hi or mapping is None:
+            chain = self._walk(head)
+        else:
+            addr += self._delta
+            if flags & DESC_WRITE:
+                chain = Chain(head, [], 0, [(mapping, addr, addr + length)], length)
+            else:
+                chain = Chain(head, [(mapping, addr, addr + length)], length, [], 0)
+        self._at = at + 1
+        self.last_avail = (self.last_avail + 1) & 0xFFFF
+        return chain
+
+    def rewind(self, count: int) -> None:
+        """Put back the last `count` chains popped and not pushed; only right after their pops."""
+        if count > self._at:
+            self._heads, self._at = [], 0  # they will be read again
+        else:
+            self._at -= count
+        self.last_avail = (self.last_avail - count) & 0xFFFF
+
+    def _walk(self, head: int) -> Chain:
+        """Follow a chain of any shape (§2.7.5.3.2: direct descriptors, then at most one indirect table)."""
+        table, entries, in_table = self._desc64, self.size, False
+        readable: list[Span] = []
+        writable: list[Span] = []
+        readable_bytes = writable_bytes = seen = 0
+        index = head
+        while True:
+            if index >= entries:
+                raise QueueError(f"descriptor {index} is outside of its table of {entries}")
+            addr, word = table[index * 2], table[index * 2 + 1]
+            length, flags = word & 0xFFFFFFFF, word >> 32 & 0xFFFF
+            if flags & DESC_INDIRECT:
+                if not self.indirect or in_table or flags & DESC_NEXT:
+                    raise QueueError("an indirect descriptor where none may be")
+                table, entries = self._indirect_table(addr, length)
+                in_table, index = True, 0
+                continue
+            if not length:
+                raise QueueError("a buffer of zero bytes")
+            seen += 1
+            if seen > MAX_CHAIN or (not in_table and seen > entries):
+                raise QueueError("a descriptor chain that loops or is too long")
+            if flags & DESC_WRITE:
+                writable += self._spans(addr, length, True)
+                writable_bytes += length
+            elif writable:
+                raise QueueError("a readable buffer behind a writable one")
+            else:
+                readable += self._spans(addr, length, False)
+                readable_bytes += length
+            if len(readable) + len(writable) > 2 * MAX_CHAIN:
+                raise QueueError("a descriptor chain over too many memory regions")
+            if not flags & DESC_NEXT:
+                return Chain(head, readable, readable_bytes, writable, writable_bytes)
+            index = word >> 48
+
+    def _indirect_table(self, addr: int, length: int) -> tuple[memoryview, int]:
+        """A copy of the table, so that the driver cannot change it while it is walked."""
+        if not length or length % DESC_BYTES or length > DESC_BYTES * MAX_CHAIN:
+            raise QueueError(f"an indirect table of {length} bytes")
+        assert self._memory is not None
+        try:
+            table = self._memory.read(addr, length)
+        except GuestMemoryError as error:
+            raise QueueError(str(error)) from None
+        return memoryview(table).cast("Q"), length // DESC_BYTES
+
+    def _spans(self, addr: int, length: int, write: bool) -> list[Span]:
+        memory = self._memory
+        assert memory is not None
+        if self._lo <= addr and addr + length <= self._hi and self._mapping is not None:
+            return [(self._mapping, addr + self._delta, addr + self._delta + length)]
+        try:
+            spans = memory.spans(addr, length, write=write)
+        except GuestMemoryError as error:
+            raise QueueError(str(error)) from None
+        region = memory.find(addr)
+        if region is not None and region.writable:
+            self._lo, self._hi, self._mapping = region.guest_addr, region.guest_end, region.mapping
+            self._delta = region.mapping_start - region.guest_addr
+        return spans
+
+    # -- returning chains ---------------------------------------------------------------------------------------
+
+    def add_used(self, head: int, written: int) -> None:
+        """Return a chain, of whose writable part `written` bytes were filled; the driver sees it at `publish`."""
+        if self._mapped:
+            self._used64[self.used_idx & (self.size - 1)] = head | written << 32
+        self.used_idx = (self.used_idx + 1) & 0xFFFF
+
+    def publish(self) -> None:
+        """Show the driver the chains returned. x86-64 keeps the stores in order."""
+        if self._mapped:
+            self._used16[1] = self.used_idx
+
+    def push(self, head: int, written: int) -> None:
+        """Return one chain and show it."""
+        self.add_used(head, written)
+        self.publish()
+
+    def should_interrupt(self) -> bool:
+        """Whether the driver wants to hear of what was published (§2.7.7.2); call it after `publish`."""
+        if not _FENCED:
+            return True
+        with _fence_lock:  # the store of used.idx before the load of avail.flags
+            pass
+        return self._mapped and not self._avail16[0] & AVAIL_NO_INTERRUPT
+
+    def suppress_kicks(self, suppress: bool) -> None:
+        """Ask the driver not to kick, or to kick again (§2.7.10). After False look at the ring once more: what was
+        made available in between came without a kick."""
+        if _FENCED and self._mapped:
+            self._used16[0] = USED_NO_NOTIFY if suppress else 0
+            with _fence_lock:  # the store of used.flags before the load of avail.idx
+                pass
