@@ -1,0 +1,9 @@
+"""QEMU's dialect of JSON as QMP speaks it, without any I/O: bytes in, values and errors out, and back.
+
+The monitor's connections feed a `Stream` and write what `encode` gives; a message is `stream.feed()`'s answer.
+"""
+
+from .encode import encode
+from .stream import ParseError, Stream
+
+__all__ = ["ParseError", "Stream", "encode"]

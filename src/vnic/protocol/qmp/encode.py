@@ -1,0 +1,81 @@
+"""Values to the bytes that QEMU would print for them: ASCII, CRLF, members in the order of its QDict.
+
+QEMU's dictionaries are hash tables and print in bucket order, so that `{"return": …, "id": …}` but
+`{"id": …, "error": …}`; clients that compare text see no difference here.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+
+import msgspec
+
+_BUCKETS = 512
+"""QDICT_BUCKET_MAX"""
+
+
+@functools.lru_cache(maxsize=4096)
+def bucket(key: str) -> int:
+    """The bucket of a key in a QDict (qobject/qdict.c: tdb_hash)."""
+    raw = key.encode(errors="replace")
+    value = 0x238F13AF * len(raw) + sum(byte << (i * 5 % 24) for i, byte in enumerate(raw))
+    return (1103515243 * value + 12345) % (1 << 32) % _BUCKETS
+
+
+def in_qdict_order(members: dict[str, object]) -> list[str]:
+    """The keys as QEMU walks them; within a bucket the newest comes first."""
+    keys = list(members)
+    keys.reverse()
+    keys.sort(key=bucket)
+    return keys
+
+
+_SPECIAL = re.compile(r'["\\\x00-\x1f\x7f-\U0010ffff]')
+_SHORT = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def _escape(match: re.Match[str]) -> str:
+    char = match[0]
+    short = _SHORT.get(char)
+    if short is not None:
+        return short
+    code = ord(char)
+    if 0xD800 <= code <= 0xDFFF:
+        code = 0xFFFD  # a byte of a file name that was no UTF-8
+    if code <= 0xFFFF:
+        return f"\\u{code:04X}"
+    code -= 0x10000
+    return f"\\u{0xD800 | code >> 10:04X}\\u{0xDC00 | code & 0x3FF:04X}"
+
+
+def _string(text: str) -> str:
+    return f'"{_SPECIAL.sub(_escape, text)}"'
+
+
+def _text(value: object) -> str:
+    match value:
+        case str():
+            return _string(value)
+        case bool():
+            return "true" if value else "false"
+        case int():
+            return str(value)
+        case None:
+            return "null"
+        case dict():
+            return (
+                "{" + ", ".join(f"{_string(key)}: {_text(value[key])}" for key in in_qdict_order(value)) + "}"
+            )
+        case list() | tuple():
+            return "[" + ", ".join(map(_text, value)) + "]"
+        case float():
+            # QEMU prints inf for 1e999, which no client can read; this at least comes back as what was sent.
+            return f"{value:.17g}" if math.isfinite(value) else "1e999" if value > 0 else "-1e999"
+    return _text(msgspec.to_builtins(value))
+
+
+def encode(message: object) -> bytes:
+    """One message as it goes over the wire, line end included; msgspec Structs are taken as objects."""
+    return (_text(message) + "\r\n").encode("ascii")

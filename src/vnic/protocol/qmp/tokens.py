@@ -1,0 +1,180 @@
+"""The lexer: chunks of bytes to tokens, by the state table of QEMU's qobject/json-lexer.c.
+
+`stream.py` drives it. It keeps at most one unfinished token, looks at each byte once however the input is cut,
+and resynchronises after an error where QEMU does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum, auto
+
+TOKEN_MAX_BYTES = 1 << 20
+"""The longest token, and the most bytes of one message. QEMU's is 64 MiB; no command of ours needs 1 MiB."""
+
+
+class Kind(Enum):
+    """The kinds of tokens (JSONTokenType)."""
+
+    LCURLY = auto()
+    RCURLY = auto()
+    LSQUARE = auto()
+    RSQUARE = auto()
+    COLON = auto()
+    COMMA = auto()
+    STRING = auto()
+    INTEGER = auto()
+    FLOAT = auto()
+    KEYWORD = auto()
+    ERROR = auto()
+    TOO_LONG = auto()
+    """A token beyond TOKEN_MAX_BYTES; the rest of its line is skipped."""
+
+
+class State(Enum):
+    """Where in a token the lexer stands (enum json_lexer_state)."""
+
+    START = auto()
+    RECOVERY = auto()
+    SKIP = auto()
+    """Only here: after a limit was exceeded, forget everything up to the end of the line."""
+    DQ_STRING = auto()
+    DQ_ESCAPE = auto()
+    SQ_STRING = auto()
+    SQ_ESCAPE = auto()
+    SIGN = auto()
+    ZERO = auto()
+    DIGITS = auto()
+    MANTISSA = auto()
+    MANTISSA_DIGITS = auto()
+    EXPONENT = auto()
+    EXPONENT_SIGN = auto()
+    EXPONENT_DIGITS = auto()
+    KEYWORD = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One state: a run of bytes that stay in it, then what each other byte leads to.
+
+    A byte in neither ends the token *before* it if the row has `ends`, and otherwise is an error.
+    """
+
+    run: re.Pattern[bytes]
+    then: dict[int, State | Kind]
+    ends: Kind | State | None = None
+
+
+_NOTHING = re.compile(rb"")
+_DIGITS = re.compile(rb"[0-9]*")
+
+
+def _each(chars: bytes, target: State | Kind) -> dict[int, State | Kind]:
+    return dict.fromkeys(chars, target)
+
+
+_DIGIT = b"0123456789"
+_ESCAPABLE = bytes(range(0x20, 0xFE))
+
+TABLE: dict[State, Row] = {
+    State.START: Row(
+        re.compile(rb"[ \t\r\n]*"),
+        {
+            ord("{"): Kind.LCURLY,
+            ord("}"): Kind.RCURLY,
+            ord("["): Kind.LSQUARE,
+            ord("]"): Kind.RSQUARE,
+            ord(":"): Kind.COLON,
+            ord(","): Kind.COMMA,
+            ord('"'): State.DQ_STRING,
+            ord("'"): State.SQ_STRING,
+            ord("-"): State.SIGN,
+            ord("0"): State.ZERO,
+            **_each(b"123456789", State.DIGITS),
+            **_each(b"abcdefghijklmnopqrstuvwxyz", State.KEYWORD),
+        },
+    ),
+    # A structural character, a control character but tab, and the bytes that UTF-8 never has are promising.
+    State.RECOVERY: Row(re.compile(rb"[^\x00-\x08\x0a-\x1f\xfe\xff\[\]{}:,]*"), {}, State.START),
+    State.SKIP: Row(re.compile(rb"[^\x00-\x08\x0a-\x1f\xfe\xff]*"), {}, State.START),
+    State.DQ_STRING: Row(
+        re.compile(rb'[^"\\\x00-\x1f\xfe\xff]*'), {ord('"'): Kind.STRING, ord("\\"): State.DQ_ESCAPE}
+    ),
+    State.DQ_ESCAPE: Row(_NOTHING, _each(_ESCAPABLE, State.DQ_STRING)),
+    State.SQ_STRING: Row(
+        re.compile(rb"[^'\\\x00-\x1f\xfe\xff]*"), {ord("'"): Kind.STRING, ord("\\"): State.SQ_ESCAPE}
+    ),
+    State.SQ_ESCAPE: Row(_NOTHING, _each(_ESCAPABLE, State.SQ_STRING)),
+    State.SIGN: Row(_NOTHING, {ord("0"): State.ZERO, **_each(b"123456789", State.DIGITS)}),
+    State.ZERO: Row(_NOTHING, {ord("."): State.MANTISSA, **_each(_DIGIT, Kind.ERROR)}, Kind.INTEGER),
+    State.DIGITS: Row(_DIGITS, {ord("."): State.MANTISSA, **_each(b"eE", State.EXPONENT)}, Kind.INTEGER),
+    State.MANTISSA: Row(_NOTHING, _each(_DIGIT, State.MANTISSA_DIGITS)),
+    State.MANTISSA_DIGITS: Row(_DIGITS, _each(b"eE", State.EXPONENT), Kind.FLOAT),
+    State.EXPONENT: Row(
+        _NOTHING, {**_each(b"+-", State.EXPONENT_SIGN), **_each(_DIGIT, State.EXPONENT_DIGITS)}
+    ),
+    State.EXPONENT_SIGN: Row(_NOTHING, _each(_DIGIT, State.EXPONENT_DIGITS)),
+    State.EXPONENT_DIGITS: Row(_DIGITS, {}, Kind.FLOAT),
+    State.KEYWORD: Row(re.compile(rb"[a-z]*"), {}, Kind.KEYWORD),
+}
+
+_NO_TOKEN = frozenset({State.START, State.RECOVERY, State.SKIP})
+"""States whose bytes belong to no token."""
+
+
+class Lexer:
+    """Cuts a byte stream into tokens; a token that the stream has not ended yet is kept for the next chunk."""
+
+    def __init__(self, token_max_bytes: int = TOKEN_MAX_BYTES) -> None:
+        self._token_max_bytes = token_max_bytes
+        self._state = State.START
+        self._text = bytearray()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no token is unfinished and no error is being recovered from."""
+        return self._state is State.START
+
+    def skip(self) -> None:
+        """Forget the rest of this line."""
+        self._state = State.SKIP
+        self._text.clear()
+
+    def feed(self, data: bytes) -> Iterator[tuple[Kind, bytes]]:
+        """Yield the tokens that end in `data`, each with its bytes.
+
+        An ERROR's bytes end with the one that was wrong.
+        """
+        at = 0
+        while at < len(data):
+            row = TABLE[self._state]
+            match = row.run.match(data, at)
+            assert match is not None  # a run may be empty
+            end = match.end()
+            if self._state not in _NO_TOKEN:
+                self._text += data[at:end]
+                if len(self._text) > self._token_max_bytes:
+                    yield Kind.TOO_LONG, b""
+                    self.skip()
+                    continue
+            at = end
+            if at == len(data):
+                return
+            target = row.then.get(data[at])
+            if target is None and row.ends is not None:
+                target = row.ends  # the token ended before this byte, which START looks at again
+            else:
+                target = target or Kind.ERROR
+                self._text.append(data[at])
+                at += 1
+            if isinstance(target, State):
+                self._state = target
+                if target is State.START:
+                    self._text.clear()
+                continue
+            text = bytes(self._text)
+            self._text.clear()
+            self._state = State.RECOVERY if target is Kind.ERROR else State.START
+            yield target, text
