@@ -31,24 +31,24 @@ class Dma(Protocol):
     Every call raises GuestMemoryError for a range that is not wholly mapped and shared; nothing is done then.
     """
 
-    def read(self, addr: int, length: int) -> bytes: ...
+    def read(self, addr: int, length: int, /) -> bytes: ...
 
-    def write(self, addr: int, data: bytes | bytearray | memoryview) -> None: ...
+    def write(self, addr: int, data: bytes | memoryview, /) -> None: ...
 
-    def slice(self, addr: int, length: int) -> memoryview:
+    def slice(self, addr: int, length: int, /) -> memoryview:
         """The live bytes, without a copy. Not to be kept beyond `PciDevice.dma_unmapped` of the range."""
 
 
 class NoDma:
     """The memory of a device that may not reach any: no VM is there, or bus mastering is off."""
 
-    def read(self, addr: int, length: int) -> bytes:
+    def read(self, addr: int, length: int, /) -> bytes:
         raise GuestMemoryError("the device is no bus master")
 
-    def write(self, addr: int, data: bytes | bytearray | memoryview) -> None:
+    def write(self, addr: int, data: bytes | memoryview, /) -> None:
         raise GuestMemoryError("the device is no bus master")
 
-    def slice(self, addr: int, length: int) -> memoryview:
+    def slice(self, addr: int, length: int, /) -> memoryview:
         raise GuestMemoryError("the device is no bus master")
 
 

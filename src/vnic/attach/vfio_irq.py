@@ -1,0 +1,217 @@
+"""The interrupts of a PCI device as eventfds, the way SET_IRQS of vfio-user hands them over and takes them back.
+
+`vfio_pci.VfioPciPort` owns one set for a VM; the device model drives it through `vnic.pci.irq.IrqLines`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from typing import Protocol
+
+from vnic.protocol.frames import close_fds
+from vnic.protocol.vfio_user import messages as m
+from vnic.protocol.vfio_user.messages import Refused, SetIrqs
+
+
+class Watcher(Protocol):
+    """The part of asyncio's event loop that tells of a readable descriptor."""
+
+    def add_reader(self, fd: int, callback: Callable[[], object], /) -> object: ...
+
+    def remove_reader(self, fd: int, /) -> object: ...
+
+
+def _signal(fd: int) -> None:
+    """Add one to an eventfd. A counter that is full means an interrupt the VM has not even taken."""
+    try:
+        os.eventfd_write(fd, 1)
+    except OSError:
+        pass
+
+
+class IntxLine:
+    """INTx: a level, shown as one eventfd write each time it becomes visible (AUTOMASKED).
+
+    A write masks the line; the VM unmasks it once the guest has touched the device, and a level that is still
+    asserted is written again (linux vfio_pci_intrs.c, vfio_intx_handler and vfio_pci_intx_unmask_handler).
+    """
+
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher = watcher
+        self._level = False
+        self._masked = False
+        self._trigger: int | None = None
+        self._unmask: int | None = None  # with KVM, the guest's end of interrupt arrives on this eventfd
+
+    def set_level(self, level: bool) -> None:
+        self._level = level
+        self._deliver()
+
+    def mask(self, masked: bool) -> None:
+        self._masked = masked
+        self._deliver()
+
+    def set_trigger(self, fd: int | None) -> None:
+        """The descriptor to write to from now on, ours; a new one starts unmasked."""
+        old, self._trigger = self._trigger, fd
+        close_fds(() if old is None else (old,))
+        self.mask(False)
+
+    def set_unmask(self, fd: int | None) -> None:
+        """The descriptor on which the VM unmasks the line, ours."""
+        if self._unmask is not None:
+            self._watcher.remove_reader(self._unmask)
+            close_fds((self._unmask,))
+        self._unmask = fd
+        if fd is not None:
+            self._watcher.add_reader(fd, self._unmask_came)
+
+    def trigger(self) -> None:
+        """Interrupt whatever the level is: the loop-back test of SET_IRQS without data."""
+        if self._trigger is not None:
+            self._masked = True
+            _signal(self._trigger)
+
+    def _deliver(self) -> None:
+        if self._level and not self._masked:
+            self.trigger()
+
+    def _unmask_came(self) -> None:
+        assert self._unmask is not None
+        try:
+            os.eventfd_read(self._unmask)
+        except BlockingIOError:
+            return
+        except OSError:  # not an eventfd: it would be readable for ever
+            self.set_unmask(None)
+            return
+        self.mask(False)
+
+
+class MessageVectors:
+    """MSI or MSI-X: one eventfd a vector. A vector that has none is latched until it gets one.
+
+    QEMU swaps descriptors one by one while the guest sets the device up; the newest one counts.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._fds: list[int | None] = [None] * count
+        self._enabled = False
+        self.pending = 0
+
+    def notify(self, vector: int) -> bool:
+        """True: sent, or latched; False: the VM has these interrupts off."""
+        if not self._enabled or vector >= len(self._fds):
+            return False
+        fd = self._fds[vector]
+        if fd is None:
+            self.pending |= 1 << vector
+        else:
+            _signal(fd)
+        return True
+
+    def set(self, start: int, count: int, fds: list[int]) -> None:
+        """Replace the descriptors of `count` vectors; none given takes theirs away."""
+        self._enabled = True
+        for vector, fd in enumerate(fds or [None] * count, start):
+            old, self._fds[vector] = self._fds[vector], fd
+            close_fds(() if old is None else (old,))
+            if fd is not None and self.pending & 1 << vector:
+                self.pending &= ~(1 << vector)
+                _signal(fd)
+
+    def disable(self) -> None:
+        close_fds(fd for fd in self._fds if fd is not None)
+        self._fds = [None] * len(self._fds)
+        self._enabled = False
+        self.pending = 0
+
+
+class EventfdIrqs:
+    """All lines of one VM's device: `vnic.pci.irq.IrqLines` towards the model, SET_IRQS towards the VM."""
+
+    def __init__(self, watcher: Watcher, *, intx: bool, msi: int, msix: int) -> None:
+        self._intx = IntxLine(watcher)
+        self._msi = MessageVectors(msi)
+        self._msix = MessageVectors(msix)
+        self.infos = (
+            m.IrqInfo(int(intx), m.IRQ_FLAG_EVENTFD | m.IRQ_FLAG_MASKABLE | m.IRQ_FLAG_AUTOMASKED),
+            m.IrqInfo(msi, m.IRQ_FLAG_EVENTFD),
+            m.IrqInfo(msix, m.IRQ_FLAG_EVENTFD),
+            # An error interrupt would stop the VM (QEMU vfio_err_notifier_handler), a request one unplug the
+            # device: neither is offered.
+            m.IrqInfo(),
+            m.IrqInfo(),
+        )
+        assert len(self.infos) == m.IRQ_COUNT
+
+    # --- towards the model (vnic.pci.irq.IrqLines) ---
+
+    def set_intx(self, level: bool) -> None:
+        self._intx.set_level(level)
+
+    def msi_notify(self, vector: int) -> bool:
+        return self._msi.notify(vector)
+
+    def msix_notify(self, vector: int) -> bool:
+        return self._msix.notify(vector)
+
+    def msix_pending(self) -> int:
+        return self._msix.pending
+
+    # --- towards the VM ---
+
+    def set(self, request: SetIrqs, fds: list[int]) -> None:
+        """Carry SET_IRQS out; its range is checked already. The descriptors are ours from now on, also if Refused."""
+        for fd in fds:
+            # A write must never wait for a VM that lets its counter fill up; QEMU's are non-blocking anyway.
+            os.set_blocking(fd, False)
+        try:
+            if request.index == m.IRQ_INTX:
+                self._set_intx(request, fds)
+            elif request.index in (m.IRQ_MSI, m.IRQ_MSIX):
+                self._set_vectors(self._msi if request.index == m.IRQ_MSI else self._msix, request, fds)
+        except Refused:
+            close_fds(fds)
+            raise
+
+    def close(self) -> None:
+        """The VM is gone."""
+        self._intx.set_trigger(None)
+        self._intx.set_unmask(None)
+        self._msi.disable()
+        self._msix.disable()
+
+    def _set_intx(self, request: SetIrqs, fds: list[int]) -> None:
+        intx, action = self._intx, request.action
+        if request.count == 0:
+            if request.data != m.IRQ_DATA_NONE or action != m.IRQ_ACTION_TRIGGER:
+                raise Refused(errno.EINVAL, "SET_IRQS of no INTx")
+            intx.set_trigger(None)
+            intx.set_unmask(None)
+        elif request.data == m.IRQ_DATA_EVENTFD:
+            if action == m.IRQ_ACTION_TRIGGER:
+                intx.set_trigger(fds[0] if fds else None)
+            elif action == m.IRQ_ACTION_UNMASK:
+                intx.set_unmask(fds[0] if fds else None)
+            else:
+                raise Refused(errno.ENOTSUP, "SET_IRQS: INTx is not masked by a descriptor")
+        elif request.data == m.IRQ_DATA_NONE or request.booleans[0]:
+            if action == m.IRQ_ACTION_TRIGGER:
+                intx.trigger()
+            else:
+                intx.mask(action == m.IRQ_ACTION_MASK)
+
+    def _set_vectors(self, vectors: MessageVectors, request: SetIrqs, fds: list[int]) -> None:
+        if request.action != m.IRQ_ACTION_TRIGGER:
+            raise Refused(errno.ENOTSUP, "SET_IRQS: message interrupts are masked in their table")
+        if request.data == m.IRQ_DATA_EVENTFD:
+            vectors.set(request.start, request.count, fds)
+        elif request.data == m.IRQ_DATA_NONE and request.count == 0:
+            vectors.disable()
+        else:
+            for at in range(request.count):
+                if request.data == m.IRQ_DATA_NONE or request.booleans[at]:
+                    vectors.notify(request.start + at)

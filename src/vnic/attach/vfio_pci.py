@@ -1,0 +1,113 @@
+"""What a vfio-user client sees of a PCI device: its regions, its interrupts, and the way into the VM's memory.
+
+It stands between the protocol (`protocol.vfio_user.server.Device`) and the model (`pci.device.PciDevice`) for the
+time that one VM is plugged in; the socket shell makes one for every connection.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Sequence
+
+from vnic.attach.vfio_irq import EventfdIrqs, Watcher
+from vnic.pci.capability import CAP_MSI, MSI_CONTROL
+from vnic.pci.config import COMMAND, COMMAND_MASTER, CONFIG_SIZE, INTERRUPT_PIN
+from vnic.pci.device import PciDevice
+from vnic.protocol.vfio_user import messages as m
+from vnic.protocol.vfio_user.messages import DmaMap, IrqInfo, Refused, RegionInfo, SetIrqs
+from vnic.virtio.memory import ADDRESS_LIMIT, GuestMemory, GuestMemoryError, MappedRegion, Region
+
+log = logging.getLogger(__name__)
+
+_READ_WRITE = m.REGION_FLAG_READ | m.REGION_FLAG_WRITE
+
+
+class VfioPciPort:
+    """One VM on one device, from `plug` (the constructor) to `close`."""
+
+    def __init__(self, device: PciDevice, watcher: Watcher, name: str) -> None:
+        self.memory = GuestMemory()
+        self._device = device
+        self._name = name
+        self._told_unshared = False
+        regions = [RegionInfo()] * m.REGION_COUNT
+        for index, bar in device.bars.items():
+            regions[index] = RegionInfo(bar.size, _READ_WRITE)
+        regions[m.REGION_CONFIG] = RegionInfo(CONFIG_SIZE, _READ_WRITE)
+        self.regions: Sequence[RegionInfo] = regions
+        msi = device.config.find(CAP_MSI)
+        self._irqs = EventfdIrqs(
+            watcher,
+            intx=device.config.data[INTERRUPT_PIN] != 0,
+            msi=1 << (device.config.data[msi + MSI_CONTROL] >> 1 & 7) if msi else 0,
+            msix=device.msix.vectors if device.msix else 0,
+        )
+        self.irqs: Sequence[IrqInfo] = self._irqs.infos
+        device.plug(self._irqs, self.memory)
+
+    def close(self) -> None:
+        """The VM is gone: the device is as after power-on, and nothing of the VM is held any more."""
+        self._device.unplug()
+        self._irqs.close()
+        self.memory.close()
+
+    # --- protocol.vfio_user.server.Device ---
+
+    def dma_map(self, request: DmaMap, fd: int | None) -> None:
+        try:
+            if fd is None:
+                region = Region(request.address, request.size)
+            else:
+                region = MappedRegion(
+                    request.address, request.size, fd, request.offset, writable=request.writable
+                )
+            self.memory.add(region)
+        except GuestMemoryError as error:
+            log.warning("%s: the VM's memory map is refused: %s", self._name, error)
+            raise Refused(errno.EINVAL, str(error)) from None
+        self._device.dma_mapped(request.address, request.size)
+
+    def dma_unmap(self, address: int, size: int) -> None:
+        self._device.dma_unmapped(address, size)
+        if not self.memory.remove_within(address, size):
+            raise Refused(errno.EINVAL, f"nothing is mapped in {address:#x}+{size:#x}")
+
+    def dma_unmap_all(self) -> None:
+        self._device.dma_unmapped(0, ADDRESS_LIMIT)
+        self.memory.close()
+
+    def region_read(self, index: int, offset: int, count: int) -> bytes:
+        if index == m.REGION_CONFIG:
+            return self._device.config_read(offset, count)
+        return self._device.window_read(index, offset, count)
+
+    def region_write(self, index: int, offset: int, data: bytes) -> None:
+        if index == m.REGION_CONFIG:
+            self._device.config_write(offset, data)
+            self._look_for_memory()
+        else:
+            self._device.window_write(index, offset, data)
+
+    def set_irqs(self, request: SetIrqs, fds: list[int]) -> None:
+        self._irqs.set(request, fds)
+
+    def reset(self) -> None:
+        self._device.reset()
+
+    def _look_for_memory(self) -> None:
+        """Say once, when the guest's driver starts the device, that a VM without shared memory cannot use it.
+
+        DMA_READ and DMA_WRITE messages could reach such memory, but a ring is polled and its order matters: each
+        packet would cost several round trips through a VM that may not answer. So it is refused, by name.
+        """
+        if self._told_unshared or not self._device.config.data[COMMAND] & COMMAND_MASTER:
+            return
+        if any(region.mapping is not None for region in self.memory.regions):
+            return
+        self._told_unshared = True
+        log.warning(
+            "%s: the VM does not share its memory, so the device cannot reach it; give QEMU -object"
+            " memory-backend-memfd,id=mem,size=SIZE,share=on and -machine …,memory-backend=mem",
+            self._name,
+        )
