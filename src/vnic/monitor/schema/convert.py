@@ -1,0 +1,340 @@
+"""Arguments to Structs, with QEMU's error texts: QAPI's qobject-input-visitor over `shapes`.
+
+QMP commands come through here with JSON values, the command line's key=value options and HMP with strings
+(`strings=True`: `on`, `0x10`, `64k`); both end as an instance of the option's Struct or as a NetError.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar, cast
+
+from vnic.net.errors import NetError
+
+from .choices import Choice
+from .shapes import Array, Builtin, Enumeration, Integer, Member, Object, Shape, Union, shape_of
+
+T = TypeVar("T")
+Visit: TypeAlias = Callable[[Any, str], object]
+"""Checks and converts one value; the second argument is its full name, "" for the root."""
+
+
+def convert(target: type[T] | Choice, data: object, *, strings: bool = False) -> T:
+    """Check `data` against a Struct (or a Choice of them) and make an instance of it.
+
+    With `strings`, the leaves are strings as on a command line. Raises NetError as QEMU's visitor would.
+    """
+    if isinstance(target, Choice):
+        visit = _compiled_choice(target, strings or target.lenient, tuple(target.types))
+    else:
+        visit = _compiled(cast(Any, target), strings)
+    return cast(T, visit(data, ""))
+
+
+@functools.cache
+def _compiled(target: type, strings: bool) -> Visit:
+    return _compile(shape_of(target), strings)
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled_choice(choice: Choice, strings: bool, names: tuple[str, ...]) -> Visit:
+    """`names` are those of the branches, so that a type added later is found."""
+    return _compile(choice.union(), strings)
+
+
+def _compile(shape: Shape, strings: bool) -> Visit:
+    match shape:
+        case Object():
+            return _object(shape, strings)
+        case Union():
+            return _union(shape, strings)
+        case Array():
+            return _array(_compile(shape.element, strings), strings)
+        case Enumeration():
+            return _enumeration(shape, _text if strings else _str)
+        case Integer():
+            return _integer(shape, _parse_int(shape) if strings else _int(shape))
+        case Builtin(name):
+            return (_STRINGS if strings else _JSON)[name]
+
+
+# -- errors (qapi/qobject-input-visitor.c, include/qapi/qmp/qerror.h) -------------------------------------------
+
+
+def _missing(name: str) -> NetError:
+    return NetError(f"Parameter '{name}' is missing")
+
+
+def _wrong_type(name: str, expected: str) -> NetError:
+    return NetError(f"Invalid parameter type for '{name or '<anonymous>'}', expected: {expected}")
+
+
+def _expects(name: str, what: str) -> NetError:
+    return NetError(f"Parameter '{name}' expects {what}")
+
+
+def _last(name: str) -> str:
+    """The name of the member alone, as the texts of enumerations and of integer ranges have it."""
+    last = name.rpartition(".")[2]
+    return "null" if last.endswith("]") or last.isdigit() else last
+
+
+# -- JSON values ------------------------------------------------------------------------------------------------
+
+
+def _str(value: object, name: str) -> str:
+    if isinstance(value, str):
+        return value
+    raise _wrong_type(name, "string")
+
+
+def _bool(value: object, name: str) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise _wrong_type(name, "boolean")
+
+
+def _number(value: object, name: str) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    raise _wrong_type(name, "number")
+
+
+def _null(value: object, name: str) -> None:
+    if value is not None:
+        raise _wrong_type(name, "null")
+
+
+def _any(value: object, name: str) -> object:
+    return value
+
+
+def _int(shape: Integer) -> Callable[[object, str], int]:
+    def visit(value: object, name: str) -> int:
+        if isinstance(value, int) and not isinstance(value, bool) and (shape.unsigned or value < 1 << 63):
+            return value
+        raise _expects(name, "uint64") if shape.unsigned else _wrong_type(name, "integer")
+
+    return visit
+
+
+# -- strings ----------------------------------------------------------------------------------------------------
+
+
+def _text(value: object, name: str) -> str:
+    """A leaf as a string; JSON scalars are taken as one would write them (qemu_opts_from_qdict)."""
+    match value:
+        case str():
+            return value
+        case bool():
+            return "on" if value else "off"
+        case int():
+            return str(value)
+        case float():
+            return f"{value:.17g}"
+        case None:
+            raise _wrong_type(name, "string")
+    raise NetError(f"Parameters '{name}.*' are unexpected")
+
+
+_TRUE = frozenset({"on", "yes", "true", "y"})
+_FALSE = frozenset({"off", "no", "false", "n"})
+
+
+def _parse_bool(value: object, name: str) -> bool:
+    text = _text(value, name)
+    if text in _TRUE:
+        return True
+    if text in _FALSE:
+        return False
+    raise _expects(name, "'on' or 'off'")
+
+
+# strtoll's base 0: 0x10 and 010 are 16 and 8.
+_C_INTEGER = re.compile(r"\s*([+-]?)(?:(0[xX][0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*))")
+
+
+def _parse_int(shape: Integer) -> Callable[[object, str], int]:
+    def visit(value: object, name: str) -> int:
+        match = _C_INTEGER.fullmatch(_text(value, name))
+        if match is None or len(match[0]) > 64:
+            raise _expects(name, "integer")
+        sign, hexadecimal, octal, decimal = match.groups()
+        number = int(hexadecimal, 16) if hexadecimal else int(octal, 8) if octal else int(decimal)
+        number = -number if sign == "-" else number
+        low, high = (0, (1 << 64) - 1) if shape.unsigned else (-(1 << 63), (1 << 63) - 1)
+        if number > high or number < min(low, -(1 << 63)):
+            raise _expects(name, "integer")
+        return number
+
+    return visit
+
+
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([bkmgtpe]?)", re.IGNORECASE)
+
+
+def _parse_size(value: object, name: str) -> int:
+    """Bytes, with an optional suffix of 1024s (qemu_strtosz)."""
+    match = _SIZE.fullmatch(_text(value, name))
+    if match is None or len(match[0]) > 64:
+        raise _expects(name, "size")
+    whole = float(match[1]) if "." in match[1] else int(match[1])
+    size = int(whole * 1024 ** "bkmgtpe".index(match[2].lower() or "b"))
+    if size >= 1 << 64:
+        raise _expects(name, "size")
+    return size
+
+
+def _parse_number(value: object, name: str) -> float:
+    try:
+        number = float(_text(value, name))
+    except ValueError:
+        raise _expects(name, "number") from None
+    if not math.isfinite(number):
+        raise _expects(name, "number")
+    return number
+
+
+_UINT64 = Integer(0, (1 << 64) - 1, "uint64_t")
+
+_JSON: dict[str, Visit] = {
+    "str": _str,
+    "bool": _bool,
+    "number": _number,
+    "any": _any,
+    "null": _null,
+    "size": _int(_UINT64),
+}
+_STRINGS: dict[str, Visit] = {
+    "str": _text,
+    "bool": _parse_bool,
+    "number": _parse_number,
+    "any": _any,
+    "null": _null,
+    "size": _parse_size,
+}
+
+
+# -- composed ---------------------------------------------------------------------------------------------------
+
+
+def _integer(shape: Integer, leaf: Callable[[object, str], int]) -> Visit:
+    low, high = shape.low, shape.high
+    what = shape.name or f"a value from {low} to {high}"
+
+    def visit(value: object, name: str) -> int:
+        number = leaf(value, name)
+        if low <= number <= high:
+            return number
+        raise _expects(_last(name), what)
+
+    return visit
+
+
+def _enumeration(shape: Enumeration, leaf: Callable[[object, str], str]) -> Visit:
+    values, make = frozenset(shape.values), shape.make
+
+    def visit(value: object, name: str) -> object:
+        text = leaf(value, name)
+        if text not in values:
+            raise NetError(f"Parameter '{_last(name)}' does not accept value '{text}'")
+        return make(text)
+
+    return visit
+
+
+def _array(element: Visit, strings: bool) -> Visit:
+    child = "{}.{}" if strings else "{}[{}]"
+
+    def visit(value: object, name: str) -> object:
+        if not isinstance(value, list):
+            raise _wrong_type(name, "array")
+        return [element(item, child.format(name, index)) for index, item in enumerate(value)]
+
+    return visit
+
+
+_Members: TypeAlias = list[tuple[str, str, bool, Visit]]
+
+
+def _members(members: tuple[Member, ...], strings: bool) -> _Members:
+    return [
+        (member.name, member.attribute, member.required, _compile(member.shape, strings))
+        for member in members
+    ]
+
+
+def _visit_members(members: _Members, data: dict[str, object], prefix: str, into: dict[str, object]) -> int:
+    """Convert the given members in the schema's order; how many there were."""
+    found = 0
+    for name, attribute, required, visit in members:
+        if name in data:
+            found += 1
+            into[attribute] = visit(data[name], prefix + name)
+        elif required:
+            raise _missing(prefix + name)
+    return found
+
+
+def _dict(value: object, name: str) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise _wrong_type(name, "object")
+    return value
+
+
+def _object(shape: Object, strings: bool) -> Visit:
+    members, make = _members(shape.members, strings), shape.make
+
+    def visit(value: object, name: str) -> object:
+        data = _dict(value, name)
+        prefix = name + "." if name else ""
+        attributes: dict[str, object] = {}
+        if _visit_members(members, data, prefix, attributes) != len(data):
+            known = {member[0] for member in members}
+            raise _unexpected(prefix, next(key for key in data if key not in known))
+        return make(**attributes)
+
+    return visit
+
+
+def _unexpected(prefix: str, key: str) -> NetError:
+    return NetError(f"Parameter '{prefix}{key}' is unexpected")
+
+
+def _union(shape: Union, strings: bool) -> Visit:
+    tag_name = shape.tag
+    base = _members(shape.base, strings)
+    own = {member.name for member in shape.base}
+    rest = {
+        tag: _members(tuple(m for m in branch.members if m.name not in own), strings)
+        for tag, branch in shape.branches.items()
+    }
+
+    def tag_of(data: dict[str, object], prefix: str) -> str:
+        if tag_name not in data:
+            raise _missing(prefix + tag_name)
+        tag = (_text if strings else _str)(data[tag_name], prefix + tag_name)
+        if tag in shape.branches:
+            return tag
+        if shape.unknown is not None:
+            raise shape.unknown(tag)
+        raise NetError(f"Parameter '{tag_name}' does not accept value '{tag}'")
+
+    def visit(value: object, name: str) -> object:
+        data = _dict(value, name)
+        prefix = name + "." if name else ""
+        attributes: dict[str, object] = {}
+        tag = None if shape.tag_last else tag_of(data, prefix)
+        found = _visit_members(base, data, prefix, attributes)
+        tag = tag_of(data, prefix) if tag is None else tag
+        found += _visit_members(rest[tag], data, prefix, attributes)
+        if found + 1 != len(data):
+            known = {tag_name, *own, *(member[0] for member in rest[tag])}
+            key = next(key for key in data if key not in known)
+            raise shape.unexpected(tag, key) if shape.unexpected is not None else _unexpected(prefix, key)
+        return shape.branches[tag].make(**attributes)
+
+    return visit
