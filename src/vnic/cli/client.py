@@ -1,0 +1,124 @@
+"""The client side of the verbs: which instance is meant, and a QMP session with it (through qemu.qmp).
+
+Every verb that talks to a running vnic opens one `session` and lets `Refused` pass to `main`, which prints it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError
+
+from vnic import rundir
+
+GREETING_TIMEOUT_S = 5.0
+
+Entry = dict[str, Any]
+"""One JSON object of a reply."""
+
+
+class Refused(Exception):
+    """The request was refused or cannot be done; `str()` is for a person. Exit code 1."""
+
+
+def add_instance_options(parser: argparse.ArgumentParser, *, inner: bool = False) -> None:
+    """`-n/--name` and `--qmp`: which running vnic is meant. `inner`: the parser around this one has them too."""
+    default = argparse.SUPPRESS if inner else None
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "-n", "--name", metavar="INSTANCE", default=default, help="the running vnic of that -name"
+    )
+    which.add_argument("--qmp", metavar="PATH", default=default, help="the QMP socket of a running vnic")
+
+
+def find_socket(name: str | None, path: str | None) -> Path:
+    """The QMP socket of the instance that is meant; with neither given, of the only one that runs."""
+    if path is not None:
+        return Path(path)
+    running = rundir.running()
+    if name is not None:
+        if name in running:
+            return running[name]
+        others = f"; running: {', '.join(running)}" if running else ""
+        raise Refused(f"no vnic named '{name}' is running{others}")
+    if not running:
+        raise Refused("no vnic is running (or it has no QMP socket in its usual place: give --qmp PATH)")
+    if len(running) > 1:
+        raise Refused(f"several vnics are running, choose one with --name: {', '.join(running)}")
+    return next(iter(running.values()))
+
+
+@contextlib.asynccontextmanager
+async def session(args: argparse.Namespace) -> AsyncIterator[Session]:
+    """A QMP session with the instance that `args` (of `add_instance_options`) means."""
+    logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # its errors reach us as exceptions
+    path = find_socket(args.name, args.qmp)
+    client = QMPClient("vnic")
+    try:
+        await asyncio.wait_for(client.connect(str(path)), GREETING_TIMEOUT_S)
+    except TimeoutError:
+        raise Refused(f"{path}: nobody answers there") from None
+    except ConnectError as error:
+        cause = error.exc
+        why = (
+            (cause.strerror if isinstance(cause, OSError) else None) or str(cause) or "it is not a QMP socket"
+        )
+        raise Refused(f"{path}: {why}") from None
+    try:
+        yield Session(client)
+    finally:
+        # A server that went away first makes disconnect raise what the verb has seen by itself.
+        with contextlib.suppress(QMPError, EOFError, OSError):
+            await client.disconnect()
+
+
+class Session:
+    """Commands and events of one connection."""
+
+    def __init__(self, client: QMPClient) -> None:
+        self.client = client
+
+    async def execute(self, command: str, **arguments: object) -> Any:
+        """Run a command; `_` in an argument's name stands for `-`. An error reply raises Refused with its text."""
+        given = {key.replace("_", "-"): value for key, value in arguments.items() if value is not None}
+        return await self.execute_with(command, given)
+
+    async def execute_with(self, command: str, arguments: Entry) -> Any:
+        """Run a command with the arguments as they are."""
+        try:
+            return await self.client.execute(command, arguments or None)
+        except ExecuteError as error:
+            raise Refused(str(error)) from None
+        except QMPError:
+            raise Refused("vnic ended before it answered") from None
+
+    async def links(self, name: str | None = None) -> list[Entry]:
+        found: list[Entry] = await self.execute("query-links", name=name)
+        return found
+
+    async def link_log(
+        self, name: str | None = None, limit: int | None = None, after_id: int | None = None
+    ) -> list[Entry]:
+        found: list[Entry] = await self.execute("query-link-log", name=name, limit=limit, after_id=after_id)
+        return found
+
+    async def next_event(self) -> Entry | None:
+        """The next event since the connection was made; None when vnic has ended."""
+        event = asyncio.ensure_future(self.client.events.get())
+        ended = asyncio.ensure_future(self._ended())
+        try:
+            await asyncio.wait({event, ended}, return_when=asyncio.FIRST_COMPLETED)
+            return dict(event.result()) if event.done() else None
+        finally:
+            event.cancel()
+            ended.cancel()
+
+    async def _ended(self) -> None:
+        while self.client.runstate.name == "RUNNING":
+            await self.client.runstate_changed()

@@ -1,0 +1,35 @@
+"""`vnic hmp "…"`: one command of QEMU's human monitor, through QMP's human-monitor-command.
+
+Its text goes to stdout as HMP prints it; HMP has no exit codes, so an answer that begins with "Error:" gives 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from .client import add_instance_options, session
+from .show import print_json
+
+
+def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = verbs.add_parser(
+        "hmp",
+        help="run a command of QEMU's human monitor",
+        description='Run one command of QEMU\'s human monitor, as `vnic hmp "info network"`; `vnic hmp help` lists them.',
+    )
+    parser.add_argument("command", nargs="+", metavar="COMMAND", help="the command and its arguments")
+    parser.add_argument("--json", action="store_true", help="print the answer as one JSON string")
+    add_instance_options(parser)
+    parser.set_defaults(run=run)
+
+
+async def run(args: argparse.Namespace) -> int:
+    async with session(args) as qmp:
+        text: str = await qmp.execute("human-monitor-command", command_line=" ".join(args.command))
+    refused = text.startswith("Error:")
+    if args.json:
+        print_json(text)
+    else:
+        (sys.stderr if refused else sys.stdout).write(text.replace("\r\n", "\n"))
+    return 1 if refused else 0

@@ -1,0 +1,204 @@
+"""`vnic link`: the table of all links; `vnic link set NAME up|down [--wait S]`: QMP's set_link, and whether it arrived.
+
+"Accepted" is not "the guest saw it": with --wait the verb ends well only when the guest's driver has read the state.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+
+from .client import Entry, Refused, Session, add_instance_options, session
+from .show import cause_text, link_word, micros, one_line, print_json, print_table
+
+COLUMNS = ("NAME", "TYPE", "MODEL", "LINK", "OPERSTATE", "PEER", "GUEST SAW", "CHANGES", "HELD BY")
+
+
+def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = verbs.add_parser(
+        "link",
+        help="show all links, or put one up or down",
+        usage="vnic link [--json] [-n INSTANCE | --qmp PATH]\n"
+        "       vnic link set NAME up|down [--wait SECONDS] [--json] [-n INSTANCE | --qmp PATH]",
+        description="Show every NIC and netdev: how its link is, what the guest saw of it, and what holds it down.",
+    )
+    add_instance_options(parser)
+    parser.add_argument("--json", action="store_true", help="print query-links as JSON")
+    parser.set_defaults(run=run_show)
+    what = parser.add_subparsers(title="to change a link", prog="vnic link", metavar="set")
+    setter = what.add_parser(
+        "set",
+        help="put a link up or down",
+        description="Put the link of a NIC or a netdev up or down. Naming a NIC holds its end of the wire, naming a"
+        " netdev both ends, as QEMU's set_link does.",
+    )
+    setter.add_argument("link", metavar="NAME", help="a NIC or a netdev")
+    setter.add_argument("state", choices=("up", "down"))
+    setter.add_argument(
+        "--wait",
+        metavar="SECONDS",
+        type=_seconds,
+        help="wait until the guest saw it; exit 1 if it did not within SECONDS",
+    )
+    setter.add_argument(
+        "--json", action="store_true", default=argparse.SUPPRESS, help="print the NIC's new state"
+    )
+    add_instance_options(setter, inner=True)
+    setter.set_defaults(run=run_set)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 86400:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of seconds between 0 and 86400")
+    return value
+
+
+# -- the table ------------------------------------------------------------------------------------------------------
+
+
+async def run_show(args: argparse.Namespace) -> int:
+    async with session(args) as qmp:
+        links = await qmp.links()
+    if args.json:
+        print_json(links)
+    else:
+        print_table(COLUMNS, [row(link) for link in links])
+    return 0
+
+
+def row(link: Entry) -> tuple[str, ...]:
+    """The cells of one client; `-` where there is nothing to say."""
+    return (
+        link["name"],
+        link["type"],
+        link["model"],
+        link["link"],
+        link["operstate"],
+        link.get("peer", "-"),
+        _guest(link),
+        str(link["carrier-changes"]),
+        one_line("; ".join(hold_text(hold, link["name"]) for hold in link["holds"])) or "-",
+    )
+
+
+def _guest(link: Entry) -> str:
+    guest = link.get("guest")
+    if guest is None:
+        return "-"
+    if not guest["attached"]:
+        return "no guest"
+    return str(guest["seen"])
+
+
+def hold_text(hold: Entry, name: str) -> str:
+    """`operator: set_link nic0 off (by …)`, with the other end's name before it where the hold is there."""
+    where = "" if hold["client"] == name else f"{hold['client']} "
+    return f"{where}{hold['kind']}: {cause_text(hold)}"
+
+
+# -- set ------------------------------------------------------------------------------------------------------------
+
+
+async def run_set(args: argparse.Namespace) -> int:
+    async with session(args) as qmp:
+        started = time.monotonic()
+        await qmp.execute("set_link", name=args.link, up=args.state == "up")
+        nic = await _nic_of(qmp, args.link)
+        if args.wait is not None:
+            if nic is None:
+                raise Refused(f"{args.link} is plugged into no NIC: there is no guest to wait for")
+            nic = await _wait_seen(qmp, nic, args.state, args.wait, started)
+        elif nic is None:
+            nic = (await qmp.links(args.link))[0]
+    if args.json:
+        print_json(nic)
+    else:
+        _say(nic, args.state, waited=args.wait is not None)
+    return 0
+
+
+async def _nic_of(qmp: Session, name: str) -> Entry | None:
+    """The NIC whose wire `name` is an end of; None for a netdev without one."""
+    found = await qmp.links(name)
+    for link in found:
+        if link["type"] == "nic":
+            return link
+    for link in found:
+        for peer in await qmp.links(link["peer"]) if "peer" in link else ():
+            if peer["type"] == "nic":
+                return peer
+    return None
+
+
+def has_seen(nic: Entry, state: str) -> bool:
+    """Whether the guest has read `state` after the link's last change, which made it so."""
+    return bool(
+        nic["link"] == state and nic["guest"]["seen"] == state and "seen-us" in nic.get("last-change", {})
+    )
+
+
+async def _wait_seen(qmp: Session, nic: Entry, state: str, seconds: float, started: float) -> Entry:
+    """The NIC's entry once its guest saw `state`; Refused, with what is in the way, after `seconds`."""
+    name = nic["name"]
+    if not nic["guest"]["attached"] and seconds > 0:
+        print(f"vnic: no guest is attached to {name} yet; waiting", file=sys.stderr)
+    while not has_seen(nic, state):
+        left = started + seconds - time.monotonic()
+        try:
+            # Any of its events may matter; the query after it says how things are, whatever was missed.
+            event = await asyncio.wait_for(_next_of(qmp, name), max(left, 0.0))
+        except TimeoutError:
+            nic = (await qmp.links(name))[0]
+            if has_seen(nic, state):
+                return nic
+            raise Refused(why_not_seen(nic, state, seconds)) from None
+        if event is None:
+            raise Refused(f"vnic ended before the guest of {name} saw its link {state}")
+        nic = (await qmp.links(name))[0]
+    return nic
+
+
+async def _next_of(qmp: Session, name: str) -> Entry | None:
+    while True:
+        event = await qmp.next_event()
+        if event is None or (
+            event["event"] in ("LINK_SEEN", "LINK_CHANGED") and event.get("data", {}).get("name") == name
+        ):
+            return event
+
+
+def why_not_seen(nic: Entry, state: str, seconds: float) -> str:
+    """Why the guest has not seen `state`: the wire is not so, no guest, no driver, or it did not read."""
+    name = nic["name"]
+    if nic["link"] != state:
+        holds = "; ".join(hold_text(hold, name) for hold in nic["holds"])
+        return f"{name} is still {nic['link']} after {seconds:g} s, held by {one_line(holds) or 'nothing'}"
+    guest = nic["guest"]
+    done = f"{name} is {state}, but after {seconds:g} s "
+    if not guest["attached"]:
+        return done + "no guest is attached to see it"
+    if not guest["driver-ok"]:
+        return done + "the guest's driver has not started"
+    seen = (
+        "has not read its link at all" if guest["seen"] == "unknown" else f"has last read '{guest['seen']}'"
+    )
+    return done + f"the guest {seen}"
+
+
+def _say(link: Entry, state: str, *, waited: bool) -> None:
+    text = f"{link['name']} {link_word(link['link'])}"
+    if waited:
+        latency = link["guest"].get("seen-latency-us")
+        text += (
+            f", seen by the guest after {micros(latency)}" if latency is not None else ", seen by the guest"
+        )
+    elif link["link"] != state:
+        holds = "; ".join(hold_text(hold, link["name"]) for hold in link["holds"])
+        text += f": the operator's hold is gone, but held by {one_line(holds)}"
+    print(text)

@@ -1,0 +1,138 @@
+"""`vnic …`: find the verb, import only its module, and turn whatever ends it into an exit code and one line.
+
+Exit codes: 0 done, 1 refused, 2 wrong usage; 130 and 141 after Ctrl-C and a closed pipe, as shells have them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from vnic import __version__
+
+EXIT_REFUSED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+EXIT_PIPE = 141
+
+VERBS = {
+    "link": ("vnic.cli.link", "show all links, or put one up or down"),
+    "why": ("vnic.cli.why", "say why a link is up or down"),
+    "watch": ("vnic.cli.watch", "print events as they come"),
+    "netdev": ("vnic.cli.netdev", "add or delete a back-end"),
+    "device": ("vnic.cli.device", "add or delete a NIC"),
+    "hmp": ("vnic.cli.hmp", "run a command of QEMU's human monitor"),
+    "demo": ("vnic.cli.demo", "boot a small Linux guest and pull its cable in every way"),
+    "doctor": ("vnic.cli.doctor", "say what this machine has and lacks for vnic"),
+    "bench": ("vnic.bench", "measure how fast links change and packets move"),
+}
+"""Beside `run`: the module of each verb, with `add_parser(verbs)`, and its line of help."""
+
+HELP = f"""\
+usage: vnic run [OPTION]...      give virtual machines NICs whose cable you hold
+       vnic VERB ...             talk to a running vnic
+
+vnic is QEMU's network layer as a program of its own: VMs plug into it over vhost-user or vfio-user,
+it speaks QEMU's monitor, knows why a link is down, and whether the guest saw it.
+
+Start one:
+  run     takes QEMU's own options; `vnic run -h` explains each
+
+Ask or tell a running one:
+{{verbs}}
+
+See for yourself:
+{{tools}}
+
+`vnic VERB -h` explains a verb. With several vnics running, choose one with -n INSTANCE or --qmp PATH.
+
+First steps:
+  vnic demo
+  vnic run -name lab -netdev echo,id=net0 \\
+       -device virtio-net,id=nic0,netdev=net0,attach.type=vhost-user,attach.path=nic0.sock
+  vnic link                               (in another terminal)
+  vnic link set nic0 down --wait 2
+  vnic why nic0
+
+vnic {__version__}; -V, --version prints this. Exit codes: 0 done, 1 refused, 2 wrong usage.
+"""
+
+_TOOLS = ("demo", "doctor", "bench")
+
+
+def help_text() -> str:
+    """What `vnic --help` prints."""
+    verbs = [f"  {name:7} {text}" for name, (_, text) in VERBS.items() if name not in _TOOLS]
+    tools = [f"  {name:7} {VERBS[name][1]}" for name in _TOOLS]
+    return HELP.format(verbs="\n".join(verbs), tools="\n".join(tools))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console script. Returns the exit code; never shows a traceback for what a user can cause."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _dispatch(words)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Python flushes stdout once more at its end; let that go nowhere (docs of signal.SIGPIPE).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PIPE
+    return code
+
+
+def _dispatch(words: list[str]) -> int:
+    verb = words[0] if words else ""
+    if verb == "run":
+        from .run import run
+
+        return run(words[1:])
+    if verb in ("-h", "--help", "-help", "help"):
+        print(help_text(), end="")
+        return 0
+    if verb in ("-V", "--version", "-version"):
+        print(f"vnic {__version__}")
+        return 0
+    if verb not in VERBS:
+        if not verb:
+            print(help_text(), end="", file=sys.stderr)
+        else:
+            known = ", ".join(["run", *VERBS])
+            print(f"vnic: '{verb}' is no verb of vnic; there are {known}. Try vnic --help.", file=sys.stderr)
+        return EXIT_USAGE
+    return _run_verb(verb, words)
+
+
+def _run_verb(verb: str, words: list[str]) -> int:
+    module = importlib.import_module(VERBS[verb][0])
+    parser = argparse.ArgumentParser(prog="vnic", allow_abbrev=False)
+    module.add_parser(parser.add_subparsers(required=True))
+    try:
+        args = parser.parse_args(words)
+    except SystemExit as end:  # argparse has printed its help (0) or what is wrong (2)
+        return int(end.code or 0)
+    return _finish(module, args)
+
+
+def _finish(module: ModuleType, args: argparse.Namespace) -> int:
+    """Run what the verb set as `run`, which may be a coroutine function; Refused becomes a line and exit code 1."""
+    run = getattr(args, "run", None) or module.run
+    if not inspect.iscoroutinefunction(run):
+        return int(run(args) or 0)
+    import asyncio
+
+    from .client import Refused
+
+    try:
+        return int(asyncio.run(run(args)))
+    except Refused as refused:
+        print(f"vnic: {refused}", file=sys.stderr)
+        return EXIT_REFUSED
+    except KeyboardInterrupt:
+        return int(module.on_interrupt()) if hasattr(module, "on_interrupt") else EXIT_INTERRUPTED

@@ -1,0 +1,149 @@
+"""`vnic why NAME`: why a link is as it is: the holds, what the guest knows, and the chain of the last changes.
+
+All of it comes from query-links and query-link-log; this module only writes it for a person.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+
+from .client import Entry, Session, add_instance_options, session
+from .show import cause_text, link_word, micros, one_line, print_json, style, when
+
+DEFAULT_CHANGES = 8
+CHAIN_MAX = 8
+"""Links of one chain of causes that are shown; a chain of more would be a bug, not news."""
+
+
+def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = verbs.add_parser(
+        "why",
+        help="say why a link is up or down",
+        description="Say why a link is as it is: what holds it down, what the guest saw, and its last changes.",
+    )
+    parser.add_argument("link", metavar="NAME", help="a NIC or a netdev")
+    parser.add_argument(
+        "-c",
+        "--changes",
+        metavar="N",
+        type=_count,
+        default=DEFAULT_CHANGES,
+        help=f"how many of the last changes to show (default {DEFAULT_CHANGES})",
+    )
+    parser.add_argument("--json", action="store_true", help="print the state and the changes as JSON")
+    add_instance_options(parser)
+    parser.set_defaults(run=run)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is no number")
+    return int(text)
+
+
+async def run(args: argparse.Namespace) -> int:
+    async with session(args) as qmp:
+        links = await qmp.links(args.link)
+        changes = await qmp.link_log(args.link, args.changes)
+        causes = await _causes(qmp, changes)
+    if args.json:
+        print_json({"links": links, "changes": changes, "causes": list(causes.values())})
+    else:
+        now = time.time()
+        for link in links:
+            print("\n".join(describe(link, now)))
+        print("\n".join(history(changes, causes, now)))
+    return 0
+
+
+async def _causes(qmp: Session, changes: list[Entry]) -> dict[int, Entry]:
+    """The changes of other clients that those in `changes` follow from, by id, and theirs in turn."""
+    known = {change["id"]: change for change in changes}
+    causes: dict[int, Entry] = {}
+    wanted = [change["caused-by"] for change in changes if "caused-by" in change]
+    while wanted:
+        change_id = wanted.pop()
+        if change_id in known:
+            continue
+        found = await qmp.link_log(limit=1, after_id=change_id - 1)
+        if found and found[0]["id"] == change_id:  # else the journal has forgotten it
+            known[change_id] = causes[change_id] = found[0]
+            if "caused-by" in found[0]:
+                wanted.append(found[0]["caused-by"])
+    return causes
+
+
+def describe(link: Entry, now: float) -> Iterator[str]:
+    """The state of one client: its link, its holds, its guest."""
+    wire = f"{link['name']} ── {link['peer']}" if "peer" in link else f"{link['name']} ── (nothing)"
+    mac = f", {link['mac']}" if "mac" in link else ""
+    name = style(link["name"], "bold")
+    yield f"{name} is {link_word(link['link'])}   {link['type']} {link['model']}{mac}, wire {wire}"
+    for hold in link["holds"]:
+        end = "" if hold["client"] == link["name"] else f" on {hold['client']}"
+        since = when(hold["since"], now)
+        yield f"  held by {style(hold['kind'], 'yellow')}{end}: {one_line(cause_text(hold))} (since {since})"
+    if not link["holds"]:
+        yield "  nothing holds it down"
+    guest = link.get("guest")
+    if guest is not None:
+        yield f"  guest: {guest_text(guest, link['link'])}"
+
+
+def guest_text(guest: Entry, link: str) -> str:
+    """What is known of the guest, in words."""
+    if not guest["attached"]:
+        return "none is attached"
+    if guest["seen"] == "unknown":
+        return (
+            "attached, "
+            + ("its driver runs but" if guest["driver-ok"] else "its driver does not run and")
+            + " has not read the link yet"
+        )
+    latency = f", {micros(guest['seen-latency-us'])} after the change" if "seen-latency-us" in guest else ""
+    driver = "" if guest["driver-ok"] else " (its driver does not run now)"
+    if guest["seen"] == link:
+        return f"it saw {link_word(link)}{latency}{driver}"
+    return f"it has not seen this: it last read {link_word(guest['seen'])}{driver}"
+
+
+def history(changes: list[Entry], causes: dict[int, Entry], now: float) -> Iterator[str]:
+    """The changes, newest first, each with its steps and the chain of what it follows from."""
+    if not changes:
+        yield "  no change is recorded"
+        return
+    by_id = causes | {change["id"]: change for change in changes}
+    yield style("last changes, newest first:", "dim")
+    for change in reversed(changes):
+        yield f"  #{change['id']} {when(change['time'], now)}: {headline(change)}"
+        if steps := steps_text(change):
+            yield f"      {steps}"
+        follows = change.get("caused-by")
+        for _ in range(CHAIN_MAX):
+            if follows is None:
+                break
+            cause = by_id.get(follows)
+            if cause is None:
+                yield f"      follows from #{follows}, which the journal has forgotten"
+                break
+            yield f"      follows from #{follows}, {cause['name']} {headline(cause)}"
+            follows = cause.get("caused-by")
+
+
+def headline(change: Entry) -> str:
+    return f"{link_word(change['link'])}, {change['cause']['kind']}: {one_line(cause_text(change['cause']))}"
+
+
+def steps_text(change: Entry) -> str:
+    """What followed the change, with the time after it: `device told 3 µs, interrupt 12 µs, guest saw it 412 µs`."""
+    steps = []
+    for key, text in (
+        ("notified-us", "device changed after"),
+        ("interrupt-us", "guest interrupted after"),
+        ("seen-us", "guest saw it after"),
+    ):
+        if key in change:
+            steps.append(f"{text} {micros(change[key])}")
+    return ", ".join(steps)

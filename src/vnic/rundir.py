@@ -1,0 +1,133 @@
+"""Where a running vnic can be found: NAME.qmp in a folder of the user's own.
+
+`vnic run` claims its name here, and the other verbs look here for the instance to talk to.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+SOCKET_SUFFIX = ".qmp"
+LOCK_SUFFIX = ".lock"
+
+SUN_PATH_MAX = 107
+"""Bytes of a UNIX socket's path (unix(7): sun_path holds 108 with the NUL)."""
+
+
+class RunDirError(Exception):
+    """The folder or the name cannot be used; `str()` says why, for a person."""
+
+
+def folders() -> Iterator[Path]:
+    """The folders that may hold sockets, the preferred one first."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime:
+        yield Path(runtime) / "vnic"
+    yield Path("/run/vnic")
+    yield Path(f"/tmp/vnic-{os.getuid()}")
+
+
+def own_folder() -> Path:
+    """The first folder that is, or can be made, this user's own with mode 0700."""
+    refusals = []
+    for folder in folders():
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            _check_owner(folder)
+        except OSError as error:
+            refusals.append(f"{folder}: {error.strerror or error}")
+        except RunDirError as error:
+            refusals.append(str(error))
+        else:
+            return folder
+    raise RunDirError("no folder for the QMP socket: " + "; ".join(refusals))
+
+
+def _check_owner(folder: Path) -> None:
+    """Refuse a folder that somebody else could have planted, as /tmp allows."""
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise RunDirError(f"{folder}: it is not a folder")
+    if found.st_uid != os.getuid():
+        raise RunDirError(f"{folder}: it belongs to another user")
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        folder.chmod(0o700)
+
+
+class Claim:
+    """A name, held by a lock on NAME.lock for as long as this process lives."""
+
+    def __init__(self, name: str) -> None:
+        folder = own_folder()
+        self.socket_path = folder / f"{name}{SOCKET_SUFFIX}"
+        self._lock_path = folder / f"{name}{LOCK_SUFFIX}"
+        if len(os.fsencode(self.socket_path)) > SUN_PATH_MAX:
+            raise RunDirError(
+                f"UNIX socket path '{self.socket_path}' is too long: at most {SUN_PATH_MAX} bytes;"
+                " choose a shorter -name or give -qmp"
+            )
+        self._lock = self._take_lock(name)
+        # Nobody else holds the name, so what lies there was left by a vnic that was killed.
+        self.socket_path.unlink(missing_ok=True)
+
+    def _take_lock(self, name: str) -> int:
+        while True:
+            lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                os.close(lock)
+                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                    raise
+                raise RunDirError(
+                    f"a vnic named '{name}' is running already ({self.socket_path}); choose another -name"
+                ) from None
+            if _same_file(lock, self._lock_path):
+                return lock
+            os.close(lock)  # its holder ended and removed the file between our open and our lock
+
+    def release(self) -> None:
+        """Remove the files; the name is free again."""
+        self.socket_path.unlink(missing_ok=True)
+        self._lock_path.unlink(missing_ok=True)
+        os.close(self._lock)
+
+
+def _same_file(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def running() -> dict[str, Path]:
+    """The instances that answer now: their names and QMP sockets, those of the preferred folder first."""
+    found: dict[str, Path] = {}
+    for folder in folders():
+        try:
+            paths = sorted(folder.glob(f"*{SOCKET_SUFFIX}"))
+        except OSError:
+            continue  # a folder of another user
+        for path in paths:
+            name = path.name.removesuffix(SOCKET_SUFFIX)
+            if name not in found and _answers(path):
+                found[name] = path
+    return found
+
+
+def _answers(path: Path) -> bool:
+    """Whether somebody listens there; a socket file without a listener refuses at once."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(os.fspath(path))
+        except BlockingIOError:
+            return True  # its backlog is full: it lives
+        except OSError:
+            return False
+    return True
