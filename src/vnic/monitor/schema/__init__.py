@@ -4,7 +4,14 @@
 prints it for query-qmp-schema. A command, an option or an event is described once, by its Struct.
 """
 
-from .choices import Choice, chardev_choice, device_choice, netdev_choice, object_choice
-from .convert import convert
+from .convert import convert, convert_to_shape
+from .unions import chardev_backend, device_options, netdev_options, object_options
 
-__all__ = ["Choice", "chardev_choice", "convert", "device_choice", "netdev_choice", "object_choice"]
+__all__ = [
+    "chardev_backend",
+    "convert",
+    "convert_to_shape",
+    "device_options",
+    "netdev_options",
+    "object_options",
+]

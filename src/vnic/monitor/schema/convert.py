@@ -14,7 +14,6 @@ from typing import Any, TypeAlias, TypeVar, cast
 
 from vnic.net.errors import NetError
 
-from .choices import Choice
 from .shapes import Array, Builtin, Enumeration, Integer, Member, Object, Shape, Union, shape_of
 
 T = TypeVar("T")
@@ -22,37 +21,33 @@ Visit: TypeAlias = Callable[[Any, str], object]
 """Checks and converts one value; the second argument is its full name, "" for the root."""
 
 
-def convert(target: type[T] | Choice, data: object, *, strings: bool = False) -> T:
-    """Check `data` against a Struct (or a Choice of them) and make an instance of it.
+def convert(target: type[T], data: object, *, strings: bool = False) -> T:
+    """Check `data` against a Struct and make an instance of it.
 
     With `strings`, the leaves are strings as on a command line. Raises NetError as QEMU's visitor would.
     """
-    if isinstance(target, Choice):
-        visit = _compiled_choice(target, strings or target.lenient, tuple(target.types))
-    else:
-        visit = _compiled(cast(Any, target), strings)
-    return cast(T, visit(data, ""))
+    return cast(T, _compiled(cast(Any, target), strings)(data, ""))
+
+
+def convert_to_shape(shape: Shape, data: object, *, strings: bool = False) -> object:
+    """The same for a shape, as `unions` makes them: the instance of the branch's Struct."""
+    return compile_shape(shape, strings)(data, "")
 
 
 @functools.cache
 def _compiled(target: type, strings: bool) -> Visit:
-    return _compile(shape_of(target), strings)
+    return compile_shape(shape_of(target), strings)
 
 
-@functools.lru_cache(maxsize=64)
-def _compiled_choice(choice: Choice, strings: bool, names: tuple[str, ...]) -> Visit:
-    """`names` are those of the branches, so that a type added later is found."""
-    return _compile(choice.union(), strings)
-
-
-def _compile(shape: Shape, strings: bool) -> Visit:
+def compile_shape(shape: Shape, strings: bool = False) -> Visit:
+    """Make the function that checks and converts values of that shape."""
     match shape:
         case Object():
             return _object(shape, strings)
         case Union():
-            return _union(shape, strings)
+            return _union(shape, strings or shape.lenient)
         case Array():
-            return _array(_compile(shape.element, strings), strings)
+            return _array(compile_shape(shape.element, strings), strings)
         case Enumeration():
             return _enumeration(shape, _text if strings else _str)
         case Integer():
@@ -262,7 +257,7 @@ _Members: TypeAlias = list[tuple[str, str, bool, Visit]]
 
 def _members(members: tuple[Member, ...], strings: bool) -> _Members:
     return [
-        (member.name, member.attribute, member.required, _compile(member.shape, strings))
+        (member.name, member.attribute, member.required, compile_shape(member.shape, strings))
         for member in members
     ]
 

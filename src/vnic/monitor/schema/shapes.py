@@ -1,6 +1,6 @@
 """What QAPI type a Python type is: the model that argument checking and introspection share.
 
-`shape_of` reads msgspec's view of a Struct; `choices` makes the unions whose branches only the machine knows.
+`shape_of` reads msgspec's view of a Struct; `unions` makes the unions whose branches only the machine knows.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Object:
     members: tuple[Member, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Union:
     """Structs told apart by the member `tag`.
 
@@ -81,6 +81,8 @@ class Union:
     base: tuple[Member, ...] = ()
     tag_last: bool = False
     """Whether the tag stands behind the base's members in QEMU's schema: it decides which error comes first."""
+    lenient: bool = False
+    """Whether members may come as strings where another type is due."""
     unknown: Callable[[str], NetError] | None = None
     """The error for a tag without a branch, instead of QAPI's for an enumeration."""
     unexpected: Callable[[str, str], NetError] | None = None

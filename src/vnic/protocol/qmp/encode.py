@@ -54,7 +54,8 @@ def _string(text: str) -> str:
     return f'"{_SPECIAL.sub(_escape, text)}"'
 
 
-def _text(value: object) -> str:
+def _text(value: object, indent: str | None) -> str:
+    """`indent` is None for one line, else what stands before the line that the value begins on."""
     match value:
         case str():
             return _string(value)
@@ -65,17 +66,31 @@ def _text(value: object) -> str:
         case None:
             return "null"
         case dict():
-            return (
-                "{" + ", ".join(f"{_string(key)}: {_text(value[key])}" for key in in_qdict_order(value)) + "}"
-            )
+            inner = _deeper(indent)
+            keys = in_qdict_order(value)
+            return _join("{}", [f"{_string(key)}: {_text(value[key], inner)}" for key in keys], indent)
         case list() | tuple():
-            return "[" + ", ".join(map(_text, value)) + "]"
+            inner = _deeper(indent)
+            return _join("[]", [_text(item, inner) for item in value], indent)
         case float():
             # QEMU prints inf for 1e999, which no client can read; this at least comes back as what was sent.
             return f"{value:.17g}" if math.isfinite(value) else "1e999" if value > 0 else "-1e999"
-    return _text(msgspec.to_builtins(value))
+    return _text(msgspec.to_builtins(value), indent)
 
 
-def encode(message: object) -> bytes:
+def _deeper(indent: str | None) -> str | None:
+    return None if indent is None else indent + "    "
+
+
+def _join(brackets: str, items: list[str], indent: str | None) -> str:
+    opening, closing = brackets
+    if indent is None:
+        return opening + ", ".join(items) + closing
+    # QEMU breaks the line even between the brackets of an empty object.
+    inner = f"\r\n{indent}    "
+    return opening + ",".join(inner + item for item in items) + f"\r\n{indent}" + closing
+
+
+def encode(message: object, pretty: bool = False) -> bytes:
     """One message as it goes over the wire, line end included; msgspec Structs are taken as objects."""
-    return (_text(message) + "\r\n").encode("ascii")
+    return (_text(message, "" if pretty else None) + "\r\n").encode("ascii")

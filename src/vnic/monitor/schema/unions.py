@@ -1,0 +1,82 @@
+"""Unions whose branches only the machine knows: which netdevs, devices, chardevs and objects can be created.
+
+The commands that create things, and the options of the same names, convert their arguments against these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import msgspec
+
+from vnic.net.errors import NetError
+
+from .shapes import Member, Object, Union, base_members, object_of
+
+Types: TypeAlias = Mapping[str, type[msgspec.Struct]]
+
+_QEMU_NETDEVS = frozenset(
+    {
+        *("nic", "none", "user", "tap", "l2tpv3", "socket", "stream", "dgram", "vde", "bridge", "hubport"),
+        *("netmap", "vhost-user", "vhost-vdpa", "passt", "af-xdp"),
+        *("vmnet-host", "vmnet-shared", "vmnet-bridged"),
+    }
+)
+"""NetClientDriver of qapi/net.json: what QEMU may have and this program may lack."""
+
+
+def netdev_options(types: Types) -> Union:
+    """netdev_add and -netdev: QAPI's Netdev."""
+    branches, base = _branches(types)
+    return Union("type", branches, base, tag_last=True, unknown=_unknown_netdev)
+
+
+def device_options(types: Types) -> Union:
+    """device_add and -device. Values may be strings where another type is due, as QMP's device_add takes them.
+
+    The errors are qdev's (system/qdev-monitor.c, qom/object.c).
+    """
+    branches, base = _branches(types)
+    return Union(
+        "driver", branches, base, lenient=True, unknown=_unknown_device, unexpected=_unknown_property
+    )
+
+
+def object_options(types: Types) -> Union:
+    """object-add and -object: QAPI's ObjectOptions."""
+    branches, base = _branches(types)
+    return Union("qom-type", branches, base)
+
+
+def chardev_backend(types: Types) -> Union:
+    """The `backend` of chardev-add: QAPI's ChardevBackend, whose branches are wrapped in a member `data`."""
+    wrapped = {
+        name: Object(_unwrap, (Member("data", "data", object_of(struct), True),))
+        for name, struct in types.items()
+    }
+    return Union("type", wrapped)
+
+
+def _branches(types: Types) -> tuple[dict[str, Object], tuple[Member, ...]]:
+    """The branches and what is common to them: every option that creates something has an `id`."""
+    branches = {name: object_of(struct) for name, struct in types.items()}
+    return branches, base_members(branches, ("id",))
+
+
+def _unwrap(data: object) -> object:
+    return data
+
+
+def _unknown_netdev(name: str) -> NetError:
+    if name in _QEMU_NETDEVS:
+        return NetError(f"network backend '{name}' is not compiled into this binary")
+    return NetError(f"Parameter 'type' does not accept value '{name}'")
+
+
+def _unknown_device(name: str) -> NetError:
+    return NetError(f"'{name}' is not a valid device model name")
+
+
+def _unknown_property(driver: str, name: str) -> NetError:
+    return NetError(f"Property '{driver}.{name}' not found")
