@@ -112,6 +112,9 @@ class MessageVectors:
             _signal(fd)
         return True
 
+    def fd(self, vector: int) -> int | None:
+        return self._fds[vector] if vector < len(self._fds) else None
+
     def set(self, start: int, count: int, fds: list[int]) -> None:
         """Replace the descriptors of `count` vectors; none given takes theirs away."""
         self._enabled = True
@@ -133,6 +136,7 @@ class EventfdIrqs:
     """All lines of one VM's device: `vnic.pci.irq.IrqLines` towards the model, SET_IRQS towards the VM."""
 
     def __init__(self, watcher: Watcher, *, intx: bool, msi: int, msix: int) -> None:
+        self._watcher = watcher
         self._intx = IntxLine(watcher)
         self._msi = MessageVectors(msi)
         self._msix = MessageVectors(msix)
@@ -160,6 +164,15 @@ class EventfdIrqs:
 
     def msix_pending(self) -> int:
         return self._msix.pending
+
+    def msix_fd(self, vector: int) -> int | None:
+        return self._msix.fd(vector)
+
+    def watch(self, fd: int, callback: Callable[[], None]) -> None:
+        self._watcher.add_reader(fd, callback)
+
+    def unwatch(self, fd: int) -> None:
+        self._watcher.remove_reader(fd)
 
     # --- towards the VM ---
 

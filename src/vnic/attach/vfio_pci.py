@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from vnic.attach.vfio_irq import EventfdIrqs, Watcher
 from vnic.pci.capability import CAP_MSI, MSI_CONTROL
@@ -46,11 +46,16 @@ class VfioPciPort:
         self.irqs: Sequence[IrqInfo] = self._irqs.infos
         device.plug(self._irqs, self.memory)
 
-    def close(self) -> None:
-        """The VM is gone: the device is as after power-on, and nothing of the VM is held any more."""
-        self._device.unplug()
-        self._irqs.close()
-        self.memory.close()
+    def close(self, done: Callable[[], None]) -> None:
+        """The VM is gone: the device goes back to power-on. `done` is called, now or later, when nothing of the VM
+        is held any more; only then may the next one be plugged in."""
+
+        def unplugged() -> None:
+            self._irqs.close()
+            self.memory.close()
+            done()
+
+        self._device.unplug(unplugged)
 
     # --- protocol.vfio_user.server.Device ---
 
@@ -91,6 +96,7 @@ class VfioPciPort:
 
     def set_irqs(self, request: SetIrqs, fds: list[int]) -> None:
         self._irqs.set(request, fds)
+        self._device.irqs_changed()
 
     def reset(self) -> None:
         self._device.reset()

@@ -66,7 +66,7 @@ class ConfigSpace:
         self._clears = bytearray(CONFIG_SIZE)
         self._free = HEADER_SIZE
         self._last_link = CAPABILITIES
-        self._offsets: dict[int, int] = {}
+        self._offsets: dict[int, list[int]] = {}
         for offset, size, value in (
             (VENDOR_ID, 2, ident.vendor),
             (DEVICE_ID, 2, ident.device),
@@ -102,12 +102,16 @@ class ConfigSpace:
         self.data[STATUS] |= STATUS_CAPABILITIES
         self._last_link = offset + 1
         self._free = (offset + size + 3) & ~3
-        self._offsets.setdefault(capability.id, offset)
+        self._offsets.setdefault(capability.id, []).append(offset)
         return offset
 
     def find(self, capability_id: int) -> int:
         """Offset of the first capability of that id, 0 if there is none."""
-        return self._offsets.get(capability_id, 0)
+        return self._offsets.get(capability_id, [0])[0]
+
+    def find_all(self, capability_id: int) -> list[int]:
+        """Offsets of all capabilities of that id, in the order they were added."""
+        return list(self._offsets.get(capability_id, []))
 
     def get(self, offset: int, size: int) -> int:
         """The little-endian value of a register."""

@@ -6,7 +6,7 @@ A model (virtio-net-pci, e1000) derives from `PciDevice`; an attachment (vfio-us
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from vnic.pci import capability
@@ -22,7 +22,7 @@ from vnic.pci.config import (
 )
 from vnic.pci.irq import IrqLines, NoIrq
 from vnic.pci.msix import MsixWindow
-from vnic.virtio.memory import GuestMemoryError
+from vnic.virtio.memory import GuestMemory, GuestMemoryError
 
 
 class Dma(Protocol):
@@ -83,21 +83,25 @@ class PciDevice:
         for entry in (*((msix.capability(),) if msix else ()), *capabilities):
             self.config.add_capability(entry)
         self.irq: IrqLines = _NO_IRQ
-        self._memory: Dma | None = None
+        self._memory: GuestMemory | None = None
         self._intx = False
 
     # --- Entries of the VM side ---
 
-    def plug(self, irq: IrqLines, memory: Dma) -> None:
+    def plug(self, irq: IrqLines, memory: GuestMemory) -> None:
         """A VM is there. Its memory may still be empty; `dma_mapped` tells of what comes."""
         self.irq = irq
         self._memory = memory
 
-    def unplug(self) -> None:
-        """The VM is gone: back to the state of power-on, with no lines and no memory."""
+    def unplug(self, done: Callable[[], None]) -> None:
+        """The VM is gone: back to the state of power-on, with no lines and no memory.
+
+        `done` is called, now or later, when nothing touches them any more; until then they stay valid.
+        """
         self.reset()
         self.irq = _NO_IRQ
         self._memory = None
+        done()
 
     def reset(self) -> None:
         """A bus reset, an FLR or the VM's reset: config space, interrupts, then the model."""
@@ -113,12 +117,14 @@ class PciDevice:
 
     def config_write(self, offset: int, data: bytes) -> None:
         """As `config_read`; carries out what the written bits mean."""
-        before = self.config.get(COMMAND, 2)
+        before, message_before = self.config.get(COMMAND, 2), self.msix_enabled
         self.config.write(offset, data)
         after = self.config.get(COMMAND, 2)
         self._drive_intx()  # INTx Disable and the enables of MSI and MSI-X all gate it
         if (before ^ after) & COMMAND_MASTER:
             self.bus_master_changed(bool(after & COMMAND_MASTER))
+        if self.msix_enabled != message_before:
+            self.irqs_changed()
         if self._asks_flr(offset, data):
             self.reset()
 
@@ -155,6 +161,9 @@ class PciDevice:
 
     def bus_master_changed(self, enabled: bool) -> None:
         """The guest allowed (or forbade) the device to reach memory; `dma` follows by itself."""
+
+    def irqs_changed(self) -> None:
+        """MSI-X went on or off, or the VM replaced eventfds: what `irq.msix_fd` gave may be stale."""
 
     # --- What a model calls ---
 

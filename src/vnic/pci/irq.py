@@ -5,6 +5,7 @@ A model never knows how an interrupt travels (an eventfd for vfio-user): it rais
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -23,6 +24,14 @@ class IrqLines(Protocol):
     def msix_pending(self) -> int:
         """The latched vectors as a bit mask: what the pending bit array shows (PCI 3.0 §6.8.2.10)."""
 
+    def msix_fd(self, vector: int) -> int | None:
+        """The eventfd behind MSI-X `vector`, if it is one: valid until the lines change."""
+
+    def watch(self, fd: int, callback: Callable[[], None]) -> None:
+        """Call `callback` whenever `fd` (an eventfd of the model's) is readable, until `unwatch`."""
+
+    def unwatch(self, fd: int) -> None: ...
+
 
 class NoIrq:
     """The lines of a device that no VM is plugged into."""
@@ -38,3 +47,12 @@ class NoIrq:
 
     def msix_pending(self) -> int:
         return 0
+
+    def msix_fd(self, vector: int) -> int | None:
+        return None
+
+    def watch(self, fd: int, callback: Callable[[], None]) -> None:
+        pass
+
+    def unwatch(self, fd: int) -> None:
+        pass

@@ -1,0 +1,94 @@
+"""Where the structures of a virtio PCI function lie, and the capabilities that tell a driver (virtio 1.2 §4.1.4).
+
+The places are those of QEMU's virtio-pci: one 64-bit prefetchable window in BAR 4, MSI-X in BAR 1.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from vnic.pci.bar import Bar
+from vnic.pci.capability import Capability, vendor
+
+VENDOR: Final = 0x1AF4
+DEVICE_BASE: Final = 0x1040  # plus the virtio device id (§4.1.2)
+SUBSYSTEM: Final = 0x1100  # what QEMU's modern devices show
+REVISION: Final = 1
+
+MSIX_BAR: Final = 1
+WINDOW: Final = Bar(4, 0x4000, is_64bit=True, prefetchable=True)
+
+# The window's four parts, 4 KiB each.
+COMMON: Final = 0
+ISR: Final = 1
+DEVICE: Final = 2
+NOTIFY: Final = 3
+PART_SHIFT: Final = 12
+PART_SIZE: Final = 1 << PART_SHIFT
+NOTIFY_MULTIPLIER: Final = 4
+MAX_QUEUES: Final = PART_SIZE // NOTIFY_MULTIPLIER
+
+# struct virtio_pci_common_cfg (§4.1.4.3): name, offset, size, access.
+COMMON_CFG: Final = (
+    ("device_feature_select", 0, 4, "rw"),
+    ("device_feature", 4, 4, "r"),
+    ("driver_feature_select", 8, 4, "rw"),
+    ("driver_feature", 12, 4, "rw"),
+    ("config_msix_vector", 16, 2, "rw"),
+    ("num_queues", 18, 2, "r"),
+    ("device_status", 20, 1, "rw"),
+    ("config_generation", 21, 1, "r"),
+    ("queue_select", 22, 2, "rw"),
+    ("queue_size", 24, 2, "rw"),
+    ("queue_msix_vector", 26, 2, "rw"),
+    ("queue_enable", 28, 2, "rw"),
+    ("queue_notify_off", 30, 2, "r"),
+    ("queue_desc", 32, 8, "rw"),
+    ("queue_driver", 40, 8, "rw"),
+    ("queue_device", 48, 8, "rw"),
+    ("queue_notify_data", 56, 2, "r"),
+    ("queue_reset", 58, 2, "r"),  # without RING_RESET it stays zero
+)
+PLACE: Final = {name: (offset, size) for name, offset, size, _ in COMMON_CFG}
+COMMON_LAYOUT: Final = struct.Struct("<IIIIHHBBHHHHHQQQHH")
+assert COMMON_LAYOUT.size == COMMON_CFG[-1][1] + COMMON_CFG[-1][2] == 60
+
+NO_VECTOR: Final = 0xFFFF
+ISR_QUEUE: Final = 1
+ISR_CONFIG: Final = 2
+
+# struct virtio_pci_cap (§4.1.4) behind id and next: length, cfg_type, bar, id, padding, offset, length.
+_CAP: Final = struct.Struct("<BBBB2xII")
+assert _CAP.size == 14
+CAP_COMMON_CFG: Final = 1
+CAP_NOTIFY_CFG: Final = 2
+CAP_ISR_CFG: Final = 3
+CAP_DEVICE_CFG: Final = 4
+CAP_PCI_CFG: Final = 5
+
+# Inside of the PCI configuration access capability, from its first byte (§4.1.4.9).
+PCI_CFG_BAR: Final = 4
+PCI_CFG_OFFSET: Final = 8
+PCI_CFG_LENGTH: Final = 12
+PCI_CFG_DATA: Final = 16
+PCI_CFG_SIZE: Final = 20
+
+
+def capabilities() -> tuple[Capability, ...]:
+    """The vendor capabilities, in the order of their types; the last is the one for access through config space."""
+
+    def part(kind: int, at: int, length: int, extra: bytes = b"") -> Capability:
+        return vendor(
+            _CAP.pack(2 + _CAP.size + len(extra), kind, WINDOW.index, 0, at << PART_SHIFT, length) + extra
+        )
+
+    access = _CAP.pack(PCI_CFG_SIZE, CAP_PCI_CFG, 0, 0, 0, 0) + bytes(4)
+    writable = struct.pack("<BBBB2xII4s", 0, 0, 0xFF, 0, 0xFFFFFFFF, 0xFFFFFFFF, b"\xff" * 4)
+    return (
+        part(CAP_COMMON_CFG, COMMON, PART_SIZE),
+        part(CAP_NOTIFY_CFG, NOTIFY, PART_SIZE, NOTIFY_MULTIPLIER.to_bytes(4, "little")),
+        part(CAP_ISR_CFG, ISR, PART_SIZE),
+        part(CAP_DEVICE_CFG, DEVICE, PART_SIZE),
+        vendor(access, writable),
+    )

@@ -1,0 +1,47 @@
+"""A ring's notifications as eventfds, for a back-end that runs the guest's rings itself.
+
+Over PCI a kick is a register write and an interrupt a vector: the kick is turned into an eventfd here. The call
+eventfd is turned into the ring's interrupt, whatever that is at the time: MSI-X, INTx or nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from vnic.nic.device import QueueFds
+from vnic.pci.irq import IrqLines
+
+
+class LentQueue:
+    """The eventfds of one ring, from the first time it is lent until the VM goes."""
+
+    def __init__(self, irq: IrqLines, interrupt: Callable[[], None]) -> None:
+        self._irq = irq
+        self._interrupt = interrupt
+        self._kick = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._call = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        irq.watch(self._call, self._called)
+
+    def fds(self, vector_fd: int | None) -> QueueFds:
+        """What to hand over. `vector_fd`: the VM's own eventfd of the ring's vector, which needs no one between."""
+        return QueueFds(self._kick, self._call if vector_fd is None else vector_fd)
+
+    def kick(self) -> None:
+        os.eventfd_write(
+            self._kick, 1
+        )  # both ends are ours and the peer's kernel: full only after 2**64 kicks
+
+    def close(self) -> None:
+        """Back to us. An interrupt that was asked for and not yet seen goes out."""
+        self._called()
+        self._irq.unwatch(self._call)
+        os.close(self._call)
+        os.close(self._kick)
+
+    def _called(self) -> None:
+        try:
+            os.eventfd_read(self._call)
+        except BlockingIOError:
+            return
+        self._interrupt()

@@ -1,0 +1,311 @@
+"""A virtio device as a PCI function: common configuration, notifications, ISR and device config (virtio 1.2 §4.1).
+
+The VM side reaches it as any `PciDevice`; towards the device model it is the `Attachment`. Modern (1.0 and later)
+only: a transitional device would need the legacy I/O window, which vnic does not offer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from vnic.nic.device import QueueFds, VirtioDevice
+from vnic.pci.capability import CAP_VENDOR, pcie_endpoint, power_management
+from vnic.pci.config import CLASS_ETHERNET, PciId
+from vnic.pci.device import PciDevice
+from vnic.pci.irq import IrqLines
+from vnic.pci.msix import MsixWindow
+from vnic.virtio.constants import STATUS_DRIVER_OK, STATUS_FEATURES_OK
+from vnic.virtio.features import VERSION_1
+from vnic.virtio.memory import GuestMemory
+from vnic.virtio.pci import layout
+from vnic.virtio.pci.lent import LentQueue
+from vnic.virtio.queue import SplitQueue
+
+_WORD = 0xFFFFFFFF
+_QUEUE_ADDRESSES = {
+    layout.PLACE["queue_desc"][0]: "desc",
+    layout.PLACE["queue_driver"][0]: "avail",
+    layout.PLACE["queue_device"][0]: "used",
+}
+"""Offset of each ring address, and what SplitQueue calls it."""
+
+
+class VirtioPci(PciDevice):
+    """One virtio device on one PCI function.
+
+    `vectors`: MSI-X vectors; by default one a queue and one for config, as QEMU gives virtio-net. 0: none, the
+    guest has to use INTx (`msix=off`).
+    """
+
+    def __init__(
+        self, device: VirtioDevice, *, vectors: int | None = None, class_code: int = CLASS_ETHERNET
+    ) -> None:
+        if len(device.queues) > layout.MAX_QUEUES:
+            raise ValueError(
+                f"{len(device.queues)} queues, a virtio PCI function has {layout.MAX_QUEUES} at most"
+            )
+        if vectors is None:
+            vectors = len(device.queues) + 1
+        ident = PciId(
+            layout.VENDOR,
+            layout.DEVICE_BASE + device.device_id,
+            layout.VENDOR,
+            layout.SUBSYSTEM,
+            layout.REVISION,
+            class_code,
+        )
+        super().__init__(
+            ident,
+            [layout.WINDOW],
+            msix=MsixWindow(vectors, layout.MSIX_BAR) if vectors else None,
+            capabilities=(pcie_endpoint(), power_management(), *layout.capabilities()),
+        )
+        self.device = device
+        self._vectors = vectors
+        self._access = self.config.find_all(CAP_VENDOR)[-1]  # the PCI configuration access capability
+        self._lent: dict[int, LentQueue] = {}
+        self._isr = 0
+        self._clear()
+        self._registers: dict[tuple[int, int], Callable[[int], None]] = {
+            layout.PLACE["device_feature_select"]: self._set_device_feature_select,
+            layout.PLACE["driver_feature_select"]: self._set_driver_feature_select,
+            layout.PLACE["driver_feature"]: self._set_driver_feature,
+            layout.PLACE["config_msix_vector"]: self._set_config_vector,
+            layout.PLACE["device_status"]: self._set_status,
+            layout.PLACE["queue_select"]: self._set_queue_select,
+            layout.PLACE["queue_size"]: self._set_queue_size,
+            layout.PLACE["queue_msix_vector"]: self._set_queue_vector,
+            layout.PLACE["queue_enable"]: self._set_queue_enable,
+        }
+
+    def _clear(self) -> None:
+        """The transport's own registers after reset (§4.1.4.3.1)."""
+        self._device_feature_select = 0
+        self._driver_feature_select = 0
+        self._driver_features = 0  # as written; the device keeps only what it offered
+        self._queue_select = 0
+        self._config_vector = layout.NO_VECTOR
+        self._queue_vectors = [layout.NO_VECTOR] * len(self.device.queues)
+        self._isr = 0
+
+    # --- PciDevice: the VM side ---
+
+    def plug(self, irq: IrqLines, memory: GuestMemory) -> None:
+        super().plug(irq, memory)
+        self.device.attach(self, memory)
+
+    def unplug(self, done: Callable[[], None]) -> None:
+        def detached() -> None:
+            for lent in self._lent.values():
+                lent.close()
+            self._lent.clear()
+            super(VirtioPci, self).unplug(done)
+
+        self.device.detach(detached)
+
+    def device_reset(self) -> None:
+        self._clear()
+        self.device.reset()
+
+    def irqs_changed(self) -> None:
+        for index in list(self._lent):
+            self.device.queue_fds_changed(index)
+
+    def bus_master_changed(self, enabled: bool) -> None:
+        """A device that may not reach memory does nothing (QEMU's virtio_write_config): a kernel that starts
+        another one takes this right away first, and the rings are not its any more."""
+        if not enabled and self.device.status & STATUS_DRIVER_OK:
+            self.device.set_status(self.device.status & ~STATUS_DRIVER_OK)
+
+    def region_read(self, region: int, offset: int, length: int) -> bytes:
+        part, at = offset >> layout.PART_SHIFT, offset & layout.PART_SIZE - 1
+        if part == layout.ISR:
+            data = self._read_isr() if at == 0 else b""
+        elif part == layout.DEVICE:
+            return self.device.read_config(at, length)
+        elif part == layout.COMMON:
+            data = self._common()[at : at + length]
+        else:
+            data = b""
+        return data.ljust(length, b"\0")
+
+    def region_write(self, region: int, offset: int, data: bytes) -> None:
+        part, at = offset >> layout.PART_SHIFT, offset & layout.PART_SIZE - 1
+        if part == layout.NOTIFY:
+            self._kick(at // layout.NOTIFY_MULTIPLIER)
+        elif part == layout.COMMON:
+            self._write_common(at, data)
+        elif part == layout.DEVICE:
+            self.device.write_config(at, data)
+
+    def config_read(self, offset: int, length: int) -> bytes:
+        at = self._access + layout.PCI_CFG_DATA
+        if offset < at + 4 and at < offset + length and (where := self._access_target()):
+            # §4.1.4.9.1: reading pci_cfg_data reads the window at the place the driver chose.
+            data = self.region_read(layout.WINDOW.index, *where)
+            self.config.data[at : at + len(data)] = data
+        return super().config_read(offset, length)
+
+    def config_write(self, offset: int, data: bytes) -> None:
+        super().config_write(offset, data)
+        at = self._access + layout.PCI_CFG_DATA
+        if offset < at + 4 and at < offset + len(data) and (where := self._access_target()):
+            target, length = where
+            self.region_write(layout.WINDOW.index, target, self.config.read(at, length))
+
+    def _access_target(self) -> tuple[int, int] | None:
+        """(offset, length) that the access capability points to; None: nothing in our window."""
+        bar = self.config.get(self._access + layout.PCI_CFG_BAR, 1)
+        offset = self.config.get(self._access + layout.PCI_CFG_OFFSET, 4)
+        length = self.config.get(self._access + layout.PCI_CFG_LENGTH, 4)
+        if bar != layout.WINDOW.index or length not in (1, 2, 4) or offset + length > layout.WINDOW.size:
+            return None
+        return offset, length
+
+    # --- common configuration (§4.1.4.3) ---
+
+    def _queue(self) -> SplitQueue | None:
+        """The selected queue; None: there is none of that number (its size then reads as zero)."""
+        queues = self.device.queues
+        return queues[self._queue_select] if self._queue_select < len(queues) else None
+
+    def _common(self) -> bytes:
+        device, queue, select = self.device, self._queue(), self._queue_select
+        shift = self._device_feature_select * 32
+        features = device.host_features >> shift & _WORD if shift < 64 else 0
+        shift = self._driver_feature_select * 32
+        accepted = self._driver_features >> shift & _WORD if shift < 64 else 0
+        return layout.COMMON_LAYOUT.pack(
+            self._device_feature_select,
+            features,
+            self._driver_feature_select,
+            accepted,
+            self._config_vector,
+            len(device.queues),
+            device.status,
+            device.generation & 0xFF,
+            select,
+            queue.size if queue else 0,
+            self._queue_vectors[select] if queue else layout.NO_VECTOR,
+            queue.ready if queue else 0,
+            select if queue else 0,
+            queue.desc if queue else 0,
+            queue.avail if queue else 0,
+            queue.used if queue else 0,
+            select if queue else 0,
+            0,
+        )
+
+    def _write_common(self, at: int, data: bytes) -> None:
+        """A driver writes whole registers, and the 64-bit ones also by halves (§4.1.3.1); all else is ignored."""
+        register = self._registers.get((at, len(data)))
+        if register is not None:
+            register(int.from_bytes(data, "little"))
+        elif len(data) in (4, 8) and at % len(data) == 0 and at & ~7 in _QUEUE_ADDRESSES:
+            self._set_queue_address(at, data)
+
+    def _set_device_feature_select(self, value: int) -> None:
+        self._device_feature_select = value
+
+    def _set_driver_feature_select(self, value: int) -> None:
+        self._driver_feature_select = value
+
+    def _set_driver_feature(self, value: int) -> None:
+        shift = self._driver_feature_select * 32
+        if shift >= 64 or self.device.status & STATUS_FEATURES_OK:
+            return  # §3.1.1: the set is fixed once FEATURES_OK is
+        self._driver_features = self._driver_features & ~(_WORD << shift) | value << shift
+        self.device.set_features(self._driver_features)
+
+    def _set_config_vector(self, value: int) -> None:
+        self._config_vector = self._valid_vector(value)
+
+    def _set_status(self, value: int) -> None:
+        if value == 0:
+            self.set_intx(False)
+            self.device_reset()
+            return
+        if not self.device.driver_features & VERSION_1:
+            value &= ~STATUS_FEATURES_OK  # §6.1: a driver has to accept it, there is no legacy device behind
+        self.device.set_status(value)
+
+    def _set_queue_select(self, value: int) -> None:
+        self._queue_select = value
+
+    def _set_queue_size(self, value: int) -> None:
+        queue = self._queue()
+        if queue is not None and not queue.ready and value:
+            queue.size = value  # checked when the queue is enabled
+
+    def _set_queue_vector(self, value: int) -> None:
+        if self._queue() is not None:
+            self._queue_vectors[self._queue_select] = self._valid_vector(value)
+            self.device.queue_fds_changed(self._queue_select)
+
+    def _set_queue_enable(self, value: int) -> None:
+        queue = self._queue()
+        if queue is not None and value == 1 and not queue.ready:
+            self.device.queue_ready(queue.index)
+
+    def _set_queue_address(self, at: int, data: bytes) -> None:
+        queue = self._queue()
+        if queue is None or queue.ready:
+            return
+        name = _QUEUE_ADDRESSES[at & ~7]
+        address = bytearray(getattr(queue, name).to_bytes(8, "little"))
+        address[at % 8 : at % 8 + len(data)] = data
+        setattr(queue, name, int.from_bytes(address, "little"))
+
+    def _valid_vector(self, vector: int) -> int:
+        """§4.1.5.1.2.1: a vector the device does not have reads back as NO_VECTOR."""
+        return vector if vector < self._vectors else layout.NO_VECTOR
+
+    # --- notifications (§4.1.5.2) and interrupts (§4.1.5.3, §4.1.5.4) ---
+
+    def _kick(self, index: int) -> None:
+        lent = self._lent.get(index)
+        if lent is not None:
+            lent.kick()
+        elif index < len(self.device.queues):
+            self.device.kick(index)
+
+    def _read_isr(self) -> bytes:
+        """Reading acknowledges: the status is cleared and the line released (§4.1.4.5)."""
+        isr, self._isr = self._isr, 0
+        self.set_intx(False)
+        return isr.to_bytes(1, "little")
+
+    def _interrupt(self, vector: int, isr: int) -> bool:
+        if self.msix_enabled:
+            return vector != layout.NO_VECTOR and self.notify(vector)
+        self._isr |= isr
+        self.set_intx(True)
+        return True
+
+    # --- nic.device.Attachment: the device model's side ---
+
+    def config_interrupt(self) -> bool:
+        # Both bits, as QEMU's virtio_notify_config sets them.
+        return self._interrupt(self._config_vector, layout.ISR_CONFIG | layout.ISR_QUEUE)
+
+    def queue_interrupt(self, index: int) -> None:
+        self._interrupt(self._queue_vectors[index], layout.ISR_QUEUE)
+
+    def link_changed(self, up: bool) -> None:
+        """The link is in the device's config; the socket has no part in it."""
+
+    def needs_reset(self) -> None:
+        self.config_interrupt()  # §2.1.2: NEEDS_RESET is announced as a config change
+
+    def lend_queue(self, index: int) -> QueueFds | None:
+        lent = self._lent.get(index)
+        if lent is None:
+            lent = self._lent[index] = LentQueue(self.irq, lambda: self.queue_interrupt(index))
+        vector = self._queue_vectors[index]
+        direct = self.irq.msix_fd(vector) if self.msix_enabled and vector != layout.NO_VECTOR else None
+        return lent.fds(direct)
+
+    def reclaim_queue(self, index: int) -> None:
+        lent = self._lent.pop(index, None)
+        if lent is not None:
+            lent.close()
