@@ -1,0 +1,435 @@
+"""The back-end side of vhost-user without a socket: what a VM (UML, QEMU, DPDK's virtio-user) talks to.
+
+The socket shell (`vnic.attach.vhost_user`) feeds bytes and descriptors in and writes the returned bytes; the
+engine drives a virtio device and tells the shell, through `DeviceShell`, which descriptors to watch.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from vnic.protocol.frames import FrameError, Message, close_fds
+from vnic.protocol.vhost_user import messages as vu
+from vnic.protocol.vhost_user.interfaces import Device, DeviceShell
+from vnic.protocol.vhost_user.messages import ProtocolError
+from vnic.protocol.vhost_user.notices import ConfigNotices
+from vnic.protocol.vhost_user.ring import Ring, RingAddresses, check_channel, check_notifier
+from vnic.protocol.vhost_user.rings import DeviceRings, Later
+from vnic.virtio.constants import STATUS_ACKNOWLEDGE, STATUS_DRIVER, STATUS_DRIVER_OK, STATUS_FEATURES_OK
+from vnic.virtio.memory import GuestMemory, GuestMemoryError, MappedRegion
+
+log = logging.getLogger(__name__)
+
+MAX_MEM_SLOTS: Final = 32
+"""Regions that ADD_MEM_REG may build up; as libvhost-user's VHOST_USER_MAX_RAM_SLOTS on most machines."""
+
+PROTOCOL_FEATURES: Final = (
+    vu.P_MQ
+    | vu.P_RARP
+    | vu.P_REPLY_ACK
+    | vu.P_MTU
+    | vu.P_BACKEND_REQ
+    | vu.P_CONFIG
+    | vu.P_RESET_DEVICE
+    | vu.P_CONFIGURE_MEM_SLOTS
+    | vu.P_STATUS
+)
+"""What is offered. INBAND_NOTIFICATIONS is left out on purpose: a client that may use it (UML) then passes no kick
+and call descriptors at all, so that every notification would go through this engine and none could be handed to a
+vhost-user back-end. LOG_SHMFD is left out: nothing here logs dirty pages, so the VM cannot migrate."""
+
+DRIVER_RUNNING: Final = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK | STATUS_DRIVER_OK
+"""The status assumed while rings run, for clients that do not speak STATUS."""
+
+MIN_MTU: Final = 68  # virtio 1.2 §5.1.4.1
+NET_STATUS: Final = 6  # where the 16-bit link status lies in a network device's config space (§5.1.4)
+
+
+class Refused(Exception):
+    """A request that makes sense but is not served. The client hears of it if it asked for a reply."""
+
+
+class DeviceEngine:
+    """One connection of one front-end. `feed` is the only way in; `close`, then `release`, give everything back.
+
+    Every violation raises ProtocolError, after which the connection has to be closed. While `busy`, a message
+    waits for a back-end to let go of the guest's rings; nothing may be fed until `shell.resume`.
+    """
+
+    def __init__(self, device: Device, memory: GuestMemory, shell: DeviceShell, *, queue_pairs: int) -> None:
+        self._device = device
+        self._memory = memory
+        self._shell = shell
+        self._queue_pairs = queue_pairs
+        self._frames = vu.assembler()
+        self._messages: deque[Message] = deque()
+        self._protocol_features = 0
+        self.notices = ConfigNotices()
+        self._closed = False
+        self.busy = False
+        self.request_fd: int | None = None
+        self.rings = DeviceRings(device, memory, shell.watch_kick, self._rings_changed)
+
+    # --- Bytes ---------------------------------------------------------------------------------------------
+
+    @property
+    def wanted(self) -> int:
+        """Read at most so many bytes: header by header, payload by payload."""
+        return self._frames.wanted
+
+    @property
+    def pending(self) -> bool:
+        """A message has begun and is not complete."""
+        return self._frames.pending
+
+    def feed(self, data: bytes, fds: Sequence[int] = ()) -> bytes:
+        """Take one piece with its descriptors; returns the bytes to send back (often none)."""
+        try:
+            self._messages += self._frames.feed(data, fds)
+        except FrameError as error:
+            raise ProtocolError(str(error)) from None
+        return self._work()
+
+    def _work(self) -> bytes:
+        replies = b""
+        while self._messages and not self.busy:
+            replies += self._dispatch(self._messages.popleft())
+        return replies
+
+    def _dispatch(self, message: Message) -> bytes:
+        number, flags, _ = vu.HEADER.unpack(message.header)
+        row, handler = vu.REQUESTS.get(number), HANDLERS.get(number)
+        try:
+            if flags & vu.FLAG_REPLY:
+                raise ProtocolError(f"{vu.request_name(number)} marked as a reply")
+            if row is None or handler is None:
+                raise Refused(f"{vu.request_name(number)} is not supported")
+            row.check(len(message.payload), len(message.fds))
+            reply = handler(self, message)
+        except Refused as refusal:
+            if not self._wants_ack(flags) or (row is not None and row.replies):
+                raise ProtocolError(str(refusal)) from None
+            log.warning("vhost-user: %s", refusal)
+            return vu.encode(number, vu.U64.pack(1), vu.FLAG_REPLY)
+        except GuestMemoryError as error:
+            raise ProtocolError(f"{vu.request_name(number)}: {error}") from None
+        finally:
+            message.close()
+        if isinstance(reply, Later):
+            if not reply.done:
+                self.busy = True
+                reply.then = lambda: self._resolved(number, flags, reply.payload)
+                return b""
+            reply = reply.payload
+        return self._reply(number, flags, reply)
+
+    def _reply(self, number: int, flags: int, payload: bytes | None) -> bytes:
+        if payload is None:
+            if not self._wants_ack(flags):
+                return b""
+            payload = vu.U64.pack(0)
+        return vu.encode(number, payload, vu.FLAG_REPLY)
+
+    def _resolved(self, number: int, flags: int, payload: bytes | None) -> None:
+        """A message that waited is over, later than its `feed`."""
+        self.busy = False
+        if self._closed:
+            return
+        try:
+            replies = self._reply(number, flags, payload) + self._work()
+        except ProtocolError as error:
+            self._shell.failed(error)
+        else:
+            self._shell.resume(replies)
+
+    def _wants_ack(self, flags: int) -> bool:
+        return bool(flags & vu.FLAG_NEED_REPLY) and self.has(vu.P_REPLY_ACK)
+
+    # --- State the shell asks for ---------------------------------------------------------------------------
+
+    def has(self, protocol_feature: int) -> bool:
+        """Whether the client negotiated this protocol feature."""
+        return bool(self._protocol_features & protocol_feature)
+
+    @property
+    def running(self) -> bool:
+        """Whether the guest's driver uses the device: a ring runs and, where told, the status says DRIVER_OK."""
+        if self.has(vu.P_STATUS) and not self._device.status & STATUS_DRIVER_OK:
+            return False
+        return self.rings.running
+
+    def close(self) -> None:
+        """The connection is over: watch nothing, answer nothing. The rings' descriptors stay open for a back-end
+        that still has them, until `release`."""
+        self._closed = True
+        self.rings.unwatch()
+        self._set_request_fd(None)
+        self._frames.close()
+        for message in self._messages:
+            message.close()
+        self._messages.clear()
+
+    def release(self) -> None:
+        """Nobody touches the rings any more (VirtioDevice.detach is done): close their descriptors."""
+        self.rings.forget()
+
+    # --- Config space ---------------------------------------------------------------------------------------
+
+    def _get_config(self, message: Message) -> bytes:
+        # UML reads from offset 0 always, QEMU the whole space; the exact size is echoed.
+        offset, size = self._config_range(message, "GET_CONFIG")
+        data = self._device.read_config(offset, size)
+        if offset <= NET_STATUS and offset + size >= NET_STATUS + 2:
+            self.notices.read()
+        return message.payload[: vu.CONFIG.size] + data
+
+    def _set_config(self, message: Message) -> None:
+        offset, size = self._config_range(message, "SET_CONFIG")
+        if len(message.payload) != vu.CONFIG.size + size:
+            raise ProtocolError(f"SET_CONFIG of {size} bytes in a payload of {len(message.payload)}")
+        self._device.write_config(offset, message.payload[vu.CONFIG.size :])
+
+    def _config_range(self, message: Message, name: str) -> tuple[int, int]:
+        offset, size, _flags = vu.CONFIG.unpack_from(message.payload)
+        if offset + size > vu.MAX_CONFIG:
+            raise ProtocolError(f"{name} of {size} bytes at {offset}")
+        if len(message.payload) not in (vu.CONFIG.size, vu.CONFIG.size + size):
+            raise ProtocolError(f"{name} of {size} bytes in a payload of {len(message.payload)}")
+        return offset, size
+
+    def _set_backend_req_fd(self, message: Message) -> None:
+        check_channel(message.fds[0], "SET_BACKEND_REQ_FD")
+        self._set_request_fd(message.take()[0])
+
+    def _set_request_fd(self, fd: int | None) -> None:
+        old, self.request_fd = self.request_fd, fd
+        self._shell.requests_changed()
+        if old is not None:
+            close_fds((old,))
+
+    def take_notice(self) -> bytes | None:
+        """The CONFIG_CHANGE message to send now, if the guest is to be told of a change and can be.
+
+        Only while rings run: before that QEMU ends with SIGSEGV on it (seen with vhost-user-test-device), and
+        the driver reads the config space when it starts anyway.
+        """
+        if self.request_fd is None or not self.running or not self.has(vu.P_CONFIG):
+            return None
+        return vu.encode(vu.BACKEND_CONFIG_CHANGE) if self.notices.take() else None
+
+    # --- Features, status, reset ----------------------------------------------------------------------------
+
+    def _offered(self) -> int:
+        return self._device.host_features | vu.F_PROTOCOL_FEATURES
+
+    def _get_features(self, message: Message) -> bytes:
+        return vu.U64.pack(self._offered())
+
+    def _set_features(self, message: Message) -> None:
+        (features,) = vu.U64.unpack(message.payload)
+        surplus = features & ~self._offered()
+        if surplus:
+            raise ProtocolError(f"SET_FEATURES with {surplus:#x}, which was not offered")
+        self._device.set_features(features & ~vu.F_PROTOCOL_FEATURES)
+        if not features & vu.F_PROTOCOL_FEATURES:
+            # Specification, "Ring states": rings are then enabled from their start.
+            for ring in self.rings:
+                self.rings.enable(ring, True)
+            self._shell.negotiated()
+
+    def _get_protocol_features(self, message: Message) -> bytes:
+        return vu.U64.pack(PROTOCOL_FEATURES)
+
+    def _set_protocol_features(self, message: Message) -> None:
+        (features,) = vu.U64.unpack(message.payload)
+        surplus = features & ~PROTOCOL_FEATURES
+        if surplus:
+            raise ProtocolError(f"SET_PROTOCOL_FEATURES with {surplus:#x}, which was not offered")
+        self._protocol_features = features
+        self._shell.negotiated()
+
+    def _set_owner(self, message: Message) -> None:
+        """Nothing to do: the connection is the owner."""
+
+    def _reset(self, message: Message) -> Later:
+        """RESET_DEVICE, and RESET_OWNER, which old front-ends send in its place: rings stopped and disabled."""
+        self.rings.unwatch()
+        later = Later()
+
+        def done() -> None:
+            self.rings.forget()
+            self._rings_changed()
+            later.resolve()
+
+        self._device.reset(done)
+        return later
+
+    def _get_queue_num(self, message: Message) -> bytes:
+        # For a network device the number is that of queue pairs (QEMU net/vhost-user.c, DPDK virtio_user_dev.c).
+        return vu.U64.pack(self._queue_pairs)
+
+    def _set_status(self, message: Message) -> Later | None:
+        (status,) = vu.U64.unpack(message.payload)
+        if status > 0xFF:
+            raise ProtocolError(f"SET_STATUS with {status:#x}")
+        if status == 0:
+            return self._reset(message)
+        self._device.set_status(status)
+        self._shell.rings_changed()
+        return None
+
+    def _get_status(self, message: Message) -> bytes:
+        return vu.U64.pack(self._device.status)
+
+    def _net_set_mtu(self, message: Message) -> None:
+        (mtu,) = vu.U64.unpack(message.payload)
+        if not MIN_MTU <= mtu <= 0xFFFF:
+            raise Refused(f"NET_SET_MTU {mtu}")
+
+    def _send_rarp(self, message: Message) -> None:
+        """Sent after a migration, which cannot happen without LOG_SHMFD; tolerated."""
+
+    # --- Memory ---------------------------------------------------------------------------------------------
+
+    def _set_mem_table(self, message: Message) -> None:
+        count, _ = vu.MEM_TABLE.unpack_from(message.payload)
+        body = message.payload[vu.MEM_TABLE.size :]
+        # UML always sends two regions and counts those that are meant: a surplus is no fault.
+        if not 0 < count <= vu.MAX_FDS or len(body) < count * vu.MEM_REGION.size:
+            raise ProtocolError(f"SET_MEM_TABLE of {count} regions in {len(message.payload)} bytes")
+        if len(message.fds) != count:
+            raise ProtocolError(f"SET_MEM_TABLE of {count} regions with {len(message.fds)} descriptors")
+        regions: list[MappedRegion] = []
+        try:
+            for index, fd in enumerate(message.fds):
+                row = vu.MemRegion(*vu.MEM_REGION.unpack_from(body, index * vu.MEM_REGION.size))
+                regions.append(_map(row, fd))
+        except GuestMemoryError:
+            for region in regions:
+                region.close()
+            raise
+        self._memory.replace(list(regions))
+        self.rings.memory_replaced()
+
+    def _get_max_mem_slots(self, message: Message) -> bytes:
+        return vu.U64.pack(MAX_MEM_SLOTS)
+
+    def _add_mem_reg(self, message: Message) -> None:
+        if len(self._memory.regions) >= MAX_MEM_SLOTS:
+            raise ProtocolError(f"ADD_MEM_REG beyond {MAX_MEM_SLOTS} regions")
+        row = vu.MemRegion(*vu.SINGLE_REGION.unpack(message.payload)[1:])
+        self._memory.add(_map(row, message.fds[0]))
+        self.rings.memory_replaced()
+
+    def _rem_mem_reg(self, message: Message) -> None:
+        # Front-ends may send the region's descriptor along; the specification says to close it unused.
+        row = vu.MemRegion(*vu.SINGLE_REGION.unpack(message.payload)[1:])
+        self._memory.remove(row.guest_addr, row.size)
+        self.rings.memory_replaced()
+
+    # --- Rings ----------------------------------------------------------------------------------------------
+
+    def _set_vring_num(self, message: Message) -> Later | None:
+        index, size = vu.VRING_STATE.unpack(message.payload)
+        return self.rings.set_size(self.rings.find(index, "SET_VRING_NUM"), size)
+
+    def _set_vring_addr(self, message: Message) -> Later | None:
+        # The log address and its flag only matter to a device that logs; UML sends -1.
+        index, _flags, desc, used, avail, _log = vu.VRING_ADDR.unpack(message.payload)
+        ring = self.rings.find(index, "SET_VRING_ADDR")
+        return self.rings.set_addresses(ring, RingAddresses(desc, used, avail))
+
+    def _set_vring_base(self, message: Message) -> None:
+        """Checked, and not used: see DeviceRings.start_if_complete."""
+        index, base = vu.VRING_STATE.unpack(message.payload)
+        self.rings.find(index, "SET_VRING_BASE")
+        if base > 0xFFFF:
+            raise ProtocolError(f"SET_VRING_BASE {base:#x} for ring {index}")
+
+    def _get_vring_base(self, message: Message) -> Later:
+        index, _ = vu.VRING_STATE.unpack(message.payload)
+        return self.rings.get_base(self.rings.find(index, "GET_VRING_BASE"))
+
+    def _set_vring_kick(self, message: Message) -> None:
+        ring, fd = self._vring_fd(message, "SET_VRING_KICK")
+        if fd is None:
+            raise ProtocolError(
+                f"SET_VRING_KICK without a descriptor for ring {ring.index}: no ring is polled"
+            )
+        self.rings.set_kick(ring, fd)
+
+    def _set_vring_call(self, message: Message) -> None:
+        self.rings.set_call(*self._vring_fd(message, "SET_VRING_CALL"))
+
+    def _set_vring_err(self, message: Message) -> None:
+        ring, fd = self._vring_fd(message, "SET_VRING_ERR")
+        ring.replace_fd("err_fd", fd)
+
+    def _vring_fd(self, message: Message, name: str) -> tuple[Ring, int | None]:
+        """The ring that a KICK, CALL or ERR message names, and its descriptor, which is the caller's now."""
+        (value,) = vu.U64.unpack(message.payload)
+        ring = self.rings.find(value & vu.VRING_INDEX_MASK, name)
+        if value & ~(vu.VRING_INDEX_MASK | vu.VRING_NOFD):
+            raise ProtocolError(f"{name} with {value:#x}")
+        if bool(value & vu.VRING_NOFD) == bool(message.fds):
+            raise ProtocolError(f"{name} for ring {ring.index} with {len(message.fds)} descriptors")
+        if not message.fds:
+            return ring, None
+        check_notifier(message.fds[0], name)
+        return ring, message.take()[0]
+
+    def _set_vring_enable(self, message: Message) -> None:
+        index, enable = vu.VRING_STATE.unpack(message.payload)
+        if enable > 1:
+            raise ProtocolError(f"SET_VRING_ENABLE {enable} for ring {index}")
+        self.rings.enable(self.rings.find(index, "SET_VRING_ENABLE"), bool(enable))
+
+    def _rings_changed(self) -> None:
+        """Keep the device's status in step for clients without STATUS, then tell the shell."""
+        running = self.rings.running
+        if not self.has(vu.P_STATUS) and running != bool(self._device.status & STATUS_DRIVER_OK):
+            self._device.set_status(DRIVER_RUNNING if running else DRIVER_RUNNING & ~STATUS_DRIVER_OK)
+        if not running:
+            self.notices.driver_gone()
+        self._shell.rings_changed()
+
+
+def _map(row: vu.MemRegion, fd: int) -> MappedRegion:
+    return MappedRegion(row.guest_addr, row.size, fd, row.mmap_offset, user_addr=row.user_addr)
+
+
+Handler = Callable[[DeviceEngine, Message], "bytes | Later | None"]
+
+HANDLERS: Final[dict[int, Handler]] = {
+    vu.GET_FEATURES: DeviceEngine._get_features,
+    vu.SET_FEATURES: DeviceEngine._set_features,
+    vu.SET_OWNER: DeviceEngine._set_owner,
+    vu.RESET_OWNER: DeviceEngine._reset,
+    vu.SET_MEM_TABLE: DeviceEngine._set_mem_table,
+    vu.SET_VRING_NUM: DeviceEngine._set_vring_num,
+    vu.SET_VRING_ADDR: DeviceEngine._set_vring_addr,
+    vu.SET_VRING_BASE: DeviceEngine._set_vring_base,
+    vu.GET_VRING_BASE: DeviceEngine._get_vring_base,
+    vu.SET_VRING_KICK: DeviceEngine._set_vring_kick,
+    vu.SET_VRING_CALL: DeviceEngine._set_vring_call,
+    vu.SET_VRING_ERR: DeviceEngine._set_vring_err,
+    vu.GET_PROTOCOL_FEATURES: DeviceEngine._get_protocol_features,
+    vu.SET_PROTOCOL_FEATURES: DeviceEngine._set_protocol_features,
+    vu.GET_QUEUE_NUM: DeviceEngine._get_queue_num,
+    vu.SET_VRING_ENABLE: DeviceEngine._set_vring_enable,
+    vu.SEND_RARP: DeviceEngine._send_rarp,
+    vu.NET_SET_MTU: DeviceEngine._net_set_mtu,
+    vu.SET_BACKEND_REQ_FD: DeviceEngine._set_backend_req_fd,
+    vu.GET_CONFIG: DeviceEngine._get_config,
+    vu.SET_CONFIG: DeviceEngine._set_config,
+    vu.RESET_DEVICE: DeviceEngine._reset,
+    vu.GET_MAX_MEM_SLOTS: DeviceEngine._get_max_mem_slots,
+    vu.ADD_MEM_REG: DeviceEngine._add_mem_reg,
+    vu.REM_MEM_REG: DeviceEngine._rem_mem_reg,
+    vu.SET_STATUS: DeviceEngine._set_status,
+    vu.GET_STATUS: DeviceEngine._get_status,
+}
+"""SET_LOG_BASE and SET_LOG_FD are not here: LOG_SHMFD is not offered, and who sends them is refused."""

@@ -1,0 +1,93 @@
+"""What a front-end has told the device about one ring so far, with the descriptors it passed.
+
+`DeviceEngine` keeps one of these per queue; the ring itself lives in `vnic.virtio.queue.SplitQueue`.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import stat
+from typing import Final, NamedTuple
+
+from vnic.protocol.frames import close_fds
+from vnic.protocol.vhost_user.messages import ProtocolError
+
+DESC_BYTES: Final = 16
+"""Bytes of one descriptor (virtio 1.2 §2.7.5); the other two parts are sized by the same chapter."""
+
+
+class RingState(enum.Enum):
+    """The specification's states of a ring, apart from enabled/disabled, which is an axis of its own."""
+
+    STOPPED = enum.auto()
+    STARTED = enum.auto()
+
+
+class RingAddresses(NamedTuple):
+    """Where the ring's three parts are, in addresses of the front-end's own process."""
+
+    desc: int
+    used: int
+    avail: int
+
+    def spans(self, size: int) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+        """(address, bytes) of the descriptor table, the available and the used ring for `size` entries."""
+        return (
+            (self.desc, DESC_BYTES * size),
+            (self.avail, 6 + 2 * size),
+            (self.used, 6 + 8 * size),
+        )
+
+
+class Ring:
+    """One ring: STOPPED until it has a size, addresses and a kick descriptor, then STARTED until GET_VRING_BASE."""
+
+    __slots__ = ("addresses", "call_fd", "enabled", "err_fd", "index", "kick_fd", "size", "state")
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.state = RingState.STOPPED
+        self.enabled = False
+        self.size = 0
+        self.addresses: RingAddresses | None = None
+        self.kick_fd: int | None = None
+        self.call_fd: int | None = None
+        self.err_fd: int | None = None
+
+    @property
+    def running(self) -> bool:
+        """Started and enabled: the guest's driver really uses this ring."""
+        return self.state is RingState.STARTED and self.enabled
+
+    def replace_fd(self, name: str, fd: int | None) -> None:
+        """Put `fd` in the place of the descriptor `name`, which is closed."""
+        old: int | None = getattr(self, name)
+        setattr(self, name, fd)
+        if old is not None:
+            close_fds((old,))
+
+    def close(self) -> None:
+        """Close the three descriptors."""
+        for name in ("kick_fd", "call_fd", "err_fd"):
+            self.replace_fd(name, None)
+
+
+def check_notifier(fd: int, what: str) -> None:
+    """Refuse a descriptor that cannot serve as an eventfd, and make it non-blocking.
+
+    Clients pass eventfds, UML also socketpairs; epoll knows nothing of regular files and directories, and a
+    device node could do anything. O_NONBLOCK belongs to the open file that we share with the client: it is what
+    keeps a full counter or an empty pipe from stopping the loop.
+    """
+    kind = stat.S_IFMT(os.fstat(fd).st_mode)
+    if kind not in (0, stat.S_IFSOCK, stat.S_IFIFO):  # an eventfd is an anonymous inode without a type
+        raise ProtocolError(f"{what} with a descriptor that is no eventfd, pipe or socket")
+    os.set_blocking(fd, False)
+
+
+def check_channel(fd: int, what: str) -> None:
+    """Refuse a descriptor that is no socket as the channel for back-end requests; make it non-blocking."""
+    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+        raise ProtocolError(f"{what} with a descriptor that is no socket")
+    os.set_blocking(fd, False)

@@ -1,0 +1,224 @@
+"""The device engine's rings: when each starts and stops, and which descriptors it has.
+
+`DeviceEngine` unpacks a message and calls one method here; the device model is told from here alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from vnic.protocol.vhost_user.messages import ProtocolError
+from vnic.protocol.vhost_user.ring import Ring, RingAddresses, RingState
+from vnic.virtio.memory import GuestMemory
+from vnic.virtio.queue import SplitQueue
+
+
+class RingDevice(Protocol):
+    """What rings need of the device model (vnic.nic.device.VirtioDevice)."""
+
+    queues: list[SplitQueue]
+
+    def queue_ready(self, index: int, base: int | None = None) -> bool: ...
+    def queue_stopped(self, index: int, done: Callable[[int], None] | None = None) -> None: ...
+    def queue_enabled(self, index: int, enabled: bool) -> None: ...
+    def queue_fds_changed(self, index: int) -> None: ...
+
+
+class Later:
+    """The end of a message that waits until a back-end has let go of a ring (VirtioDevice.queue_stopped)."""
+
+    __slots__ = ("done", "payload", "then")
+
+    def __init__(self) -> None:
+        self.done = False
+        self.payload: bytes | None = None
+        self.then: Callable[[], None] | None = None
+
+    def resolve(self, payload: bytes | None = None) -> None:
+        """It is over; `payload` is the reply's, None for a message without a reply of its own."""
+        self.done = True
+        self.payload = payload
+        if self.then is not None:
+            self.then()
+
+
+class DeviceRings:
+    """All rings of one connection.
+
+    `watch_kick(index, fd)` makes the shell serve a ring's kicks (None: stop that); `changed()` runs after a ring
+    was started, stopped, enabled or disabled.
+    """
+
+    def __init__(
+        self,
+        device: RingDevice,
+        memory: GuestMemory,
+        watch_kick: Callable[[int, int | None], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self._device = device
+        self._memory = memory
+        self._watch_kick = watch_kick
+        self._changed = changed
+        self._rings = [Ring(index) for index in range(len(device.queues))]
+
+    def __iter__(self) -> Iterator[Ring]:
+        return iter(self._rings)
+
+    def __getitem__(self, index: int) -> Ring:
+        return self._rings[index]
+
+    def find(self, index: int, name: str) -> Ring:
+        """The ring a message names; ProtocolError if the device has no such ring."""
+        if index >= len(self._rings):
+            raise ProtocolError(f"{name} for ring {index}, of {len(self._rings)}")
+        return self._rings[index]
+
+    @property
+    def running(self) -> bool:
+        """Whether any ring is started and enabled."""
+        return any(ring.running for ring in self._rings)
+
+    # --- Set-up ---------------------------------------------------------------------------------------------
+
+    def set_size(self, ring: Ring, size: int) -> Later | None:
+        """SET_VRING_NUM."""
+        if not 0 < size <= self._device.queues[ring.index].max_size or size & (size - 1):
+            raise ProtocolError(f"SET_VRING_NUM {size} for ring {ring.index}")
+        if ring.running and ring.size == size:
+            return None
+        return self._set_up(ring, size, ring.addresses)
+
+    def set_addresses(self, ring: Ring, addresses: RingAddresses) -> Later | None:
+        """SET_VRING_ADDR."""
+        if ring.running and ring.addresses == addresses:
+            return None
+        return self._set_up(ring, ring.size, addresses)
+
+    def _set_up(self, ring: Ring, size: int, addresses: RingAddresses | None) -> Later | None:
+        """Set a ring up, from the beginning if it was started.
+
+        UML lets its driver go with ENABLE 0 alone, frees the rings, and later sets them up again, perhaps at the
+        same place: so what is told of a started ring that is not in use makes it wait for its kick descriptor.
+        """
+        if ring.state is RingState.STOPPED:
+            ring.size, ring.addresses = size, addresses
+            self.start_if_complete(ring)
+            return None
+        later = Later()
+
+        def stopped(_base: int) -> None:
+            ring.replace_fd("kick_fd", None)
+            ring.size, ring.addresses = size, addresses
+            later.resolve()
+
+        self.stop(ring, stopped)
+        return later
+
+    def set_kick(self, ring: Ring, fd: int) -> None:
+        """SET_VRING_KICK: the ring owns `fd` now, and starts if it was stopped."""
+        if ring.state is RingState.STOPPED:
+            ring.replace_fd("kick_fd", fd)
+            self.start_if_complete(ring)
+            return
+        self._watch_kick(ring.index, None)  # before it is closed: the watcher may not outlive the descriptor
+        ring.replace_fd("kick_fd", fd)
+        self._watch_kick(ring.index, fd)
+        self._device.queue_fds_changed(ring.index)
+
+    def set_call(self, ring: Ring, fd: int | None) -> None:
+        """SET_VRING_CALL: the ring owns `fd` now. QEMU replaces it several times while the ring runs."""
+        ring.replace_fd("call_fd", fd)
+        if ring.state is RingState.STARTED:
+            self._device.queue_fds_changed(ring.index)
+
+    def enable(self, ring: Ring, enabled: bool) -> None:
+        """SET_VRING_ENABLE, at any time."""
+        if ring.enabled == enabled:
+            return
+        ring.enabled = enabled
+        if ring.state is RingState.STARTED:
+            self._device.queue_enabled(ring.index, enabled)
+            self._changed()
+
+    # --- Start and stop -------------------------------------------------------------------------------------
+
+    def start_if_complete(self, ring: Ring) -> None:
+        """Start a stopped ring once size, addresses, kick and memory are here, in whatever order they came.
+
+        The ring goes on at used.idx: every chain taken is returned in order before a ring stops, so that is the
+        truth, while the base that a front-end remembers lags behind when a connection was cut (seen with QEMU).
+        """
+        if ring.state is RingState.STARTED or ring.kick_fd is None or ring.addresses is None or not ring.size:
+            return
+        if not self._memory.regions:
+            return
+        queue = self._device.queues[ring.index]
+        desc, avail, used = self._locate(ring)
+        queue.size, queue.desc, queue.avail, queue.used = ring.size, desc, avail, used
+        ring.state = RingState.STARTED
+        self._device.queue_enabled(ring.index, ring.enabled)
+        if not self._device.queue_ready(ring.index):
+            raise ProtocolError(f"ring {ring.index} cannot be used where it was placed")
+        self._watch_kick(ring.index, ring.kick_fd)
+        self._changed()
+
+    def _locate(self, ring: Ring) -> tuple[int, int, int]:
+        """The guest addresses of descriptor table, available and used ring. Raises GuestMemoryError."""
+        assert ring.addresses is not None
+        spans = ring.addresses.spans(ring.size)
+        desc, avail, used = (self._memory.user_to_guest(address, length) for address, length in spans)
+        return desc, avail, used
+
+    def stop(self, ring: Ring, done: Callable[[int], None]) -> None:
+        """Stop a ring; `done(base)` runs when nothing touches it any more, at once if it was stopped."""
+        if ring.state is RingState.STOPPED:
+            done(self._device.queues[ring.index].last_avail)
+            return
+        ring.state = RingState.STOPPED
+        self._watch_kick(ring.index, None)
+        if not ring.enabled:
+            # Its memory may have been freed since (see _set_up): not even the flags are written back.
+            self._device.queues[ring.index].invalidate()
+        self._device.queue_stopped(ring.index, done)
+        self._changed()
+
+    def get_base(self, ring: Ring) -> Later:
+        """GET_VRING_BASE: stop the ring and resolve with its avail index (u16), and forget its descriptors, as
+        libvhost-user and DPDK do: a restart brings new ones."""
+        later = Later()
+
+        def stopped(base: int) -> None:
+            ring.replace_fd("kick_fd", None)
+            ring.replace_fd("call_fd", None)
+            later.resolve(base.to_bytes(8, "little"))
+
+        self.stop(ring, stopped)
+        return later
+
+    def memory_replaced(self) -> None:
+        """The memory table is another one: started rings must still lie in it, and where they were."""
+        for ring in self._rings:
+            if ring.state is not RingState.STARTED:
+                self.start_if_complete(ring)
+                continue
+            queue = self._device.queues[ring.index]
+            if self._locate(ring) != (queue.desc, queue.avail, queue.used):
+                raise ProtocolError(f"a memory table that moves ring {ring.index} while it runs")
+
+    def forget(self) -> None:
+        """After a reset or the end of the connection: everything stopped, disabled and closed."""
+        for ring in self._rings:
+            self._watch_kick(ring.index, None)
+            ring.close()
+            ring.state = RingState.STOPPED
+            ring.enabled = False
+            ring.size = 0
+            ring.addresses = None
+
+    def unwatch(self) -> Sequence[Ring]:
+        """Serve no kicks any more, while the descriptors stay open for a back-end that still has the rings."""
+        for ring in self._rings:
+            self._watch_kick(ring.index, None)
+        return self._rings
