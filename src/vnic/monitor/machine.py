@@ -76,7 +76,8 @@ class MonitoredMachine(Protocol):
 
     def netdev_add(self, options: msgspec.Struct) -> None: ...
 
-    def netdev_del(self, netdev_id: str) -> None: ...
+    def netdev_del(self, netdev_id: str, by: str) -> None:
+        """`by` names who asked, for the journal."""
 
     def device_add(self, options: msgspec.Struct) -> None: ...
 
@@ -86,6 +87,9 @@ class MonitoredMachine(Protocol):
     def chardevs(self) -> Sequence[ChardevInfo]: ...
 
     def chardev_add(self, chardev_id: str, options: msgspec.Struct) -> None: ...
+
+    def chardev_add_flat(self, tree: dict[str, object]) -> None:
+        """Create a chardev from the flat form of -chardev (`backend`, `id`, `path`, …), all leaves being strings."""
 
     def chardev_remove(self, chardev_id: str) -> None: ...
 

@@ -83,7 +83,7 @@ def _deeper(indent: str | None) -> str | None:
 
 
 def _join(brackets: str, items: list[str], indent: str | None) -> str:
-    opening, closing = brackets
+    opening, closing = brackets[0], brackets[1]
     if indent is None:
         return opening + ", ".join(items) + closing
     # QEMU breaks the line even between the brackets of an empty object.

@@ -1,0 +1,9 @@
+"""What can be asked over QMP. To add a command, write its arguments' Struct and its function in one of these files.
+
+`control` is about the monitor itself, `net` about NICs, back-ends and links, `machine` about the rest.
+"""
+
+from . import control, machine, net
+from .table import COMMANDS, Caller, Command
+
+__all__ = ["COMMANDS", "Caller", "Command", "control", "machine", "net"]

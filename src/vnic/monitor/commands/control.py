@@ -1,0 +1,78 @@
+"""Commands about the monitor itself (qapi/control.json, introspect.json): negotiation, versions, what there is."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from vnic.net.errors import COMMAND_NOT_FOUND, NetError
+
+from ..events import EVENTS
+from ..hmp import run_line
+from ..schema.introspect import Introspection
+from ..schema.shapes import shape_of
+from ..version import VersionInfo, version
+from .table import COMMANDS, Caller, command
+
+
+class QmpCapabilities(msgspec.Struct):
+    enable: list[Literal["oob"]] = []
+
+
+@command("qmp_capabilities")
+def qmp_capabilities(caller: Caller, args: QmpCapabilities) -> None:
+    """Leave negotiation mode (monitor/qmp-cmds-control.c). No capability is offered, so none can be enabled."""
+    if caller.negotiated:
+        raise NetError("Capabilities negotiation is already complete, command ignored", COMMAND_NOT_FOUND)
+    if args.enable:
+        raise NetError(f"Capability {', '.join(args.enable)} not available")
+    caller.negotiated = True
+
+
+@command("query-version")
+def query_version(caller: Caller) -> VersionInfo:
+    """vnic's own version; `package` tells that this is no QEMU."""
+    return version()
+
+
+class CommandInfo(msgspec.Struct):
+    name: str
+
+
+@command("query-commands")
+def query_commands(caller: Caller) -> list[CommandInfo]:
+    return [CommandInfo(name) for name in sorted(COMMANDS)]
+
+
+class SchemaInfo(msgspec.Struct, rename="kebab"):
+    """SchemaInfo, without the branches that its meta-type selects."""
+
+    name: str
+    meta_type: Literal["builtin", "enum", "array", "object", "alternate", "command", "event"]
+
+
+@command("query-qmp-schema", returns=list[SchemaInfo])
+def query_qmp_schema(caller: Caller) -> list[dict[str, object]]:
+    """What is implemented, for clients that ask before they use."""
+    introspection = Introspection()
+    for name in sorted(COMMANDS):
+        entry = COMMANDS[name]
+        introspection.command(name, entry.arguments_shape(caller.machine), entry.returns_shape())
+    for name in sorted(EVENTS):
+        data = EVENTS[name]
+        introspection.event(name, None if data is None else shape_of(data))
+    return introspection.entries()
+
+
+class HumanMonitorCommand(msgspec.Struct, rename="kebab"):
+    command_line: str
+    cpu_index: int | None = None
+
+
+@command("human-monitor-command")
+def human_monitor_command(caller: Caller, args: HumanMonitorCommand) -> str:
+    """One HMP line; what it prints is returned, errors too."""
+    if args.cpu_index is not None:
+        raise NetError("Parameter 'cpu-index' expects a CPU number")
+    return run_line(caller, args.command_line)

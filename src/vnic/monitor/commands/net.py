@@ -1,0 +1,88 @@
+"""Commands about NICs, back-ends and links: QEMU's (qapi/net.json) and vnic's own."""
+
+from __future__ import annotations
+
+import msgspec
+
+from vnic.net.announce import AnnounceParameters
+
+from ..machine import MonitoredMachine
+from ..schema import netdev_options
+from ..schema.shapes import Shape
+from ..types import LinkChange, LinkInfo, RxFilterInfo
+from .table import Caller, command
+
+
+class SetLink(msgspec.Struct):
+    name: str
+    up: bool
+
+
+@command("set_link")
+def set_link(caller: Caller, args: SetLink) -> None:
+    """Pull the cable out, or plug it in: of a NIC, or of a netdev and of the NIC behind it."""
+    caller.machine.network.set_link(args.name, args.up, caller.who)
+
+
+def _netdev(machine: MonitoredMachine) -> Shape:
+    return netdev_options(machine.netdev_types)
+
+
+@command("netdev_add", arguments=_netdev)
+def netdev_add(caller: Caller, args: msgspec.Struct) -> None:
+    caller.machine.netdev_add(args)
+
+
+class NetdevDel(msgspec.Struct):
+    id: str
+
+
+@command("netdev_del")
+def netdev_del(caller: Caller, args: NetdevDel) -> None:
+    caller.machine.netdev_del(args.id, caller.who)
+
+
+class AnnounceSelf(msgspec.Struct):
+    """AnnounceParameters; times in milliseconds."""
+
+    initial: int
+    max: int
+    rounds: int
+    step: int
+    interfaces: list[str] | None = None
+    id: str = ""
+
+
+@command("announce-self")
+def announce_self(caller: Caller, args: AnnounceSelf) -> None:
+    interfaces = None if args.interfaces is None else tuple(args.interfaces)
+    caller.machine.network.announce_self(
+        AnnounceParameters(args.initial, args.max, args.rounds, args.step, interfaces, args.id)
+    )
+
+
+class MaybeName(msgspec.Struct):
+    name: str | None = None
+
+
+@command("query-rx-filter", returns=list[RxFilterInfo])
+def query_rx_filter(caller: Caller, args: MaybeName) -> list[dict[str, object]]:
+    return caller.machine.network.query_rx_filter(args.name)
+
+
+@command("query-links", returns=list[LinkInfo])
+def query_links(caller: Caller, args: MaybeName) -> list[dict[str, object]]:
+    """How each link is, every reason that keeps it down, and what the guest saw of it."""
+    return caller.machine.network.query_links(args.name)
+
+
+class QueryLinkLog(msgspec.Struct, rename="kebab"):
+    name: str | None = None
+    limit: int | None = None
+    after_id: int | None = None
+
+
+@command("query-link-log", returns=list[LinkChange])
+def query_link_log(caller: Caller, args: QueryLinkLog) -> list[dict[str, object]]:
+    """The journal, oldest first; with `after-id`, what came after that change."""
+    return caller.machine.network.query_link_log(args.name, args.limit, args.after_id)

@@ -1,0 +1,77 @@
+"""The events that clients may hear, by name, with the type of their data; None: they carry none.
+
+Whoever has one to tell calls `Network.emit`; the monitor's server sends it to every negotiated QMP client.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from .machine import ShutdownCause
+from .types import Cause, SocketAddress, UpDown
+
+
+class LinkChanged(msgspec.Struct):
+    """vnic's own: a link went up or down."""
+
+    name: str
+    link: UpDown
+    id: int
+    cause: Cause
+
+
+class LinkSeen(msgspec.Struct, rename="kebab"):
+    """vnic's own: the guest read the new state from its device."""
+
+    name: str
+    link: UpDown
+    id: int
+    latency_us: int
+
+
+class NicRxFilterChanged(msgspec.Struct):
+    path: str
+    name: str | None = None
+
+
+class NetdevStreamConnected(msgspec.Struct, rename="kebab"):
+    netdev_id: str
+    addr: SocketAddress
+
+
+class NetdevStreamDisconnected(msgspec.Struct, rename="kebab"):
+    netdev_id: str
+
+
+class NetdevVhostUserConnected(msgspec.Struct, rename="kebab"):
+    netdev_id: str
+    chardev_id: str
+
+
+class NetdevVhostUserDisconnected(msgspec.Struct, rename="kebab"):
+    netdev_id: str
+
+
+class DeviceDeleted(msgspec.Struct):
+    path: str
+    device: str | None = None
+
+
+class Shutdown(msgspec.Struct):
+    guest: bool
+    reason: ShutdownCause
+
+
+EVENTS: dict[str, type[msgspec.Struct] | None] = {
+    "LINK_CHANGED": LinkChanged,
+    "LINK_SEEN": LinkSeen,
+    "NIC_RX_FILTER_CHANGED": NicRxFilterChanged,
+    "NETDEV_STREAM_CONNECTED": NetdevStreamConnected,
+    "NETDEV_STREAM_DISCONNECTED": NetdevStreamDisconnected,
+    "NETDEV_VHOST_USER_CONNECTED": NetdevVhostUserConnected,
+    "NETDEV_VHOST_USER_DISCONNECTED": NetdevVhostUserDisconnected,
+    "DEVICE_DELETED": DeviceDeleted,
+    "STOP": None,
+    "RESUME": None,
+    "SHUTDOWN": Shutdown,
+}

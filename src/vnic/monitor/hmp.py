@@ -1,0 +1,177 @@
+"""The human monitor's language: a line to a command of `hmp_commands`, and its text (QEMU's monitor/hmp.c).
+
+`run_line` serves human-monitor-command and the lines of `-monitor`. Arguments are described by QEMU's own strings:
+`name:s,up:b` is a word and an on|off; `?` makes one optional, `S` is the rest of the line.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+from vnic.net.errors import NetError
+
+if TYPE_CHECKING:
+    from .commands.table import Caller
+
+log = logging.getLogger(__name__)
+
+Arguments: TypeAlias = dict[str, str]
+Run: TypeAlias = "Callable[[Caller, Arguments], str | None]"
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+@dataclass(frozen=True, slots=True)
+class HmpCommand:
+    """One command; `name` may be followed by short forms: `quit|q`."""
+
+    name: str
+    arguments: tuple[tuple[str, str], ...]
+    """Names and types, in order."""
+    synopsis: str
+    help: str
+    run: Run
+
+    @property
+    def names(self) -> list[str]:
+        return self.name.split("|")
+
+    def help_line(self, prefix: str = "") -> str:
+        return f"{prefix}{self.name} {self.synopsis} -- {self.help}\n"
+
+
+COMMANDS: list[HmpCommand] = []
+INFO: list[HmpCommand] = []
+"""The subcommands of `info`."""
+
+
+def hmp(name: str, arguments: str, synopsis: str, help_: str) -> Callable[[Function], Function]:
+    """Enter a function `(caller, arguments) -> text or None`; a name that begins with `info ` is a subcommand."""
+
+    def enter(run: Function) -> Function:
+        parts = tuple(
+            (each.partition(":")[0], each.partition(":")[2]) for each in arguments.split(",") if each
+        )
+        info = name.startswith("info ")
+        table = INFO if info else COMMANDS
+        table.append(HmpCommand(name.removeprefix("info "), parts, synopsis, help_, run))
+        table.sort(key=lambda command: command.name)
+        return run
+
+    return enter
+
+
+class UsageError(Exception):
+    """The arguments were no good: `str()` is printed (if anything), then where to find help."""
+
+
+def run_line(caller: Caller, line: str) -> str:
+    """Run one line; what it prints, with "\\r\\n" line ends."""
+    return _run(caller, line).replace("\n", "\r\n")
+
+
+def _run(caller: Caller, line: str) -> str:
+    line = line.lstrip()
+    if not line:
+        return ""
+    found, at = _find(COMMANDS, line, 0)
+    if found is not None and found.name == "info" and line[at:].strip():
+        found, at = _find(INFO, line, at)
+    typed = line[:at].rstrip()
+    if found is None:
+        return f"unknown command: '{typed}'\n"
+    try:
+        return found.run(caller, _arguments(found, line[at:])) or ""
+    except UsageError as error:
+        text = f"{error}\n" if str(error) else ""
+        return f'{text}Try "help {typed}" for more information\n'
+    except NetError as error:
+        return f"Error: {error.desc}\n"
+
+
+def _find(table: list[HmpCommand], line: str, start: int) -> tuple[HmpCommand | None, int]:
+    """The command whose name stands at `start`, and the position behind the name (get_command_name)."""
+    while start < len(line) and line[start].isspace():
+        start += 1
+    end = start
+    while end < len(line) and not line[end].isspace() and line[end] != "/":
+        end += 1
+    name = line[start:end]
+    return next((command for command in table if name in command.names), None), end
+
+
+# -- arguments (monitor/hmp.c: monitor_parse_arguments) ----------------------------------------------------------
+
+
+def _arguments(command: HmpCommand, text: str) -> Arguments:
+    values: Arguments = {}
+    for name, kind in command.arguments:
+        text = text.lstrip()
+        if kind.endswith("?") and not text:
+            continue
+        match kind[0]:
+            case "s":
+                value, text = _word(command, text)
+            case "O":  # an option string; what must be in it is for the command to say
+                value, text = _word(command, text) if text else ("", "")
+            case "S":
+                if not text:
+                    raise UsageError(f"{command.name}: string expected")
+                value, text = text, ""
+            case _:
+                assert kind == "b", kind
+                value, _, text = text.partition(" ")
+                if value not in ("on", "off"):
+                    raise UsageError("Expected 'on' or 'off'")
+        values[name] = value
+    if text.strip():
+        raise UsageError(f"{command.name}: extraneous characters at the end of line")
+    return values
+
+
+_ESCAPES = {"n": "\n", "r": "\r", "\\": "\\", "'": "'", '"': '"'}
+
+
+def _word(command: HmpCommand, text: str) -> tuple[str, str]:
+    """A word, or a string in double quotes, and the text behind it (get_str)."""
+    if not text.startswith('"'):
+        words = text.split(None, 1)
+        if not words:
+            raise UsageError(f"{command.name}: string expected")
+        return words[0], words[1] if len(words) == 2 else ""
+    value = []
+    at = 1
+    while at < len(text) and text[at] != '"':
+        char = text[at]
+        if char == "\\":
+            at += 1
+            escaped = text[at : at + 1]
+            if escaped not in _ESCAPES:
+                log.warning("monitor: unsupported escape code: '\\%s'", escaped)
+                raise UsageError(f"{command.name}: string expected")
+            char = _ESCAPES[escaped]
+        value.append(char)
+        at += 1
+    if at >= len(text):
+        log.warning("monitor: unterminated string")
+        raise UsageError(f"{command.name}: string expected")
+    return "".join(value), text[at + 1 :]
+
+
+# -- help (monitor/hmp.c: help_cmd) -----------------------------------------------------------------------------
+
+
+def help_text(topic: list[str]) -> str:
+    """All commands, or the one of that name (`["info", "network"]`), or the subcommands of info."""
+    if not topic:
+        return "".join(command.help_line() for command in COMMANDS)
+    table, prefix = (INFO, "info ") if topic[0] == "info" else (COMMANDS, "")
+    if topic == ["info"]:
+        return "".join(command.help_line(prefix) for command in table)
+    name = topic[1] if prefix else topic[0]
+    for command in table:
+        if name in command.names:
+            return command.help_line(prefix)
+    return f"unknown command: '{' '.join(topic)}'\n"

@@ -1,0 +1,200 @@
+"""The commands of the human monitor. Texts are QEMU's (hmp-commands.hx, net/net-hmp-cmds.c) where QEMU has them.
+
+To add one, write its function here; the decorator takes its name, arguments, synopsis and help.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import cast
+
+import msgspec
+
+from vnic.net.announce import AnnounceParameters
+from vnic.net.errors import NetError
+from vnic.protocol import keyval
+
+from .commands.table import Caller
+from .hmp import Arguments, UsageError, help_text, hmp
+from .machine import RunState, ShutdownCause
+from .schema import convert_to_shape, device_options, netdev_options, object_options
+from .schema.shapes import Shape
+from .version import version
+
+log = logging.getLogger(__name__)
+
+
+@hmp("help|?", "name:S?", "[cmd]", "show the help")
+def help_(caller: Caller, args: Arguments) -> str:
+    return help_text(args.get("name", "").split())
+
+
+@hmp("info", "item:s?", "[subcommand]", "show various information about the system state")
+def info(caller: Caller, args: Arguments) -> str:
+    return help_text(["info"])
+
+
+# -- links ------------------------------------------------------------------------------------------------------
+
+
+@hmp("set_link", "name:s,up:b", "name on|off", "change the link status of a network adapter")
+def set_link(caller: Caller, args: Arguments) -> None:
+    caller.machine.network.set_link(args["name"], args["up"] == "on", caller.who)
+
+
+@hmp("announce_self", "interfaces:s?,id:s?", "[interfaces] [id]", "Trigger GARP/RARP announcements")
+def announce_self(caller: Caller, args: Arguments) -> None:
+    interfaces = tuple(args["interfaces"].split(",")) if "interfaces" in args else None
+    caller.machine.network.announce_self(AnnounceParameters(interfaces=interfaces, id=args.get("id", "")))
+
+
+@hmp("info network", "", "", "show the network state")
+def info_network(caller: Caller, args: Arguments) -> str:
+    return caller.machine.info_network()
+
+
+@hmp("info links", "name:s?", "[name]", "show the links: their state, why they are down, what the guest saw")
+def info_links(caller: Caller, args: Arguments) -> str:
+    lines = []
+    for link in caller.machine.network.query_links(args.get("name")):
+        lines.append(f"{link['name']}: type={link['type']},model={link['model']},link={link['link']}")
+        lines.append(f",operstate={link['operstate']}")
+        if "peer" in link:
+            lines.append(f",peer={link['peer']}")
+        if "guest" in link:
+            lines.append(f",seen={cast('dict[str, object]', link['guest'])['seen']}")
+        lines.append("\n")
+        for hold in cast("list[dict[str, object]]", link["holds"]):
+            lines.append(f"  - {hold['client']}: {hold['kind']} by {hold['by']}: {hold['text']}\n")
+    return "".join(lines)
+
+
+# -- things that come and go ------------------------------------------------------------------------------------
+
+
+def _options(text: str, implied: str, shape: Shape) -> msgspec.Struct:
+    """An option string, as on the command line, to the Struct of what it creates."""
+    tree, _ = keyval.parse(text, implied, short_booleans=True)
+    return cast(msgspec.Struct, convert_to_shape(shape, tree, strings=True))
+
+
+def _asks_for_help(text: str) -> bool:
+    return text.partition(",")[0] in ("help", "?")
+
+
+@hmp(
+    "netdev_add",
+    "netdev:O",
+    "[type=]type,id=str[,prop=value][,...]",
+    "add host network device",
+)
+def netdev_add(caller: Caller, args: Arguments) -> str | None:
+    types = caller.machine.netdev_types
+    text = args["netdev"]
+    if _asks_for_help(text):
+        return "Available netdev backend types:\n" + "".join(f"{name}\n" for name in types)
+    netdev_id = keyval.parse(text, "type", short_booleans=True)[0].get("id")
+    if isinstance(netdev_id, str):
+        try:
+            caller.machine.network.check_netdev_id(netdev_id)
+        except NetError as error:
+            # QEMU finds this while it parses the options, and says so on its stderr only.
+            log.warning("netdev_add: %s", error.desc)
+            raise UsageError from None
+    shape = dataclasses.replace(
+        netdev_options(types), unexpected=lambda _type, key: NetError(f"Invalid parameter '{key}'")
+    )
+    caller.machine.netdev_add(_options(text, "type", shape))
+    return None
+
+
+@hmp("netdev_del", "id:s", "id", "remove host network device")
+def netdev_del(caller: Caller, args: Arguments) -> None:
+    caller.machine.netdev_del(args["id"], caller.who)
+
+
+@hmp(
+    "device_add",
+    "device:O",
+    "driver[,prop=value][,...]",
+    "add device, like -device on the command line",
+)
+def device_add(caller: Caller, args: Arguments) -> str | None:
+    types = caller.machine.device_types
+    if _asks_for_help(args["device"]):
+        return "Network devices:\n" + "".join(f'name "{name}"\n' for name in types)
+    caller.machine.device_add(_options(args["device"], "driver", device_options(types)))
+    return None
+
+
+@hmp("device_del", "id:s", "device", "remove device")
+def device_del(caller: Caller, args: Arguments) -> None:
+    caller.machine.device_del(args["id"])
+
+
+@hmp("object_add", "object:S", "[qom-type=]type,id=str[,prop=value][,...]", "create QOM object")
+def object_add(caller: Caller, args: Arguments) -> None:
+    shape = object_options(caller.machine.object_types)
+    caller.machine.object_add(_options(args["object"], "qom-type", shape))
+
+
+@hmp("object_del", "id:s", "id", "destroy QOM object")
+def object_del(caller: Caller, args: Arguments) -> None:
+    caller.machine.object_del(args["id"])
+
+
+@hmp("chardev-add", "args:s", "args", "add chardev")
+def chardev_add(caller: Caller, args: Arguments) -> None:
+    tree, _ = keyval.parse(args["args"], "backend", short_booleans=True)
+    if not tree.get("id"):
+        raise NetError("chardev: no id specified")
+    caller.machine.chardev_add_flat(dict(tree))
+
+
+@hmp("chardev-remove", "id:s", "id", "remove chardev")
+def chardev_remove(caller: Caller, args: Arguments) -> None:
+    caller.machine.chardev_remove(args["id"])
+
+
+@hmp("info chardev", "", "", "show the character devices")
+def info_chardev(caller: Caller, args: Arguments) -> str:
+    return "".join(f"{each.label}: filename={each.filename}\n" for each in caller.machine.chardevs())
+
+
+# -- the machine ------------------------------------------------------------------------------------------------
+
+
+@hmp("info version", "", "", "show the version of vnic")
+def info_version(caller: Caller, args: Arguments) -> str:
+    told = version()
+    return f"{told.qemu.major}.{told.qemu.minor}.{told.qemu.micro}{told.package}\n"
+
+
+@hmp("info name", "", "", "show the current VM name")
+def info_name(caller: Caller, args: Arguments) -> str:
+    return f"{caller.machine.name}\n" if caller.machine.name else ""
+
+
+@hmp("info status", "", "", "show the current VM status (running|paused)")
+def info_status(caller: Caller, args: Arguments) -> str:
+    state = caller.machine.runstate
+    text = "running" if state is RunState.RUNNING else "paused"
+    if state not in (RunState.RUNNING, RunState.PAUSED):
+        text += f" ({state})"
+    return f"VM status: {text}\n"
+
+
+@hmp("stop|s", "", "", "stop emulation")
+def stop(caller: Caller, args: Arguments) -> None:
+    caller.machine.stop()
+
+
+@hmp("cont|c", "", "", "resume emulation")
+def cont(caller: Caller, args: Arguments) -> None:
+    caller.machine.cont()
+
+
+@hmp("quit|q", "", "", "quit the emulator")
+def quit_(caller: Caller, args: Arguments) -> None:
+    caller.machine.quit(ShutdownCause.HOST_QMP_QUIT)

@@ -1,0 +1,24 @@
+"""The version that clients are told, in the greeting, by query-version and by `info version`."""
+
+from __future__ import annotations
+
+import msgspec
+
+from vnic import __version__
+
+
+class VersionTriple(msgspec.Struct):
+    major: int
+    minor: int
+    micro: int
+
+
+class VersionInfo(msgspec.Struct):
+    qemu: VersionTriple
+    package: str
+
+
+def version() -> VersionInfo:
+    """vnic's version, where QEMU would tell its own; `package` is printed right behind it."""
+    major, minor, micro = (int(part) for part in __version__.split(".")[:3])
+    return VersionInfo(VersionTriple(major, minor, micro), " (vnic)")
