@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import mmap
 import platform
-import threading
+from _thread import allocate_lock
 
 from .constants import (
     AVAIL_ALIGN,
@@ -28,7 +28,7 @@ from .memory import GuestMemory, GuestMemoryError, Span
 MAX_CHAIN = 1024
 """The most descriptors in one chain, also by way of an indirect table (QEMU's VIRTQUEUE_MAX_SIZE)."""
 
-_fence_lock = threading.Lock()
+_fence_lock = allocate_lock()  # no thread is started here: the lock serves as a fence alone
 _FENCED = platform.machine() in ("x86_64", "AMD64")
 """Python has no memory fence. Taking a lock is one on x86-64 (facts: reorderings seen before it, none after); where
 that is not known, notifications are neither suppressed nor left out, which is always right (§2.7.7, §2.7.10)."""
@@ -96,6 +96,7 @@ class SplitQueue:
         """False: no side effects (vhost-user SET_VRING_ENABLE 0): TX is discarded, nothing is received."""
         self.indirect = False
         """VIRTIO_F_INDIRECT_DESC was negotiated."""
+        self.kicks_suppressed = False
         self._memory: GuestMemory | None = None
         self._unmap()
 
@@ -134,6 +135,7 @@ class SplitQueue:
         self.used_idx = self._used16[1]
         self.last_avail = self.used_idx if base is None else base & 0xFFFF
         self._used16[0] = 0
+        self.kicks_suppressed = False
         self.state = QueueState.RUNNING
 
     def stop(self) -> int:
@@ -350,6 +352,7 @@ class SplitQueue:
         """Ask the driver not to kick, or to kick again (§2.7.10). After False look at the ring once more: what was
         made available in between came without a kick."""
         if _FENCED and self._mapped:
+            self.kicks_suppressed = suppress
             self._used16[0] = USED_NO_NOTIFY if suppress else 0
             with _fence_lock:  # the store of used.flags before the load of avail.idx
                 pass

@@ -1,0 +1,295 @@
+"""The virtio-net device model: an Endpoint of its Nic on one side, a VirtioDevice for its transport on the other.
+
+`link_status_changed` is called by net/ for every link change and tells the guest (QEMU's
+virtio_net_set_link_status); what the guest reads of `status` is reported back as seen.
+"""
+
+from __future__ import annotations
+
+from ...dataplane.engine import Mode, PairEngine
+from ...dataplane.rings import PythonPair
+from ...net.client import Endpoint, Nic
+from ...net.errors import NetError
+from ...net.incoming import Frame
+from ...virtio.constants import ID_NET, STATUS_DRIVER_OK
+from ...virtio.features import VERSION_1
+from ...virtio.queue import SplitQueue
+from ..device import DataPath, RingTaker, VirtioDevice
+from . import features as f
+from .config import (
+    ANNOUNCE,
+    DUPLEX,
+    DUPLEX_UNKNOWN,
+    LINK_UP,
+    MAC_BYTES,
+    SPEED_UNKNOWN,
+    STATUS_AT,
+    STATUS_END,
+    NetConfig,
+    config_size,
+)
+from .control import ControlQueue
+from .rx_filter import RxFilter, mac_text
+
+QUEUE_SIZE = 1024
+"""The largest ring a driver may use (QEMU's VIRTQUEUE_MAX_SIZE)."""
+MAX_PAIRS = 0x8000
+MTU_RANGE = range(68, 65536)
+"""§5.1.4.1."""
+
+_MODES = {DataPath.DISCARD: Mode.DISCARD, DataPath.LOCAL: Mode.RUN}
+
+
+class VirtioNet(VirtioDevice, Endpoint):
+    """One virtio network device with `pairs` queue pairs and a control queue.
+
+    `speed` is in Mbit/s, `duplex` "half" or "full"; 0 and None leave a field, and its feature, out.
+    """
+
+    device_id = ID_NET
+    client: Nic
+
+    def __init__(
+        self,
+        pairs: int = 1,
+        *,
+        mtu: int = 0,
+        speed: int | None = None,
+        duplex: str | None = None,
+        queue_size: int = QUEUE_SIZE,
+    ) -> None:
+        """Raises NetError, with QEMU's text, for values that cannot be."""
+        if mtu and mtu not in MTU_RANGE:
+            raise NetError(f"'mtu' must be from {MTU_RANGE.start} to {MTU_RANGE.stop - 1}")
+        if duplex is not None and duplex not in DUPLEX:
+            raise NetError("'duplex' must be 'half' or 'full'")
+        if speed is not None and not 0 <= speed <= 0x7FFFFFFF:
+            raise NetError("'speed' must be between 0 and INT_MAX")
+        super().__init__([SplitQueue(index, queue_size) for index in range(2 * pairs + 1)])
+        self.pairs = pairs
+        self.filter = RxFilter()
+        self.config = NetConfig(
+            bytes(MAC_BYTES),
+            LINK_UP,
+            pairs,
+            mtu,
+            SPEED_UNKNOWN if speed is None else speed,
+            DUPLEX_UNKNOWN if duplex is None else DUPLEX[duplex],
+        )
+        self._own_features = (
+            f.ALWAYS
+            | (f.MQ if pairs > 1 else 0)
+            | (f.MTU if mtu else 0)
+            | (f.SPEED_DUPLEX if speed is not None or duplex is not None else 0)
+        )
+        self.config_size = config_size(self._own_features)
+        self._active_pairs = 1
+        self._look_scheduled = False
+        self._engines: list[PairEngine] = []
+
+    @property
+    def name(self) -> str:
+        return self.client.name
+
+    # -- Endpoint: what net/ asks -------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self.config.mac = self.client.mac
+        self.config.status = LINK_UP if self.client.link_up else 0
+        scheduler = self.client.network.scheduler
+        self._control = ControlQueue(self, scheduler)
+        self._engines = [
+            PythonPair(self, self.client, pair, self.queues[2 * pair], self.queues[2 * pair + 1], scheduler)
+            for pair in range(self.pairs)
+        ]
+        self.host_features = self.offer_features()
+        self.set_features(0)
+        self.filter.reset()
+
+    def link_status_changed(self) -> None:
+        """The guest is interrupted exactly when its status bit changes, and only after DRIVER_OK."""
+        up = self.client.link_up
+        status = (self.config.status & ~LINK_UP) | (LINK_UP if up else 0)
+        changed = status != self.config.status
+        self.config.status = status
+        if changed:
+            self.client.mark_notified()
+            if self.attachment is not None:
+                self.attachment.link_changed(up)
+            if self._notify_config():
+                self.client.mark_interrupt()
+        self.update_datapath()
+
+    def _notify_config(self) -> bool:
+        """virtio_notify_config of QEMU's hw/virtio/virtio.c."""
+        self.generation += 1
+        if not self.status & STATUS_DRIVER_OK or self.attachment is None:
+            return False
+        return self.attachment.config_interrupt()
+
+    def peer_changed(self) -> None:
+        if not self.status & STATUS_DRIVER_OK:
+            self.host_features = self.offer_features()
+        self.update_datapath()
+
+    def receive(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
+        return self._engines[queue].receive(frame, offload)
+
+    def sent(self, queue: int) -> None:
+        self._engines[queue].sent()
+
+    def announce(self) -> None:
+        """Ask the guest to announce itself (virtio_net_announce)."""
+        needed = f.GUEST_ANNOUNCE | f.CTRL_VQ
+        if self.driver_features & needed == needed:
+            self.config.status |= ANNOUNCE
+            self._notify_config()
+
+    def rx_filter(self) -> dict[str, object]:
+        return self.filter.info(self.config.mac, bool(self.driver_features & f.CTRL_VLAN))
+
+    def info_text(self, queue: int) -> str:
+        return "" if queue else f"model={self.client.model},macaddr={mac_text(self.config.mac)}"
+
+    def cleanup(self) -> None:
+        self.serve(DataPath.OFF)
+
+    # -- VirtioDevice: what the transport asks ------------------------------------------------------------------
+
+    def offer_features(self) -> int:
+        offered = self._own_features
+        peer = self.client.peer
+        if peer is not None and peer.endpoint.wants_offload:
+            offered |= f.OFFLOADS
+        taker = self.ring_taker()
+        if taker is not None and taker.ring_features is not None:
+            offered = (offered | f.OFFLOADS) & (taker.ring_features | ~f.OF_THE_RINGS)
+        return offered
+
+    def features_changed(self) -> None:
+        ring_format = f.ring_format(self.driver_features)
+        for engine in self._engines:
+            engine.set_format(ring_format)
+        self.wants_offload = ring_format.rx_offload
+        # Without VLAN filtering all pass (virtio_net_set_features).
+        self.filter.vlans = set() if self.driver_features & f.CTRL_VLAN else set(range(4096))
+
+    def driver_ok_changed(self, driver_ok: bool) -> None:
+        self.client.guest_driver_ok(driver_ok)
+        if driver_ok:
+            self.look_at_rings()
+
+    def reset_state(self) -> None:
+        """virtio_net_reset; the link stays as it is."""
+        self._active_pairs = 1
+        self.config.status &= ~ANNOUNCE
+        self.config.mac = self.client.mac
+        self.filter.reset()
+        self._show_filtering()
+
+    def read_config(self, offset: int, length: int) -> bytes:
+        """`length` bytes, ff behind the end. A driver in charge that reads `status` has seen the link."""
+        if offset < STATUS_END and offset + length > STATUS_AT and self.status & STATUS_DRIVER_OK:
+            self.client.mark_seen(bool(self.config.status & LINK_UP))
+        part = self.config.pack(self.config_size)[offset : offset + length]
+        return part + b"\xff" * (length - len(part))
+
+    def write_config(self, offset: int, data: bytes) -> None:
+        """Only a legacy driver without CTRL_MAC_ADDR sets its MAC like this (virtio_net_set_config)."""
+        if self.driver_features & (VERSION_1 | f.CTRL_MAC_ADDR) or offset >= MAC_BYTES:
+            return
+        mac = bytearray(self.config.mac)
+        end = min(offset + len(data), MAC_BYTES)
+        mac[offset:end] = data[: end - offset]
+        self.set_mac(bytes(mac))
+
+    def kick(self, index: int) -> None:
+        if index == self.control_index:
+            if self.status & STATUS_DRIVER_OK:
+                self._control.kick(self.queues[index])
+        elif self.is_data_queue(index):
+            engine = self._engines[index // 2]
+            if index & 1:
+                engine.kick_tx()
+            else:
+                engine.kick_rx()
+
+    # -- rings --------------------------------------------------------------------------------------------------
+
+    @property
+    def control_index(self) -> int:
+        """§5.1.2: behind all pairs where MQ was negotiated, else behind the first."""
+        return 2 * self.pairs if self.driver_features & f.MQ else 2
+
+    @property
+    def active_pairs(self) -> int:
+        """The pairs that carry packets: one, without MQ; as many as the driver set with the control queue; all,
+        where a vhost-user client keeps the control queue to itself and enables rings instead."""
+        if not self.driver_features & f.MQ:
+            return 1
+        return self._active_pairs if self.driver_features & f.CTRL_VQ else self.pairs
+
+    def is_data_queue(self, index: int) -> bool:
+        return index < 2 * self.active_pairs and index != self.control_index
+
+    def ring_taker(self) -> RingTaker | None:
+        peer = self.client.peer
+        return peer.endpoint if peer is not None and isinstance(peer.endpoint, RingTaker) else None
+
+    def wanted_datapath(self) -> DataPath:
+        """virtio_net_started of QEMU's virtio-net.c."""
+        if not self.status & STATUS_DRIVER_OK:
+            return DataPath.OFF
+        return DataPath.LOCAL if self.config.status & LINK_UP else DataPath.DISCARD
+
+    def serve(self, datapath: DataPath) -> None:
+        mode = _MODES.get(datapath, Mode.OFF)
+        for pair, engine in enumerate(self._engines):
+            engine.set_mode(mode if pair < self.active_pairs else Mode.OFF)
+
+    def look_at_rings(self) -> None:
+        if not self._look_scheduled:
+            self._look_scheduled = True
+            self.client.network.scheduler.call_soon(self._look)
+
+    def _look(self) -> None:
+        self._look_scheduled = False
+        for queue in self.queues:
+            if queue.ready:
+                self.kick(queue.index)
+
+    def ring_interrupt(self, index: int) -> None:
+        """RingHost: the driver wants to hear that buffers of this ring were used."""
+        if self.attachment is not None:
+            self.attachment.queue_interrupt(index)
+
+    # -- ControlHost: what the control queue sets ---------------------------------------------------------------
+
+    def filter_changed(self) -> None:
+        self._show_filtering()
+        self.client.rx_filter_changed()
+
+    def _show_filtering(self) -> None:
+        for engine in self._engines:
+            engine.set_filtering(not self.filter.promisc)
+
+    def accepts(self, frame: Frame) -> bool:
+        """RingHost: the receive filter."""
+        return self.filter.accepts(frame, self.config.mac)
+
+    def set_mac(self, mac: bytes) -> None:
+        self.config.mac = mac
+
+    def ack_announce(self) -> bool:
+        """VIRTIO_NET_CTRL_ANNOUNCE_ACK (virtio_net_handle_announce)."""
+        announced = bool(self.config.status & ANNOUNCE)
+        self.config.status &= ~ANNOUNCE
+        return announced
+
+    def set_active_pairs(self, pairs: int) -> bool:
+        """VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET (virtio_net_handle_mq)."""
+        if not self.driver_features & f.MQ or not 1 <= pairs <= min(self.pairs, MAX_PAIRS):
+            return False
+        self._active_pairs = pairs
+        self._rings_changed()
+        return True

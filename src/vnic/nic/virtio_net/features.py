@@ -1,0 +1,91 @@
+"""virtio-net's feature bits (virtio 1.2 §5.1.3), which of them a NIC offers, and what they mean for its rings."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ...dataplane.engine import RingFormat
+from ...dataplane.offload import GSO_ECN, GSO_TCPV4, GSO_TCPV6
+from ...virtio.features import INDIRECT_DESC, VERSION_1
+
+CSUM: Final = 1 << 0
+GUEST_CSUM: Final = 1 << 1
+MTU: Final = 1 << 3
+MAC: Final = 1 << 5
+GUEST_TSO4: Final = 1 << 7
+GUEST_TSO6: Final = 1 << 8
+GUEST_ECN: Final = 1 << 9
+HOST_TSO4: Final = 1 << 11
+HOST_TSO6: Final = 1 << 12
+HOST_ECN: Final = 1 << 13
+MRG_RXBUF: Final = 1 << 15
+STATUS: Final = 1 << 16
+CTRL_VQ: Final = 1 << 17
+CTRL_RX: Final = 1 << 18
+CTRL_VLAN: Final = 1 << 19
+CTRL_RX_EXTRA: Final = 1 << 20
+GUEST_ANNOUNCE: Final = 1 << 21
+MQ: Final = 1 << 22
+CTRL_MAC_ADDR: Final = 1 << 23
+SPEED_DUPLEX: Final = 1 << 63
+
+NAMES: Final = {
+    CSUM: "CSUM",
+    GUEST_CSUM: "GUEST_CSUM",
+    MTU: "MTU",
+    MAC: "MAC",
+    GUEST_TSO4: "GUEST_TSO4",
+    GUEST_TSO6: "GUEST_TSO6",
+    GUEST_ECN: "GUEST_ECN",
+    HOST_TSO4: "HOST_TSO4",
+    HOST_TSO6: "HOST_TSO6",
+    HOST_ECN: "HOST_ECN",
+    MRG_RXBUF: "MRG_RXBUF",
+    STATUS: "STATUS",
+    CTRL_VQ: "CTRL_VQ",
+    CTRL_RX: "CTRL_RX",
+    CTRL_VLAN: "CTRL_VLAN",
+    CTRL_RX_EXTRA: "CTRL_RX_EXTRA",
+    GUEST_ANNOUNCE: "GUEST_ANNOUNCE",
+    MQ: "MQ",
+    CTRL_MAC_ADDR: "CTRL_MAC_ADDR",
+    SPEED_DUPLEX: "SPEED_DUPLEX",
+}
+
+ALWAYS: Final = (
+    VERSION_1
+    | INDIRECT_DESC
+    | MAC
+    | STATUS
+    | MRG_RXBUF
+    | CTRL_VQ
+    | CTRL_RX
+    | CTRL_RX_EXTRA
+    | CTRL_VLAN
+    | CTRL_MAC_ADDR
+    | GUEST_ANNOUNCE
+)
+"""Offered whatever the back-end is."""
+
+OFFLOADS: Final = CSUM | GUEST_CSUM | GUEST_TSO4 | GUEST_TSO6 | GUEST_ECN | HOST_TSO4 | HOST_TSO6 | HOST_ECN
+"""Offered where the back-end takes and supplies packets whose checksum or segmentation is owed."""
+
+OF_THE_RINGS: Final = OFFLOADS | VERSION_1 | INDIRECT_DESC | MRG_RXBUF | MTU | GUEST_ANNOUNCE | MQ
+"""What is the affair of whoever runs the rings: with a RingTaker only what it can, too, is offered
+(user_feature_bits of QEMU's net/vhost-user.c). The rest is done here whoever runs them."""
+
+
+def ring_format(features: int) -> RingFormat:
+    """How packets lie in the rings of a driver that negotiated `features` (§5.1.6)."""
+    gso = set()
+    for bit, kind in ((GUEST_TSO4, GSO_TCPV4), (GUEST_TSO6, GSO_TCPV6)):
+        if features & bit:
+            gso |= {kind, kind | GSO_ECN} if features & GUEST_ECN else {kind}
+    return RingFormat(
+        # The legacy header has num_buffers only with mergeable buffers (§5.1.6.1).
+        header_bytes=12 if features & (VERSION_1 | MRG_RXBUF) else 10,
+        mergeable=bool(features & MRG_RXBUF),
+        tx_offload=bool(features & CSUM),
+        rx_offload=bool(features & GUEST_CSUM),
+        rx_gso_types=frozenset(gso),
+    )

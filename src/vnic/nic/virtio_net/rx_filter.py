@@ -1,0 +1,81 @@
+"""Which received frames the driver wants: modes, MAC table and VLAN table (virtio 1.2 §5.1.6.5.1 to .3).
+
+The control queue sets it, the data plane asks it, and query-rx-filter shows it; all as QEMU's virtio-net.c does.
+"""
+
+from __future__ import annotations
+
+from ...net.incoming import Frame
+
+MAC_TABLE_ENTRIES = 64
+"""QEMU's table; a longer one makes the device take all of its kind (`overflow`)."""
+VLANS = 4096
+
+_BROADCAST = b"\xff" * 6
+_VLAN_TYPE = b"\x81\x00"
+
+
+class RxFilter:
+    """The filter of one device; `reset` gives a promiscuous one (virtio_net_reset)."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.promisc = True
+        self.allmulti = self.alluni = self.nomulti = self.nouni = self.nobcast = False
+        self.unicast: list[bytes] = []
+        self.multicast: list[bytes] = []
+        self.unicast_overflow = self.multicast_overflow = False
+        self.vlans: set[int] = set()
+
+    def set_macs(self, unicast: list[bytes], multicast: list[bytes]) -> None:
+        """Take a new MAC table; what does not fit is counted as overflow (virtio_net_handle_mac)."""
+        self.unicast_overflow = len(unicast) > MAC_TABLE_ENTRIES
+        self.unicast = [] if self.unicast_overflow else unicast
+        self.multicast_overflow = len(self.unicast) + len(multicast) > MAC_TABLE_ENTRIES
+        self.multicast = [] if self.multicast_overflow else multicast
+
+    def accepts(self, frame: Frame, mac: bytes) -> bool:
+        """receive_filter: whether a frame passes, `mac` being the device's own address."""
+        if self.promisc:
+            return True
+        if frame[12:14] == _VLAN_TYPE and int.from_bytes(frame[14:16], "big") & 0xFFF not in self.vlans:
+            return False
+        destination = bytes(frame[:6])
+        if destination[0] & 1:
+            if destination == _BROADCAST:
+                return not self.nobcast
+            if self.nomulti:
+                return False
+            return self.allmulti or self.multicast_overflow or destination in self.multicast
+        if self.nouni:
+            return False
+        return self.alluni or self.unicast_overflow or destination == mac or destination in self.unicast
+
+    def info(self, mac: bytes, vlan_filtering: bool) -> dict[str, object]:
+        """QMP's RxFilterInfo without `name` (virtio_net_query_rxfilter; its lists are built back to front)."""
+        vlans = sorted(self.vlans, reverse=True)
+        return {
+            "promiscuous": self.promisc,
+            "multicast": _state(self.nomulti, self.allmulti),
+            "unicast": _state(self.nouni, self.alluni),
+            "vlan": _state(not vlans, False) if vlan_filtering else "all",
+            # The wrong way round in QEMU, for ever; its clients know it like this.
+            "broadcast-allowed": self.nobcast,
+            "multicast-overflow": self.multicast_overflow,
+            "unicast-overflow": self.unicast_overflow,
+            "main-mac": mac_text(mac),
+            "vlan-table": vlans,
+            "unicast-table": [mac_text(each) for each in reversed(self.unicast)],
+            "multicast-table": [mac_text(each) for each in reversed(self.multicast)],
+        }
+
+
+def _state(none: bool, everything: bool) -> str:
+    """QMP's RxState."""
+    return "none" if none else "all" if everything else "normal"
+
+
+def mac_text(mac: bytes) -> str:
+    return ":".join(f"{byte:02x}" for byte in mac)
