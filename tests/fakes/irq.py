@@ -1,0 +1,43 @@
+"""Interrupt lines that record what a PCI device model does with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+
+class FakeIrq:
+    """Satisfies `vnic.pci.irq.IrqLines`. `deliver` False: the VM has its message interrupts off."""
+
+    def __init__(self) -> None:
+        self.level = False
+        self.edges: list[bool] = []
+        self.sent: list[tuple[str, int]] = []
+        self.deliver = True
+        self.pending = 0
+        self.fds: dict[int, int] = {}
+        self.watched: dict[int, Callable[[], None]] = {}
+
+    def set_intx(self, level: bool) -> None:
+        if level != self.level:
+            self.edges.append(level)
+        self.level = level
+
+    def msi_notify(self, vector: int) -> bool:
+        self.sent.append(("msi", vector))
+        return self.deliver
+
+    def msix_notify(self, vector: int) -> bool:
+        self.sent.append(("msix", vector))
+        return self.deliver
+
+    def msix_pending(self) -> int:
+        return self.pending
+
+    def msix_fd(self, vector: int) -> int | None:
+        return self.fds.get(vector)
+
+    def watch(self, fd: int, callback: Callable[[], None]) -> None:
+        self.watched[fd] = callback
+
+    def unwatch(self, fd: int) -> None:
+        del self.watched[fd]

@@ -1,0 +1,123 @@
+"""Config space: the header's fields, which bits a guest can write, BAR sizing, and the list of capabilities."""
+
+from __future__ import annotations
+
+import pytest
+
+from vnic.pci import capability as cap
+from vnic.pci import config as c
+from vnic.pci.bar import Bar
+
+IDENT = c.PciId(0x8086, 0x100E, 0x1AF4, 0x1100, 3)
+
+
+def u16(space: c.ConfigSpace, offset: int) -> int:
+    return int.from_bytes(space.read(offset, 2), "little")
+
+
+def u32(space: c.ConfigSpace, offset: int) -> int:
+    return int.from_bytes(space.read(offset, 4), "little")
+
+
+def walk(space: c.ConfigSpace) -> list[tuple[int, int]]:
+    """(id, offset) of the capabilities as a guest finds them."""
+    found, at = [], space.data[c.CAPABILITIES]
+    while at:
+        assert at >= c.HEADER_SIZE
+        assert at % 4 == 0
+        found.append((space.data[at], at))
+        at = space.data[at + 1]
+    return found
+
+
+def test_header() -> None:
+    space = c.ConfigSpace(IDENT)
+    assert space.read(0, 16) == bytes.fromhex("86800e10 00000000 03000002 00000000".replace(" ", ""))
+    assert u32(space, c.SUBSYSTEM_VENDOR_ID) == 0x1100_1AF4
+    assert space.read(c.INTERRUPT_LINE, 2) == b"\x00\x01"
+
+
+def test_a_guest_changes_only_what_it_may() -> None:
+    space = c.ConfigSpace(IDENT)
+    space.write(0, b"\xff" * c.CONFIG_SIZE)
+    assert u32(space, 0) == 0x100E_8086
+    assert u16(space, c.COMMAND) == 0x0547
+    assert u16(space, c.STATUS) == 0
+    assert space.read(c.INTERRUPT_LINE, 2) == b"\xff\x01"
+    assert space.read(c.HEADER_SIZE, 192) == bytes(192)
+    assert u32(space, c.BAR0) == 0
+    space.reset()
+    assert u16(space, c.COMMAND) == 0
+
+
+def test_error_bits_of_status_are_cleared_by_a_one() -> None:
+    space = c.ConfigSpace(IDENT)
+    space.set(c.STATUS, 2, 0xF910)
+    space.write(c.STATUS, b"\x00\x80")
+    assert u16(space, c.STATUS) == 0x7910
+
+
+@pytest.mark.parametrize(
+    ("bar", "sized"),
+    [
+        (Bar(0, 0x20000), 0xFFFE0000),
+        (Bar(1, 64, io=True), 0xFFFFFFC1),
+        (Bar(2, 4096, prefetchable=True), 0xFFFFF008),
+        (Bar(4, 0x4000, is_64bit=True, prefetchable=True), 0xFFFFFFFF_FFFFC00C),
+    ],
+)
+def test_sizing_a_bar(bar: Bar, sized: int) -> None:
+    space = c.ConfigSpace(IDENT)
+    space.add_bar(bar)
+    offset, size = c.BAR0 + 4 * bar.index, 4 * bar.registers
+    assert space.get(offset, size) == bar.flags
+    space.write(offset, b"\xff" * size)
+    assert space.get(offset, size) == sized
+    space.write(offset, (0xFEBC0000).to_bytes(size, "little"))
+    assert space.get(offset, size) == 0xFEBC0000 | bar.flags
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Bar(0, 100),
+        lambda: Bar(0, 8),
+        lambda: Bar(6, 4096),
+        lambda: Bar(5, 4096, is_64bit=True),
+        lambda: Bar(0, 64, io=True, prefetchable=True),
+    ],
+)
+def test_bars_that_cannot_be(make: object) -> None:
+    assert callable(make)
+    with pytest.raises(ValueError, match="BAR"):
+        make()
+
+
+def test_two_windows_in_one_register() -> None:
+    space = c.ConfigSpace(IDENT)
+    space.add_bar(Bar(4, 4096, is_64bit=True))
+    with pytest.raises(ValueError, match="BAR 5 is taken"):
+        space.add_bar(Bar(5, 4096))
+
+
+def test_capabilities_form_a_list() -> None:
+    space = c.ConfigSpace(IDENT)
+    assert walk(space) == []
+    assert u16(space, c.STATUS) & c.STATUS_CAPABILITIES == 0
+    space.add_capability(cap.msix(3, 1))
+    space.add_capability(cap.power_management())
+    space.add_capability(cap.vendor(b"\x05\x01\x02"))
+    space.add_capability(cap.pcie_endpoint())
+    assert walk(space) == [(0x11, 0x40), (0x01, 0x4C), (0x09, 0x54), (0x10, 0x5C)]
+    assert u16(space, c.STATUS) & c.STATUS_CAPABILITIES
+    assert space.find(cap.CAP_PM) == 0x4C
+    assert space.find(cap.CAP_MSI) == 0
+    assert space.find_all(cap.CAP_VENDOR) == [0x54]
+
+
+def test_a_full_config_space_takes_no_more() -> None:
+    space = c.ConfigSpace(IDENT)
+    for _ in range(3):
+        space.add_capability(cap.pcie_endpoint())
+    with pytest.raises(ValueError, match="no room"):
+        space.add_capability(cap.pcie_endpoint())

@@ -1,0 +1,165 @@
+"""PciDevice: which window reaches whom, when the pin is visible, DMA only as bus master, resets of every kind."""
+
+from __future__ import annotations
+
+import pytest
+from tests.fakes.irq import FakeIrq
+
+from vnic.pci import capability as cap
+from vnic.pci import config as c
+from vnic.pci.bar import Bar
+from vnic.pci.device import PciDevice
+from vnic.pci.msix import MsixWindow
+from vnic.virtio.memory import GuestMemory, GuestMemoryError
+
+
+class Model(PciDevice):
+    """A device that records what it is told."""
+
+    def __init__(self) -> None:
+        self.calls: list[object] = []
+        super().__init__(
+            c.PciId(0x1234, 0x5678, 1, 2),
+            [Bar(0, 4096)],
+            msix=MsixWindow(3, 1),
+            capabilities=[cap.msi(2), cap.pcie_endpoint()],
+        )
+
+    def region_read(self, region: int, offset: int, length: int) -> bytes:
+        self.calls.append(("read", region, offset, length))
+        return b"\x5a" * length
+
+    def region_write(self, region: int, offset: int, data: bytes) -> None:
+        self.calls.append(("write", region, offset, data))
+
+    def device_reset(self) -> None:
+        self.calls.append("reset")
+
+    def bus_master_changed(self, enabled: bool) -> None:
+        self.calls.append(("master", enabled))
+
+    def irqs_changed(self) -> None:
+        self.calls.append("irqs")
+
+
+@pytest.fixture
+def model() -> Model:
+    return Model()
+
+
+def command(model: Model, value: int) -> None:
+    model.config_write(c.COMMAND, value.to_bytes(2, "little"))
+
+
+def enable_msix(model: Model, on: bool = True) -> None:
+    at = model.config.find(cap.CAP_MSIX) + cap.MSIX_CONTROL
+    model.config_write(at, (cap.MSIX_ENABLE if on else 0).to_bytes(2, "little"))
+
+
+def test_windows(model: Model) -> None:
+    assert model.window_read(0, 8, 4) == b"\x5a" * 4
+    model.window_write(0, 16, b"abcd")
+    assert model.calls == [("read", 0, 8, 4), ("write", 0, 16, b"abcd")]
+    assert sorted(model.bars) == [0, 1]
+
+
+def test_the_msix_window_is_served_by_the_base(model: Model) -> None:
+    irq = FakeIrq()
+    model.plug(irq, GuestMemory())
+    assert model.window_read(1, 0, 16) == bytes(12) + b"\x01\0\0\0"
+    model.window_write(1, 16, b"\x00\x10\xe0\xfe")
+    assert model.window_read(1, 16, 4) == b"\x00\x10\xe0\xfe"
+    irq.pending = 0b101
+    assert model.window_read(1, 0x800, 8) == b"\x05" + bytes(7)
+    model.window_write(1, 0x800, b"\xff" * 8)  # read-only
+    assert model.window_read(1, 0x800, 8) == b"\x05" + bytes(7)
+    assert model.window_read(1, 48, 8) == bytes(8)
+    assert model.window_read(1, 0x7FC, 8) == bytes(8)
+    model.reset()
+    assert model.window_read(1, 16, 4) == bytes(4)
+
+
+def test_two_windows_in_one_bar() -> None:
+    with pytest.raises(ValueError, match="one BAR"):
+        PciDevice(c.PciId(1, 2, 3, 4), [Bar(1, 4096)], msix=MsixWindow(1, 1))
+
+
+def test_a_table_of_many_vectors_gets_a_larger_window() -> None:
+    window = MsixWindow(513, 1)
+    assert (window.bar.size, window.pba_offset) == (0x8000, 0x4000)
+
+
+def test_pin(model: Model) -> None:
+    irq = FakeIrq()
+    model.plug(irq, GuestMemory())
+    model.set_intx(True)
+    assert model.intx
+    assert model.config.get(c.STATUS, 2) & c.STATUS_INTERRUPT
+    command(model, c.COMMAND_INTX_DISABLE)
+    assert model.config.get(c.STATUS, 2) & c.STATUS_INTERRUPT  # the pin itself is still asserted
+    command(model, 0)
+    enable_msix(model)
+    enable_msix(model, False)
+    model.set_intx(False)
+    assert not model.config.get(c.STATUS, 2) & c.STATUS_INTERRUPT
+    assert irq.edges == [True, False, True, False, True, False]
+
+
+def test_message_interrupts(model: Model) -> None:
+    irq = FakeIrq()
+    model.plug(irq, GuestMemory())
+    assert model.notify(1) is False
+    at = model.config.find(cap.CAP_MSI) + cap.MSI_CONTROL
+    model.config_write(at, b"\x01")
+    assert model.notify(1) is True
+    enable_msix(model)
+    assert model.notify(2) is True
+    assert irq.sent == [("msi", 1), ("msix", 2)]
+    assert model.calls == ["irqs"]
+
+
+def test_dma_only_as_bus_master(model: Model) -> None:
+    memory = GuestMemory()
+    model.plug(FakeIrq(), memory)
+    for call in (
+        lambda: model.dma.read(0, 1),
+        lambda: model.dma.write(0, b"x"),
+        lambda: model.dma.slice(0, 1),
+    ):
+        with pytest.raises(GuestMemoryError, match="bus master"):
+            call()
+    command(model, c.COMMAND_MASTER)
+    assert model.dma is memory
+    command(model, c.COMMAND_MASTER | c.COMMAND_MEMORY)
+    command(model, 0)
+    assert model.calls == [("master", True), ("master", False)]
+
+
+def test_function_level_reset(model: Model) -> None:
+    at = model.config.find(cap.CAP_PCIE) + cap.PCIE_DEVICE_CONTROL
+    command(model, c.COMMAND_MEMORY)
+    model.config_write(at, b"\x00\x00")
+    model.config_write(at, b"\xff")  # the low byte alone
+    assert model.calls == []
+    model.config_write(at, b"\x00\x80")
+    model.config_write(at + 1, b"\x80")
+    assert model.calls == ["reset", "reset"]
+    assert model.config.get(c.COMMAND, 2) == 0
+
+
+def test_unplugged_it_is_as_after_power_on(model: Model) -> None:
+    fresh = bytes(model.config.data)
+    irq = FakeIrq()
+    model.plug(irq, GuestMemory())
+    command(model, 7)
+    enable_msix(model)
+    model.set_intx(True)
+    done: list[bool] = []
+    model.unplug(lambda: done.append(True))
+    assert done == [True]
+    assert irq.edges == []  # MSI-X was on
+    assert model.config.data == fresh
+    assert model.notify(0) is False
+    model.set_intx(True)  # a late interrupt goes nowhere
+    with pytest.raises(GuestMemoryError):
+        model.dma.read(0, 1)
