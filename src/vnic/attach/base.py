@@ -107,6 +107,7 @@ class Listener:
         self._sock = bind_path(path, mode=mode)
         found = os.lstat(path)
         self._inode = (found.st_dev, found.st_ino)
+        self._paused = False
         loop.add_reader(self._sock, self._readable)
 
     def _readable(self) -> None:
@@ -122,10 +123,22 @@ class Listener:
                 return
             client.setblocking(False)
             self._accepted(client)
-            if self._sock.fileno() < 0:  # the client was the one that let the listener be closed
+            if self._paused or self._sock.fileno() < 0:  # as a consequence of this client
                 return
 
     def _retry(self) -> None:
+        if not self._paused:
+            self.resume()
+
+    def pause(self) -> None:
+        """Accept nobody until `resume`; who connects meanwhile waits in the backlog."""
+        self._paused = True
+        if self._sock.fileno() >= 0:
+            self._loop.remove_reader(self._sock)
+
+    def resume(self) -> None:
+        """Accept clients (again)."""
+        self._paused = False
         if self._sock.fileno() >= 0:
             self._loop.add_reader(self._sock, self._readable)
 

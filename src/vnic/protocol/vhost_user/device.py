@@ -343,11 +343,12 @@ class DeviceEngine:
         return self.rings.set_addresses(ring, RingAddresses(desc, used, avail))
 
     def _set_vring_base(self, message: Message) -> None:
-        """Checked, and not used: see DeviceRings.start_if_complete."""
+        """Remembered, but a ring starts elsewhere: see DeviceRings.start_if_complete."""
         index, base = vu.VRING_STATE.unpack(message.payload)
-        self.rings.find(index, "SET_VRING_BASE")
+        ring = self.rings.find(index, "SET_VRING_BASE")
         if base > 0xFFFF:
             raise ProtocolError(f"SET_VRING_BASE {base:#x} for ring {index}")
+        ring.base = base
 
     def _get_vring_base(self, message: Message) -> Later:
         index, _ = vu.VRING_STATE.unpack(message.payload)

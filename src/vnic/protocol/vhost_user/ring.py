@@ -43,13 +43,15 @@ class RingAddresses(NamedTuple):
 class Ring:
     """One ring: STOPPED until it has a size, addresses and a kick descriptor, then STARTED until GET_VRING_BASE."""
 
-    __slots__ = ("addresses", "call_fd", "enabled", "err_fd", "index", "kick_fd", "size", "state")
+    __slots__ = ("addresses", "base", "call_fd", "enabled", "err_fd", "index", "kick_fd", "size", "state")
 
     def __init__(self, index: int) -> None:
         self.index = index
         self.state = RingState.STOPPED
         self.enabled = False
         self.size = 0
+        self.base = 0
+        """What GET_VRING_BASE tells of a ring that is stopped."""
         self.addresses: RingAddresses | None = None
         self.kick_fd: int | None = None
         self.call_fd: int | None = None

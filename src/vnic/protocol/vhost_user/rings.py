@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from vnic.protocol.vhost_user.messages import ProtocolError
+from vnic.protocol.vhost_user.messages import VRING_STATE, ProtocolError
 from vnic.protocol.vhost_user.ring import Ring, RingAddresses, RingState
 from vnic.virtio.memory import GuestMemory
 from vnic.virtio.queue import SplitQueue
@@ -174,7 +174,7 @@ class DeviceRings:
     def stop(self, ring: Ring, done: Callable[[int], None]) -> None:
         """Stop a ring; `done(base)` runs when nothing touches it any more, at once if it was stopped."""
         if ring.state is RingState.STOPPED:
-            done(self._device.queues[ring.index].last_avail)
+            done(ring.base)
             return
         ring.state = RingState.STOPPED
         self._watch_kick(ring.index, None)
@@ -190,9 +190,10 @@ class DeviceRings:
         later = Later()
 
         def stopped(base: int) -> None:
+            ring.base = base
             ring.replace_fd("kick_fd", None)
             ring.replace_fd("call_fd", None)
-            later.resolve(base.to_bytes(8, "little"))
+            later.resolve(VRING_STATE.pack(ring.index, base))
 
         self.stop(ring, stopped)
         return later
@@ -214,11 +215,10 @@ class DeviceRings:
             ring.close()
             ring.state = RingState.STOPPED
             ring.enabled = False
-            ring.size = 0
+            ring.size = ring.base = 0
             ring.addresses = None
 
-    def unwatch(self) -> Sequence[Ring]:
+    def unwatch(self) -> None:
         """Serve no kicks any more, while the descriptors stay open for a back-end that still has the rings."""
         for ring in self._rings:
             self._watch_kick(ring.index, None)
-        return self._rings

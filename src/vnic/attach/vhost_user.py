@@ -1,0 +1,389 @@
+"""Serves a NIC's virtio device to a VM over a vhost-user socket: UML, QEMU, DPDK's virtio-user.
+
+The machine makes one per NIC with `attach.type=vhost-user`; it is the device's `Attachment`, and the thin shell
+around `protocol.vhost_user.device.DeviceEngine`. How a client learns of the link depends on what it negotiated:
+
+- with CONFIG it reads the status after a CONFIG_CHANGE, and its socket is never closed for a link change (UML
+  would lose the device for good);
+- without (QEMU -netdev vhost-user, DPDK virtio-user) the socket is the cable: closed while the link is down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import errno
+import functools
+import logging
+import os
+import socket
+from typing import Final
+
+from vnic.attach.base import Connection, Listener, check_path, peer_name
+from vnic.net.client import Nic
+from vnic.net.errors import NetError
+from vnic.nic.device import QueueFds, VirtioDevice
+from vnic.protocol.vhost_user.device import DeviceEngine
+from vnic.protocol.vhost_user.messages import MAX_FDS, P_CONFIG, P_STATUS, ProtocolError
+from vnic.protocol.vhost_user.ring import RingState
+from vnic.virtio.memory import GuestMemory
+from vnic.virtio.queue import QueueState
+
+log = logging.getLogger(__name__)
+
+SIGNAL: Final = (1).to_bytes(8, "little")
+"""What is written to an eventfd; a socketpair in an eventfd's place (UML) gets the same eight bytes."""
+
+GRACE_S: Final = 0.1
+"""How long a new client that shows the link by its socket is kept although the link is down: QEMU boots no VM
+before its back-end has answered the whole set-up once."""
+
+RETRY_S: Final = 0.1
+"""Between two attempts to connect, or to listen again where the path was taken meanwhile."""
+
+
+class State(enum.Enum):
+    """Where the attachment is."""
+
+    CLOSED = enum.auto()
+    WAITING = enum.auto()
+    """Listening, or trying to connect."""
+    CONNECTED = enum.auto()
+    LEAVING = enum.auto()
+    """The client is gone, a back-end still has its rings; the next client has to wait."""
+    WITHHELD = enum.auto()
+    """No socket, because that is how the client is shown that the link is down."""
+
+
+class VhostUserAttachment:
+    """One NIC's vhost-user socket, for one client at a time."""
+
+    def __init__(
+        self,
+        device: VirtioDevice,
+        nic: Nic,
+        path: str,
+        server: bool,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        mode: int = 0o600,
+    ) -> None:
+        """`server`: listen at `path` (with permissions `mode`); otherwise connect there, again and again.
+
+        Raises NetError for a path that no socket can have; nothing is opened before `start`.
+        """
+        check_path(path)
+        self._device = device
+        self._nic = nic
+        self._loop = loop
+        self._mode = mode
+        self.path = path
+        self.server = server
+        self.state = State.CLOSED
+        self._by_socket = False
+        """The present client, or the last one that we left, follows the socket and not the config space."""
+        self._listener: Listener | None = None
+        self._retry: asyncio.TimerHandle | None = None
+        self._grace: asyncio.TimerHandle | None = None
+        self._connection: Connection | None = None
+        self._engine: DeviceEngine | None = None
+        self._memory = GuestMemory()
+        self._watched: dict[int, int] = {}  # ring → the kick descriptor in the loop
+        self._lent: set[int] = set()
+        self._request_fd: int | None = None
+        self._unsent = b""
+
+    # --- Life -----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Listen (NetError if the path cannot be had) or begin to connect."""
+        if self.state is not State.CLOSED:
+            return
+        if self.server:
+            self._listener = Listener(self._loop, self.path, self._accepted, mode=self._mode)
+            self.state = State.WAITING
+        else:
+            self.state = State.WAITING
+            self._connect()
+
+    def close(self) -> None:
+        """Leave the client, close everything and remove the path. May be called in any state."""
+        state, self.state = self.state, State.CLOSED
+        self._cancel_timers()
+        self._close_listener()
+        if state is State.CONNECTED:
+            self._leave(State.CLOSED)
+
+    def _close_listener(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
+    def _cancel_timers(self) -> None:
+        for timer in (self._retry, self._grace):
+            if timer is not None:
+                timer.cancel()
+        self._retry = self._grace = None
+
+    def _wait(self) -> None:
+        """Be there for the next client, or stay away while that is how the link is shown."""
+        if self._by_socket and not self._nic.link_up:
+            self.state = State.WITHHELD
+            self._close_listener()
+            return
+        self.state = State.WAITING
+        if not self.server:
+            self._connect()
+        elif self._listener is not None:
+            self._listener.resume()
+        else:
+            self._listen_again()
+
+    def _listen_again(self) -> None:
+        self._retry = None
+        try:
+            self._listener = Listener(self._loop, self.path, self._accepted, mode=self._mode)
+        except NetError as error:
+            log.error("%s: cannot listen again, retrying: %s", self._nic.name, error)
+            self._retry = self._loop.call_later(RETRY_S, self._listen_again)
+
+    def _connect(self) -> None:
+        """One attempt; a UNIX socket's connect() is over at once."""
+        self._retry = None
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        refused = sock.connect_ex(self.path)
+        if refused:
+            sock.close()
+            if refused not in (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN):
+                log.error("%s: cannot connect to %s: %s", self._nic.name, self.path, os.strerror(refused))
+            self._retry = self._loop.call_later(RETRY_S, self._connect)
+        else:
+            self._accepted(sock)
+
+    # --- The client comes and goes --------------------------------------------------------------------------
+
+    def _accepted(self, sock: socket.socket) -> None:
+        if self.state is not State.WAITING:
+            log.warning("%s: refused a second vhost-user client, %s", self._nic.name, peer_name(sock))
+            sock.close()
+            return
+        log.info("%s: vhost-user client connected, %s", self._nic.name, peer_name(sock))
+        self.state = State.CONNECTED
+        self._by_socket = False
+        self._memory = GuestMemory()
+        self._device.attach(self, self._memory)
+        self._engine = DeviceEngine(self._device, self._memory, self, queue_pairs=self._nic.queues)
+        self._connection = Connection(self._loop, sock, self, max_fds=MAX_FDS)
+        self._nic.guest_attached(True)
+
+    def _leave(self, then: State) -> None:
+        """Part from the client; `then` CLOSED for good, else whatever `_wait` finds right."""
+        connection, engine, memory = self._connection, self._engine, self._memory
+        assert connection is not None
+        assert engine is not None
+        self.state = State.LEAVING if then is not State.CLOSED else then
+        self._connection = self._engine = None
+        if self._grace is not None:
+            self._grace.cancel()
+            self._grace = None
+        if self._by_socket and not self._nic.link_up:
+            self._close_listener()  # at once: QEMU would wait for an answer to a connection that is not accepted
+        elif self._listener is not None:
+            self._listener.pause()  # the next one is served, not refused, once the device is free
+        connection.close()
+        engine.close()
+
+        def detached() -> None:
+            engine.release()
+            memory.close()
+            self._lent.clear()
+            if self.state is State.LEAVING:
+                self._wait()
+
+        self._device.detach(detached)
+        self._nic.guest_attached(False)
+
+    def lost(self, reason: str | None) -> None:
+        """ConnectionUser: the client closed its end, or the socket failed."""
+        if self._engine is not None and self._engine.pending and reason is None:
+            reason = "in the middle of a message"
+        log.info("%s: vhost-user client left%s", self._nic.name, f": {reason}" if reason else "")
+        self._by_socket = False  # who comes next may be another kind of client
+        self._leave(State.WAITING)
+
+    # --- Messages (ConnectionUser, DeviceShell) ---------------------------------------------------------------
+
+    @property
+    def wanted(self) -> int:
+        assert self._engine is not None
+        return self._engine.wanted
+
+    def received(self, data: bytes, fds: list[int]) -> None:
+        engine, connection = self._engine, self._connection
+        assert engine is not None
+        assert connection is not None
+        try:
+            replies = engine.feed(data, fds)
+        except ProtocolError as error:
+            self.failed(error)
+            return
+        if engine.busy:
+            connection.pause()
+        connection.send(replies)
+
+    def resume(self, replies: bytes) -> None:
+        if self._connection is not None:
+            self._connection.send(replies)
+            self._connection.resume()
+
+    def failed(self, error: ProtocolError) -> None:
+        log.warning("%s: vhost-user connection closed: %s", self._nic.name, error)
+        self._by_socket = False
+        self._leave(State.WAITING)
+
+    def negotiated(self) -> None:
+        self._by_socket = not self._engine_has(P_CONFIG)
+        if self._by_socket and not self._nic.link_up and self._grace is None:
+            self._grace = self._loop.call_later(GRACE_S, self._show_link_down)
+
+    def _engine_has(self, protocol_feature: int) -> bool:
+        return self._engine is not None and self._engine.has(protocol_feature)
+
+    # --- The link -------------------------------------------------------------------------------------------
+
+    def link_changed(self, up: bool) -> None:
+        """Attachment: a client without CONFIG is shown the link by its socket; others are told by CONFIG_CHANGE,
+        also one whose driver starts only later."""
+        if self._engine is not None and not self._by_socket:
+            self._engine.notices.changed()
+        elif not up and self.state is State.CONNECTED:
+            self._show_link_down()
+        elif up and self.state is State.WITHHELD:
+            self._wait()
+
+    def _show_link_down(self) -> None:
+        self._grace = None
+        if self.state is State.CONNECTED and self._by_socket and not self._nic.link_up:
+            log.info("%s: vhost-user connection closed, to show that the link is down", self._nic.name)
+            self._leave(State.WITHHELD)
+
+    def config_interrupt(self) -> bool:
+        """Attachment: send CONFIG_CHANGE from within this call where the client can be told."""
+        engine = self._engine
+        if engine is None:
+            return False
+        engine.notices.changed()
+        self._tell()
+        return engine.notices.told
+
+    def _tell(self) -> bool:
+        """Send what there is to send on the request channel; True if a new CONFIG_CHANGE is out."""
+        if self._unsent or self._engine is None:
+            return False
+        notice = self._engine.take_notice()
+        if notice is None:
+            return False
+        self._unsent = notice
+        self._write_requests()
+        return True
+
+    def _write_requests(self) -> None:
+        """Never blocks: what the socket does not take now goes out when it is writable."""
+        fd = self._request_fd
+        if fd is None:
+            return
+        try:
+            self._unsent = self._unsent[os.write(fd, self._unsent) :]
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError as error:
+            log.warning("%s: vhost-user request channel failed: %s", self._nic.name, error)
+            self._unsent = b""
+        if self._unsent:
+            self._loop.add_writer(fd, self._write_requests)
+        else:
+            self._loop.remove_writer(fd)
+
+    def requests_changed(self) -> None:
+        if self._request_fd is not None:
+            self._loop.remove_writer(self._request_fd)
+        self._unsent = b""
+        self._request_fd = self._engine.request_fd if self._engine is not None else None
+        self._tell()
+
+    # --- Rings ------------------------------------------------------------------------------------------------
+
+    def rings_changed(self) -> None:
+        if self._by_socket and self._grace is not None and self._engine is not None and self._engine.running:
+            self._grace.cancel()
+            self._loop.call_soon(self._show_link_down)
+        elif self._tell():
+            self._nic.mark_interrupt()
+
+    def watch_kick(self, index: int, fd: int | None) -> None:
+        watched = self._watched.pop(index, None)
+        if watched is not None:
+            self._loop.remove_reader(watched)
+        if fd is None or index in self._lent:
+            return
+        try:
+            self._loop.add_reader(fd, functools.partial(self._kicked, index, fd))
+        except OSError as error:
+            raise ProtocolError(
+                f"the kick descriptor of ring {index} cannot be waited for: {error}"
+            ) from None
+        self._watched[index] = fd
+
+    def _kicked(self, index: int, fd: int) -> None:
+        try:
+            kicks = os.read(fd, 512)  # an eventfd is emptied by eight bytes, a socketpair or pipe by more
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            log.warning("%s: kick descriptor of ring %d failed: %s", self._nic.name, index, error)
+            kicks = b""
+        if kicks:
+            self._device.kick(index)
+        else:
+            self.watch_kick(index, None)  # the other end is closed: it would be readable for ever
+
+    def queue_interrupt(self, index: int) -> None:
+        """Attachment: signal the ring's call descriptor."""
+        if self._engine is not None:
+            self._signal(self._engine.rings[index].call_fd, index)
+
+    def needs_reset(self) -> None:
+        """Attachment: through STATUS where the client speaks it, and through the broken ring's error descriptor."""
+        engine = self._engine
+        if engine is None:
+            return
+        for ring in engine.rings:
+            if self._device.queues[ring.index].state is QueueState.BROKEN:
+                self._signal(ring.err_fd, ring.index)
+        if engine.has(P_STATUS):
+            self.config_interrupt()
+
+    def _signal(self, fd: int | None, index: int) -> None:
+        if fd is None:
+            return
+        try:
+            os.write(fd, SIGNAL)
+        except (BlockingIOError, InterruptedError):
+            pass  # full of signals already
+        except OSError as error:
+            log.debug("%s: cannot signal ring %d: %s", self._nic.name, index, error)
+
+    def lend_queue(self, index: int) -> QueueFds | None:
+        """Attachment: the ring's own descriptors; its kicks are no longer read here."""
+        if self._engine is None:
+            return None
+        ring = self._engine.rings[index]
+        self._lent.add(index)
+        self.watch_kick(index, None)
+        return QueueFds(ring.kick_fd, ring.call_fd)
+
+    def reclaim_queue(self, index: int) -> None:
+        """Attachment: read the ring's kicks again."""
+        self._lent.discard(index)
+        if self._engine is not None and self._engine.rings[index].state is RingState.STARTED:
+            self.watch_kick(index, self._engine.rings[index].kick_fd)
