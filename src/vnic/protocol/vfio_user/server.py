@@ -25,8 +25,11 @@ MAX_DMA_REQUESTS: Final = 256
 class Device(Protocol):
     """What is served. Arguments are within the bounds of `regions` and `irqs`; Refused becomes an errno."""
 
-    regions: Sequence[RegionInfo]
-    irqs: Sequence[IrqInfo]
+    @property
+    def regions(self) -> Sequence[RegionInfo]: ...
+
+    @property
+    def irqs(self) -> Sequence[IrqInfo]: ...
 
     def dma_map(self, request: DmaMap, fd: int | None) -> None:
         """Guest memory appears. The descriptor is the caller's: duplicate it to keep it."""

@@ -1,0 +1,145 @@
+"""vfio-user VERSION, and what is true of every message: header, order, unknown commands, posted ones."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tests.fakes.vfio_user_device import QEMU_VERSION, FakeDevice, ask, is_open, memfd, message, serving
+
+from vnic.protocol.vfio_user import messages as m
+from vnic.protocol.vfio_user.messages import ProtocolError
+from vnic.protocol.vfio_user.server import Server, State
+
+VERSION_0_0 = m.VERSION_NUMBERS.pack(0, 0)
+
+
+def test_version() -> None:
+    server = Server(FakeDevice())
+    reply = ask(server, m.VERSION, VERSION_0_0 + QEMU_VERSION)
+    assert reply is not None
+    assert (reply.errno, reply.payload[:4]) == (0, VERSION_0_0)
+    assert len(reply.payload) <= 4 + len(QEMU_VERSION)  # QEMU has no room for more
+    assert reply.payload.endswith(b"}\0")
+    capabilities = json.loads(reply.payload[4:-1])["capabilities"]
+    assert capabilities == {
+        "max_msg_fds": 16,
+        "max_data_xfer_size": 1048576,
+        "pgsizes": 4096,
+        "max_dma_maps": 512,
+        "write_multiple": True,
+    }
+    assert server.capabilities["max_dma_maps"] == 65535
+    assert server.state is State.SERVING
+
+
+@pytest.mark.parametrize("text", [b"", b"{}\0", b'{"capabilities":{}}\0'])
+def test_a_client_with_little_room_gets_the_defaults(text: bytes) -> None:
+    reply = ask(Server(FakeDevice()), m.VERSION, VERSION_0_0 + text)
+    assert reply is not None
+    assert reply.payload == VERSION_0_0 + b"{}\0"
+
+
+def test_a_later_minor_version_is_met_with_ours() -> None:
+    reply = ask(Server(FakeDevice()), m.VERSION, m.VERSION_NUMBERS.pack(0, 3) + b"{}\0")
+    assert reply is not None
+    assert reply.payload[:4] == VERSION_0_0
+
+
+def test_another_major_version_is_refused_and_may_be_mended() -> None:
+    server = Server(FakeDevice())
+    reply = ask(server, m.VERSION, m.VERSION_NUMBERS.pack(1, 0) + b"{}\0")
+    assert reply == (22, b"")
+    assert ask(server, m.VERSION, VERSION_0_0) is not None
+    assert server.state is State.SERVING
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"\0\0",
+        VERSION_0_0 + b"{}",
+        VERSION_0_0 + b"{\0",
+        VERSION_0_0 + b"[]\0",
+        VERSION_0_0 + b'"x"\0',
+        VERSION_0_0 + b'{"capabilities":[]}\0',
+        VERSION_0_0 + b"\xff\xfe\0",
+        VERSION_0_0 + b"[" * 100_000 + b"\0",
+    ],
+)
+def test_a_malformed_version_ends_the_connection(payload: bytes) -> None:
+    server = Server(FakeDevice())
+    with pytest.raises(ProtocolError):
+        server.receive(message(m.VERSION, payload))
+    assert server.state is State.FAILED
+    with pytest.raises(ProtocolError):
+        server.receive(message(m.VERSION, VERSION_0_0))
+
+
+def test_a_second_version_ends_the_connection() -> None:
+    server, _ = serving()
+    with pytest.raises(ProtocolError, match="second VERSION"):
+        server.receive(message(m.VERSION, VERSION_0_0))
+
+
+def test_nothing_comes_before_version() -> None:
+    with pytest.raises(ProtocolError, match="before VERSION"):
+        Server(FakeDevice()).receive(message(m.DEVICE_RESET))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        m.DEVICE_GET_REGION_IO_FDS,
+        m.DMA_READ,
+        m.DMA_WRITE,
+        m.DIRTY_PAGES,
+        m.DEVICE_FEATURE,
+        m.MIG_DATA_READ,
+        m.MIG_DATA_WRITE,
+        0,
+        19,
+        0xFFFF,
+    ],
+)
+def test_what_is_not_served_is_refused_cleanly(command: int) -> None:
+    server, device = serving()
+    assert ask(server, command, bytes(64)) == (95, b"")
+    assert ask(server, m.DEVICE_RESET) == (0, b"")
+    assert device.calls == ["reset"]
+
+
+def test_a_posted_message_is_not_answered() -> None:
+    server, device = serving()
+    assert ask(server, m.DEVICE_RESET, flags=m.FLAG_NO_REPLY) is None
+    assert device.calls == ["reset"]
+
+
+def test_a_posted_message_that_is_refused_ends_the_connection() -> None:
+    server, _ = serving()
+    with pytest.raises(ProtocolError, match="posted command 14"):
+        server.receive(message(m.DIRTY_PAGES, flags=m.FLAG_NO_REPLY))
+
+
+@pytest.mark.parametrize("flags", [m.FLAG_ERROR, 2, 0xF, 0x40, 1 << 31])
+def test_flags_of_a_command(flags: int) -> None:
+    server, _ = serving()
+    with pytest.raises(ProtocolError, match="flags"):
+        server.receive(message(m.DEVICE_RESET, flags=flags))
+
+
+def test_surplus_descriptors_end_the_connection_and_are_closed() -> None:
+    server, _ = serving()
+    for command, count in ((m.DEVICE_RESET, 1), (m.DMA_MAP, 2), (99, 1)):
+        fds = [memfd() for _ in range(count)]
+        with pytest.raises(ProtocolError, match="descriptors"):
+            server.receive(message(command, bytes(32), fds))
+        assert not any(map(is_open, fds))
+        server.state = State.SERVING
+
+
+@pytest.mark.parametrize("size", [0, 1, 15])
+def test_a_header_smaller_than_itself(size: int) -> None:
+    with pytest.raises(ProtocolError, match="header alone"):
+        m.assembler().feed(m.HEADER.pack(1, m.VERSION, size, 0, 0))
