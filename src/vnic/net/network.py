@@ -213,12 +213,16 @@ class Network:
         self.clients.remove(nic)
         nic.endpoint.cleanup()
 
-    def close(self) -> None:
-        """QEMU's order (net_cleanup): the back-ends first, each NIC being told; the NICs last."""
+    def close_netdevs(self) -> None:
+        """The first half of `close`: delete the back-ends, each NIC being told."""
         self._announcer.close()
         for client in list(self.clients):
             if not client.is_nic:
                 self._delete_netdev(client, "vnic", "vnic is shutting down")
+
+    def close(self) -> None:
+        """QEMU's order (net_cleanup): the back-ends first; the NICs last."""
+        self.close_netdevs()
         for nic in self.nics:
             self.delete_nic(nic.name)
 
