@@ -1,5 +1,20 @@
 """The monitor: QEMU's QMP and HMP over a machine of NICs and back-ends.
 
-`schema` is the conversion layer, `commands` the table of what can be asked, `qmp` and `hmp` the two languages,
-`server` the sockets; the machine that is asked comes as a `MonitoredMachine`.
+`Monitors` is what the machine opens; the machine itself comes as a `MonitoredMachine`. `schema` is the conversion
+layer, `commands` and `hmp_commands` the tables of what can be asked, `qmp` and `hmp_session` the two languages.
 """
+
+from .address import SocketOptions, StdioOptions
+from .machine import ChardevInfo, MonitoredMachine, RunState, ShutdownCause
+from .server import Mode, Monitors
+
+__all__ = [
+    "ChardevInfo",
+    "Mode",
+    "MonitoredMachine",
+    "Monitors",
+    "RunState",
+    "ShutdownCause",
+    "SocketOptions",
+    "StdioOptions",
+]

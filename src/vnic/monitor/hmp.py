@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias
 
 from vnic.net.errors import NetError
 
@@ -20,7 +20,6 @@ log = logging.getLogger(__name__)
 
 Arguments: TypeAlias = dict[str, str]
 Run: TypeAlias = "Callable[[Caller, Arguments], str | None]"
-Function = TypeVar("Function", bound=Callable[..., object])
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +46,10 @@ INFO: list[HmpCommand] = []
 """The subcommands of `info`."""
 
 
-def hmp(name: str, arguments: str, synopsis: str, help_: str) -> Callable[[Function], Function]:
+def hmp(name: str, arguments: str, synopsis: str, help_: str) -> Callable[[Run], Run]:
     """Enter a function `(caller, arguments) -> text or None`; a name that begins with `info ` is a subcommand."""
 
-    def enter(run: Function) -> Function:
+    def enter(run: Run) -> Run:
         parts = tuple(
             (each.partition(":")[0], each.partition(":")[2]) for each in arguments.split(",") if each
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
@@ -15,12 +15,17 @@ from vnic.net.announce import AnnounceParameters
 from vnic.net.errors import NetError
 from vnic.protocol import keyval
 
-from .commands.table import Caller
-from .hmp import Arguments, UsageError, help_text, hmp
+from .hmp import Arguments, UsageError, help_text, hmp, run_line
 from .machine import RunState, ShutdownCause
 from .schema import convert_to_shape, device_options, netdev_options, object_options
 from .schema.shapes import Shape
 from .version import version
+
+if TYPE_CHECKING:
+    from .commands.table import Caller
+
+__all__ = ["run_line"]
+"""Importing this module fills the table that run_line looks in."""
 
 log = logging.getLogger(__name__)
 
@@ -65,9 +70,12 @@ def info_links(caller: Caller, args: Arguments) -> str:
         if "guest" in link:
             lines.append(f",seen={cast('dict[str, object]', link['guest'])['seen']}")
         lines.append("\n")
-        for hold in cast("list[dict[str, object]]", link["holds"]):
-            lines.append(f"  - {hold['client']}: {hold['kind']} by {hold['by']}: {hold['text']}\n")
+        lines += map(_hold_line, cast("list[dict[str, object]]", link["holds"]))
     return "".join(lines)
+
+
+def _hold_line(hold: dict[str, object]) -> str:
+    return f"  - {hold['client']}: {hold['kind']} by {hold['by']}: {hold['text']}\n"
 
 
 # -- things that come and go ------------------------------------------------------------------------------------

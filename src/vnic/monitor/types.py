@@ -12,7 +12,7 @@ import msgspec
 UpDown = Literal["up", "down"]
 
 
-class _Info(msgspec.Struct, rename="kebab", forbid_unknown_fields=True, kw_only=True):
+class _Info(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
     """A Struct that must describe its dict completely."""
 
 
@@ -69,11 +69,11 @@ class LinkInfo(_Info):
     link: UpDown
     operstate: Literal["up", "down", "lowerlayerdown"]
     holds: list[Hold]
-    peer: str | None = None
-    mac: str | None = None
     carrier_changes: int
     carrier_up_changes: int
     carrier_down_changes: int
+    peer: str | None = None
+    mac: str | None = None
     last_change: LinkChange | None = None
     guest: GuestInfo | None = None
 

@@ -9,7 +9,7 @@ import msgspec
 from vnic.net.errors import COMMAND_NOT_FOUND, NetError
 
 from ..events import EVENTS
-from ..hmp import run_line
+from ..hmp_commands import run_line
 from ..schema.introspect import Introspection
 from ..schema.shapes import shape_of
 from ..version import VersionInfo, version

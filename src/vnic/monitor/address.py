@@ -1,0 +1,223 @@
+"""Where a monitor listens or connects: the chardevs `socket` and `stdio`, and the sockets they stand for.
+
+The Structs are what `-chardev` (and `-qmp unix:…`) gives; `server.py` opens what they say. Errors are NetErrors
+with QEMU's texts (util/qemu-sockets.c).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+from collections.abc import Iterator
+
+import msgspec
+
+from vnic.net.errors import NetError
+
+SUN_PATH_MAX = 108
+BACKLOG = 16
+
+
+class SocketOptions(msgspec.Struct, rename="kebab", tag_field="backend", tag="socket", kw_only=True):
+    """`-chardev socket`, as far as a monitor understands it. `wait` is taken, but nobody is waited for."""
+
+    id: str
+    path: str | None = None
+    abstract: bool = False
+    tight: bool = True
+    host: str | None = None
+    port: str | None = None
+    ipv4: bool | None = None
+    ipv6: bool | None = None
+    fd: str | None = None
+    server: bool = False
+    wait: bool = True
+    nodelay: bool = True
+    reconnect_ms: int = 0
+
+    def check(self) -> None:
+        """Refuse what contradicts itself."""
+        given = [name for name, value in (("path", self.path), ("host", self.host), ("fd", self.fd)) if value]
+        if len(given) != 1 and not (given == ["path"] or (not given and self.port)):
+            raise NetError("chardev: socket: 'path', 'host' or 'fd' is needed, and only one of them")
+        if self.host is not None and not self.port:
+            raise NetError("chardev: socket: no port given")
+        if self.reconnect_ms < 0:
+            raise NetError("Parameter 'reconnect-ms' expects a non-negative integer")
+        if self.reconnect_ms and self.server:
+            raise NetError("'reconnect-ms' option is incompatible with socket in server connect mode")
+
+    @property
+    def filename(self) -> str:
+        """query-chardev's name for it (chardev/char-socket.c: qemu_chr_compute_filename)."""
+        if self.path is not None:
+            where = f"unix:{self.path}"
+        elif self.fd is not None:
+            where = f"fd:{self.fd}"
+        else:
+            host = self.host or ""
+            where = f"tcp:[{host}]:{self.port}" if ":" in host else f"tcp:{host}:{self.port}"
+        return where + (",server=on" if self.server else "")
+
+
+class StdioOptions(msgspec.Struct, tag_field="backend", tag="stdio", kw_only=True):
+    """`-chardev stdio`. `signal` is taken: Ctrl-C ends the program either way."""
+
+    id: str
+    signal: bool = True
+
+    @property
+    def filename(self) -> str:
+        return "stdio"
+
+
+MonitorChardev = SocketOptions | StdioOptions
+
+
+class Listener:
+    """A listening socket; a UNIX one leaves no file behind."""
+
+    def __init__(self, options: SocketOptions) -> None:
+        self._path: tuple[str, int, int] | None = None
+        if options.fd is not None:
+            self.socket = _socket_of_fd(options.fd)
+        elif options.path is not None:
+            self.socket = self._listen_unix(options)
+        else:
+            self.socket = _listen_inet(options)
+        self.socket.setblocking(False)
+
+    def _listen_unix(self, options: SocketOptions) -> socket.socket:
+        address = unix_address(options)
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            if not options.abstract:
+                _remove_stale(address)
+            # Nobody else may connect, not even between bind and a chmod.
+            umask = os.umask(0o177)
+            try:
+                listening.bind(address)
+            finally:
+                os.umask(umask)
+            if not options.abstract:
+                made = os.stat(address)
+                self._path = (address, made.st_dev, made.st_ino)
+            listening.listen(BACKLOG)
+        except OSError as error:
+            listening.close()
+            raise NetError(f"Failed to bind socket to {options.path}: {error.strerror}") from None
+        return listening
+
+    def close(self) -> None:
+        self.socket.close()
+        if self._path is None:
+            return
+        path, device, inode = self._path
+        with contextlib.suppress(OSError):
+            found = os.stat(path)
+            if (found.st_dev, found.st_ino) == (device, inode):  # not one that another program put there
+                os.unlink(path)
+
+
+def unix_address(options: SocketOptions) -> str:
+    """The address of a UNIX socket as the kernel wants it: a path, or NUL and a name (unix(7))."""
+    path = options.path or ""
+    address = "\0" + path if options.abstract else path
+    if options.abstract and not options.tight:
+        address = address.ljust(SUN_PATH_MAX, "\0")
+    if len(os.fsencode(address)) > SUN_PATH_MAX - (0 if options.abstract else 1):
+        raise NetError(f"UNIX socket path '{path}' is too long")
+    return address
+
+
+def _remove_stale(path: str) -> None:
+    """Remove the socket that a dead program left at `path`; OSError if a living one listens there."""
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        return  # bind says what is wrong
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+        except BlockingIOError:
+            pass  # its backlog is full: it lives
+
+
+def inet_addresses(options: SocketOptions, passive: bool) -> Iterator[tuple[socket.AddressFamily, object]]:
+    """The addresses to try. Name resolution blocks, and so happens only while options are read."""
+    family = socket.AF_UNSPEC
+    if options.ipv4 and not options.ipv6:
+        family = socket.AF_INET
+    elif options.ipv6 and not options.ipv4:
+        family = socket.AF_INET6
+    flags = socket.AI_PASSIVE if passive else 0
+    try:
+        found = socket.getaddrinfo(
+            options.host or None, options.port, family, socket.SOCK_STREAM, flags=flags
+        )
+    except socket.gaierror as error:
+        raise NetError(
+            f"address resolution failed for {options.host}:{options.port}: {error.strerror}"
+        ) from None
+    for each_family, _, _, _, address in found:
+        yield each_family, address
+
+
+def _listen_inet(options: SocketOptions) -> socket.socket:
+    problem = "Address family not supported by protocol"
+    for family, address in inet_addresses(options, passive=True):
+        try:
+            listening = socket.socket(family, socket.SOCK_STREAM)
+        except OSError as error:
+            problem = error.strerror or problem
+            continue
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listening.bind(address)
+            listening.listen(BACKLOG)
+        except OSError as error:
+            listening.close()
+            problem = error.strerror or problem
+            continue
+        return listening
+    raise NetError(f"Failed to find an available port: {problem}")
+
+
+def _socket_of_fd(text: str) -> socket.socket:
+    """A socket that was passed by number."""
+    try:
+        return socket.socket(fileno=os.dup(int(text)))
+    except (ValueError, OSError):
+        raise NetError(f"File descriptor '{text}' is not a socket") from None
+
+
+def connect(options: SocketOptions) -> socket.socket:
+    """Start to connect, or take the passed descriptor; wait until the socket is writable, then ask SO_ERROR.
+
+    OSError if it fails at once.
+    """
+    if options.fd is not None:
+        return _socket_of_fd(options.fd)
+    if options.path is not None:
+        family, address = socket.AF_UNIX, unix_address(options)
+    else:
+        family, address = next(inet_addresses(options, passive=False))  # type: ignore[assignment]
+    connecting = socket.socket(family, socket.SOCK_STREAM)
+    connecting.setblocking(False)
+    try:
+        connecting.connect(address)
+    except BlockingIOError:
+        pass
+    except OSError:
+        connecting.close()
+        raise
+    return connecting

@@ -1,0 +1,237 @@
+"""One monitor client's bytes: read, run, write, without ever waiting for the client.
+
+Both directions are bounded. What a client asks for is run only as far as it reads the answers; one that does not
+even read its events is disconnected. Used by `server.py` for QMP and HMP alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+log = logging.getLogger(__name__)
+
+READ_BYTES = 4096
+"""Read at once (CHR_READ_BUF_LEN of QEMU's char.h): what runs on one turn of the loop is bounded by it."""
+
+PAUSE_BYTES = 1 << 16
+"""With more unread output than this, no further command of the client runs."""
+
+OUTPUT_MAX_BYTES = 1 << 23
+"""With more unread output than this, the client is disconnected."""
+
+
+class Session(Protocol):
+    """The language spoken on a connection: a QMP or HMP session."""
+
+    who: str
+
+    def greeting(self) -> bytes: ...
+
+    def feed(self, data: bytes) -> Iterator[bytes]: ...
+
+    def event(self, message: dict[str, object]) -> bytes | None: ...
+
+
+class Channel(Protocol):
+    """Bytes in and out, neither of which blocks."""
+
+    reading: int
+    """The descriptor to wait on before `receive`."""
+    writing: int
+    """The descriptor to wait on before `send`."""
+
+    def receive(self) -> bytes: ...
+
+    def send(self, data: bytes | bytearray) -> int: ...
+
+    def close(self) -> None: ...
+
+
+class SocketChannel:
+    """A connected stream socket."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        connected.setblocking(False)
+        self._socket = connected
+        self.reading = self.writing = connected.fileno()
+
+    def receive(self) -> bytes:
+        return self._socket.recv(READ_BYTES)
+
+    def send(self, data: bytes | bytearray) -> int:
+        return self._socket.send(data)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class StdioChannel:
+    """Standard input and output.
+
+    O_NONBLOCK belongs to the open file, which the shell and our stderr share: a terminal or pipe is opened anew.
+    """
+
+    def __init__(self) -> None:
+        self.reading = os.dup(0)
+        mode = os.fstat(1).st_mode
+        if stat.S_ISCHR(mode) or stat.S_ISFIFO(mode):
+            self.writing = os.open("/proc/self/fd/1", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        else:
+            self.writing = os.dup(1)
+            if stat.S_ISSOCK(mode):
+                os.set_blocking(self.writing, False)
+
+    def receive(self) -> bytes:
+        return os.read(self.reading, READ_BYTES)  # only called when there is something, or the end
+
+    def send(self, data: bytes | bytearray) -> int:
+        return os.write(self.writing, data)
+
+    def close(self) -> None:
+        os.close(self.reading)
+        os.close(self.writing)
+
+
+class Connection:
+    """A client, from its greeting to its end; `closed` is called once."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        channel: Channel,
+        session: Session,
+        closed: Callable[[], None],
+    ) -> None:
+        self.session = session
+        self._loop = loop
+        self._channel = channel
+        self._on_closed = closed
+        self._output = bytearray()
+        self._work: Iterator[bytes] | None = None
+        """Replies to what was read, made one by one as the client takes them."""
+        self._running = False
+        self._ended = False
+        """The client sends no more; it still gets what it asked for."""
+        self._closed = False
+        self._reads = self._writes = False
+
+    def start(self) -> None:
+        """Greet, and begin to listen."""
+        self._output += self.session.greeting()
+        self._flush()
+
+    # -- out ----------------------------------------------------------------------------------------------------
+
+    def event(self, message: dict[str, object]) -> None:
+        """Tell the client of an event, if it listens to any."""
+        data = self.session.event(message)
+        if data is None or self._closed:
+            return
+        self._output += data
+        if not self._running:  # else it goes out with the reply, in QEMU's order: before it
+            self._flush()
+
+    def _flush(self) -> None:
+        while self._output and not self._closed:
+            try:
+                sent = self._channel.send(self._output)
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError:
+                self.close()
+                return
+            del self._output[:sent]
+        if len(self._output) > OUTPUT_MAX_BYTES:
+            log.warning("%s does not read its monitor: disconnected", self.session.who)
+            self.close()
+            return
+        self._watch()
+
+    def _writable(self) -> None:
+        self._flush()
+        if self._work is not None and len(self._output) <= PAUSE_BYTES:
+            self._run()
+
+    # -- in -----------------------------------------------------------------------------------------------------
+
+    def _readable(self) -> None:
+        try:
+            data = self._channel.receive()
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self.close()
+            return
+        if not data:
+            self._ended = True
+            self._watch()
+            return
+        self._work = self.session.feed(data)
+        self._run()
+
+    def _run(self) -> None:
+        """Run what was read, until it is done or the client has enough to read."""
+        while self._work is not None and not self._closed:
+            self._running = True
+            try:
+                for reply in self._work:
+                    self._output += reply
+                    if len(self._output) > PAUSE_BYTES:
+                        break
+                else:
+                    self._work = None
+            finally:
+                self._running = False
+            self._flush()
+            if len(self._output) > PAUSE_BYTES:
+                return
+
+    # -- what the loop watches ----------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        if self._closed:
+            return
+        if self._ended and not self._output and self._work is None:
+            self.close()
+            return
+        reads = not self._ended and self._work is None and len(self._output) <= PAUSE_BYTES
+        if reads is not self._reads:
+            self._reads = reads
+            if reads:
+                self._start_reading()
+            else:
+                self._loop.remove_reader(self._channel.reading)
+        if bool(self._output) is not self._writes:
+            self._writes = bool(self._output)
+            if self._writes:
+                self._loop.add_writer(self._channel.writing, self._writable)
+            else:
+                self._loop.remove_writer(self._channel.writing)
+
+    def _start_reading(self) -> None:
+        try:
+            self._loop.add_reader(self._channel.reading, self._readable)
+        except PermissionError:
+            # epoll takes no regular file (`-monitor stdio < commands`), which is always ready.
+            self._loop.call_soon(self._read_file)
+
+    def _read_file(self) -> None:
+        if self._reads and not self._closed:
+            self._readable()
+            self._loop.call_soon(self._read_file)
+
+    def close(self) -> None:
+        """End the connection now; what the client has not taken is lost."""
+        if self._closed:
+            return
+        self._closed = True
+        self._loop.remove_reader(self._channel.reading)
+        self._loop.remove_writer(self._channel.writing)
+        self._channel.close()
+        self._on_closed()

@@ -1,0 +1,186 @@
+"""How clients come to a monitor: they connect to us (ServerPort), we connect to them (ClientPort), or stdio.
+
+`server.py` makes one for each chardev; a port hands every connected channel to its `serve`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import struct
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
+
+from vnic.net.errors import NetError
+
+from .address import Listener, SocketOptions, StdioOptions, connect
+from .connection import Channel, Connection, SocketChannel, StdioChannel
+
+log = logging.getLogger(__name__)
+
+CLIENTS_MAX = 64
+"""Clients of one listening monitor at a time; more are turned away."""
+
+ACCEPT_RETRY_S = 1.0
+"""How long a listener that cannot accept (no descriptors left) is left alone."""
+
+Serve: TypeAlias = Callable[[Channel, str, Callable[[], None]], Connection]
+"""Start a session on a channel, for a client of that description; the callable is called when it ends."""
+
+
+class Port(Protocol):
+    """Where clients come from."""
+
+    @property
+    def filename(self) -> str:
+        """query-chardev's name for it."""
+
+    def close(self) -> None: ...
+
+
+class StdioPort:
+    """The one client at our standard input and output."""
+
+    def __init__(self, options: StdioOptions, serve: Serve) -> None:
+        self.filename = options.filename
+        serve(StdioChannel(), "on stdio", lambda: None)
+
+    def close(self) -> None:
+        """Nothing is open but the client's own channel."""
+
+
+class ServerPort:
+    """A listening socket and however many clients."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, options: SocketOptions, serve: Serve) -> None:
+        self._loop = loop
+        self._options = options
+        self._serve = serve
+        self._clients = 0
+        self._retry: asyncio.TimerHandle | None = None
+        self._listener = Listener(options)
+        self._listen()
+
+    @property
+    def filename(self) -> str:
+        return self._options.filename if self._clients else f"disconnected:{self._options.filename}"
+
+    def _listen(self) -> None:
+        self._retry = None
+        self._loop.add_reader(self._listener.socket.fileno(), self._acceptable)
+
+    def _acceptable(self) -> None:
+        try:
+            client, _ = self._listener.socket.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            log.warning("%s: cannot accept: %s", self._options.filename, error.strerror)
+            self._loop.remove_reader(self._listener.socket.fileno())
+            self._retry = self._loop.call_later(ACCEPT_RETRY_S, self._listen)
+            return
+        if self._clients >= CLIENTS_MAX:
+            log.warning(
+                "%s: %d clients already: one more is turned away", self._options.filename, CLIENTS_MAX
+            )
+            client.close()
+            return
+        self._clients += 1
+        _set_nodelay(client, self._options)
+        self._serve(SocketChannel(client), describe_peer(client), self._left)
+
+    def _left(self) -> None:
+        self._clients -= 1
+
+    def close(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+        self._loop.remove_reader(self._listener.socket.fileno())
+        self._listener.close()
+
+
+class ClientPort:
+    """A socket that we connect (`server=off`), again and again where `reconnect-ms` is given."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, options: SocketOptions, serve: Serve) -> None:
+        self._loop = loop
+        self._options = options
+        self._serve = serve
+        self._connected = False
+        self._connecting: socket.socket | None = None
+        self._retry: asyncio.TimerHandle | None = None
+        self._dial()
+
+    @property
+    def filename(self) -> str:
+        return self._options.filename if self._connected else f"disconnected:{self._options.filename}"
+
+    def _dial(self) -> None:
+        self._retry = None
+        try:
+            self._connecting = connect(self._options)
+        except OSError as error:
+            if not self._options.reconnect_ms:
+                raise NetError(f"Failed to connect to {self._target}: {error.strerror}") from None
+            self._again(error.strerror)
+        else:
+            self._loop.add_writer(self._connecting.fileno(), self._answered)
+
+    @property
+    def _target(self) -> str:
+        return f"'{self._options.path or f'{self._options.host}:{self._options.port}'}'"
+
+    def _answered(self) -> None:
+        """The connection was made, or refused."""
+        connecting, self._connecting = self._connecting, None
+        assert connecting is not None
+        self._loop.remove_writer(connecting.fileno())
+        problem = connecting.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if problem:
+            connecting.close()
+            self._again(os.strerror(problem))
+            return
+        self._connected = True
+        _set_nodelay(connecting, self._options)
+        self._serve(SocketChannel(connecting), describe_peer(connecting), self._left)
+
+    def _left(self) -> None:
+        self._connected = False
+        self._again("the connection ended")
+
+    def _again(self, why: str | None) -> None:
+        if self._options.reconnect_ms:
+            self._retry = self._loop.call_later(self._options.reconnect_ms / 1000, self._dial)
+        else:
+            log.warning("monitor %s: %s", self._options.filename, why)
+
+    def close(self) -> None:
+        self._options.reconnect_ms = 0
+        if self._retry is not None:
+            self._retry.cancel()
+        if self._connecting is not None:
+            self._loop.remove_writer(self._connecting.fileno())
+            self._connecting.close()
+
+
+def _set_nodelay(connected: socket.socket, options: SocketOptions) -> None:
+    if options.nodelay and connected.family in (socket.AF_INET, socket.AF_INET6):
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+_UCRED = struct.Struct("3i")
+
+
+def describe_peer(connected: socket.socket) -> str:
+    """Who is at the other end, for the journal: `client python3[4711]`, `client 192.0.2.1:5000`."""
+    try:
+        if connected.family != socket.AF_UNIX:
+            host, port = connected.getpeername()[:2]
+            return f"client [{host}]:{port}" if ":" in host else f"client {host}:{port}"
+        pid, _, _ = _UCRED.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
+            return f"client {comm.read().strip()}[{pid}]"
+    except (OSError, ValueError):
+        return "client"

@@ -1,0 +1,132 @@
+"""One QMP client's session: bytes in, replies out (QEMU's monitor/qmp.c and qapi/qmp-dispatch.c), without I/O.
+
+`server.py` makes one for each connection, passes it what arrives, and writes what it yields.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from vnic.net.errors import COMMAND_NOT_FOUND, NetError
+from vnic.protocol.qmp import ParseError, Stream, encode
+from vnic.protocol.qmp.encode import in_qdict_order
+
+from .commands import COMMANDS
+from .machine import MonitoredMachine, RunState
+from .schema.convert import Visit, compile_shape
+from .version import version
+
+log = logging.getLogger(__name__)
+
+_NO_ARGUMENTS: dict[str, object] = {}
+_EMPTY_RETURN = encode({"return": {}})
+"""What most commands reply; made once."""
+
+
+class Dispatcher:
+    """Runs commands on a machine. One serves all sessions, and compiles each command's checks at its first use."""
+
+    def __init__(self, machine: MonitoredMachine) -> None:
+        self.machine = machine
+        self._entries: dict[str, tuple[Visit | None, Callable[..., Any]]] = {}
+
+    def execute(self, session: QmpSession, name: str, arguments: dict[str, object]) -> object:
+        """Check the arguments, run the command, return its result (None: nothing to return).
+
+        Raises NetError.
+        """
+        entry = self._entries.get(name) or self._enter(name)
+        visit, run = entry
+        if visit is not None:
+            return run(session, visit(arguments, ""))
+        if arguments:
+            raise NetError(f"Parameter '{next(iter(arguments))}' is unexpected")
+        return run(session)
+
+    def _enter(self, name: str) -> tuple[Visit | None, Callable[..., Any]]:
+        command = COMMANDS.get(name)
+        if command is None:
+            raise NetError(f"The command {name} has not been found", COMMAND_NOT_FOUND)
+        shape = command.arguments_shape(self.machine)
+        entry = (None if shape is None else compile_shape(shape), command.run)
+        self._entries[name] = entry
+        return entry
+
+
+class QmpSession:
+    """A client: starts in negotiation mode, hears events after qmp_capabilities."""
+
+    def __init__(self, dispatcher: Dispatcher, who: str, pretty: bool = False) -> None:
+        self.machine = dispatcher.machine
+        self.who = who
+        self.negotiated = False
+        self.pretty = pretty
+        self._dispatcher = dispatcher
+        self._stream = Stream()
+
+    def greeting(self) -> bytes:
+        return self._encode({"QMP": {"version": version(), "capabilities": []}})
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield the reply to each message that ends in `data`; nothing runs before the reply is asked for.
+
+        After `quit`, what else the client sent is left alone, as QEMU does.
+        """
+        for message in self._stream.feed(data):
+            if self.machine.runstate is RunState.SHUTDOWN:
+                return
+            yield self.reply(message)
+
+    def event(self, message: dict[str, object]) -> bytes | None:
+        """The bytes of an event for this client, or None while it negotiates."""
+        return self._encode(message) if self.negotiated else None
+
+    def reply(self, message: object) -> bytes:
+        """Answer one message (qmp_dispatch)."""
+        reply: dict[str, object] = {}
+        try:
+            if isinstance(message, ParseError):
+                raise NetError(message.desc)
+            if not isinstance(message, dict):
+                raise NetError("QMP input must be a JSON object")
+            if "id" in message:
+                reply["id"] = message["id"]
+            name = _check(message)
+            if not self.negotiated and name != "qmp_capabilities":
+                raise NetError(
+                    "Expecting capabilities negotiation with 'qmp_capabilities'", COMMAND_NOT_FOUND
+                )
+            result = self._dispatcher.execute(self, name, message.get("arguments", _NO_ARGUMENTS))
+            if result is None and not reply and not self.pretty:
+                return _EMPTY_RETURN
+            reply["return"] = {} if result is None else result
+        except NetError as error:
+            reply["error"] = {"class": error.error_class, "desc": error.desc}
+        except Exception as error:  # a bug in one command must not take the others' monitor away
+            log.exception("QMP: %s of %s failed", message, self.who)
+            reply["error"] = {"class": "GenericError", "desc": f"Internal error: {error!r}"}
+        return self._encode(reply)
+
+    def _encode(self, message: dict[str, object]) -> bytes:
+        return encode(message, self.pretty)
+
+
+def _check(message: dict[str, Any]) -> str:
+    """The command's name, if the message has the form of a request (qmp_dispatch_check_obj)."""
+    name: str | None = None
+    for key in in_qdict_order(message):
+        value = message[key]
+        if key == "execute":
+            if not isinstance(value, str):
+                raise NetError("QMP input member 'execute' must be a string")
+            name = value
+        elif key == "arguments":
+            if not isinstance(value, dict):
+                raise NetError("QMP input member 'arguments' must be an object")
+        elif key != "id":
+            raise NetError(f"QMP input member '{key}' is unexpected")
+    if name is None:
+        raise NetError("QMP input lacks member 'execute'")
+    return name

@@ -1,0 +1,96 @@
+"""The monitors of a machine: their chardevs, the sessions of their clients, and the events that go to all of them.
+
+The machine makes one `Monitors` and adds a chardev for each `-qmp`, `-monitor` and `-mon`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from enum import StrEnum
+
+from vnic.net.errors import NetError
+
+from .address import MonitorChardev, SocketOptions
+from .connection import Channel, Connection, Session
+from .hmp_session import HmpSession
+from .machine import ChardevInfo, MonitoredMachine
+from .ports import ClientPort, Port, ServerPort, StdioPort
+from .qmp import Dispatcher, QmpSession
+
+log = logging.getLogger(__name__)
+
+
+class Mode(StrEnum):
+    """The language of a monitor, as `-mon mode=` names it."""
+
+    CONTROL = "control"
+    READLINE = "readline"
+
+
+class Monitors:
+    """All monitors. `add` before or while the loop runs; `close` at the end."""
+
+    def __init__(self, machine: MonitoredMachine, loop: asyncio.AbstractEventLoop) -> None:
+        self._machine = machine
+        self._loop = loop
+        self._dispatcher = Dispatcher(machine)
+        self._ports: dict[str, Port] = {}
+        self._connections: list[Connection] = []
+        self._unsubscribe = machine.network.subscribe(self._event)
+
+    def add(self, chardev: MonitorChardev, mode: Mode, pretty: bool = False) -> None:
+        """Open a monitor on a chardev of that id. Raises NetError."""
+        if chardev.id in self._ports:
+            raise NetError(f"Chardev '{chardev.id}' is busy")
+
+        def serve(channel: Channel, peer: str, closed: Callable[[], None]) -> Connection:
+            session: Session
+            if mode is Mode.CONTROL:
+                session = QmpSession(self._dispatcher, f"QMP {peer}", pretty)
+            else:
+                session = HmpSession(self._machine, f"HMP {peer}")
+
+            def ended() -> None:
+                self._connections.remove(connection)
+                closed()
+
+            connection = Connection(self._loop, channel, session, ended)
+            self._connections.append(connection)
+            connection.start()
+            return connection
+
+        if not isinstance(chardev, SocketOptions):
+            self._ports[chardev.id] = StdioPort(chardev, serve)
+            return
+        chardev.check()
+        if chardev.server and chardev.wait:
+            log.info("%s: wait=on: vnic starts without waiting for a client", chardev.filename)
+        kind = ServerPort if chardev.server else ClientPort
+        self._ports[chardev.id] = kind(self._loop, chardev, serve)
+
+    def chardevs(self) -> list[ChardevInfo]:
+        """The monitors' entries in query-chardev."""
+        return [ChardevInfo(label, port.filename, True) for label, port in self._ports.items()]
+
+    def _event(self, name: str, data: dict[str, object]) -> None:
+        seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+        message: dict[str, object] = {
+            "timestamp": {"seconds": seconds, "microseconds": nanoseconds // 1000},
+            "event": name,
+        }
+        if data:
+            message["data"] = data
+        for connection in list(self._connections):
+            connection.event(message)
+
+    def close(self) -> None:
+        """Close every listener and connection, and remove the sockets' files."""
+        self._unsubscribe()
+        for port in self._ports.values():
+            port.close()
+        self._ports.clear()
+        for connection in list(self._connections):
+            connection.close()
