@@ -9,6 +9,7 @@ from __future__ import annotations
 from ..net.client import NetClient
 from ..net.clock import Scheduler
 from ..net.incoming import Frame
+from ..virtio.constants import DESC_WRITE
 from ..virtio.queue import Chain, QueueError, SplitQueue
 from .engine import Mode, RingFormat, RingHost
 from .offload import GSO_NONE, HEADER_BYTES, MAX_FRAME_BYTES, NEEDS_CSUM, OffloadError, complete
@@ -129,46 +130,53 @@ class TxPump:
     def _burst(self) -> bool:
         """Send what the ring holds, within the budget. True: the budget is used up, there may be more."""
         queue, client, pair = self._queue, self._client, self._pair
-        pop, add_used = queue.pop, queue.add_used
+        pop_span, send = queue.pop_span, client.send
         header_bytes, offloading = self.format.header_bytes, self.format.tx_offload
-        packets, room = 0, BURST_BYTES
+        longest = MAX_FRAME_BYTES if queue.enabled else -1
+        heads: list[int] = []
+        room = BURST_BYTES
         try:
-            while packets < BURST_PACKETS and room > 0:
-                chain = pop()
-                if chain is None:
-                    return False
-                packets += 1
-                size = chain.readable_bytes - header_bytes
-                if size < 0:
-                    raise QueueError("a packet without room for its virtio_net_hdr")
-                if not self._sending or not queue.enabled or not MIN_FRAME_BYTES <= size <= MAX_FRAME_BYTES:
-                    add_used(chain.head, 0)
-                    continue
-                frame, offload = _take(chain, header_bytes, offloading)
-                add_used(chain.head, 0)
+            while len(heads) < BURST_PACKETS and room > 0:
+                span = pop_span(0)
+                offload = b""
+                if span is not None:
+                    head, mapping, start, stop = span
+                    heads.append(head)
+                    size = stop - start - header_bytes
+                    if size < MIN_FRAME_BYTES or size > longest or not self._sending:
+                        _check_header(size)
+                        continue
+                    frame = mapping[start + header_bytes : stop]
+                    if offloading and (mapping[start] or mapping[start + _GSO_AT]):
+                        offload = mapping[start : start + HEADER_BYTES]
+                else:
+                    chain = queue.pop()
+                    if chain is None:
+                        return False
+                    heads.append(chain.head)
+                    size = chain.readable_bytes - header_bytes
+                    if size < MIN_FRAME_BYTES or size > longest or not self._sending:
+                        _check_header(size)
+                        continue
+                    packet = chain.read()
+                    frame = packet[header_bytes:]
+                    if offloading and (packet[0] or packet[_GSO_AT]):
+                        offload = packet[:HEADER_BYTES]
                 room -= size
-                if not client.send(pair, frame, offload) and not client.can_send(pair):
+                if not send(pair, frame, offload) and not client.can_send(pair):
                     self._peer_is_full = True
                     return False
             return True
         finally:
-            if packets:
-                queue.publish()
+            if heads:
+                queue.push_unwritten(heads)
                 if queue.should_interrupt():
                     self._host.ring_interrupt(queue.index)
 
 
-def _take(chain: Chain, header_bytes: int, offloading: bool) -> tuple[bytes, bytes]:
-    """Copy a frame, and its offload header where it owes something, out of the guest's memory."""
-    if len(chain.readable) == 1:
-        mapping, start, stop = chain.readable[0]
-        if offloading and (mapping[start] or mapping[start + _GSO_AT]):
-            return mapping[start + header_bytes : stop], mapping[start : start + HEADER_BYTES]
-        return mapping[start + header_bytes : stop], b""
-    packet = chain.read()
-    if offloading and (packet[0] or packet[_GSO_AT]):
-        return packet[header_bytes:], packet[:HEADER_BYTES]
-    return packet[header_bytes:], b""
+def _check_header(size: int) -> None:
+    if size < 0:
+        raise QueueError("a packet without room for its virtio_net_hdr")
 
 
 class RxPump:
@@ -212,37 +220,55 @@ class RxPump:
             return True
         if offload and not self._takes(offload, frame):
             return self._receive_completed(frame, offload)
-        queue, header_bytes = self._queue, self._header_bytes
-        total = header_bytes + len(frame)
+        queue = self._queue
+        total = self._header_bytes + len(frame)
         try:
-            chain = queue.pop() or self._wait_for_room()
-            if chain is None or not queue.enabled:
-                return self._no_room(chain)
-            if chain.writable_bytes < total:
-                return self._put_merged(chain, frame, offload)
-            header = offload + self._header[HEADER_BYTES:] if offload else self._header
-            if len(chain.writable) == 1:
-                mapping, start, _ = chain.writable[0]
-                body = start + header_bytes
-                mapping[start:body] = header
+            span = queue.pop_span(DESC_WRITE) if queue.enabled else None
+            if span is not None and total <= span[3] - span[2]:
+                head, mapping, start, _ = span
+                body = start + self._header_bytes
+                mapping[start:body] = offload + self._header[HEADER_BYTES:] if offload else self._header
                 mapping[body : start + total] = frame
+                queue.push(head, total)
             else:
-                chain.write(header + frame)
-            queue.add_used(chain.head, total)
-            queue.publish()
+                if span is not None:
+                    queue.rewind(1)
+                if not self._put(frame, offload, total):
+                    return False
         except QueueError as error:
             self._host.queue_failed(queue, error)
             return True
         if not self._interrupt_due:
-            self._interrupt_soon()
+            self._interrupt_due = True
+            self._scheduler.call_soon(self._interrupt)
         return True
 
-    def _no_room(self, chain: Chain | None) -> bool:
-        """What becomes of a frame that cannot go in: it waits for a ring that works, and is lost otherwise."""
-        if chain is not None:
-            self._queue.rewind(1)
-            return True
-        return not self._queue.ready
+    def _put(self, frame: Frame, offload: bytes, total: int) -> bool:
+        """`receive` for chains of any shape; over several of them where that was negotiated (§5.1.6.4)."""
+        queue = self._queue
+        chains: list[Chain] = []
+        room = 0
+        while room < total:
+            if not queue.enabled or len(chains) >= (queue.size if self._format.mergeable else 1):
+                queue.rewind(len(chains))
+                return True  # nobody wants it, or it will never fit: lost
+            chain = queue.pop() or self._wait_for_room()
+            if chain is None:
+                queue.rewind(len(chains))
+                return not queue.ready  # it waits for a ring that works, and is lost otherwise
+            if chain.writable_bytes < (1 if chains else self._header_bytes):
+                raise QueueError(f"a receive buffer of {chain.writable_bytes} bytes")
+            chains.append(chain)
+            room += chain.writable_bytes
+        header = (offload or _NO_OFFLOAD) + len(chains).to_bytes(2, "little")
+        packet = header[: self._header_bytes] + frame
+        at = 0
+        for chain in chains:
+            written = chain.write(packet[at : at + chain.writable_bytes])
+            queue.add_used(chain.head, written)
+            at += written
+        queue.publish()  # all at once: the driver counts on the whole packet
+        return True
 
     def _wait_for_room(self) -> Chain | None:
         """Have the driver kick when it makes room, and look once more, as it may just have done so."""
@@ -253,41 +279,8 @@ class RxPump:
             queue.suppress_kicks(True)
         return chain
 
-    def _put_merged(self, chain: Chain, frame: Frame, offload: bytes) -> bool:
-        """Spread a frame over several chains (§5.1.6.4), or drop it where that was not negotiated."""
-        queue, header_bytes = self._queue, self._header_bytes
-        chains, room, total = [chain], chain.writable_bytes, header_bytes + len(frame)
-        if room < header_bytes:
-            raise QueueError(f"a receive buffer of {room} bytes")
-        while room < total:
-            if not self._format.mergeable or len(chains) >= queue.size:
-                queue.rewind(len(chains))
-                return True  # it will never fit
-            following = queue.pop() or self._wait_for_room()
-            if following is None:
-                queue.rewind(len(chains))
-                return False
-            if not following.writable_bytes:
-                raise QueueError("a receive buffer of 0 bytes")
-            chains.append(following)
-            room += following.writable_bytes
-        packet = (offload or _NO_OFFLOAD) + len(chains).to_bytes(2, "little") + frame
-        at = 0
-        for each in chains:
-            written = each.write(packet[at : at + each.writable_bytes])
-            queue.add_used(each.head, written)
-            at += written
-        queue.publish()  # all at once: the driver counts on the whole packet
-        self._interrupt_soon()
-        return True
-
-    def _interrupt_soon(self) -> None:
-        """One interrupt for all that comes in during this turn of the loop."""
-        if not self._interrupt_due:
-            self._interrupt_due = True
-            self._scheduler.call_soon(self._interrupt)
-
     def _interrupt(self) -> None:
+        """One interrupt for all that came in during a turn of the loop."""
         self._interrupt_due = False
         if self._queue.ready and self._queue.should_interrupt():
             self._host.ring_interrupt(self._queue.index)

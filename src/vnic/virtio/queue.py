@@ -90,7 +90,8 @@ class SplitQueue:
         self.max_size = max_size
         self.size = max_size
         self.desc = self.avail = self.used = 0
-        self.last_avail = self.used_idx = 0
+        self.used_idx = 0
+        self._last_avail = 0
         self.state = QueueState.STOPPED
         self.enabled = True
         """False: no side effects (vhost-user SET_VRING_ENABLE 0): TX is discarded, nothing is received."""
@@ -98,6 +99,9 @@ class SplitQueue:
         """VIRTIO_F_INDIRECT_DESC was negotiated."""
         self.kicks_suppressed = False
         self._memory: GuestMemory | None = None
+        # Heads read from the available ring ahead of time, and how many of them were taken since.
+        self._heads: list[int] = []
+        self._at = 0
         self._unmap()
 
     def __repr__(self) -> str:
@@ -107,6 +111,11 @@ class SplitQueue:
     def ready(self) -> bool:
         """Set up, and not broken."""
         return self.state is QueueState.RUNNING
+
+    @property
+    def last_avail(self) -> int:
+        """The avail index of the next chain to take: the base from which another back-end goes on."""
+        return (self._last_avail + self._at) & 0xFFFF
 
     # -- lifecycle ----------------------------------------------------------------------------------------------
 
@@ -133,7 +142,7 @@ class SplitQueue:
         except GuestMemoryError as error:
             raise QueueError(str(error)) from None
         self.used_idx = self._used16[1]
-        self.last_avail = self.used_idx if base is None else base & 0xFFFF
+        self._last_avail = self.used_idx if base is None else base & 0xFFFF
         self._used16[0] = 0
         self.kicks_suppressed = False
         self.state = QueueState.RUNNING
@@ -158,7 +167,7 @@ class SplitQueue:
         self.stop()
         self.size = self.max_size
         self.desc = self.avail = self.used = 0
-        self.last_avail = self.used_idx = 0
+        self.used_idx = self._last_avail = 0
         self.enabled = True
 
     def fail(self) -> None:
@@ -171,15 +180,14 @@ class SplitQueue:
         self._unmap()
 
     def _unmap(self) -> None:
+        self._last_avail = self.last_avail
+        self._heads, self._at = [], 0
         self._mapped = False
         self._desc64 = self._avail16 = self._used16 = self._used64 = _NO_VIEW
         # The region that held the last buffer, as plain ints: its guest range, and what turns a guest address
-        # into an offset of its mapping.
+        # into an offset of its mapping. An empty range until there is one.
         self._lo = self._hi = self._delta = 0
         self._mapping: mmap.mmap | None = None
-        # Heads read from the available ring ahead of last_avail.
-        self._heads: list[int] = []
-        self._at = 0
 
     def _map(self, memory: GuestMemory) -> None:
         size = self.size
@@ -215,16 +223,19 @@ class SplitQueue:
         heads = avail[first : min(first + count, 2 + size)].tolist()
         if len(heads) < count:
             heads += avail[2 : 2 + count - len(heads)].tolist()
-        self._heads = heads
-        self._at = 0
+        self._last_avail, self._heads, self._at = last, heads, 0
         return True
 
     def pending(self) -> int:
         """How many chains wait to be taken. Raises QueueError."""
         return len(self._heads) - self._at if self._at < len(self._heads) or self._fetch() else 0
 
-    def pop(self) -> Chain | None:
-        """Take the next chain; None when there is none. Raises QueueError."""
+    def pop_span(self, kind: int) -> tuple[int, mmap.mmap, int, int] | None:
+        """Take the next chain if it is the common one: a single descriptor, in the region of the one before.
+
+        `kind` is 0 for a readable buffer, DESC_WRITE for a writable one. Returns (head, mapping, start, stop);
+        None: take it with `pop`, which also finds out what is wrong with it. May raise QueueError.
+        """
         at = self._at
         if at >= len(self._heads):
             if not self._fetch():
@@ -232,32 +243,32 @@ class SplitQueue:
             at = 0
         head = self._heads[at]
         if head >= self.size:
-            raise QueueError(f"head {head} is not a descriptor, the queue has {self.size}")
-        addr = self._desc64[head * 2]
+            return None
         word = self._desc64[head * 2 + 1]  # read once: the driver may change it meanwhile
-        flags = word >> 32
-        length = word & 0xFFFFFFFF
-        # The common chain is one descriptor in the region of the one before.
-        mapping = self._mapping
-        if flags & 5 or not length or addr < self._lo or addr + length > self._hi or mapping is None:
-            chain = self._walk(head)
-        else:
-            addr += self._delta
-            if flags & DESC_WRITE:
-                chain = Chain(head, [], 0, [(mapping, addr, addr + length)], length)
-            else:
-                chain = Chain(head, [(mapping, addr, addr + length)], length, [], 0)
+        if word >> 32 & 7 != kind:
+            return None
+        addr = self._desc64[head * 2]
+        end = addr + (word & 0xFFFFFFFF)
+        if addr < self._lo or end > self._hi or addr == end or self._mapping is None:
+            return None
         self._at = at + 1
-        self.last_avail = (self.last_avail + 1) & 0xFFFF
+        return head, self._mapping, addr + self._delta, end + self._delta
+
+    def pop(self) -> Chain | None:
+        """Take the next chain; None when there is none. Raises QueueError."""
+        if self._at >= len(self._heads) and not self._fetch():
+            return None
+        chain = self._walk(self._heads[self._at])
+        self._at += 1
         return chain
 
     def rewind(self, count: int) -> None:
         """Put back the last `count` chains popped and not pushed; only right after their pops."""
+        last = self.last_avail - count
         if count > self._at:
-            self._heads, self._at = [], 0  # they will be read again
+            self._heads, self._at, self._last_avail = [], 0, last & 0xFFFF  # they will be read again
         else:
             self._at -= count
-        self.last_avail = (self.last_avail - count) & 0xFFFF
 
     def _walk(self, head: int) -> Chain:
         """Follow a chain of any shape (§2.7.5.3.2: direct descriptors, then at most one indirect table)."""
@@ -337,8 +348,19 @@ class SplitQueue:
 
     def push(self, head: int, written: int) -> None:
         """Return one chain and show it."""
-        self.add_used(head, written)
-        self.publish()
+        if self._mapped:
+            used = self.used_idx
+            self._used64[used & (self.size - 1)] = head | written << 32
+            self.used_idx = self._used16[1] = (used + 1) & 0xFFFF
+
+    def push_unwritten(self, heads: list[int]) -> None:
+        """Return these chains, none of them written to, and show them."""
+        if self._mapped:
+            used64, mask, used = self._used64, self.size - 1, self.used_idx
+            for head in heads:
+                used64[used & mask] = head
+                used += 1
+            self.used_idx = self._used16[1] = used & 0xFFFF
 
     def should_interrupt(self) -> bool:
         """Whether the driver wants to hear of what was published (§2.7.7.2); call it after `publish`."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from vnic.net.errors import NetError
 from vnic.nic.device import QueueFds, VirtioDevice
-from vnic.pci.capability import CAP_VENDOR, pcie_endpoint, power_management
+from vnic.pci.capability import CAP_VENDOR, MSIX_MAX_VECTORS, pcie_endpoint, power_management
 from vnic.pci.config import CLASS_ETHERNET, PciId
 from vnic.pci.device import PciDevice
 from vnic.pci.irq import IrqLines
@@ -46,6 +47,8 @@ class VirtioPci(PciDevice):
             )
         if vectors is None:
             vectors = len(device.queues) + 1
+        if vectors > MSIX_MAX_VECTORS:
+            raise NetError(f"Property 'vectors' must be at most {MSIX_MAX_VECTORS}, MSI-X has no more")
         ident = PciId(
             layout.VENDOR,
             layout.DEVICE_BASE + device.device_id,
