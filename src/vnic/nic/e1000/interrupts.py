@@ -1,0 +1,50 @@
+"""Interrupt causes and their mask: ICR, ICS, IMS and IMC (SDM §13.4.17 to §13.4.21), and the level of the pin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+
+class Interrupts:
+    """The pin is asserted while a cause is pending that the mask lets through.
+
+    Moderation (ITR, RADV, TADV) is not done: its unit is 256 ns and the loop's timers tick in milliseconds. The level
+    itself moderates: while it is asserted, further causes cost the guest nothing.
+    """
+
+    def __init__(self, drive: Callable[[int], None]) -> None:
+        self.cause = 0
+        self.mask = 0
+        self._drive = drive
+
+    @property
+    def pending(self) -> int:
+        return self.cause & self.mask
+
+    def reset(self) -> None:
+        self.cause = self.mask = 0
+        self._drive(0)
+
+    def set(self, causes: int) -> None:
+        """ICS, and the units' way to interrupt."""
+        self.cause |= causes
+        self._drive(self.cause & self.mask)
+
+    def clear(self, causes: int) -> None:
+        """A write to ICR: ones clear."""
+        self.cause &= ~causes
+        self._drive(self.cause & self.mask)
+
+    def read(self) -> int:
+        """A read of ICR clears it."""
+        cause, self.cause = self.cause, 0
+        self._drive(0)
+        return cause
+
+    def enable(self, causes: int) -> None:
+        self.mask |= causes
+        self._drive(self.cause & self.mask)
+
+    def disable(self, causes: int) -> None:
+        self.mask &= ~causes
+        self._drive(self.cause & self.mask)

@@ -1,0 +1,46 @@
+"""A ring of 16-byte descriptors in guest memory: where it is, and which part of it is the chip's (SDM §3.2.6, §3.4).
+
+The descriptors from head up to tail are the chip's. All four values are the guest's to write at any time, so that
+nothing is cached and `usable` is asked before each run.
+"""
+
+from __future__ import annotations
+
+DESCRIPTOR_BYTES = 16
+
+
+class DescriptorRing:
+    """The five registers of a ring. Values are stored as the guest wrote them, masked to the registers' bits."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.base_low = 0
+        self.base_high = 0
+        self.length_bytes = 0
+        self.head = 0
+        self.tail = 0
+
+    @property
+    def count(self) -> int:
+        return self.length_bytes // DESCRIPTOR_BYTES
+
+    @property
+    def usable(self) -> bool:
+        """Head and tail lie inside of the ring; SDM §3.2.6 leaves anything else undefined."""
+        count = self.length_bytes // DESCRIPTOR_BYTES
+        return self.head < count and self.tail < count
+
+    @property
+    def available(self) -> int:
+        """How many descriptors are the chip's; only of a `usable` ring."""
+        return (self.tail - self.head) % self.count
+
+    def address(self, index: int) -> int:
+        """Guest address of descriptor `index`; it may wrap past 2**64 no further than GuestMemory refuses."""
+        return (self.base_high << 32 | self.base_low) + index * DESCRIPTOR_BYTES
+
+    def advance(self) -> None:
+        head = self.head + 1
+        self.head = 0 if head >= self.count else head
