@@ -11,6 +11,7 @@ import os
 import socket
 import stat
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 
@@ -51,7 +52,7 @@ class SocketOptions(msgspec.Struct, rename="kebab", tag_field="backend", tag="so
 
     @property
     def filename(self) -> str:
-        """query-chardev's name for it (chardev/char-socket.c: qemu_chr_compute_filename)."""
+        """Its name in the log, as query-chardev would have it."""
         if self.path is not None:
             where = f"unix:{self.path}"
         elif self.fd is not None:
@@ -67,10 +68,6 @@ class StdioOptions(msgspec.Struct, tag_field="backend", tag="stdio", kw_only=Tru
 
     id: str
     signal: bool = True
-
-    @property
-    def filename(self) -> str:
-        return "stdio"
 
 
 MonitorChardev = SocketOptions | StdioOptions
@@ -150,7 +147,7 @@ def _remove_stale(path: str) -> None:
             pass  # its backlog is full: it lives
 
 
-def inet_addresses(options: SocketOptions, passive: bool) -> Iterator[tuple[socket.AddressFamily, object]]:
+def inet_addresses(options: SocketOptions, passive: bool) -> Iterator[tuple[socket.AddressFamily, Any]]:
     """The addresses to try. Name resolution blocks, and so happens only while options are read."""
     family = socket.AF_UNSPEC
     if options.ipv4 and not options.ipv6:
@@ -210,7 +207,7 @@ def connect(options: SocketOptions) -> socket.socket:
     if options.path is not None:
         family, address = socket.AF_UNIX, unix_address(options)
     else:
-        family, address = next(inet_addresses(options, passive=False))  # type: ignore[assignment]
+        family, address = next(inet_addresses(options, passive=False))
     connecting = socket.socket(family, socket.SOCK_STREAM)
     connecting.setblocking(False)
     try:

@@ -15,7 +15,7 @@ from typing import Protocol, TypeAlias
 
 from vnic.net.errors import NetError
 
-from .address import Listener, SocketOptions, StdioOptions, connect
+from .address import Listener, SocketOptions, connect
 from .connection import Channel, Connection, SocketChannel, StdioChannel
 
 log = logging.getLogger(__name__)
@@ -30,12 +30,12 @@ Serve: TypeAlias = Callable[[Channel, str, Callable[[], None]], Connection]
 """Start a session on a channel, for a client of that description; the callable is called when it ends."""
 
 
+Connected: TypeAlias = Callable[[bool], None]
+"""Told whether there is a client, when the first one comes and the last one goes."""
+
+
 class Port(Protocol):
     """Where clients come from."""
-
-    @property
-    def filename(self) -> str:
-        """query-chardev's name for it."""
 
     def close(self) -> None: ...
 
@@ -43,9 +43,9 @@ class Port(Protocol):
 class StdioPort:
     """The one client at our standard input and output."""
 
-    def __init__(self, options: StdioOptions, serve: Serve) -> None:
-        self.filename = options.filename
-        serve(StdioChannel(), "on stdio", lambda: None)
+    def __init__(self, serve: Serve, connected: Connected) -> None:
+        connected(True)
+        serve(StdioChannel(), "on stdio", lambda: connected(False))
 
     def close(self) -> None:
         """Nothing is open but the client's own channel."""
@@ -54,18 +54,17 @@ class StdioPort:
 class ServerPort:
     """A listening socket and however many clients."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, options: SocketOptions, serve: Serve) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, options: SocketOptions, serve: Serve, connected: Connected
+    ) -> None:
         self._loop = loop
         self._options = options
         self._serve = serve
+        self._tell = connected
         self._clients = 0
         self._retry: asyncio.TimerHandle | None = None
         self._listener = Listener(options)
         self._listen()
-
-    @property
-    def filename(self) -> str:
-        return self._options.filename if self._clients else f"disconnected:{self._options.filename}"
 
     def _listen(self) -> None:
         self._retry = None
@@ -88,11 +87,15 @@ class ServerPort:
             client.close()
             return
         self._clients += 1
+        if self._clients == 1:
+            self._tell(True)
         _set_nodelay(client, self._options)
         self._serve(SocketChannel(client), describe_peer(client), self._left)
 
     def _left(self) -> None:
         self._clients -= 1
+        if not self._clients:
+            self._tell(False)
 
     def close(self) -> None:
         if self._retry is not None:
@@ -104,18 +107,16 @@ class ServerPort:
 class ClientPort:
     """A socket that we connect (`server=off`), again and again where `reconnect-ms` is given."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, options: SocketOptions, serve: Serve) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, options: SocketOptions, serve: Serve, connected: Connected
+    ) -> None:
         self._loop = loop
         self._options = options
         self._serve = serve
-        self._connected = False
+        self._tell = connected
         self._connecting: socket.socket | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._dial()
-
-    @property
-    def filename(self) -> str:
-        return self._options.filename if self._connected else f"disconnected:{self._options.filename}"
 
     def _dial(self) -> None:
         self._retry = None
@@ -142,12 +143,12 @@ class ClientPort:
             connecting.close()
             self._again(os.strerror(problem))
             return
-        self._connected = True
+        self._tell(True)
         _set_nodelay(connecting, self._options)
         self._serve(SocketChannel(connecting), describe_peer(connecting), self._left)
 
     def _left(self) -> None:
-        self._connected = False
+        self._tell(False)
         self._again("the connection ended")
 
     def _again(self, why: str | None) -> None:

@@ -16,7 +16,7 @@ from vnic.net.errors import NetError
 from .address import MonitorChardev, SocketOptions
 from .connection import Channel, Connection, Session
 from .hmp_session import HmpSession
-from .machine import ChardevInfo, MonitoredMachine
+from .machine import MonitoredMachine
 from .ports import ClientPort, Port, ServerPort, StdioPort
 from .qmp import Dispatcher, QmpSession
 
@@ -41,8 +41,14 @@ class Monitors:
         self._connections: list[Connection] = []
         self._unsubscribe = machine.network.subscribe(self._event)
 
-    def add(self, chardev: MonitorChardev, mode: Mode, pretty: bool = False) -> None:
-        """Open a monitor on a chardev of that id. Raises NetError."""
+    def add(
+        self,
+        chardev: MonitorChardev,
+        mode: Mode,
+        pretty: bool = False,
+        connected: Callable[[bool], None] = lambda _: None,
+    ) -> None:
+        """Open a monitor on a chardev of that id; `connected` is told whether it has a client. Raises NetError."""
         if chardev.id in self._ports:
             raise NetError(f"Chardev '{chardev.id}' is busy")
 
@@ -63,17 +69,13 @@ class Monitors:
             return connection
 
         if not isinstance(chardev, SocketOptions):
-            self._ports[chardev.id] = StdioPort(chardev, serve)
+            self._ports[chardev.id] = StdioPort(serve, connected)
             return
         chardev.check()
         if chardev.server and chardev.wait:
             log.info("%s: wait=on: vnic starts without waiting for a client", chardev.filename)
         kind = ServerPort if chardev.server else ClientPort
-        self._ports[chardev.id] = kind(self._loop, chardev, serve)
-
-    def chardevs(self) -> list[ChardevInfo]:
-        """The monitors' entries in query-chardev."""
-        return [ChardevInfo(label, port.filename, True) for label, port in self._ports.items()]
+        self._ports[chardev.id] = kind(self._loop, chardev, serve, connected)
 
     def _event(self, name: str, data: dict[str, object]) -> None:
         seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
