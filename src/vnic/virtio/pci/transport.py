@@ -42,9 +42,7 @@ class VirtioPci(PciDevice):
         self, device: VirtioDevice, *, vectors: int | None = None, class_code: int = CLASS_ETHERNET
     ) -> None:
         if len(device.queues) > layout.MAX_QUEUES:
-            raise ValueError(
-                f"{len(device.queues)} queues, a virtio PCI function has {layout.MAX_QUEUES} at most"
-            )
+            raise NetError(f"{len(device.queues)} queues are too many, virtio-pci has {layout.MAX_QUEUES}")
         if vectors is None:
             vectors = len(device.queues) + 1
         if vectors > MSIX_MAX_VECTORS:

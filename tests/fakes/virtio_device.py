@@ -1,0 +1,77 @@
+"""A virtio device without a purpose, for tests of transports: it echoes chains and records what it is told."""
+
+from __future__ import annotations
+
+from vnic.nic.device import DataPath, RingTaker, VirtioDevice
+from vnic.virtio.features import INDIRECT_DESC, VERSION_1
+from vnic.virtio.queue import QueueError, SplitQueue
+
+
+class FakeVirtioDevice(VirtioDevice):
+    """Two data queues and a control queue; 8 bytes of config space."""
+
+    device_id = 1
+
+    def __init__(self) -> None:
+        super().__init__([SplitQueue(index, 256) for index in range(3)])
+        self.calls: list[object] = []
+        self.config = bytearray(b"vnictest")
+        self.config_size = 8
+        self.taker: RingTaker | None = None
+        self.host_features = self.offer_features()
+
+    @property
+    def name(self) -> str:
+        return "fake0"
+
+    def offer_features(self) -> int:
+        return VERSION_1 | INDIRECT_DESC | 1
+
+    def features_changed(self) -> None:
+        pass
+
+    def driver_ok_changed(self, driver_ok: bool) -> None:
+        self.calls.append(("driver_ok", driver_ok))
+
+    def reset_state(self) -> None:
+        self.calls.append("reset")
+
+    def read_config(self, offset: int, length: int) -> bytes:
+        return bytes(self.config[offset : offset + length]).ljust(length, b"\xff")
+
+    def write_config(self, offset: int, data: bytes) -> None:
+        self.calls.append(("config", offset, data))
+
+    def kick(self, index: int) -> None:
+        """Return every chain at once, filled with nothing."""
+        self.calls.append(("kick", index))
+        queue = self.queues[index]
+        try:
+            while (chain := queue.pop()) is not None:
+                queue.push(chain.head, 0)
+        except QueueError as error:
+            self.queue_failed(queue, error)
+            return
+        if queue.should_interrupt() and self.attachment is not None:
+            self.attachment.queue_interrupt(index)
+
+    def is_data_queue(self, index: int) -> bool:
+        return index < 2
+
+    def ring_taker(self) -> RingTaker | None:
+        return self.taker
+
+    def wanted_datapath(self) -> DataPath:
+        return DataPath.LOCAL if self.status & 4 else DataPath.OFF
+
+    def serve(self, datapath: DataPath) -> None:
+        pass
+
+    def look_at_rings(self) -> None:
+        pass
+
+    def change_config(self, data: bytes) -> bool:
+        """The device's side changes its config and tells the driver."""
+        self.config[: len(data)] = data
+        self.generation += 1
+        return self.attachment is not None and self.attachment.config_interrupt()

@@ -1,0 +1,356 @@
+"""virtio-pci: what a driver finds, start-up, notifications, MSI-X and INTx with ISR, resets, lent rings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+from tests.fakes.driver import DriverRing
+from tests.fakes.guest_memory import FakeGuestMemory
+from tests.fakes.irq import FakeIrq
+from tests.fakes.virtio_device import FakeVirtioDevice
+from tests.fakes.virtio_pci_driver import (
+    COMMON,
+    DEVICE,
+    ISR,
+    NOTIFY,
+    PCI_CFG,
+    VERSION_1,
+    VirtioPciDriver,
+)
+
+from vnic.net.errors import NetError
+from vnic.nic.device import QueueFds, VirtioDevice
+from vnic.virtio.pci import layout
+from vnic.virtio.pci.transport import VirtioPci
+
+
+class Rig:
+    """A VM plugged into a fake device."""
+
+    def __init__(self, *, vectors: int | None = None) -> None:
+        self.device = FakeVirtioDevice()
+        self.pci = VirtioPci(self.device, vectors=vectors)
+        self.irq = FakeIrq()
+        self.ram = FakeGuestMemory(1 << 20)
+        self.memory = self.ram.served()
+        self.pci.plug(self.irq, self.memory)
+        self.driver = VirtioPciDriver(self.pci)
+        self.rings = [DriverRing(self.ram, index, 64) for index in range(3)]
+        self.gone: list[bool] = []
+
+    def start(self, *, msix: bool = False) -> None:
+        self.driver.start(VERSION_1 | 1, self.rings, msix=msix)
+
+    def unplug(self) -> None:
+        self.pci.unplug(lambda: self.gone.append(True))
+
+    def close(self) -> None:
+        if not self.gone:
+            self.unplug()
+        for ring in self.rings:
+            ring.close()
+        self.ram.close()
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    rig = Rig()
+    yield rig
+    rig.close()
+
+
+def test_identity_and_structures(rig: Rig) -> None:
+    driver = rig.driver
+    assert driver.config(0, 4) == 0x1041_1AF4
+    assert driver.config(8, 4) == 0x0200_0001
+    assert driver.config(0x2C, 4) == 0x1100_1AF4
+    assert driver.place == {
+        COMMON: (4, 0),
+        NOTIFY: (4, 0x3000),
+        ISR: (4, 0x1000),
+        DEVICE: (4, 0x2000),
+        PCI_CFG: (0, 0),
+    }
+    assert driver.multiplier == 4
+    assert driver.config(driver.msix + 2, 2) == 3  # four vectors
+
+
+def test_common_configuration_before_a_driver(rig: Rig) -> None:
+    driver = rig.driver
+    assert driver.features() == VERSION_1 | 1 << 28 | 1
+    driver.put(0, 4, 2)
+    assert driver.get(4, 4) == 0
+    assert driver.get(18, 2) == 3
+    assert driver.get(16, 2) == 0xFFFF
+    for index, size in ((0, 256), (2, 256), (3, 0), (0xFFFF, 0)):
+        driver.put(22, 2, index)
+        assert (driver.get(22, 2), driver.get(24, 2)) == (index, size)
+    assert driver.get(58, 2) == 0
+    assert driver.get(60, 4) == 0
+
+
+def test_the_layout_table_is_what_is_packed() -> None:
+    end = 0
+    for _, offset, size, access in layout.COMMON_CFG:
+        assert offset == end
+        assert access in ("r", "rw")
+        end = offset + size
+    assert end == layout.COMMON_LAYOUT.size
+
+
+def test_a_driver_starts_and_echoes(rig: Rig) -> None:
+    rig.start()
+    assert rig.device.driver_features == VERSION_1 | 1
+    assert ("driver_ok", True) in rig.device.calls
+    buffer = rig.ram.alloc(64)
+    rig.rings[1].add([(buffer, 64)])
+    rig.rings[1].publish()
+    rig.driver.kick(1)
+    assert len(rig.rings[1].take_used()) == 1
+    assert rig.driver.isr() == 1
+    assert rig.driver.isr() == 0
+    assert rig.irq.edges == [True, False]
+
+
+def test_features_that_were_not_offered(rig: Rig) -> None:
+    driver = rig.driver
+    assert not driver.negotiate(VERSION_1 | 2)
+    assert driver.status == 3
+    assert driver.negotiate(VERSION_1)
+
+
+def test_a_driver_has_to_accept_version_1(rig: Rig) -> None:
+    assert not rig.driver.negotiate(1)
+
+
+def test_features_are_fixed_once_they_are_ok(rig: Rig) -> None:
+    assert rig.driver.negotiate(VERSION_1)
+    rig.driver.set_features(VERSION_1 | 1)
+    assert rig.device.driver_features == VERSION_1
+    rig.driver.put(8, 4, 7)  # words that do not exist
+    rig.driver.put(12, 4, 7)
+    assert rig.driver.get(12, 4) == 0
+
+
+def test_a_running_queue_keeps_its_addresses(rig: Rig) -> None:
+    rig.start()
+    driver = rig.driver
+    driver.put(22, 2, 1)
+    before = [driver.get(offset, 8) for offset in (32, 40, 48)]
+    assert before == [rig.rings[1].desc, rig.rings[1].avail, rig.rings[1].used]
+    driver.put(24, 2, 128)
+    driver.put(32, 8, 0x1000)
+    driver.put(28, 2, 0)
+    assert driver.get(24, 2) == 64
+    assert [driver.get(offset, 8) for offset in (32, 40, 48)] == before
+    assert driver.get(28, 2) == 1
+
+
+def test_a_queue_that_cannot_be(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    driver = rig.driver
+    driver.enable_bus()
+    assert driver.negotiate(VERSION_1)
+    for size, address in ((3, rig.rings[0].desc), (64, 0xDEAD_0000_0000)):
+        driver.put(22, 2, 0)
+        driver.put(24, 2, size)
+        driver.put(32, 8, address)
+        driver.put(28, 2, 1)
+        assert driver.get(28, 2) == 0
+    assert "queue 0 is broken" in caplog.text
+
+
+def test_isr_of_a_config_change_is_both_bits(rig: Rig) -> None:
+    rig.start()
+    generation = rig.driver.generation
+    assert rig.device.change_config(b"CHANGED!")
+    assert rig.driver.generation == generation + 1
+    assert rig.driver.isr() == 3
+    assert rig.irq.edges == [True, False]
+    assert rig.driver.function.window_read(4, 0x2000, 10) == b"CHANGED!\xff\xff"
+
+
+def test_msix(rig: Rig) -> None:
+    rig.start(msix=True)
+    assert rig.device.change_config(b"x")
+    rig.rings[0].add([], [(rig.ram.alloc(16), 16)])
+    rig.rings[0].publish()
+    rig.driver.kick(0)
+    assert rig.irq.sent == [("msix", 0), ("msix", 1)]
+    assert rig.irq.edges == []
+    assert rig.driver.isr() == 0
+    rig.irq.deliver = False
+    assert not rig.device.change_config(b"y")
+
+
+def test_no_vector(rig: Rig) -> None:
+    rig.start(msix=True)
+    rig.driver.put(16, 2, 4)  # the device has 0 to 3
+    assert rig.driver.get(16, 2) == 0xFFFF
+    assert not rig.device.change_config(b"x")
+    rig.driver.put(22, 2, 9)
+    rig.driver.put(26, 2, 1)  # no such queue
+    assert rig.driver.get(26, 2) == 0xFFFF
+    assert rig.irq.sent == []
+
+
+def test_without_msix_there_is_only_intx() -> None:
+    rig = Rig(vectors=0)
+    assert rig.driver.msix == 0
+    assert list(rig.pci.bars) == [4]
+    rig.start()
+    rig.device.change_config(b"x")
+    assert rig.irq.edges == [True]
+    rig.close()
+
+
+def test_more_vectors_than_msix_has() -> None:
+    with pytest.raises(NetError, match="at most 2048"):
+        VirtioPci(FakeVirtioDevice(), vectors=2049)
+
+
+def test_needs_reset_is_a_config_change(rig: Rig) -> None:
+    rig.start()
+    rig.rings[1].offer(999)
+    rig.rings[1].publish()
+    rig.driver.kick(1)
+    assert rig.driver.status == 15 | 64
+    assert rig.driver.isr() == 3
+
+
+def test_status_zero_resets_everything(rig: Rig) -> None:
+    rig.start(msix=True)
+    rig.driver.status = 0
+    assert rig.driver.status == 0
+    for index in range(3):
+        rig.driver.put(22, 2, index)
+        assert rig.driver.get(28, 2) == 0
+        assert rig.driver.get(26, 2) == 0xFFFF
+        assert rig.driver.get(24, 2) == 256
+        assert rig.driver.get(32, 8) == 0
+    assert rig.driver.get(16, 2) == 0xFFFF
+    assert rig.driver.get(12, 4) == 0
+    for ring in rig.rings:
+        ring.restart()
+    rig.start(msix=True)
+
+
+def test_reset_of_the_function_releases_the_pin(rig: Rig) -> None:
+    rig.start()
+    rig.device.change_config(b"x")
+    rig.pci.reset()
+    assert not rig.irq.level
+    assert rig.driver.isr() == 0
+    assert rig.driver.status == 0
+
+
+def test_without_bus_mastering_the_driver_is_gone(rig: Rig) -> None:
+    rig.start()
+    rig.driver.config(4, 2, 0x0002)
+    assert rig.driver.status == 11
+    assert rig.device.calls[-1] == ("driver_ok", False)
+
+
+def test_access_through_config_space(rig: Rig) -> None:
+    rig.device.config[:] = b"\x01\x02\x03\x04\x05\x06\x07\x08"
+    at = rig.driver.caps[PCI_CFG]
+
+    def point(bar: int, offset: int, length: int) -> None:
+        rig.driver.config(at + 4, 1, bar)
+        rig.driver.config(at + 8, 4, offset)
+        rig.driver.config(at + 12, 4, length)
+
+    point(4, 0x2002, 2)
+    assert rig.driver.config(at + 16, 4) == 0x0403
+    point(4, 0, 4)
+    rig.driver.config(at + 16, 4, 1)  # device_feature_select
+    point(4, 4, 4)
+    assert rig.driver.config(at + 16, 4) == 1  # VERSION_1
+    for bar, offset, length in ((0, 0, 4), (4, 0x3FFE, 4), (4, 0, 3), (4, 0xFFFFFFFF, 4)):
+        point(bar, offset, length)
+        rig.driver.config(at + 16, 4, 0x55)
+        assert rig.driver.config(at + 16, 4) == 0x55
+
+
+def test_random_places_do_no_harm(rig: Rig) -> None:
+    rig.start()
+    for offset in range(0, 0x4000, 61):
+        for data in (b"\xff", b"\xff" * 3, b"\xff" * 8, b"\xff" * 64):
+            if offset + len(data) <= 0x4000 and not 16 <= offset < 24:
+                assert len(rig.pci.window_read(4, offset, len(data))) == len(data)
+                rig.pci.window_write(4, offset, data)
+    assert len(rig.pci.window_read(4, 0, 0x4000)) == 0x4000
+
+
+class Taker:
+    """A back-end that runs the rings."""
+
+    ring_features: int | None = VERSION_1 | 1
+
+    def __init__(self) -> None:
+        self.fds: list[QueueFds | None] = []
+        self.changes = 0
+        self.done: Callable[[Sequence[int | None]], None] | None = None
+
+    def take_rings(self, device: VirtioDevice) -> bool:
+        assert device.attachment is not None
+        self.fds = [device.attachment.lend_queue(index) for index in range(2)]
+        return True
+
+    def give_back(self, device: VirtioDevice, done: Callable[[Sequence[int | None]], None]) -> None:
+        self.done = done
+
+    def returned(self, device: VirtioDevice) -> None:
+        assert device.attachment is not None
+        assert self.done is not None
+        for index in range(2):
+            device.attachment.reclaim_queue(index)
+        self.done([])
+
+    def rings_changed(self, device: VirtioDevice) -> None:
+        self.changes += 1
+
+
+def test_rings_of_a_back_end(rig: Rig) -> None:
+    taker = rig.device.taker = Taker()
+    own = os.eventfd(0, os.EFD_NONBLOCK)
+    rig.irq.fds[1] = own  # the VM's eventfd for vector 1, which is ring 0's
+    rig.start(msix=True)
+    rx, tx = taker.fds
+    assert rx is not None
+    assert tx is not None
+    assert rx.call == own
+    assert tx.kick is not None
+    rig.driver.kick(1)
+    assert os.eventfd_read(tx.kick) == 1
+    assert ("kick", 1) not in rig.device.calls
+    assert tx.call is not None
+    os.eventfd_write(tx.call, 1)
+    rig.irq.watched[tx.call]()
+    rig.irq.watched[tx.call]()  # nothing there: no second interrupt
+    assert rig.irq.sent == [("msix", 2)]
+    before = taker.changes
+    rig.pci.irqs_changed()
+    assert taker.changes == before + 2
+    # A reset waits for the back-end; an interrupt that it sent last is not lost.
+    os.eventfd_write(tx.call, 1)
+    rig.device.taker = None
+    rig.driver.status = 0
+    assert rig.driver.status == 15
+    taker.returned(rig.device)
+    assert rig.driver.status == 0
+    assert rig.irq.watched == {}
+    os.close(own)
+
+
+def test_the_vm_goes_while_a_back_end_has_the_rings(rig: Rig) -> None:
+    taker = rig.device.taker = Taker()
+    rig.start()
+    rig.device.taker = None
+    rig.unplug()
+    assert rig.gone == []
+    taker.returned(rig.device)
+    assert rig.gone == [True]
+    assert rig.irq.watched == {}
+    assert rig.device.attachment is None
