@@ -50,7 +50,7 @@ def test_lspci(name: str, vectors: int | None, tmp_path: Path) -> None:
     for line in printed.splitlines():
         if line.startswith("\tCapabilities:"):
             skipping = "Express" in line
-            kept.append(line)
+            kept.append(line.partition(", ")[0] if skipping else line)
         elif not skipping or not line.startswith("\t\t"):
             kept.append(line)
     assert "\n".join(kept).rstrip() == (GOLDEN / f"{name}.txt").read_text().rstrip()
