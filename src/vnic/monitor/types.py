@@ -123,7 +123,7 @@ class VsockSocketAddress(_Info, tag_field="type", tag="vsock"):
 
 
 class FdSocketAddress(_Info, tag_field="type", tag="fd"):
-    str: str
+    name: str = msgspec.field(name="str")
 
 
 SocketAddress = InetSocketAddress | UnixSocketAddress | VsockSocketAddress | FdSocketAddress

@@ -1,0 +1,167 @@
+"""A machine for the monitor's tests: a real Network, and lists instead of real NICs, chardevs and sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import msgspec
+
+from vnic.monitor.machine import ChardevInfo, RunState, ShutdownCause
+from vnic.net.client import Endpoint, Nic
+from vnic.net.clock import Scheduler
+from vnic.net.errors import DeviceNotFound, NetError
+from vnic.net.names import check_identifier, parse_mac
+from vnic.net.network import Network
+
+from .scheduler import FakeScheduler
+
+
+class UnixAddress(msgspec.Struct, tag_field="type", tag="unix"):
+    path: str
+    abstract: bool | None = None
+
+
+class InetAddress(msgspec.Struct, tag_field="type", tag="inet"):
+    host: str
+    port: str
+
+
+class StreamOptions(msgspec.Struct, tag_field="type", tag="stream", rename="kebab"):
+    id: str
+    addr: UnixAddress | InetAddress
+    server: bool = False
+    reconnect_ms: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)] = 0
+
+
+class Text(msgspec.Struct):
+    text: str = msgspec.field(name="str")
+
+
+class HubportOptions(msgspec.Struct, tag_field="type", tag="hubport"):
+    id: str
+    hubid: Annotated[int, msgspec.Meta(ge=-(1 << 31), le=(1 << 31) - 1)]
+    queues: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)] | None = None
+    sndbuf: Annotated[int, msgspec.Meta(extra={"qapi": "size"})] | None = None
+    hostfwd: list[Text] = []
+    mode: Literal["native", "skb"] = "native"
+
+
+class NicOptions(msgspec.Struct, tag_field="driver", tag="virtio-net", kw_only=True):
+    id: str | None = None
+    netdev: str | None = None
+    mac: str | None = None
+    mq: bool = False
+    host_mtu: Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)] = 0
+
+
+class NullChardev(msgspec.Struct):
+    pass
+
+
+class DumpOptions(msgspec.Struct, tag_field="qom-type", tag="filter-dump"):
+    id: str
+    netdev: str
+    file: str = "-"
+
+
+class FakeEndpoint(Endpoint):
+    """Counts the calls of a device model."""
+
+    def __init__(self) -> None:
+        self.links: list[bool] = []
+
+    def link_status_changed(self) -> None:
+        self.links.append(self.client.link_up)
+
+    def info_text(self, queue: int) -> str:
+        if isinstance(self.client, Nic):
+            return f"model={self.client.model},macaddr={self.client.mac_text()}"
+        return "listening"
+
+    def rx_filter(self) -> dict[str, object] | None:
+        return None
+
+
+class FakeMachine:
+    """Satisfies MonitoredMachine."""
+
+    def __init__(self, scheduler: Scheduler | None = None, name: str | None = "lab") -> None:
+        self.name = name
+        self.network = Network(scheduler or FakeScheduler())
+        self.runstate = RunState.RUNNING
+        self.netdev_types = {"stream": StreamOptions, "hubport": HubportOptions}
+        self.device_types = {"virtio-net": NicOptions}
+        self.chardev_types = {"null": NullChardev}
+        self.object_types = {"filter-dump": DumpOptions}
+        self.added: list[msgspec.Struct] = []
+        self._chardevs: dict[str, object] = {}
+        self._objects: dict[str, msgspec.Struct] = {}
+
+    def netdev_add(self, options: msgspec.Struct) -> None:
+        assert isinstance(options, StreamOptions | HubportOptions)
+        self.added.append(options)
+        self.network.add_netdev(options.id, str(options.__struct_config__.tag), FakeEndpoint())
+
+    def netdev_del(self, netdev_id: str, by: str) -> None:
+        self.network.delete_netdev(netdev_id, by)
+
+    def device_add(self, options: msgspec.Struct) -> None:
+        assert isinstance(options, NicOptions)
+        self.added.append(options)
+        mac = parse_mac(options.mac or "52:54:00:12:34:56", "virtio-net-device")
+        self.network.add_nic(
+            options.id,
+            "virtio-net",
+            FakeEndpoint(),
+            mac=mac,
+            netdev_id=options.netdev,
+            driver="virtio-net-device",
+        )
+
+    def device_del(self, device_id: str) -> None:
+        if self.network.find_nic(device_id) is None:
+            raise DeviceNotFound(device_id)
+        self.network.delete_nic(device_id)
+        self.network.emit("DEVICE_DELETED", {"device": device_id, "path": f"/machine/peripheral/{device_id}"})
+
+    def chardevs(self) -> Sequence[ChardevInfo]:
+        return [ChardevInfo(label, "null", True) for label in self._chardevs]
+
+    def chardev_add(self, chardev_id: str, options: msgspec.Struct) -> None:
+        check_identifier(chardev_id)
+        if chardev_id in self._chardevs:
+            raise NetError(f"Chardev with id '{chardev_id}' already exists")
+        self._chardevs[chardev_id] = options
+
+    def chardev_add_flat(self, tree: dict[str, object]) -> None:
+        self._chardevs[str(tree["id"])] = tree
+
+    def chardev_remove(self, chardev_id: str) -> None:
+        if self._chardevs.pop(chardev_id, None) is None:
+            raise NetError(f"Chardev '{chardev_id}' not found")
+
+    def object_add(self, options: msgspec.Struct) -> None:
+        assert isinstance(options, DumpOptions)
+        self._objects[options.id] = options
+
+    def object_del(self, object_id: str) -> None:
+        if self._objects.pop(object_id, None) is None:
+            raise NetError(f"object '{object_id}' not found")
+
+    def info_network(self) -> str:
+        return self.network.info_network()
+
+    def stop(self) -> None:
+        if self.runstate is RunState.RUNNING:
+            self.runstate = RunState.PAUSED
+            self.network.emit("STOP", {})
+
+    def cont(self) -> None:
+        if self.runstate is not RunState.RUNNING:
+            self.runstate = RunState.RUNNING
+            self.network.emit("RESUME", {})
+
+    def quit(self, cause: ShutdownCause) -> None:
+        self.runstate = RunState.SHUTDOWN
+        self.network.emit("SHUTDOWN", {"guest": False, "reason": str(cause)})
