@@ -1,4 +1,4 @@
-"""A NIC with a guest at one end and a netdev that records at the other; the journal's clock and the timers stand still."""
+"""A NIC with a guest at one end and a netdev that records at the other; time stands still until a test moves it."""
 
 from __future__ import annotations
 
@@ -58,6 +58,13 @@ class Rig:
     def wire(self, frame: bytes) -> bool:
         """The far end sends a frame."""
         return self.netdev.client.send(0, frame)
+
+    def one_turn(self) -> None:
+        """What is due now and nothing that it schedules, as one turn of the real loop."""
+        due, self.scheduler._calls = self.scheduler._calls, []
+        for _, _, timer in sorted(due):
+            if not timer.cancelled:
+                timer.callback(*timer.args)
 
     def close(self) -> None:
         self.driver.close()

@@ -1,0 +1,237 @@
+"""Receiving: filters, buffers of every size, VLAN tags, interrupts and counts, and what happens without room."""
+
+from __future__ import annotations
+
+import zlib
+
+import pytest
+from tests.fakes.e1000_driver import RCTL, RX_RING
+from tests.fakes.guest_memory import GUEST_ADDR
+from tests.unit.nic_e1000.conftest import MAC, Rig
+
+from vnic.nic.e1000 import regs
+from vnic.nic.e1000.rx import buffer_bytes
+
+PEER = bytes.fromhex("525400000002")
+LPE, BSEX, SECRC, UPE, MPE, VFE = 1 << 5, 1 << 25, 1 << 26, 1 << 3, 1 << 4, 1 << 18
+
+
+def frame(size: int = 100, to: bytes = MAC) -> bytes:
+    return (to + PEER + b"\x12\x34" + bytes(range(256)) * 70)[:size]
+
+
+def test_a_frame_arrives_with_an_interrupt(running: Rig) -> None:
+    assert running.wire(frame())
+    assert running.driver.irq.level
+    assert running.driver.read(regs.ICR) == regs.ICR_RXT0
+    assert running.driver.received() == [frame()]
+    assert running.driver.received() == []
+
+
+def test_short_frames_are_padded(running: Rig) -> None:
+    running.wire(frame(20))
+    assert running.driver.received() == [frame(20).ljust(60, b"\0")]
+
+
+def test_the_fcs_is_there_unless_stripped(rig: Rig) -> None:
+    rig.driver.start(rctl=RCTL & ~SECRC)
+    rig.wire(frame())
+    assert rig.driver.received() == [frame() + zlib.crc32(frame()).to_bytes(4, "little")]
+
+
+@pytest.mark.parametrize(
+    ("bits", "size"),
+    [(0, 2048), (1 << 16, 1024), (2 << 16, 512), (3 << 16, 256),
+     (BSEX | 1 << 16, 16384), (BSEX | 2 << 16, 8192), (BSEX | 3 << 16, 4096), (BSEX, 2048)],
+)  # fmt: skip
+def test_buffer_sizes(bits: int, size: int) -> None:
+    assert buffer_bytes(bits) == size
+
+
+def test_a_long_frame_takes_several_buffers(rig: Rig) -> None:
+    rig.driver.buffer_bytes = 256
+    rig.driver.start(rctl=RCTL | 3 << 16 | LPE)
+    rig.wire(frame(1000))
+    rig.wire(frame(2000))
+    assert rig.driver.read(regs.RDH) == 12
+    assert rig.driver.received() == [frame(1000), frame(2000)]
+
+
+def test_oversized_frames_are_counted_and_dropped(running: Rig) -> None:
+    running.wire(frame(1518))
+    running.wire(frame(1519))
+    assert [len(each) for each in running.driver.received()] == [1518]
+    assert running.driver.read(0x40AC) == 1
+    running.driver.write(regs.RCTL, RCTL | LPE)
+    running.wire(frame(9000))
+    running.wire(frame(16381))
+    assert [len(each) for each in running.driver.received()] == [9000]
+
+
+MULTICAST = bytes.fromhex("01005e0000fb")
+
+
+@pytest.mark.parametrize(
+    ("to", "rctl", "taken"),
+    [
+        (MAC, 0, True),
+        (PEER, 0, False),
+        (PEER, UPE, True),
+        (b"\xff" * 6, 0, True),
+        (MULTICAST, 0, False),
+        (MULTICAST, MPE, True),
+        (MULTICAST, UPE, False),
+    ],
+)
+def test_filters(running: Rig, to: bytes, rctl: int, taken: bool) -> None:
+    running.driver.write(regs.RCTL, RCTL | rctl)
+    running.wire(frame(to=to))
+    assert bool(running.driver.received()) is taken
+
+
+def test_broadcast_needs_bam(running: Rig) -> None:
+    running.driver.write(regs.RCTL, RCTL & ~(1 << 15))
+    running.wire(frame(to=b"\xff" * 6))
+    assert running.driver.received() == []
+
+
+@pytest.mark.parametrize(("offset", "shift"), [(0, 4), (1, 3), (2, 2), (3, 0)])
+def test_multicast_table(running: Rig, offset: int, shift: int) -> None:
+    key = (MULTICAST[5] << 8 | MULTICAST[4]) >> shift & 0xFFF
+    running.driver.write(regs.MTA + (key >> 5) * 4, 1 << (key & 31))
+    running.driver.write(regs.RCTL, RCTL | offset << 12)
+    running.wire(frame(to=MULTICAST))
+    running.wire(frame(to=bytes.fromhex("01005e0000fa")))
+    assert len(running.driver.received()) == 1
+
+
+def test_more_receive_addresses(running: Rig) -> None:
+    running.driver.write(regs.RA + 8 * 15, int.from_bytes(PEER[:4], "little"))
+    running.wire(frame(to=PEER))
+    running.driver.write(regs.RA + 8 * 15 + 4, int.from_bytes(PEER[4:], "little") | 1 << 31)
+    running.wire(frame(61, to=PEER))
+    assert running.driver.received() == [frame(61, to=PEER)]
+
+
+def tagged(vid: int) -> bytes:
+    return MAC + PEER + b"\x81\x00" + (0x6000 | vid).to_bytes(2, "big") + frame()[12:]
+
+
+def test_vlan_tags_are_stripped_on_demand(running: Rig) -> None:
+    running.wire(tagged(100))
+    assert running.driver.received() == [tagged(100)]
+    running.driver.write(regs.CTRL, regs.CTRL_SLU | regs.CTRL_VME)
+    running.wire(tagged(100))
+    running.wire(frame())
+    index = running.driver.rx_next
+    assert running.driver.memory.read(RX_RING + index * 16 + 12, 4) == b"\x0f\0\x64\x60"
+    assert running.driver.received() == [frame(), frame()]
+
+
+def test_vlan_filter(running: Rig) -> None:
+    running.driver.write(regs.RCTL, RCTL | VFE)
+    running.driver.write(regs.VFTA + (100 >> 5) * 4, 1 << (100 & 31))
+    for vid in (100, 101):
+        running.wire(tagged(vid))
+    running.wire(frame())
+    assert running.driver.received() == [tagged(100), frame()]
+
+
+def test_frames_wait_while_there_is_no_buffer(running: Rig) -> None:
+    for number in range(20):
+        running.wire(frame(64 + number))
+    driver = running.driver
+    assert driver.read(regs.RDH) == 15
+    cause = driver.read(regs.ICR)
+    assert cause & regs.ICR_RXO
+    assert cause & regs.ICR_RXDMT0
+    assert driver.read(regs.RNBC) == 1
+    assert [len(each) for each in driver.received()] == list(range(64, 79))
+    assert [len(each) for each in driver.received()] == list(range(79, 84))
+    assert running.netdev.sent_calls == 1
+
+
+def test_rxdmt0_at_the_threshold(running: Rig) -> None:
+    causes = []
+    for _ in range(9):
+        running.wire(frame())
+        causes.append(bool(running.driver.read(regs.ICR) & regs.ICR_RXDMT0))
+    assert causes == [False] * 6 + [True] * 3  # 8 of 16 left: half, RDMTS 0
+
+
+def test_a_frame_that_can_never_fit_is_dropped(rig: Rig) -> None:
+    rig.driver.buffer_bytes = 256
+    rig.driver.start(rctl=RCTL | 3 << 16 | LPE)
+    rig.wire(frame(4000))
+    assert rig.driver.read(regs.MPC) == 1
+    rig.wire(frame())
+    assert rig.driver.received() == [frame()]
+
+
+def test_with_the_receiver_off_frames_are_gone(rig: Rig) -> None:
+    assert rig.wire(frame())
+    rig.driver.start()
+    rig.device.config_write(4, b"\0\0")
+    assert rig.wire(frame())
+    rig.driver.bus_master()
+    rig.set_link(False)
+    rig.set_link(True)
+    assert rig.wire(frame()), "while it negotiates, a cable carries nothing"
+    rig.scheduler.advance(0.5)
+    rig.wire(frame(77))
+    assert rig.driver.received() == [frame(77)]
+
+
+@pytest.mark.parametrize("way", ["rctl", "reset", "link", "bus master", "unplug"])
+def test_what_waits_is_let_go_when_the_guest_goes(running: Rig, way: str) -> None:
+    """No sender may wait for ever for a guest that will not read."""
+    for _ in range(20):
+        running.wire(frame())
+    assert not running.netdev.client.can_send(0)
+    if way == "rctl":
+        running.driver.write(regs.RCTL, 0)
+    elif way == "reset":
+        running.device.reset()
+    elif way == "link":
+        running.set_link(False)
+    elif way == "bus master":
+        running.driver.bus_master(False)
+    else:
+        running.device.unplug(lambda: None)
+    assert running.netdev.client.can_send(0)
+    assert running.netdev.sent_calls == 1
+
+
+def test_null_buffers_are_passed_over(running: Rig) -> None:
+    running.driver.memory.write(RX_RING, bytes(16))
+    running.wire(frame())
+    assert [entry[:2] for entry in running.driver.descriptors()] == [(0, 1), (100, 7)]
+
+
+def test_counters(running: Rig) -> None:
+    driver = running.driver
+    for size, to in ((60, MAC), (61, MAC), (1514, b"\xff" * 6), (200, MULTICAST)):
+        driver.write(regs.RCTL, RCTL | MPE)
+        running.wire(frame(size, to))
+    total = 64 + 65 + 1518 + 204
+    assert driver.read(regs.GPRC) == 4
+    assert driver.read(regs.GPRC) == 0
+    assert driver.read(regs.TPR) == 4
+    assert (driver.read(regs.GORCL), driver.read(regs.GORCL), driver.read(regs.GORCH)) == (total, total, 0)
+    assert driver.read(regs.GORCL) == 0
+    assert (driver.read(regs.BPRC), driver.read(regs.MPRC)) == (1, 1)
+    assert [driver.read(regs.PRC64 + 4 * at) for at in range(6)] == [1, 1, 1, 0, 0, 1]
+
+
+def test_a_buffer_outside_of_memory_drops_the_frame_once_logged(
+    running: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    running.driver.memory.write(RX_RING, (GUEST_ADDR - 4096).to_bytes(8, "little"))
+    for _ in range(5):
+        assert running.wire(frame())
+    assert running.driver.read(regs.MPC) == 5
+    assert caplog.text.count("RX DMA") == 1
+    assert running.device.config_read(7, 1) == b"\x20"  # received master abort
+    running.driver.start()
+    running.wire(frame())
+    assert running.driver.received() == [frame()]
