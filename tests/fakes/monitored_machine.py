@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
@@ -15,6 +15,8 @@ from vnic.net.names import check_identifier, parse_mac
 from vnic.net.network import Network
 
 from .scheduler import FakeScheduler
+
+Types: TypeAlias = dict[str, type[msgspec.Struct]]
 
 
 class UnixAddress(msgspec.Struct, tag_field="type", tag="unix"):
@@ -90,10 +92,10 @@ class FakeMachine:
         self.name = name
         self.network = Network(scheduler or FakeScheduler())
         self.runstate = RunState.RUNNING
-        self.netdev_types = {"stream": StreamOptions, "hubport": HubportOptions}
-        self.device_types = {"virtio-net": NicOptions}
-        self.chardev_types = {"null": NullChardev}
-        self.object_types = {"filter-dump": DumpOptions}
+        self.netdev_types: Types = {"stream": StreamOptions, "hubport": HubportOptions}
+        self.device_types: Types = {"virtio-net": NicOptions}
+        self.chardev_types: Types = {"null": NullChardev}
+        self.object_types: Types = {"filter-dump": DumpOptions}
         self.added: list[msgspec.Struct] = []
         self._chardevs: dict[str, object] = {}
         self._objects: dict[str, msgspec.Struct] = {}

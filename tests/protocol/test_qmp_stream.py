@@ -1,0 +1,165 @@
+"""QMP's JSON: what QEMU 7.2 was observed to answer, byte for byte of its error texts, and the bounds."""
+
+from __future__ import annotations
+
+import pytest
+
+from vnic.protocol.qmp import ParseError, Stream
+from vnic.protocol.qmp.stream import MESSAGE_TOKENS_MAX, NESTING_MAX
+
+
+def feed(data: bytes, stream: Stream | None = None) -> list[object]:
+    """Values as they are, errors as their text."""
+    found = (stream or Stream()).feed(data)
+    return [f"error: {each.desc}" if isinstance(each, ParseError) else each for each in found]
+
+
+def one_error(text: str) -> list[object]:
+    return [f"error: JSON parse error, {text}"]
+
+
+@pytest.mark.parametrize(
+    ("data", "value"),
+    [
+        (b'{"a":1}', {"a": 1}),
+        (b"{'a': 'b\"c'}", {"a": 'b"c'}),
+        (b'{"a": "b\'c"}', {"a": "b'c"}),
+        (b'{\n"a"\t:\r\n[ ]\n}', {"a": []}),
+        (b"[true, false, null]", [True, False, None]),
+        (b'"\\u00e9\\ud83d\\ude00 \\/\\b\\f\\n\\r\\t\\\\\\"\\\'"', "é😀 /\b\f\n\r\t\\\"'"),
+        ('"é😀\x7f"'.encode(), "é😀\x7f"),
+        (b'"a\\u0000b\xc0\x80"', "a\0b\0"),
+        (b"[18446744073709551615]", [18446744073709551615]),
+        (b"[18446744073709551616]", [1.8446744073709552e19]),
+        (b"[-9223372036854775809]", [-9.223372036854776e18]),
+        (b"[-0, 0.50, 1e3, 1E-2, 12.5e+1]", [0, 0.5, 1000.0, 0.01, 125.0]),
+        (b"[" + b"1" * 5000 + b"]", [float("inf")]),
+    ],
+)
+def test_values(data: bytes, value: object) -> None:
+    assert feed(data) == [value]
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b'{"a" 1}\n', "missing : in object pair"),
+        (b'{"a":}\n', "expecting value"),
+        (b"{1:2}\n", "key is not a string in object"),
+        (b'{"a":1 "b":2}\n', "expected separator in dict"),
+        (b"[1 2]\n", "expected separator in list"),
+        (b"[1,]\n", "expecting value"),
+        (b'{"a":1,}\n', "expecting value"),
+        (b"}\n", "expecting value"),
+        (b"[}", "expecting value"),
+        (b'{"a":[1}]', "expected separator in list"),
+        (b'{"execute": nope}\n', "invalid keyword 'nope'"),
+        (b'{"a":"\\x"}', "invalid escape sequence in string"),
+        (b'{"a":"\\u12"}', '\\u12" is not a valid Unicode character'),
+        (b'{"a":"\\ud800"}', "\\ud800 is not a valid Unicode character"),
+        (b'{"a":"\\ud800\\u0041"}', "\\ud800 is not a valid Unicode character"),
+        (b'{"a":"\\ufffe"}', "\\ufffe is not a valid Unicode character"),
+        (b'{"a":"\x80"}', "invalid UTF-8 sequence in string"),
+        (b'{"a":"\xc3("}', "invalid UTF-8 sequence in string"),
+        (b'{"a":"\xed\xa0\x80"}', "invalid UTF-8 sequence in string"),
+        (b'{"a":"\xef\xbf\xbf"}', "invalid UTF-8 sequence in string"),
+        (b'{"a":1,"a":1}', "duplicate key"),
+        (b"@@@@@\n", "stray '@'"),
+        (b"ABC\n", "stray 'A'"),
+        (b"%d\n", "stray '%'"),
+        (b"01\n", "stray '01'"),
+        (b"-\n", "stray '-\n'"),
+        (b"1.\n", "stray '1.\n'"),
+        (b"1e\n", "stray '1e\n'"),
+        (b'"abc\n', "stray '\"abc\n'"),
+        (b"\0", "stray ''"),
+    ],
+)
+def test_errors_in_qemus_words(data: bytes, text: str) -> None:
+    assert feed(data) == one_error(text)
+
+
+def test_a_lexical_error_ends_its_message_and_the_rest_is_read_from_the_next_bracket() -> None:
+    assert feed(b'{"execute":"a\tb"}\n') == [*one_error("stray '\"a\t'"), *one_error("expecting value")]
+    assert feed(b'{"a":"\xff"}\n')[0] == one_error("stray '\"�'")[0]
+    assert feed(b'@ garbage {"a":1}\n') == [*one_error("stray '@'"), {"a": 1}]
+
+
+@pytest.mark.parametrize("garbage", [b'{"a": [1, {"b', b"[[[[[", b'"half', b"{'x", b"\\", b"- "])
+def test_ff_resynchronises_whatever_came_before(garbage: bytes) -> None:
+    """docs/interop/qmp-spec: a byte that UTF-8 never has forces the parser into a known-good state."""
+    *errors, last = feed(garbage + b'\xff\n{"a":1}\n')
+    assert last == {"a": 1}
+    assert errors
+    assert all(str(error).startswith("error: ") for error in errors)
+
+
+def test_several_on_a_line_and_one_over_many_chunks() -> None:
+    stream = Stream()
+    assert feed(b'{"a":1}{"b":2} 3 "x"\n', stream) == [{"a": 1}, {"b": 2}, 3, "x"]
+    data = b'{"a": ["\xc3\xa9\\u00e9", -12.5e1, tr'
+    assert [found for byte in data for found in feed(bytes([byte]), stream)] == []
+    assert feed(b"ue]}", stream) == [{"a": ["éé", -125.0, True]}]
+
+
+def test_a_number_or_keyword_may_go_on_in_the_next_chunk() -> None:
+    stream = Stream()
+    assert feed(b"12", stream) == []
+    assert feed(b"34 ", stream) == [1234]
+    assert feed(b"nul", stream) == []
+    assert feed(b"l\n", stream) == [None]
+
+
+def test_zero_takes_no_exponent() -> None:
+    """As QEMU's lexer: `0e5` is three tokens."""
+    assert feed(b"0e5 ") == [0, *one_error("invalid keyword 'e'"), 5]
+    assert feed(b'{"a":0e5}') == one_error("expected separator in dict")
+
+
+# -- bounds -----------------------------------------------------------------------------------------------------
+
+
+def test_a_line_of_100_mb_is_one_error_and_costs_no_memory() -> None:
+    stream = Stream()
+    chunk = b"a" * (1 << 16)
+    found = feed(b'{"execute":"', stream)
+    for _ in range(1600):
+        found += feed(chunk, stream)
+        assert len(stream._lexer._text) <= (1 << 20) + len(chunk)
+    found += feed(b'"}\n{"a":1}\n', stream)
+    assert found == ["error: JSON token size limit exceeded", {"a": 1}]
+
+
+def test_many_tokens_are_one_error() -> None:
+    stream = Stream()
+    found = feed(b"[" + b"1," * MESSAGE_TOKENS_MAX + b"1]\n", stream)
+    assert found == ["error: JSON token count limit exceeded"]
+    assert feed(b"[1]\n", stream) == [[1]]
+
+
+def test_a_message_too_large_in_small_tokens_is_one_error() -> None:
+    stream = Stream(message_max_bytes=1000)
+    assert feed(b'["' + b'12345","' * 300 + b'"]\n', stream) == ["error: JSON token size limit exceeded"]
+    assert feed(b"[1]\n", stream) == [[1]]
+
+
+def test_deep_nesting_is_one_error() -> None:
+    deepest = b"[" * NESTING_MAX + b"]" * NESTING_MAX
+    assert len(feed(deepest)) == 1
+    assert not str(feed(deepest)[0]).startswith("error")
+    assert feed(b"[" * 100_000 + b"]" * 100_000 + b"\n[1]\n") == [
+        "error: JSON nesting depth limit exceeded",
+        [1],
+    ]
+
+
+def test_an_endless_digit_string_fed_byte_by_byte_is_looked_at_once() -> None:
+    stream = Stream()
+    for _ in range(100_000):
+        assert not feed(b"7", stream)
+    assert feed(b" ", stream) == [float("inf")]
+
+
+def test_garbage_is_not_echoed_at_length() -> None:
+    (text,) = feed(b"z" * 500_000 + b" ")
+    assert len(str(text)) < 1200
