@@ -17,6 +17,7 @@ import functools
 import logging
 import os
 import socket
+from collections.abc import Callable
 from typing import Final
 
 from vnic.attach.base import Connection, Listener, check_path, peer_name
@@ -92,6 +93,7 @@ class VhostUserAttachment:
         self._lent: set[int] = set()
         self._request_fd: int | None = None
         self._unsent = b""
+        self._when_closed: list[Callable[[], None]] = []
 
     # --- Life -----------------------------------------------------------------------------------------------
 
@@ -106,13 +108,23 @@ class VhostUserAttachment:
             self.state = State.WAITING
             self._connect()
 
-    def close(self) -> None:
-        """Leave the client, close everything and remove the path. May be called in any state."""
+    def close(self, done: Callable[[], None] | None = None) -> None:
+        """Leave the client, close everything and remove the path. May be called in any state; `done` is called,
+        now or later, when nothing touches the client's memory any more."""
+        if done is not None:
+            self._when_closed.append(done)
         state, self.state = self.state, State.CLOSED
         self._cancel_timers()
         self._close_listener()
         if state is State.CONNECTED:
             self._leave(State.CLOSED)
+        elif state is not State.LEAVING:
+            self._finish()
+
+    def _finish(self) -> None:
+        callbacks, self._when_closed = self._when_closed, []
+        for callback in callbacks:
+            callback()
 
     def _close_listener(self) -> None:
         if self._listener is not None:
@@ -199,6 +211,8 @@ class VhostUserAttachment:
             self._lent.clear()
             if self.state is State.LEAVING:
                 self._wait()
+            else:
+                self._finish()
 
         self._device.detach(detached)
         self._nic.guest_attached(False)
