@@ -1,0 +1,56 @@
+"""Running an asyncio loop from tests that are written straight on: turn by turn, until something holds."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+
+
+@contextlib.contextmanager
+def fresh_loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """A loop of the test's own; an exception that a callback let escape fails the test."""
+    loop = asyncio.new_event_loop()
+    escaped: list[dict[str, object]] = []
+    loop.set_exception_handler(lambda _, context: escaped.append(context))
+    try:
+        yield loop
+        turn(loop)
+    finally:
+        loop.close()
+    assert not escaped, escaped
+
+
+def turn(loop: asyncio.AbstractEventLoop, turns: int = 3) -> None:
+    """Let everything happen that is ready now."""
+    for _ in range(turns):
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+
+
+def until(loop: asyncio.AbstractEventLoop, condition: Callable[[], object], seconds: float = 5.0) -> None:
+    """Run the loop until `condition()` holds; AssertionError after `seconds`."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to pass"
+        loop.run_until_complete(asyncio.sleep(0.0005))
+
+
+def run_for(loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+    """Run the loop for some real time."""
+    loop.run_until_complete(asyncio.sleep(seconds))
+
+
+def open_fds() -> int:
+    """How many descriptors this process has open."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+@contextlib.contextmanager
+def no_fd_leak() -> Iterator[None]:
+    """Fail if the block leaves more (or fewer) descriptors open than it found."""
+    before = open_fds()
+    yield
+    assert open_fds() == before, f"{open_fds()} descriptors open, {before} before"
