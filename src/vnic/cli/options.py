@@ -62,7 +62,7 @@ class HelpTopic:
 class RunOptions:
     """What `vnic run` was told, in the order of the command line within each list."""
 
-    name: str = DEFAULT_NAME
+    name: str | None = None
     chardevs: list[Setting] = field(default_factory=list)
     objects: list[Setting] = field(default_factory=list)
     netdevs: list[Setting] = field(default_factory=list)
@@ -77,6 +77,11 @@ class RunOptions:
     version: bool = False
     warnings: list[str] = field(default_factory=list)
     """Deprecated spellings that were taken, in QEMU's words."""
+
+    @property
+    def instance(self) -> str:
+        """The name by which the verbs find this vnic."""
+        return self.name or DEFAULT_NAME
 
 
 Handler: TypeAlias = Callable[[RunOptions, str, str], None]

@@ -34,7 +34,8 @@ def test_the_command_line_of_the_manual() -> None:
 
 def test_nothing_given_is_a_vnic_named_vnic() -> None:
     options = parse_run([])
-    assert options.name == "vnic"
+    assert options.name is None
+    assert options.instance == "vnic"
     assert options.default_qmp
 
 

@@ -1,0 +1,47 @@
+"""`-daemonize`: go on in the background once everything is set up (QEMU's os_daemonize and os_setup_post).
+
+The first process stays until the other says that it runs, so that a script sees a failed start by the exit code.
+"""
+
+from __future__ import annotations
+
+import os
+
+READY = b"\x01"
+
+
+class Background:
+    """This process, forked off; its parent waits for `ready`."""
+
+    def __init__(self, pipe: int) -> None:
+        self._pipe = pipe
+
+    def ready(self) -> None:
+        """Let go of the terminal and tell the parent that all is well. The working directory stays: the paths of
+        sockets may be relative."""
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
+        if null > 2:
+            os.close(null)
+        os.write(self._pipe, READY)
+        os.close(self._pipe)
+
+
+def fork_to_background() -> Background | int:
+    """In the background process its Background; in the parent, when that one runs or has failed, the exit code."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        os.setsid()
+        if os.fork():  # no session leader any more: it can never get a terminal again
+            os._exit(0)
+        return Background(writing)
+    os.close(writing)
+    os.waitpid(child, 0)
+    try:
+        # Without a byte the other end was closed by its death; it has said why on stderr.
+        return 0 if os.read(reading, 1) == READY else 1
+    finally:
+        os.close(reading)

@@ -1,0 +1,215 @@
+"""What `vnic run -h` and `-netdev help`, `-device virtio-net,help` and the like print.
+
+The lists and properties come from the same tables and Structs that serve the options, so they cannot say anything
+else; the words beside them are here.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from vnic.backend import NETDEVS
+from vnic.machine.chardevs import FLAT_CHARDEVS
+from vnic.machine.nics import DEVICES
+from vnic.monitor.schema.shapes import (
+    Array,
+    Builtin,
+    Enumeration,
+    Integer,
+    Member,
+    Object,
+    Shape,
+    Union,
+    object_of,
+)
+from vnic.net.errors import DeviceNotFound, NetError
+
+from .options import HelpTopic
+
+RUN_HELP = """\
+usage: vnic run [OPTION]...
+
+Gives virtual machines network cards, with QEMU's own options. A minus or two before each, values as key=value,…
+(a comma in a value is written twice) or as JSON {…}.
+
+Network:
+  -netdev TYPE,id=ID[,link=off][,key=value]...
+                 a back-end: what a NIC's cable is plugged into.
+                 `-netdev help` lists the types, `-netdev TYPE,help` a type's keys
+  -device DRIVER,id=ID[,netdev=ID],attach.type=vhost-user|vfio-user,attach.path=SOCKET[,attach.server=off]
+          [,mac=ADDRESS][,link=off][,key=value]...
+                 a NIC, and the socket where the VM plugs in.
+                 `-device help` lists the drivers, `-device DRIVER,help` a driver's properties
+  -object TYPE,id=ID[,key=value]...
+                 something else that has a name; `-object help` lists the types
+  -chardev BACKEND,id=ID[,key=value]...
+                 a named socket for monitors and vhost-user back-ends; `-chardev help` lists them
+
+Monitors (QMP is QEMU's JSON protocol, HMP its command line for people):
+  -qmp DEV       QMP on unix:PATH,server=on or tcp:HOST:PORT,server=on, or on stdio; none: no QMP at all.
+                 Without -qmp it is at $XDG_RUNTIME_DIR/vnic/NAME.qmp (else /run/vnic/, else /tmp/vnic-UID/),
+                 where `vnic link` and the other verbs find it
+  -monitor DEV   HMP on DEV
+  -mon [chardev=]ID[,mode=readline|control][,pretty=on]
+                 a monitor on a -chardev; control is QMP
+
+This process:
+  -name NAME     by which the other verbs find it (default: vnic)
+  -S             let no guest in before QMP's or HMP's `cont`
+  -daemonize     go to the background when all is set up
+  -pidfile FILE  write the process id there, and keep the file locked
+  -version       print the version
+  -h, -help      print this
+
+Ends at Ctrl-C, SIGTERM or QMP's quit: back-ends first, so that guests see their links go; exit code 0.
+VNIC_LOG=debug|info|warning|error sets how much it says on stderr.
+
+Example: a VM under User-Mode Linux or QEMU, plugged into a host that answers pings:
+  vnic run -name lab -netdev echo,id=net0 \\
+       -device virtio-net,id=nic0,netdev=net0,attach.type=vhost-user,attach.path=nic0.sock
+"""
+
+PROPERTIES = {
+    "id": "its name",
+    "link": "how the link is at the start",
+    "netdev": "ID of a netdev to use as a backend",
+    "mac": "Ethernet 6-byte MAC Address, example: 52:54:00:12:34:56",
+    "attach.type": "how the VM plugs in",
+    "attach.path": "the socket where it does",
+    "attach.server": "whether vnic listens there, or connects",
+    "host_mtu": "the MTU that the guest is told",
+    "mtu": "the same as host_mtu",
+    "speed": "in Mbit/s, as the guest is told; -1: unknown",
+    "duplex": "half or full, as the guest is told",
+    "mq": "as many queue pairs as the netdev has queues",
+    "vectors": "MSI-X vectors",
+    "msix": "off: the guest uses INTx, and QEMU survives device_del of it",
+    "server": "whether vnic listens, or connects",
+    "reconnect-ms": "milliseconds between attempts to connect; 0: once only",
+}
+"""Words beside a property, by its dotted name."""
+
+
+def help_text(topic: HelpTopic) -> str:
+    """The text for a topic; NetError for a type that there is not."""
+    if not topic.option:
+        return RUN_HELP
+    if topic.type is None:
+        return _LISTS[topic.option]()
+    return _properties(topic.option, topic.type)
+
+
+def _netdevs() -> str:
+    return "Available netdev backend types:\n" + _table(
+        [(name, entry.desc) for name, entry in NETDEVS.items()]
+    )
+
+
+def _devices() -> str:
+    lines = [f'name "{name}", desc "{entry.desc}"\n' for name, entry in DEVICES.items()]
+    return "Network devices:\n" + "".join(lines)
+
+
+def _chardevs() -> str:
+    return "Available chardev backend types:\n" + "".join(f"  {name}\n" for name in FLAT_CHARDEVS)
+
+
+def _objects() -> str:
+    return "List of user creatable objects:\n"
+
+
+_LISTS = {"netdev": _netdevs, "device": _devices, "chardev": _chardevs, "object": _objects}
+
+
+def _table(rows: list[tuple[str, str]]) -> str:
+    width = max((len(name) for name, _ in rows), default=0)
+    return "".join(f"  {name:{width}}  {text}\n" for name, text in rows)
+
+
+# -- properties of one type -----------------------------------------------------------------------------------------
+
+
+def _properties(option: str, type_name: str) -> str:
+    tables: dict[str, dict[str, type[msgspec.Struct]]] = {
+        "netdev": {name: entry.options for name, entry in NETDEVS.items()},
+        "device": {name: entry.options for name, entry in DEVICES.items()},
+        "chardev": dict(FLAT_CHARDEVS),
+        "object": {},
+    }
+    if type_name not in tables[option]:
+        raise (
+            DeviceNotFound(type_name)
+            if option == "device"
+            else NetError(f"there is no {option} '{type_name}'")
+        )
+    struct = tables[option][type_name]
+    rows = _rows(object_of(struct), "", _defaults(struct))
+    return f"{type_name} options:\n" + _table(
+        [(f"{name}=<{kind}>", text) for name, kind, text in sorted(rows)]
+    )
+
+
+def _defaults(struct: type[msgspec.Struct]) -> dict[str, object]:
+    """The default of each member, by its name on the wire."""
+    return {
+        field.encode_name: field.default
+        for field in msgspec.structs.fields(struct)
+        if field.default is not msgspec.NODEFAULT
+    }
+
+
+def _rows(shape: Object, prefix: str, defaults: dict[str, object]) -> list[tuple[str, str, str]]:
+    rows = []
+    for member in shape.members:
+        name = prefix + member.name
+        if isinstance(member.shape, Union):
+            rows += _union_rows(member.shape, name + ".")
+        else:
+            rows.append((name, _kind(member.shape), _words(name, member, defaults)))
+    return rows
+
+
+def _union_rows(union: Union, prefix: str) -> list[tuple[str, str, str]]:
+    """The tag, and the members of all branches; one that not all have says which have it."""
+    tag = prefix + union.tag
+    rows = {tag: (tag, "|".join(union.branches), PROPERTIES.get(tag, ""))}
+    for member_name in dict.fromkeys(m.name for branch in union.branches.values() for m in branch.members):
+        having = [
+            tag
+            for tag, branch in union.branches.items()
+            if any(m.name == member_name for m in branch.members)
+        ]
+        branch = union.branches[having[0]]
+        member = next(m for m in branch.members if m.name == member_name)
+        name = prefix + member_name
+        defaults = _defaults(branch.make) if isinstance(branch.make, type) else {}
+        text = _words(name, member, defaults)
+        if len(having) < len(union.branches):
+            text = f"{text} ({'|'.join(having)} only)".strip()
+        rows[name] = (name, _kind(member.shape), text)
+    return list(rows.values())
+
+
+def _words(name: str, member: Member, defaults: dict[str, object]) -> str:
+    parts = [PROPERTIES[name]] if name in PROPERTIES else []
+    if member.required:
+        parts.append("(required)")
+    else:
+        default = defaults.get(member.name)
+        if default is not None:
+            text = {True: "on", False: "off"}.get(default, default) if isinstance(default, bool) else default
+            parts.append(f"(default: {text})")
+    return " ".join(parts)
+
+
+def _kind(shape: Shape) -> str:
+    match shape:
+        case Builtin(name):
+            return name
+        case Integer():
+            return (shape.name or "int").removesuffix("_t")
+        case Enumeration():
+            return "|".join(shape.values)
+        case Array():
+            return f"list of {_kind(shape.element)}"
+    return "object"

@@ -1,0 +1,174 @@
+"""`vnic run`: a machine from the options, its monitors, and its life until quit or a signal.
+
+Everything that can be wrong with the options ends in one line on stderr and an exit code; what was set up until then
+is taken down again in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import cast
+
+import msgspec
+
+from vnic import __version__, logs
+from vnic.machine import Machine
+from vnic.machine.nics import not_built
+from vnic.machine.pidfile import PidFile
+from vnic.monitor.address import SocketOptions, StdioOptions
+from vnic.monitor.machine import ShutdownCause
+from vnic.monitor.schema import convert_to_shape, device_options, netdev_options, object_options
+from vnic.monitor.schema.shapes import Shape
+from vnic.monitor.server import Mode, Monitors
+from vnic.net.errors import NetError
+from vnic.rundir import Claim, RunDirError
+
+from .options import HelpTopic, OptionError, RunOptions, Setting, UsageError, parse_run
+
+EXIT_REFUSED = 1
+EXIT_USAGE = 2
+
+DEFAULT_MONITOR = "qmp"
+"""The chardev id of the QMP socket that nobody asked for."""
+
+
+def run(argv: Sequence[str]) -> int:
+    """The verb. Returns the exit code when the machine has ended."""
+    try:
+        options = parse_run(argv)
+        if options.help is not None:
+            return _help(options.help)
+        if options.version:
+            print(f"vnic {__version__}")
+            return 0
+        return _start(options)
+    except OptionError as refused:
+        print(f"vnic: {refused}", file=sys.stderr)
+        return EXIT_USAGE if isinstance(refused, UsageError) else EXIT_REFUSED
+
+
+def _help(topic: HelpTopic) -> int:
+    from .help import help_text
+
+    try:
+        print(help_text(topic), end="")
+    except NetError as refused:
+        print(f"vnic: -{topic.option} {topic.type},help: {refused.desc}", file=sys.stderr)
+        return EXIT_REFUSED
+    return 0
+
+
+def _start(options: RunOptions) -> int:
+    """Go to the background if that was asked for, make the pidfile, run the loop."""
+    ready: Callable[[], None] = lambda: None  # noqa: E731 - a default for the one case below
+    if options.daemonize:
+        from .daemon import fork_to_background
+
+        forked = fork_to_background()
+        if isinstance(forked, int):
+            return forked
+        ready = forked.ready
+    wrong = logs.set_up()
+    for text in (*([wrong] if wrong else []), *options.warnings):
+        print(f"vnic: {text}", file=sys.stderr)
+    pidfile = None
+    if options.pidfile is not None:
+        with _naming(""):
+            pidfile = PidFile(options.pidfile)
+    try:
+        asyncio.run(_live(options, ready))
+    finally:
+        if pidfile is not None:
+            pidfile.remove()
+    return 0
+
+
+@contextmanager
+def _naming(where: str) -> Iterator[None]:
+    """Put the option in front of what is wrong with it."""
+    try:
+        yield
+    except NetError as refused:
+        raise OptionError(where, refused.desc) from None
+
+
+# -- in the loop ----------------------------------------------------------------------------------------------------
+
+
+async def _live(options: RunOptions, ready: Callable[[], None]) -> None:
+    """Set up, live, take down. The monitors stay until last, so that clients see all of the end."""
+    loop = asyncio.get_running_loop()
+    machine = Machine(loop, options.name, paused=options.paused)
+    monitors = Monitors(machine, loop)
+    claim = None
+    try:
+        _set_up(machine, options)
+        claim = _open_monitors(machine, monitors, options)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, machine.quit, ShutdownCause.HOST_SIGNAL)
+        ready()
+        if not options.daemonize and sys.stderr.isatty():
+            print(_hello(options, claim), file=sys.stderr)
+        await machine.wait_quit()
+    finally:
+        await machine.close()
+        monitors.close()
+        if claim is not None:
+            claim.release()
+
+
+def _set_up(machine: Machine, options: RunOptions) -> None:
+    """Create all that the options name, in QEMU's order: chardevs, netdevs, objects, devices."""
+    for setting in options.chardevs:
+        with _naming(setting.where):
+            machine.chardev_add_flat(setting.tree)
+    _create(options.netdevs, netdev_options(machine.netdev_types), machine.netdev_add)
+    _create(options.objects, object_options(machine.object_types), machine.object_add)
+    for setting in options.devices:
+        with _naming(setting.where):
+            not_built(setting.tree)
+    _create(options.devices, device_options(machine.device_types), machine.device_add)
+
+
+def _create(settings: Sequence[Setting], shape: Shape, add: Callable[[msgspec.Struct], None]) -> None:
+    for setting in settings:
+        with _naming(setting.where):
+            add(cast(msgspec.Struct, convert_to_shape(shape, setting.tree, strings=not setting.typed)))
+
+
+def _open_monitors(machine: Machine, monitors: Monitors, options: RunOptions) -> Claim | None:
+    """Open the monitors that were asked for; with no word of QMP, one where the verbs look for it."""
+    for monitor in options.monitors:
+        with _naming(monitor.where):
+            chardev = machine.chardev_set.find(monitor.chardev)
+            if not isinstance(chardev.options, SocketOptions | StdioOptions):
+                raise NetError(f"chardev '{chardev.label}' is of no use for a monitor")
+            chardev.claim("a monitor")
+            monitors.add(chardev.options, Mode(monitor.mode), monitor.pretty, chardev.set_connected)
+    if not options.default_qmp:
+        return None
+    try:
+        claim = Claim(options.instance)
+    except (RunDirError, OSError) as error:
+        raise OptionError(f"-name {options.instance}", str(error)) from None
+    address = SocketOptions(id=DEFAULT_MONITOR, path=str(claim.socket_path), server=True, wait=False)
+    try:
+        with _naming(f"-name {options.instance}"):
+            chardev = machine.chardev_set.add(address)
+            chardev.claim("a monitor")
+            monitors.add(address, Mode.CONTROL, connected=chardev.set_connected)
+    except OptionError:
+        claim.release()
+        raise
+    return claim
+
+
+def _hello(options: RunOptions, claim: Claim | None) -> str:
+    """One line for a person at a terminal."""
+    where = f", QMP at {claim.socket_path}" if claim is not None else ""
+    paused = "; paused, no guest is let in before `cont`" if options.paused else ""
+    return f"vnic: {options.instance} runs{where}{paused}; Ctrl-C ends it"

@@ -1,0 +1,211 @@
+"""Character devices: the named addresses that monitors and vhost-user back-ends speak over (QEMU's -chardev).
+
+A Chardev is an address with a name; what is built on it claims it and opens it. `parse_flat` reads the command line's
+form; the Structs here are QAPI's form of the same (chardev-add).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeAlias, cast
+
+import msgspec
+
+from vnic.monitor.address import SocketOptions, StdioOptions
+from vnic.monitor.machine import ChardevInfo
+from vnic.monitor.schema import convert_to_shape
+from vnic.monitor.schema.shapes import Union, base_members, object_of
+from vnic.net.errors import NetError
+from vnic.net.names import check_identifier
+
+
+class NullOptions(msgspec.Struct, tag_field="backend", tag="null", kw_only=True):
+    """`-chardev null`: nobody is ever there."""
+
+    id: str
+
+
+ChardevOptions: TypeAlias = SocketOptions | StdioOptions | NullOptions
+
+FLAT_CHARDEVS: dict[str, type[msgspec.Struct]] = {
+    "socket": SocketOptions,
+    "stdio": StdioOptions,
+    "null": NullOptions,
+}
+"""The back-ends of -chardev."""
+
+
+def parse_flat(tree: dict[str, object]) -> ChardevOptions:
+    """The options of a `-chardev` argument, with the errors of QEMU's chardev/char.c."""
+    if not tree.get("id"):
+        raise NetError("chardev: no id specified")
+    if "backend" not in tree:
+        raise NetError(f'chardev: "{tree["id"]}" missing backend')
+    branches = {name: object_of(struct) for name, struct in FLAT_CHARDEVS.items()}
+    shape = Union(
+        "backend",
+        branches,
+        base_members(branches, ("id",)),
+        unknown=lambda name: NetError(f"'{name}' is not a valid char driver name"),
+        unexpected=lambda _backend, key: NetError(f"Invalid parameter '{key}'"),
+    )
+    return cast(ChardevOptions, convert_to_shape(shape, tree, strings=True))
+
+
+# -- qapi/char.json -------------------------------------------------------------------------------------------------
+
+
+class UnixAddress(msgspec.Struct):
+    path: str
+    abstract: bool = False
+    tight: bool = True
+
+
+class InetAddress(msgspec.Struct):
+    host: str
+    port: str
+    ipv4: bool | None = None
+    ipv6: bool | None = None
+
+
+class FdAddress(msgspec.Struct):
+    str: str
+
+
+class UnixBranch(msgspec.Struct, tag_field="type", tag="unix"):
+    """SocketAddressLegacy wraps each kind in `data`."""
+
+    data: UnixAddress
+
+
+class InetBranch(msgspec.Struct, tag_field="type", tag="inet"):
+    data: InetAddress
+
+
+class FdBranch(msgspec.Struct, tag_field="type", tag="fd"):
+    data: FdAddress
+
+
+class SocketChardev(msgspec.Struct, rename="kebab", kw_only=True):
+    """ChardevSocket. `wait` is taken and has no effect: nothing in vnic waits for a peer to start."""
+
+    addr: UnixBranch | InetBranch | FdBranch
+    server: bool = True
+    wait: bool = False
+    nodelay: bool = False
+    reconnect_ms: int = 0
+
+    def flat(self, label: str) -> SocketOptions:
+        options = SocketOptions(
+            id=label,
+            server=self.server,
+            wait=self.wait,
+            nodelay=self.nodelay,
+            reconnect_ms=self.reconnect_ms,
+        )
+        match self.addr:
+            case UnixBranch(data):
+                options.path, options.abstract, options.tight = data.path, data.abstract, data.tight
+            case InetBranch(data):
+                options.host, options.port = data.host, data.port
+                options.ipv4, options.ipv6 = data.ipv4, data.ipv6
+            case FdBranch(data):
+                options.fd = data.str
+        return options
+
+
+class StdioChardev(msgspec.Struct):
+    """ChardevStdio."""
+
+    signal: bool = True
+
+    def flat(self, label: str) -> StdioOptions:
+        return StdioOptions(id=label, signal=self.signal)
+
+
+class NullChardev(msgspec.Struct):
+    """ChardevCommon, of which nothing is built."""
+
+    def flat(self, label: str) -> NullOptions:
+        return NullOptions(id=label)
+
+
+CHARDEVS: dict[str, type[msgspec.Struct]] = {
+    "socket": SocketChardev,
+    "stdio": StdioChardev,
+    "null": NullChardev,
+}
+"""The back-ends of chardev-add."""
+
+# -- the devices ----------------------------------------------------------------------------------------------------
+
+
+class Chardev:
+    """One named address; `user` is what is built on it, "" while nothing is."""
+
+    def __init__(self, options: ChardevOptions) -> None:
+        self.label = options.id
+        self.options = options
+        self.user = ""
+        self.connected = False
+        """Whether a peer is there; told by the user."""
+
+    def claim(self, user: str) -> None:
+        """Take it into use; one user at a time (chardev/char-fe.c: qemu_chr_fe_init)."""
+        if self.user:
+            raise NetError(f"Device '{self.label}' is in use")
+        self.user = user
+
+    def set_connected(self, connected: bool) -> None:
+        self.connected = connected
+
+    def release(self) -> None:
+        self.user = ""
+        self.connected = False
+
+    @property
+    def filename(self) -> str:
+        """What query-chardev calls it (chardev/char-socket.c: qemu_chr_socket_address)."""
+        if not isinstance(self.options, SocketOptions):
+            return "stdio" if isinstance(self.options, StdioOptions) else "null"
+        return self.options.filename if self.connected else f"disconnected:{self.options.filename}"
+
+
+class Chardevs:
+    """The chardevs of a machine, by label."""
+
+    def __init__(self) -> None:
+        self._by_label: dict[str, Chardev] = {}
+
+    def __iter__(self) -> Iterator[Chardev]:
+        return iter(self._by_label.values())
+
+    def add(self, options: ChardevOptions) -> Chardev:
+        check_identifier(options.id)
+        if options.id in self._by_label:
+            raise NetError(f"Chardev with id '{options.id}' already exists")
+        if isinstance(options, SocketOptions):
+            options.check()
+        if isinstance(options, StdioOptions) and any(isinstance(each.options, StdioOptions) for each in self):
+            raise NetError("cannot use stdio by multiple character devices")
+        chardev = Chardev(options)
+        self._by_label[options.id] = chardev
+        return chardev
+
+    def find(self, label: str) -> Chardev:
+        """NetError in the words of -mon and -netdev, which name a chardev."""
+        if label not in self._by_label:
+            raise NetError(f'chardev "{label}" not found')
+        return self._by_label[label]
+
+    def remove(self, label: str) -> None:
+        """chardev-remove (chardev/char.c: qmp_chardev_remove)."""
+        if label not in self._by_label:
+            raise NetError(f"Chardev '{label}' not found")
+        if self._by_label[label].user:
+            raise NetError(f"Chardev '{label}' is busy")
+        del self._by_label[label]
+
+    def info(self) -> list[ChardevInfo]:
+        """query-chardev."""
+        return [ChardevInfo(each.label, each.filename, bool(each.user)) for each in self]

@@ -1,0 +1,199 @@
+"""Machine: what a monitor's commands and the command line's options act on, and the order in which it all ends.
+
+It satisfies `monitor.machine.MonitoredMachine`. NICs, netdevs and chardevs come from the tables `DEVICES`, `NETDEVS`
+and `CHARDEVS`; all calls are made from the control thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from vnic.backend import BackendContext, NetdevOptions, netdev_add, netdev_structs
+from vnic.monitor.machine import ChardevInfo, RunState, ShutdownCause
+from vnic.net.errors import DeviceNotFound, NetError
+from vnic.net.holds import HoldKind
+from vnic.net.names import check_identifier
+from vnic.net.network import Network
+
+from .chardevs import CHARDEVS, Chardevs, NullChardev, SocketChardev, StdioChardev, parse_flat
+from .nics import DEVICES, Builder, NicOptions, PluggedNic
+
+log = logging.getLogger(__name__)
+
+CLOSE_TIMEOUT_S = 3.0
+"""How long the end waits for attachments that part from their VMs; each bounds itself well below this."""
+
+
+class Machine:
+    """Everything that one `vnic run` holds."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, name: str | None = None, *, paused: bool = False
+    ) -> None:
+        """`paused`: no NIC opens its socket before `cont` (QEMU's -S)."""
+        self._loop = loop
+        self._name = name
+        self.network = Network(loop)
+        self._runstate = RunState.PRELAUNCH if paused else RunState.RUNNING
+        self.chardev_set = Chardevs()
+        self._backends = BackendContext(loop, self.network, self.chardev_set)
+        self._nics: dict[str, PluggedNic] = {}
+        self._ended = asyncio.Event()
+
+    # -- what there is ------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str | None:
+        return self._name
+
+    @property
+    def runstate(self) -> RunState:
+        return self._runstate
+
+    @property
+    def netdev_types(self) -> Mapping[str, type[msgspec.Struct]]:
+        return netdev_structs()
+
+    @property
+    def device_types(self) -> Mapping[str, type[msgspec.Struct]]:
+        return {name: entry.options for name, entry in DEVICES.items()}
+
+    @property
+    def chardev_types(self) -> Mapping[str, type[msgspec.Struct]]:
+        return CHARDEVS
+
+    @property
+    def object_types(self) -> Mapping[str, type[msgspec.Struct]]:
+        return {}
+
+    # -- netdevs ------------------------------------------------------------------------------------------------
+
+    def netdev_add(self, options: msgspec.Struct) -> None:
+        """Create a back-end; a NIC that waits for its id is plugged in."""
+        assert isinstance(options, NetdevOptions)
+        netdev_add(self._backends, options)
+
+    def netdev_del(self, netdev_id: str, by: str) -> None:
+        self.network.delete_netdev(netdev_id, by)
+
+    def info_network(self) -> str:
+        return self.network.info_network(self._backends.hubs.listing())
+
+    # -- NICs ---------------------------------------------------------------------------------------------------
+
+    def device_add(self, options: msgspec.Struct) -> None:
+        """Create a NIC and, unless the machine is paused, open its socket. A failure leaves nothing behind."""
+        assert isinstance(options, NicOptions)
+        if options.id is not None:
+            check_identifier(options.id)
+            if self.network.find_nic(options.id) is not None:
+                raise NetError(f"Duplicate device ID '{options.id}'")
+        builder = Builder(self.network, self._loop)
+        try:
+            plugged = DEVICES[str(options.__struct_config__.tag)].build(builder, options)
+            if self._runstate is RunState.RUNNING:
+                plugged.serve()
+        except BaseException:
+            builder.undo()
+            raise
+        self._nics[plugged.nic.name] = plugged
+
+    def device_del(self, device_id: str) -> None:
+        """Show the link down, let the VM go, then remove the NIC; DEVICE_DELETED tells that it is gone."""
+        plugged = self._nics.get(device_id)
+        if plugged is None:
+            raise DeviceNotFound(device_id)
+        if plugged.leaving:
+            raise NetError(f"Device {device_id} is already in the process of unplug")
+        plugged.leaving = True
+        nic = plugged.nic
+        nic.hold(HoldKind.OPERATOR, "vnic", f"device_del {device_id}")
+
+        def gone() -> None:
+            # The reply to device_del comes before the event, as where the guest takes its time.
+            self._loop.call_soon(self._delete_nic, device_id)
+
+        plugged.attachment.close(gone)
+
+    def _delete_nic(self, name: str) -> None:
+        plugged = self._nics.pop(name, None)
+        if plugged is None:
+            return  # the whole machine was closed meanwhile
+        path = plugged.nic.path
+        self.network.delete_nic(name)
+        self.network.emit("DEVICE_DELETED", {"device": name, "path": path})
+
+    # -- chardevs and objects -----------------------------------------------------------------------------------
+
+    def chardevs(self) -> Sequence[ChardevInfo]:
+        return self.chardev_set.info()
+
+    def chardev_add(self, chardev_id: str, options: msgspec.Struct) -> None:
+        assert isinstance(options, SocketChardev | StdioChardev | NullChardev)
+        self.chardev_set.add(options.flat(chardev_id))
+
+    def chardev_add_flat(self, tree: dict[str, object]) -> None:
+        self.chardev_set.add(parse_flat(tree))
+
+    def chardev_remove(self, chardev_id: str) -> None:
+        self.chardev_set.remove(chardev_id)
+
+    def object_add(self, options: msgspec.Struct) -> None:
+        raise NetError("Parameter 'qom-type' does not accept any value: vnic has no objects yet")
+
+    def object_del(self, object_id: str) -> None:
+        raise NetError(f"object '{object_id}' not found")
+
+    # -- run state ----------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Guests that are attached keep their NICs; a NIC added now opens its socket at `cont`."""
+        if self._runstate is RunState.RUNNING:
+            self._runstate = RunState.PAUSED
+            self.network.emit("STOP", {})
+
+    def cont(self) -> None:
+        """Open the sockets that wait for it. One that cannot be opened is told after the others were."""
+        if self._runstate in (RunState.RUNNING, RunState.SHUTDOWN):
+            return
+        self._runstate = RunState.RUNNING
+        self.network.emit("RESUME", {})
+        refusals = []
+        for plugged in self._nics.values():
+            try:
+                plugged.serve()
+            except NetError as error:
+                refusals.append(f"{plugged.nic.name}: {error.desc}")
+        if refusals:
+            raise NetError("; ".join(refusals))
+
+    def quit(self, cause: ShutdownCause) -> None:
+        if self._runstate is not RunState.SHUTDOWN:
+            self._runstate = RunState.SHUTDOWN
+            self.network.emit("SHUTDOWN", {"guest": False, "reason": str(cause)})
+            self._loop.call_soon(self._ended.set)
+
+    async def wait_quit(self) -> None:
+        """Return when somebody asked for the end."""
+        await self._ended.wait()
+
+    async def close(self) -> None:
+        """End in QEMU's order: the back-ends first, so that each guest sees its link go; then, when the VMs were
+        let go, the NICs. The monitors are the caller's and stay until after this."""
+        self.network.close_netdevs()
+        waiting = {name: asyncio.Event() for name in self._nics}
+        for name, plugged in list(self._nics.items()):
+            plugged.attachment.close(waiting[name].set)
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                for closed in waiting.values():
+                    await closed.wait()
+        except TimeoutError:
+            stuck = [name for name, closed in waiting.items() if not closed.is_set()]
+            log.error("ending without waiting for the VM of %s", ", ".join(stuck))
+        self._nics.clear()
+        self.network.close()

@@ -1,0 +1,273 @@
+"""The NICs that `-device` and device_add can make: their properties, and how each is put together.
+
+`DEVICES` is the table; a DeviceType's `build` makes the device model, its Nic and the socket that serves it. Models
+are imported when the first NIC of theirs is made, so that `vnic run` starts fast.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Protocol, TypeAlias
+
+import msgspec
+
+from vnic.net.client import Endpoint, Nic
+from vnic.net.errors import NetError
+from vnic.net.names import default_mac, parse_mac
+from vnic.net.network import Network
+
+DEFAULT_MACS = 0xFF - 0x56
+"""Default MACs before QEMU gives up counting: 52:54:00:12:34:56 and on (net/net.c: qemu_macaddr_get_free)."""
+
+# -- properties -----------------------------------------------------------------------------------------------------
+
+
+class _Attach(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    path: str
+    """The socket; with `server` vnic listens there, else it connects."""
+    server: bool = True
+
+
+class VhostUserAttach(_Attach, tag_field="type", tag="vhost-user", kw_only=True):
+    """The VM reaches the NIC as its vhost-user back-end."""
+
+
+class VfioUserAttach(_Attach, tag_field="type", tag="vfio-user", kw_only=True):
+    """The VM reaches the NIC as a PCI device over vfio-user."""
+
+
+U16: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
+U32: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
+I32: TypeAlias = Annotated[int, msgspec.Meta(ge=-0x80000000, le=0x7FFFFFFF)]
+
+
+class NicOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The properties of every NIC. `link`: how it is when the VM first looks."""
+
+    id: str | None = None
+    netdev: str | None = None
+    mac: str | None = None
+    link: bool = True
+
+
+class _VirtioNet(NicOptions, kw_only=True):
+    """QEMU's virtio-net properties, as far as vnic has them. `speed` is in Mbit/s, -1: not told."""
+
+    attach: VhostUserAttach | VfioUserAttach | None = None
+    host_mtu: U16 = 0
+    mtu: U16 = 0
+    speed: I32 = -1
+    duplex: str | None = None
+    mq: bool = False
+    vectors: U32 | None = None
+    msix: bool = True
+    rx_queue_size: U16 = 1024
+    tx_queue_size: U16 = 1024
+
+
+class VirtioNetOptions(_VirtioNet, tag_field="driver", tag="virtio-net", kw_only=True):
+    """virtio-net, over either kind of socket."""
+
+
+class VirtioNetPciOptions(_VirtioNet, tag_field="driver", tag="virtio-net-pci", kw_only=True):
+    """virtio-net as a PCI device."""
+
+
+# -- what a NIC is made of ------------------------------------------------------------------------------------------
+
+
+class ServedAttachment(Protocol):
+    """The socket shell of one NIC (vnic.attach)."""
+
+    def start(self) -> None:
+        """Open the socket; NetError where that cannot be done."""
+
+    def close(self, done: Callable[[], None] | None = None) -> None:
+        """End in order and call `done`, now or later; the link was announced down before."""
+
+
+@dataclass(slots=True)
+class PluggedNic:
+    """A NIC of the machine and the socket that serves it."""
+
+    nic: Nic
+    attachment: ServedAttachment
+    served: bool = False
+    """The socket is open: not before `cont` where the machine was started paused."""
+    leaving: bool = False
+    """device_del was asked for and its VM is being let go."""
+
+    def serve(self) -> None:
+        """Open the socket, once. Raises NetError."""
+        if not self.served:
+            self.attachment.start()
+            self.served = True
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceType:
+    """One value of `-device`."""
+
+    options: type[NicOptions]
+    desc: str
+    build: Callable[[Builder, Any], PluggedNic]
+
+
+@dataclass(slots=True)
+class Builder:
+    """What the build functions share, for one NIC: where it goes, and the properties that all have."""
+
+    network: Network
+    loop: asyncio.AbstractEventLoop
+    nic: Nic | None = None
+    """The NIC, once it is in the network: it has to go again if a later step fails."""
+
+    def pairs(self, options: _VirtioNet) -> int:
+        """With mq=on, as many queue pairs as the netdev has queues (virtio_net_device_realize)."""
+        if not options.mq or options.netdev is None:
+            return 1
+        netdev = self.network.find_netdev(options.netdev)
+        return netdev.queues if netdev is not None else 1
+
+    def add_nic(
+        self, model: str, endpoint: Endpoint, options: NicOptions, driver: str, pairs: int = 1
+    ) -> Nic:
+        """Make the Nic; `driver` is the property owner that QEMU's error texts name."""
+        mac = parse_mac(options.mac, driver) if options.mac is not None else self._free_mac()
+        self.nic = self.network.add_nic(
+            options.id,
+            model,
+            endpoint,
+            mac=mac,
+            queues=pairs,
+            netdev_id=options.netdev,
+            link=options.link,
+            driver=driver,
+        )
+        return self.nic
+
+    def undo(self) -> None:
+        """Leave nothing of a NIC that could not be finished."""
+        if self.nic is not None:
+            self.network.delete_nic(self.nic.name)
+
+    def _free_mac(self) -> bytes:
+        """The first default MAC that no NIC has (qemu_macaddr_default_if_unset)."""
+        taken = {nic.mac for nic in self.network.nics}
+        for index in range(DEFAULT_MACS):
+            mac = default_mac(index)
+            if mac not in taken:
+                return mac
+        raise NetError(f"the {DEFAULT_MACS} default MAC addresses are taken: give mac=")
+
+
+def _attach_missing() -> NetError:
+    return NetError(
+        "Parameter 'attach.path' is missing: say where the VM plugs in, as"
+        " attach.type=vhost-user,attach.path=nic0.sock"
+    )
+
+
+def build_virtio_net(builder: Builder, options: VirtioNetOptions) -> PluggedNic:
+    """virtio-net where the VM's own virtio transport talks vhost-user; PCI over vfio-user."""
+    attach = options.attach
+    if attach is None:
+        raise _attach_missing()
+    if isinstance(attach, VfioUserAttach):
+        return build_virtio_net_pci(builder, options)
+    if options.vectors is not None or not options.msix:
+        key = "vectors" if options.vectors is not None else "msix"
+        raise NetError(f"Property 'virtio-net.{key}' is the VM's affair with attach.type=vhost-user")
+    from vnic.attach.vhost_user import VhostUserAttachment
+
+    device, nic = _virtio_net(builder, options, "virtio-net")
+    attachment = VhostUserAttachment(device, nic, attach.path, attach.server, builder.loop)
+    return PluggedNic(nic, attachment)
+
+
+def build_virtio_net_pci(builder: Builder, options: _VirtioNet) -> PluggedNic:
+    """virtio-net on a PCI function of its own (virtio 1.2 §4.1)."""
+    attach = options.attach
+    if attach is None:
+        raise _attach_missing()
+    if not isinstance(attach, VfioUserAttach):
+        raise NetError("Property 'virtio-net-pci.attach' is for vfio-user; over vhost-user it is virtio-net")
+    from vnic.attach.vfio_user import VfioUserAttachment
+    from vnic.virtio.pci.transport import VirtioPci
+
+    _check_server(attach)
+    device, nic = _virtio_net(builder, options, "virtio-net-pci")
+    vectors = options.vectors if options.msix else 0
+    pci = VirtioPci(device, vectors=vectors)
+    return PluggedNic(nic, VfioUserAttachment(builder.loop, pci, nic.name, attach.path))
+
+
+def _check_server(attach: VfioUserAttach) -> None:
+    if not attach.server:
+        raise NetError("Parameter 'attach.server' has to be on: a vfio-user device listens, the VM connects")
+
+
+def _virtio_net(builder: Builder, options: _VirtioNet, model: str) -> tuple[Any, Nic]:
+    from vnic.nic.virtio_net import VirtioNet
+
+    if options.mtu and options.host_mtu and options.mtu != options.host_mtu:
+        raise NetError("Parameters 'mtu' and 'host_mtu' are the same thing and differ")
+    pairs = builder.pairs(options)
+    device = VirtioNet(
+        pairs,
+        mtu=options.mtu or options.host_mtu,
+        speed=None if options.speed == -1 else options.speed,
+        duplex=options.duplex,
+        queue_size=_queue_size(options),
+    )
+    return device, builder.add_nic(model, device, options, "virtio-net-device", pairs)
+
+
+def _queue_size(options: _VirtioNet) -> int:
+    """The largest ring the driver may make; QEMU's bounds, one value for both directions."""
+    for key in ("rx_queue_size", "tx_queue_size"):
+        size = getattr(options, key)
+        if not 256 <= size <= 1024 or size & (size - 1):
+            raise NetError(f"Invalid {key} (= {size}), must be a power of 2 between 256 and 1024.")
+    return max(options.rx_queue_size, options.tx_queue_size)
+
+
+DEVICES: dict[str, DeviceType] = {
+    "virtio-net": DeviceType(
+        VirtioNetOptions, "virtio network card, over vhost-user or vfio-user", build_virtio_net
+    ),
+    "virtio-net-pci": DeviceType(
+        VirtioNetPciOptions, "virtio network card on PCI, over vfio-user", build_virtio_net_pci
+    ),
+}
+"""The values of `-device`."""
+
+NOT_BUILT = frozenset(
+    {
+        *(
+            "e1000e",
+            "igb",
+            "igbvf",
+            "i82550",
+            "i82551",
+            "i82557a",
+            "i82557b",
+            "i82557c",
+            "i82558a",
+            "i82558b",
+        ),
+        *("i82559a", "i82559b", "i82559c", "i82559er", "i82562", "i82801", "ne2k_isa", "ne2k_pci", "pcnet"),
+        *("rtl8139", "tulip", "vmxnet3", "usb-net", "rocker"),
+        *("virtio-net-pci-transitional", "virtio-net-pci-non-transitional", "virtio-net-ccw"),
+    }
+)
+"""NICs of QEMU that vnic does not have: refused by name rather than as unknown."""
+
+
+def not_built(tree: dict[str, object]) -> None:
+    """Refuse the arguments of a -device that names one of these."""
+    driver = tree.get("driver")
+    if driver in NOT_BUILT:
+        raise NetError(f"'{driver}' is not built into vnic; there are {', '.join(DEVICES)}")
