@@ -1,0 +1,102 @@
+"""Downloads Debian packages and unpacks them into a folder, without root, by apt-get and dpkg-deb.
+
+The machine's own package sources and keys are used, so that this works behind any mirror; only where the machine has
+no package lists, or another suite is asked for, are lists fetched into a private apt state below the cache folder.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from .cache import cache_folder
+from .errors import GuestUnavailable
+
+Progress = Callable[[float, str], None]
+"""Called with the fraction done, 0 to 1, and what is being done."""
+
+_STATUS_LINE = re.compile(r"(?:dl|pm)status:[^:]*:([0-9.]+):(.*)")
+# Without a sandbox user: root's downloads, too, may go to a folder that _apt cannot read.
+_OPTIONS = ("APT::Sandbox::User=root", "Acquire::Retries=3")
+_TOOLS = ("apt-get", "dpkg-deb")
+
+
+def apt_available() -> bool:
+    return all(shutil.which(tool) for tool in _TOOLS)
+
+
+class Apt:
+    """apt-get with the machine's sources, or with a private state that may hold one more suite."""
+
+    def __init__(self, options: Sequence[str] = ()) -> None:
+        self._options = list(options)
+
+    @classmethod
+    def private(cls, name: str, extra_sources: str = "") -> Apt:
+        """With package lists of its own; `extra_sources`, as in sources.list(5)'s deb822 form, replace the machine's."""
+        root = cache_folder() / "apt" / name
+        for folder in ("state/lists/partial", "cache/archives/partial", "sources.list.d"):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+        options = [f"Dir::State={root}/state", f"Dir::Cache={root}/cache", "Dir::State::status=/dev/null"]
+        if extra_sources:
+            (root / "sources.list.d/extra.sources").write_text(extra_sources)
+            options += ["Dir::Etc::sourcelist=/dev/null", f"Dir::Etc::sourceparts={root}/sources.list.d"]
+        return cls(options)
+
+    def update(self, progress: Progress | None = None) -> None:
+        """Fetch the package lists."""
+        self._apt(["update"], progress, Path.cwd())
+
+    def download(self, packages: Sequence[str], folder: Path, progress: Progress | None = None) -> list[Path]:
+        """The .deb files of `packages`, in `folder`; apt checks them against the signed lists."""
+        self._apt(["download", *packages], progress, folder)
+        return sorted(folder.glob("*.deb"))
+
+    def _apt(self, arguments: Sequence[str], progress: Progress | None, folder: Path) -> None:
+        read_end, write_end = os.pipe()
+        options = [*self._options, *_OPTIONS, f"APT::Status-Fd={write_end}"]
+        command = ["apt-get", "-q", *(word for option in options for word in ("-o", option)), *arguments]
+        with tempfile.TemporaryFile("w+") as log, os.fdopen(read_end) as status:
+            try:
+                process = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[write_end], cwd=folder,
+                    env={**os.environ, "LC_ALL": "C"},
+                )  # fmt: skip
+            except OSError as error:
+                raise _unavailable(arguments, str(error)) from error
+            finally:
+                os.close(write_end)
+            for line in status:
+                if progress is not None and (match := _STATUS_LINE.match(line)):
+                    progress(float(match[1]) / 100, match[2])
+            if process.wait() != 0:
+                log.seek(0)
+                raise _unavailable(arguments, _reason(log.read()))
+
+
+def _reason(log: str) -> str:
+    """What apt-get complained of, in one line."""
+    errors = [line[2:].strip() for line in log.splitlines() if line.startswith("E:")]
+    return "; ".join(errors[:2]) or log.strip()[-300:] or "no reason given"
+
+
+def _unavailable(arguments: Sequence[str], reason: str) -> GuestUnavailable:
+    remedy = "check the network and the package sources (apt-get update), then try again"
+    return GuestUnavailable(f"apt-get {' '.join(arguments)} failed: {reason}", remedy)
+
+
+def unpack(archives: Sequence[Path], folder: Path) -> None:
+    """Unpack .deb files below `folder`, as dpkg -x does."""
+    for archive in archives:
+        done = subprocess.run(
+            ["dpkg-deb", "-x", archive, folder], stdin=subprocess.DEVNULL, capture_output=True, text=True
+        )
+        if done.returncode != 0:
+            raise GuestUnavailable(
+                f"cannot unpack {archive.name}: {done.stderr.strip()}", "free disk space, then try again"
+            )

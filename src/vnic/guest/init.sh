@@ -1,0 +1,50 @@
+#!/bin/busybox sh
+# The guest's only program: loads the modules, brings the NICs up, then runs what the host sends over a serial line.
+# The protocol is that of vnic/guest/console.py: "TOKEN\n", the lines of a script, "TOKEN\n"; the answer is the
+# script's output, "\nTOKEN STATUS\n". When the host goes away the line ends, and the guest powers itself off.
+/bin/busybox mount -t proc proc /proc
+/bin/busybox mount -t sysfs sys /sys
+/bin/busybox mount -t devtmpfs dev /dev
+/bin/busybox mount -t tmpfs tmp /tmp
+/bin/busybox --install -s /bin
+export PATH=/bin HOME=/tmp
+
+# VNIC_TTY comes from the kernel's command line.
+exec <"/dev/$VNIC_TTY" >"/dev/$VNIC_TTY" 2>&1
+stty raw -echo
+
+for module in /modules/*.ko; do
+  insmod "$module" || echo "insmod $module: status $?"
+done
+echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad 2>/dev/null
+ip link set lo up
+for interface in /sys/class/net/eth*; do
+  [ -e "$interface" ] && ip link set "${interface##*/}" up
+done
+
+# wait_carrier INTERFACE 0|1 SECONDS: returns as soon as the carrier is so, 1 when it is not in time.
+# Between two looks lie 0.2 ms, so that the guest's CPU is not spent on looking.
+wait_carrier() {
+  read -r now _ </proc/uptime
+  limit=$((${now%.*} + $3 + 1))
+  while :; do
+    read -r carrier 2>/dev/null <"/sys/class/net/$1/carrier"
+    [ "$carrier" = "$2" ] && return 0
+    read -r now _ </proc/uptime
+    [ "${now%.*}" -ge "$limit" ] && return 1
+    usleep 200
+  done
+}
+
+newline='
+'
+echo READY
+while IFS= read -r token; do
+  script=
+  while IFS= read -r line && [ "$line" != "$token" ]; do
+    script="$script$line$newline"
+  done
+  (eval "$script") </dev/null 2>&1
+  printf '\n%s %d\n' "$token" $?
+done
+poweroff -f

@@ -1,0 +1,77 @@
+"""Writes the initrd of a guest: busybox, the modules in the order to load them, and /init, as a cpio archive.
+
+The archive format is "newc" (Documentation/driver-api/early-userspace/buffer-format.rst of Linux), written here so
+that no cpio program is needed.
+"""
+
+from __future__ import annotations
+
+import lzma
+import stat
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from .errors import GuestError
+
+INIT = Path(__file__).with_name("init.sh")
+
+_FOLDERS = ("bin", "dev", "modules", "proc", "sys", "tmp")
+
+
+class CpioArchive:
+    """A newc archive that grows in memory."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+        self._inode = 0
+
+    def add_folder(self, name: str) -> None:
+        self._add(name, stat.S_IFDIR | 0o755, b"")
+
+    def add_file(self, name: str, content: bytes, *, executable: bool = False) -> None:
+        self._add(name, stat.S_IFREG | (0o755 if executable else 0o644), content)
+
+    def add_console(self) -> None:
+        """/dev/console: the kernel opens it for /init before devtmpfs is mounted."""
+        self._add("dev/console", stat.S_IFCHR | 0o600, b"", device=(5, 1))
+
+    def finish(self) -> bytes:
+        self._add("TRAILER!!!", 0, b"")
+        return bytes(self._data)
+
+    def _add(self, name: str, mode: int, content: bytes, device: tuple[int, int] = (0, 0)) -> None:
+        self._inode += 1
+        path = name.encode() + b"\0"
+        # inode, mode, uid, gid, links, mtime, size, device (2), special device (2), length of the name, check
+        fields = (self._inode, mode, 0, 0, 1, 0, len(content), 0, 0, *device, len(path), 0)
+        self._data += b"070701" + b"".join(b"%08X" % field for field in fields) + path
+        self._pad()
+        self._data += content
+        self._pad()
+
+    def _pad(self) -> None:
+        self._data += bytes(-len(self._data) % 4)
+
+
+def read_module(path: Path) -> bytes:
+    """A kernel module's bytes, decompressed: busybox insmod wants them plain."""
+    if path.name.endswith(".ko"):
+        return path.read_bytes()
+    if path.name.endswith(".ko.xz"):
+        return lzma.decompress(path.read_bytes())
+    raise GuestError(f"cannot unpack the kernel module {path}: neither .ko nor .ko.xz")
+
+
+def build_initrd(busybox: Path, modules: Iterable[Path], files: Mapping[str, bytes] | None = None) -> bytes:
+    """The initrd; `modules` are loaded in the order given, `files` maps paths in the guest to what is there."""
+    archive = CpioArchive()
+    for folder in _FOLDERS:
+        archive.add_folder(folder)
+    archive.add_console()
+    archive.add_file("init", INIT.read_bytes(), executable=True)
+    archive.add_file("bin/busybox", busybox.read_bytes(), executable=True)
+    for position, module in enumerate(modules):
+        archive.add_file(f"modules/{position:02}-{module.name.split('.')[0]}.ko", read_module(module))
+    for path, content in (files or {}).items():
+        archive.add_file(path.lstrip("/"), content, executable=True)
+    return archive.finish()
