@@ -46,7 +46,7 @@ class Rig:
         self.network.subscribe(lambda name, data: self.events.append((name, data)))
         self.netdev = Netdev()
         self.network.add_netdev("net0", "stream", self.netdev)
-        self.device = E1000(self.scheduler, MAC, MODELS[model], autonegotiation=autonegotiation)
+        self.device = E1000(MODELS[model], autonegotiation=autonegotiation)
         self.nic: Nic = self.network.add_nic(
             "nic0", self.device.model.name, self.device, mac=MAC, netdev_id="net0", link=link
         )

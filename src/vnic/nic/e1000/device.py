@@ -12,7 +12,7 @@ from functools import partial
 
 from ...dataplane.offload import OffloadError, complete
 from ...net.client import Endpoint, Nic
-from ...net.clock import Scheduler
+from ...net.clock import Scheduler, Timer
 from ...net.incoming import Frame
 from ...pci.bar import Bar
 from ...pci.config import COMMAND, COMMAND_MASTER, STATUS, PciId
@@ -49,28 +49,19 @@ _STATUS_SPEED_SHIFT = 6
 class E1000(PciDevice, Endpoint):
     """One NIC. `autonegotiation=False` is QEMU's property of that name: the link comes up without the 500 ms."""
 
-    def __init__(
-        self,
-        scheduler: Scheduler,
-        mac: bytes,
-        model: Model = MODELS["e1000"],
-        *,
-        autonegotiation: bool = True,
-    ) -> None:
+    def __init__(self, model: Model = MODELS["e1000"], *, autonegotiation: bool = True) -> None:
         super().__init__(
             PciId(VENDOR_INTEL, model.device_id, SUBSYSTEM_VENDOR, SUBSYSTEM, revision=REVISION),
             [Bar(_MMIO_BAR, regs.MMIO_BYTES), Bar(_IO_BAR, regs.IO_BYTES, io=True)],
         )
         self.model = model
-        self.mac = mac
-        self.scheduler = scheduler
         self.values: dict[int, int] = {}
         """The plain registers, by offset."""
         self.counters = Counters()
         self.interrupts = Interrupts(self._drive_pin)
-        self.eeprom = Eeprom(model, mac)
+        self.eeprom = Eeprom(model)
         self.phy = Phy(model.phy_id2)
-        self.link = Link(self.phy, scheduler, self._status_changed, negotiate=autonegotiation)
+        self.link = Link(self.phy, self._call_later, self._status_changed, negotiate=autonegotiation)
         self._filter = AddressFilter(self.values)
         self.rx = Receiver(self, self._filter)
         self.tx = Transmitter(self)
@@ -78,13 +69,15 @@ class E1000(PciDevice, Endpoint):
         self._driver_ok = False
         self._io_address = 0
         self._complaints: set[str] = set()
-        self._info_mac = mac
+        self._info_mac = bytes(6)
         self._make_handlers()
         self._reset_mac()
 
     # --- Endpoint: the Network's side ---
 
     def start(self) -> None:
+        self.eeprom.program(self._nic.mac)
+        self._reset_mac()
         self.link.reset(self.client.link_up)
 
     def link_status_changed(self) -> None:
@@ -115,6 +108,13 @@ class E1000(PciDevice, Endpoint):
         return self.client
 
     # --- What the units need ---
+
+    @property
+    def scheduler(self) -> Scheduler:
+        return self.client.network.scheduler
+
+    def _call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
+        return self.scheduler.call_later(delay, callback)
 
     @property
     def bus_master(self) -> bool:
@@ -270,10 +270,9 @@ class E1000(PciDevice, Endpoint):
         """What CTRL.RST resets: all but the PHY, the EEPROM's words and config space (SDM §13.4.1)."""
         self.values.clear()
         self.values.update(regs.RESET_VALUES)
-        self.values[regs.RA] = int.from_bytes(self.mac[:4], "little")
-        self.values[regs.RA + 4] = int.from_bytes(self.mac[4:], "little") | regs.RAH_AV
-        self._filter.addresses_changed()
-        self._info_mac = self.mac
+        low, middle, high = self.eeprom.words[:3]
+        self._write_address(regs.RA, middle << 16 | low)
+        self._write_address(regs.RA + 4, regs.RAH_AV | high)
         self.counters.reset()
         self.interrupts.reset()
         self.rx.reset()

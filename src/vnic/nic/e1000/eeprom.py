@@ -62,9 +62,14 @@ class _State(Enum):
 class Eeprom:
     """The memory, its bus and both registers. Nothing a guest clocks in changes a word."""
 
-    def __init__(self, model: Model, mac: bytes) -> None:
-        self.words = contents(model, mac)
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self.program(bytes(6))
         self.reset()
+
+    def program(self, mac: bytes) -> None:
+        """Write the contents for a NIC of this address."""
+        self.words = contents(self._model, mac)
 
     def reset(self) -> None:
         self._pins = 0

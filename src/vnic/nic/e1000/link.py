@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum
 
-from ...net.clock import Scheduler, Timer
+from ...net.clock import Timer
 from .phy import BMCR_POWER_DOWN, BMCR_RESTART, Phy
 
 NEGOTIATION_SECONDS = 0.5
@@ -30,10 +30,15 @@ class Link:
     """
 
     def __init__(
-        self, phy: Phy, scheduler: Scheduler, changed: Callable[[], None], *, negotiate: bool = True
+        self,
+        phy: Phy,
+        call_later: Callable[[float, Callable[[], None]], Timer],
+        changed: Callable[[], None],
+        *,
+        negotiate: bool = True,
     ) -> None:
         self._phy = phy
-        self._scheduler = scheduler
+        self._call_later = call_later
         self._changed = changed
         self._negotiate = negotiate
         self._timer: Timer | None = None
@@ -101,7 +106,7 @@ class Link:
             self._enter(LinkState.UP)
             return
         self._enter(LinkState.NEGOTIATING)
-        self._timer = self._scheduler.call_later(NEGOTIATION_SECONDS, self._negotiated)
+        self._timer = self._call_later(NEGOTIATION_SECONDS, self._negotiated)
 
     def _negotiated(self) -> None:
         self._timer = None
