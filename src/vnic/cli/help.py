@@ -123,7 +123,7 @@ _LISTS = {"netdev": _netdevs, "device": _devices, "chardev": _chardevs, "object"
 
 def _table(rows: list[tuple[str, str]]) -> str:
     width = max((len(name) for name, _ in rows), default=0)
-    return "".join(f"  {name:{width}}  {text}\n" for name, text in rows)
+    return "".join(f"  {name:{width}}  {text}".rstrip() + "\n" for name, text in rows)
 
 
 # -- properties of one type -----------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     parser = verbs.add_parser(
         "hmp",
         help="run a command of QEMU's human monitor",
-        description="Run one command of QEMU's human monitor, as in: vnic hmp info network. `vnic hmp help` lists them.",
+        description="Run one command of QEMU's human monitor, as `vnic hmp info network`; `vnic hmp help` lists them.",
     )
     parser.add_argument("command", nargs="+", metavar="COMMAND", help="the command and its arguments")
     parser.add_argument("--json", action="store_true", help="print the answer as one JSON string")

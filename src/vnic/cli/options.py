@@ -21,7 +21,7 @@ class OptionError(Exception):
     """An option that was refused; `str()` is QEMU's line: `-netdev stream,id=a: Parameter 'addr' is missing`."""
 
     def __init__(self, where: str, desc: str) -> None:
-        super().__init__(f"{where}: {desc}")
+        super().__init__(f"{where}: {desc}" if where else desc)
         self.where = where
         self.desc = desc
 

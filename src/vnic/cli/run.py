@@ -7,6 +7,7 @@ is taken down again in order.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ import msgspec
 
 from vnic import __version__, logs
 from vnic.machine import Machine
-from vnic.machine.nics import not_built
+from vnic.machine.nics import check_driver, unknown_property
 from vnic.machine.pidfile import PidFile
 from vnic.monitor.address import SocketOptions, StdioOptions
 from vnic.monitor.machine import ShutdownCause
@@ -64,7 +65,7 @@ def _help(topic: HelpTopic) -> int:
 
 def _start(options: RunOptions) -> int:
     """Go to the background if that was asked for, make the pidfile, run the loop."""
-    ready: Callable[[], None] = lambda: None  # noqa: E731 - a default for the one case below
+    ready: Callable[[], None] = _nobody_waits
     if options.daemonize:
         from .daemon import fork_to_background
 
@@ -85,6 +86,10 @@ def _start(options: RunOptions) -> int:
         if pidfile is not None:
             pidfile.remove()
     return 0
+
+
+def _nobody_waits() -> None:
+    """In the foreground nobody waits for the set-up to be done."""
 
 
 @contextmanager
@@ -130,8 +135,11 @@ def _set_up(machine: Machine, options: RunOptions) -> None:
     _create(options.objects, object_options(machine.object_types), machine.object_add)
     for setting in options.devices:
         with _naming(setting.where):
-            not_built(setting.tree)
-    _create(options.devices, device_options(machine.device_types), machine.device_add)
+            check_driver(setting.tree)
+    shape = dataclasses.replace(
+        device_options(machine.device_types), lenient=False, unexpected=unknown_property
+    )
+    _create(options.devices, shape, machine.device_add)
 
 
 def _create(settings: Sequence[Setting], shape: Shape, add: Callable[[msgspec.Struct], None]) -> None:

@@ -20,7 +20,7 @@ from vnic.net.names import check_identifier
 from vnic.net.network import Network
 
 from .chardevs import CHARDEVS, Chardevs, NullChardev, SocketChardev, StdioChardev, parse_flat
-from .nics import DEVICES, Builder, NicOptions, PluggedNic
+from .nics import DEVICES, Builder, NicOptions, PluggedNic, device_structs
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Machine:
 
     @property
     def device_types(self) -> Mapping[str, type[msgspec.Struct]]:
-        return {name: entry.options for name, entry in DEVICES.items()}
+        return device_structs()
 
     @property
     def chardev_types(self) -> Mapping[str, type[msgspec.Struct]]:

@@ -7,7 +7,7 @@ are imported when the first NIC of theirs is made, so that `vnic run` starts fas
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, TypeAlias
 
@@ -244,6 +244,12 @@ DEVICES: dict[str, DeviceType] = {
 }
 """The values of `-device`."""
 
+
+def device_structs() -> Mapping[str, type[NicOptions]]:
+    """By driver, the Struct of its properties: what the monitor checks arguments against."""
+    return {name: entry.options for name, entry in DEVICES.items()}
+
+
 NOT_BUILT = frozenset(
     {
         *(
@@ -266,8 +272,20 @@ NOT_BUILT = frozenset(
 """NICs of QEMU that vnic does not have: refused by name rather than as unknown."""
 
 
-def not_built(tree: dict[str, object]) -> None:
-    """Refuse the arguments of a -device that names one of these."""
+_VMS_OWN = frozenset(
+    {"bus", "addr", "bootindex", "romfile", "rombar", "romsize", "multifunction", "failover"}
+)
+"""Properties that on a QEMU command line sit beside ours, and stay there with the VM's own -device."""
+
+
+def check_driver(tree: dict[str, object]) -> None:
+    """Refuse the arguments of a -device that names a NIC of QEMU that vnic does not have."""
     driver = tree.get("driver")
     if driver in NOT_BUILT:
         raise NetError(f"'{driver}' is not built into vnic; there are {', '.join(DEVICES)}")
+
+
+def unknown_property(driver: str, name: str) -> NetError:
+    """qdev's error, and a hint where the property is known elsewhere."""
+    hint = ": it belongs to the VM's own -device" if name in _VMS_OWN else ""
+    return NetError(f"Property '{driver}.{name}' not found{hint}")

@@ -1,0 +1,116 @@
+"""What `vnic netdev` and `vnic device` share: adding from an option string, deleting by id.
+
+An option string becomes JSON by the Struct of what it describes; only what was given is sent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from typing import cast
+
+import msgspec
+
+from vnic.net.errors import NetError
+from vnic.protocol import keyval
+
+from .client import Entry, Refused, Session, add_instance_options, session
+from .show import print_json
+
+DELETE_TIMEOUT_S = 10.0
+
+
+def add_verb(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser],
+    verb: str,
+    thing: str,
+    synopsis: str,
+    implied: str,
+    epilog: str,
+) -> None:
+    """Enter `vnic VERB add|del`."""
+    parser = verbs.add_parser(verb, help=f"add or delete {thing}", description=f"Add or delete {thing}.")
+    what = parser.add_subparsers(required=True, metavar="add|del")
+    add = what.add_parser("add", help=f"add {thing}", epilog=epilog)
+    add.add_argument("options", metavar=synopsis, help="an option string, or a JSON object")
+    add.set_defaults(run=run_add, command=f"{verb}_add", implied=implied)
+    delete = what.add_parser("del", help=f"delete {thing}")
+    delete.add_argument("id", metavar="ID")
+    delete.set_defaults(run=run_del, command=f"{verb}_del")
+    for each in (add, delete):
+        each.add_argument("--json", action="store_true", help="print QMP's answer as JSON")
+        add_instance_options(each)
+
+
+async def run_add(args: argparse.Namespace) -> int:
+    arguments = to_json(args.options, args.implied)
+    async with session(args) as qmp:
+        _answer(args, await qmp.execute_with(args.command, arguments))
+    return 0
+
+
+async def run_del(args: argparse.Namespace) -> int:
+    async with session(args) as qmp:
+        answer = await qmp.execute(args.command, id=args.id)
+        if args.command == "device_del":
+            await _deleted(qmp, args.id)
+        _answer(args, answer)
+    return 0
+
+
+async def _deleted(qmp: Session, device_id: str) -> None:
+    """Wait for DEVICE_DELETED of that device."""
+    try:
+        async with asyncio.timeout(DELETE_TIMEOUT_S):
+            while (event := await qmp.next_event()) is not None:
+                if event["event"] == "DEVICE_DELETED" and event["data"].get("device") == device_id:
+                    return
+    except TimeoutError:
+        raise Refused(f"{device_id} was not gone after {DELETE_TIMEOUT_S:g} s") from None
+    raise Refused("vnic ended")
+
+
+def _answer(args: argparse.Namespace, answer: object) -> None:
+    if args.json:
+        print_json(answer)
+
+
+def to_json(text: str, implied: str) -> Entry:
+    """The arguments that an option string (or JSON) stands for. Raises Refused."""
+    try:
+        if text.startswith("{"):
+            return msgspec.json.decode(text, type=dict[str, object])
+        tree, _ = keyval.parse(text, implied, short_booleans=True)
+        return _typed(tree, implied)
+    except NetError as error:
+        raise Refused(error.desc) from None
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeError) as error:
+        raise Refused(f"JSON parse error: {error}") from None
+
+
+def _typed(tree: keyval.Tree, implied: str) -> Entry:
+    from vnic.monitor.schema import convert_to_shape, device_options, netdev_options
+
+    if implied == "type":
+        from vnic.backend import netdev_structs
+
+        shape = netdev_options(netdev_structs())
+    else:
+        from vnic.machine.nics import check_driver, device_structs
+
+        check_driver(dict(tree))
+        shape = device_options(device_structs())
+    struct = cast(msgspec.Struct, convert_to_shape(shape, tree, strings=True))
+    given = _only_given(tree, msgspec.to_builtins(struct))
+    return {**given, implied: tree[implied]}
+
+
+def _only_given(tree: keyval.Tree, typed: Entry) -> Entry:
+    """Of `typed`, what the tree has too: defaults are for the other side to fill in."""
+    given: Entry = {}
+    for key, value in tree.items():
+        inner = typed.get(key)
+        given[key] = (
+            _only_given(value, inner) if isinstance(value, dict) and isinstance(inner, dict) else inner
+        )
+    return given
