@@ -1,0 +1,50 @@
+"""A session in command mode on a fake machine with one NIC on one netdev."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from tests.fakes.monitored_machine import FakeMachine
+
+from vnic.monitor.qmp import Dispatcher, QmpSession
+
+
+class Client:
+    """Talks to a QmpSession as one would over a socket, and keeps the events it hears."""
+
+    def __init__(self, machine: FakeMachine) -> None:
+        self.machine = machine
+        self.session = QmpSession(Dispatcher(machine), "QMP client test[1]")
+        self.session.negotiated = True
+        self.events: list[tuple[str, dict[str, object]]] = []
+        machine.network.subscribe(lambda name, data: self.events.append((name, data)))
+
+    def raw(self, data: bytes) -> list[Any]:
+        """What comes back for these bytes."""
+        return [json.loads(reply) for reply in self.session.feed(data)]
+
+    def ask(self, command: str, **arguments: object) -> Any:
+        """The one reply to a command."""
+        request = {"execute": command, "arguments": arguments}
+        (reply,) = self.raw(json.dumps(request).encode())
+        return reply
+
+    def error(self, command: str, **arguments: object) -> str:
+        """The error's text; the reply has to be a GenericError."""
+        reply = self.ask(command, **arguments)
+        assert reply["error"]["class"] == "GenericError"
+        return str(reply["error"]["desc"])
+
+    def hmp(self, line: str) -> str:
+        return str(self.ask("human-monitor-command", **{"command-line": line})["return"])
+
+
+@pytest.fixture
+def client() -> Client:
+    client = Client(FakeMachine())
+    client.ask("netdev_add", type="stream", id="net0", addr={"type": "unix", "path": "s"})
+    client.ask("device_add", driver="virtio-net", id="nic0", netdev="net0")
+    client.events.clear()
+    return client
