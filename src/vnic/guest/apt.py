@@ -20,6 +20,8 @@ from .errors import GuestUnavailable
 Progress = Callable[[float, str], None]
 """Called with the fraction done, 0 to 1, and what is being done."""
 
+REMEDY = "check the network and the package sources (apt-get update), then try again"
+
 _STATUS_LINE = re.compile(r"(?:dl|pm)status:[^:]*:([0-9.]+):(.*)")
 # Without a sandbox user: root's downloads, too, may go to a folder that _apt cannot read.
 _OPTIONS = ("APT::Sandbox::User=root", "Acquire::Retries=3")
@@ -35,10 +37,11 @@ class Apt:
 
     def __init__(self, options: Sequence[str] = ()) -> None:
         self._options = list(options)
+        self._complaint = ""
 
     @classmethod
     def private(cls, name: str, extra_sources: str = "") -> Apt:
-        """With package lists of its own; `extra_sources`, as in sources.list(5)'s deb822 form, replace the machine's."""
+        """With package lists of its own; `extra_sources` (in deb822 form, sources.list(5)) replace the machine's."""
         root = cache_folder() / "apt" / name
         for folder in ("state/lists/partial", "cache/archives/partial", "sources.list.d"):
             (root / folder).mkdir(parents=True, exist_ok=True)
@@ -49,45 +52,54 @@ class Apt:
         return cls(options)
 
     def update(self, progress: Progress | None = None) -> None:
-        """Fetch the package lists."""
-        self._apt(["update"], progress, Path.cwd())
+        """Fetch the package lists. apt-get goes on without those it cannot fetch; so does this."""
+        failures = re.findall(r"^W: (Failed to fetch .*)", self._apt(["update"], progress, Path.cwd()), re.M)
+        self._complaint = failures[0] if failures else ""
 
     def download(self, packages: Sequence[str], folder: Path, progress: Progress | None = None) -> list[Path]:
         """The .deb files of `packages`, in `folder`; apt checks them against the signed lists."""
         self._apt(["download", *packages], progress, folder)
         return sorted(folder.glob("*.deb"))
 
-    def _apt(self, arguments: Sequence[str], progress: Progress | None, folder: Path) -> None:
+    def _apt(self, arguments: Sequence[str], progress: Progress | None, folder: Path) -> str:
+        """Run apt-get in `folder`; returns what it printed, raises GuestUnavailable with the reason."""
         read_end, write_end = os.pipe()
         options = [*self._options, *_OPTIONS, f"APT::Status-Fd={write_end}"]
         command = ["apt-get", "-q", *(word for option in options for word in ("-o", option)), *arguments]
+        environment = {**os.environ, "LC_ALL": "C"}
         with tempfile.TemporaryFile("w+") as log, os.fdopen(read_end) as status:
             try:
                 process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[write_end], cwd=folder,
-                    env={**os.environ, "LC_ALL": "C"},
-                )  # fmt: skip
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=[write_end],
+                    cwd=folder,
+                    env=environment,
+                )
             except OSError as error:
-                raise _unavailable(arguments, str(error)) from error
+                raise self._unavailable(arguments, str(error)) from error
             finally:
                 os.close(write_end)
-            for line in status:
-                if progress is not None and (match := _STATUS_LINE.match(line)):
-                    progress(float(match[1]) / 100, match[2])
-            if process.wait() != 0:
-                log.seek(0)
-                raise _unavailable(arguments, _reason(log.read()))
+            with process:
+                for line in status:
+                    if progress is not None and (match := _STATUS_LINE.match(line)):
+                        progress(float(match[1]) / 100, match[2])
+            log.seek(0)
+            text = log.read()
+        if process.returncode != 0:
+            raise self._unavailable(arguments, _reason(text))
+        return text
+
+    def _unavailable(self, arguments: Sequence[str], reason: str) -> GuestUnavailable:
+        return GuestUnavailable(f"apt-get {' '.join(arguments)} failed: {self._complaint or reason}", REMEDY)
 
 
 def _reason(log: str) -> str:
     """What apt-get complained of, in one line."""
-    errors = [line[2:].strip() for line in log.splitlines() if line.startswith("E:")]
+    errors = re.findall(r"^E: (.*)", log, re.M)
     return "; ".join(errors[:2]) or log.strip()[-300:] or "no reason given"
-
-
-def _unavailable(arguments: Sequence[str], reason: str) -> GuestUnavailable:
-    remedy = "check the network and the package sources (apt-get update), then try again"
-    return GuestUnavailable(f"apt-get {' '.join(arguments)} failed: {reason}", remedy)
 
 
 def unpack(archives: Sequence[Path], folder: Path) -> None:
