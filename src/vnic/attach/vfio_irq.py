@@ -140,14 +140,16 @@ class EventfdIrqs:
         self._intx = IntxLine(watcher)
         self._msi = MessageVectors(msi)
         self._msix = MessageVectors(msix)
+        self._error = MessageVectors(1)
+        self._vectors = {m.IRQ_MSI: self._msi, m.IRQ_MSIX: self._msix, m.IRQ_ERR: self._error}
         self.infos = (
             m.IrqInfo(int(intx), m.IRQ_FLAG_EVENTFD | m.IRQ_FLAG_MASKABLE | m.IRQ_FLAG_AUTOMASKED),
             m.IrqInfo(msi, m.IRQ_FLAG_EVENTFD),
             m.IrqInfo(msix, m.IRQ_FLAG_EVENTFD),
-            # An error interrupt would stop the VM (QEMU vfio_err_notifier_handler), a request one unplug the
-            # device: neither is offered.
-            m.IrqInfo(),
-            m.IrqInfo(),
+            # The error interrupt is never sent, it would stop the VM (QEMU vfio_err_notifier_handler); but QEMU
+            # warns at each start about a device without one.
+            m.IrqInfo(1, m.IRQ_FLAG_EVENTFD),
+            m.IrqInfo(),  # a request to unplug the device: not offered
         )
         assert len(self.infos) == m.IRQ_COUNT
 
@@ -184,8 +186,8 @@ class EventfdIrqs:
         try:
             if request.index == m.IRQ_INTX:
                 self._set_intx(request, fds)
-            elif request.index in (m.IRQ_MSI, m.IRQ_MSIX):
-                self._set_vectors(self._msi if request.index == m.IRQ_MSI else self._msix, request, fds)
+            elif request.index in self._vectors:
+                self._set_vectors(self._vectors[request.index], request, fds)
         except Refused:
             close_fds(fds)
             raise
@@ -196,6 +198,7 @@ class EventfdIrqs:
         self._intx.set_unmask(None)
         self._msi.disable()
         self._msix.disable()
+        self._error.disable()
 
     def _set_intx(self, request: SetIrqs, fds: list[int]) -> None:
         intx, action = self._intx, request.action

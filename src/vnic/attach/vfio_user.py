@@ -53,7 +53,6 @@ class VfioUserAttachment:
         self._path = path
         self._listener: Listener | None = None
         self._waiting: socket.socket | None = None  # the next VM, while the last one's rings come back
-        self._sock: socket.socket | None = None
         self._connection: Connection | None = None
         self._server: Server | None = None
         self._port: VfioPciPort | None = None
@@ -87,7 +86,6 @@ class VfioUserAttachment:
     def _serve(self, sock: socket.socket) -> None:
         log.info("%s: a VM attached (%s)", self._name, peer_name(sock))
         self.state = State.SERVING
-        self._sock = sock
         self._port = VfioPciPort(self._device, self._loop, self._name)
         self._server = Server(self._port)
         self._frames = m.assembler()
@@ -107,7 +105,7 @@ class VfioUserAttachment:
             if handle is not None:
                 handle.cancel()
         port, server = self._port, self._server
-        self._connection = self._server = self._port = self._sock = None
+        self._connection = self._server = self._port = None
         self._resume = self._timer = None
         assert port is not None
         assert server is not None
@@ -204,11 +202,8 @@ class VfioUserAttachment:
             self._timer = self._loop.call_later(IDLE_SECONDS / 5, self._drain, deadline)
             return
         self.state = State.HALF_CLOSED
-        assert self._sock is not None
-        try:
-            self._sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass  # the VM closed first; the loop is about to see it
+        assert self._connection is not None
+        self._connection.half_close()
         self._timer = self._loop.call_later(DRAIN_SECONDS, self._hang_up)
 
     def _hang_up(self) -> None:

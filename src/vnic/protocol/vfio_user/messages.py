@@ -126,6 +126,7 @@ REGION_COUNT: Final = 9
 IRQ_INTX: Final = 0
 IRQ_MSI: Final = 1
 IRQ_MSIX: Final = 2
+IRQ_ERR: Final = 3
 IRQ_COUNT: Final = 5
 
 CAPABILITIES: Final = {
