@@ -235,3 +235,27 @@ def test_unplugging_the_vm_and_deleting_the_nic_leave_nothing(rig: Rig) -> None:
     rig.driver.renegotiate()
     rig.network.delete_nic("nic0")
     assert all(entry[2].cancelled for entry in rig.scheduler._calls)
+
+
+def test_the_guest_s_own_negotiation_is_no_step_of_a_change(running: Rig) -> None:
+    running.driver.renegotiate()
+    running.scheduler.advance(0.5)
+    running.driver.handle_interrupt()
+    assert not {"notified-us", "interrupt-us"} & last_step(running).keys()
+
+
+def test_a_change_that_status_shows_already_is_notified_without_an_interrupt(running: Rig) -> None:
+    running.set_link(False)
+    running.driver.handle_interrupt()
+    running.set_link(True)
+    running.set_link(False)
+    running.driver.write(regs.ICS, LINK_BITS)
+    assert "notified-us" in last_step(running)
+    assert "interrupt-us" not in last_step(running)
+
+
+def test_a_bus_reset_ends_a_negotiation_that_a_change_waits_for(running: Rig) -> None:
+    running.set_link(False)
+    running.set_link(True)
+    running.device.reset()
+    assert "notified-us" in last_step(running)

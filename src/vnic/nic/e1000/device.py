@@ -65,6 +65,7 @@ class E1000(PciDevice, Endpoint):
         self._filter = AddressFilter(self.values)
         self.rx = Receiver(self, self._filter)
         self.tx = Transmitter(self)
+        self._change_untold = False
         self._lsc_owed = False
         self._driver_ok = False
         self._io_address = 0
@@ -83,9 +84,10 @@ class E1000(PciDevice, Endpoint):
     def link_status_changed(self) -> None:
         """QEMU's e1000_set_link_status."""
         up = self.client.link_up
+        if up != self.link.carrier:
+            self._change_untold = True
         self.link.set_carrier(up)
-        if self.link.up == up:
-            self._nic.mark_notified()
+        self._tell_of_change()
         self.client.flush(0)  # what waits for a buffer is lost with the link
 
     def receive(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
@@ -162,6 +164,7 @@ class E1000(PciDevice, Endpoint):
         self.eeprom.reset()
         self._reset_mac()
         self.link.reset(self.link.carrier)
+        self._tell_of_change()
 
     def bus_master_changed(self, enabled: bool) -> None:
         if enabled:
@@ -353,13 +356,19 @@ class E1000(PciDevice, Endpoint):
 
     def _status_changed(self) -> None:
         """STATUS.LU changed, or a negotiation ended: LSC."""
-        nic = self._nic
-        if self.link.up == nic.link_up:
-            nic.mark_notified()
+        if self._tell_of_change():
             self._lsc_owed = True
         self.interrupts.set(regs.ICR_LSC)
         if self.link.up:
-            nic.flush(0)
+            self.client.flush(0)
+
+    def _tell_of_change(self) -> bool:
+        """Once STATUS shows the last change of the cable, note that. What the guest does to its own link is none."""
+        if not self._change_untold or self.link.up != self.link.carrier:
+            return False
+        self._change_untold = False
+        self._nic.mark_notified()
+        return True
 
     def _drive_pin(self, pending: int) -> None:
         level = pending != 0
