@@ -1,0 +1,43 @@
+"""The back-ends a NIC can plug into: `NETDEVS` is the registry, `netdev_add` makes one.
+
+Modules are imported when the first netdev of theirs is made, so that `vnic run` starts fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vnic.net.client import NetClient
+
+from .base import Backend, BackendContext, Chardev, ChardevTable, NetdevType
+from .options import NetdevOptions
+from .registry import NETDEVS, NOT_BUILT, netdev_type
+
+__all__ = [
+    "NETDEVS",
+    "NOT_BUILT",
+    "Backend",
+    "BackendContext",
+    "Chardev",
+    "ChardevTable",
+    "NetdevOptions",
+    "NetdevType",
+    "netdev_add",
+    "netdev_structs",
+    "netdev_type",
+]
+
+
+def netdev_structs() -> Mapping[str, type[NetdevOptions]]:
+    """By type, the Struct of its options: what the monitor checks arguments against."""
+    return {name: row.options for name, row in NETDEVS.items()}
+
+
+def netdev_add(context: BackendContext, options: NetdevOptions) -> NetClient:
+    """Create a netdev (qmp_netdev_add). NetError where it is refused; nothing is left behind then."""
+    context.network.check_netdev_id(options.id)
+    row = netdev_type(str(options.__struct_config__.tag))
+    endpoint = row.create(context, options)
+    return context.network.add_netdev(
+        options.id, row.name, endpoint, queues=endpoint.queues, link=options.link
+    )

@@ -1,0 +1,128 @@
+"""What every back-end (netdev) is built on: its surroundings, the BackendContext, and the base class of its Endpoint.
+
+A back-end opens its sockets in `start`, waits for them through `loop.add_reader`, and says with a hold when the far
+end of its wire is missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from vnic.net.client import Endpoint
+from vnic.net.errors import NetError
+from vnic.net.holds import HoldKind
+from vnic.net.network import Network
+
+from .hub import Hubs
+from .options import NetdevOptions
+
+log = logging.getLogger("vnic.backend")
+
+READ_BUDGET_FRAMES = 64
+"""Frames that a reader takes in one turn of the loop, so that a flood on one wire starves no other
+(tap_send of QEMU's net/tap.c stops after 50)."""
+
+
+class Chardev(Protocol):
+    """A named address that a back-end or filter may claim and open (`-chardev`)."""
+
+    label: str
+    options: Any
+    """The Struct that it was made from."""
+    connected: bool
+
+    def claim(self, user: str) -> None:
+        """Take it into use; NetError while another has it."""
+
+    def release(self) -> None: ...
+
+
+class ChardevTable(Protocol):
+    def find(self, label: str) -> Chardev:
+        """The chardev of that label; NetError (`chardev "c0" not found`) where there is none."""
+        ...
+
+
+class NoChardevs:
+    """The chardev table of a vnic without any."""
+
+    def find(self, label: str) -> Chardev:
+        raise NetError(f'chardev "{label}" not found')
+
+
+def take_fd(name: str) -> int:
+    """The descriptor that a user's `fd=` names, by its number; the caller owns it from now on.
+
+    A name would have to be one that QMP's getfd gave, which vnic does not have; the text is monitor_get_fd's.
+    """
+    if not name.isdecimal():
+        raise NetError(f"File descriptor named '{name}' has not been found")
+    fd = int(name)
+    try:
+        os.fstat(fd)
+        os.set_blocking(fd, False)
+        os.set_inheritable(fd, False)
+    except (OSError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "Bad file descriptor"
+        raise NetError(f"Can't use file descriptor {name}: {reason}") from None
+    return fd
+
+
+@dataclass
+class BackendContext:
+    """What a back-end is given to live in: one for each machine."""
+
+    loop: asyncio.AbstractEventLoop
+    network: Network
+    chardevs: ChardevTable = field(default_factory=NoChardevs)
+    hubs: Hubs = field(default_factory=Hubs)
+    take_fd: Callable[[str], int] = take_fd
+    """Resolves `fd=` of an option; the descriptor belongs to the caller."""
+
+    def emit(self, event: str, data: dict[str, object]) -> None:
+        """Send a QMP event to every monitor."""
+        self.network.emit(event, data)
+
+
+class Backend(Endpoint):
+    """An Endpoint behind a netdev's client."""
+
+    queues = 1
+    """How many queues the client gets; final before `start`."""
+
+    def __init__(self, context: BackendContext) -> None:
+        self.context = context
+        self.loop = context.loop
+
+    @property
+    def name(self) -> str:
+        """The netdev's id."""
+        return self.client.name
+
+    def hold_disconnected(self, text: str) -> None:
+        """Keep the wire down because the far end is not there; `text` says what is awaited."""
+        there = self.client.holds.get(HoldKind.DISCONNECTED)
+        if there is None or there.text != text:
+            self.client.hold(HoldKind.DISCONNECTED, self.name, text)
+
+    def release_disconnected(self, text: str) -> None:
+        """The far end is there."""
+        self.client.release(HoldKind.DISCONNECTED, self.name, text)
+
+
+@dataclass(frozen=True, slots=True)
+class NetdevType:
+    """One type of netdev: a row of the registry."""
+
+    name: str
+    options: type[NetdevOptions]
+    """The Struct that argument checking and query-qmp-schema walk."""
+    desc: str
+    """One line for `-netdev help`."""
+    create: Callable[[BackendContext, Any], Backend]
+    """Makes the endpoint from the context and an instance of `options`. It opens nothing; `start` does."""

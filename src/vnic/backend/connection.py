@@ -1,0 +1,204 @@
+"""FramedConnection: one connected stream socket that carries the frames of a netdev, with back-pressure both ways.
+
+The stream, socket and passt back-ends share it; they make and end it, and hear through `lost` when the peer is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+from collections.abc import Callable
+
+from vnic.net.client import NetClient
+from vnic.net.incoming import Frame
+
+from .base import READ_BUDGET_FRAMES
+from .framing import LENGTH, Deframer, FramingError
+
+READ_BYTES = 128 * 1024
+WRITE_LIMIT_BYTES = 512 * 1024
+"""Bytes that wait for the socket before the sender is told to wait too."""
+HANGUP_POLL_S = 0.25
+"""How often a paused connection looks whether its peer is gone: it does not read, so no read can tell."""
+
+
+class FramedConnection:
+    """`lost(reason)` is called once, from a turn of the loop of its own, when the peer is gone; never after close."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        client: NetClient,
+        lost: Callable[[str], None],
+    ) -> None:
+        self._loop = loop
+        self._sock = sock
+        self._client = client
+        self._lost = lost
+        self._deframer = Deframer()
+        self._out = bytearray()
+        self._out_at = 0
+        self._sender_waits = False
+        self._paused = False
+        """The peer in front has no room: nothing is read until `resume`."""
+        self._more_later = False
+        self._open = True
+        self._hangup_timer: asyncio.TimerHandle | None = None
+        loop.add_reader(sock, self._readable)
+
+    # -- from the far end ---------------------------------------------------------------------------------------
+
+    def _readable(self) -> None:
+        """Read one piece and pass its frames on; what is beyond the budget waits for the next turn."""
+        try:
+            data = self._sock.recv(READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._fail(error.strerror or str(error))
+            return
+        if not data:
+            self._fail("peer closed the connection")
+            return
+        self._deframer.feed(data)
+        self._deliver()
+
+    def _deliver(self) -> None:
+        """Pass on what is whole, as far as the budget goes; then read on, or let the loop have its turn."""
+        self._more_later = False
+        try:
+            for _ in range(READ_BUDGET_FRAMES):
+                if self._stopped():
+                    return
+                frame = self._deframer.next()
+                if frame is None:
+                    self._loop.add_reader(self._sock, self._readable)
+                    return
+                if not self._client.send(0, frame):
+                    self._pause()
+                    return
+        except FramingError as error:
+            self._fail(str(error))
+            return
+        if self._stopped():
+            return
+        self._loop.remove_reader(self._sock)  # what was read goes first
+        self._more_later = True
+        self._loop.call_soon(self._deliver)
+
+    def _stopped(self) -> bool:
+        """Asked anew after every frame: what it sets off may close or pause this connection."""
+        return not self._open or self._paused
+
+    def _pause(self) -> None:
+        if self._open:
+            self._paused = True
+            self._loop.remove_reader(self._sock)
+            self._watch_hangup()
+
+    def resume(self) -> None:
+        """The peer in front has room again (the endpoint's `sent`)."""
+        if not self._paused or not self._open:
+            return
+        self._paused = False
+        if not self._more_later:
+            self._more_later = True
+            self._loop.call_soon(self._deliver)
+
+    def _watch_hangup(self) -> None:
+        """A link with a dead peer must not stay up because the guest does not take what is left of it."""
+        self._hangup_timer = None
+        if not self._open or not self._paused:
+            return
+        poll = select.poll()
+        poll.register(self._sock, select.POLLRDHUP)
+        if poll.poll(0):
+            self._fail("peer closed the connection")
+        else:
+            self._hangup_timer = self._loop.call_later(HANGUP_POLL_S, self._watch_hangup)
+
+    # -- to the far end -----------------------------------------------------------------------------------------
+
+    def send(self, frame: Frame) -> bool:
+        """Send a frame. False: too much waits already; `client.flush(0)` is called when there is room."""
+        if not self._open:
+            return True
+        prefix = LENGTH.pack(len(frame))
+        waiting = len(self._out) - self._out_at
+        if waiting:
+            if waiting >= WRITE_LIMIT_BYTES:
+                self._sender_waits = True
+                return False
+            self._out += prefix
+            self._out += frame
+            return True
+        try:
+            done = self._sock.sendmsg((prefix, frame), (), socket.MSG_NOSIGNAL)
+        except (BlockingIOError, InterruptedError):
+            done = 0
+        except OSError as error:
+            # Not from here: the caller is a NIC in the midst of sending, and the link is about to change.
+            self._fail_later(error.strerror or str(error))
+            return True
+        if done < len(prefix) + len(frame):
+            self._out += prefix
+            self._out += frame
+            self._out_at = done
+            self._loop.add_writer(self._sock, self._writable)
+        return True
+
+    def _writable(self) -> None:
+        try:
+            with memoryview(self._out) as view:
+                self._out_at += self._sock.send(view[self._out_at :], socket.MSG_NOSIGNAL)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._fail(error.strerror or str(error))
+            return
+        if self._out_at == len(self._out):
+            self._loop.remove_writer(self._sock)
+            self._out.clear()
+            self._out_at = 0
+        elif self._out_at >= WRITE_LIMIT_BYTES:
+            del self._out[: self._out_at]
+            self._out_at = 0
+        if self._sender_waits and len(self._out) - self._out_at < WRITE_LIMIT_BYTES // 2:
+            self._sender_waits = False
+            self._client.flush(0)
+
+    # -- the end ------------------------------------------------------------------------------------------------
+
+    def _fail_later(self, reason: str) -> None:
+        self._shut()
+        self._loop.call_soon(self._tell_lost, reason)
+
+    def _fail(self, reason: str) -> None:
+        self._shut()
+        self._tell_lost(reason)
+
+    def _tell_lost(self, reason: str) -> None:
+        lost, self._lost = self._lost, _nobody
+        lost(reason)
+
+    def close(self) -> None:
+        """Close the socket; `lost` will not be called."""
+        self._lost = _nobody
+        self._shut()
+
+    def _shut(self) -> None:
+        if not self._open:
+            return
+        self._open = False
+        self._loop.remove_reader(self._sock)
+        self._loop.remove_writer(self._sock)
+        self._sock.close()
+        if self._hangup_timer is not None:
+            self._hangup_timer.cancel()
+            self._hangup_timer = None
+
+
+def _nobody(reason: str) -> None:
+    """Nobody wants to hear it any more."""

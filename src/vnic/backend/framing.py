@@ -1,0 +1,50 @@
+"""QEMU's framing of Ethernet frames on stream sockets: 4 bytes of length, big-endian, then the frame.
+
+Sans-IO: bytes in, frames out, and the prefix for frames to be sent (net/net.c: net_fill_rstate).
+"""
+
+from __future__ import annotations
+
+import struct
+
+MAX_FRAME_BYTES = 4096 + 65536
+"""NET_BUFSIZE of QEMU's net.h: what a longer length means is a broken or hostile peer."""
+LENGTH = struct.Struct(">I")
+
+
+class FramingError(Exception):
+    """The peer's stream makes no sense any more: the connection has to be closed."""
+
+
+class Deframer:
+    """Collects what was read and cuts frames out of it."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._at = 0
+
+    def feed(self, data: bytes | bytearray | memoryview) -> None:
+        """Take what was read. At most one frame and the piece that was read are kept if frames are taken out
+        until there are none before the next piece is fed."""
+        if self._at:
+            del self._buffer[: self._at]
+            self._at = 0
+        self._buffer += data
+
+    def next(self) -> bytes | None:
+        """The next whole frame, or None until more is fed. Empty frames are skipped: they carry nothing."""
+        buffer, at = self._buffer, self._at
+        while len(buffer) - at >= LENGTH.size:
+            (size,) = LENGTH.unpack_from(buffer, at)
+            if size > MAX_FRAME_BYTES:
+                raise FramingError(
+                    f"a frame of {size} bytes was announced, at most {MAX_FRAME_BYTES} are taken"
+                )
+            end = at + LENGTH.size + size
+            if len(buffer) < end:
+                break
+            self._at = end
+            if size:
+                return bytes(memoryview(buffer)[at + LENGTH.size : end])
+            at = end
+        return None

@@ -1,0 +1,42 @@
+"""The hubs of a machine and which ports they have; `hubport` makes the ports, `info network` lists them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vnic.net.client import NetClient
+
+if TYPE_CHECKING:
+    from .hubport import HubPort
+
+
+class Hub:
+    """One hub; `ports` has the newest first, as QEMU lists and serves them."""
+
+    def __init__(self, hub_id: int) -> None:
+        self.id = hub_id
+        self.ports: list[HubPort] = []
+
+
+class Hubs:
+    """The hubs of a machine, the newest first. A hub lives for as long as it has ports."""
+
+    def __init__(self) -> None:
+        self._hubs: list[Hub] = []
+
+    def join(self, port: HubPort, hub_id: int) -> Hub:
+        hub = next((hub for hub in self._hubs if hub.id == hub_id), None)
+        if hub is None:
+            hub = Hub(hub_id)
+            self._hubs.insert(0, hub)
+        hub.ports.insert(0, port)
+        return hub
+
+    def leave(self, port: HubPort, hub: Hub) -> None:
+        hub.ports.remove(port)
+        if not hub.ports:
+            self._hubs.remove(hub)
+
+    def listing(self) -> list[tuple[int, list[NetClient]]]:
+        """(hub id, the clients of its ports) for `Network.info_network`."""
+        return [(hub.id, [port.client for port in hub.ports]) for hub in self._hubs]

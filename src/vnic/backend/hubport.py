@@ -1,0 +1,63 @@
+"""hubport: a port of a hub. What one port gets, all others are sent (QEMU's net/hub.c).
+
+A port whose link is down drops its traffic while the others keep talking; a hub propagates no link state.
+"""
+
+from __future__ import annotations
+
+from vnic.net.errors import NetError
+from vnic.net.incoming import Frame
+
+from .base import Backend, BackendContext
+from .hub import Hub
+from .options import HubPortOptions
+
+
+class HubPort(Backend):
+    """A port of a hub; its peer is a NIC, or the netdev that `netdev=` names."""
+
+    wants_offload = True
+    """Frames pass on as they come; whoever takes them at the far side says what it can finish."""
+
+    def __init__(self, context: BackendContext, options: HubPortOptions) -> None:
+        super().__init__(context)
+        self._hub_id = options.hubid
+        self._netdev_id = options.netdev
+        self._hub: Hub | None = None
+
+    def start(self) -> None:
+        if self._netdev_id is not None:
+            netdev = self.context.network.find_netdev(self._netdev_id)
+            if netdev is None:
+                raise NetError(f"netdev '{self._netdev_id}' not found")
+            if netdev.peer is not None:
+                # QEMU ends with an assertion here (net_client_setup: !peer->peer).
+                raise NetError(f"netdev '{self._netdev_id}' is in use")
+            self.context.network.connect(self.client, netdev)
+        self._hub = self.context.hubs.join(self, self._hub_id)
+
+    def _others(self) -> list[HubPort]:
+        return [port for port in self._hub.ports if port is not self] if self._hub is not None else []
+
+    def receive(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
+        """Send to every other port. False while none of them can take a frame (net_hub_port_can_receive)."""
+        others = self._others()
+        if others and not any(port.client.can_send(0) for port in others):
+            return False
+        for port in others:
+            port.client.send(0, frame, offload)
+        return True
+
+    def sent(self, queue: int) -> None:
+        """This port's peer has room again: the other ports may hold frames for it (net_hub_flush)."""
+        for port in self._others():
+            port.client.flush(0)
+
+    def peer_changed(self) -> None:
+        """Without its old peer this port takes frames again, so that the others need not wait for it."""
+        self.sent(0)
+
+    def cleanup(self) -> None:
+        if self._hub is not None:
+            hub, self._hub = self._hub, None
+            self.context.hubs.leave(self, hub)

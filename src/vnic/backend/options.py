@@ -1,0 +1,117 @@
+"""The options of every netdev type, as Structs: QAPI's Netdev (qapi/net.json), and `link`, which vnic adds.
+
+The command line, HMP and QMP fill them in, `query-qmp-schema` prints them, and the back-ends are made from them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+import msgspec
+from msgspec import field
+
+U16: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
+U32: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
+U64: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFFFFFFFFFF)]
+I32: TypeAlias = Annotated[int, msgspec.Meta(ge=-0x80000000, le=0x7FFFFFFF)]
+Size: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFFFFFFFFFF, extra={"qapi": "size"})]
+
+
+class String(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A string in a list (QAPI's String)."""
+
+    text: str = field(name="str")
+
+
+# -- SocketAddress: qapi/sockets.json ---------------------------------------------------------------------------------
+
+
+class SocketAddressBase(
+    msgspec.Struct, tag_field="type", rename="kebab", frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """What the kinds of SocketAddress have in common: the member `type`."""
+
+
+class InetAddress(SocketAddressBase, tag="inet", frozen=True, kw_only=True):
+    """A TCP or UDP address. `to` ends a range of ports to try when listening."""
+
+    host: str
+    port: str
+    numeric: bool = False
+    to: U16 | None = None
+    ipv4: bool | None = None
+    ipv6: bool | None = None
+    keep_alive: bool = False
+
+
+class UnixAddress(SocketAddressBase, tag="unix", frozen=True, kw_only=True):
+    """A path, or with `abstract` a name; `tight=False` pads an abstract name with zeros."""
+
+    path: str
+    abstract: bool = False
+    tight: bool = True
+
+
+class VsockAddress(SocketAddressBase, tag="vsock", frozen=True, kw_only=True):
+    """In QEMU's schema, though its netdevs refuse it too."""
+
+    cid: str
+    port: str
+
+
+class FdAddress(SocketAddressBase, tag="fd", frozen=True, kw_only=True):
+    """A socket that was inherited, by its number."""
+
+    text: str = field(name="str")
+
+
+SocketAddress: TypeAlias = InetAddress | UnixAddress | VsockAddress | FdAddress
+
+
+# -- netdevs ----------------------------------------------------------------------------------------------------------
+
+
+class NetdevOptions(
+    msgspec.Struct, tag_field="type", rename="kebab", frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """What all netdevs have. `link=off` lets it begin with the operator's hold."""
+
+    id: str
+    link: bool = True
+
+
+class HubPortOptions(NetdevOptions, tag="hubport", frozen=True, kw_only=True):
+    hubid: I32
+    netdev: str | None = None
+
+
+class StreamOptions(NetdevOptions, tag="stream", frozen=True, kw_only=True):
+    addr: SocketAddress
+    server: bool = False
+    reconnect_ms: int | None = None
+
+
+class TapOptions(NetdevOptions, tag="tap", frozen=True, kw_only=True):
+    ifname: str | None = None
+    fd: str | None = None
+    fds: str | None = None
+    script: str | None = None
+    downscript: str | None = None
+    br: str | None = None
+    helper: str | None = None
+    sndbuf: Size | None = None
+    vnet_hdr: bool | None = field(default=None, name="vnet_hdr")
+    vhost: bool | None = None
+    vhostfd: str | None = None
+    vhostfds: str | None = None
+    vhostforce: bool | None = None
+    queues: U32 | None = None
+    poll_us: U32 | None = None
+
+
+class EchoOptions(NetdevOptions, tag="echo", frozen=True, kw_only=True):
+    """vnic's own: a host that answers ARP, neighbour solicitation and ping for one address of each family."""
+
+    ip: str = "10.0.2.2"
+    ip6: str = "fec0::2"
+    mac: str = "52:55:0a:00:02:02"

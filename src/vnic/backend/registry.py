@@ -1,0 +1,58 @@
+"""NETDEVS: each type of netdev, its options and how it is made.
+
+A type that QEMU has and vnic lacks is in NOT_BUILT and refused by name, with QEMU's text.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, cast
+
+from vnic.net.errors import NetError
+
+from . import options as o
+from .base import Backend, BackendContext, NetdevType
+
+NOT_BUILT = frozenset(
+    {
+        *("none", "nic", "user", "l2tpv3", "socket", "dgram", "vde", "bridge", "netmap", "vhost-user"),
+        *("vhost-vdpa", "passt", "af-xdp", "vmnet-host", "vmnet-shared", "vmnet-bridged"),
+    }
+)
+"""NetClientDriver of qapi/net.json, as far as it is not built."""
+
+
+def _row(name: str, options: type[o.NetdevOptions], desc: str, made_by: str) -> tuple[str, NetdevType]:
+    module, _, attribute = made_by.partition(":")
+
+    def create(context: BackendContext, given: Any) -> Backend:
+        maker = getattr(importlib.import_module(f"vnic.backend.{module}"), attribute)
+        return cast(Backend, maker(context, given))
+
+    return name, NetdevType(name, options, desc, create)
+
+
+NETDEVS: dict[str, NetdevType] = dict(
+    [
+        _row(
+            "hubport",
+            o.HubPortOptions,
+            "a port of a hub: what one port gets, all others are sent",
+            "hubport:HubPort",
+        ),
+        _row("stream", o.StreamOptions, "one peer over a unix or TCP socket", "stream:StreamBackend"),
+        _row(
+            "echo", o.EchoOptions, "a host of vnic's own that answers ARP, NDP and ping", "echo:EchoBackend"
+        ),
+    ]
+)
+"""By the value of `type`."""
+
+
+def netdev_type(name: str) -> NetdevType:
+    """The row of a type; NetError with QEMU's texts for one that is not built or unknown."""
+    if name in NETDEVS:
+        return NETDEVS[name]
+    if name in NOT_BUILT:
+        raise NetError(f"network backend '{name}' is not compiled into this binary")
+    raise NetError(f"Parameter 'type' does not accept value '{name}'")

@@ -1,0 +1,235 @@
+"""stream: frames to and from one peer over a unix or TCP socket, as server or client (QEMU's net/stream.c).
+
+A wire whose peer is not connected is held down, so that the guest knows; QEMU's guest sees its link up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import socket
+from typing import Any
+
+from vnic.net.errors import NetError
+from vnic.net.incoming import Frame
+
+from .address import (
+    AddressError,
+    Resolved,
+    describe,
+    qmp_address,
+    resolve,
+    socket_uri,
+    stream_socket_from_fd,
+)
+from .base import Backend, BackendContext, log
+from .connect import Connector, Listener, listen_on, set_stream_options
+from .connection import FramedConnection
+from .options import FdAddress, InetAddress, StreamOptions, UnixAddress, VsockAddress
+
+
+class State(enum.Enum):
+    """Where a stream is."""
+
+    NEW = enum.auto()
+    LISTENING = enum.auto()
+    CONNECTING = enum.auto()
+    CONNECTED = enum.auto()
+    WAITING = enum.auto()
+    """For the time of the next attempt."""
+    ENDED = enum.auto()
+    """Nothing more will come: the only attempt failed, the only connection ended, or the netdev was deleted."""
+
+
+class StreamBackend(Backend):
+    """One stream netdev."""
+
+    def __init__(self, context: BackendContext, options: StreamOptions) -> None:
+        super().__init__(context)
+        if isinstance(options.addr, VsockAddress):
+            raise NetError("stream supports addresses of type 'inet', 'unix' and 'fd' only")
+        if options.server and options.reconnect_ms is not None:
+            raise NetError("'reconnect-ms' option is incompatible with socket in server mode")
+        if options.reconnect_ms is not None and not 0 <= options.reconnect_ms <= 0xFFFFFFFF:
+            raise NetError("Parameter 'reconnect-ms' expects a number of milliseconds")
+        self.state = State.NEW
+        self._address: InetAddress | UnixAddress | FdAddress = options.addr
+        self._server = options.server
+        self._reconnect_s = (options.reconnect_ms or 0) / 1000
+        self._info = "initializing" if options.server else "connecting"
+        self._listener: Listener | None = None
+        self._connector: Connector | None = None
+        self._connection: FramedConnection | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._cancel_resolve = _nothing
+
+    def start(self) -> None:
+        if isinstance(self._address, FdAddress):
+            sock = stream_socket_from_fd(self.context.take_fd(self._address.text))
+            if self._server:
+                self._listen(sock)
+            else:
+                self._start_from_fd(sock)
+        elif self._server:
+            self.hold_disconnected(f"about to listen on {describe(self._address)}")
+            self._cancel_resolve = resolve(
+                self.loop, self._address, passive=True, found=self._bind, failed=self._failed
+            )
+        else:
+            self.hold_disconnected(f"connecting to {describe(self._address)}")
+            # On the loop's next turn: whoever adds the netdev hears of its events after its reply, as from QEMU.
+            self.state = State.WAITING
+            self._timer = self.loop.call_later(0, self._connect)
+
+    # -- server -------------------------------------------------------------------------------------------------
+
+    def _bind(self, targets: list[Resolved]) -> None:
+        if self.state is State.ENDED:
+            return
+        assert isinstance(self._address, InetAddress | UnixAddress)
+        reason = "no address was found"
+        for target in targets:
+            try:
+                sock = listen_on(target, self._address)
+            except AddressError as error:
+                reason = str(error)
+                continue
+            self._listen(sock)
+            return
+        self._failed(reason)
+
+    def _listen(self, sock: socket.socket) -> None:
+        self._listener = Listener(self.loop, sock, self._accepted)
+        self.state = State.LISTENING
+        self._info = "listening"
+        self.hold_disconnected(f"listening on {self._listening_on()}, no peer yet")
+
+    def _listening_on(self) -> str:
+        """The address with the port that the kernel chose."""
+        assert self._listener is not None
+        family, sockaddr = self._listener.sockaddr
+        if isinstance(self._address, FdAddress) or family != socket.AF_UNIX:
+            return socket_uri(family, sockaddr)
+        return describe(self._address)
+
+    def _accepted(self, sock: socket.socket) -> None:
+        name = sock.getsockname() if sock.family == socket.AF_UNIX else _peer_name(sock)
+        if name is None:  # gone before it was looked at
+            sock.close()
+            assert self._listener is not None
+            self._listener.listen_again()
+            return
+        self._connected(sock, name)
+
+    # -- client -------------------------------------------------------------------------------------------------
+
+    def _start_from_fd(self, sock: socket.socket) -> None:
+        """A socket that was passed is connected, or was never meant to be."""
+        name = _peer_name(sock)
+        if name is None:
+            sock.close()
+            raise NetError("The socket passed in is not connected")
+        set_stream_options(sock)
+        self._connected(sock, name)
+
+    def _connect(self) -> None:
+        assert isinstance(self._address, InetAddress | UnixAddress)
+        self._timer = None
+        self.state = State.CONNECTING
+        self._connector = Connector(self.loop, self._address, self._connect_done, self._connect_failed)
+
+    def _connect_done(self, sock: socket.socket) -> None:
+        self._connector = None
+        name = _peer_name(sock)
+        if name is None:
+            sock.close()
+            self._connect_failed(
+                f"Failed to connect to '{describe(self._address)}': Connection reset by peer"
+            )
+            return
+        self._connected(sock, name)
+
+    def _connect_failed(self, text: str) -> None:
+        self._connector = None
+        if self._reconnect_s and self.state is not State.ENDED:
+            reason = text.rpartition(": ")[2]
+            self._wait(f"connect to {describe(self._address)} failed: {reason}")
+        else:
+            self._failed(text)
+
+    def _wait(self, text: str) -> None:
+        self.state = State.WAITING
+        self._info = "connecting"
+        self.hold_disconnected(f"{text}; trying again every {self._reconnect_s:g} s")
+        self._timer = self.loop.call_later(self._reconnect_s, self._connect)
+
+    # -- both ---------------------------------------------------------------------------------------------------
+
+    def _connected(self, sock: socket.socket, name: Any) -> None:
+        self.state = State.CONNECTED
+        self._info = socket_uri(sock.family, name)
+        data: dict[str, object] = {"netdev-id": self.name, "addr": qmp_address(sock.family, name)}
+        self._connection = FramedConnection(self.loop, sock, self.client, self._lost)
+        self.release_disconnected(f"connected: {self._info}")
+        if self.client.born:
+            self.context.emit("NETDEV_STREAM_CONNECTED", data)
+        else:  # a passed socket: the event follows the netdev's birth
+            self.loop.call_soon(self.context.emit, "NETDEV_STREAM_CONNECTED", data)
+
+    def _lost(self, reason: str) -> None:
+        self._connection = None
+        if self._listener is not None:
+            self.state = State.LISTENING
+            self._info = "listening"
+            self.hold_disconnected(f"{reason}; listening on {self._listening_on()}")
+        elif self._reconnect_s:
+            self._wait(reason)
+        else:
+            self.state = State.ENDED
+            self.hold_disconnected(f"{reason}; there is no reconnect-ms, so it stays so")
+        self.context.emit("NETDEV_STREAM_DISCONNECTED", {"netdev-id": self.name})
+        if self._listener is not None:
+            self._listener.listen_again()
+
+    def _failed(self, text: str) -> None:
+        """Nothing more will come of it: as in QEMU, the netdev stays and its info says why."""
+        self.state = State.ENDED
+        self._info = f"error: {text}"
+        self.hold_disconnected(text)
+        log.warning("netdev %s: %s", self.name, text)
+
+    # -- Endpoint -----------------------------------------------------------------------------------------------
+
+    def receive(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
+        return self._connection is None or self._connection.send(frame)
+
+    def sent(self, queue: int) -> None:
+        if self._connection is not None:
+            self._connection.resume()
+
+    def info_text(self, queue: int) -> str:
+        return self._info
+
+    def cleanup(self) -> None:
+        self.state = State.ENDED
+        self._cancel_resolve()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._connector is not None:
+            self._connector.cancel()
+        if self._connection is not None:
+            self._connection.close()
+        if self._listener is not None:
+            self._listener.close()
+
+
+def _peer_name(sock: socket.socket) -> Any:
+    """The far end's name, or None where there is no far end."""
+    try:
+        return sock.getpeername()
+    except OSError:
+        return None
+
+
+def _nothing() -> None:
+    return

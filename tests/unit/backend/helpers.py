@@ -1,0 +1,103 @@
+"""What the tests of the back-ends share: a network with a NIC on a real loop, and waiting for something to be so."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from vnic.backend import BackendContext, netdev_add
+from vnic.backend.options import NetdevOptions
+from vnic.net.client import Endpoint, NetClient, Nic
+from vnic.net.incoming import Frame
+from vnic.net.network import Network
+
+MAC = bytes.fromhex("525400123456")
+
+
+class Guest(Endpoint):
+    """Plays the device model of a NIC: keeps what it gets, while it has room."""
+
+    def __init__(self) -> None:
+        self.got: list[bytes] = []
+        self.offloads: list[bytes] = []
+        self.room = 1_000_000
+        self.resumed = 0
+        self.link: list[bool] = []
+        """The link as it was told, without repetitions."""
+
+    def receive(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
+        if self.room <= 0:
+            return False
+        self.room -= 1
+        self.got.append(bytes(frame))
+        self.offloads.append(offload)
+        return True
+
+    def sent(self, queue: int) -> None:
+        self.resumed += 1
+
+    def link_status_changed(self) -> None:
+        if self.link[-1:] != [self.client.link_up]:
+            self.link.append(self.client.link_up)
+
+    def make_room(self) -> None:
+        self.room = 1_000_000
+        self.client.flush(0)
+
+
+class Lab:
+    """A network on the running loop; everything is closed on the way out."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.network = Network(self.loop)
+        self.context = BackendContext(self.loop, self.network)
+        self.events: list[tuple[str, dict[str, object]]] = []
+        self.network.subscribe(lambda name, data: self.events.append((name, data)))
+
+    async def __aenter__(self) -> Lab:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.network.close()
+        await asyncio.sleep(0)
+
+    def add(self, options: NetdevOptions) -> NetClient:
+        return netdev_add(self.context, options)
+
+    def nic(self, netdev_id: str, name: str = "nic0", queues: int = 1) -> tuple[Nic, Guest]:
+        guest = Guest()
+        return self.network.add_nic(
+            name, "virtio-net", guest, mac=MAC, netdev_id=netdev_id, queues=queues
+        ), guest
+
+    def wire(self, options: NetdevOptions) -> tuple[NetClient, Nic, Guest]:
+        """A netdev with a NIC of its own."""
+        netdev = self.add(options)
+        nic, guest = self.nic(netdev.name, f"nic-{netdev.name}")
+        return netdev, nic, guest
+
+    def named(self, event: str) -> list[dict[str, object]]:
+        return [data for name, data in self.events if name == event]
+
+    def why(self, name: str) -> str:
+        """The text of the only hold on a client."""
+        (hold,) = self.network.find_all(name)[0].holds.values()
+        return hold.text
+
+    def info(self) -> str:
+        return self.network.info_network(self.context.hubs.listing())
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let the loop run until `condition` holds; it has 5 s."""
+    end = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < end, "it did not come to be"
+        await asyncio.sleep(0.002)
+
+
+def run(coroutine: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(coroutine, 20))

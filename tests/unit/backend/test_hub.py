@@ -1,0 +1,110 @@
+"""Hubs: every port hears the others, a downed port neither hears nor is heard, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import pytest
+from tests.unit.backend.helpers import Lab, run, until
+
+from vnic.backend.options import EchoOptions, HubPortOptions
+from vnic.net.errors import NetError
+
+
+def test_a_frame_reaches_all_other_ports() -> None:
+    async def main() -> None:
+        async with Lab() as lab:
+            ends = [lab.wire(HubPortOptions(id=f"h{i}", hubid=1)) for i in range(3)]
+            other = lab.wire(HubPortOptions(id="elsewhere", hubid=2))
+            assert ends[0][1].send(0, b"hello")
+            assert [guest.got for _, _, guest in ends] == [[], [b"hello"], [b"hello"]]
+            assert other[2].got == []
+
+    run(main())
+
+
+def test_offloads_pass_through() -> None:
+    async def main() -> None:
+        async with Lab() as lab:
+            _, first, _ = lab.wire(HubPortOptions(id="h0", hubid=1))
+            _, _, guest = lab.wire(HubPortOptions(id="h1", hubid=1))
+            guest.wants_offload = True
+            assert first.send(0, bytes(100), b"\1" + bytes(9))
+            assert guest.offloads == [b"\1" + bytes(9)]
+
+    run(main())
+
+
+def test_a_downed_port_drops_while_the_others_talk() -> None:
+    async def main() -> None:
+        async with Lab() as lab:
+            ends = [lab.wire(HubPortOptions(id=f"h{i}", hubid=1)) for i in range(3)]
+            lab.network.set_link("h1", False, "test")
+            ends[0][1].send(0, b"a")
+            ends[1][1].send(0, b"b")
+            assert [guest.got for _, _, guest in ends] == [[], [], [b"a"]]
+            assert [nic.link_up for _, nic, _ in ends] == [True, False, True]
+
+    run(main())
+
+
+def test_a_full_receiver_holds_the_sender_until_it_has_room() -> None:
+    async def main() -> None:
+        async with Lab() as lab:
+            _, first, sender = lab.wire(HubPortOptions(id="h0", hubid=1))
+            _, _, guest = lab.wire(HubPortOptions(id="h1", hubid=1))
+            guest.room = 1
+            assert first.send(0, b"1")
+            assert first.send(0, b"2"), "the hub took it: it waits at the guest"
+            assert not first.send(0, b"3")
+            guest.make_room()
+            await until(lambda: guest.got == [b"1", b"2", b"3"])
+            assert sender.resumed
+
+    run(main())
+
+
+def test_removing_the_only_receiver_lets_the_sender_go_on() -> None:
+    async def main() -> None:
+        async with Lab() as lab:
+            _, first, sender = lab.wire(HubPortOptions(id="h0", hubid=1))
+            _, _, guest = lab.wire(HubPortOptions(id="h1", hubid=1))
+            guest.room = 0
+            first.send(0, b"1")
+            assert not first.send(0, b"2")
+            lab.network.delete_netdev("h1", "test")
+            await until(lambda: sender.resumed)
+            assert first.send(0, b"3"), "a hub with one port drops"
+
+    run(main())
+
+
+def test_a_port_can_be_wired_to_a_netdev() -> None:
+    async def main() -> None:
+        async with Lab() as lab:
+            lab.add(EchoOptions(id="host"))
+            lab.add(HubPortOptions(id="h0", hubid=0, netdev="host"))
+            lab.add(HubPortOptions(id="h1", hubid=0))
+            lab.nic("h1")
+            assert lab.info() == (
+                "hub 0\n"
+                " \\ h1: nic0: index=0,type=nic,\n"
+                " \\ h0: host: index=0,type=echo,ip=10.0.2.2,ip6=fec0::2,mac=52:55:0a:00:02:02\n"
+            )
+            with pytest.raises(NetError, match=r"^netdev 'host' is in use$"):
+                lab.add(HubPortOptions(id="h2", hubid=0, netdev="host"))
+            with pytest.raises(NetError, match=r"^netdev 'zz' not found$"):
+                lab.add(HubPortOptions(id="h3", hubid=0, netdev="zz"))
+            assert [client.name for client in lab.network.clients] == ["host", "h0", "h1", "nic0"]
+
+    run(main())
+
+
+def test_hubs_vanish_with_their_last_port() -> None:
+    async def main() -> None:
+        async with Lab() as lab:
+            lab.add(HubPortOptions(id="h0", hubid=7))
+            lab.add(HubPortOptions(id="h1", hubid=8))
+            assert lab.info() == "hub 8\n \\ h1\nhub 7\n \\ h0\n"
+            lab.network.delete_netdev("h0", "test")
+            assert lab.info() == "hub 8\n \\ h1\n"
+
+    run(main())
