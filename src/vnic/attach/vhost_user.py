@@ -52,6 +52,8 @@ class State(enum.Enum):
     CONNECTED = enum.auto()
     LEAVING = enum.auto()
     """The client is gone, a back-end still has its rings; the next client has to wait."""
+    CLOSING = enum.auto()
+    """The same, with no next client."""
     WITHHELD = enum.auto()
     """No socket, because that is how the client is shown that the link is down."""
 
@@ -94,6 +96,8 @@ class VhostUserAttachment:
         self._request_fd: int | None = None
         self._unsent = b""
         self._when_closed: list[Callable[[], None]] = []
+        self._unsubscribe: Callable[[], None] | None = None
+        self._complaint = ""
 
     # --- Life -----------------------------------------------------------------------------------------------
 
@@ -107,21 +111,27 @@ class VhostUserAttachment:
         else:
             self.state = State.WAITING
             self._connect()
+        self._unsubscribe = self._nic.network.subscribe(self._link_came)
 
     def close(self, done: Callable[[], None] | None = None) -> None:
         """Leave the client, close everything and remove the path. May be called in any state; `done` is called,
         now or later, when nothing touches the client's memory any more."""
         if done is not None:
             self._when_closed.append(done)
-        state, self.state = self.state, State.CLOSED
         self._cancel_timers()
         self._close_listener()
-        if state is State.CONNECTED:
-            self._leave(State.CLOSED)
-        elif state is not State.LEAVING:
-            self._finish()
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+            self._unsubscribe = None
+        if self.state is State.CONNECTED:
+            self._leave(State.CLOSING)
+        elif self.state in (State.LEAVING, State.CLOSING):
+            self.state = State.CLOSING
+        else:
+            self._closed()
 
-    def _finish(self) -> None:
+    def _closed(self) -> None:
+        self.state = State.CLOSED
         callbacks, self._when_closed = self._when_closed, []
         for callback in callbacks:
             callback()
@@ -156,7 +166,7 @@ class VhostUserAttachment:
         try:
             self._listener = Listener(self._loop, self.path, self._accepted, mode=self._mode)
         except NetError as error:
-            log.error("%s: cannot listen again, retrying: %s", self._nic.name, error)
+            self._complain(f"cannot listen again: {error}")
             self._retry = self._loop.call_later(RETRY_S, self._listen_again)
 
     def _connect(self) -> None:
@@ -167,10 +177,16 @@ class VhostUserAttachment:
         if refused:
             sock.close()
             if refused not in (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN):
-                log.error("%s: cannot connect to %s: %s", self._nic.name, self.path, os.strerror(refused))
+                self._complain(f"cannot connect to {self.path}: {os.strerror(refused)}")
             self._retry = self._loop.call_later(RETRY_S, self._connect)
         else:
             self._accepted(sock)
+
+    def _complain(self, text: str) -> None:
+        """Log what keeps a retry from succeeding, once."""
+        if text != self._complaint:
+            self._complaint = text
+            log.error("%s: %s; trying on", self._nic.name, text)
 
     # --- The client comes and goes --------------------------------------------------------------------------
 
@@ -180,6 +196,7 @@ class VhostUserAttachment:
             sock.close()
             return
         log.info("%s: vhost-user client connected, %s", self._nic.name, peer_name(sock))
+        self._complaint = ""
         self.state = State.CONNECTED
         self._by_socket = False
         self._memory = GuestMemory()
@@ -189,11 +206,11 @@ class VhostUserAttachment:
         self._nic.guest_attached(True)
 
     def _leave(self, then: State) -> None:
-        """Part from the client; `then` CLOSED for good, else whatever `_wait` finds right."""
+        """Part from the client; `then` LEAVING to serve the next one, or CLOSING."""
         connection, engine, memory = self._connection, self._engine, self._memory
         assert connection is not None
         assert engine is not None
-        self.state = State.LEAVING if then is not State.CLOSED else then
+        self.state = then
         self._connection = self._engine = None
         if self._grace is not None:
             self._grace.cancel()
@@ -212,7 +229,7 @@ class VhostUserAttachment:
             if self.state is State.LEAVING:
                 self._wait()
             else:
-                self._finish()
+                self._closed()
 
         self._device.detach(detached)
         self._nic.guest_attached(False)
@@ -223,7 +240,7 @@ class VhostUserAttachment:
             reason = "in the middle of a message"
         log.info("%s: vhost-user client left%s", self._nic.name, f": {reason}" if reason else "")
         self._by_socket = False  # who comes next may be another kind of client
-        self._leave(State.WAITING)
+        self._leave(State.LEAVING)
 
     # --- Messages (ConnectionUser, DeviceShell) ---------------------------------------------------------------
 
@@ -253,7 +270,7 @@ class VhostUserAttachment:
     def failed(self, error: ProtocolError) -> None:
         log.warning("%s: vhost-user connection closed: %s", self._nic.name, error)
         self._by_socket = False
-        self._leave(State.WAITING)
+        self._leave(State.LEAVING)
 
     def negotiated(self) -> None:
         self._by_socket = not self._engine_has(P_CONFIG)
@@ -270,16 +287,19 @@ class VhostUserAttachment:
         also one whose driver starts only later."""
         if self._engine is not None and not self._by_socket:
             self._engine.notices.changed()
-        elif not up and self.state is State.CONNECTED:
+        elif not up:
             self._show_link_down()
-        elif up and self.state is State.WITHHELD:
+
+    def _link_came(self, event: str, _data: dict[str, object]) -> None:
+        """While the link is withheld nobody is attached whom the device could tell: the network does."""
+        if event == "LINK_CHANGED" and self.state is State.WITHHELD and self._nic.link_up:
             self._wait()
 
     def _show_link_down(self) -> None:
         self._grace = None
         if self.state is State.CONNECTED and self._by_socket and not self._nic.link_up:
             log.info("%s: vhost-user connection closed, to show that the link is down", self._nic.name)
-            self._leave(State.WITHHELD)
+            self._leave(State.LEAVING)
 
     def config_interrupt(self) -> bool:
         """Attachment: send CONFIG_CHANGE from within this call where the client can be told."""

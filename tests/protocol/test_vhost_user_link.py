@@ -1,0 +1,278 @@
+"""How a client learns of the link: by CONFIG_CHANGE and the status, or by its socket."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.fakes.loops import fresh_loop, no_fd_leak, run_for, turn, until
+from tests.fakes.vhost_user_client import (
+    QEMU_NETDEV_PROTOCOL_FEATURES,
+    UML_PROTOCOL_FEATURES,
+    SocketWire,
+    VhostUserClient,
+)
+from tests.fakes.vhost_user_rig import SocketRig, closed_by_device
+
+from vnic.attach.vhost_user import GRACE_S, State
+from vnic.protocol.vhost_user import messages as vu
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[SocketRig]:
+    with fresh_loop() as loop, no_fd_leak():
+        made = SocketRig(loop, tmp_path / "nic0.sock")
+        made.attachment.start()
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+def guest_of_config(rig: SocketRig) -> VhostUserClient:
+    client = rig.connect()
+    client.start(UML_PROTOCOL_FEATURES)
+    assert client.link_up() == rig.nic.link_up
+    return client
+
+
+# --- Clients that read the config space ------------------------------------------------------------------------
+
+
+def test_config_change_is_out_before_set_link_returns(rig: SocketRig) -> None:
+    client = guest_of_config(rig)
+    for up in (False, True, False):
+        rig.set_link(up)
+        assert client.config_changes() == 1, "no turn of the loop lies between"
+        assert client.link_up() == up
+        assert rig.nic.guest.seen == up
+    change = rig.nic.last_change
+    assert change is not None
+    assert change.notified_ns is not None
+    assert change.interrupt_ns is not None
+    assert change.seen_ns is not None
+
+
+def test_no_interrupt_without_a_change(rig: SocketRig) -> None:
+    client = guest_of_config(rig)
+    rig.set_link(True)
+    rig.set_link(False)
+    rig.set_link(False)
+    assert client.config_changes() == 1
+
+
+def test_flaps_that_nobody_reads_are_one_message_and_the_last_state_wins(rig: SocketRig) -> None:
+    client = guest_of_config(rig)
+    for number in range(10_001):
+        rig.set_link(bool(number % 2))
+    assert client.config_changes() == 1
+    assert not client.link_up()
+    rig.set_link(True)
+    assert client.config_changes() == 1
+    assert client.link_up()
+
+
+def test_the_socket_stays_open(rig: SocketRig) -> None:
+    """UML would lose the device for good."""
+    client = guest_of_config(rig)
+    rig.set_link(False)
+    run_for(rig.loop, 1.5 * GRACE_S)
+    assert not closed_by_device(client)
+    assert not client.link_up()
+
+
+def test_a_guest_that_boots_with_the_link_down_sees_it_down(rig: SocketRig) -> None:
+    rig.set_link(False)
+    client = guest_of_config(rig)
+    run_for(rig.loop, 1.5 * GRACE_S)
+    assert client.config_changes() == 0
+    rig.set_link(True)
+    assert client.config_changes() == 1
+    assert client.link_up()
+
+
+def test_a_change_between_features_and_rings_is_told_when_they_start(rig: SocketRig) -> None:
+    client = rig.connect()
+    client.negotiate(UML_PROTOCOL_FEATURES)
+    client.set_memory()
+    assert client.link_up()
+    rig.set_link(False)
+    assert client.config_changes() == 0
+    client.start_rings()
+    assert client.config_changes() == 1
+    assert rig.nic.last_change is not None
+    assert rig.nic.last_change.interrupt_ns is not None
+
+
+def test_a_full_channel_blocks_nobody(rig: SocketRig) -> None:
+    """A client that does not read: the notice goes out when there is room."""
+    client = rig.connect()
+    client.negotiate(UML_PROTOCOL_FEATURES)
+    client.set_memory()
+    client.start_rings()
+    engine = rig.attachment._engine
+    assert engine is not None
+    assert engine.request_fd is not None
+    filled = 0
+    try:
+        while True:
+            filled += os.write(engine.request_fd, vu.encode(vu.BACKEND_CONFIG_CHANGE))
+    except BlockingIOError:
+        pass
+    rig.set_link(False)
+    rig.serve()
+    assert client.config_changes() == filled // 12
+    rig.serve()
+    assert client.config_changes() == 1
+    assert not client.link_up()
+
+
+def test_a_channel_that_the_client_closed_is_dropped(rig: SocketRig) -> None:
+    client = guest_of_config(rig)
+    assert client.requests is not None
+    client.requests.close()
+    client.requests = None
+    rig.set_link(False)
+    assert not client.link_up()
+    client.open_requests()
+    rig.set_link(True)
+    assert client.config_changes() == 1
+
+
+# --- Clients that watch the socket -----------------------------------------------------------------------------
+
+
+def guest_of_socket(rig: SocketRig) -> VhostUserClient:
+    client = rig.connect()
+    client.start(QEMU_NETDEV_PROTOCOL_FEATURES)
+    assert not closed_by_device(client)
+    return client
+
+
+def test_link_down_closes_the_socket_and_up_brings_it_back(rig: SocketRig) -> None:
+    for _ in range(3):
+        client = guest_of_socket(rig)
+        rig.set_link(False)
+        assert closed_by_device(client)
+        assert rig.attachment.state is State.WITHHELD
+        with pytest.raises(OSError, match="No such file"):
+            rig.connect()
+        rig.set_link(True)
+        for ring in rig.driver.rings:
+            assert ring.used_idx == 0
+
+
+def test_a_client_without_protocol_features_watches_the_socket(rig: SocketRig) -> None:
+    client = rig.connect()
+    client.send_u64(vu.SET_FEATURES, rig.device.host_features)
+    rig.set_link(False)
+    assert closed_by_device(client)
+
+
+def test_qemu_boots_although_the_link_is_down(rig: SocketRig) -> None:
+    """It starts no VM before its back-end has answered once; so it is answered, and left before a guest runs."""
+    rig.set_link(False)
+    client = rig.connect()
+    client.negotiate(QEMU_NETDEV_PROTOCOL_FEATURES)
+    assert client.ask_u64(vu.GET_QUEUE_NUM) == 1
+    for ring in rig.driver.rings[:2]:
+        client.send_u64(vu.SET_VRING_CALL, ring.index, [ring.call_fd])
+    assert not closed_by_device(client)
+    until(rig.loop, lambda: rig.attachment.state is State.WITHHELD)
+    assert closed_by_device(client)
+    rig.set_link(True)
+    assert not closed_by_device(rig.connect())
+
+
+def test_a_driver_that_starts_with_the_link_down_is_left_at_once(rig: SocketRig) -> None:
+    rig.set_link(False)
+    client = rig.connect()
+    client.negotiate(QEMU_NETDEV_PROTOCOL_FEATURES)
+    client.set_memory()
+    client.start_rings(rig.driver.rings[:1])
+    assert closed_by_device(client)
+
+
+def test_a_link_that_comes_up_in_time_keeps_the_client(rig: SocketRig) -> None:
+    rig.set_link(False)
+    client = rig.connect()
+    client.negotiate(QEMU_NETDEV_PROTOCOL_FEATURES)
+    rig.set_link(True)
+    run_for(rig.loop, 1.5 * GRACE_S)
+    assert not closed_by_device(client)
+
+
+def test_who_comes_after_a_client_that_left_may_be_another_kind(rig: SocketRig) -> None:
+    guest_of_socket(rig).close()
+    rig.set_link(False)
+    assert rig.attachment.state is State.WAITING
+    uml = guest_of_config(rig)
+    rig.set_link(True)
+    assert uml.config_changes() == 1
+
+
+def test_a_path_taken_meanwhile_is_tried_again(rig: SocketRig) -> None:
+    guest_of_socket(rig)
+    rig.set_link(False)
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(rig.path)
+        other.listen()
+        rig.set_link(True)
+        run_for(rig.loop, 0.15)
+    os.unlink(rig.path)
+    until(rig.loop, lambda: os.path.exists(rig.path))
+    guest_of_socket(rig)
+
+
+def test_close_while_withheld(rig: SocketRig) -> None:
+    guest_of_socket(rig)
+    rig.set_link(False)
+    rig.attachment.close()
+    rig.set_link(True)
+    assert not os.path.exists(rig.path)
+
+
+def test_connecting_side_comes_back_with_the_link(tmp_path: Path) -> None:
+    """attach.server=off: testpmd's virtio-user with server=1, QEMU with -chardev socket,server=on."""
+    with fresh_loop() as loop, no_fd_leak(), socket.socket(socket.AF_UNIX) as server:
+        path = tmp_path / "vm.sock"
+        server.bind(str(path))
+        server.listen()
+        server.setblocking(False)
+        rig = SocketRig(loop, path, server=False)
+        rig.attachment.start()
+        for _ in range(3):
+            accepted, _ = server.accept()
+            client = rig.adopt(SocketWire(accepted, loop))
+            client.start(QEMU_NETDEV_PROTOCOL_FEATURES)
+            rig.set_link(False)
+            assert closed_by_device(client)
+            run_for(loop, 0.15)
+            with pytest.raises(BlockingIOError):
+                server.accept()
+            rig.set_link(True)
+            turn(loop)
+        rig.close()
+
+
+def test_the_rings_go_on_where_they_were(rig: SocketRig) -> None:
+    frame = bytes(100)
+    for sent in range(3):
+        guest_of_socket(rig)
+        rig.driver.send(frame)
+        rig.serve()
+        assert rig.driver.rings[1].used_idx == sent + 1
+        rig.set_link(False)
+        rig.set_link(True)
+    assert rig.sink.frames == [frame] * 3
+
+
+def test_start_after_close(rig: SocketRig) -> None:
+    rig.attachment.start()
+    rig.attachment.close()
+    rig.attachment.close()
+    rig.attachment.start()
+    guest_of_config(rig)
