@@ -79,6 +79,7 @@ PROPERTIES = {
     "attach.server": "whether vnic listens there, or connects",
     "host_mtu": "the MTU that the guest is told",
     "mtu": "the same as host_mtu",
+    "autonegotiation": "off: the link comes up without the 500 ms that a real card takes",
     "speed": "in Mbit/s, as the guest is told; -1: unknown",
     "duplex": "half or full, as the guest is told",
     "mq": "as many queue pairs as the netdev has queues",
