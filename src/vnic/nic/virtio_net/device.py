@@ -31,9 +31,10 @@ from .config import (
 from .control import ControlQueue
 from .rx_filter import RxFilter, mac_text
 
-QUEUE_SIZE = 1024
-"""The largest ring a driver may use (QEMU's VIRTQUEUE_MAX_SIZE)."""
-MAX_PAIRS = 0x8000
+QUEUE_SIZES = (256, 512, 1024)
+"""What may be the largest ring of a driver (QEMU: 256 to VIRTQUEUE_MAX_SIZE); it may use smaller ones."""
+MAX_PAIRS = 511
+"""QEMU's: all rings are at most VIRTIO_QUEUE_MAX, 1024."""
 MTU_RANGE = range(68, 65536)
 """§5.1.4.1."""
 
@@ -56,9 +57,18 @@ class VirtioNet(VirtioDevice, Endpoint):
         mtu: int = 0,
         speed: int | None = None,
         duplex: str | None = None,
-        queue_size: int = QUEUE_SIZE,
+        queue_size: int = QUEUE_SIZES[-1],
     ) -> None:
         """Raises NetError, with QEMU's text, for values that cannot be."""
+        if not 1 <= pairs <= MAX_PAIRS:
+            raise NetError(
+                f"Invalid number of queue pairs (= {pairs}), must be a positive integer less than {MAX_PAIRS}."
+            )
+        if queue_size not in QUEUE_SIZES:
+            least, most = QUEUE_SIZES[0], QUEUE_SIZES[-1]
+            raise NetError(
+                f"Invalid queue_size (= {queue_size}), must be a power of 2 between {least} and {most}."
+            )
         if mtu and mtu not in MTU_RANGE:
             raise NetError(f"'mtu' must be from {MTU_RANGE.start} to {MTU_RANGE.stop - 1}")
         if duplex is not None and duplex not in DUPLEX:
@@ -288,7 +298,7 @@ class VirtioNet(VirtioDevice, Endpoint):
 
     def set_active_pairs(self, pairs: int) -> bool:
         """VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET (virtio_net_handle_mq)."""
-        if not self.driver_features & f.MQ or not 1 <= pairs <= min(self.pairs, MAX_PAIRS):
+        if not self.driver_features & f.MQ or not 1 <= pairs <= self.pairs:
             return False
         self._active_pairs = pairs
         self._rings_changed()

@@ -1,0 +1,311 @@
+"""Rings that a back-end takes over and gives back, as the vhost-user netdev does: who touches them, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+from tests.fakes.virtio_lab import FarEnd, VirtioLab, frame
+
+from vnic.net.client import Endpoint
+from vnic.net.holds import HoldKind
+from vnic.net.incoming import Frame
+from vnic.nic.device import QueueFds, RingTaker, VirtioDevice
+from vnic.nic.virtio_net import VirtioNet, features
+from vnic.virtio.features import INDIRECT_DESC, VERSION_1
+
+ALL = features.OF_THE_RINGS
+
+
+class Taker(Endpoint):
+    """A back-end that takes rings; it gives them back when `answer` is called, at once if `prompt`."""
+
+    def __init__(self, ring_features: int | None = ALL) -> None:
+        self.ring_features = ring_features
+        self.willing = True
+        self.prompt = True
+        self.device: VirtioDevice | None = None
+        self.taken: dict[int, tuple[int, QueueFds | None]] = {}
+        self.times = 0
+        self.changes = 0
+        self.bases: list[int | None] = []
+        self.waiting: list[Callable[[Sequence[int | None]], None]] = []
+        self.frames: list[bytes] = []
+
+    def take_rings(self, device: VirtioDevice) -> bool:
+        if not self.willing:
+            return False
+        assert self.device is None
+        assert device.attachment is not None
+        self.device = device
+        self.times += 1
+        for queue in device.queues:
+            if queue.ready and queue.enabled and device.is_data_queue(queue.index):
+                self.taken[queue.index] = (queue.last_avail, device.attachment.lend_queue(queue.index))
+        return True
+
+    def give_back(self, device: VirtioDevice, done: Callable[[Sequence[int | None]], None]) -> None:
+        assert device is self.device
+        self.waiting.append(done)
+        if self.prompt:
+            self.answer()
+
+    def answer(self) -> None:
+        """The back-end has stopped."""
+        device, self.device = self.device, None
+        assert device is not None
+        assert device.attachment is not None
+        for index in self.taken:
+            device.attachment.reclaim_queue(index)
+        self.taken.clear()
+        self.waiting.pop()(self.bases)
+
+    def rings_changed(self, device: VirtioDevice) -> None:
+        assert device is self.device
+        self.changes += 1
+
+    def receive(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
+        self.frames.append(bytes(frame))
+        return True
+
+
+@pytest.fixture
+def taker() -> Taker:
+    return Taker()
+
+
+@pytest.fixture
+def lab(taker: Taker) -> Iterator[VirtioLab]:
+    with VirtioLab(far=taker) as lab:
+        yield lab
+
+
+def test_it_is_a_ring_taker(taker: Taker) -> None:
+    assert isinstance(taker, RingTaker)
+    assert not isinstance(FarEnd(), RingTaker)
+
+
+def test_the_rings_go_over_at_driver_ok(lab: VirtioLab, taker: Taker) -> None:
+    lab.plug()
+    assert lab.datapath == "taken"
+    fds = [QueueFds(ring.kick_fd, ring.call_fd) for ring in lab.driver.rings]
+    assert taker.taken == {0: (0, fds[0]), 1: (0, fds[1])}
+    assert taker.times == 1
+    assert lab.driver.lent == {0, 1}
+
+
+def test_nothing_here_touches_taken_rings(lab: VirtioLab, taker: Taker) -> None:
+    lab.plug()
+    lab.driver.fill_rx(4)
+    lab.driver.send(frame(1))
+    lab.device.kick(1)
+    lab.device.kick(0)
+    lab.settle()
+    assert lab.netdev.send(0, frame(2))
+    assert [ring.used_idx for ring in lab.driver.rings[:2]] == [0, 0]
+    assert [ring.used_flags for ring in lab.driver.rings[:2]] == [0, 0]
+    assert taker.frames == []
+    assert lab.driver.command(0, 0, b"\0") == 0, "the control queue stays here"
+
+
+def test_link_down_takes_them_back_and_discards(lab: VirtioLab, taker: Taker) -> None:
+    lab.plug()
+    lab.driver.send(frame(1))
+    lab.set_link(False)
+    lab.settle()
+    assert lab.datapath == "discard"
+    assert lab.driver.lent == set()
+    assert lab.driver.rings[1].used_idx == 1, "completed unsent"
+    lab.set_link(True)
+    assert lab.datapath == "taken"
+    assert taker.times == 2
+    assert [base for base, _ in taker.taken.values()] == [0, 1]
+
+
+def test_the_far_holds_do_the_same(lab: VirtioLab) -> None:
+    lab.plug()
+    lab.netdev.hold(HoldKind.DISCONNECTED, "net0", "gone")
+    assert lab.datapath == "discard"
+    lab.netdev.release(HoldKind.DISCONNECTED, "net0", "back")
+    assert lab.datapath == "taken"
+
+
+def test_bases_of_the_back_end_are_resumed_from(lab: VirtioLab, taker: Taker) -> None:
+    lab.plug()
+    for number in range(5):
+        lab.driver.send(frame(number))
+    taker.bases = [None, 3]
+    lab.set_link(False)
+    lab.settle()
+    assert lab.device.queues[1].last_avail == 5
+    assert lab.driver.rings[1].used_idx == 2, "two of five were left"
+
+
+def test_a_slow_back_end_is_waited_for(lab: VirtioLab, taker: Taker) -> None:
+    taker.prompt = False
+    lab.plug()
+    lab.driver.send(frame(1))
+    lab.set_link(False)
+    lab.settle()
+    assert lab.datapath == "returning"
+    assert lab.driver.rings[1].used_idx == 0
+    assert lab.driver.config_interrupts == 1, "the guest is told at once"
+    lab.set_link(True)
+    lab.set_link(False)
+    assert taker.times == 1
+    taker.answer()
+    lab.settle()
+    assert lab.datapath == "discard"
+    assert lab.driver.rings[1].used_idx == 1
+
+
+def test_it_may_be_up_again_when_they_come_back(lab: VirtioLab, taker: Taker) -> None:
+    taker.prompt = False
+    lab.plug()
+    lab.set_link(False)
+    lab.set_link(True)
+    taker.answer()
+    assert lab.datapath == "taken"
+    assert taker.times == 2
+
+
+def test_a_reset_waits_for_the_rings(lab: VirtioLab, taker: Taker) -> None:
+    taker.prompt = False
+    lab.plug()
+    done: list[int] = []
+    lab.device.reset(lambda: done.append(lab.device.status))
+    assert (lab.device.status, done) == (15, []), "a driver waits until it reads 0"
+    lab.device.set_status(1)
+    assert lab.device.status == 15
+    taker.answer()
+    assert (lab.device.status, done) == (0, [0])
+    assert lab.datapath == "off"
+    lab.driver.start()
+    assert lab.datapath == "taken"
+
+
+def test_stopping_a_ring_waits_too(lab: VirtioLab, taker: Taker) -> None:
+    taker.prompt = False
+    lab.plug()
+    bases: list[int] = []
+    lab.device.queue_stopped(0, bases.append)
+    lab.device.queue_stopped(1, bases.append)
+    assert bases == []
+    taker.bases = [7, 9]
+    taker.answer()
+    assert bases == [7, 9]
+    assert lab.datapath == "local"
+    for ring in lab.driver.rings[:2]:
+        lab.driver.start_ring(ring)
+    assert lab.datapath == "taken"
+
+
+def test_the_control_queue_stops_at_once(lab: VirtioLab) -> None:
+    lab.plug()
+    bases: list[int] = []
+    lab.device.queue_stopped(2, bases.append)
+    assert bases == [0]
+    assert lab.datapath == "taken"
+
+
+def test_detaching_waits_for_the_rings(lab: VirtioLab, taker: Taker) -> None:
+    taker.prompt = False
+    lab.plug()
+    done: list[bool] = []
+    lab.device.detach(lambda: done.append(True))
+    assert done == []
+    taker.answer()
+    assert done == [True]
+    assert lab.device.memory is None
+    lab.driver.device = None
+
+
+def test_a_back_end_that_is_deleted(lab: VirtioLab, taker: Taker) -> None:
+    lab.plug()
+    lab.network.delete_netdev("net0", "test")
+    assert taker.device is None
+    assert lab.datapath == "discard"
+    plain = FarEnd()
+    lab.network.add_netdev("net0", "stream", plain)
+    lab.settle()
+    lab.driver.send(frame(1))
+    assert plain.frames == [frame(1)]
+    assert lab.datapath == "local"
+
+
+def test_a_back_end_that_will_not(lab: VirtioLab, taker: Taker, caplog: pytest.LogCaptureFixture) -> None:
+    """QEMU falls back on its own data path; the back-end's endpoint gets the frames."""
+    taker.willing = False
+    lab.plug()
+    assert lab.datapath == "local"
+    lab.driver.send(frame(1))
+    assert taker.frames == [frame(1)]
+    assert "did not take the rings over" in caplog.text
+    taker.willing = True
+    lab.device.update_datapath()
+    assert lab.datapath == "taken"
+
+
+def test_rings_that_get_ready_one_by_one(lab: VirtioLab, taker: Taker) -> None:
+    driver, device = lab.driver, lab.device
+    driver.plug(device, start=False)
+    device.set_features(device.host_features)
+    device.set_status(15)
+    driver.start_ring(driver.rings[0])
+    assert lab.datapath == "local"
+    driver.start_ring(driver.rings[1])
+    assert lab.datapath == "taken"
+    changes = taker.changes
+    driver.start_ring(driver.rings[2])
+    device.queue_fds_changed(1)
+    assert taker.changes > changes
+
+
+def test_changes_of_memory_are_told(lab: VirtioLab, taker: Taker) -> None:
+    lab.plug()
+    memory = lab.device.memory
+    assert memory is not None
+    before = taker.changes
+    memory.remove(lab.guest.guest_addr, lab.guest.size)
+    memory.add(lab.guest.region())
+    assert taker.changes == before + 2
+    lab.set_link(False)
+    lab.driver.send(frame(1))
+    lab.settle()
+    assert lab.driver.rings[1].used_idx == 1
+
+
+def test_rings_whose_memory_is_gone_when_they_come_back(lab: VirtioLab, taker: Taker) -> None:
+    lab.plug()
+    memory = lab.device.memory
+    assert memory is not None
+    memory.remove(lab.guest.guest_addr, lab.guest.size)
+    lab.set_link(False)
+    assert not lab.device.queues[0].ready
+    lab.set_link(True)
+    assert lab.datapath != "taken"
+    lab.driver.start()
+
+
+@pytest.mark.parametrize(
+    ("ring_features", "offered"),
+    [
+        (ALL, features.ALWAYS | features.OFFLOADS),
+        (VERSION_1, features.ALWAYS & ~(INDIRECT_DESC | features.MRG_RXBUF | features.GUEST_ANNOUNCE)),
+        (None, features.ALWAYS),
+    ],
+)
+def test_what_the_guest_is_offered_is_what_both_have(ring_features: int | None, offered: int) -> None:
+    with VirtioLab(far=Taker(ring_features)) as lab:
+        assert lab.device.host_features == offered
+
+
+def test_pairs_that_are_not_in_use_stay(taker: Taker) -> None:
+    with VirtioLab(VirtioNet(pairs=2), far=taker) as lab:
+        lab.plug()
+        assert set(taker.taken) == {0, 1}
+        changes = taker.changes
+        assert lab.driver.command(4, 0, b"\2\0") == 0
+        assert taker.changes == changes + 1
+        lab.device.set_status(0)
+        assert taker.taken == {}
