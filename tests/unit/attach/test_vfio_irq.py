@@ -1,0 +1,209 @@
+"""Interrupts as eventfds: INTx with its automatic mask, vectors that are latched and swapped, no descriptor leaks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+from tests.fakes.vfio_user_device import is_open, open_fds
+
+from vnic.attach.vfio_irq import EventfdIrqs
+from vnic.protocol.vfio_user import messages as m
+from vnic.protocol.vfio_user.messages import Refused, SetIrqs
+
+MASK, UNMASK, TRIGGER = m.IRQ_ACTION_MASK, m.IRQ_ACTION_UNMASK, m.IRQ_ACTION_TRIGGER
+NONE, BOOL, EVENTFD = m.IRQ_DATA_NONE, m.IRQ_DATA_BOOL, m.IRQ_DATA_EVENTFD
+
+
+class FakeWatcher:
+    def __init__(self) -> None:
+        self.readers: dict[int, Callable[[], object]] = {}
+
+    def add_reader(self, fd: int, callback: Callable[[], object], /) -> None:
+        self.readers[fd] = callback
+
+    def remove_reader(self, fd: int, /) -> None:
+        self.readers.pop(fd, None)
+
+
+class Rig:
+    """The VM keeps one end of each eventfd, as a duplicate."""
+
+    def __init__(self) -> None:
+        self.watcher = FakeWatcher()
+        self.irqs = EventfdIrqs(self.watcher, intx=True, msi=1, msix=4)
+        self.ours: list[int] = []
+        self.theirs: list[int] = []
+
+    def fds(self, count: int) -> list[int]:
+        ours = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(count)]
+        theirs = [os.dup(fd) for fd in ours]
+        self.ours += ours
+        self.theirs += theirs
+        return list(theirs)
+
+    def set(
+        self, index: int, flags: int, count: int = 1, fds: int = 0, start: int = 0, data: bytes = b""
+    ) -> None:
+        action, kind = flags & m.IRQ_ACTION, flags & m.IRQ_DATA
+        self.irqs.set(SetIrqs(index, start, count, action, kind, data), self.fds(fds))
+
+    def came(self, at: int = 0) -> int:
+        try:
+            return os.eventfd_read(self.ours[at])
+        except BlockingIOError:
+            return 0
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    before = open_fds()
+    rig = Rig()
+    yield rig
+    rig.irqs.close()
+    assert rig.watcher.readers == {}
+    for fd in rig.ours:
+        os.close(fd)
+    assert open_fds() == before, "a descriptor of the VM was left open"
+
+
+def test_what_is_offered(rig: Rig) -> None:
+    assert [(info.count, info.flags) for info in rig.irqs.infos] == [(1, 7), (1, 1), (4, 1), (1, 1), (0, 0)]
+
+
+def test_intx_masks_itself_and_fires_again_when_unmasked(rig: Rig) -> None:
+    rig.irqs.set_intx(True)  # nobody listens yet
+    rig.set(m.IRQ_INTX, EVENTFD | TRIGGER, fds=1)
+    assert rig.came() == 1
+    rig.irqs.set_intx(True)
+    rig.irqs.set_intx(False)
+    rig.irqs.set_intx(True)
+    assert rig.came() == 0
+    rig.set(m.IRQ_INTX, NONE | UNMASK)
+    assert rig.came() == 1
+    rig.irqs.set_intx(False)
+    rig.set(m.IRQ_INTX, NONE | UNMASK)
+    assert rig.came() == 0
+    rig.irqs.set_intx(True)
+    assert rig.came() == 1
+
+
+def test_intx_masked_by_the_vm(rig: Rig) -> None:
+    rig.set(m.IRQ_INTX, EVENTFD | TRIGGER, fds=1)
+    rig.set(m.IRQ_INTX, NONE | MASK)
+    rig.irqs.set_intx(True)
+    assert rig.came() == 0
+    rig.set(m.IRQ_INTX, BOOL | UNMASK, data=b"\x00")
+    assert rig.came() == 0
+    rig.set(m.IRQ_INTX, BOOL | UNMASK, data=b"\x01")
+    assert rig.came() == 1
+
+
+def test_intx_unmasked_by_an_eventfd(rig: Rig) -> None:
+    rig.set(m.IRQ_INTX, EVENTFD | TRIGGER, fds=1)
+    rig.set(m.IRQ_INTX, EVENTFD | UNMASK, fds=1)
+    rig.irqs.set_intx(True)
+    assert rig.came() == 1
+    (unmask,) = rig.watcher.readers.values()
+    unmask()  # woken for nothing
+    assert rig.came() == 0
+    os.eventfd_write(rig.ours[1], 1)
+    unmask()
+    assert rig.came() == 1
+    rig.set(m.IRQ_INTX, EVENTFD | UNMASK)
+    assert rig.watcher.readers == {}
+
+
+def test_an_unmask_descriptor_that_is_no_eventfd_is_dropped(rig: Rig) -> None:
+    rig.set(m.IRQ_INTX, EVENTFD | TRIGGER, fds=1)
+    reading, writing = os.pipe()
+    rig.theirs.append(reading)
+    rig.irqs.set(SetIrqs(m.IRQ_INTX, 0, 1, UNMASK, EVENTFD), [reading])
+    os.write(writing, b"x")
+    rig.watcher.readers[reading]()
+    assert rig.watcher.readers == {}
+    os.close(writing)
+
+
+def test_a_new_intx_descriptor_replaces_the_old_one(rig: Rig) -> None:
+    rig.set(m.IRQ_INTX, EVENTFD | TRIGGER, fds=1)
+    rig.irqs.set_intx(True)
+    rig.set(m.IRQ_INTX, EVENTFD | TRIGGER, fds=1)
+    assert (rig.came(0), rig.came(1)) == (1, 1)
+    assert not is_open(rig.theirs[0])
+    rig.set(m.IRQ_INTX, NONE | TRIGGER, count=0)
+    assert not is_open(rig.theirs[1])
+    rig.irqs.set_intx(True)
+
+
+def test_vectors(rig: Rig) -> None:
+    assert not rig.irqs.msix_notify(0)
+    rig.set(m.IRQ_MSIX, EVENTFD | TRIGGER, count=3, fds=3)
+    assert [rig.irqs.msix_notify(vector) for vector in range(3)] == [True] * 3
+    assert rig.irqs.msix_notify(3)  # no descriptor yet
+    assert not rig.irqs.msix_notify(4)
+    assert [rig.came(at) for at in range(3)] == [1, 1, 1]
+    assert rig.irqs.msix_pending() == 8
+    rig.set(m.IRQ_MSIX, EVENTFD | TRIGGER, count=1, fds=1, start=3)
+    assert rig.came(3) == 1
+    assert rig.irqs.msix_pending() == 0
+    assert rig.irqs.msix_fd(3) == rig.theirs[3]
+    assert rig.irqs.msix_fd(4) is None
+
+
+def test_the_newest_descriptor_counts_and_none_latches(rig: Rig) -> None:
+    rig.set(m.IRQ_MSIX, EVENTFD | TRIGGER, count=1, fds=1)
+    rig.set(m.IRQ_MSIX, EVENTFD | TRIGGER, count=1, fds=1)
+    rig.irqs.msix_notify(0)
+    assert (rig.came(0), rig.came(1)) == (0, 1)
+    rig.set(m.IRQ_MSIX, EVENTFD | TRIGGER, count=1)  # -1
+    assert rig.irqs.msix_notify(0)
+    rig.set(m.IRQ_MSIX, NONE | TRIGGER, count=0)  # all off: what was latched is gone
+    assert rig.irqs.msix_pending() == 0
+    assert not rig.irqs.msix_notify(0)
+    rig.set(m.IRQ_MSIX, EVENTFD | TRIGGER, count=1, fds=1)
+    assert rig.came(2) == 0
+
+
+def test_msi_and_loop_back(rig: Rig) -> None:
+    rig.set(m.IRQ_MSI, EVENTFD | TRIGGER, fds=1)
+    assert rig.irqs.msi_notify(0)
+    rig.set(m.IRQ_MSI, NONE | TRIGGER)
+    rig.set(m.IRQ_MSI, BOOL | TRIGGER, data=b"\x00")
+    assert rig.came() == 2
+    rig.set(m.IRQ_INTX, EVENTFD | TRIGGER, fds=1)
+    rig.set(m.IRQ_INTX, NONE | TRIGGER)
+    assert rig.came(1) == 1
+
+
+def test_the_error_interrupt_is_taken_and_never_sent(rig: Rig) -> None:
+    rig.set(m.IRQ_ERR, EVENTFD | TRIGGER, fds=1)
+    rig.set(m.IRQ_ERR, NONE | TRIGGER, count=0)
+    rig.set(4, NONE | TRIGGER, count=0)
+    assert rig.came() == 0
+
+
+@pytest.mark.parametrize(
+    ("index", "flags", "count", "fds"),
+    [
+        (m.IRQ_INTX, EVENTFD | MASK, 1, 1),
+        (m.IRQ_INTX, NONE | MASK, 0, 0),
+        (m.IRQ_MSIX, EVENTFD | UNMASK, 2, 2),
+        (m.IRQ_MSIX, NONE | MASK, 1, 0),
+    ],
+)
+def test_refused_forms_leave_nothing_open(rig: Rig, index: int, flags: int, count: int, fds: int) -> None:
+    with pytest.raises(Refused):
+        rig.set(index, flags, count, fds)
+    assert not any(map(is_open, rig.theirs))
+
+
+def test_a_counter_that_is_full_blocks_nobody(rig: Rig) -> None:
+    ours = os.eventfd(0)  # a blocking one
+    os.eventfd_write(ours, 2**64 - 2)
+    theirs = os.dup(ours)
+    rig.ours.append(ours)
+    rig.theirs.append(theirs)
+    rig.irqs.set(SetIrqs(m.IRQ_MSIX, 0, 1, TRIGGER, EVENTFD), [theirs])
+    assert rig.irqs.msix_notify(0)
