@@ -1,0 +1,403 @@
+"""The vfio-user socket shell with a fake VM: a whole driver over the socket, ends of every kind, hostile VMs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from tests.fakes.driver import DriverRing
+from tests.fakes.guest_memory import FakeGuestMemory
+from tests.fakes.vfio_user_client import VfioUserClient
+from tests.fakes.vfio_user_device import open_fds
+from tests.fakes.virtio_device import FakeVirtioDevice
+from tests.fakes.virtio_pci_driver import VERSION_1, VirtioPciDriver
+
+from vnic.attach.vfio_user import State, VfioUserAttachment
+from vnic.net.errors import NetError
+from vnic.protocol.vfio_user import messages as m
+from vnic.virtio.pci.transport import VirtioPci
+
+
+class Bench:
+    """A served device, and its socket."""
+
+    def __init__(self, path: Path) -> None:
+        self.device = FakeVirtioDevice()
+        self.pci = VirtioPci(self.device)
+        loop = asyncio.get_running_loop()
+        self.attachment = VfioUserAttachment(loop, self.pci, "nic0", str(path))
+        self.attachment.start()
+
+    def client(self) -> VfioUserClient:
+        return VfioUserClient(self.attachment.path)
+
+    async def state(self, wanted: State) -> None:
+        """Wait until the attachment is in the state."""
+        for _ in range(400):
+            if self.attachment.state is wanted:
+                return
+            await asyncio.sleep(0.005)
+        raise AssertionError(f"{self.attachment.state}, not {wanted}")
+
+    async def close(self) -> None:
+        closed = asyncio.Event()
+        self.attachment.close(closed.set)
+        await asyncio.wait_for(closed.wait(), 5)
+
+
+def run(path: Path, test: Callable[[Bench], Awaitable[None]]) -> None:
+    """Run `test` in a loop with a bench that is closed after it; nothing may stay open."""
+
+    async def main() -> None:
+        bench = Bench(path)
+        await test(bench)
+        await bench.close()
+
+    before = open_fds()
+    asyncio.run(main())
+    assert open_fds() == before
+    assert not path.exists()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "nic0.sock"
+
+
+def test_a_driver_over_the_socket(path: Path) -> None:
+    def vm(bench: Bench) -> None:
+        with FakeGuestMemory(1 << 20) as ram, bench.client() as client:
+            client.attach(ram)
+            assert client.regions == [
+                (0, 0), (4096, 3), (0, 0), (0, 0), (0x4000, 3), (0, 0), (0, 0), (256, 3), (0, 0),
+            ]  # fmt: skip
+            assert client.irqs == [(1, 7), (0, 1), (4, 1), (1, 1), (0, 0)]
+            client.set_eventfds(m.IRQ_MSIX, 0, 4)
+            driver = VirtioPciDriver(client)
+            rings = [DriverRing(ram, index, 64) for index in range(3)]
+            driver.start(VERSION_1, rings, msix=True)
+            rings[1].add([(ram.alloc(64), 64)])
+            rings[1].publish()
+            driver.kick(1)
+            assert driver.status == 15  # a read comes after all posted writes
+            assert len(rings[1].take_used()) == 1
+            assert [client.interrupts(m.IRQ_MSIX, vector) for vector in range(4)] == [0, 0, 1, 0]
+            for ring in rings:
+                ring.close()
+
+    async def test(bench: Bench) -> None:
+        await asyncio.to_thread(vm, bench)
+        await bench.state(State.LISTENING)
+        assert bench.device.status == 0
+        assert bench.device.attachment is None
+
+    run(path, test)
+
+
+def test_intx_over_the_socket(path: Path) -> None:
+    def vm(bench: Bench, change: Callable[[], None]) -> None:
+        with FakeGuestMemory(1 << 20) as ram, bench.client() as client:
+            client.attach(ram)
+            client.set_eventfds(m.IRQ_INTX, 0, 1)
+            client.set_eventfds(m.IRQ_INTX, 0, 1, action=m.IRQ_ACTION_UNMASK)
+            driver = VirtioPciDriver(client)
+            rings = [DriverRing(ram, index, 64) for index in range(3)]
+            driver.start(VERSION_1, rings)
+            change()
+            assert client.interrupts(m.IRQ_INTX) == 1
+            client.irq_action(m.IRQ_ACTION_UNMASK, m.IRQ_INTX)
+            assert client.interrupts(m.IRQ_INTX) == 1  # still asserted
+            assert driver.isr() == 3
+            client.irq_action(m.IRQ_ACTION_UNMASK, m.IRQ_INTX)
+            assert client.interrupts(m.IRQ_INTX) == 0
+            change()
+            change()
+            assert client.interrupts(m.IRQ_INTX) == 1
+            os.eventfd_write(client.eventfds[-1, 0], 1)
+            driver.config(0, 4)
+            driver.config(0, 4)
+            assert client.interrupts(m.IRQ_INTX) == 1
+            for ring in rings:
+                ring.close()
+
+    async def test(bench: Bench) -> None:
+        loop = asyncio.get_running_loop()
+
+        async def change() -> None:
+            bench.device.change_config(b"x")
+
+        await asyncio.to_thread(vm, bench, lambda: asyncio.run_coroutine_threadsafe(change(), loop).result(5))
+
+    run(path, test)
+
+
+def test_posted_and_multiple_writes_keep_their_order(path: Path) -> None:
+    def vm(bench: Bench) -> None:
+        with bench.client() as client:
+            client.attach()
+            client.window_write(4, 0x2000, b"a")
+            client.write_multi((4, 0x2001, b"bc"), (4, 0x2003, b"d"))
+            client.window_write(4, 0x2004, b"e")
+            client.config_read(0, 4)
+
+    async def test(bench: Bench) -> None:
+        await asyncio.to_thread(vm, bench)
+        writes = [call for call in bench.device.calls if isinstance(call, tuple) and call[0] == "config"]
+        assert writes == [("config", 0, b"a"), ("config", 1, b"bc"), ("config", 3, b"d"), ("config", 4, b"e")]
+
+    run(path, test)
+
+
+def test_memory_that_is_remapped_under_running_rings(path: Path) -> None:
+    """As QEMU does while the BIOS shadows: views are dropped, and the rings go on where they were."""
+
+    def vm(bench: Bench) -> None:
+        with FakeGuestMemory(1 << 20) as ram, bench.client() as client:
+            client.attach(ram)
+            driver = VirtioPciDriver(client)
+            rings = [DriverRing(ram, index, 64) for index in range(3)]
+            driver.start(VERSION_1, rings)
+            for _ in range(3):
+                client.unmap(ram)
+                rings[1].add([(ram.alloc(64), 64)])
+                rings[1].publish()
+                driver.kick(1)
+                assert driver.status == 15
+                assert rings[1].take_used() == []
+                client.map(ram)
+                driver.kick(1)
+                assert driver.status == 15
+                assert len(rings[1].take_used()) == 1
+            for ring in rings:
+                ring.close()
+
+    async def test(bench: Bench) -> None:
+        await asyncio.to_thread(vm, bench)
+
+    run(path, test)
+
+
+def test_memory_that_is_not_shared_is_refused_by_name(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def vm(bench: Bench) -> None:
+        with FakeGuestMemory(1 << 20) as ram, bench.client() as client:
+            client.attach()
+            client.map(ram, shared=False)
+            driver = VirtioPciDriver(client)
+            driver.enable_bus()
+            driver.enable_bus()
+            assert driver.negotiate(VERSION_1)
+            ring = DriverRing(ram, 0, 64)
+            driver.start_ring(ring)
+            assert driver.get(28, 2) == 0
+            ring.close()
+
+    async def test(bench: Bench) -> None:
+        await asyncio.to_thread(vm, bench)
+
+    run(path, test)
+    assert caplog.text.count("does not share its memory") == 1
+    assert "memory the guest does not share" in caplog.text
+
+
+def test_maps_that_cannot_be(path: Path) -> None:
+    def vm(bench: Bench) -> None:
+        with FakeGuestMemory(1 << 20) as ram, bench.client() as client:
+            client.attach(ram)
+            overlap = m.DMA_MAP_LAYOUT.pack(32, 3, 0, ram.guest_addr + 4096, 4096)
+            too_long = m.DMA_MAP_LAYOUT.pack(32, 3, 0, 0x1000, 2 << 20)
+            wraps = m.DMA_MAP_LAYOUT.pack(32, 3, 0, (1 << 64) - 4096, 8192)
+            empty = m.DMA_MAP_LAYOUT.pack(32, 3, 0, 0x1000, 0)
+            for request in (overlap, too_long, wraps, empty):
+                assert client.ask(m.DMA_MAP, request, [ram.fd]).errno == 22
+                if request is not too_long:
+                    assert client.ask(m.DMA_MAP, request).errno == 22
+            assert client.ask(m.DMA_UNMAP, m.DMA_UNMAP_LAYOUT.pack(24, 0, 0x1000, 4096)).errno == 22
+            # A range that holds several maps; all of them; and nothing twice.
+            client.demand(m.DMA_UNMAP, m.DMA_UNMAP_LAYOUT.pack(24, 0, 0, 1 << 40))
+            client.demand(m.DMA_UNMAP, m.DMA_UNMAP_LAYOUT.pack(24, m.DMA_UNMAP_ALL, 0, 0))
+            client.demand(m.DMA_UNMAP, m.DMA_UNMAP_LAYOUT.pack(24, m.DMA_UNMAP_ALL, 0, 0))
+
+    async def test(bench: Bench) -> None:
+        await asyncio.to_thread(vm, bench)
+
+    run(path, test)
+
+
+def test_one_vm_at_a_time_and_then_the_next(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def test(bench: Bench) -> None:
+        first = await asyncio.to_thread(bench.client)
+        await asyncio.to_thread(first.attach)
+        second = await asyncio.to_thread(bench.client)
+        assert await asyncio.to_thread(second.at_end)
+        second.close()
+        assert await asyncio.to_thread(first.config_read, 0, 2) == b"\xf4\x1a"
+        first.close()
+        await bench.state(State.LISTENING)
+        third = await asyncio.to_thread(bench.client)
+        await asyncio.to_thread(third.attach)
+        third.close()
+
+    run(path, test)
+    assert "a VM is attached already" in caplog.text
+
+
+def test_a_vm_that_dies_within_a_message(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def test(bench: Bench) -> None:
+        with FakeGuestMemory(4096) as ram:
+            client = await asyncio.to_thread(bench.client)
+            header = m.HEADER.pack(1, m.DMA_MAP, 48, 0, 0)
+            socket.send_fds(client.sock, [header], [ram.fd])
+            await bench.state(State.SERVING)
+            client.close()
+            await bench.state(State.LISTENING)
+
+    run(path, test)
+    assert "ended within a message" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("data", "fds", "text"),
+    [
+        (m.HEADER.pack(1, m.VERSION, 3, 0, 0), 0, "header alone"),
+        (m.HEADER.pack(1, m.VERSION, 0xFFFFFFFF, 0, 0), 0, "message payload"),
+        (m.HEADER.pack(1, m.DEVICE_RESET, 16, 0, 0), 0, "before VERSION"),
+        (m.HEADER.pack(1, m.VERSION, 20, 0, 0) + bytes(4), 1, "descriptors"),
+        (m.HEADER.pack(1, m.VERSION, 20, 0, 0), 16, "descriptors"),
+        (b"\xff" * 64, 0, "payload"),
+    ],
+)
+def test_a_hostile_vm_is_cut_off(
+    path: Path, caplog: pytest.LogCaptureFixture, data: bytes, fds: int, text: str
+) -> None:
+    async def test(bench: Bench) -> None:
+        client = await asyncio.to_thread(bench.client)
+        with FakeGuestMemory(4096) as ram:
+            socket.send_fds(client.sock, [data], [ram.fd] * fds)
+            if len(data) == 16 and fds:
+                client.sock.send(bytes(4))
+        assert await asyncio.to_thread(client.at_end)
+        client.close()
+        await bench.state(State.LISTENING)
+
+    run(path, test)
+    cut = [record for record in caplog.records if "cut off" in record.message]
+    assert len(cut) == 1
+    assert text in cut[0].message
+
+
+def test_a_bug_in_the_model_costs_one_vm(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def test(bench: Bench) -> None:
+        def broken(offset: int, length: int) -> bytes:
+            raise ZeroDivisionError
+
+        bench.device.read_config = broken  # type: ignore[method-assign]  # the point is a model that breaks
+        client = await asyncio.to_thread(bench.client)
+        await asyncio.to_thread(client.attach)
+        client.send(m.REGION_READ, m.REGION_ACCESS.pack(0x2000, 4, 4))
+        assert await asyncio.to_thread(client.at_end)
+        client.close()
+        await bench.state(State.LISTENING)
+
+    run(path, test)
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_storm_of_writes_lets_the_loop_run(path: Path) -> None:
+    """While one VM posts as fast as it can, a timer of the loop is never late by much."""
+
+    def vm(client: VfioUserClient) -> None:
+        write = m.encode(
+            1, m.REGION_WRITE, m.REGION_ACCESS.pack(0x2000, 4, 4) + bytes(4), flags=m.FLAG_NO_REPLY
+        )
+        for _ in range(100):
+            client.sock.sendall(write * 200)
+        client.config_read(0, 4)
+
+    async def test(bench: Bench) -> None:
+        client = await asyncio.to_thread(bench.client)
+        await asyncio.to_thread(client.attach)
+        storm = asyncio.get_running_loop().run_in_executor(None, vm, client)
+        worst = 0.0
+        while not storm.done():
+            before = asyncio.get_running_loop().time()
+            await asyncio.sleep(0)
+            worst = max(worst, asyncio.get_running_loop().time() - before)
+        await storm
+        client.close()
+        assert len(bench.device.calls) >= 20_000
+        assert worst < 0.25
+
+    run(path, test)
+
+
+def test_the_end_is_announced_drained_and_half_closed(path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        client = await asyncio.to_thread(bench.client)
+        await asyncio.to_thread(client.attach)
+        closed = asyncio.Event()
+        bench.attachment.close(closed.set)
+        assert bench.attachment.state is State.DRAINING
+        # The guest still reads what its last interrupt was about.
+        assert await asyncio.to_thread(client.window_read, 4, 0x2000, 8) == b"vnictest"
+        await bench.state(State.HALF_CLOSED)
+        assert await asyncio.to_thread(client.at_end)
+        client.window_write(4, 0x2000, b"late")  # taken, and dropped
+        await asyncio.sleep(0.02)
+        assert not closed.is_set()
+        client.close()
+        await asyncio.wait_for(closed.wait(), 0.3)
+        await bench.state(State.CLOSED)
+
+    run(path, test)
+
+
+def test_a_vm_that_never_lets_go_does_not_hold_the_end_up(path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        client = await asyncio.to_thread(bench.client)
+        await asyncio.to_thread(client.attach)
+        busy = True
+
+        def chatter() -> None:
+            while busy:
+                try:
+                    client.window_write(4, 0x2000, b"x")
+                except OSError:
+                    return
+
+        talking = asyncio.get_running_loop().run_in_executor(None, chatter)
+        await bench.close()
+        busy = False
+        await talking
+        client.close()
+
+    run(path, test)
+
+
+def test_close_before_start_and_twice(path: Path) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        attachment = VfioUserAttachment(loop, VirtioPci(FakeVirtioDevice()), "nic0", str(path))
+        done: list[int] = []
+        attachment.close(lambda: done.append(1))
+        attachment.close(lambda: done.append(2))
+        assert done == [1, 2]
+
+    asyncio.run(main())
+
+
+def test_a_path_that_is_taken(path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        loop = asyncio.get_running_loop()
+        other = VfioUserAttachment(loop, VirtioPci(FakeVirtioDevice()), "nic1", bench.attachment.path)
+        with pytest.raises(NetError, match="listens there already"):
+            other.start()
+        await bench.state(State.LISTENING)
+
+    run(path, test)
