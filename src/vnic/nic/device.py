@@ -239,11 +239,11 @@ class VirtioDevice(ABC):
         is what a driver waits for; `done` is called then."""
         self._resetting = True
         self._when_here(lambda: self._finish_reset(done))
+        self.update_datapath()
 
     def _finish_reset(self, done: Callable[[], None] | None) -> None:
         self._resetting = False
         self.serve(DataPath.OFF)
-        self.datapath = DataPath.OFF
         was_ok = self.status & STATUS_DRIVER_OK
         self.status = 0
         for queue in self.queues:
@@ -282,10 +282,10 @@ class VirtioDevice(ABC):
             base = self.queues[index].stop()
             if done is not None:
                 done(base)
-            self.update_datapath()
 
         if self.is_data_queue(index):
             self._when_here(finish)
+            self.update_datapath()
         else:
             finish()
 
@@ -362,7 +362,6 @@ class VirtioDevice(ABC):
     def _returned(self, bases: Sequence[int | None]) -> None:
         if self.datapath is not DataPath.RETURNING:
             return
-        self.datapath = DataPath.OFF
         for queue in self.queues:
             if not queue.ready or not self.is_data_queue(queue.index) or self.memory is None:
                 continue
@@ -370,9 +369,9 @@ class VirtioDevice(ABC):
                 queue.setup(self.memory, bases[queue.index] if queue.index < len(bases) else None)
             except QueueError as error:
                 self.queue_failed(queue, error)
-        waiting, self._when_returned = self._when_returned, []
-        for callback in waiting:
-            callback()
+        while self._when_returned:  # all of them, before the rings may go out again
+            self._when_returned.pop(0)()
+        self.datapath = DataPath.OFF
         self.update_datapath()
         self.look_at_rings()
 

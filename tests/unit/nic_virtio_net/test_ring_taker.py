@@ -200,6 +200,24 @@ def test_stopping_a_ring_waits_too(lab: VirtioLab, taker: Taker) -> None:
     assert lab.datapath == "taken"
 
 
+def test_rings_of_a_later_pair_stop_together(taker: Taker) -> None:
+    """Between two of them the rings must not go out again."""
+    with VirtioLab(VirtioNet(pairs=2), far=taker) as lab:
+        lab.plug()
+        assert lab.driver.command(4, 0, b"\2\0") == 0
+        lab.set_link(False)
+        lab.set_link(True)
+        assert set(taker.taken) == {0, 1, 2, 3}
+        taker.prompt = False
+        times = taker.times
+        bases: list[tuple[int, int]] = []
+        lab.device.queue_stopped(2, lambda _: bases.append((2, taker.times)))
+        lab.device.queue_stopped(3, lambda _: bases.append((3, taker.times)))
+        taker.answer()
+        assert bases == [(2, times), (3, times)]
+        assert set(taker.taken) == {0, 1}
+
+
 def test_the_control_queue_stops_at_once(lab: VirtioLab) -> None:
     lab.plug()
     bases: list[int] = []
