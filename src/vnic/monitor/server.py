@@ -89,8 +89,9 @@ class Monitors:
             connection.event(message)
 
     def close(self) -> None:
-        """Close every listener and connection, and remove the sockets' files."""
+        """Close every listener and connection, and remove the sockets' files; once is enough, twice no error."""
         self._unsubscribe()
+        self._unsubscribe = lambda: None
         for port in self._ports.values():
             port.close()
         self._ports.clear()

@@ -243,7 +243,7 @@ def test_hmp_through_qmp(client: Client) -> None:
         "nic0: index=0,type=nic,model=virtio-net,macaddr=52:54:00:12:34:56\r\n"
         " \\ net0: index=0,type=stream,listening\r\n"
     )
-    assert client.error("human-monitor-command", **{"command-line": "help", "cpu-index": 0}) == (
+    assert client.error("human-monitor-command", **{"command-line": "help", "cpu-index": 1}) == (
         "Parameter 'cpu-index' expects a CPU number"
     )
 

@@ -72,7 +72,7 @@ class HumanMonitorCommand(msgspec.Struct, rename="kebab"):
 
 @command("human-monitor-command")
 def human_monitor_command(caller: Caller, args: HumanMonitorCommand) -> str:
-    """One HMP line; what it prints is returned, errors too."""
-    if args.cpu_index is not None:
+    """One HMP line; what it prints is returned, errors too. As if there were one CPU: qmp-shell names it."""
+    if args.cpu_index:
         raise NetError("Parameter 'cpu-index' expects a CPU number")
     return run_line(caller, args.command_line)

@@ -1,0 +1,189 @@
+"""A connection's bounds: slow readers, floods, half-closed clients, and that nobody waits for anybody."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+
+import pytest
+from tests.fakes.monitored_machine import FakeMachine
+
+from vnic.monitor.connection import OUTPUT_MAX_BYTES, PAUSE_BYTES, Connection, SocketChannel
+from vnic.monitor.qmp import Dispatcher, QmpSession
+
+
+class Wire:
+    """A Connection with a QMP session at one end of a socket pair, the test at the other."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        ours, self.far = socket.socketpair()
+        self.far.setblocking(False)
+        self.machine = FakeMachine(loop)
+        self.session = QmpSession(Dispatcher(self.machine), "QMP client test[1]")
+        self.ended = 0
+        self.loop = loop
+        self.connection = Connection(loop, SocketChannel(ours), self.session, self._closed)
+        self.connection.start()
+
+    def _closed(self) -> None:
+        self.ended += 1
+
+    async def send(self, data: bytes) -> None:
+        await self.loop.sock_sendall(self.far, data)
+
+    async def lines(self, count: int) -> list[dict[str, object]]:
+        """The next `count` lines."""
+        data = b""
+        while data.count(b"\r\n") < count:
+            piece = await self.loop.sock_recv(self.far, 65536)
+            assert piece, "the connection ended"
+            data += piece
+        assert data.endswith(b"\r\n")
+        return [json.loads(line) for line in data.splitlines()]
+
+    async def negotiate(self) -> None:
+        await self.send(b'{"execute":"qmp_capabilities"}')
+        assert len(await self.lines(2)) == 2
+
+    def close(self) -> None:
+        self.connection.close()
+        self.far.close()
+
+
+def with_wire(test: Callable[[Wire], Awaitable[None]]) -> None:
+    async def main() -> None:
+        wire = Wire(asyncio.get_running_loop())
+        try:
+            await asyncio.wait_for(test(wire), 20)
+        finally:
+            wire.close()
+        assert wire.ended == 1
+
+    asyncio.run(main())
+
+
+def test_greeting_and_replies() -> None:
+    async def test(wire: Wire) -> None:
+        await wire.negotiate()
+        await wire.send(b'{"execute":"query-name"}\n')
+        assert await wire.lines(1) == [{"return": {"name": "lab"}}]
+
+    with_wire(test)
+
+
+def test_an_event_of_a_command_comes_before_its_reply() -> None:
+    async def test(wire: Wire) -> None:
+        await wire.negotiate()
+
+        def listen(name: str, data: dict[str, object]) -> None:
+            wire.connection.event({"event": name})
+
+        wire.machine.network.subscribe(listen)
+        await wire.send(b'{"execute":"stop"}')
+        assert await wire.lines(2) == [{"event": "STOP"}, {"return": {}}]
+
+    with_wire(test)
+
+
+def test_a_client_that_shuts_down_its_side_still_gets_its_answers() -> None:
+    async def test(wire: Wire) -> None:
+        await wire.send(b'{"execute":"qmp_capabilities"}' + b'{"execute":"query-qmp-schema"}' * 100)
+        wire.far.shutdown(socket.SHUT_WR)
+        assert len(await wire.lines(102)) == 102
+        assert await wire.loop.sock_recv(wire.far, 1) == b""
+        assert wire.ended == 1
+
+    with_wire(test)
+
+
+def test_what_a_client_does_not_read_is_not_run() -> None:
+    async def test(wire: Wire) -> None:
+        await wire.negotiate()
+        ran = 0
+
+        def count() -> list[object]:
+            nonlocal ran
+            ran += 1
+            return []
+
+        wire.machine.chardevs = count  # type: ignore[method-assign,assignment]  # counts instead
+        request = b'{"execute":"query-chardev"}'
+        sent = 100_000
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(wire.send(request * sent), 0.3)
+        assert len(wire.connection._output) <= PAUSE_BYTES + 100
+        stopped_at = ran
+        assert stopped_at < sent
+        await wire.lines(stopped_at)
+        await asyncio.sleep(0.05)
+        assert ran > stopped_at, "it goes on when the client reads"
+
+    with_wire(test)
+
+
+def test_a_client_that_reads_no_events_is_disconnected(caplog: pytest.LogCaptureFixture) -> None:
+    async def test(wire: Wire) -> None:
+        await wire.negotiate()
+        event: dict[str, object] = {"event": "X", "data": {"text": "x" * 10_000}}
+        for _ in range(2 * OUTPUT_MAX_BYTES // 10_000):
+            wire.connection.event(event)
+            assert len(wire.connection._output) <= OUTPUT_MAX_BYTES + 20_000
+        assert wire.ended == 1
+        assert "QMP client test[1] does not read its monitor: disconnected" in caplog.text
+
+    with_wire(test)
+
+
+def test_garbage_is_answered_only_as_fast_as_it_is_read() -> None:
+    async def test(wire: Wire) -> None:
+        await wire.negotiate()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(wire.send(b"]" * 10_000_000), 0.3)
+        assert len(wire.connection._output) <= PAUSE_BYTES + 100
+
+    with_wire(test)
+
+
+def test_100_mb_without_an_end_are_survived() -> None:
+    async def test(wire: Wire) -> None:
+        await wire.negotiate()
+        await wire.send(b'{"execute":"')
+        chunk = b"a" * 1_000_000
+        for _ in range(100):
+            await wire.send(chunk)
+        await wire.send(b'"}\n{"execute":"query-name"}\n')
+        error, name = await wire.lines(2)
+        assert error["error"] == {"class": "GenericError", "desc": "JSON token size limit exceeded"}
+        assert name == {"return": {"name": "lab"}}
+
+    with_wire(test)
+
+
+def test_a_client_that_vanishes(caplog: pytest.LogCaptureFixture) -> None:
+    async def test(wire: Wire) -> None:
+        await wire.negotiate()
+        wire.far.close()
+        await asyncio.sleep(0.01)
+        assert wire.ended == 1
+        wire.connection.event({"event": "X"})
+
+    with_wire(test)
+    assert not caplog.records
+
+
+def test_closed_from_within_its_own_command() -> None:
+    async def test(wire: Wire) -> None:
+        await wire.negotiate()
+        feed = wire.session.feed
+
+        def feed_and_close(data: bytes) -> Iterator[bytes]:
+            wire.connection.close()
+            yield from feed(data)
+
+        wire.session.feed = feed_and_close  # type: ignore[method-assign]  # a machine that ends at once
+        await wire.send(b'{"execute":"query-name"}')
+        assert await wire.loop.sock_recv(wire.far, 1) == b""
+
+    with_wire(test)

@@ -1,0 +1,370 @@
+"""The monitors' sockets: who may connect, what is refused, what is left behind, and who is told of events."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from tests.fakes.monitored_machine import FakeMachine
+
+from vnic.monitor import Mode, Monitors, SocketOptions
+from vnic.monitor import ports as ports_module
+from vnic.net.errors import NetError
+
+
+class Bench:
+    """Monitors in a running loop; clients are asyncio streams."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.machine = FakeMachine(self.loop)
+        self.monitors = Monitors(self.machine, self.loop)
+        self.connected: list[bool] = []
+
+    def add(self, mode: Mode = Mode.CONTROL, /, **options: object) -> None:
+        chardev = SocketOptions(**{"id": "mon0", **options})  # type: ignore[arg-type]  # as the test gives them
+        self.monitors.add(chardev, mode, connected=self.connected.append)
+
+
+def run(test: Callable[[Bench], Awaitable[None]]) -> None:
+    async def main() -> None:
+        bench = Bench()
+        try:
+            await asyncio.wait_for(test(bench), 20)
+        finally:
+            bench.monitors.close()
+
+    asyncio.run(main())
+
+
+class Client:
+    """A QMP client over asyncio streams."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def line(self) -> dict[str, object]:
+        line: dict[str, object] = json.loads(await self.reader.readuntil(b"\r\n"))
+        return line
+
+    async def ask(self, command: str) -> dict[str, object]:
+        self.writer.write(json.dumps({"execute": command}).encode())
+        return await self.line()
+
+    async def close(self) -> None:
+        self.writer.close()
+        with contextlib.suppress(ConnectionError):
+            await self.writer.wait_closed()
+
+
+async def join(path: Path, negotiate: bool = True) -> Client:
+    client = Client(*await asyncio.open_unix_connection(path))
+    assert "QMP" in await client.line()
+    if negotiate:
+        assert await client.ask("qmp_capabilities") == {"return": {}}
+    return client
+
+
+# -- listening --------------------------------------------------------------------------------------------------
+
+
+def test_only_the_owner_may_connect_and_nothing_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "q"
+
+    async def test(bench: Bench) -> None:
+        bench.add(path=str(path), server=True)
+        mode = path.stat().st_mode
+        assert stat.S_ISSOCK(mode)
+        assert stat.S_IMODE(mode) == 0o600
+
+    run(test)
+    assert not path.exists()
+
+
+def test_a_living_socket_is_not_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "q"
+
+    async def test(bench: Bench) -> None:
+        bench.add(path=str(path), server=True)
+        with pytest.raises(NetError, match=f"Failed to bind socket to {path}: Address already in use"):
+            bench.add(id="mon1", path=str(path), server=True)
+        await (await join(path)).close()
+
+    run(test)
+
+
+def test_a_dead_socket_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "q"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+
+    async def test(bench: Bench) -> None:
+        bench.add(path=str(path), server=True)
+        await (await join(path)).close()
+
+    run(test)
+
+
+def test_a_file_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "q"
+    path.write_text("mine")
+
+    async def test(bench: Bench) -> None:
+        with pytest.raises(NetError, match="Address already in use"):
+            bench.add(path=str(path), server=True)
+
+    run(test)
+    assert path.read_text() == "mine"
+
+
+def test_a_socket_that_somebody_else_put_there_meanwhile_stays(tmp_path: Path) -> None:
+    path = tmp_path / "q"
+
+    async def test(bench: Bench) -> None:
+        bench.add(path=str(path), server=True)
+        path.unlink()
+        path.write_text("theirs")
+
+    run(test)
+    assert path.read_text() == "theirs"
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"path": "/" + "x" * 108, "server": True}, "UNIX socket path '/x+' is too long"),
+        ({"path": "/nonexistent/q", "server": True}, "Failed to bind socket to /nonexistent/q: No such file"),
+        ({"path": "/nonexistent/q"}, "Failed to connect to '/nonexistent/q': No such file or directory"),
+        ({"server": True}, "'path', 'host' or 'fd' is needed"),
+        ({"path": "a", "host": "b", "port": "1"}, "only one of them"),
+        ({"host": "localhost", "server": True}, "no port given"),
+        ({"path": "a", "server": True, "reconnect_ms": 1}, "incompatible with socket in server"),
+        ({"path": "a", "reconnect_ms": -1}, "expects a non-negative integer"),
+        ({"fd": "x", "server": True}, "File descriptor 'x' is not a socket"),
+        ({"fd": "0x7", "server": True}, "is not a socket"),
+        ({"host": "no.such.host.invalid", "port": "1", "server": True}, "address resolution failed for"),
+    ],
+)
+def test_refused(options: dict[str, object], text: str) -> None:
+    async def test(bench: Bench) -> None:
+        with pytest.raises(NetError, match=text):
+            bench.add(**options)
+
+    run(test)
+
+
+def test_one_monitor_a_chardev(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        bench.add(path=str(tmp_path / "q"), server=True)
+        with pytest.raises(NetError, match="Chardev 'mon0' is busy"):
+            bench.add(path=str(tmp_path / "r"), server=True)
+
+    run(test)
+
+
+def test_abstract_and_tcp() -> None:
+    async def test(bench: Bench) -> None:
+        name = f"vnic-test-{os.getpid()}"
+        bench.add(path=name, abstract=True, server=True)
+        client = Client(*await asyncio.open_unix_connection("\0" + name))
+        assert "QMP" in await client.line()
+        await client.close()
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        bench.add(id="mon1", host="127.0.0.1", port=str(port), server=True)
+        with pytest.raises(NetError, match="Failed to find an available port: Address already in use"):
+            bench.add(id="mon2", host="127.0.0.1", port=str(port), server=True)
+        client = Client(*await asyncio.open_connection("127.0.0.1", port))
+        assert "QMP" in await client.line()
+        await client.close()
+
+    run(test)
+
+
+def test_a_listening_descriptor_can_be_passed(tmp_path: Path) -> None:
+    path = tmp_path / "q"
+
+    async def test(bench: Bench) -> None:
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(path))
+            listening.listen()
+            bench.add(fd=str(listening.fileno()), server=True)
+        await (await join(path)).close()
+
+    run(test)
+
+
+# -- clients ----------------------------------------------------------------------------------------------------
+
+
+def test_events_go_to_all_that_negotiated(tmp_path: Path) -> None:
+    path = tmp_path / "q"
+
+    async def test(bench: Bench) -> None:
+        bench.add(path=str(path), server=True)
+        first, second = await join(path), await join(path)
+        silent = await join(path, negotiate=False)
+        first.writer.write(b'{"execute":"stop"}')
+        for client in (first, second):
+            event = await client.line()
+            assert event["event"] == "STOP"
+            assert "data" not in event
+            assert set(event["timestamp"]) == {"seconds", "microseconds"}  # type: ignore[call-overload]
+        assert await first.line() == {"return": {}}
+        assert await silent.ask("qmp_capabilities") == {"return": {}}
+        for client in (first, second, silent):
+            await client.close()
+        await asyncio.sleep(0.01)
+        assert bench.connected == [True, False]
+
+    run(test)
+
+
+def test_who_asked_is_in_the_journal(tmp_path: Path) -> None:
+    path = tmp_path / "q"
+
+    async def test(bench: Bench) -> None:
+        bench.add(path=str(path), server=True)
+        bench.machine.netdev_add(bench.machine.netdev_types["hubport"]("net0", 1))
+        client = await join(path)
+        client.writer.write(b'{"execute":"set_link","arguments":{"name":"net0","up":false}}')
+        assert (await client.line())["event"] == "LINK_CHANGED"
+        (link,) = bench.machine.network.query_links("net0")
+        assert f"[{os.getpid()}]" in str(link["holds"])
+        await client.close()
+
+    run(test)
+
+
+def test_too_many_clients_are_turned_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "q"
+    monkeypatch.setattr(ports_module, "CLIENTS_MAX", 2)
+
+    async def test(bench: Bench) -> None:
+        bench.add(path=str(path), server=True)
+        clients = [await join(path), await join(path)]
+        reader, writer = await asyncio.open_unix_connection(path)
+        assert await reader.read() == b""
+        writer.close()
+        await clients.pop().close()
+        await asyncio.sleep(0.01)
+        clients.append(await join(path))
+        for client in clients:
+            await client.close()
+
+    run(test)
+
+
+def test_close_ends_the_clients(tmp_path: Path) -> None:
+    path = tmp_path / "q"
+
+    async def test(bench: Bench) -> None:
+        bench.add(path=str(path), server=True)
+        client = await join(path)
+        bench.monitors.close()
+        assert await client.reader.read() == b""
+        await client.close()
+        bench.machine.network.emit("STOP", {})
+
+    run(test)
+
+
+def test_a_person_at_a_readline_monitor(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+
+    async def test(bench: Bench) -> None:
+        bench.add(Mode.READLINE, path=str(path), server=True)
+        reader, writer = await asyncio.open_unix_connection(path)
+        assert (await reader.readuntil(b"(vnic) ")).startswith(b"vnic 0.1.0 monitor")
+        writer.write(b"info name\n")
+        assert await reader.readuntil(b"(vnic) ") == b"lab\r\n(vnic) "
+        writer.close()
+
+    run(test)
+
+
+# -- the monitor connects ---------------------------------------------------------------------------------------
+
+
+def test_we_connect_and_reconnect(tmp_path: Path) -> None:
+    path = tmp_path / "q"
+
+    async def test(bench: Bench) -> None:
+        bench.add(path=str(path), reconnect_ms=20)  # nobody listens yet
+        greetings: asyncio.Queue[bytes] = asyncio.Queue()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await greetings.put(await reader.readuntil(b"\r\n"))
+            writer.close()
+
+        async with await asyncio.start_unix_server(serve, path):
+            for _ in range(2):
+                assert b'"QMP"' in await greetings.get()
+        assert bench.connected[:3] == [True, False, True]
+
+    run(test)
+
+
+def test_a_connected_descriptor_can_be_passed() -> None:
+    async def test(bench: Bench) -> None:
+        ours, theirs = socket.socketpair()
+        bench.add(fd=str(ours.fileno()))
+        ours.close()
+        client = Client(*await asyncio.open_connection(sock=theirs))
+        assert "QMP" in await client.line()
+        await client.close()
+
+    run(test)
+
+
+# -- stdio ------------------------------------------------------------------------------------------------------
+
+STDIO = """
+import asyncio
+from tests.fakes.monitored_machine import FakeMachine
+from vnic.monitor import Mode, Monitors, RunState, StdioOptions
+
+async def main():
+    loop = asyncio.get_running_loop()
+    machine = FakeMachine(loop)
+    ended = asyncio.Event()
+    quit = machine.quit
+    machine.quit = lambda cause: (quit(cause), loop.call_soon(ended.set))
+    monitors = Monitors(machine, loop)
+    monitors.add(StdioOptions(id="mon0"), Mode.READLINE)
+    await ended.wait()
+    monitors.close()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("source", ["pipe", "file"])
+def test_stdio(tmp_path: Path, source: str) -> None:
+    root = Path(__file__).parents[3]
+    commands = b"info name\nquit\n"
+    file = tmp_path / "commands"
+    file.write_bytes(commands)
+    with file.open("rb") as opened:
+        running = subprocess.Popen(
+            [sys.executable, "-c", STDIO],
+            cwd=root,
+            env={**os.environ, "PYTHONPATH": f"{root / 'src'}:{root}"},
+            stdin=opened if source == "file" else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        out, errors = running.communicate(None if source == "file" else commands, timeout=20)
+    assert out.endswith(b"(vnic) lab\r\n(vnic) ")
+    assert errors == b""
+    assert running.returncode == 0
