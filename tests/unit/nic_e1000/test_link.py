@@ -259,3 +259,13 @@ def test_a_bus_reset_ends_a_negotiation_that_a_change_waits_for(running: Rig) ->
     running.set_link(True)
     running.device.reset()
     assert "notified-us" in last_step(running)
+
+
+def test_forcing_the_speed_ends_a_negotiation(running: Rig) -> None:
+    running.driver.renegotiate()
+    running.driver.phy_write(0, 0x0140)
+    assert running.driver.read(regs.STATUS) & LU
+    assert running.driver.phy_read(1) == 0x794D
+    running.scheduler.advance(1)
+    assert running.driver.handle_interrupt() == LINK_BITS
+    assert running.driver.phy_read(1) == 0x794D

@@ -221,7 +221,9 @@ def test_a_reset_forgets_the_turn_that_was_due(rig: Rig) -> None:
     assert len(rig.netdev.frames) == WORK_PER_TURN
 
 
-def test_loopback(running: Rig) -> None:
+@pytest.mark.parametrize("link", [True, False])
+def test_loopback(running: Rig, link: bool) -> None:
+    running.set_link(link)
     running.driver.phy_write(0, 0x4140)
     running.driver.send(MAC + MAC + FRAME[12:])
     assert running.driver.received() == [MAC + MAC + FRAME[12:]]

@@ -39,6 +39,7 @@ _MAX_ACCESS_BYTES = 64
 """The widest load or store of any processor; a longer one can only come from a broken client."""
 _STATUS_MASTER_ABORT = 0x2000
 _WUFC_LNKC = 1 << 0
+_RAH_MASK = 0x8003FFFF
 _CTRL_FRCSPD = 1 << 11
 _CTRL_FRCDPX = 1 << 12
 _STATUS_SPEED = 3 << 6
@@ -127,7 +128,7 @@ class E1000(PciDevice, Endpoint):
         if self.phy.loopback:
             try:
                 for part in complete(offload, frame) if offload else (frame,):
-                    self.rx.receive(part)
+                    self.rx.receive(part, looped=True)
             except OffloadError as error:
                 self.complain("TX offload", str(error))
             return True
@@ -346,7 +347,7 @@ class E1000(PciDevice, Endpoint):
 
     def _write_address(self, offset: int, value: int) -> None:
         """RAL and RAH. QEMU shows the first address in `info network` once its upper half is written."""
-        self.values[offset] = value
+        self.values[offset] = value & (_RAH_MASK if offset & 4 else 0xFFFFFFFF)
         self._filter.addresses_changed()
         if offset == regs.RA + 4:
             low, high = self.values.get(regs.RA, 0), value & 0xFFFF

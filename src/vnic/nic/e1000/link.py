@@ -63,16 +63,18 @@ class Link:
             self._changed()
 
     def phy_control(self, written: int) -> None:
-        """The guest wrote BMCR: power down loses the link, power up and Restart negotiate anew.
+        """The guest wrote BMCR: power down loses the link, power up and Restart negotiate anew, forcing ends it.
 
         What the guest does to its own link raises no interrupt when the link goes, only when it is back (QEMU).
         """
         if written & BMCR_POWER_DOWN:
             self._enter(LinkState.DOWN)
             return
-        restarted = written & BMCR_RESTART and self._negotiates
-        powered_up = self.carrier and self.state is LinkState.DOWN
-        if restarted or powered_up:
+        if self._negotiates:
+            stale = written & BMCR_RESTART or self.state is LinkState.DOWN  # asked for, or powered up
+        else:
+            stale = self.state is not LinkState.UP
+        if stale:
             self._restart()
 
     def phy_reset(self) -> None:
