@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -68,7 +69,7 @@ class UmlGuest:
 
     def __enter__(self) -> Self:
         try:
-            self.boot(self._boot_timeout)
+            self.boot()
         except BaseException:
             self.close()
             raise
@@ -90,10 +91,11 @@ class UmlGuest:
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    def boot(self, timeout: float = BOOT_TIMEOUT) -> None:
+    def boot(self, timeout: float | None = None) -> None:
         """Start the kernel and wait until it takes commands, its NICs being up."""
         if self._process is not None:
             raise GuestError("the guest was booted already")
+        timeout = self._boot_timeout if timeout is None else timeout
         started = time.monotonic()
         self._folder = Path(tempfile.mkdtemp(prefix="vnic-uml-"))
         initrd = self._folder / "initrd"
@@ -131,16 +133,30 @@ class UmlGuest:
         """Start a shell command in the guest and return at once; one runs at a time."""
         return self._booted_console().start(command)
 
+    @property
+    def label(self) -> str:
+        return f"User-Mode Linux {self._kit.version_text()}"
+
+    def set_address(self, address: str, interface: str = "eth0") -> None:
+        """Give an interface an address, in place of those that it had."""
+        self.run(f"ip addr flush dev {interface}; ip addr add {address} dev {interface}")
+
+    def ping(self, address: str, timeout: int = 2) -> float | None:
+        """The round trip in milliseconds; None if no answer came in `timeout` seconds."""
+        done = self.try_run(f"ping -c 1 -W {timeout} {address}")
+        found = re.search(r"time=([0-9.]+) ms", done.output)
+        return float(found[1]) if found else None
+
     def carrier(self, interface: str = "eth0") -> bool:
         return self.run(f"cat /sys/class/net/{interface}/carrier") == "1"
 
-    def wait_carrier(self, up: bool, interface: str = "eth0", timeout: int = 5) -> bool:
+    def wait_carrier(self, up: bool, interface: str = "eth0", *, timeout: int = 5) -> bool:
         """Wait at most `timeout` seconds for the carrier; whether it became so."""
         return (
             self.try_run(f"wait_carrier {interface} {up:d} {timeout}", timeout + DEFAULT_TIMEOUT).status == 0
         )
 
-    def start_wait_carrier(self, up: bool, interface: str = "eth0", timeout: int = 5) -> Pending:
+    def start_wait_carrier(self, up: bool, interface: str = "eth0", *, timeout: int = 5) -> Pending:
         """The same, begun before its cause: the result's status is 0 when the carrier became so."""
         return self.start(f"wait_carrier {interface} {up:d} {timeout}")
 
