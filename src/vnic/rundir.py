@@ -25,10 +25,11 @@ class RunDirError(Exception):
 
 
 def folders() -> Iterator[Path]:
-    """The folders that may hold sockets, the preferred one first."""
+    """The folders that may hold this user's sockets, the preferred one first; a session's own excludes the others."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime:
+    if runtime and os.path.isdir(runtime):
         yield Path(runtime) / "vnic"
+        return
     yield Path("/run/vnic")
     yield Path(f"/tmp/vnic-{os.getuid()}")
 

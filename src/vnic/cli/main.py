@@ -5,15 +5,18 @@ Exit codes: 0 done, 1 refused, 2 wrong usage; 130 and 141 after Ctrl-C and a clo
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import inspect
 import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from vnic import __version__
+
+if TYPE_CHECKING:
+    import argparse
 
 EXIT_REFUSED = 1
 EXIT_USAGE = 2
@@ -110,6 +113,8 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _run_verb(verb: str, words: list[str]) -> int:
+    import argparse
+
     module = importlib.import_module(VERBS[verb][0])
     parser = argparse.ArgumentParser(prog="vnic", allow_abbrev=False)
     module.add_parser(parser.add_subparsers(required=True))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -23,6 +23,9 @@ from .chardevs import CHARDEVS, Chardevs, NullChardev, SocketChardev, StdioChard
 from .nics import DEVICES, Builder, NicOptions, PluggedNic, device_structs
 
 log = logging.getLogger(__name__)
+
+GRACE_S = 0.2
+"""How long a guest has to see its link down before its VM is let go; it takes 1 ms."""
 
 CLOSE_TIMEOUT_S = 3.0
 """How long the end waits for attachments that part from their VMs; each bounds itself well below this."""
@@ -117,7 +120,30 @@ class Machine:
             # The reply to device_del comes before the event, as where the guest takes its time.
             self._loop.call_soon(self._delete_nic, device_id)
 
-        plugged.attachment.close(gone)
+        self._part(plugged, gone)
+
+    def _part(self, plugged: PluggedNic, done: Callable[[], None]) -> None:
+        """Let the VM of a NIC go, whose link was put down before: the guest gets GRACE_S to see that."""
+        guest = plugged.nic.guest
+        if not guest.driver_ok or guest.seen is False:
+            plugged.attachment.close(done)
+            return
+        waiting = True
+
+        def leave() -> None:
+            nonlocal waiting
+            if waiting:
+                waiting = False
+                timer.cancel()
+                unsubscribe()
+                plugged.attachment.close(done)
+
+        def heard(event: str, data: dict[str, object]) -> None:
+            if event == "LINK_SEEN" and data["name"] == plugged.nic.name:
+                self._loop.call_soon(leave)  # the reply to the guest's read has to leave first
+
+        timer = self._loop.call_later(GRACE_S, leave)
+        unsubscribe = self.network.subscribe(heard)
 
     def _delete_nic(self, name: str) -> None:
         plugged = self._nics.pop(name, None)
@@ -187,7 +213,7 @@ class Machine:
         self.network.close_netdevs()
         waiting = {name: asyncio.Event() for name in self._nics}
         for name, plugged in list(self._nics.items()):
-            plugged.attachment.close(waiting[name].set)
+            self._part(plugged, waiting[name].set)
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 for closed in waiting.values():

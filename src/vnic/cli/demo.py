@@ -1,0 +1,171 @@
+"""`vnic demo`: boots a small Linux guest on one NIC, pulls its cable in every way, and shows what the guest saw.
+
+The steps are in demo_steps.py; this module chooses the guest, runs the steps, and draws the table. Exit code 0 only
+if every row is as it should be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from vnic.guest.base import Guest
+from vnic.guest.errors import BootFailed, GuestError, GuestUnavailable
+
+from .client import Refused
+from .demo_lab import GUEST_ADDRESS, PING_ADDRESS, Lab
+from .demo_steps import STEPS, Row, first_row, run_step
+from .show import micros, print_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+PIPE_WIDTH = 132
+"""Columns of the table where the output is no terminal."""
+
+
+def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = verbs.add_parser(
+        "demo",
+        help="boot a small Linux guest and pull its cable in every way",
+        description="Boot a small Linux guest on one NIC and pull its cable in every way that vnic knows; each row"
+        " of the table shows the guest's own /sys/class/net/eth0/carrier. Needs no root; what is not installed is"
+        " downloaded into a cache folder.",
+    )
+    parser.add_argument(
+        "--guest",
+        choices=("auto", "uml", "fake"),
+        default="auto",
+        help="auto (the default): User-Mode Linux, or the built-in fake guest driver where no kernel can be had",
+    )
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON, and nothing else")
+    parser.set_defaults(run=run)
+
+
+async def run(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else PIPE_WIDTH
+    console = Console(width=width, highlight=False, quiet=args.json)
+    console.print("[bold]vnic demo[/]: one guest, one NIC, and its cable pulled in every way there is")
+    started = time.monotonic()
+    async with Lab() as lab:
+        guest = await _boot(args.guest, lab, console)
+        try:
+            rows = await _run_steps(lab, guest, console)
+        finally:
+            await asyncio.to_thread(guest.close)
+    right = sum(row.right for row in rows)
+    if args.json:
+        print_json({"guest": guest.label, "rows": [row.to_dict() for row in rows]})
+    seconds = time.monotonic() - started
+    verdict = (
+        "[green]all as they should be[/]" if right == len(rows) else f"[bold red]{len(rows) - right} wrong[/]"
+    )
+    console.print(f"{len(rows)} rows, {verdict}, in {seconds:.1f} s. Guest: {guest.label}.")
+    return 0 if right == len(rows) else 1
+
+
+# -- the guest ------------------------------------------------------------------------------------------------------
+
+
+async def _boot(kind: str, lab: Lab, console: Console) -> Guest:
+    """The guest, booted and with an address; the fake one if `kind` lets it be and no kernel boots."""
+    if kind != "fake":
+        try:
+            return await _boot_uml(lab, console)
+        except (GuestUnavailable, BootFailed) as error:
+            if kind != "auto":
+                raise Refused(str(error)) from None
+            console.print(f"[yellow]No kernel boots here:[/] {error}", markup=True)
+            console.print(
+                "[yellow]The built-in fake guest driver takes its place: real rings, but no Linux.[/]"
+            )
+    from vnic.guest.fake import FakeGuest
+
+    return await _take(FakeGuest(lab.nic_socket), console)
+
+
+async def _boot_uml(lab: Lab, console: Console) -> Guest:
+    from vnic.guest import kit
+    from vnic.guest.uml import UmlGuest
+
+    found = kit.find_uml()
+    if found is None:
+        from rich.progress import Progress
+
+        with Progress(console=console, transient=True) as bar:
+            task = bar.add_task("downloading User-Mode Linux", total=1.0)
+            found = await asyncio.to_thread(
+                kit.download_kit, lambda done, text: bar.update(task, completed=done, description=text)
+            )
+        console.print(f"downloaded User-Mode Linux {found.version_text()} to {found.kernel}")
+    return await _take(UmlGuest([lab.nic_socket], kit=found), console)
+
+
+async def _take(guest: Guest, console: Console) -> Guest:
+    started = time.monotonic()
+    try:
+        with console.status(f"booting {guest.label} …"):
+            await asyncio.to_thread(guest.boot)
+        await asyncio.to_thread(guest.set_address, GUEST_ADDRESS)
+    except BaseException:
+        guest.close()
+        raise
+    console.print(f"booted {guest.label} in {time.monotonic() - started:.2f} s")
+    return guest
+
+
+# -- the table ------------------------------------------------------------------------------------------------------
+
+
+async def _run_steps(lab: Lab, guest: Guest, console: Console) -> list[Row]:
+    """All rows, shown as they come on a terminal, as one table elsewhere."""
+    from rich.live import Live
+
+    table = _table(guest)
+    rows = [await first_row(lab, guest)]
+    _add(table, rows[0])
+    with Live(table, console=console, auto_refresh=False, vertical_overflow="visible") as live:
+        for step in STEPS:
+            try:
+                row = await run_step(step, lab, guest)
+            except (GuestError, Refused, TimeoutError) as error:
+                row = Row.failed(step, str(error))
+            rows.append(row)
+            _add(table, row)
+            live.refresh()
+    return rows
+
+
+def _table(guest: Guest) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", title_justify="left")
+    table.title = f"What {guest.label} sees of nic0; it pings {PING_ADDRESS}"
+    table.add_column("what was done", overflow="fold")
+    table.add_column("eth0/carrier", justify="center")
+    table.add_column("guest saw it after", justify="right", no_wrap=True)
+    table.add_column("ping", justify="right", no_wrap=True)
+    table.add_column("vnic why nic0", overflow="fold")
+    table.add_column("", no_wrap=True)
+    return table
+
+
+def _add(table: Table, row: Row) -> None:
+    from rich.text import Text
+
+    carrier = "-" if row.carrier is None else str(int(row.carrier))
+    table.add_row(
+        row.title,
+        Text(carrier, "green" if row.carrier else "red"),
+        "-" if row.latency_us is None else micros(row.latency_us),
+        row.ping_text(),
+        Text(row.why),
+        Text("right", "green") if row.right else Text(f"WRONG: {row.wrong}", "bold red"),
+    )

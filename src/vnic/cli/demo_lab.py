@@ -1,0 +1,150 @@
+"""The lab of `vnic demo`: a real `vnic run` with one NIC, driven over QMP as a user would, and a peer to plug into.
+
+Everything lives in a folder of its own and ends with the lab.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from .client import Entry, Refused, Session, session
+
+NIC = "nic0"
+NETDEV = "net0"
+GUEST_ADDRESS = "10.0.2.15/24"
+PING_ADDRESS = "10.0.2.2"
+
+START_TIMEOUT_S = 10.0
+EVENT_TIMEOUT_S = 5.0
+
+
+class Program:
+    """A `vnic run` of the lab; its output is kept for the case that it fails."""
+
+    def __init__(self, folder: Path, name: str, options: list[str]) -> None:
+        self.qmp_path = folder / f"{name}.qmp"
+        self._log = folder / f"{name}.log"
+        qmp = f"unix:{self.qmp_path},server=on,wait=off"
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "vnic", "run", "-name", f"demo-{name}", "-qmp", qmp, *options],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=folder,
+            )
+
+    async def wait_listening(self) -> None:
+        """Until its monitor is there, which is opened last."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not self.qmp_path.exists():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise Refused(f"vnic run did not start: {self._log.read_text(errors='replace').strip()}")
+            await asyncio.sleep(0.005)
+
+    def kill(self) -> None:
+        """As a crash would end it."""
+        self._process.kill()
+        self._process.wait()
+        self.qmp_path.unlink(missing_ok=True)
+
+    def end(self) -> None:
+        """In order; the hard way if it does not go."""
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(3)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+
+class Lab:
+    """nic0 plugged into net0, which is an `echo` at first; an async context manager."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="vnic-demo-"))
+        self.nic_socket = self.folder / "nic0.sock"
+        self._stack = contextlib.AsyncExitStack()
+        self._peer: Program | None = None
+        self.qmp: Session
+
+    async def __aenter__(self) -> Self:
+        self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
+        try:
+            options = ["-netdev", f"echo,id={NETDEV},ip={PING_ADDRESS}"]
+            options += [
+                "-device",
+                f"virtio-net,id={NIC},netdev={NETDEV},attach.type=vhost-user,attach.path=nic0.sock",
+            ]
+            program = Program(self.folder, "lab", options)
+            self._stack.callback(program.end)
+            await program.wait_listening()
+            which = argparse.Namespace(name=None, qmp=str(program.qmp_path))
+            self.qmp = await self._stack.enter_async_context(session(which))
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._peer is not None:
+            self._peer.end()
+        await self._stack.aclose()
+
+    # -- what the steps do --------------------------------------------------------------------------------------
+
+    async def set_link(self, name: str, up: bool) -> None:
+        await self.qmp.execute("set_link", name=name, up=up)
+
+    async def netdev_del(self) -> None:
+        await self.qmp.execute("netdev_del", id=NETDEV)
+
+    async def netdev_add(self, **options: Any) -> None:
+        await self.qmp.execute_with("netdev_add", {"id": NETDEV, **options})
+
+    async def add_stream(self) -> None:
+        """net0 as a stream that listens; the peer connects to it."""
+        address = {"type": "unix", "path": str(self.folder / "net0.sock")}
+        await self.netdev_add(type="stream", server=True, addr=address)
+
+    async def start_peer(self) -> None:
+        """A second vnic at the far end: a stream and an `echo`, joined by a hub. Returns when they are connected."""
+        options = [
+            "-netdev",
+            f"echo,id=host,ip={PING_ADDRESS}",
+            "-netdev",
+            "hubport,id=port0,hubid=0,netdev=host",
+        ]
+        options += ["-netdev", "stream,id=far,addr.type=unix,addr.path=net0.sock,reconnect-ms=100"]
+        options += ["-netdev", "hubport,id=port1,hubid=0,netdev=far"]
+        self._peer = Program(self.folder, "peer", options)
+        await self.wait_event("NETDEV_STREAM_CONNECTED")
+
+    async def kill_peer(self) -> None:
+        assert self._peer is not None
+        self._peer.kill()
+        self._peer = None
+        await self.wait_event("NETDEV_STREAM_DISCONNECTED")
+
+    async def nic(self) -> Entry:
+        """query-links of the NIC."""
+        return (await self.qmp.links(NIC))[0]
+
+    async def wait_event(self, name: str) -> None:
+        async with asyncio.timeout(EVENT_TIMEOUT_S):
+            while (event := await self.qmp.next_event()) is not None:
+                if event["event"] == name:
+                    return
+        raise Refused(f"vnic ended before {name} came")

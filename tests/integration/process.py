@@ -1,0 +1,167 @@
+"""`vnic run` and the verbs as processes of their own, each test with a runtime folder of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.fakes.driver import NetDriver
+from tests.fakes.guest_memory import FakeGuestMemory
+from tests.fakes.vhost_user_client import Disconnected, SocketWire, VhostUserClient
+
+SOURCE = Path(__file__).parents[2] / "src"
+COMMAND = [sys.executable, "-m", "vnic"]
+PATIENCE_S = 10.0
+
+
+class Place:
+    """A folder with a short path (a UNIX socket's may have 107 bytes), which is also $XDG_RUNTIME_DIR."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="vnic-t-"))
+        self.environment = {
+            **os.environ,
+            "XDG_RUNTIME_DIR": str(self.folder),
+            "PYTHONPATH": str(SOURCE),
+            "PYTHONWARNINGS": "error",
+            "VNIC_LOG": "warning",
+        }
+
+    def close(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def path(self, name: str) -> str:
+        return str(self.folder / name)
+
+    def qmp_path(self, name: str = "vnic") -> str:
+        return str(self.folder / "vnic" / f"{name}.qmp")
+
+    def verb(self, *words: str, timeout: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
+        """Run `vnic …` to its end."""
+        return subprocess.run(
+            [*COMMAND, *words],
+            env=self.environment,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """Start `vnic …`, its output in pipes."""
+        return subprocess.Popen(
+            [*COMMAND, *words],
+            env=self.environment,
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *options: str, name: str = "vnic") -> Running:
+        """Start `vnic run` and wait until its monitor is there."""
+        given = ("-name", name) if name != "vnic" else ()
+        return Running(self, self.start("run", *given, *options), self.qmp_path(name))
+
+
+class Running:
+    """A `vnic run` that has come up; a context manager that ends it and checks that it ended well."""
+
+    def __init__(self, place: Place, process: subprocess.Popen[str], qmp_path: str) -> None:
+        self.place = place
+        self.process = process
+        self.qmp_path = qmp_path
+        wait_for(lambda: os.path.exists(qmp_path) or process.poll() is not None)
+        if process.poll() is not None:
+            raise AssertionError(f"vnic run ended at once: {process.communicate()[1]}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        code, stderr = self.end()
+        if kind is None:
+            assert code == 0, stderr
+            assert "Traceback" not in stderr, stderr
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
+        """Signal it (unless it has ended); its exit code and what it said."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.ended()
+
+    def ended(self) -> tuple[int, str]:
+        """Wait for its end."""
+        try:
+            _, stderr = self.process.communicate(timeout=PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            _, stderr = self.process.communicate()
+            raise AssertionError(f"vnic run did not end: {stderr}") from None
+        return self.process.returncode, stderr
+
+
+def wait_for(condition: Callable[[], object], seconds: float = PATIENCE_S) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.005)
+
+
+class PlayedGuest:
+    """A guest on a NIC's vhost-user socket that reads its link whenever it is told that the config changed.
+
+    Its driver is of tests/fakes; a thread answers, as a kernel would.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._memory = FakeGuestMemory()
+        self._driver = NetDriver(self._memory)
+        self._client = VhostUserClient(SocketWire.connect(path), self._memory, self._driver)
+        self._client.start()
+        self.link_up = self._client.link_up()
+        self.reads = 1
+        self.obeys = threading.Event()
+        """Cleared, the guest ignores its interrupts."""
+        self.obeys.set()
+        self._ends = threading.Event()
+        self._thread = threading.Thread(target=self._live, daemon=True)
+        self._thread.start()
+
+    def _live(self) -> None:
+        with contextlib.suppress(Disconnected):
+            while not self._ends.wait(0.002):
+                if self.obeys.is_set() and self._client.config_changes():
+                    self.link_up = self._client.link_up()
+                    self.reads += 1
+
+    def close(self) -> None:
+        self._ends.set()
+        self._thread.join()
+        self._client.close()
+        self._driver.close()
+        self._memory.close()
+
+
+@contextlib.contextmanager
+def guest_on(path: str) -> Iterator[PlayedGuest]:
+    guest = PlayedGuest(path)
+    try:
+        yield guest
+    finally:
+        guest.close()

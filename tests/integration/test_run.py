@@ -1,0 +1,216 @@
+"""The life of `vnic run`: how it starts, what it leaves behind when it ends, and what it says when it cannot start."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+import subprocess
+import time
+
+import pytest
+from tests.integration.process import COMMAND, Place, guest_on, wait_for
+
+NIC = "virtio-net,id=nic0,netdev=net0,attach.type=vhost-user,attach.path=nic0.sock"
+STREAM = "stream,id=net0,server=on,addr.type=unix,addr.path=net0.sock"
+
+
+def left(place: Place) -> list[str]:
+    """All files in the place, which are what a vnic that has ended left behind."""
+    return [name for _, _, names in os.walk(place.folder) for name in names]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_and_leaves_nothing_behind(place: Place, number: signal.Signals) -> None:
+    running = place.run("-netdev", STREAM, "-device", NIC, "-pidfile", "pid")
+    assert sorted(left(place)) == ["net0.sock", "nic0.sock", "pid", "vnic.lock", "vnic.qmp"]
+    assert int((place.folder / "pid").read_text()) == running.process.pid
+    assert running.end(number) == (0, "")
+    assert left(place) == []
+
+
+def test_the_sockets_are_for_nobody_else(place: Place) -> None:
+    with place.run("-netdev", STREAM, "-device", NIC) as running:
+        assert stat.S_IMODE(os.stat(running.qmp_path).st_mode) == 0o600
+        assert stat.S_IMODE(os.stat(os.path.dirname(running.qmp_path)).st_mode) == 0o700
+        assert stat.S_IMODE(os.stat(place.path("nic0.sock")).st_mode) == 0o600
+
+
+def test_a_guest_sees_its_link_go_when_vnic_ends(place: Place) -> None:
+    running = place.run("-netdev", "echo,id=net0", "-device", NIC)
+    with guest_on(place.path("nic0.sock")) as guest:
+        assert guest.link_up
+        assert running.end() == (0, "")
+        assert not guest.link_up, "the guest had the time to see its link go"
+
+
+def test_it_starts_in_time(place: Place) -> None:
+    """The bound of `make bench` with room for a busy machine; a heavy import in the wrong place breaks it."""
+    took = []
+    for _ in range(3):
+        started = time.monotonic()
+        with place.run("-netdev", STREAM, "-device", NIC):
+            took.append(time.monotonic() - started)
+    assert min(took) < 0.4
+
+
+def test_run_imports_neither_the_client_nor_the_tables(place: Place) -> None:
+    result = subprocess.run(
+        [COMMAND[0], "-X", "importtime", *COMMAND[1:], "run", "-netdev", STREAM, "-device", "nonsense"],
+        env=place.environment,
+        cwd=place.folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "vnic.machine" in result.stderr
+    for heavy in ("rich", "qemu.qmp", "pyroute2", "argparse"):
+        assert not any(line.endswith(f" {heavy}") for line in result.stderr.splitlines()), heavy
+
+
+# -- names ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_name_that_is_taken_is_refused(place: Place) -> None:
+    with place.run(name="lab") as running:
+        result = place.verb("run", "-name", "lab")
+        assert result.returncode == 1
+        assert result.stderr == (
+            f"vnic: -name lab: a vnic named 'lab' is running already ({running.qmp_path}); choose another -name\n"
+        )
+        assert place.verb("link", "-n", "lab").returncode == 0
+
+
+def test_what_a_killed_vnic_left_is_replaced(place: Place) -> None:
+    running = place.run("-netdev", STREAM, "-device", NIC, "-pidfile", "pid", name="lab")
+    running.process.kill()
+    running.ended()
+    assert sorted(left(place)) == ["lab.lock", "lab.qmp", "net0.sock", "nic0.sock", "pid"]
+    with place.run("-netdev", STREAM, "-device", NIC, "-pidfile", "pid", name="lab") as again:
+        wait_for(lambda: place.verb("link", "-n", "lab").returncode == 0)
+        assert int((place.folder / "pid").read_text()) == again.process.pid
+    assert left(place) == []
+
+
+def test_a_pidfile_of_a_running_vnic_is_locked(place: Place) -> None:
+    with place.run("-pidfile", "pid", name="a"):
+        result = place.verb("run", "-name", "b", "-pidfile", "pid")
+        assert result.returncode == 1
+        assert result.stderr == (
+            "vnic: cannot create PID file: Could not lock 'pid': Resource temporarily unavailable\n"
+        )
+
+
+# -- -S and -daemonize ------------------------------------------------------------------------------------------------
+
+
+def test_paused_no_guest_is_let_in_before_cont(place: Place) -> None:
+    with place.run("-S", "-netdev", "echo,id=net0", "-device", NIC):
+        assert not os.path.exists(place.path("nic0.sock"))
+        assert place.verb("hmp", "info", "status").stdout == "VM status: paused (prelaunch)\n"
+        assert place.verb("link", "set", "nic0", "down").returncode == 0
+        assert place.verb("hmp", "cont").returncode == 0
+        with guest_on(place.path("nic0.sock")) as guest:
+            assert not guest.link_up
+        assert place.verb("hmp", "info", "status").stdout == "VM status: running\n"
+
+
+def test_cont_says_which_socket_it_cannot_open(place: Place) -> None:
+    with place.run("-S", "-device", "virtio-net,id=n1,attach.type=vhost-user,attach.path=no/n1.sock"):
+        result = place.verb("hmp", "cont")
+        assert result.returncode == 1
+        assert result.stderr == "Error: n1: Failed to bind socket to no/n1.sock: No such file or directory\n"
+
+
+def test_daemonize_returns_when_it_runs(place: Place) -> None:
+    result = place.verb("run", "-daemonize", "-pidfile", "pid", "-netdev", STREAM, "-device", NIC)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    pid = int((place.folder / "pid").read_text())
+    try:
+        assert place.verb("link").returncode == 0
+        assert os.getsid(pid) != os.getsid(0)
+    finally:
+        os.kill(pid, signal.SIGTERM)
+    wait_for(lambda: left(place) == [])
+
+
+def test_daemonize_tells_of_a_failed_start(place: Place) -> None:
+    result = place.verb("run", "-daemonize", "-device", "nonsense")
+    assert result.returncode == 1
+    assert result.stderr == "vnic: -device nonsense: 'nonsense' is not a valid device model name\n"
+
+
+# -- starts that fail -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["-netdev", "stream,id=a"], "-netdev stream,id=a: Parameter 'addr' is missing"),
+        (["-netdev", "echo,id=1"], "-netdev echo,id=1: Parameter 'id' expects an identifier"),
+        (["-netdev", "echo,id=a", "-netdev", "echo,id=a"], "-netdev echo,id=a: Duplicate ID 'a'"),
+        (["-netdev", "none,id=a"], "-netdev none,id=a: network backend 'none' is not compiled into this binary"),
+        (["-device", "bogus"], "-device bogus: 'bogus' is not a valid device model name"),
+        (
+            ["-device", "rtl8139"],
+            "-device rtl8139: 'rtl8139' is not built into vnic; there are virtio-net, virtio-net-pci, e1000,"
+            " e1000-82540em, e1000-82544gc, e1000-82545em",
+        ),
+        (["-device", '{"driver":"virtio-net","mq":3}'], None),
+        (["-qmp", "unix:no/q,server=on"], "-qmp unix:no/q,server=on: Failed to bind socket to no/q: No such file"),
+        (["-mon", "c9"], '-mon c9: chardev "c9" not found'),
+        (["-name", "n" * 120], None),
+    ],
+)  # fmt: skip
+def test_a_start_that_fails_says_why_in_one_line_and_leaves_nothing(
+    place: Place, options: list[str], line: str | None
+) -> None:
+    result = place.verb("run", "-netdev", STREAM, "-device", NIC, *options)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"vnic: {line}" if line else f"vnic: {options[0]} {options[1]}: ")
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stdout == ""
+    assert left(place) == []
+
+
+@pytest.mark.parametrize("options", [["-nonsense"], ["-netdev"], ["disk.img"]])
+def test_wrong_usage_gives_2(place: Place, options: list[str]) -> None:
+    result = place.verb("run", *options)
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("made", "why"),
+    [
+        ("file", "the path exists and is not a socket"),
+        ("socket", "a process listens there already"),
+    ],
+)
+def test_a_nic_socket_that_is_taken_is_refused(place: Place, made: str, why: str) -> None:
+    path = place.folder / "nic0.sock"
+    with socket.socket(socket.AF_UNIX) as listening:
+        if made == "file":
+            path.write_text("precious")
+        else:
+            listening.bind(str(path))
+            listening.listen()
+        result = place.verb("run", "-netdev", "echo,id=net0", "-device", NIC)
+    assert result.returncode == 1
+    assert result.stderr == f"vnic: -device {NIC}: Failed to bind socket to nic0.sock: {why}\n"
+    assert path.exists(), "what was there stays"
+
+
+def test_help_needs_nothing(place: Place) -> None:
+    for words in (
+        ["-h"],
+        ["-netdev", "help"],
+        ["-device", "help"],
+        ["-device", "virtio-net,help"],
+        ["-version"],
+    ):
+        result = place.verb("run", *words)
+        assert result.returncode == 0
+        assert result.stderr == ""
+        assert result.stdout
