@@ -8,6 +8,10 @@ import os
 import time
 from collections.abc import Callable, Iterator
 
+from vnic.testing.vhost_user_client import turn
+
+__all__ = ["fresh_loop", "no_fd_leak", "open_fds", "run_for", "turn", "until"]
+
 
 @contextlib.contextmanager
 def fresh_loop() -> Iterator[asyncio.AbstractEventLoop]:
@@ -21,13 +25,6 @@ def fresh_loop() -> Iterator[asyncio.AbstractEventLoop]:
     finally:
         loop.close()
     assert not escaped, escaped
-
-
-def turn(loop: asyncio.AbstractEventLoop, turns: int = 3) -> None:
-    """Let everything happen that is ready now."""
-    for _ in range(turns):
-        loop.call_soon(loop.stop)
-        loop.run_forever()
 
 
 def until(loop: asyncio.AbstractEventLoop, condition: Callable[[], object], seconds: float = 5.0) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from tests.fakes.driver import Buffer, DriverRing
-from tests.fakes.guest_memory import FakeGuestMemory
-
+from vnic.testing.driver import Buffer, DriverRing
+from vnic.testing.guest_memory import FakeGuestMemory
 from vnic.virtio.queue import Chain, SplitQueue
 
 

@@ -12,10 +12,10 @@ import struct
 from collections.abc import Sequence
 from types import TracebackType
 
-from tests.fakes.guest_memory import FakeGuestMemory
 from tests.fakes.vfio_user_device import QEMU_VERSION, Reply
 
 from vnic.protocol.vfio_user import messages as m
+from vnic.testing.guest_memory import FakeGuestMemory
 
 TIMEOUT_SECONDS = 5.0  # after which QEMU gives a device up
 

@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from tests.fakes.driver import NetDriver
-from tests.fakes.guest_memory import FakeGuestMemory
 from tests.fakes.loops import turn
 from tests.fakes.scheduler import FakeScheduler
-from tests.fakes.vhost_user_client import EngineWire, SocketWire, VhostUserClient
 
 from vnic.attach.vhost_user import VhostUserAttachment
 from vnic.net.client import Endpoint, NetClient, Nic
@@ -20,6 +17,9 @@ from vnic.nic.device import QueueFds
 from vnic.nic.virtio_net.device import VirtioNet
 from vnic.protocol.vhost_user.device import DeviceEngine
 from vnic.protocol.vhost_user.messages import ProtocolError
+from vnic.testing.driver import NetDriver
+from vnic.testing.guest_memory import FakeGuestMemory
+from vnic.testing.vhost_user_client import EngineWire, SocketWire, VhostUserClient
 from vnic.virtio.memory import GuestMemory
 
 MAC = bytes.fromhex("525400123456")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 from types import TracebackType
 
-from tests.fakes.driver import NetDriver
-from tests.fakes.guest_memory import FakeGuestMemory
 from tests.fakes.scheduler import FakeScheduler
 
 from vnic.net.client import Endpoint, NetClient, Nic
@@ -14,6 +12,8 @@ from vnic.net.clock import Clock
 from vnic.net.incoming import Frame
 from vnic.net.network import Network
 from vnic.nic.virtio_net import VirtioNet
+from vnic.testing.driver import NetDriver
+from vnic.testing.guest_memory import FakeGuestMemory
 
 MAC = bytes.fromhex("525400123456")
 

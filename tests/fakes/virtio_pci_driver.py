@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from tests.fakes.driver import DriverRing
+from vnic.testing.driver import DriverRing
 
 CAP_MSIX, CAP_VENDOR = 0x11, 0x09
 COMMON, NOTIFY, ISR, DEVICE, PCI_CFG = 1, 2, 3, 4, 5

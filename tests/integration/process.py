@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -16,9 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.fakes.driver import NetDriver
-from tests.fakes.guest_memory import FakeGuestMemory
-from tests.fakes.vhost_user_client import Disconnected, SocketWire, VhostUserClient
+from vnic.testing.driver import NetDriver
+from vnic.testing.guest_memory import FakeGuestMemory
+from vnic.testing.vhost_user_client import Disconnected, SocketWire, VhostUserClient
 
 SOURCE = Path(__file__).parents[2] / "src"
 COMMAND = [sys.executable, "-m", "vnic"]
@@ -132,13 +133,16 @@ class PlayedGuest:
     def __init__(self, path: str) -> None:
         self._memory = FakeGuestMemory()
         self._driver = NetDriver(self._memory)
-        self._client = VhostUserClient(SocketWire.connect(path), self._memory, self._driver)
+        self._wire = SocketWire.connect(path)
+        self._client = VhostUserClient(self._wire, self._memory, self._driver)
         self._client.start()
         self.link_up = self._client.link_up()
         self.reads = 1
         self.obeys = threading.Event()
         """Cleared, the guest ignores its interrupts."""
         self.obeys.set()
+        self.gone = threading.Event()
+        """Set when vnic closed the connection."""
         self._ends = threading.Event()
         self._thread = threading.Thread(target=self._live, daemon=True)
         self._thread.start()
@@ -149,6 +153,9 @@ class PlayedGuest:
                 if self.obeys.is_set() and self._client.config_changes():
                     self.link_up = self._client.link_up()
                     self.reads += 1
+                if _is_closed(self._wire.sock):
+                    break
+        self.gone.set()
 
     def close(self) -> None:
         self._ends.set()
@@ -156,6 +163,16 @@ class PlayedGuest:
         self._client.close()
         self._driver.close()
         self._memory.close()
+
+
+def _is_closed(sock: socket.socket) -> bool:
+    """Whether the other end closed; what it sent stays unread."""
+    try:
+        return not sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 @contextlib.contextmanager

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 from tests.fakes.loops import fresh_loop, no_fd_leak, turn, until
-from tests.fakes.vhost_user_client import Disconnected, SocketWire, VhostUserClient
 from tests.fakes.vhost_user_rig import SocketRig, closed_by_device
 
 from vnic.attach.base import check_path
 from vnic.attach.vhost_user import State
 from vnic.net.errors import NetError
 from vnic.protocol.vhost_user import messages as vu
+from vnic.testing.vhost_user_client import Disconnected, SocketWire, VhostUserClient
 
 FRAME = bytes(range(64)) * 2
 

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 
 import pytest
 from tests.fakes.loops import no_fd_leak
-from tests.fakes.vhost_user_client import UML_PROTOCOL_FEATURES
 from tests.fakes.vhost_user_rig import EngineRig
 
 from vnic.protocol.vhost_user import messages as vu
 from vnic.protocol.vhost_user.device import PROTOCOL_FEATURES
 from vnic.protocol.vhost_user.messages import ProtocolError
 from vnic.protocol.vhost_user.ring import RingState
+from vnic.testing.vhost_user_client import UML_PROTOCOL_FEATURES
 
 
 @contextlib.contextmanager

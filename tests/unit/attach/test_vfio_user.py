@@ -10,8 +10,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from tests.fakes.driver import DriverRing
-from tests.fakes.guest_memory import FakeGuestMemory
 from tests.fakes.vfio_user_client import VfioUserClient
 from tests.fakes.vfio_user_device import open_fds
 from tests.fakes.virtio_device import FakeVirtioDevice
@@ -20,6 +18,8 @@ from tests.fakes.virtio_pci_driver import VERSION_1, VirtioPciDriver
 from vnic.attach.vfio_user import State, VfioUserAttachment
 from vnic.net.errors import NetError
 from vnic.protocol.vfio_user import messages as m
+from vnic.testing.driver import DriverRing
+from vnic.testing.guest_memory import FakeGuestMemory
 from vnic.virtio.pci.transport import VirtioPci
 
 

@@ -21,12 +21,12 @@ from tests.fakes.e1000_driver import (
     TX_BUFFERS,
     TX_RING,
 )
-from tests.fakes.guest_memory import GUEST_ADDR
 from tests.unit.dataplane.test_offload import build
 from tests.unit.nic_e1000.conftest import MAC, Rig
 
 from vnic.nic.e1000 import regs
 from vnic.nic.e1000.tx import MAX_FRAME_BYTES, WORK_PER_TURN
+from vnic.testing.guest_memory import GUEST_ADDR
 
 FRAME = MAC + bytes(100)
 TURN_SECONDS = 0.25

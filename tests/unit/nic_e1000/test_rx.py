@@ -6,11 +6,11 @@ import zlib
 
 import pytest
 from tests.fakes.e1000_driver import RCTL, RX_RING
-from tests.fakes.guest_memory import GUEST_ADDR
 from tests.unit.nic_e1000.conftest import MAC, Rig
 
 from vnic.nic.e1000 import regs
 from vnic.nic.e1000.rx import buffer_bytes
+from vnic.testing.guest_memory import GUEST_ADDR
 
 PEER = bytes.fromhex("525400000002")
 LPE, BSEX, SECRC, UPE, MPE, VFE = 1 << 5, 1 << 25, 1 << 26, 1 << 3, 1 << 4, 1 << 18

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.fakes.driver import Buffer
 from tests.fakes.virtio_lab import VirtioLab
 
 from vnic.nic.virtio_net import VirtioNet
@@ -27,6 +26,7 @@ from vnic.nic.virtio_net.control import (
     VLAN_ADD,
     VLAN_DEL,
 )
+from vnic.testing.driver import Buffer
 
 
 @pytest.fixture

@@ -6,8 +6,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
-from tests.fakes.driver import DriverRing
-from tests.fakes.guest_memory import FakeGuestMemory
 from tests.fakes.irq import FakeIrq
 from tests.fakes.virtio_device import FakeVirtioDevice
 from tests.fakes.virtio_pci_driver import (
@@ -22,6 +20,8 @@ from tests.fakes.virtio_pci_driver import (
 
 from vnic.net.errors import NetError
 from vnic.nic.device import QueueFds, VirtioDevice
+from vnic.testing.driver import DriverRing
+from vnic.testing.guest_memory import FakeGuestMemory
 from vnic.virtio.pci import layout
 from vnic.virtio.pci.transport import VirtioPci
 

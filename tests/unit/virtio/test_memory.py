@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.fakes.guest_memory import FakeGuestMemory
 
+from vnic.testing.guest_memory import FakeGuestMemory
 from vnic.virtio.memory import MAX_REGIONS, GuestMemory, GuestMemoryError, MappedRegion, Region
 
 PAGE = mmap.PAGESIZE

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.fakes.guest_memory import GUEST_ADDR
 from tests.fakes.ring_pair import RingPair
 
+from vnic.testing.guest_memory import GUEST_ADDR
 from vnic.virtio.queue import MAX_CHAIN, QueueError
 
 NEXT, WRITE, INDIRECT = 1, 2, 4

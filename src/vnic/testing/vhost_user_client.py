@@ -1,6 +1,6 @@
 """A vhost-user front-end for tests: what UML, QEMU or testpmd would say, said by hand.
 
-It takes memory and rings from `tests.fakes.driver` and speaks over a `Wire`: straight into an engine, over a socket
+It takes memory and rings from `vnic.testing.driver` and speaks over a `Wire`: straight into an engine, over a socket
 that the test's own loop serves, or over one that another process serves.
 """
 
@@ -13,14 +13,19 @@ import struct
 from collections.abc import Sequence
 from typing import Protocol
 
-from tests.fakes.driver import DriverRing, NetDriver
-from tests.fakes.guest_memory import FakeGuestMemory
-from tests.fakes.loops import turn
-
 from vnic.protocol.vhost_user import messages as vu
 from vnic.protocol.vhost_user.device import DeviceEngine
+from vnic.testing.driver import DriverRing, NetDriver
+from vnic.testing.guest_memory import FakeGuestMemory
 
 HEADER = struct.Struct("<III")
+
+
+def turn(loop: asyncio.AbstractEventLoop, turns: int = 3) -> None:
+    """Let everything happen in `loop` that is ready now."""
+    for _ in range(turns):
+        loop.call_soon(loop.stop)
+        loop.run_forever()
 
 
 class Disconnected(Exception):

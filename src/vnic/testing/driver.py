@@ -11,9 +11,8 @@ import os
 import struct
 from collections.abc import Sequence
 
-from tests.fakes.guest_memory import FakeGuestMemory
-
 from vnic.nic.device import QueueFds, VirtioDevice
+from vnic.testing.guest_memory import FakeGuestMemory
 
 NEXT, WRITE, INDIRECT = 1, 2, 4
 _DESC = struct.Struct("<QIHH")

@@ -1,0 +1,59 @@
+"""`vnic bench`: how fast a link change travels and packets move, measured on this machine, now.
+
+Each measure is a module with `measure(rounds) -> list[Row]`; every row says its method, the median and the spread, so
+that two runs on one machine can be compared. No test asserts on time; this is where numbers come from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+MEASURES = {
+    "start": ("vnic.bench.startup", "vnic run until its monitor greets"),
+    "link": ("vnic.bench.link", "set_link over QMP until CONFIG_CHANGE reaches a driver in another process"),
+    "rings": ("vnic.bench.rings", "packets from ring to ring through the Python data plane"),
+}
+"""Name → module and what it measures, in the order in which they run."""
+
+
+def add_parser(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = verbs.add_parser(
+        "bench",
+        help="measure how fast links change and packets move",
+        description="Measure on this machine, now. Measures: "
+        + "; ".join(f"{name}: {text}" for name, (_, text) in MEASURES.items()),
+    )
+    parser.add_argument("measure", nargs="*", choices=[[], *MEASURES], help="which (default: all)")
+    parser.add_argument(
+        "--rounds", type=_positive, default=7, help="rounds of each, medians are of these (7)"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON array of all rows")
+    parser.set_defaults(run=run)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is less than 1")
+    return value
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the measures asked for; exit code 1 if one could not be made."""
+    from .report import Missing, Report
+
+    report = Report(args.json)
+    for name in args.measure or MEASURES:
+        module = importlib.import_module(MEASURES[name][0])
+        report.start(name, MEASURES[name][1])
+        try:
+            for row in module.measure(args.rounds):
+                report.add(row)
+        except Missing as missing:
+            report.missing(name, str(missing))
+    return report.finish()

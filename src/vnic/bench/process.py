@@ -1,0 +1,90 @@
+"""A `vnic run` as a process of its own, with a bare QMP socket: what the measures time from outside."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+GREETING_TIMEOUT_S = 10.0
+
+
+class VnicProcess:
+    """A context manager around `vnic run ARGUMENTS`; `folder` is its own, for sockets, and goes with it."""
+
+    def __init__(self, *arguments: str) -> None:
+        self._scratch = tempfile.TemporaryDirectory(prefix="vnic-bench-")
+        self.folder = Path(self._scratch.name)
+        self._arguments = [argument.replace("@", str(self.folder)) for argument in arguments]
+        self.start_seconds = 0.0
+        """From the start of the process to QMP's greeting."""
+        self.qmp: socket.socket
+
+    def __enter__(self) -> Self:
+        path = self.folder / "qmp.sock"
+        started = time.perf_counter()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "vnic", "run", "-qmp", f"unix:{path},server=on,wait=off", *self._arguments]
+        )
+        try:
+            self.qmp = self._connect(path, started + GREETING_TIMEOUT_S)
+            self.qmp.recv(4096)
+            self.start_seconds = time.perf_counter() - started
+            self.execute("qmp_capabilities")
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def _connect(self, path: Path, deadline: float) -> socket.socket:
+        while True:
+            qmp = socket.socket(socket.AF_UNIX)
+            try:
+                qmp.connect(str(path))
+            except OSError:
+                qmp.close()
+                if self.process.poll() is not None or time.perf_counter() > deadline:
+                    raise
+                time.sleep(0.001)
+            else:
+                qmp.settimeout(GREETING_TIMEOUT_S)
+                return qmp
+
+    def execute(self, command: str, **arguments: object) -> object:
+        """Run one QMP command; events that come before its reply are passed over."""
+        request = {
+            "execute": command,
+            "arguments": {key.replace("_", "-"): arguments[key] for key in arguments},
+        }
+        self.qmp.sendall(json.dumps(request).encode() + b"\n")
+        return self.reply()
+
+    def reply(self) -> object:
+        """The next reply."""
+        text = b""
+        while True:
+            text += self.qmp.recv(65536)
+            *lines, text = text.split(b"\r\n")
+            for line in lines:
+                message = json.loads(line)
+                if "return" in message or "error" in message:
+                    return message
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if hasattr(self, "qmp"):
+            self.qmp.close()
+        self.process.terminate()
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._scratch.cleanup()
