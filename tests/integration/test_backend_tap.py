@@ -22,7 +22,7 @@ from tests.conftest import require
 from tests.unit.backend.helpers import Guest, Lab, until
 
 from vnic.backend.options import HubPortOptions, TapOptions
-from vnic.dataplane.offload import complete
+from vnic.dataplane.offload import checksum, complete
 from vnic.net.errors import NetError
 from vnic.net.incoming import Frame
 
@@ -198,8 +198,6 @@ async def _tcp(taker: type[Guest], unfinished: bool) -> None:
                 bytes((10, 9, 0, 2)),
                 bytes((10, 9, 0, 1)),
             )
-            from vnic.dataplane.offload import checksum
-
             header = header[:10] + checksum(header).to_bytes(2, "big") + header[12:]
             pseudo = header[12:20] + struct.pack(">HH", 6, len(tcp))
             tcp = tcp[:16] + checksum(pseudo + tcp).to_bytes(2, "big") + tcp[18:]
@@ -359,7 +357,7 @@ def test_scripts_run_beside_the_loop(tmp_path: Path) -> None:
 
 async def _gone() -> None:
     async with Lab() as lab:
-        netdev, nic, guest = lab.wire(TapOptions(id="net0", ifname="vt0"))
+        _, nic, guest = lab.wire(TapOptions(id="net0", ifname="vt0"))
         up("vt0")
         ip("link", "del", "vt0")
         await until(lambda: not nic.link_up)
@@ -367,7 +365,8 @@ async def _gone() -> None:
         assert nic.send(0, frame(b"x" * 50))
         assert guest.link == [False]
         lab.network.delete_netdev("net0", "test")
-        lab.wire(TapOptions(id="net0", ifname="vt0"))
+        lab.add(TapOptions(id="net0", ifname="vt0"))
+        assert nic.link_up, "a new one of that id plugs back in"
 
 
 def test_an_interface_that_is_deleted_takes_the_link_down() -> None:

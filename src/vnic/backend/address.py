@@ -55,6 +55,8 @@ def describe(address: SocketAddress) -> str:
 def unix_sockaddr(address: UnixAddress) -> str | bytes:
     """The sockaddr of a path or an abstract name (unix_listen_saddr)."""
     path = os.fsencode(address.path)
+    if not path:
+        raise AddressError("UNIX socket path is empty")
     if b"\0" in path:
         raise AddressError("UNIX socket path holds a zero byte")
     limit = UNIX_PATH_MAX - 1 if address.abstract else UNIX_PATH_MAX

@@ -33,18 +33,14 @@ def _row(name: str, options: type[o.NetdevOptions], desc: str, made_by: str) -> 
 
 
 NETDEVS: dict[str, NetdevType] = dict(
-    [
-        _row(
-            "hubport",
-            o.HubPortOptions,
-            "a port of a hub: what one port gets, all others are sent",
-            "hubport:HubPort",
-        ),
+    (
+        _row("hubport", o.HubPortOptions, "a port of a hub: all others get what one gets", "hubport:HubPort"),
         _row("stream", o.StreamOptions, "one peer over a unix or TCP socket", "stream:StreamBackend"),
+        _row("tap", o.TapOptions, "a network interface of this host", "tap:TapBackend"),
         _row(
             "echo", o.EchoOptions, "a host of vnic's own that answers ARP, NDP and ping", "echo:EchoBackend"
         ),
-    ]
+    )
 )
 """By the value of `type`."""
 

@@ -1,0 +1,147 @@
+"""The kernel's tap devices: the ioctls of linux/if_tun.h and if_bridge.h that tap and bridge need, with QEMU's texts.
+
+Nothing here waits, keeps state or knows a netdev (QEMU's net/tap-linux.c).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import struct
+
+from vnic.net.errors import NetError
+
+TUN_PATH = "/dev/net/tun"
+
+TUNGETFEATURES = 0x800454CF
+TUNSETOFFLOAD = 0x400454D0
+TUNGETIFF = 0x800454D2
+TUNSETSNDBUF = 0x400454D4
+TUNSETVNETHDRSZ = 0x400454D8
+TUNSETVNETLE = 0x400454DC
+TUNSETIFF = 0x400454CA
+
+IFF_TAP = 0x0002
+IFF_NO_PI = 0x1000
+IFF_VNET_HDR = 0x4000
+IFF_MULTI_QUEUE = 0x0100
+
+TUN_F_CSUM = 0x01
+TUN_F_TSO4 = 0x02
+TUN_F_TSO6 = 0x04
+TUN_F_TSO_ECN = 0x08
+ALL_OFFLOADS = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN
+
+SIOCGIFFLAGS = 0x8913
+SIOCSIFFLAGS = 0x8914
+SIOCGIFINDEX = 0x8933
+SIOCBRADDIF = 0x89A2
+IFF_UP = 0x1
+
+IFNAMSIZ = 16
+INT_MAX = 0x7FFFFFFF
+_INT = struct.Struct("i")
+_IFREQ = struct.Struct(f"{IFNAMSIZ}sH22x")
+"""struct ifreq with ifr_flags."""
+_IFREQ_INT = struct.Struct(f"{IFNAMSIZ}si20x")
+"""struct ifreq with ifr_ifindex."""
+assert _IFREQ.size == _IFREQ_INT.size == 40
+
+VNET_HEADER_BYTES = 10
+
+
+def _name(ifname: str) -> bytes:
+    """The interface name as the kernel takes it, cut to its length as QEMU's pstrcpy does."""
+    return os.fsencode(ifname)[: IFNAMSIZ - 1]
+
+
+def open_tap(ifname: str | None, *, vnet_hdr: bool | None, multi_queue: bool) -> tuple[int, str, bool]:
+    """Open one queue of a tap: (descriptor, name that it got, whether frames have a virtio_net_hdr) (tap_open).
+
+    `ifname` may hold %d. `vnet_hdr` None takes the header where the kernel has it. A second queue has the name of
+    the first.
+    """
+    try:
+        fd = os.open(TUN_PATH, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise NetError(f"could not open {TUN_PATH}: {error.strerror}") from None
+    try:
+        (features,) = _INT.unpack(fcntl.ioctl(fd, TUNGETFEATURES, bytes(_INT.size)))
+        flags = IFF_TAP | IFF_NO_PI
+        if vnet_hdr is not False and features & IFF_VNET_HDR:
+            flags |= IFF_VNET_HDR
+        elif vnet_hdr:
+            raise NetError("vnet_hdr=1 requested, but no kernel support for IFF_VNET_HDR available")
+        if multi_queue:
+            if not features & IFF_MULTI_QUEUE:
+                raise NetError("multiqueue required, but no kernel support for IFF_MULTI_QUEUE available")
+            flags |= IFF_MULTI_QUEUE
+        request = _IFREQ.pack(_name(ifname or "tap%d"), flags)
+        try:
+            name, _ = _IFREQ.unpack(fcntl.ioctl(fd, TUNSETIFF, request))
+        except OSError as error:
+            which = f" ({os.fsdecode(_name(ifname))})" if ifname else ""
+            raise NetError(f"could not configure {TUN_PATH}{which}: {error.strerror}") from None
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd, os.fsdecode(name.rstrip(b"\0")), bool(flags & IFF_VNET_HDR)
+
+
+def probe_tap(fd: int) -> tuple[str, bool]:
+    """The name of a tap that was passed, and whether its frames have a virtio_net_hdr (tap_probe_vnet_hdr)."""
+    try:
+        name, flags = _IFREQ.unpack(fcntl.ioctl(fd, TUNGETIFF, bytes(_IFREQ.size)))
+    except OSError as error:
+        raise NetError(f"Unable to query TUNGETIFF on FD {fd}: {error.strerror}") from None
+    return os.fsdecode(name.rstrip(b"\0")), bool(flags & IFF_VNET_HDR)
+
+
+def set_up_queue(fd: int, *, vnet_hdr: bool, sndbuf: int | None) -> None:
+    """Bring a queue to the state that tap.py expects, whatever an earlier user made of it (net_tap_fd_init)."""
+    set_offload(fd, 0)
+    if vnet_hdr:
+        fcntl.ioctl(fd, TUNSETVNETHDRSZ, _INT.pack(VNET_HEADER_BYTES))
+        try:
+            fcntl.ioctl(fd, TUNSETVNETLE, _INT.pack(1))  # the header as virtio 1 has it, on any host
+        except OSError:
+            pass  # an old kernel, where the header is in the host's order: the same, but on big-endian hosts
+    try:
+        # 0 and no limit are the same to QEMU: with one, a receiver on this host could lock the sender up.
+        fcntl.ioctl(fd, TUNSETSNDBUF, _INT.pack(min(sndbuf or INT_MAX, INT_MAX)))
+    except OSError as error:
+        if sndbuf is not None:
+            raise NetError(f"TUNSETSNDBUF ioctl failed: {error.strerror}") from None
+
+
+def set_offload(fd: int, offloads: int) -> bool:
+    """Say which unfinished frames the kernel may hand over; False where it takes none of it."""
+    try:
+        fcntl.ioctl(fd, TUNSETOFFLOAD, offloads)
+    except OSError:
+        return False
+    return True
+
+
+def add_to_bridge(ifname: str, bridge: str) -> None:
+    """Plug an interface into a Linux bridge and bring it up."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
+        index = _ioctl_ifreq(control, SIOCGIFINDEX, _IFREQ_INT.pack(_name(ifname), 0))
+        request = _IFREQ_INT.pack(_name(bridge), _IFREQ_INT.unpack(index)[1])
+        try:
+            fcntl.ioctl(control, SIOCBRADDIF, request)
+        except OSError as error:
+            reason = "it is no bridge" if error.errno == errno.EOPNOTSUPP else error.strerror
+            raise NetError(f"could not add {ifname} to bridge '{bridge}': {reason}") from None
+        _, flags = _IFREQ.unpack(_ioctl_ifreq(control, SIOCGIFFLAGS, _IFREQ.pack(_name(ifname), 0)))
+        _ioctl_ifreq(control, SIOCSIFFLAGS, _IFREQ.pack(_name(ifname), flags | IFF_UP))
+
+
+def _ioctl_ifreq(control: socket.socket, request: int, ifreq: bytes) -> bytes:
+    try:
+        return fcntl.ioctl(control, request, ifreq)
+    except OSError as error:
+        name = os.fsdecode(ifreq[:IFNAMSIZ].rstrip(b"\0"))
+        raise NetError(f"could not configure interface {name}: {error.strerror}") from None
