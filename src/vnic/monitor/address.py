@@ -10,7 +10,6 @@ import contextlib
 import os
 import socket
 import stat
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -79,7 +78,7 @@ class Listener:
     def __init__(self, options: SocketOptions) -> None:
         self._path: tuple[str, int, int] | None = None
         if options.fd is not None:
-            self.socket = _socket_of_fd(options.fd)
+            self.socket = _listening_fd(options.fd)
         elif options.path is not None:
             self.socket = self._listen_unix(options)
         else:
@@ -147,29 +146,28 @@ def _remove_stale(path: str) -> None:
             pass  # its backlog is full: it lives
 
 
-def inet_addresses(options: SocketOptions, passive: bool) -> Iterator[tuple[socket.AddressFamily, Any]]:
-    """The addresses to try. Name resolution blocks, and so happens only while options are read."""
+def _resolve(options: SocketOptions, passive: bool) -> list[tuple[socket.AddressFamily, Any]]:
+    """The addresses of a host and port, in the order to try them.
+
+    Name resolution blocks, so it happens only while options are read.
+    """
     family = socket.AF_UNSPEC
     if options.ipv4 and not options.ipv6:
         family = socket.AF_INET
     elif options.ipv6 and not options.ipv4:
         family = socket.AF_INET6
     flags = socket.AI_PASSIVE if passive else 0
+    host, port = options.host or None, options.port
     try:
-        found = socket.getaddrinfo(
-            options.host or None, options.port, family, socket.SOCK_STREAM, flags=flags
-        )
+        found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=flags)
     except socket.gaierror as error:
-        raise NetError(
-            f"address resolution failed for {options.host}:{options.port}: {error.strerror}"
-        ) from None
-    for each_family, _, _, _, address in found:
-        yield each_family, address
+        raise NetError(f"address resolution failed for {host}:{port}: {error.strerror}") from None
+    return [(each[0], each[4]) for each in found]
 
 
 def _listen_inet(options: SocketOptions) -> socket.socket:
     problem = "Address family not supported by protocol"
-    for family, address in inet_addresses(options, passive=True):
+    for family, address in _resolve(options, passive=True):
         try:
             listening = socket.socket(family, socket.SOCK_STREAM)
         except OSError as error:
@@ -189,7 +187,17 @@ def _listen_inet(options: SocketOptions) -> socket.socket:
     raise NetError(f"Failed to find an available port: {problem}")
 
 
-def _socket_of_fd(text: str) -> socket.socket:
+def _listening_fd(text: str) -> socket.socket:
+    listening = socket_of_fd(text)
+    try:
+        listening.listen(BACKLOG)
+    except OSError as error:
+        listening.close()
+        raise NetError(f"Failed to listen on fd {text}: {error.strerror}") from None
+    return listening
+
+
+def socket_of_fd(text: str) -> socket.socket:
     """A socket that was passed by number."""
     try:
         return socket.socket(fileno=os.dup(int(text)))
@@ -197,17 +205,15 @@ def _socket_of_fd(text: str) -> socket.socket:
         raise NetError(f"File descriptor '{text}' is not a socket") from None
 
 
-def connect(options: SocketOptions) -> socket.socket:
-    """Start to connect, or take the passed descriptor; wait until the socket is writable, then ask SO_ERROR.
-
-    OSError if it fails at once.
-    """
-    if options.fd is not None:
-        return _socket_of_fd(options.fd)
+def far_address(options: SocketOptions) -> tuple[socket.AddressFamily, Any]:
+    """Where `server=off` connects to; of several addresses, the first."""
     if options.path is not None:
-        family, address = socket.AF_UNIX, unix_address(options)
-    else:
-        family, address = next(inet_addresses(options, passive=False))
+        return socket.AF_UNIX, unix_address(options)
+    return _resolve(options, passive=False)[0]
+
+
+def start_connecting(family: socket.AddressFamily, address: Any) -> socket.socket:
+    """A socket on its way: when it is writable, SO_ERROR tells how it went. OSError if it fails at once."""
     connecting = socket.socket(family, socket.SOCK_STREAM)
     connecting.setblocking(False)
     try:

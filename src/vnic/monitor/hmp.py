@@ -121,7 +121,7 @@ def _arguments(command: HmpCommand, text: str) -> Arguments:
                 value, text = text, ""
             case _:
                 assert kind == "b", kind
-                value, _, text = text.partition(" ")
+                value, text = [*text.split(None, 1), "", ""][:2]
                 if value not in ("on", "off"):
                     raise UsageError("Expected 'on' or 'off'")
         values[name] = value

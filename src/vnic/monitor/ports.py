@@ -15,7 +15,7 @@ from typing import Protocol, TypeAlias
 
 from vnic.net.errors import NetError
 
-from .address import Listener, SocketOptions, connect
+from .address import Listener, SocketOptions, far_address, socket_of_fd, start_connecting
 from .connection import Channel, Connection, SocketChannel, StdioChannel
 
 log = logging.getLogger(__name__)
@@ -116,22 +116,29 @@ class ClientPort:
         self._tell = connected
         self._connecting: socket.socket | None = None
         self._retry: asyncio.TimerHandle | None = None
-        self._dial()
+        self._closed = False
+        if options.fd is not None:
+            self._connected(socket_of_fd(options.fd))
+            return
+        self._address = far_address(options)
+        try:
+            self._dial()
+        except OSError as error:
+            if not options.reconnect_ms:
+                target = options.path or f"{options.host}:{options.port}"
+                raise NetError(f"Failed to connect to '{target}': {error.strerror}") from None
+            self._again(str(error.strerror))
 
     def _dial(self) -> None:
+        self._connecting = start_connecting(*self._address)
+        self._loop.add_writer(self._connecting.fileno(), self._answered)
+
+    def _redial(self) -> None:
         self._retry = None
         try:
-            self._connecting = connect(self._options)
+            self._dial()
         except OSError as error:
-            if not self._options.reconnect_ms:
-                raise NetError(f"Failed to connect to {self._target}: {error.strerror}") from None
-            self._again(error.strerror)
-        else:
-            self._loop.add_writer(self._connecting.fileno(), self._answered)
-
-    @property
-    def _target(self) -> str:
-        return f"'{self._options.path or f'{self._options.host}:{self._options.port}'}'"
+            self._again(str(error.strerror))
 
     def _answered(self) -> None:
         """The connection was made, or refused."""
@@ -142,23 +149,28 @@ class ClientPort:
         if problem:
             connecting.close()
             self._again(os.strerror(problem))
-            return
+        else:
+            self._connected(connecting)
+
+    def _connected(self, connected: socket.socket) -> None:
         self._tell(True)
-        _set_nodelay(connecting, self._options)
-        self._serve(SocketChannel(connecting), describe_peer(connecting), self._left)
+        _set_nodelay(connected, self._options)
+        self._serve(SocketChannel(connected), describe_peer(connected), self._left)
 
     def _left(self) -> None:
         self._tell(False)
         self._again("the connection ended")
 
-    def _again(self, why: str | None) -> None:
-        if self._options.reconnect_ms:
-            self._retry = self._loop.call_later(self._options.reconnect_ms / 1000, self._dial)
+    def _again(self, why: str) -> None:
+        if self._closed:
+            return
+        if self._options.reconnect_ms and self._options.fd is None:
+            self._retry = self._loop.call_later(self._options.reconnect_ms / 1000, self._redial)
         else:
             log.warning("monitor %s: %s", self._options.filename, why)
 
     def close(self) -> None:
-        self._options.reconnect_ms = 0
+        self._closed = True
         if self._retry is not None:
             self._retry.cancel()
         if self._connecting is not None:

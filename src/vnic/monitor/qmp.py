@@ -105,7 +105,7 @@ class QmpSession:
         except NetError as error:
             reply["error"] = {"class": error.error_class, "desc": error.desc}
         except Exception as error:  # a bug in one command must not take the others' monitor away
-            log.exception("QMP: %s of %s failed", message, self.who)
+            log.exception("QMP: %.200r of %s failed", message, self.who)
             reply["error"] = {"class": "GenericError", "desc": f"Internal error: {error!r}"}
         return self._encode(reply)
 

@@ -152,6 +152,7 @@ def test_a_socket_that_somebody_else_put_there_meanwhile_stays(tmp_path: Path) -
         ({"path": "a", "reconnect_ms": -1}, "expects a non-negative integer"),
         ({"fd": "x", "server": True}, "File descriptor 'x' is not a socket"),
         ({"fd": "0x7", "server": True}, "is not a socket"),
+        ({"fd": "x"}, "File descriptor 'x' is not a socket"),
         ({"host": "no.such.host.invalid", "port": "1", "server": True}, "address resolution failed for"),
     ],
 )
@@ -311,6 +312,50 @@ def test_we_connect_and_reconnect(tmp_path: Path) -> None:
             for _ in range(2):
                 assert b'"QMP"' in await greetings.get()
         assert bench.connected[:3] == [True, False, True]
+
+    run(test)
+
+
+def test_tcp_that_is_refused_is_tried_again() -> None:
+    async def test(bench: Bench) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        bench.add(host="127.0.0.1", port=str(port), reconnect_ms=20)
+        await asyncio.sleep(0.05)  # refused meanwhile
+        came = asyncio.Event()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            assert b'"QMP"' in await reader.readuntil(b"\r\n")
+            writer.close()
+            came.set()
+
+        async with await asyncio.start_server(serve, "127.0.0.1", port):
+            await came.wait()
+
+    run(test)
+
+
+def test_without_reconnect_it_is_tried_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "q"
+
+    async def test(bench: Bench) -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.close()
+
+        async with await asyncio.start_unix_server(serve, path):
+            bench.add(path=str(path))
+            await asyncio.sleep(0.05)
+        assert bench.connected == [True, False]
+        assert f"monitor unix:{path}: the connection ended" in caplog.text
+
+    run(test)
+
+
+def test_a_descriptor_that_cannot_listen(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        other = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        with other, pytest.raises(NetError, match="Failed to listen on fd"):
+            bench.add(fd=str(other.fileno()), server=True)
 
     run(test)
 
