@@ -12,9 +12,10 @@ from msgspec import field
 
 U16: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
 U32: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
-U64: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFFFFFFFFFF)]
+U64: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
+"""Without an upper bound, which msgspec takes only within an int64; argument checking knows 2**64 - 1 for it."""
 I32: TypeAlias = Annotated[int, msgspec.Meta(ge=-0x80000000, le=0x7FFFFFFF)]
-Size: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFFFFFFFFFF, extra={"qapi": "size"})]
+Size: TypeAlias = Annotated[int, msgspec.Meta(ge=0, extra={"qapi": "size"})]
 
 
 class String(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
