@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 from collections.abc import Sequence
 
 from vnic.nic.device import QueueFds, VirtioDevice
@@ -95,11 +96,14 @@ class DriverRing:
     def publish(self, kick: bool = True) -> None:
         """Show the device what was added, and kick if it wants that."""
         self._avail[1] = self.avail_idx
+        fence()
         if kick and not self._used_idx[0] & 1:
             os.eventfd_write(self.kick_fd, 1)
 
     def set_no_interrupt(self, value: bool) -> None:
+        """After False look at the used ring once more, as a driver has to."""
         self._avail[0] = int(value)
+        fence()
 
     # -- taking back --------------------------------------------------------------------------------------------
 
@@ -130,6 +134,15 @@ class DriverRing:
     def kicks(self) -> int:
         """Kicks that the device has not consumed."""
         return _drain(self.kick_fd)
+
+
+_lock = threading.Lock()
+
+
+def fence() -> None:
+    """A store before it is seen before a load behind it is made (on x86-64)."""
+    with _lock:
+        pass
 
 
 def _drain(fd: int) -> int:

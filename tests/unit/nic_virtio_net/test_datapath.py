@@ -92,6 +92,26 @@ def test_what_came_without_a_kick_while_bursting_is_found(lab: VirtioLab) -> Non
     assert lab.sent[-1] == frame(999)
 
 
+def test_what_came_just_before_kicks_were_wanted_again_is_found(
+    lab: VirtioLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ring, queue = lab.driver.rings[1], lab.device.queues[1]
+    unpatched = queue.suppress_kicks
+    late = [frame(999)]
+
+    def suppress_kicks(suppress: bool) -> None:
+        if not suppress and late:
+            lab.driver.queue_tx(late.pop())
+            ring.publish()
+        unpatched(suppress)
+
+    monkeypatch.setattr(queue, "suppress_kicks", suppress_kicks)
+    lab.driver.send(*[frame(number) for number in range(BURST_PACKETS)])
+    lab.settle()
+    assert ring.kicks() == 0, "suppressed"
+    assert lab.sent[-1] == frame(999)
+
+
 def test_frames_of_impossible_sizes_are_completed_unsent(lab: VirtioLab) -> None:
     lab.driver.send(bytes(13), b"", frame(1)[:14], frame(2, 69_632), frame(3, 69_633))
     assert [len(each) for each in lab.sent] == [14, 69_632]

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.fakes.ring_pair import RingPair
 
+from vnic.virtio import queue
 from vnic.virtio.constants import DESC_WRITE
 from vnic.virtio.queue import QueueError, QueueState
 
@@ -189,6 +190,14 @@ def test_kicks_can_be_suppressed(ring: RingPair) -> None:
     ring.queue.suppress_kicks(False)
     ring.driver.publish()
     assert ring.driver.kicks() == 1
+
+
+def test_without_a_fence_nothing_is_left_out(ring: RingPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "_FENCED", False)
+    ring.driver.set_no_interrupt(True)
+    assert ring.queue.should_interrupt()
+    ring.queue.suppress_kicks(True)
+    assert ring.driver.used_flags == 0
 
 
 # -- the memory map changes under it ----------------------------------------------------------------------------

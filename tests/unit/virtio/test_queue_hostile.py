@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.fakes.ring_pair import RingPair
 
 from vnic.testing.guest_memory import GUEST_ADDR
+from vnic.virtio.memory import MappedRegion
 from vnic.virtio.queue import MAX_CHAIN, QueueError
 
 NEXT, WRITE, INDIRECT = 1, 2, 4
@@ -186,6 +187,15 @@ def test_a_chain_names_the_same_bytes_again_and_again(ring: RingPair) -> None:
     chain = ring.take()
     assert chain.readable_bytes == 1024 << 18
     assert len(chain.readable) == 1024
+
+
+def test_a_chain_over_very_many_regions(ring: RingPair) -> None:
+    page, first = 4096, 1 << 40
+    for number in range(400):
+        ring.memory.add(MappedRegion(first + number * page, page, ring.guest.fd, 0))
+    buffers = 6
+    table_of(ring, *[(first, 400 * page, NEXT, n + 1) for n in range(buffers - 1)], (first, 400 * page, 0, 0))
+    expect_error(ring, "too many memory regions")
 
 
 def test_the_driver_zeroes_its_own_rings(ring: RingPair) -> None:
