@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from .report import Missing
+
 GREETING_TIMEOUT_S = 10.0
 
 
@@ -47,10 +49,10 @@ class VnicProcess:
             qmp = socket.socket(socket.AF_UNIX)
             try:
                 qmp.connect(str(path))
-            except OSError:
+            except OSError as error:
                 qmp.close()
                 if self.process.poll() is not None or time.perf_counter() > deadline:
-                    raise
+                    raise Missing(f"vnic run did not come up: {error}") from None
                 time.sleep(0.001)
             else:
                 qmp.settimeout(GREETING_TIMEOUT_S)

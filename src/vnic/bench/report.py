@@ -56,6 +56,7 @@ class Report:
         self._json = as_json
         self._rows: list[dict[str, object]] = []
         self._failed = False
+        self._method = ""
         if not as_json:
             print(f"{platform.machine()}, {os.cpu_count()} CPUs, Linux {platform.release()},", end=" ")
             print(f"Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}")
@@ -68,10 +69,13 @@ class Report:
         self._rows.append(asdict(row))
         if self._json:
             return
+        if row.method != self._method:
+            self._method = row.method
+            print(f"  ({row.method})")
         target = f"   (aim: {row.target})" if row.target else ""
+        spread = f"{_figure(row.low)} … {_figure(row.high)}"
         print(
-            f"  {row.what:44} {row.median:>12,.6g} {row.unit:8} {row.low:,.6g} … {row.high:,.6g}"
-            f"   n={row.samples}{target}\n      {row.method}",
+            f"    {row.what:40} {_figure(row.median):>11} {row.unit:4} {spread}, n={row.samples}{target}",
             flush=True,
         )
 
@@ -84,3 +88,7 @@ class Report:
         if self._json:
             print(json.dumps(self._rows, indent=1))
         return int(self._failed)
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:g}"
