@@ -40,6 +40,8 @@ class RxFilter:
         """receive_filter: whether a frame passes, `mac` being the device's own address."""
         if self.promisc:
             return True
+        if len(frame) < 14:
+            return False  # no Ethernet header, so no address to filter by
         if frame[12:14] == _VLAN_TYPE and int.from_bytes(frame[14:16], "big") & 0xFFF not in self.vlans:
             return False
         destination = bytes(frame[:6])
