@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -124,13 +125,14 @@ async def _take(guest: Guest, console: Console) -> Guest:
 
 
 async def _run_steps(lab: Lab, guest: Guest, console: Console) -> list[Row]:
-    """All rows, shown as they come on a terminal, as one table elsewhere."""
+    """All rows, in a table that grows on a terminal and is printed at the end elsewhere."""
     from rich.live import Live
 
     table = _table(guest)
     rows = [await first_row(lab, guest)]
     _add(table, rows[0])
-    with Live(table, console=console, auto_refresh=False, vertical_overflow="visible") as live:
+    live = Live(table, console=console, auto_refresh=False, vertical_overflow="visible")
+    with live if console.is_terminal else contextlib.nullcontext():
         for step in STEPS:
             try:
                 row = await run_step(step, lab, guest)
@@ -138,7 +140,10 @@ async def _run_steps(lab: Lab, guest: Guest, console: Console) -> list[Row]:
                 row = Row.failed(step, str(error))
             rows.append(row)
             _add(table, row)
-            live.refresh()
+            if console.is_terminal:
+                live.refresh()
+    if not console.is_terminal:
+        console.print(table)
     return rows
 
 
@@ -147,8 +152,8 @@ def _table(guest: Guest) -> Table:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", title_justify="left")
-    table.title = f"What {guest.label} sees of nic0; it pings {PING_ADDRESS}"
-    table.add_column("what was done", overflow="fold")
+    table.title = f"nic0 as the guest sees it; while its link is up, it pings {PING_ADDRESS}"
+    table.add_column("what was done", no_wrap=True)
     table.add_column("eth0/carrier", justify="center")
     table.add_column("guest saw it after", justify="right", no_wrap=True)
     table.add_column("ping", justify="right", no_wrap=True)

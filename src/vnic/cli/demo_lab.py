@@ -50,7 +50,8 @@ class Program:
         deadline = time.monotonic() + START_TIMEOUT_S
         while not self.qmp_path.exists():
             if self._process.poll() is not None or time.monotonic() > deadline:
-                raise Refused(f"vnic run did not start: {self._log.read_text(errors='replace').strip()}")
+                said = self._log.read_text(errors="replace").strip().splitlines() or ["nothing"]
+                raise Refused(f"vnic run did not start; the last that it said: {said[-1]}")
             await asyncio.sleep(0.005)
 
     def kill(self) -> None:
@@ -116,8 +117,7 @@ class Lab:
 
     async def add_stream(self) -> None:
         """net0 as a stream that listens; the peer connects to it."""
-        address = {"type": "unix", "path": str(self.folder / "net0.sock")}
-        await self.netdev_add(type="stream", server=True, addr=address)
+        await self.netdev_add(type="stream", server=True, addr={"type": "unix", "path": "net0.sock"})
 
     async def start_peer(self) -> None:
         """A second vnic at the far end: a stream and an `echo`, joined by a hub. Returns when they are connected."""

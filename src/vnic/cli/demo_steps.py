@@ -10,8 +10,7 @@ from vnic.guest.base import Guest
 
 from .client import Entry
 from .demo_lab import NETDEV, NIC, PING_ADDRESS, Lab
-from .link import hold_text
-from .show import cause_text, one_line
+from .show import one_line
 
 CARRIER_TIMEOUT_S = 5
 
@@ -50,7 +49,7 @@ STEPS = (
         True,
         "no-peer",
     ),
-    Step("net0 is now a stream, peer not there yet", _plug_into_stream, False, "disconnected"),
+    Step("net0 is a stream, without a peer", _plug_into_stream, False, "disconnected"),
     Step("the peer starts", lambda lab: lab.start_peer(), True, "disconnected"),
     Step("kill -9 of the peer", lambda lab: lab.kill_peer(), False, "disconnected"),
     Step("the peer is back", lambda lab: lab.start_peer(), True, "disconnected"),
@@ -132,9 +131,11 @@ async def _look(title: str, up: bool, kind: str, lab: Lab, guest: Guest, *, seen
 
 def _reasons(nic: Entry) -> tuple[list[str], str]:
     """What holds the link down, or what brought it up: the kinds, and the words of `vnic why`."""
-    if nic["holds"]:
-        return [hold["kind"] for hold in nic["holds"]], one_line(
-            "; ".join(hold_text(h, NIC) for h in nic["holds"])
-        )
-    cause = nic["last-change"]["cause"]
-    return [cause["kind"]], one_line(f"{cause['kind']}: {cause_text(cause)}")
+    causes = nic["holds"] or [nic["last-change"]["cause"]]
+    return [cause["kind"] for cause in causes], one_line("; ".join(map(_reason, causes)))
+
+
+def _reason(cause: Entry) -> str:
+    """One hold or cause; `vnic why` says also who did it."""
+    where = "" if cause.get("client", NIC) == NIC else f"on {cause['client']}: "
+    return f"{cause['kind']}: {where}{cause['text']}"

@@ -61,8 +61,11 @@ def is_static_program(path: Path) -> bool:
             table = file.read(size * count)
     except OSError:
         return False
-    types = [int.from_bytes(table[at : at + 4], "little") for at in range(0, len(table), size or 1)]
-    return bool(types) and _PT_INTERP not in types
+    if not table or len(table) != size * count:
+        return False
+    return all(
+        int.from_bytes(table[at : at + 4], "little") != _PT_INTERP for at in range(0, len(table), size)
+    )
 
 
 def kernel_version(kernel: Path) -> tuple[int, ...]:

@@ -1,0 +1,62 @@
+"""The cache folder: entries are whole or absent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vnic.guest import cache
+
+
+@pytest.fixture(autouse=True)
+def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path
+
+
+def fill(folder: Path) -> None:
+    (folder / "usr").mkdir()
+    (folder / "usr/kernel").write_bytes(b"kernel")
+
+
+def test_an_entry_is_found_again_as_it_was_stored() -> None:
+    assert cache.entry("uml") is None
+    folder = cache.store("uml", fill)
+    assert cache.entry("uml") == folder
+    assert (folder / "usr/kernel").read_bytes() == b"kernel"
+
+
+def test_a_file_that_was_cut_short_or_lost_voids_the_entry() -> None:
+    folder = cache.store("uml", fill)
+    (folder / "usr/kernel").write_bytes(b"ker")
+    assert cache.entry("uml") is None
+    (folder / "usr/kernel").unlink()
+    assert cache.entry("uml") is None
+    cache.store("uml", fill)
+    assert cache.entry("uml") == folder
+
+
+def test_a_manifest_of_rubbish_voids_the_entry() -> None:
+    folder = cache.store("uml", fill)
+    (folder / "manifest.json").write_text("{")
+    assert cache.entry("uml") is None
+
+
+def test_a_failed_fill_leaves_nothing_and_keeps_the_old_entry(cache_home: Path) -> None:
+    cache.store("uml", fill)
+
+    def fail(folder: Path) -> None:
+        fill(folder)
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        cache.store("uml", fail)
+    assert cache.entry("uml") is not None
+    assert [path.name for path in (cache_home / "vnic").iterdir()] == ["uml"]
+
+
+def test_a_relative_cache_home_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "cache")
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert cache.cache_folder() == Path("/home/somebody/.cache/vnic")

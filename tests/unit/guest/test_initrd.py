@@ -1,0 +1,83 @@
+"""The initrd: a newc archive that other readers take, with everything /init needs."""
+
+from __future__ import annotations
+
+import lzma
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+from tests.conftest import require
+
+from vnic.guest.errors import GuestError
+from vnic.guest.initrd import CpioArchive, build_initrd, read_module
+
+
+def entries(archive: bytes) -> dict[str, tuple[int, bytes]]:
+    """Mode and content by name, read by the rules of the format alone."""
+    found: dict[str, tuple[int, bytes]] = {}
+    at = 0
+    while True:
+        assert archive[at : at + 6] == b"070701"
+        fields = [int(archive[at + 6 + 8 * i : at + 14 + 8 * i], 16) for i in range(13)]
+        mode, size, name_size = fields[1], fields[6], fields[11]
+        name = archive[at + 110 : at + 109 + name_size].decode()
+        at += -(-(110 + name_size) // 4) * 4
+        content = archive[at : at + size]
+        at += -(-size // 4) * 4
+        if name == "TRAILER!!!":
+            return found
+        found[name] = (mode, content)
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> tuple[Path, list[Path]]:
+    busybox = tmp_path / "busybox"
+    busybox.write_bytes(b"\x7fELF and so on")
+    first = tmp_path / "failover.ko"
+    first.write_bytes(b"first module")
+    second = tmp_path / "virtio_net.ko.xz"
+    second.write_bytes(lzma.compress(b"second module"))
+    return busybox, [first, second]
+
+
+def test_holds_init_busybox_and_the_modules_in_order(parts: tuple[Path, list[Path]]) -> None:
+    busybox, modules = parts
+    found = entries(build_initrd(busybox, modules))
+    assert stat.S_IMODE(found["init"][0]) == 0o755
+    assert found["init"][1].startswith(b"#!/bin/busybox sh\n")
+    assert found["bin/busybox"] == (stat.S_IFREG | 0o755, b"\x7fELF and so on")
+    names = [name for name in found if name.startswith("modules/")]
+    assert names == ["modules/00-failover.ko", "modules/01-virtio_net.ko"]
+    assert found["modules/01-virtio_net.ko"][1] == b"second module"
+    assert stat.S_ISCHR(found["dev/console"][0])
+
+
+def test_takes_files_of_the_caller(parts: tuple[Path, list[Path]]) -> None:
+    busybox, modules = parts
+    found = entries(build_initrd(busybox, modules, {"/bin/probe": b"#!/bin/sh\n"}))
+    assert found["bin/probe"] == (stat.S_IFREG | 0o755, b"#!/bin/sh\n")
+
+
+@pytest.mark.parametrize("length", range(6))
+def test_pads_names_and_contents_of_every_length(length: int) -> None:
+    archive = CpioArchive()
+    archive.add_file("n" * (length + 1), b"x" * length)
+    archive.add_folder("after")
+    assert list(entries(archive.finish())) == ["n" * (length + 1), "after"]
+
+
+def test_cpio_reads_it(tmp_path: Path) -> None:
+    require(shutil.which("cpio"), "cpio")
+    archive = CpioArchive()
+    archive.add_folder("folder")
+    archive.add_file("folder/file", b"content")
+    subprocess.run(["cpio", "-i", "--quiet"], input=archive.finish(), cwd=tmp_path, check=True)
+    assert (tmp_path / "folder/file").read_bytes() == b"content"
+
+
+def test_refuses_a_module_that_it_cannot_unpack(tmp_path: Path) -> None:
+    with pytest.raises(GuestError, match="neither"):
+        read_module(tmp_path / "virtio_net.ko.zst")
