@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -262,6 +263,36 @@ def test_too_many_clients_are_turned_away(tmp_path: Path, monkeypatch: pytest.Mo
         clients.append(await join(path))
         for client in clients:
             await client.close()
+
+    run(test)
+
+
+def test_out_of_descriptors_the_listener_rests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "q"
+    monkeypatch.setattr(ports_module, "ACCEPT_RETRY_S", 0.02)
+
+    class Exhausted:
+        """A listening socket in a process without a free descriptor."""
+
+        def __init__(self, listening: socket.socket) -> None:
+            self.fileno = listening.fileno
+
+        def accept(self) -> None:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def test(bench: Bench) -> None:
+        bench.add(path=str(path), server=True)
+        port = bench.monitors._ports["mon0"]
+        assert isinstance(port, ports_module.ServerPort)
+        listening = port._listener.socket
+        port._listener.socket = Exhausted(listening)  # type: ignore[assignment]  # plays one
+        client = asyncio.create_task(join(path))
+        await asyncio.sleep(0.05)
+        assert 1 <= caplog.text.count("cannot accept: Too many open files") <= 4
+        port._listener.socket = listening
+        await (await client).close()
 
     run(test)
 
