@@ -191,6 +191,7 @@ def _hostile() -> list[tuple[str, bytes, bytes]]:
     tcp, _, l4 = build(6, bytes(3000))
     tcp6, _, l46 = build(6, bytes(3000), True)
     udp, _, _ = build(17, bytes(3000))
+    udp6, _, _ = build(17, bytes(3000), True)
     short_doff = bytearray(tcp)
     short_doff[l4 + 12] = 0x40
     long_doff = bytearray(tcp[: l4 + 20])
@@ -223,6 +224,8 @@ def _hostile() -> list[tuple[str, bytes, bytes]]:
         ("longer than an IP packet", header(1, 65_535, l4), huge),
         ("frame too long", header(1, 1448, l4), build(6, bytes(70_000))[0]),
         ("ufo with fragments of 7", header(3, 7, l4, tcp=False), udp),
+        ("TCP in the header, UDP in IP", header(1, 1448, l4), tcp[:23] + b"\x11" + tcp[24:]),
+        ("ufo behind an extension header", header(3, 1400, l46, tcp=False), udp6[:20] + b"\0" + udp6[21:]),
         ("not IP", header(1, 1448, l4), tcp[:12] + b"\x12\x34" + tcp[14:]),
     ]
 

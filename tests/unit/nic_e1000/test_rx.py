@@ -208,6 +208,14 @@ def test_null_buffers_are_passed_over(running: Rig) -> None:
     assert [entry[:2] for entry in running.driver.descriptors()] == [(0, 1), (100, 7)]
 
 
+def test_a_ring_of_null_buffers_loses_the_frame(running: Rig) -> None:
+    running.driver.memory.write(RX_RING, bytes(256))
+    running.wire(frame())
+    assert running.driver.read(regs.MPC) == 1
+    assert running.driver.read(regs.ICR) & regs.ICR_RXO
+    assert running.driver.read(regs.RDH) == 15
+
+
 def test_counters(running: Rig) -> None:
     driver = running.driver
     for size, to in ((60, MAC), (61, MAC), (1514, b"\xff" * 6), (200, MULTICAST)):

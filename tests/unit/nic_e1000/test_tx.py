@@ -230,6 +230,20 @@ def test_loopback(running: Rig, link: bool) -> None:
     assert running.netdev.frames == []
 
 
+def test_loopback_finishes_offloads_itself(running: Rig) -> None:
+    frame, l3, l4 = build(6, b"payload")
+    running.driver.phy_write(0, 0x4140)
+    running.driver.context(l3=l3, l4=l4, at=l4 + 16, ends=(l4 - 1, 0))
+    running.driver.send_extended(MAC + frame[6:], TXSM | IXSM)
+    assert verify(running.driver.received()[0], l3, l4, 6, False) == b"payload"
+    long, l3, l4 = without_sums(bytes(3000))
+    running.driver.context(l3=l3, l4=l4, at=l4 + 16, header=l4 + 20, mss=1000, tse=True)
+    broken = bytearray(MAC + long[6:])
+    broken[l4 + 12] = 0x10  # a TCP header of 4 bytes
+    running.driver.send_extended(bytes(broken), TXSM | IXSM, EOP | TSE)
+    assert running.driver.received() == []
+
+
 def test_counters(running: Rig) -> None:
     running.driver.send(FRAME)
     running.driver.send(b"\xff" * 6 + FRAME[6:])

@@ -135,10 +135,10 @@ class E1000(PciDevice, Endpoint):
         return not self.link.up or self.client.send(0, frame, offload)
 
     def complain(self, what: str, text: str) -> None:
-        """One line for each kind of guest's mistake, until the next reset."""
+        """One line for each kind of mistake of a VM's; a guest that resets and errs in a loop cannot fill the log."""
         if what not in self._complaints:
             self._complaints.add(what)
-            log.warning("%s: %s: %s; said once until the guest resets the NIC", self._name, what, text)
+            log.warning("%s: %s: %s; said once for this VM", self._name, what, text)
 
     def bus_error(self, unit: str, error: GuestMemoryError) -> None:
         """The guest gave an address that leads nowhere: a master abort on a real bus (PCI 3.0 §6.2.3)."""
@@ -153,6 +153,7 @@ class E1000(PciDevice, Endpoint):
 
     def plug(self, irq: IrqLines, memory: GuestMemory) -> None:
         super().plug(irq, memory)
+        self._complaints.clear()
         self._nic.guest_attached(True)
 
     def unplug(self, done: Callable[[], None]) -> None:
@@ -283,7 +284,6 @@ class E1000(PciDevice, Endpoint):
         self.tx.reset()
         self._io_address = 0
         self._lsc_owed = False
-        self._complaints.clear()
         self._set_driver_ok(False)
         if hasattr(self, "client"):
             self.client.flush(0)  # to nowhere: no sender shall wait for a receiver that is off

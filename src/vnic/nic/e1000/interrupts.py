@@ -17,10 +17,6 @@ class Interrupts:
         self.mask = 0
         self._drive = drive
 
-    @property
-    def pending(self) -> int:
-        return self.cause & self.mask
-
     def reset(self) -> None:
         self.cause = self.mask = 0
         self._drive(0)
