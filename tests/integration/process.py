@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shutil
 import signal
 import socket
@@ -47,6 +48,10 @@ class Place:
 
     def qmp_path(self, name: str = "vnic") -> str:
         return str(self.folder / "vnic" / f"{name}.qmp")
+
+    def files(self) -> list[str]:
+        """The names of all files, in the runtime folder too."""
+        return sorted(name for _, _, names in os.walk(self.folder) for name in names)
 
     def verb(self, *words: str, timeout: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
         """Run `vnic …` to its end."""
@@ -136,8 +141,7 @@ class PlayedGuest:
         self._wire = SocketWire.connect(path)
         self._client = VhostUserClient(self._wire, self._memory, self._driver)
         self._client.start()
-        self.link_up = self._client.link_up()
-        self.reads = 1
+        self._link_up = self._client.link_up()
         self.obeys = threading.Event()
         """Cleared, the guest ignores its interrupts."""
         self.obeys.set()
@@ -151,11 +155,14 @@ class PlayedGuest:
         with contextlib.suppress(Disconnected):
             while not self._ends.wait(0.002):
                 if self.obeys.is_set() and self._client.config_changes():
-                    self.link_up = self._client.link_up()
-                    self.reads += 1
+                    self._link_up = self._client.link_up()
                 if _is_closed(self._wire.sock):
                     break
         self.gone.set()
+
+    def sees_up(self) -> bool:
+        """The link as the guest last read it."""
+        return self._link_up
 
     def close(self) -> None:
         self._ends.set()
@@ -167,10 +174,9 @@ class PlayedGuest:
 
 def _is_closed(sock: socket.socket) -> bool:
     """Whether the other end closed; what it sent stays unread."""
+    readable, _, _ = select.select([sock], [], [], 0)
     try:
-        return not sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return False
+        return bool(readable) and not sock.recv(1, socket.MSG_PEEK)
     except OSError:
         return True
 

@@ -16,18 +16,13 @@ NIC = "virtio-net,id=nic0,netdev=net0,attach.type=vhost-user,attach.path=nic0.so
 STREAM = "stream,id=net0,server=on,addr.type=unix,addr.path=net0.sock"
 
 
-def left(place: Place) -> list[str]:
-    """All files in the place, which are what a vnic that has ended left behind."""
-    return [name for _, _, names in os.walk(place.folder) for name in names]
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_and_leaves_nothing_behind(place: Place, number: signal.Signals) -> None:
     running = place.run("-netdev", STREAM, "-device", NIC, "-pidfile", "pid")
-    assert sorted(left(place)) == ["net0.sock", "nic0.sock", "pid", "vnic.lock", "vnic.qmp"]
+    assert place.files() == ["net0.sock", "nic0.sock", "pid", "vnic.lock", "vnic.qmp"]
     assert int((place.folder / "pid").read_text()) == running.process.pid
     assert running.end(number) == (0, "")
-    assert left(place) == []
+    assert place.files() == []
 
 
 def test_the_sockets_are_for_nobody_else(place: Place) -> None:
@@ -40,9 +35,9 @@ def test_the_sockets_are_for_nobody_else(place: Place) -> None:
 def test_a_guest_sees_its_link_go_when_vnic_ends(place: Place) -> None:
     running = place.run("-netdev", "echo,id=net0", "-device", NIC)
     with guest_on(place.path("nic0.sock")) as guest:
-        assert guest.link_up
+        assert guest.sees_up()
         assert running.end() == (0, "")
-        assert not guest.link_up, "the guest had the time to see its link go"
+        assert not guest.sees_up(), "the guest had the time to see its link go"
 
 
 def test_it_starts_in_time(place: Place) -> None:
@@ -86,11 +81,11 @@ def test_what_a_killed_vnic_left_is_replaced(place: Place) -> None:
     running = place.run("-netdev", STREAM, "-device", NIC, "-pidfile", "pid", name="lab")
     running.process.kill()
     running.ended()
-    assert sorted(left(place)) == ["lab.lock", "lab.qmp", "net0.sock", "nic0.sock", "pid"]
+    assert place.files() == ["lab.lock", "lab.qmp", "net0.sock", "nic0.sock", "pid"]
     with place.run("-netdev", STREAM, "-device", NIC, "-pidfile", "pid", name="lab") as again:
         wait_for(lambda: place.verb("link", "-n", "lab").returncode == 0)
         assert int((place.folder / "pid").read_text()) == again.process.pid
-    assert left(place) == []
+    assert place.files() == []
 
 
 def test_a_pidfile_of_a_running_vnic_is_locked(place: Place) -> None:
@@ -112,7 +107,7 @@ def test_paused_no_guest_is_let_in_before_cont(place: Place) -> None:
         assert place.verb("link", "set", "nic0", "down").returncode == 0
         assert place.verb("hmp", "cont").returncode == 0
         with guest_on(place.path("nic0.sock")) as guest:
-            assert not guest.link_up
+            assert not guest.sees_up()
         assert place.verb("hmp", "info", "status").stdout == "VM status: running\n"
 
 
@@ -132,7 +127,7 @@ def test_daemonize_returns_when_it_runs(place: Place) -> None:
         assert os.getsid(pid) != os.getsid(0)
     finally:
         os.kill(pid, signal.SIGTERM)
-    wait_for(lambda: left(place) == [])
+    wait_for(lambda: place.files() == [])
 
 
 def test_daemonize_tells_of_a_failed_start(place: Place) -> None:
@@ -171,7 +166,7 @@ def test_a_start_that_fails_says_why_in_one_line_and_leaves_nothing(
     assert result.stderr.startswith(f"vnic: {line}" if line else f"vnic: {options[0]} {options[1]}: ")
     assert len(result.stderr.splitlines()) == 1
     assert result.stdout == ""
-    assert left(place) == []
+    assert place.files() == []
 
 
 @pytest.mark.parametrize("options", [["-nonsense"], ["-netdev"], ["disk.img"]])
