@@ -1,0 +1,74 @@
+"""`vnic doctor`: what it says of machines that have and that lack, and its exit code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vnic.cli import doctor
+from vnic.cli.doctor import Finding
+from vnic.cli.main import main
+
+
+def test_this_machine_can_run_vnic(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("has   python ")
+    assert "vnic works here" in said.splitlines()[-1]
+
+
+def test_json_has_every_finding_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    findings = json.loads(capsys.readouterr().out)
+    assert [finding["name"] for finding in findings][:3] == ["python", "system", "libraries"]
+    assert all(set(finding) == {"name", "has", "detail", "use", "mend", "required"} for finding in findings)
+
+
+@pytest.mark.parametrize(("required", "code"), [(True, 1), (False, 0)])
+def test_fails_only_for_what_vnic_needs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], required: bool, code: int
+) -> None:
+    finding = Finding("tool", False, "it is not there", "something", "apt-get install tool", required)
+    monkeypatch.setattr(doctor, "CHECKS", (lambda: finding,))
+    assert main(["doctor"]) == code
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == ("LACKS" if required else "lacks") + " tool  it is not there"
+    assert lines[2].strip() == "mend it with: apt-get install tool"
+
+
+def test_on_an_empty_machine_every_lack_comes_with_a_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    findings = {finding.name: finding for finding in (check() for check in doctor.CHECKS)}
+    for name in ("User-Mode Linux", "QEMU", "passt", "testpmd", "tshark"):
+        assert not findings[name].has
+        assert "apt-get install" in findings[name].mend
+    assert all(finding.mend for finding in findings.values() if not finding.has)
+
+
+@pytest.mark.parametrize(
+    ("says", "has"),
+    [("QEMU emulator version 7.2.22 (Debian 1:7.2)", False), ("QEMU emulator version 11.1.3", True)],
+)
+def test_knows_which_qemu_speaks_vfio_user(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, says: str, has: bool
+) -> None:
+    program = tmp_path / "qemu-system-x86_64"
+    program.write_text(f"#!/bin/sh\necho '{says}'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    finding = doctor.check_qemu()
+    assert finding.has is has
+    assert ("too old" in finding.detail) is not has
+
+
+def test_a_program_without_a_version_is_still_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "passt").write_text("#!/bin/sh\necho passt unknown version\necho GPL version 3.0\n")
+    (tmp_path / "passt").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert doctor.check_passt().has
+    assert "of unknown version" in doctor.check_passt().detail
