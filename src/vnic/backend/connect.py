@@ -189,6 +189,22 @@ def remove_stale_socket(path: str) -> None:
         return
 
 
+class OwnPath:
+    """The path of a unix socket that we bound: unlinked at the end, unless it has become somebody else's."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._inode = _identity(path)
+
+    def unlink(self) -> None:
+        if self._inode is not None and _identity(self._path) == self._inode:
+            try:
+                os.unlink(self._path)
+            except OSError:
+                pass
+        self._inode = None
+
+
 class Listener:
     """A listening socket that takes one peer, and another after `listen_again`; later callers wait in its backlog.
 
@@ -202,12 +218,9 @@ class Listener:
         self._sock = sock
         self._accepted = accepted
         self._timer: asyncio.TimerHandle | None = None
-        self._path: str | None = None
-        self._inode: tuple[int, int] | None = None
         name = sock.getsockname()
-        if sock.family == socket.AF_UNIX and isinstance(name, str) and name:
-            self._path = os.path.abspath(name)
-            self._inode = _identity(self._path)
+        is_path = sock.family == socket.AF_UNIX and isinstance(name, str) and name
+        self._path = OwnPath(os.path.abspath(name)) if is_path else None
         self.listen_again()
 
     @property
@@ -242,12 +255,8 @@ class Listener:
             self._timer.cancel()
             self._timer = None
         self._sock.close()
-        if self._path is not None and _identity(self._path) == self._inode:
-            try:
-                os.unlink(self._path)
-            except OSError:
-                pass
-        self._path = None
+        if self._path is not None:
+            self._path.unlink()
 
 
 def _identity(path: str) -> tuple[int, int] | None:

@@ -92,6 +92,20 @@ class StreamOptions(NetdevOptions, tag="stream", frozen=True, kw_only=True):
     reconnect_ms: int | None = None
 
 
+class DgramOptions(NetdevOptions, tag="dgram", frozen=True, kw_only=True):
+    local: SocketAddress | None = None
+    remote: SocketAddress | None = None
+
+
+class SocketOptions(NetdevOptions, tag="socket", frozen=True, kw_only=True):
+    fd: str | None = None
+    listen: str | None = None
+    connect: str | None = None
+    mcast: str | None = None
+    localaddr: str | None = None
+    udp: str | None = None
+
+
 class TapOptions(NetdevOptions, tag="tap", frozen=True, kw_only=True):
     ifname: str | None = None
     fd: str | None = None
@@ -108,6 +122,14 @@ class TapOptions(NetdevOptions, tag="tap", frozen=True, kw_only=True):
     vhostforce: bool | None = None
     queues: U32 | None = None
     poll_us: U32 | None = None
+
+
+class VhostUserOptions(NetdevOptions, tag="vhost-user", frozen=True, kw_only=True):
+    """`vhostforce` is taken and has no effect, as in QEMU."""
+
+    chardev: str
+    vhostforce: bool = False
+    queues: int | None = None
 
 
 class EchoOptions(NetdevOptions, tag="echo", frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ from .base import Backend, BackendContext, NetdevType
 
 NOT_BUILT = frozenset(
     {
-        *("none", "nic", "user", "l2tpv3", "socket", "dgram", "vde", "bridge", "netmap", "vhost-user"),
+        *("none", "nic", "user", "l2tpv3", "vde", "bridge", "netmap"),
         *("vhost-vdpa", "passt", "af-xdp", "vmnet-host", "vmnet-shared", "vmnet-bridged"),
     }
 )
@@ -36,7 +36,19 @@ NETDEVS: dict[str, NetdevType] = dict(
     (
         _row("hubport", o.HubPortOptions, "a port of a hub: all others get what one gets", "hubport:HubPort"),
         _row("stream", o.StreamOptions, "one peer over a unix or TCP socket", "stream:StreamBackend"),
+        _row(
+            "dgram", o.DgramOptions, "one frame a datagram, over UDP or a unix socket", "dgram:DgramBackend"
+        ),
+        _row(
+            "socket", o.SocketOptions, "QEMU's older form of stream and dgram", "socket_netdev:SocketBackend"
+        ),
         _row("tap", o.TapOptions, "a network interface of this host", "tap:TapBackend"),
+        _row(
+            "vhost-user",
+            o.VhostUserOptions,
+            "a vhost-user process that runs the guest's rings itself",
+            "vhost_user:VhostUserBackend",
+        ),
         _row(
             "echo", o.EchoOptions, "a host of vnic's own that answers ARP, NDP and ping", "echo:EchoBackend"
         ),

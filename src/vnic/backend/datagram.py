@@ -1,0 +1,272 @@
+"""Datagram sockets of netdevs: one frame a datagram. dgram and the datagram forms of socket share it.
+
+`DatagramPort` moves the frames; the functions below make the sockets, with the texts of QEMU's net/dgram.c.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from vnic.net.client import NetClient
+from vnic.net.errors import NetError
+from vnic.net.incoming import Frame
+
+from .base import READ_BUDGET_FRAMES
+from .framing import MAX_FRAME_BYTES
+
+RETRY_S = 0.0005
+"""The wait for a unix peer with a full queue: the kernel tells only connected sockets when it has room, and an
+unconnected one would report room at once, again and again (QEMU spins here)."""
+LOOKUP_LIMIT_S = 0.5
+"""How long a host name may take: datagram netdevs need their addresses before they exist."""
+
+Inet4 = tuple[str, int]
+
+
+class DatagramPort:
+    """The frames of one client over one datagram socket. `target` is where they go; None: the socket is connected."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, client: NetClient, target: Any = None
+    ) -> None:
+        sock.setblocking(False)
+        self.fd = sock.fileno()
+        self._loop = loop
+        self._sock = sock
+        self._client = client
+        self._target = target
+        self._paused = False
+        self._retry: asyncio.TimerHandle | None = None
+        self._waits_writable = False
+        self._open = True
+        loop.add_reader(sock, self._readable)
+
+    def _readable(self) -> None:
+        for _ in range(READ_BUDGET_FRAMES):
+            try:
+                frame = self._sock.recv(MAX_FRAME_BYTES)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                return  # an ICMP answer to what was sent before; the next datagram is as good as ever
+            if frame and not self._client.send(0, frame) and self._open:
+                self._paused = True
+                self._loop.remove_reader(self._sock)
+                return
+            if not self._open:
+                return
+
+    def resume(self) -> None:
+        """The peer has room again."""
+        if self._paused and self._open:
+            self._paused = False
+            self._loop.add_reader(self._sock, self._readable)
+
+    def send(self, frame: Frame) -> bool:
+        """Send a frame. False: the socket has no room, `client.flush(0)` follows."""
+        if not self._open:
+            return True
+        try:
+            if self._target is None:
+                self._sock.send(frame, socket.MSG_NOSIGNAL)
+            else:
+                self._sock.sendto(frame, socket.MSG_NOSIGNAL, self._target)
+        except (BlockingIOError, InterruptedError):
+            self._wait_for_room()
+            return False
+        except OSError:
+            pass  # nobody there, or too long for the network: lost, as datagrams are
+        return True
+
+    def _wait_for_room(self) -> None:
+        if self._sock.family == socket.AF_UNIX and self._target is not None:
+            if self._retry is None:
+                self._retry = self._loop.call_later(RETRY_S, self._writable)
+        elif not self._waits_writable:
+            self._waits_writable = True
+            self._loop.add_writer(self._sock, self._writable)
+
+    def _writable(self) -> None:
+        self._retry = None
+        if self._waits_writable:
+            self._waits_writable = False
+            self._loop.remove_writer(self._sock)
+        self._client.flush(0)
+
+    def close(self) -> None:
+        if not self._open:
+            return
+        self._open = False
+        self._loop.remove_reader(self._sock)
+        self._loop.remove_writer(self._sock)
+        if self._retry is not None:
+            self._retry.cancel()
+        self._sock.close()
+
+
+# -- addresses: convert_host_port and parse_host_port of QEMU's net/net.c -------------------------------------------
+
+
+def ipv4_address(host: str, port: str) -> Inet4:
+    """The address that `host` and `port` stand for; an empty host is any."""
+    return _ipv4_host(host), _port(port)
+
+
+def parse_host_port(text: str) -> Inet4:
+    """`HOST:PORT`, as socket's options have it."""
+    host, colon, port = text.partition(":")
+    if not colon:
+        raise NetError(f"host address '{text}' doesn't contain ':' separating host from port")
+    return ipv4_address(host, port)
+
+
+def _ipv4_host(host: str) -> str:
+    if not host:
+        return "0.0.0.0"
+    if host[0].isdigit():
+        try:
+            return socket.inet_ntoa(socket.inet_aton(host))
+        except OSError:
+            raise NetError(f"host address '{host}' is not a valid IPv4 address") from None
+    return _look_up(host)
+
+
+def _look_up(host: str) -> str:
+    """A host name, looked up in a thread so that a slow name server costs LOOKUP_LIMIT_S at the most."""
+    found: list[str] = []
+
+    def work() -> None:
+        try:
+            found.append(socket.gethostbyname(host))
+        except (OSError, UnicodeError):
+            pass
+
+    thread = threading.Thread(target=work, name="vnic-lookup", daemon=True)
+    thread.start()
+    thread.join(LOOKUP_LIMIT_S)
+    if thread.is_alive():
+        raise NetError(f"can't resolve host address '{host}' within {LOOKUP_LIMIT_S} s: give its number")
+    if not found:
+        raise NetError(f"can't resolve host address '{host}'")
+    return found[0]
+
+
+def _port(text: str) -> int:
+    try:
+        port = int(text, 0) if text.strip() == text and "_" not in text else -1
+    except ValueError:
+        port = -1
+    if not 0 <= port <= 0xFFFF:
+        raise NetError(f"port number '{text}' is invalid")
+    return port
+
+
+def is_multicast(address: Inet4) -> bool:
+    return socket.inet_aton(address[0])[0] >> 4 == 0xE
+
+
+def inet4_text(address: Inet4) -> str:
+    return f"{address[0]}:{address[1]}"
+
+
+# -- sockets ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Making:
+    """Closes a half-made socket and turns the failure of each step into its text."""
+
+    sock: socket.socket
+
+    def step(self, what: str, method: Any, *args: Any) -> None:
+        try:
+            method(*args)
+        except OSError as error:
+            self.sock.close()
+            raise NetError(f"{what}: {error.strerror}") from None
+
+
+def _new_socket(family: socket.AddressFamily) -> socket.socket:
+    try:
+        return socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    except OSError as error:
+        raise NetError(f"can't create datagram socket: {error.strerror}") from None
+
+
+def udp_socket(local: Inet4) -> socket.socket:
+    """A socket bound to `local`."""
+    sock = _new_socket(socket.AF_INET)
+    making = _Making(sock)
+    making.step(
+        "can't set socket option SO_REUSEADDR", sock.setsockopt, socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+    )
+    making.step(f"can't bind ip={local[0]} to socket", sock.bind, local)
+    return sock
+
+
+def multicast_socket(group: Inet4, local: str | None) -> socket.socket:
+    """A member of `group`, through the interface that has the address `local` (net_dgram_mcast_create)."""
+    if not is_multicast(group):
+        number = int.from_bytes(socket.inet_aton(group[0]), "big")
+        raise NetError(
+            f"specified mcastaddr {group[0]} (0x{number:08x}) does not contain a multicast address"
+        )
+    interface = None
+    if local is not None:
+        try:
+            interface = socket.inet_aton(local)
+        except OSError:
+            raise NetError(f"localaddr '{local}' is not a valid IPv4 address") from None
+    sock = _new_socket(socket.AF_INET)
+    making = _Making(sock)
+    making.step(
+        "can't set socket option SO_REUSEADDR", sock.setsockopt, socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+    )
+    making.step(f"can't bind ip={group[0]} to socket", sock.bind, group)
+    making.step(
+        f"can't add socket to multicast group {group[0]}",
+        sock.setsockopt,
+        socket.IPPROTO_IP,
+        socket.IP_ADD_MEMBERSHIP,
+        socket.inet_aton(group[0]) + (interface or bytes(4)),
+    )
+    # Others on this host belong to the group, too.
+    making.step(
+        "can't force multicast message to loopback",
+        sock.setsockopt,
+        socket.IPPROTO_IP,
+        socket.IP_MULTICAST_LOOP,
+        1,
+    )
+    if interface is not None:
+        making.step(
+            "can't set the default network send interface",
+            sock.setsockopt,
+            socket.IPPROTO_IP,
+            socket.IP_MULTICAST_IF,
+            interface,
+        )
+    return sock
+
+
+def datagram_socket_from_fd(fd: int) -> socket.socket:
+    """Take over an inherited descriptor; it is closed where it is no datagram socket."""
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError:
+        os.close(fd)
+        raise NetError(f"File descriptor '{fd}' is not a socket") from None
+    if sock.type != socket.SOCK_DGRAM:
+        sock.close()
+        raise NetError(f"File descriptor '{fd}' is not a datagram socket")
+    return sock
+
+
+def family_word(sock: socket.socket) -> str:
+    """The SocketAddressType of a socket, as the info texts name it."""
+    return "unix" if sock.family == socket.AF_UNIX else "inet"

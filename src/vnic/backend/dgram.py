@@ -1,0 +1,126 @@
+"""dgram: one frame a datagram, over UDP, UDP multicast, a unix datagram socket or a passed one (QEMU's net/dgram.c).
+
+Datagrams know no connection, so there is nothing here that would hold the link.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from vnic.net.errors import NetError
+from vnic.net.incoming import Frame
+
+from .address import AddressError, unix_sockaddr
+from .base import Backend, BackendContext
+from .connect import OwnPath, remove_stale_socket
+from .datagram import (
+    DatagramPort,
+    datagram_socket_from_fd,
+    family_word,
+    inet4_text,
+    ipv4_address,
+    is_multicast,
+    multicast_socket,
+    udp_socket,
+)
+from .options import DgramOptions, FdAddress, InetAddress, SocketAddress, UnixAddress
+
+
+class DgramBackend(Backend):
+    """One dgram netdev."""
+
+    def __init__(self, context: BackendContext, options: DgramOptions) -> None:
+        super().__init__(context)
+        self._local = options.local
+        self._remote = options.remote
+        self._port: DatagramPort | None = None
+        self._path: OwnPath | None = None
+        self._info = ""
+
+    def start(self) -> None:
+        local, remote = self._local, self._remote
+        if isinstance(remote, InetAddress):
+            group = ipv4_address(remote.host, remote.port)
+            if is_multicast(group):
+                self._start_multicast(group, local)
+                return
+        if local is None:
+            raise NetError("dgram requires local= parameter")
+        if remote is None:
+            if not isinstance(local, FdAddress):
+                raise NetError("type=inet or type=unix requires remote parameter")
+            self._start_fd(local)
+        elif isinstance(local, FdAddress):
+            raise NetError("don't set remote with local.fd")
+        elif isinstance(local, InetAddress) and isinstance(remote, InetAddress):
+            self._start_udp(local, remote)
+        elif isinstance(local, UnixAddress) and isinstance(remote, UnixAddress):
+            self._start_unix(local, remote)
+        elif type(local) is not type(remote):
+            raise NetError("remote and local types must be the same")
+        else:
+            raise NetError("only support inet or fd type for local")
+
+    def _start_udp(self, local: InetAddress, remote: InetAddress) -> None:
+        here, there = ipv4_address(local.host, local.port), ipv4_address(remote.host, remote.port)
+        self._port = DatagramPort(self.loop, udp_socket(here), self.client, there)
+        self._info = f"udp={inet4_text(here)}/{inet4_text(there)}"
+
+    def _start_multicast(self, group: tuple[str, int], local: SocketAddress | None) -> None:
+        if isinstance(local, FdAddress):
+            self._start_fd(local, group)
+            return
+        if local is not None and not isinstance(local, InetAddress):
+            raise NetError("only support inet or fd type for local")
+        sock = multicast_socket(group, local.host if local is not None else None)
+        self._port = DatagramPort(self.loop, sock, self.client, group)
+        self._info = f"mcast={inet4_text(group)}"
+
+    def _start_fd(self, local: FdAddress, group: tuple[str, int] | None = None) -> None:
+        """A socket that was passed. For a group a socket of our own takes its place: what arrives at a shared one
+        would reach one of its users only."""
+        passed = datagram_socket_from_fd(self.context.take_fd(local.text))
+        if group is not None:
+            number = passed.fileno()
+            passed.close()
+            self._port = DatagramPort(self.loop, multicast_socket(group, None), self.client, group)
+            self._info = f"fd={number} (cloned mcast={inet4_text(group)})"
+            return
+        self._port = DatagramPort(self.loop, passed, self.client)
+        self._info = f"fd={self._port.fd} {family_word(passed)}"
+
+    def _start_unix(self, local: UnixAddress, remote: UnixAddress) -> None:
+        try:
+            here, there = unix_sockaddr(local), unix_sockaddr(remote)
+        except AddressError as error:
+            raise NetError(str(error)) from None
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        try:
+            if not local.abstract:
+                remove_stale_socket(local.path)
+            sock.bind(here)
+        except OSError as error:
+            sock.close()
+            raise NetError(f"can't bind unix={local.path} to socket: {error.strerror}") from None
+        self._path = None if local.abstract else OwnPath(os.path.abspath(local.path))
+        self._port = DatagramPort(self.loop, sock, self.client, there)
+        self._info = f"udp={local.path}:{remote.path}"
+
+    # -- Endpoint -----------------------------------------------------------------------------------------------
+
+    def receive(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
+        return self._port is None or self._port.send(frame)
+
+    def sent(self, queue: int) -> None:
+        if self._port is not None:
+            self._port.resume()
+
+    def info_text(self, queue: int) -> str:
+        return self._info
+
+    def cleanup(self) -> None:
+        if self._port is not None:
+            self._port.close()
+        if self._path is not None:
+            self._path.unlink()

@@ -1,0 +1,169 @@
+"""socket: QEMU's older netdev for a TCP peer, UDP or UDP multicast (net/socket.c); stream and dgram replace it.
+
+Its wire is held while a TCP peer is missing, as that of stream; unlike stream it emits no events.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from vnic.net.errors import NetError
+from vnic.net.incoming import Frame
+
+from .base import Backend, BackendContext, log
+from .connect import Connector, Listener, set_stream_options
+from .connection import FramedConnection
+from .datagram import (
+    DatagramPort,
+    Inet4,
+    family_word,
+    inet4_text,
+    multicast_socket,
+    parse_host_port,
+    udp_socket,
+)
+from .options import InetAddress, SocketOptions
+
+
+class SocketBackend(Backend):
+    """One socket netdev."""
+
+    def __init__(self, context: BackendContext, options: SocketOptions) -> None:
+        super().__init__(context)
+        given = [options.fd, options.listen, options.connect, options.mcast, options.udp]
+        if sum(each is not None for each in given) != 1:
+            raise NetError("exactly one of listen=, connect=, mcast= or udp= is required")
+        if options.localaddr is not None and options.mcast is None and options.udp is None:
+            raise NetError("localaddr= is only valid with mcast= or udp=")
+        if options.udp is not None and options.localaddr is None:
+            raise NetError("localaddr= is mandatory with udp=")
+        self._options = options
+        self._info = ""
+        self._port: DatagramPort | None = None
+        self._listener: Listener | None = None
+        self._connector: Connector | None = None
+        self._connection: FramedConnection | None = None
+
+    def start(self) -> None:
+        options = self._options
+        if options.fd is not None:
+            self._start_fd(options.fd)
+        elif options.listen is not None:
+            self._start_listen(parse_host_port(options.listen))
+        elif options.connect is not None:
+            self._start_connect(parse_host_port(options.connect))
+        elif options.mcast is not None:
+            group = parse_host_port(options.mcast)
+            self._start_datagrams(multicast_socket(group, options.localaddr), group)
+            self._info = f"socket: mcast={inet4_text(group)}"
+        else:
+            here, there = parse_host_port(options.localaddr or ""), parse_host_port(options.udp or "")
+            self._start_datagrams(udp_socket(here), there)
+            self._info = f"socket: udp={inet4_text(there)}"
+
+    def _start_datagrams(self, sock: socket.socket, target: Inet4 | None) -> None:
+        self._port = DatagramPort(self.loop, sock, self.client, target)
+
+    def _start_fd(self, name: str) -> None:
+        try:
+            fd = self.context.take_fd(name)
+        except NetError as error:
+            prefix = f"{self.name}: " if error.desc.startswith("Can't") else ""
+            raise NetError(f"{prefix}{error.desc}") from None
+        try:
+            sock = socket.socket(fileno=fd)
+        except OSError:
+            os.close(fd)
+            raise NetError("can't get socket option SO_TYPE") from None
+        if sock.type == socket.SOCK_DGRAM:
+            self._start_datagrams(sock, None)
+            self._info = f"socket: fd={fd} {family_word(sock)}"
+        elif sock.type == socket.SOCK_STREAM:
+            self._carry(sock, f"socket: fd={fd}")
+        else:
+            sock.close()
+            raise NetError(f"socket type={sock.type} for fd={fd} must be either SOCK_DGRAM or SOCK_STREAM")
+
+    # -- TCP ----------------------------------------------------------------------------------------------------
+
+    def _start_listen(self, address: Inet4) -> None:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(address)
+            sock.listen(1)
+        except OSError as error:
+            sock.close()
+            raise NetError(f"can't bind ip={address[0]} to socket: {error.strerror}") from None
+        self._listening_on = f"tcp:{inet4_text(sock.getsockname())}"
+        self._listener = Listener(self.loop, sock, self._accepted)
+        self.hold_disconnected(f"listening on {self._listening_on}, no peer yet")
+
+    def _accepted(self, sock: socket.socket) -> None:
+        try:
+            name = sock.getpeername()
+        except OSError:  # gone before it was looked at
+            sock.close()
+            assert self._listener is not None
+            self._listener.listen_again()
+            return
+        self._carry(sock, f"socket: connection from {inet4_text(name)}")
+
+    def _start_connect(self, address: Inet4) -> None:
+        self._info = f"socket: connect to {inet4_text(address)}"
+        self.hold_disconnected(f"connecting to tcp:{inet4_text(address)}")
+        target = InetAddress(host=address[0], port=str(address[1]))
+        # Once is all it tries: without reconnect, as QEMU's.
+        self._connector = Connector(self.loop, target, self._connected, self._connect_failed)
+
+    def _connected(self, sock: socket.socket) -> None:
+        self._connector = None
+        self._carry(sock, self._info)
+
+    def _connect_failed(self, text: str) -> None:
+        self._connector = None
+        self.hold_disconnected(text)
+        log.warning("netdev %s: %s", self.name, text)
+
+    def _carry(self, sock: socket.socket, info: str) -> None:
+        sock.setblocking(False)
+        set_stream_options(sock)
+        self._info = info
+        self._connection = FramedConnection(self.loop, sock, self.client, self._lost)
+        self.release_disconnected(info.removeprefix("socket: "))
+
+    def _lost(self, reason: str) -> None:
+        self._connection = None
+        self._info = ""
+        if self._listener is None:
+            self.hold_disconnected(f"{reason}; socket does not connect again, stream does")
+            return
+        self.hold_disconnected(f"{reason}; listening on {self._listening_on}")
+        self._listener.listen_again()
+
+    # -- Endpoint -----------------------------------------------------------------------------------------------
+
+    def receive(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
+        if self._connection is not None:
+            return self._connection.send(frame)
+        return self._port is None or self._port.send(frame)
+
+    def sent(self, queue: int) -> None:
+        if self._connection is not None:
+            self._connection.resume()
+        if self._port is not None:
+            self._port.resume()
+
+    def info_text(self, queue: int) -> str:
+        return self._info
+
+    def cleanup(self) -> None:
+        if self._connector is not None:
+            self._connector.cancel()
+        if self._connection is not None:
+            self._connection.close()
+        if self._listener is not None:
+            self._listener.close()
+        if self._port is not None:
+            self._port.close()
