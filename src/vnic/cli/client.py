@@ -66,9 +66,11 @@ async def session(args: argparse.Namespace) -> AsyncIterator[Session]:
         raise Refused(f"{path}: nobody answers there") from None
     except ConnectError as error:
         cause = error.exc
-        why = (
-            (cause.strerror if isinstance(cause, OSError) else None) or str(cause) or "it is not a QMP socket"
-        )
+        why = "it does not speak QMP"
+        if isinstance(cause, OSError):
+            why = cause.strerror or str(cause)
+        elif isinstance(cause, EOFError):
+            why = "it closed the connection at once"
         raise Refused(f"{path}: {why}") from None
     try:
         yield Session(client)

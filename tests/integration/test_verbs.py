@@ -1,0 +1,341 @@
+"""The verbs that talk to a running vnic: what they print, what they wait for, and their exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from tests.integration.process import Place, Running, guest_on, wait_for
+
+NIC = "virtio-net,id=nic0,netdev=net0,attach.type=vhost-user,attach.path=nic0.sock"
+STREAM = "stream,id=net0,server=on,addr.type=unix,addr.path=net0.sock"
+
+
+@pytest.fixture
+def echo(place: Place) -> Iterator[Running]:
+    """nic0 plugged into an echo."""
+    with place.run("-netdev", "echo,id=net0", "-device", NIC) as running:
+        yield running
+
+
+def links(place: Place) -> dict[str, Any]:
+    return {link["name"]: link for link in json.loads(place.verb("link", "--json").stdout)}
+
+
+# -- link -------------------------------------------------------------------------------------------------------------
+
+
+def test_link_in_a_pipe_is_tab_separated(place: Place) -> None:
+    with place.run("-netdev", STREAM, "-device", NIC):
+        rows = [line.split("\t") for line in place.verb("link").stdout.splitlines()]
+    wait = "disconnected: listening on unix:net0.sock, no peer yet (by net0)"
+    assert rows == [
+        ["NAME", "TYPE", "MODEL", "LINK", "OPERSTATE", "PEER", "GUEST SAW", "CHANGES", "HELD BY"],
+        ["net0", "netdev", "stream", "down", "lowerlayerdown", "nic0", "-", "0", wait],
+        ["nic0", "nic", "virtio-net", "down", "lowerlayerdown", "net0", "no guest", "0", f"net0 {wait}"],
+    ]
+
+
+def test_link_as_json_is_query_links(place: Place, echo: Running) -> None:
+    out = place.verb("link", "--json").stdout
+    assert len(out.splitlines()) == 1
+    assert {link["name"]: link["link"] for link in json.loads(out)} == {"net0": "up", "nic0": "up"}
+
+
+def test_link_set_and_wait(place: Place, echo: Running) -> None:
+    with guest_on(place.path("nic0.sock")) as guest:
+        for word in ("down", "up"):
+            result = place.verb("link", "set", "nic0", word, "--wait", "5")
+            assert (result.returncode, result.stderr) == (0, "")
+            assert result.stdout.startswith(f"nic0 {word}, seen by the guest after ")
+            wait_for(lambda word=word: guest.sees_up() == (word == "up"))  # type: ignore[misc]  # bound per turn
+        result = place.verb("link", "set", "net0", "down", "--wait", "5", "--json")
+        assert json.loads(result.stdout)["guest"]["seen"] == "down"
+        assert place.verb("link", "set", "net0", "down", "--wait", "5").returncode == 0, (
+            "it has seen it already"
+        )
+
+
+def test_link_set_without_wait_says_what_still_holds_it(place: Place) -> None:
+    with place.run("-netdev", STREAM, "-device", NIC):
+        assert place.verb("link", "set", "nic0", "down").stdout == "nic0 down\n"
+        assert place.verb("link", "set", "nic0", "up").stdout == (
+            "nic0 down: the operator's hold is gone, but held by"
+            " net0 disconnected: listening on unix:net0.sock, no peer yet (by net0)\n"
+        )
+
+
+def test_wait_fails_with_what_is_in_the_way(place: Place, echo: Running) -> None:
+    result = place.verb("link", "set", "nic0", "down", "--wait", "0.1")
+    assert result.returncode == 1
+    assert result.stderr.splitlines() == [
+        "vnic: no guest is attached to nic0 yet; waiting",
+        "vnic: nic0 is down, but after 0.1 s no guest is attached to see it",
+    ]
+    with guest_on(place.path("nic0.sock")) as guest:
+        guest.obeys.clear()
+        result = place.verb("link", "set", "nic0", "up", "--wait", "0.1")
+        assert result.returncode == 1
+        assert result.stderr == "vnic: nic0 is up, but after 0.1 s the guest has last read 'down'\n"
+        assert place.verb("link", "set", "net0", "down").returncode == 0
+        result = place.verb("link", "set", "nic0", "up", "--wait", "0")
+        assert result.stderr.startswith(
+            "vnic: nic0 is still down after 0 s, held by net0 operator: set_link net0 off"
+        )
+
+
+def test_wait_for_a_guest_that_comes_later(place: Place, echo: Running) -> None:
+    waiting = place.start("link", "set", "nic0", "down", "--wait", "10")
+    wait_for(lambda: links(place)["nic0"]["link"] == "down")
+    with guest_on(place.path("nic0.sock")) as guest:
+        out, _ = waiting.communicate(timeout=10)
+        assert not guest.sees_up()
+    assert waiting.returncode == 0
+    assert out.startswith("nic0 down, seen by the guest")
+
+
+def test_wait_for_a_netdev_that_no_nic_is_plugged_into(place: Place) -> None:
+    with place.run("-netdev", "echo,id=net0"):
+        result = place.verb("link", "set", "net0", "down", "--wait", "1")
+        assert result.returncode == 1
+        assert result.stderr == "vnic: net0 is plugged into no NIC: there is no guest to wait for\n"
+
+
+def test_refusals_are_qmps_text_and_exit_code_1(place: Place, echo: Running) -> None:
+    for words in (
+        ["link", "set", "zz", "up"],
+        ["why", "zz"],
+        ["netdev", "del", "zz"],
+        ["device", "del", "zz"],
+    ):
+        result = place.verb(*words)
+        assert (result.returncode, result.stderr) == (1, "vnic: Device 'zz' not found\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["link", "set", "nic0"],
+        ["link", "set", "nic0", "sideways"],
+        ["link", "set", "nic0", "up", "--wait", "-1"],
+        ["link", "set", "nic0", "up", "--wait", "soon"],
+        ["link", "-n", "a", "--qmp", "b"],
+        ["why"],
+        ["why", "nic0", "-c", "x"],
+        ["netdev"],
+        ["nonsense"],
+        [],
+    ],
+)
+def test_wrong_usage_is_exit_code_2(place: Place, words: list[str]) -> None:
+    result = place.verb(*words)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert result.stderr
+
+
+# -- why --------------------------------------------------------------------------------------------------------------
+
+
+def test_why_tells_holds_guest_and_the_chain(place: Place, echo: Running) -> None:
+    with guest_on(place.path("nic0.sock")):
+        place.verb("link", "set", "nic0", "down", "--wait", "5")
+        place.verb("link", "set", "net0", "down")
+        place.verb("link", "set", "nic0", "up")
+        place.verb("link", "set", "net0", "up", "--wait", "5")
+        place.verb("netdev", "del", "net0")
+        wait_for(lambda: links(place)["nic0"]["guest"]["seen"] == "down")
+        text = place.verb("why", "nic0").stdout
+    lines = text.splitlines()
+    assert lines[0] == "nic0 is down   nic virtio-net, 52:54:00:12:34:56, wire nic0 ── (nothing)"
+    assert lines[1].startswith("  held by no-peer: netdev net0 was deleted (by QMP client ")
+    assert lines[1].endswith(" ago)")
+    assert lines[2].startswith("  guest: it saw down, ")
+    assert "guest saw it after" in text
+    assert "follows from #" in text
+    assert ", net0 up, operator: set_link net0 on (by QMP client " in text
+    assert "nic0 created" in lines[-2]
+
+
+def test_why_as_json_has_the_whole_chain(place: Place, echo: Running) -> None:
+    place.verb("link", "set", "net0", "down")
+    said = json.loads(place.verb("why", "nic0", "-c", "1", "--json").stdout)
+    (change,) = said["changes"]
+    assert change["link"] == "down"
+    assert [cause["id"] for cause in said["causes"]] == [change["caused-by"]]
+    assert said["causes"][0]["name"] == "net0"
+
+
+# -- watch ------------------------------------------------------------------------------------------------------------
+
+
+def test_watch_prints_events_until_vnic_ends(place: Place) -> None:
+    with place.run("-netdev", "echo,id=net0", "-device", NIC) as running:
+        people, programs = place.start("watch"), place.start("watch", "--json")
+        try:
+            with guest_on(place.path("nic0.sock")):
+                _until_watched(running, 2)
+                place.verb("link", "set", "nic0", "down", "--wait", "5")
+        finally:
+            running.end()
+            spoken, _ = people.communicate(timeout=10)
+            sent, _ = programs.communicate(timeout=10)
+    assert (people.returncode, programs.returncode) == (0, 0)
+    assert "nic0 down  operator: set_link nic0 off (by QMP client " in spoken
+    assert "nic0 down  the guest saw it after " in spoken
+    names = [json.loads(line)["event"] for line in sent.splitlines()]
+    assert names[:2] == ["LINK_CHANGED", "LINK_SEEN"]
+    assert "SHUTDOWN" in names
+
+
+def _until_watched(running: Running, clients: int) -> None:
+    """Wait until that many clients have the monitor open, and have negotiated."""
+    before = time.monotonic()
+
+    def connected() -> bool:
+        with open("/proc/net/unix") as table:
+            return sum(line.rstrip().endswith(running.qmp_path) for line in table) > clients
+
+    wait_for(connected)
+    assert time.monotonic() - before < 10
+    time.sleep(0.2)  # a client says qmp_capabilities within a millisecond of connecting
+
+
+def test_watch_ends_well_on_ctrl_c(place: Place, echo: Running) -> None:
+    watching = place.start("watch")
+    _until_watched(echo, 1)
+    watching.send_signal(signal.SIGINT)
+    assert watching.communicate(timeout=10) == ("", "")
+    assert watching.returncode == 0
+
+
+def test_watch_into_a_closed_pipe_is_silent(place: Place, echo: Running) -> None:
+    watching = place.start("watch", "--json")
+    assert watching.stdout is not None
+    _until_watched(echo, 1)
+    watching.stdout.close()
+    place.verb("link", "set", "nic0", "down")
+    watching.wait(10)
+    assert watching.stderr is not None
+    assert watching.stderr.read() == ""
+    watching.stderr.close()
+    assert watching.returncode == 141
+
+
+def test_watch_says_when_vnic_is_killed(place: Place) -> None:
+    running = place.run("-netdev", "echo,id=net0")
+    watching = place.start("watch")
+    _until_watched(running, 1)
+    running.process.kill()
+    running.ended()
+    _, stderr = watching.communicate(timeout=10)
+    assert (watching.returncode, stderr) == (1, "vnic: vnic went away without a word\n")
+
+
+# -- netdev, device, hmp ----------------------------------------------------------------------------------------------
+
+
+def test_netdev_and_device_come_and_go(place: Place, echo: Running) -> None:
+    assert place.verb("netdev", "add", "stream,id=net1,server=on,addr.type=unix,addr.path=n1").returncode == 0
+    assert os.path.exists(place.path("n1"))
+    device = "virtio-net,id=nic1,netdev=net1,attach.type=vhost-user,attach.path=nic1.sock,link=off"
+    assert place.verb("device", "add", device).returncode == 0
+    assert [hold["kind"] for hold in links(place)["nic1"]["holds"]] == ["operator", "disconnected"]
+    assert place.verb("netdev", "add", '{"type": "echo", "id": "net2", "link": false}').returncode == 0
+    assert links(place)["net2"]["link"] == "down"
+    assert place.verb("netdev", "del", "net1", "--json").stdout == "{}\n"
+    assert not os.path.exists(place.path("n1"))
+    assert place.verb("device", "del", "nic1").returncode == 0
+    assert not os.path.exists(place.path("nic1.sock")), "`device del` returns when the NIC is gone"
+
+
+@pytest.mark.parametrize(
+    ("words", "desc"),
+    [
+        (["netdev", "add", "bogus,id=a"], "Parameter 'type' does not accept value 'bogus'"),
+        (["netdev", "add", "none,id=a"], "network backend 'none' is not compiled into this binary"),
+        (["netdev", "add", "echo,id=net0"], "Duplicate ID 'net0'"),
+        (["netdev", "add", "echo,id=a,foo=1"], "Parameter 'foo' is unexpected"),
+        (["netdev", "add", "{"], "JSON parse error: Input data was truncated"),
+        (["device", "add", "rtl8139"], "'rtl8139' is not built into vnic"),
+        (
+            ["device", "add", "virtio-net,netdev=zz,attach.type=vhost-user,attach.path=x"],
+            "Property 'virtio-net-device",
+        ),
+    ],
+)
+def test_refused_additions(place: Place, echo: Running, words: list[str], desc: str) -> None:
+    result = place.verb(*words)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"vnic: {desc}")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_hmp_prints_what_hmp_prints(place: Place, echo: Running) -> None:
+    result = place.verb("hmp", "info network")
+    assert (
+        result.stdout.splitlines()[0] == "nic0: index=0,type=nic,model=virtio-net,macaddr=52:54:00:12:34:56"
+    )
+    assert place.verb("hmp", "set_link", "nic0", "off").stdout == ""
+    assert links(place)["nic0"]["link"] == "down"
+    result = place.verb("hmp", "set_link zz off")
+    assert (result.returncode, result.stderr) == (1, "Error: Device 'zz' not found\n")
+    assert json.loads(place.verb("hmp", "set_link nic0 on", "--json").stdout) == ""
+
+
+# -- which instance ---------------------------------------------------------------------------------------------------
+
+
+def test_the_instance_is_found_named_or_asked_for(place: Place) -> None:
+    result = place.verb("link")
+    assert result.returncode == 1
+    assert result.stderr.startswith("vnic: no vnic is running")
+    with place.run(name="a") as first:
+        assert place.verb("link").returncode == 0
+        with place.run(name="b") as second:
+            result = place.verb("link")
+            assert result.returncode == 1
+            assert result.stderr == "vnic: several vnics are running, choose one with --name: a, b\n"
+            assert place.verb("link", "--name", "b").returncode == 0
+            assert place.verb("link", "--qmp", first.qmp_path).returncode == 0
+            assert place.verb("link", "set", "zz", "up", "-n", "a").stderr == "vnic: Device 'zz' not found\n"
+            assert second.process.poll() is None
+            assert (
+                place.verb("link", "-n", "c").stderr == "vnic: no vnic named 'c' is running; running: a, b\n"
+            )
+
+
+def test_a_socket_where_nobody_or_no_qmp_answers(place: Place) -> None:
+    result = place.verb("link", "--qmp", "none")
+    assert (result.returncode, result.stderr) == (1, "vnic: none: No such file or directory\n")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(place.path("odd"))
+        listening.listen()
+        asking = place.start("link", "--qmp", "odd")
+        client, _ = listening.accept()
+        client.sendall(b"SSH-2.0-OpenSSH\r\n")
+        _, stderr = asking.communicate(timeout=10)
+        client.close()
+    assert (asking.returncode, stderr) == (1, "vnic: odd: it does not speak QMP\n")
+
+
+def test_help_and_version(place: Place) -> None:
+    result = place.verb("--help")
+    assert result.returncode == 0
+    for verb in ("run", "link", "why", "watch", "netdev", "hmp", "demo", "doctor", "bench"):
+        assert f"\n  {verb} " in result.stdout
+    assert place.verb("--version").stdout.startswith("vnic ")
+    for words in (
+        ["link", "-h"],
+        ["link", "set", "-h"],
+        ["why", "-h"],
+        ["netdev", "add", "-h"],
+        ["hmp", "-h"],
+    ):
+        assert place.verb(*words).returncode == 0
