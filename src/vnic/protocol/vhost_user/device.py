@@ -67,6 +67,7 @@ class DeviceEngine:
         self._frames = vu.assembler()
         self._messages: deque[Message] = deque()
         self._protocol_features = 0
+        self._promised = 0
         self.notices = ConfigNotices()
         self._closed = False
         self.busy = False
@@ -226,14 +227,18 @@ class DeviceEngine:
         return self._device.host_features | vu.F_PROTOCOL_FEATURES
 
     def _get_features(self, message: Message) -> bytes:
+        self._promised |= self._offered()
         return vu.U64.pack(self._offered())
 
     def _set_features(self, message: Message) -> None:
         (features,) = vu.U64.unpack(message.payload)
-        surplus = features & ~self._offered()
+        surplus = features & ~(self._offered() | self._promised)
         if surplus:
             raise ProtocolError(f"SET_FEATURES with {surplus:#x}, which was not offered")
-        self._device.set_features(features & ~vu.F_PROTOCOL_FEATURES)
+        chosen = features & ~vu.F_PROTOCOL_FEATURES
+        # A back-end that came or went since GET_FEATURES may have changed the offer; what was promised is kept.
+        self._device.host_features |= chosen
+        self._device.set_features(chosen)
         if not features & vu.F_PROTOCOL_FEATURES:
             # Specification, "Ring states": rings are then enabled from their start.
             for ring in self.rings:

@@ -1,0 +1,137 @@
+"""The socket of a `-chardev socket` as a vhost-user back-end uses it: one peer at a time, and another when that went.
+
+`ChardevSocket` listens or connects, again and again, and never waits; `vnic.backend.vhost_user` speaks over what it
+opens. Sources: QEMU's chardev/char-socket.c.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import socket
+from typing import Any, Protocol
+
+from vnic.net.errors import NetError
+
+from .address import AddressError, Resolved, describe, unix_sockaddr
+from .connect import Connector, Listener, listen_on
+from .options import UnixAddress
+
+
+class State(enum.Enum):
+    """Where the socket is."""
+
+    CLOSED = enum.auto()
+    LISTENING = enum.auto()
+    CONNECTING = enum.auto()
+    WAITING = enum.auto()
+    """For the time of the next attempt to connect."""
+    OPEN = enum.auto()
+    """The user has a peer."""
+    ENDED = enum.auto()
+    """A client without reconnect-ms whose one attempt or connection is over."""
+
+
+class ChardevUser(Protocol):
+    """What is built on the chardev."""
+
+    def opened(self, sock: socket.socket) -> None:
+        """A peer is there; the socket belongs to the user, who calls `rearm` when it is done with it."""
+
+    def awaiting(self, text: str) -> None:
+        """No peer is there; `text` says for a person what is tried, and what went wrong if something did."""
+
+
+def unix_options(options: Any, label: str) -> UnixAddress:
+    """The path of a chardev that can pass descriptors. NetError, with QEMU's text, for others."""
+    path = getattr(options, "path", None)
+    if not hasattr(options, "reconnect_ms"):
+        raise NetError(f'chardev "{label}" is not reconnectable')
+    if path is None:
+        raise NetError(f'chardev "{label}" does not support FD passing')
+    return UnixAddress(path=path, abstract=options.abstract, tight=options.tight)
+
+
+class ChardevSocket:
+    """One chardev's socket in the loop. `options` are those of `-chardev socket` (path, server, reconnect_ms)."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, label: str, options: Any, user: ChardevUser) -> None:
+        """NetError for a chardev that cannot serve vhost-user. Nothing is opened before `start`."""
+        self._loop = loop
+        self._user = user
+        self._address = unix_options(options, label)
+        self._server = bool(options.server)
+        self._reconnect_s = options.reconnect_ms / 1000
+        self._listener: Listener | None = None
+        self._connector: Connector | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self.state = State.CLOSED
+
+    @property
+    def name(self) -> str:
+        """The address for a person."""
+        return describe(self._address)
+
+    def start(self) -> None:
+        """Listen (NetError where that is not possible) or begin to connect, in a later turn of the loop."""
+        if not self._server:
+            self._user.awaiting(f"connecting to {self.name}")
+            self._wait(0)
+            return
+        try:
+            target = Resolved(socket.AF_UNIX, unix_sockaddr(self._address))
+            listening = listen_on(target, self._address)
+        except AddressError as error:
+            raise NetError(str(error)) from None
+        self._listener = Listener(self._loop, listening, self._open)
+        self._listening("")
+
+    def rearm(self, reason: str) -> None:
+        """The user's connection ended because of `reason`: see to the next one."""
+        if self.state is not State.OPEN:
+            return
+        if self._listener is not None:
+            self._listening(reason)
+            self._listener.listen_again()
+        else:
+            self._try_later(reason)
+
+    def close(self) -> None:
+        """Stop, and remove the path that was listened on."""
+        self.state = State.CLOSED
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._connector is not None:
+            self._connector.cancel()
+            self._connector = None
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
+    def _listening(self, reason: str) -> None:
+        self.state = State.LISTENING
+        what = f"listening on {self.name}"
+        self._user.awaiting(f"{reason}; {what}" if reason else f"{what}, no back-end yet")
+
+    def _open(self, sock: socket.socket) -> None:
+        self.state = State.OPEN
+        self._user.opened(sock)
+
+    def _wait(self, seconds: float) -> None:
+        self.state = State.WAITING
+        self._timer = self._loop.call_later(seconds, self._connect)
+
+    def _connect(self) -> None:
+        self._timer = None
+        self.state = State.CONNECTING
+        self._connector = Connector(self._loop, self._address, self._open, self._try_later)
+
+    def _try_later(self, reason: str) -> None:
+        """qemu_chr_socket_restart_timer, or the end where there is no reconnect-ms."""
+        if self._reconnect_s:
+            self._user.awaiting(f"{reason}; trying again every {self._reconnect_s:g} s")
+            self._wait(self._reconnect_s)
+        else:
+            self.state = State.ENDED
+            self._user.awaiting(f"{reason}; there is no reconnect-ms, so it stays so")

@@ -1,0 +1,370 @@
+"""vhost-user: a back-end in another process runs the guest's rings itself (QEMU's net/vhost-user.c).
+
+No packet and no notification passes through Python: the NIC's guest memory and eventfds are handed on. The socket is
+the cable: while no back-end is connected, or the one there cannot serve the guest, the wire is held `disconnected`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import os
+import socket
+from collections.abc import Callable, Sequence
+
+from vnic.attach.base import Connection
+from vnic.net.announce import ETH_P_RARP, RARP_FRAME_LENGTH
+from vnic.net.errors import NetError
+from vnic.net.incoming import Frame
+from vnic.nic.device import VirtioDevice
+from vnic.nic.virtio_net.features import GUEST_ANNOUNCE, MTU, OF_THE_RINGS
+from vnic.protocol.vhost_user.frontend import Bases, FrontendEngine, Phase, SharedRegion, SharedRing
+from vnic.protocol.vhost_user.messages import MAX_FDS, ProtocolError
+from vnic.virtio.memory import GuestMemory
+
+from .base import Backend, BackendContext, log
+from .chardev import ChardevSocket
+from .options import VhostUserOptions
+
+ANSWER_TIMEOUT_S = 5.0
+"""How long an answer of the handshake or of a start may take before the back-end counts as dead."""
+STOP_TIMEOUT_S = 1.0
+"""The same for the rings' return, which the guest waits for."""
+
+WRONG_PEER = "vhost-user requires frontend driver virtio-net-*"
+"""QEMU's text for a NIC that is no virtio device."""
+
+MTU_AT = 10  # where a network device's config space holds its MTU (virtio 1.2 §5.1.4)
+
+
+class State(enum.Enum):
+    """Where the netdev is."""
+
+    NEW = enum.auto()
+    ABSENT = enum.auto()
+    """No back-end is connected."""
+    HANDSHAKE = enum.auto()
+    """One is, and its features are being asked for."""
+    UP = enum.auto()
+    """It is ready for the rings, or has them."""
+    LOST = enum.auto()
+    """It went; the loop's next turn draws the consequences."""
+    ENDED = enum.auto()
+    """The netdev was deleted; at most the rings' return is still awaited."""
+
+
+class VhostUserBackend(Backend):
+    """One vhost-user netdev; a RingTaker for the virtio NIC that is plugged into it."""
+
+    def __init__(self, context: BackendContext, options: VhostUserOptions) -> None:
+        super().__init__(context)
+        self.queues = options.queues if options.queues is not None else 1
+        if self.queues < 1 or self.queues > 1024:
+            raise NetError("vhost-user number of queues must be in range [1, 1024]")
+        self._chardev = context.chardevs.find(options.chardev)
+        self._socket = ChardevSocket(context.loop, options.chardev, self._chardev.options, self)
+        self.state = State.NEW
+        self.ring_features: int | None = None
+        """What the back-end that is, or last was, connected can do; None before the first."""
+        self._connection: Connection | None = None
+        self._engine: FrontendEngine | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._device: VirtioDevice | None = None
+        """The NIC whose rings were taken, until they are given back."""
+        self._lent: set[int] = set()
+        self._told_memory: tuple[GuestMemory, int] | None = None
+        self._returned: Callable[[Sequence[int | None]], None] | None = None
+        self._rarp_failed = False
+
+    # -- life -------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._chardev.claim(f"netdev {self.name}")
+        self.state = State.ABSENT
+        self._socket.start()
+
+    def cleanup(self) -> None:
+        """The netdev goes. Rings that the back-end still has are awaited first, for as long as a stop may take."""
+        began, self.state = self.state, State.ENDED
+        self._socket.close()
+        if began is not State.NEW:
+            self._chardev.release()
+        if self._device is None:
+            self._drop_connection()
+
+    # -- the socket (ChardevUser, ConnectionUser) -------------------------------------------------------------------
+
+    def awaiting(self, text: str) -> None:
+        self.hold_disconnected(text)
+
+    def opened(self, sock: socket.socket) -> None:
+        """CHR_EVENT_OPENED: vhost_user_start."""
+        self.state = State.HANDSHAKE
+        self.hold_disconnected(f"connected to {self._socket.name}, asking the back-end what it can")
+        self._connection = Connection(self.loop, sock, self, max_fds=MAX_FDS)
+        self._engine = FrontendEngine(self._connection.send, self.queues)
+        self._engine.begin(self._ready)
+        self._watch_time()
+
+    @property
+    def wanted(self) -> int:
+        assert self._engine is not None
+        return self._engine.wanted
+
+    def received(self, data: bytes, fds: list[int]) -> None:
+        assert self._engine is not None
+        try:
+            self._engine.feed(data, fds)
+        except ProtocolError as error:
+            self._disconnect(str(error))
+        else:
+            self._watch_time()
+
+    def lost(self, reason: str | None) -> None:
+        """CHR_EVENT_CLOSED: the socket is no longer watched; the rest waits for the loop's next turn, because this
+        may come from within a read or write."""
+        self._disconnect(f"the back-end closed the connection{f': {reason}' if reason else ''}")
+
+    def _disconnect(self, reason: str) -> None:
+        """Part from the back-end (qemu_chr_fe_disconnect), and draw the consequences in the next turn."""
+        if self.state in (State.HANDSHAKE, State.UP):
+            log.warning("netdev %s: %s", self.name, reason)
+            connected = self.state is State.UP
+            self.state = State.LOST
+            self._close_socket()
+            self.loop.call_soon(self._closed, reason, connected)
+        elif self.state is State.ENDED:
+            self._drop_connection()
+
+    def _closed(self, reason: str, connected: bool) -> None:
+        """chr_closed_bh: link down for all queues, the device notified, the handlers installed again, the event.
+
+        The features that the guest acknowledged, which QEMU saves here, are the device model's all along.
+        """
+        if self.state is not State.LOST:
+            self._drop_connection()  # the netdev was deleted in between
+            return
+        self._engine = None
+        self.state = State.ABSENT
+        self._chardev.connected = False
+        self.hold_disconnected(reason)
+        self._give_back_now()
+        self._socket.rearm(reason)
+        if connected:
+            self.context.emit("NETDEV_VHOST_USER_DISCONNECTED", {"netdev-id": self.name})
+
+    def _close_socket(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self._engine is not None:
+            self._engine.close()
+
+    def _drop_connection(self) -> None:
+        self._close_socket()
+        self._engine = None
+        self._give_back_now()
+
+    # -- time -------------------------------------------------------------------------------------------------------
+
+    def _watch_time(self) -> None:
+        """Bound the wait for the next answer, if one is due."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        engine = self._engine
+        if engine is None or engine.awaited is None:
+            return
+        seconds = STOP_TIMEOUT_S if engine.phase is Phase.STOPPING else ANSWER_TIMEOUT_S
+        self._deadline = self.loop.call_later(seconds, self._too_late, engine.awaited, seconds)
+
+    def _too_late(self, awaited: str, seconds: float) -> None:
+        self._deadline = None
+        self._disconnect(f"the back-end did not answer {awaited} within {seconds:g} s")
+
+    # -- handshake --------------------------------------------------------------------------------------------------
+
+    def _ready(self) -> None:
+        """The features are known: refuse a back-end that lacks what the guest already uses, or bring the link up."""
+        assert self._engine is not None
+        if not self._peer_fits():
+            raise ProtocolError(WRONG_PEER)
+        missing = _acked(self._peer_device()) & ~self._engine.features
+        if missing:
+            raise ProtocolError(f"vhost lacks feature mask {missing:#x} for backend")
+        self.ring_features = self._engine.features
+        self.state = State.UP
+        self._chardev.connected = True
+        self.release_disconnected(f"back-end connected: {self._socket.name}")
+        data: dict[str, object] = {"netdev-id": self.name, "chardev-id": self._chardev.label}
+        self.context.emit("NETDEV_VHOST_USER_CONNECTED", data)
+
+    def _peer_device(self) -> VirtioDevice | None:
+        endpoint = self.client.peer.endpoint if self.client.peer is not None else None
+        return endpoint if isinstance(endpoint, VirtioDevice) else None
+
+    def _peer_fits(self) -> bool:
+        """Whether the NIC, if there is one, has rings to hand over."""
+        return self.client.peer is None or self._peer_device() is not None
+
+    def peer_changed(self) -> None:
+        if self.state is State.UP and not self._peer_fits():
+            self.loop.call_soon(self._disconnect, WRONG_PEER)
+
+    # -- RingTaker --------------------------------------------------------------------------------------------------
+
+    def take_rings(self, device: VirtioDevice) -> bool:
+        engine = self._engine
+        if self.state is not State.UP or engine is None or engine.phase is not Phase.READY:
+            return False
+        missing = _acked(device) & ~engine.features
+        if missing:
+            self.loop.call_soon(self._disconnect, f"vhost lacks feature mask {missing:#x} for backend")
+            return False
+        assert device.memory is not None
+        try:
+            memory = shared_memory(device.memory)
+        except ValueError as error:
+            self.loop.call_soon(self._disconnect, str(error))
+            return False
+        self._device = device
+        self._told_memory = (device.memory, device.memory.generation)
+        rings = [self._lend(device, index) for index in self._usable(device)]
+        engine.start(_acked(device), memory, rings, self._mtu(device))
+        self._watch_time()
+        return True
+
+    def rings_changed(self, device: VirtioDevice) -> None:
+        engine = self._engine
+        if engine is None or engine.phase is not Phase.RUNNING or device is not self._device:
+            return
+        assert device.memory is not None
+        try:
+            if self._told_memory != (device.memory, device.memory.generation):
+                engine.set_memory(shared_memory(device.memory))
+                self._told_memory = (device.memory, device.memory.generation)
+        except (ValueError, ProtocolError) as error:
+            self._disconnect(str(error))
+            return
+        usable = self._usable(device)
+        for index in usable:
+            told = engine.rings.get(index)
+            ring = self._lend(device, index, told)
+            if told != ring:
+                engine.set_ring(ring)
+        for index in engine.rings:
+            engine.enable_ring(index, index in usable)
+        self._watch_time()
+
+    def give_back(self, device: VirtioDevice, done: Callable[[Sequence[int | None]], None]) -> None:
+        self._returned = done
+        engine = self._engine
+        if engine is None or engine.phase is not Phase.RUNNING or self._connection is None:
+            self._give_back_now()
+            return
+        engine.stop(self._stopped)
+        self._watch_time()
+
+    def _stopped(self, bases: Bases) -> None:
+        self._give_back_now(bases)
+        if self.state is State.ENDED:
+            self.loop.call_soon(self._drop_connection)  # not from within the engine's own feed
+
+    def _give_back_now(self, bases: Bases | None = None) -> None:
+        """Nobody touches the rings any more, as far as can be known: the NIC has them again."""
+        returned, self._returned = self._returned, None
+        if returned is None:
+            return
+        device, self._device = self._device, None
+        self._told_memory = None
+        if device is None:
+            returned([])
+            return
+        if device.attachment is not None:
+            for index in self._lent:
+                device.attachment.reclaim_queue(index)
+        self._lent.clear()
+        returned([(bases or {}).get(index) for index in range(len(device.queues))])
+
+    def _usable(self, device: VirtioDevice) -> list[int]:
+        rings = device.queues[: 2 * self.queues]
+        return [q.index for q in rings if q.ready and q.enabled and device.is_data_queue(q.index)]
+
+    def _lend(self, device: VirtioDevice, index: int, told: SharedRing | None = None) -> SharedRing:
+        queue = device.queues[index]
+        self._lent.add(index)
+        fds = device.attachment.lend_queue(index) if device.attachment is not None else None
+        return SharedRing(
+            index,
+            queue.size,
+            queue.last_avail if told is None else told.base,
+            queue.desc,
+            queue.avail,
+            queue.used,
+            fds.kick if fds is not None else None,
+            fds.call if fds is not None else None,
+        )
+
+    def _mtu(self, device: VirtioDevice) -> int:
+        """The guest's MTU, where it was given one (virtio_net_vhost_status)."""
+        if not device.driver_features & MTU:
+            return 0
+        return int.from_bytes(device.read_config(MTU_AT, 2), "little")
+
+    # -- Endpoint ---------------------------------------------------------------------------------------------------
+
+    def receive(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
+        """Nothing is sent through here but announcements, which the back-end makes itself (vhost_user_receive)."""
+        engine, device = self._engine, self._device
+        is_rarp = len(frame) == RARP_FRAME_LENGTH and int.from_bytes(frame[12:14], "big") == ETH_P_RARP
+        if not is_rarp or engine is None or device is None or self.state is not State.UP:
+            return True
+        if device.driver_features & GUEST_ANNOUNCE:
+            return True  # the guest does it
+        if engine.send_rarp(bytes(frame[6:12])):
+            self._watch_time()
+        elif not self._rarp_failed:
+            self._rarp_failed = True
+            log.error("netdev %s: Vhost user backend fails to broadcast fake RARP", self.name)
+        return True
+
+    def info_text(self, queue: int) -> str:
+        return f"vhost-user{queue} to {self._chardev.label}"
+
+
+def _acked(device: VirtioDevice | None) -> int:
+    """The features that a guest's driver chose, as far as they concern whoever runs the rings."""
+    return device.driver_features & OF_THE_RINGS if device is not None else 0
+
+
+def shared_memory(memory: GuestMemory) -> list[SharedRegion]:
+    """The guest's memory in as few pieces as it allows: neighbours that are neighbours in one file are joined.
+
+    ValueError where there is nothing to share, or too much for SET_MEM_TABLE.
+    """
+    pieces: list[SharedRegion] = []
+    files: list[tuple[int, int]] = []
+    for region in memory.regions:
+        if region.fd is None or not region.writable:
+            continue  # not shared by the VM, or ROM: no ring and no buffer of a driver lies there
+        info = os.fstat(region.fd)
+        file = (info.st_dev, info.st_ino)
+        last = pieces[-1] if pieces else None
+        if (
+            last is not None
+            and files[-1] == file
+            and last.guest_addr + last.size == region.guest_addr
+            and last.offset + last.size == region.fd_offset
+        ):
+            pieces[-1] = last._replace(size=last.size + region.size)
+        else:
+            pieces.append(SharedRegion(region.guest_addr, region.size, region.fd, region.fd_offset))
+            files.append(file)
+    if not pieces:
+        raise ValueError("the VM shares no memory (share=on), so no back-end can run its rings")
+    if len(pieces) > MAX_FDS:
+        raise ValueError(f"guest memory in {len(pieces)} pieces; a vhost-user back-end takes {MAX_FDS}")
+    return pieces
