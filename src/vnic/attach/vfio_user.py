@@ -11,7 +11,7 @@ import enum
 import logging
 import socket
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from vnic.attach.base import Connection, Listener, peer_name
 from vnic.attach.vfio_pci import VfioPciPort
@@ -43,13 +43,24 @@ class State(enum.Enum):
     CLOSED = "closed"
 
 
+class Slot(Protocol):
+    """The NIC that is served, as far as its socket is concerned (`net.client.Nic`)."""
+
+    @property
+    def name(self) -> str: ...
+
+    def guest_attached(self, attached: bool) -> None:
+        """A VM plugged in, or left."""
+
+
 class VfioUserAttachment:
     """The socket of one PCI NIC. `start` and `close` are the machine's; all else happens in the loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, device: PciDevice, name: str, path: str) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, device: PciDevice, nic: Slot, path: str) -> None:
         self._loop = loop
         self._device = device
-        self._name = name
+        self._nic = nic
+        self._name = nic.name
         self._path = path
         self._listener: Listener | None = None
         self._waiting: socket.socket | None = None  # the next VM, while the last one's rings come back
@@ -86,6 +97,7 @@ class VfioUserAttachment:
     def _serve(self, sock: socket.socket) -> None:
         log.info("%s: a VM attached (%s)", self._name, peer_name(sock))
         self.state = State.SERVING
+        self._nic.guest_attached(True)
         self._port = VfioPciPort(self._device, self._loop, self._name)
         self._server = Server(self._port)
         self._frames = m.assembler()
@@ -111,6 +123,7 @@ class VfioUserAttachment:
         assert server is not None
         server.close()
         self.state = State.RETURNING
+        self._nic.guest_attached(False)
         port.close(lambda: self._vm_is_gone(closing))
 
     def _vm_is_gone(self, closing: bool) -> None:

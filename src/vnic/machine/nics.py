@@ -219,7 +219,7 @@ def build_virtio_net_pci(builder: Builder, options: _VirtioNet) -> PluggedNic:
     device, nic = _virtio_net(builder, options, "virtio-net-pci")
     vectors = options.vectors if options.msix else 0
     pci = VirtioPci(device, vectors=vectors)
-    return PluggedNic(nic, VfioUserAttachment(builder.loop, pci, nic.name, attach.path))
+    return PluggedNic(nic, VfioUserAttachment(builder.loop, pci, nic, attach.path))
 
 
 def build_e1000(builder: Builder, options: E1000Options) -> PluggedNic:
@@ -234,7 +234,7 @@ def build_e1000(builder: Builder, options: E1000Options) -> PluggedNic:
     model = MODELS[str(options.__struct_config__.tag)]
     device = E1000(model, autonegotiation=options.autonegotiation)
     nic = builder.add_nic(model.name, device, options, model.name)
-    return PluggedNic(nic, VfioUserAttachment(builder.loop, device, nic.name, attach.path))
+    return PluggedNic(nic, VfioUserAttachment(builder.loop, device, nic, attach.path))
 
 
 def _check_server(attach: VfioUserAttach) -> None:

@@ -23,14 +23,25 @@ from vnic.testing.guest_memory import FakeGuestMemory
 from vnic.virtio.pci.transport import VirtioPci
 
 
+class FakeNic:
+    name = "nic0"
+
+    def __init__(self) -> None:
+        self.attached: list[bool] = []
+
+    def guest_attached(self, attached: bool) -> None:
+        self.attached.append(attached)
+
+
 class Bench:
     """A served device, and its socket."""
 
     def __init__(self, path: Path) -> None:
         self.device = FakeVirtioDevice()
         self.pci = VirtioPci(self.device)
+        self.nic = FakeNic()
         loop = asyncio.get_running_loop()
-        self.attachment = VfioUserAttachment(loop, self.pci, "nic0", str(path))
+        self.attachment = VfioUserAttachment(loop, self.pci, self.nic, str(path))
         self.attachment.start()
 
     def client(self) -> VfioUserClient:
@@ -95,6 +106,7 @@ def test_a_driver_over_the_socket(path: Path) -> None:
         await bench.state(State.LISTENING)
         assert bench.device.status == 0
         assert bench.device.attachment is None
+        assert bench.nic.attached == [True, False]
 
     run(path, test)
 
@@ -383,7 +395,7 @@ def test_a_vm_that_never_lets_go_does_not_hold_the_end_up(path: Path) -> None:
 def test_close_before_start_and_twice(path: Path) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        attachment = VfioUserAttachment(loop, VirtioPci(FakeVirtioDevice()), "nic0", str(path))
+        attachment = VfioUserAttachment(loop, VirtioPci(FakeVirtioDevice()), FakeNic(), str(path))
         done: list[int] = []
         attachment.close(lambda: done.append(1))
         attachment.close(lambda: done.append(2))
@@ -395,7 +407,7 @@ def test_close_before_start_and_twice(path: Path) -> None:
 def test_a_path_that_is_taken(path: Path) -> None:
     async def test(bench: Bench) -> None:
         loop = asyncio.get_running_loop()
-        other = VfioUserAttachment(loop, VirtioPci(FakeVirtioDevice()), "nic1", bench.attachment.path)
+        other = VfioUserAttachment(loop, VirtioPci(FakeVirtioDevice()), FakeNic(), bench.attachment.path)
         with pytest.raises(NetError, match="listens there already"):
             other.start()
         await bench.state(State.LISTENING)
