@@ -14,7 +14,7 @@ IMPURE_MODULES = {"asyncio", "socket", "selectors", "subprocess", "threading"}
 
 BELOW = {
     "net": {"net", "dataplane"},
-    "protocol": {"protocol", "net"},
+    "protocol": {"protocol", "net", "virtio"},
     "virtio": {"virtio", "net", "pci", "nic"},
     "pci": {"pci", "net", "virtio"},
     "nic": {"nic", "net", "virtio", "pci", "dataplane"},

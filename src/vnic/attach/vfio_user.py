@@ -13,8 +13,9 @@ import socket
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from vnic.attach.base import Connection, Listener, peer_name
+from vnic.attach.base import Listener, peer_name
 from vnic.attach.vfio_pci import VfioPciPort
+from vnic.fdsocket import Connection
 from vnic.pci.device import PciDevice
 from vnic.protocol.frames import FrameError
 from vnic.protocol.vfio_user import messages as m

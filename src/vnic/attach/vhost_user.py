@@ -20,7 +20,9 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from vnic.attach.base import Connection, Listener, check_path, peer_name
+from vnic.attach.base import Listener, check_path, peer_name
+from vnic.attach.request_channel import RequestChannel
+from vnic.fdsocket import Connection
 from vnic.net.client import Nic
 from vnic.net.errors import NetError
 from vnic.nic.device import QueueFds, VirtioDevice
@@ -93,8 +95,7 @@ class VhostUserAttachment:
         self._memory = GuestMemory()
         self._watched: dict[int, int] = {}  # ring → the kick descriptor in the loop
         self._lent: set[int] = set()
-        self._request_fd: int | None = None
-        self._unsent = b""
+        self._requests = RequestChannel(loop, nic.name)
         self._when_closed: list[Callable[[], None]] = []
         self._unsubscribe: Callable[[], None] | None = None
         self._complaint = ""
@@ -312,37 +313,16 @@ class VhostUserAttachment:
 
     def _tell(self) -> bool:
         """Send what there is to send on the request channel; True if a new CONFIG_CHANGE is out."""
-        if self._unsent or self._engine is None:
+        if self._requests.full or self._engine is None:
             return False
         notice = self._engine.take_notice()
         if notice is None:
             return False
-        self._unsent = notice
-        self._write_requests()
+        self._requests.send(notice)
         return True
 
-    def _write_requests(self) -> None:
-        """Never blocks: what the socket does not take now goes out when it is writable."""
-        fd = self._request_fd
-        if fd is None:
-            return
-        try:
-            self._unsent = self._unsent[os.write(fd, self._unsent) :]
-        except (BlockingIOError, InterruptedError):
-            pass
-        except OSError as error:
-            log.warning("%s: vhost-user request channel failed: %s", self._nic.name, error)
-            self._unsent = b""
-        if self._unsent:
-            self._loop.add_writer(fd, self._write_requests)
-        else:
-            self._loop.remove_writer(fd)
-
     def requests_changed(self) -> None:
-        if self._request_fd is not None:
-            self._loop.remove_writer(self._request_fd)
-        self._unsent = b""
-        self._request_fd = self._engine.request_fd if self._engine is not None else None
+        self._requests.use(self._engine.request_fd if self._engine is not None else None)
         self._tell()
 
     # --- Rings ------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 
-from vnic.attach.base import Connection
+from vnic.fdsocket import Connection
 from vnic.net.announce import ETH_P_RARP, RARP_FRAME_LENGTH
 from vnic.net.errors import NetError
 from vnic.net.incoming import Frame

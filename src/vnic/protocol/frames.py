@@ -1,7 +1,7 @@
 """Cuts what a stream socket delivers into whole messages, each with the descriptors that came with it.
 
 vhost-user and vfio-user both send a fixed header that announces the size of the payload, and both pass
-descriptors beside the bytes; their socket shells (`vnic.attach.base`) feed every piece they read in here.
+descriptors beside the bytes; their socket shells feed every piece that `vnic.fdsocket` reads in here.
 """
 
 from __future__ import annotations

@@ -1,0 +1,190 @@
+"""A connected stream socket in the loop that carries messages with descriptors.
+
+The attachments and the vhost-user back-end are built on it; which bytes make a message is for their engines to say.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import logging
+import os
+import socket
+from collections import deque
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from vnic.protocol.frames import FrameError, close_fds
+
+log = logging.getLogger(__name__)
+
+PIECES_PER_TURN: Final = 32
+"""How often one connection is read before the loop serves the others."""
+
+
+def receive(sock: socket.socket, size: int, max_fds: int) -> tuple[bytes, list[int]]:
+    """Read one piece with its descriptors, which the caller owns; b"" at the end of the stream.
+
+    Raises BlockingIOError and the other errors of recvmsg; FrameError, with everything closed, when descriptors
+    were cut off (MSG_CTRUNC): the peer sent more than `max_fds`, or this process can open no more.
+    """
+    flags = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+    data, ancillary, result, _ = sock.recvmsg(size, socket.CMSG_LEN(4 * max_fds), flags)
+    if not ancillary and not result & socket.MSG_CTRUNC:
+        return data, []
+    fds = array.array("i")
+    for level, kind, payload in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+    if result & socket.MSG_CTRUNC:
+        close_fds(fds)
+        raise FrameError("descriptors were cut off: too many in one message, or no room for more")
+    return data, fds.tolist()
+
+
+class ConnectionUser(Protocol):
+    """What a Connection needs of the shell that owns it."""
+
+    @property
+    def wanted(self) -> int:
+        """Read at most so many bytes with the next piece."""
+
+    def received(self, data: bytes, fds: list[int]) -> None:
+        """One piece; the descriptors belong to the callee."""
+
+    def lost(self, reason: str | None) -> None:
+        """The connection is closed; `reason` is None at an orderly end of the stream. Called once at most,
+        never after `Connection.close`."""
+
+
+class Connection:
+    """A connected stream socket in the loop, for messages with descriptors.
+
+    Nothing is read while something waits to be written, so a peer that does not read its replies stops only
+    itself; what may wait is bounded by what one message causes.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, user: ConnectionUser, *, max_fds: int
+    ) -> None:
+        self._loop = loop
+        self._sock = sock
+        self._user = user
+        self._max_fds = max_fds
+        self._output: deque[tuple[bytes, list[int]]] = deque()
+        self._paused = False
+        self.closed = False
+        sock.setblocking(False)
+        loop.add_reader(sock, self._readable)
+
+    def _readable(self) -> None:
+        user = self._user
+        for _ in range(PIECES_PER_TURN):
+            try:
+                data, fds = receive(self._sock, user.wanted, self._max_fds)
+            except (BlockingIOError, InterruptedError):
+                return
+            except FrameError as error:
+                self._lose(str(error))
+                return
+            except OSError as error:
+                self._lose(error.strerror or str(error))
+                return
+            if not data:
+                close_fds(fds)
+                self._lose(None)
+                return
+            user.received(data, fds)
+            if self.closed or self._paused or self._output:
+                return
+
+    def send(self, data: bytes, fds: Sequence[int] = ()) -> None:
+        """Write `data`, now if possible. The descriptors stay the caller's: what has to wait is duplicated."""
+        if self.closed or not data:
+            return
+        if not self._output:
+            try:
+                sent = self._send_now(data, fds)
+            except OSError as error:
+                # The loop finds the same error at its next read: a user is never closed from within its own send.
+                log.debug("send failed: %s", error)
+                self._fail_later(error)
+                return
+            if sent == len(data):
+                return
+            if sent:
+                data, fds = data[sent:], ()
+            self._loop.remove_reader(self._sock)
+            self._loop.add_writer(self._sock, self._writable)
+        self._output.append((data, [os.dup(fd) for fd in fds]))
+
+    def _send_now(self, data: bytes, fds: Sequence[int]) -> int:
+        try:
+            if fds:
+                return socket.send_fds(
+                    self._sock, [data], list(fds), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+                )
+            return self._sock.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except (BlockingIOError, InterruptedError):
+            return 0
+
+    def _fail_later(self, error: OSError) -> None:
+        self._loop.call_soon(self._lose, error.strerror or str(error))
+
+    def _writable(self) -> None:
+        while self._output:
+            data, fds = self._output[0]
+            try:
+                sent = self._send_now(data, fds)
+            except OSError as error:
+                self._lose(error.strerror or str(error))
+                return
+            if sent < len(data):
+                if sent:
+                    close_fds(fds)
+                    self._output[0] = (data[sent:], [])
+                return
+            close_fds(fds)
+            self._output.popleft()
+        self._loop.remove_writer(self._sock)
+        if not self._paused:
+            self._loop.add_reader(self._sock, self._readable)
+
+    def pause(self) -> None:
+        """Read nothing until `resume`."""
+        if not self._paused and not self.closed:
+            self._paused = True
+            self._loop.remove_reader(self._sock)
+
+    def resume(self) -> None:
+        """Read again."""
+        if self._paused and not self.closed:
+            self._paused = False
+            if not self._output:
+                self._loop.add_reader(self._sock, self._readable)
+
+    def _lose(self, reason: str | None) -> None:
+        if not self.closed:
+            self.close()
+            self._user.lost(reason)
+
+    def half_close(self) -> None:
+        """Send nothing more, and read on until the peer closes (vfio-user: QEMU aborts on a sudden full close)."""
+        if self.closed:
+            return
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # the peer was faster; the next read finds it gone
+
+    def close(self) -> None:
+        """Close the socket and drop what was not written; `lost` is not called."""
+        if self.closed:
+            return
+        self.closed = True
+        self._loop.remove_reader(self._sock)
+        self._loop.remove_writer(self._sock)
+        self._sock.close()
+        for _, fds in self._output:
+            close_fds(fds)
+        self._output.clear()
