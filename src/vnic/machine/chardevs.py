@@ -69,7 +69,7 @@ class InetAddress(msgspec.Struct):
 
 
 class FdAddress(msgspec.Struct):
-    str: str
+    text: str = msgspec.field(name="str")
 
 
 class UnixBranch(msgspec.Struct, tag_field="type", tag="unix"):
@@ -110,7 +110,7 @@ class SocketChardev(msgspec.Struct, rename="kebab", kw_only=True):
                 options.host, options.port = data.host, data.port
                 options.ipv4, options.ipv6 = data.ipv4, data.ipv6
             case FdBranch(data):
-                options.fd = data.str
+                options.fd = data.text
         return options
 
 

@@ -105,11 +105,15 @@ class Machine:
             raise
         self._nics[plugged.nic.name] = plugged
 
+    def plugged(self, device_id: str) -> PluggedNic:
+        """The NIC of that id or name, with its socket."""
+        if device_id not in self._nics:
+            raise DeviceNotFound(device_id)
+        return self._nics[device_id]
+
     def device_del(self, device_id: str) -> None:
         """Show the link down, let the VM go, then remove the NIC; DEVICE_DELETED tells that it is gone."""
-        plugged = self._nics.get(device_id)
-        if plugged is None:
-            raise DeviceNotFound(device_id)
+        plugged = self.plugged(device_id)
         if plugged.leaving:
             raise NetError(f"Device {device_id} is already in the process of unplug")
         plugged.leaving = True

@@ -1,0 +1,98 @@
+"""Chardevs: the command line's form and QAPI's, their errors, and what query-chardev says of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from vnic.machine.chardevs import Chardevs, NullOptions, SocketChardev, parse_flat
+from vnic.monitor.address import SocketOptions, StdioOptions
+from vnic.monitor.machine import ChardevInfo
+from vnic.monitor.schema import convert
+from vnic.net.errors import NetError
+
+
+def test_the_command_lines_form() -> None:
+    options = parse_flat({"backend": "socket", "id": "c0", "path": "/run/x", "server": "on", "wait": "off"})
+    assert isinstance(options, SocketOptions)
+    assert (options.id, options.path, options.server, options.wait) == ("c0", "/run/x", True, False)
+    assert isinstance(parse_flat({"backend": "stdio", "id": "c1"}), StdioOptions)
+    assert isinstance(parse_flat({"backend": "null", "id": "c2"}), NullOptions)
+
+
+@pytest.mark.parametrize(
+    ("tree", "desc"),
+    [
+        ({"backend": "bogus", "id": "x"}, "'bogus' is not a valid char driver name"),
+        ({"backend": "socket", "path": "x"}, "chardev: no id specified"),
+        ({"id": "x"}, 'chardev: "x" missing backend'),
+        ({"backend": "socket", "id": "x", "foo": "1"}, "Invalid parameter 'foo'"),
+        ({"backend": "socket", "id": "x", "server": "maybe"}, "Parameter 'server' expects 'on' or 'off'"),
+    ],
+)
+def test_refused_in_qemus_words(tree: dict[str, object], desc: str) -> None:
+    with pytest.raises(NetError) as refused:
+        parse_flat(tree)
+    assert refused.value.desc == desc
+
+
+@pytest.mark.parametrize(
+    ("addr", "filename"),
+    [
+        ({"type": "unix", "data": {"path": "/run/x"}}, "unix:/run/x,server=on"),
+        ({"type": "inet", "data": {"host": "127.0.0.1", "port": "5"}}, "tcp:127.0.0.1:5,server=on"),
+        ({"type": "inet", "data": {"host": "::1", "port": "5"}}, "tcp:[::1]:5,server=on"),
+        ({"type": "fd", "data": {"str": "7"}}, "fd:7,server=on"),
+    ],
+)
+def test_qapis_form(addr: dict[str, object], filename: str) -> None:
+    chardevs = Chardevs()
+    chardev = chardevs.add(convert(SocketChardev, {"addr": addr}).flat("c0"))
+    assert chardevs.info() == [ChardevInfo("c0", f"disconnected:{filename}", False)]
+    chardev.claim("a monitor")
+    chardev.set_connected(True)
+    assert chardevs.info() == [ChardevInfo("c0", filename, True)]
+
+
+def test_one_user_at_a_time() -> None:
+    chardevs = Chardevs()
+    chardev = chardevs.add(parse_flat({"backend": "socket", "id": "c0", "path": "x"}))
+    chardev.claim("net0")
+    with pytest.raises(NetError, match="Device 'c0' is in use"):
+        chardev.claim("net1")
+    with pytest.raises(NetError, match="Chardev 'c0' is busy"):
+        chardevs.remove("c0")
+    chardev.release()
+    chardevs.remove("c0")
+    with pytest.raises(NetError, match="Chardev 'c0' not found"):
+        chardevs.remove("c0")
+    with pytest.raises(NetError, match='chardev "c0" not found'):
+        chardevs.find("c0")
+
+
+def test_labels_are_identifiers_and_unique() -> None:
+    chardevs = Chardevs()
+    chardevs.add(NullOptions(id="c0"))
+    with pytest.raises(NetError, match="Chardev with id 'c0' already exists"):
+        chardevs.add(NullOptions(id="c0"))
+    with pytest.raises(NetError, match="Parameter 'id' expects an identifier"):
+        chardevs.add(NullOptions(id="0"))
+
+
+def test_there_is_one_standard_input() -> None:
+    chardevs = Chardevs()
+    chardevs.add(StdioOptions(id="c0"))
+    with pytest.raises(NetError, match="cannot use stdio by multiple character devices"):
+        chardevs.add(StdioOptions(id="c1"))
+
+
+@pytest.mark.parametrize(
+    ("tree", "text"),
+    [
+        ({"path": "x", "host": "y", "port": "1"}, "only one of them"),
+        ({}, "is needed"),
+        ({"path": "x", "server": "on", "reconnect-ms": "5"}, "'reconnect-ms' option is incompatible"),
+    ],
+)
+def test_options_that_contradict_themselves(tree: dict[str, object], text: str) -> None:
+    with pytest.raises(NetError, match=text):
+        Chardevs().add(parse_flat({"backend": "socket", "id": "c0", **tree}))

@@ -1,0 +1,345 @@
+"""The machine: what is created is served, what fails leaves nothing, and what ends does so in order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from vnic.backend import netdev_structs
+from vnic.machine import Machine
+from vnic.machine.core import GRACE_S
+from vnic.machine.nics import PluggedNic, device_structs
+from vnic.monitor.machine import RunState, ShutdownCause
+from vnic.monitor.schema import convert_to_shape, device_options, netdev_options
+from vnic.net.errors import DeviceNotFound, NetError
+
+NO_X = "Failed to bind socket to /no/x: No such file or directory"
+
+Told = list[tuple[str, dict[str, object]]]
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="vnic-t-") as name:
+        yield Path(name)
+
+
+def live(scenario: Callable[[Machine], Awaitable[None]], *, paused: bool = False) -> Told:
+    """Run a scenario on a machine, close that, and return all events."""
+    told: Told = []
+
+    async def main() -> None:
+        machine = Machine(asyncio.get_running_loop(), "test", paused=paused)
+        machine.network.subscribe(lambda name, data: told.append((name, data)))
+        try:
+            await scenario(machine)
+        finally:
+            await machine.close()
+
+    asyncio.run(main())
+    return told
+
+
+def netdev(**options: object) -> msgspec.Struct:
+    struct = convert_to_shape(netdev_options(netdev_structs()), options)
+    assert isinstance(struct, msgspec.Struct)
+    return struct
+
+
+def nic(
+    folder: Path, name: str | None = "nic0", driver: str = "virtio-net", **options: object
+) -> msgspec.Struct:
+    kind = "vfio-user" if driver.startswith("e1000") else "vhost-user"
+    attach = {"type": kind, "path": str(folder / f"{name}.sock")}
+    named = {} if name is None else {"id": name}
+    struct = convert_to_shape(
+        device_options(device_structs()), {"driver": driver, "attach": attach, **named, **options}
+    )
+    assert isinstance(struct, msgspec.Struct)
+    return struct
+
+
+def names(machine: Machine) -> list[str]:
+    return [client.name for client in machine.network.clients]
+
+
+def test_what_there_is_to_create(folder: Path) -> None:
+    async def scenario(machine: Machine) -> None:
+        assert machine.name == "test"
+        assert set(machine.netdev_types) >= {"echo", "stream", "hubport"}
+        assert set(machine.device_types) == {
+            *("virtio-net", "virtio-net-pci"),
+            *("e1000", "e1000-82540em", "e1000-82544gc", "e1000-82545em"),
+        }
+        assert set(machine.chardev_types) == {"socket", "stdio", "null"}
+
+    live(scenario)
+
+
+@pytest.mark.parametrize("driver", ["virtio-net", "e1000", "e1000-82545em"])
+def test_a_nic_is_served_and_goes(folder: Path, driver: str) -> None:
+    async def scenario(machine: Machine) -> None:
+        machine.device_add(nic(folder, driver=driver))
+        assert os.listdir(folder) == ["nic0.sock"]
+        machine.device_del("nic0")
+        await asyncio.sleep(0.01)
+        assert os.listdir(folder) == []
+        assert names(machine) == []
+        machine.device_add(nic(folder, driver=driver))
+
+    told = live(scenario)
+    assert told == [("DEVICE_DELETED", {"device": "nic0", "path": "/machine/peripheral/nic0"})]
+    assert os.listdir(folder) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "desc"),
+    [
+        ({"netdev": "zz"}, "Property 'virtio-net-device.netdev' can't find value 'zz'"),
+        ({"mac": "52:54"}, "Property 'virtio-net-device.mac' doesn't take value '52:54'"),
+        ({"duplex": "both"}, "'duplex' must be 'half' or 'full'"),
+        ({"mtu": 1500, "host_mtu": 9000}, "Parameters 'mtu' and 'host_mtu' are the same thing and differ"),
+        ({"rx_queue_size": 300}, "Invalid rx_queue_size (= 300), must be a power of 2 between 256 and 1024."),
+        ({"tx_queue_size": 2048}, "Invalid tx_queue_size (= 2048), must be a power of 2 between 256 and 1024."),
+        ({"vectors": 3}, "Property 'virtio-net.vectors' is the VM's affair with attach.type=vhost-user"),
+        ({"msix": False}, "Property 'virtio-net.msix' is the VM's affair with attach.type=vhost-user"),
+        ({"attach": {"type": "vhost-user", "path": "/no/x"}}, NO_X),
+        ({"attach": {"type": "vhost-user", "path": ""}}, "UNIX socket path is empty"),
+        (
+            {"attach": {"type": "vfio-user", "path": "x", "server": False}},
+            "Parameter 'attach.server' has to be on: a vfio-user device listens, the VM connects",
+        ),
+        ({"id": "0x"}, "Parameter 'id' expects an identifier"),
+    ],
+)  # fmt: skip
+def test_a_nic_that_cannot_be_leaves_nothing(folder: Path, options: dict[str, object], desc: str) -> None:
+    async def scenario(machine: Machine) -> None:
+        with pytest.raises(NetError) as refused:
+            machine.device_add(nic(folder, **options))
+        assert refused.value.desc == desc
+        assert names(machine) == []
+        assert os.listdir(folder) == []
+
+    assert live(scenario) == []
+
+
+def test_a_nic_without_a_socket_is_told_how_to_get_one(folder: Path) -> None:
+    async def scenario(machine: Machine) -> None:
+        for driver, kind in (
+            ("virtio-net", "vhost-user"),
+            ("virtio-net-pci", "vfio-user"),
+            ("e1000", "vfio-user"),
+        ):
+            options = convert_to_shape(device_options(device_structs()), {"driver": driver})
+            assert isinstance(options, msgspec.Struct)
+            with pytest.raises(NetError, match=f"as attach.type={kind},attach.path=nic0.sock"):
+                machine.device_add(options)
+
+    live(scenario)
+
+
+def test_ids_are_unique_among_nics_and_a_freed_one_is_free(folder: Path) -> None:
+    async def scenario(machine: Machine) -> None:
+        machine.device_add(nic(folder))
+        with pytest.raises(NetError, match="Duplicate device ID 'nic0'"):
+            machine.device_add(nic(folder))
+        assert os.listdir(folder) == ["nic0.sock"], "the first one's socket is untouched"
+        machine.netdev_add(netdev(type="echo", id="nic0"))  # QEMU allows a netdev of the same name
+        with pytest.raises(DeviceNotFound):
+            machine.device_del("nic1")
+        machine.device_del("nic0")
+        await asyncio.sleep(0.01)
+        machine.device_add(nic(folder))
+
+    live(scenario)
+
+
+def test_nics_without_an_id_are_numbered(folder: Path) -> None:
+    async def scenario(machine: Machine) -> None:
+        for number in range(2):
+            path = {"type": "vhost-user", "path": str(folder / str(number))}
+            machine.device_add(nic(folder, None, attach=path))
+        assert names(machine) == ["virtio-net.0", "virtio-net.1"]
+        machine.device_del("virtio-net.0")
+        await asyncio.sleep(0.01)
+
+    told = live(scenario)
+    assert told == [
+        ("DEVICE_DELETED", {"device": "virtio-net.0", "path": "/machine/peripheral-anon/virtio-net.0"})
+    ]
+
+
+def test_default_macs_fill_the_gaps(folder: Path) -> None:
+    async def scenario(machine: Machine) -> None:
+        machine.device_add(nic(folder, "a"))
+        machine.device_add(nic(folder, "b", mac="52:54:00:12:34:57"))
+        machine.device_add(nic(folder, "c"))
+        assert [each.mac[-1] for each in machine.network.nics] == [0x56, 0x57, 0x58]
+        machine.device_del("a")
+        await asyncio.sleep(0.01)
+        machine.device_add(nic(folder, "d"))
+        assert [each.mac[-1] for each in machine.network.nics] == [0x57, 0x58, 0x56]
+
+    live(scenario)
+
+
+def test_the_hubs_are_in_info_network(folder: Path) -> None:
+    async def scenario(machine: Machine) -> None:
+        machine.netdev_add(netdev(type="hubport", id="h0", hubid=1))
+        assert machine.info_network() == "hub 1\n \\ h0\n"
+
+    live(scenario)
+
+
+# -- run state --------------------------------------------------------------------------------------------------------
+
+
+def test_a_paused_machine_serves_nobody_before_cont(folder: Path) -> None:
+    states: list[RunState] = []
+
+    async def scenario(machine: Machine) -> None:
+        machine.device_add(nic(folder))
+        states.append(machine.runstate)
+        assert os.listdir(folder) == []
+        machine.cont()
+        machine.cont()
+        states.append(machine.runstate)
+        assert os.listdir(folder) == ["nic0.sock"]
+        machine.stop()
+        machine.stop()
+        machine.device_add(nic(folder, "nic1"))
+        assert os.listdir(folder) == ["nic0.sock"]
+        machine.cont()
+        assert sorted(os.listdir(folder)) == ["nic0.sock", "nic1.sock"]
+
+    assert [name for name, _ in live(scenario, paused=True)] == ["RESUME", "STOP", "RESUME"]
+    assert states == [RunState.PRELAUNCH, RunState.RUNNING]
+
+
+def test_cont_serves_those_it_can(folder: Path) -> None:
+    async def scenario(machine: Machine) -> None:
+        machine.device_add(nic(folder, "bad", attach={"type": "vhost-user", "path": "/no/x"}))
+        machine.device_add(nic(folder))
+        with pytest.raises(NetError, match="bad: Failed to bind socket to /no/x"):
+            machine.cont()
+        assert os.listdir(folder) == ["nic0.sock"]
+
+    live(scenario, paused=True)
+
+
+def test_quit_is_told_once_and_comes_a_turn_later() -> None:
+    async def scenario(machine: Machine) -> None:
+        waiting = asyncio.ensure_future(machine.wait_quit())
+        machine.quit(ShutdownCause.HOST_QMP_QUIT)
+        machine.quit(ShutdownCause.HOST_SIGNAL)
+        assert not waiting.done()
+        await waiting
+        assert machine.runstate is RunState.SHUTDOWN
+
+    assert live(scenario) == [("SHUTDOWN", {"guest": False, "reason": "host-qmp-quit"})]
+
+
+# -- the end ----------------------------------------------------------------------------------------------------------
+
+
+class SlowAttachment:
+    """Takes its time to let its VM go; records when it was asked."""
+
+    def __init__(
+        self, log: list[str], machine: Machine, seconds: float | None, asked: asyncio.Event | None = None
+    ) -> None:
+        self.asked = asked or asyncio.Event()
+        self.log = log
+        self.machine = machine
+        self.seconds = seconds
+
+    def start(self) -> None:
+        self.log.append("start")
+
+    def close(self, done: Callable[[], None] | None = None) -> None:
+        self.asked.set()
+        self.log.append(f"close with {', '.join(names(self.machine))}")
+        if done is not None and self.seconds is not None:
+            asyncio.get_running_loop().call_later(self.seconds, done)
+
+
+def put_slow(machine: Machine, log: list[str], seconds: float | None) -> PluggedNic:
+    """Replace the attachment of nic0."""
+    plugged = machine.plugged("nic0")
+    plugged.attachment.close()
+    plugged.attachment = SlowAttachment(log, machine, seconds)
+    return plugged
+
+
+def test_back_ends_end_first_then_vms_are_let_go_then_nics(folder: Path) -> None:
+    log: list[str] = []
+
+    async def scenario(machine: Machine) -> None:
+        machine.netdev_add(netdev(type="echo", id="net0"))
+        machine.device_add(nic(folder, netdev="net0"))
+        put_slow(machine, log, 0.01)
+        await machine.close()
+        assert names(machine) == []
+
+    told = live(scenario)
+    assert log[0] == "close with nic0", "the netdev was gone, the NIC still there"
+    (change,) = told
+    assert change[0] == "LINK_CHANGED"
+    assert (change[1]["name"], change[1]["link"]) == ("nic0", "down")
+
+
+def test_a_vm_that_cannot_be_let_go_does_not_hold_up_the_end(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("vnic.machine.core.CLOSE_TIMEOUT_S", 0.05)
+
+    async def scenario(machine: Machine) -> None:
+        machine.device_add(nic(folder))
+        put_slow(machine, [], None)
+
+    live(scenario)
+    assert caplog.messages == ["ending without waiting for the VM of nic0"]
+
+
+def test_the_end_may_come_while_a_nic_is_leaving(folder: Path) -> None:
+    log: list[str] = []
+
+    async def scenario(machine: Machine) -> None:
+        machine.device_add(nic(folder))
+        put_slow(machine, log, 0.02)
+        machine.device_del("nic0")
+        with pytest.raises(NetError, match="Device nic0 is already in the process of unplug"):
+            machine.device_del("nic0")
+
+    assert [name for name, _ in live(scenario)] in ([], ["DEVICE_DELETED"])
+
+
+@pytest.mark.parametrize("sees", [True, False])
+def test_a_guest_gets_the_moment_to_see_its_link_go(folder: Path, sees: bool) -> None:
+    log: list[str] = []
+
+    async def scenario(machine: Machine) -> None:
+        machine.netdev_add(netdev(type="echo", id="net0"))
+        machine.device_add(nic(folder, netdev="net0"))
+        plugged = put_slow(machine, log, 0)
+        client, closed = plugged.nic, asyncio.Event()
+        plugged.attachment = SlowAttachment(log, machine, 0, closed)
+        client.guest_attached(True)
+        client.guest_driver_ok(True)
+        client.mark_seen(True)
+        started = asyncio.get_running_loop().time()
+        machine.device_del("nic0")
+        assert log == [], "not let go at once"
+        if sees:
+            client.mark_seen(False)
+        await closed.wait()
+        took = asyncio.get_running_loop().time() - started
+        assert took < GRACE_S if sees else took >= GRACE_S * 0.9
+
+    live(scenario)
