@@ -142,7 +142,7 @@ def test_help(argv: list[str], topic: HelpTopic) -> None:
         (["-netdev"], "-netdev: requires an argument"),
         (["disk.img"], "disk.img: unexpected argument"),
         (["-"], "-: unexpected argument"),
-        ([""], ": unexpected argument"),
+        ([""], "unexpected argument"),
     ],
 )
 def test_usage_errors(argv: list[str], line: str) -> None:

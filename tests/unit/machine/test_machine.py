@@ -53,14 +53,12 @@ def netdev(**options: object) -> msgspec.Struct:
 
 
 def nic(
-    folder: Path, name: str | None = "nic0", driver: str = "virtio-net", **options: object
+    folder: Path, name: object = "nic0", driver: object = "virtio-net", **options: object
 ) -> msgspec.Struct:
-    kind = "vfio-user" if driver.startswith("e1000") else "vhost-user"
+    kind = "vfio-user" if str(driver).startswith("e1000") else "vhost-user"
     attach = {"type": kind, "path": str(folder / f"{name}.sock")}
-    named = {} if name is None else {"id": name}
-    struct = convert_to_shape(
-        device_options(device_structs()), {"driver": driver, "attach": attach, **named, **options}
-    )
+    given = {"driver": driver, "attach": attach, **({"id": name} if name else {}), **options}
+    struct = convert_to_shape(device_options(device_structs()), given)
     assert isinstance(struct, msgspec.Struct)
     return struct
 

@@ -1,0 +1,55 @@
+"""Option strings as the JSON that QMP wants: typed, and only what was given."""
+
+from __future__ import annotations
+
+import pytest
+
+from vnic.cli.additions import to_json
+from vnic.cli.client import Refused
+
+
+def test_a_netdev() -> None:
+    text = "stream,id=net0,server=on,addr.type=unix,addr.path=/run/a,,b"
+    assert to_json(text, "type") == {
+        "type": "stream",
+        "id": "net0",
+        "server": True,
+        "addr": {"type": "unix", "path": "/run/a,b"},
+    }
+    numbers = to_json("stream,id=n,reconnect-ms=0x10,addr.type=inet,addr.host=h,addr.port=1", "type")
+    assert numbers["reconnect-ms"] == 16
+
+
+def test_a_device() -> None:
+    text = "virtio-net,id=nic0,attach.type=vhost-user,attach.path=x,attach.server=off,link=off,host_mtu=9000"
+    assert to_json(text, "driver") == {
+        "driver": "virtio-net",
+        "id": "nic0",
+        "attach": {"type": "vhost-user", "path": "x", "server": False},
+        "link": False,
+        "host_mtu": 9000,
+    }
+
+
+def test_json_goes_as_it_is() -> None:
+    assert to_json('{"type": "x", "y": 1}', "type") == {"type": "x", "y": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "implied", "desc"),
+    [
+        ("bogus,id=a", "type", "Parameter 'type' does not accept value 'bogus'"),
+        ("echo", "type", "Parameter 'id' is missing"),
+        ("echo,id=a,b..c=1", "type", "Invalid parameter 'b..c'"),
+        ("virtio-net,foo=1", "driver", "Property 'virtio-net.foo' not found"),
+        ("vmxnet3", "driver", "'vmxnet3' is not built into vnic"),
+        ("{", "type", "JSON parse error: "),
+        ('{"a": \udcff}', "type", "JSON parse error: "),
+        ("", "type", "Parameter 'id' is missing"),
+        ("", "driver", "Parameter 'driver' is missing"),
+    ],
+)
+def test_refusals(text: str, implied: str, desc: str) -> None:
+    with pytest.raises(Refused) as refused:
+        to_json(text, implied)
+    assert str(refused.value).startswith(desc)

@@ -1,0 +1,180 @@
+"""What `vnic link` and `vnic why` say of a link, from entries as query-links and query-link-log give them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from vnic.cli.link import has_seen, row, why_not_seen
+from vnic.cli.watch import line
+from vnic.cli.why import describe, guest_text, history, steps_text
+
+NOW = 1_700_000_000.0
+
+
+def nic(**changes: Any) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "name": "nic0",
+        "type": "nic",
+        "model": "virtio-net",
+        "link": "up",
+        "operstate": "up",
+        "holds": [],
+        "peer": "net0",
+        "mac": "52:54:00:12:34:56",
+        "carrier-changes": 3,
+        "carrier-up-changes": 1,
+        "carrier-down-changes": 2,
+        "last-change": change(),
+        "guest": {"attached": True, "driver-ok": True, "seen": "up", "seen-latency-us": 412},
+    }
+    return {**entry, **changes}
+
+
+def change(**changes: Any) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "id": 7,
+        "name": "nic0",
+        "type": "nic",
+        "link": "up",
+        "cause": {"kind": "operator", "by": "QMP client a[1]", "text": "set_link nic0 on"},
+        "time": NOW - 60,
+        "monotonic-us": 1,
+        "notified-us": 3,
+        "interrupt-us": 45,
+        "seen-us": 412,
+        "seen-latency-us": 412,
+    }
+    return {**entry, **changes}
+
+
+def guest(**changes: Any) -> dict[str, Any]:
+    return {"attached": True, "driver-ok": True, "seen": "up", **changes}
+
+
+HOLD = {"client": "net0", "kind": "disconnected", "by": "net0", "text": "no peer yet", "since": NOW - 300}
+
+
+def test_rows() -> None:
+    assert row(nic()) == ("nic0", "nic", "virtio-net", "up", "up", "net0", "up", "3", "-")
+    held = nic(link="down", operstate="lowerlayerdown", holds=[HOLD])
+    assert row(held)[-1] == "net0 disconnected: no peer yet (by net0)"
+    assert row(nic(guest=guest(attached=False, seen="unknown")))[6] == "no guest"
+    netdev = {
+        key: value for key, value in nic(type="netdev", model="echo").items() if key not in ("guest", "peer")
+    }
+    assert row(netdev)[5:7] == ("-", "-")
+
+
+@pytest.mark.parametrize(
+    ("entry", "seen"),
+    [
+        (nic(), True),
+        (nic(link="down"), False),
+        (nic(guest=guest(seen="down")), False),
+        (nic(guest=guest(seen="unknown")), False),
+    ],
+)
+def test_has_seen(entry: dict[str, Any], seen: bool) -> None:
+    assert has_seen(entry, "up") is seen
+
+
+def test_an_older_sight_of_the_same_state_does_not_count() -> None:
+    """Seen up, then down and up again in a hurry: the last change is not seen yet."""
+    unseen = change()
+    del unseen["seen-us"]
+    assert not has_seen(nic(**{"last-change": unseen}), "up")
+
+
+@pytest.mark.parametrize(
+    ("entry", "text"),
+    [
+        (
+            nic(link="down", holds=[HOLD]),
+            "nic0 is still down after 2 s, held by net0 disconnected: no peer yet (by net0)",
+        ),
+        (nic(guest=guest(attached=False)), "nic0 is up, but after 2 s no guest is attached to see it"),
+        (
+            nic(guest=guest(**{"driver-ok": False})),
+            "nic0 is up, but after 2 s the guest's driver has not started",
+        ),
+        (
+            nic(guest=guest(seen="unknown")),
+            "nic0 is up, but after 2 s the guest has not read its link at all",
+        ),
+        (nic(guest=guest(seen="down")), "nic0 is up, but after 2 s the guest has last read 'down'"),
+    ],
+)
+def test_why_not_seen(entry: dict[str, Any], text: str) -> None:
+    assert why_not_seen(entry, "up", 2.0) == text
+
+
+def test_describe() -> None:
+    lines = list(
+        describe(nic(link="down", holds=[HOLD], guest=guest(seen="down", **{"seen-latency-us": 412})), NOW)
+    )
+    assert lines[0] == "nic0 is down   nic virtio-net, 52:54:00:12:34:56, wire nic0 ── net0"
+    assert lines[1].startswith("  held by disconnected on net0: no peer yet (by net0) (since ")
+    assert lines[1].endswith(", 5 min ago)")
+    assert lines[2:] == ["  guest: it saw down, 412 µs after the change"]
+    assert list(describe(nic(), NOW))[1] == "  nothing holds it down"
+
+
+@pytest.mark.parametrize(
+    ("view", "text"),
+    [
+        (guest(attached=False), "none is attached"),
+        (guest(seen="unknown"), "attached, its driver runs but has not read the link yet"),
+        (
+            guest(seen="unknown", **{"driver-ok": False}),
+            "attached, its driver does not run and has not read the link yet",
+        ),
+        (guest(), "it saw up"),
+        (guest(**{"driver-ok": False}), "it saw up (its driver does not run now)"),
+        (guest(seen="down"), "it has not seen this: it last read down"),
+    ],
+)
+def test_the_guest_in_words(view: dict[str, Any], text: str) -> None:
+    assert guest_text(view, "up") == text
+
+
+def test_steps() -> None:
+    assert (
+        steps_text(change())
+        == "device changed after 3 µs, guest interrupted after 45 µs, guest saw it after 412 µs"
+    )
+    assert steps_text({"id": 1}) == ""
+
+
+def test_the_history_follows_causes_and_says_what_is_forgotten() -> None:
+    followed = change(id=9, **{"caused-by": 8})
+    lost = change(id=5, **{"caused-by": 4})
+    cause = change(id=8, name="net0")
+    for each in (followed, lost, cause):
+        for key in ("notified-us", "interrupt-us", "seen-us"):
+            del each[key]
+    lines = [text.strip() for text in history([lost, followed], {8: cause}, NOW)]
+    assert lines[1].startswith("#9 ")
+    assert lines[2] == "follows from #8, net0 up, operator: set_link nic0 on (by QMP client a[1])"
+    assert lines[4] == "follows from #4, which the journal has forgotten"
+    assert list(history([], {}, NOW)) == ["  no change is recorded"]
+
+
+def test_a_circle_of_causes_ends() -> None:
+    circle = {1: change(id=1, **{"caused-by": 2}), 2: change(id=2, **{"caused-by": 1})}
+    assert len(list(history([circle[1]], circle, NOW))) < 20
+
+
+def test_events_as_lines() -> None:
+    stamp = {"seconds": int(NOW), "microseconds": 0}
+    data = {"name": "nic0", "link": "down", "id": 1, "cause": change()["cause"]}
+    assert line({"event": "LINK_CHANGED", "timestamp": stamp, "data": data}).endswith(
+        "  nic0 down  operator: set_link nic0 on (by QMP client a[1])"
+    )
+    seen = {"name": "nic0", "link": "down", "id": 1, "latency-us": 412}
+    assert line({"event": "LINK_SEEN", "timestamp": stamp, "data": seen}).endswith(
+        "  nic0 down  the guest saw it after 412 µs"
+    )
+    assert line({"event": "STOP", "timestamp": stamp}).endswith("  STOP")
+    assert line({"event": "X", "timestamp": stamp, "data": {"a": "\x1b"}}).endswith('  X {"a": "\\u001b"}')

@@ -1,0 +1,66 @@
+"""How times, causes and tables read."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from vnic.cli import show
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0, "0 µs"),
+        (-1.0, "0 µs"),
+        (0.000412, "412 µs"),
+        (0.0032, "3.2 ms"),
+        (4.04, "4.0 s"),
+        (59.9, "59.9 s"),
+        (300, "5 min"),
+        (7300, "2 h"),
+        (200_000, "2 d"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert show.duration(seconds) == text
+
+
+def test_times_have_a_date_only_where_it_is_not_todays() -> None:
+    now = 1_700_000_000.25
+    assert len(show.wall_time(now - 1, now)) == len("12:34:56.789")
+    assert len(show.wall_time(now - 86400, now)) == len("2023-11-13 12:34:56")
+    assert show.when(now - 60, now).endswith(", 1 min ago")
+
+
+def test_causes_name_who_but_not_vnic_itself() -> None:
+    assert show.cause_text({"kind": "operator", "by": "QMP client a[1]", "text": "set_link a off"}) == (
+        "set_link a off (by QMP client a[1])"
+    )
+    assert show.cause_text({"kind": "created", "by": "vnic", "text": "nic0 created"}) == "nic0 created"
+
+
+def test_what_a_peer_wrote_cannot_command_a_terminal() -> None:
+    assert show.one_line("a\x1b[2Jb\nc") == "a�[2Jb�c"
+
+
+def test_a_table_in_a_pipe_keeps_its_lines_and_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    show.print_table(("A", "B"), [("x\ty", "1\n2")])
+    assert capsys.readouterr().out == "A\tB\nx y\t1 2\n"
+
+
+def test_a_table_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    show.print_table(("NAME", "LINK"), [("nic0", "down"), ("[bold]", "up")])
+    out = capsys.readouterr().out
+    assert "nic0" in out
+    assert "[bold]" in out, "names are no markup"
+
+
+def test_json_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    show.print_json([{"a": "é\n"}])
+    out = capsys.readouterr().out
+    assert json.loads(out) == [{"a": "é\n"}]
+    assert out.count("\n") == 1
