@@ -10,6 +10,7 @@ import functools
 import math
 import re
 from collections.abc import Callable
+from enum import Enum, auto
 from typing import Any, TypeAlias, TypeVar, cast
 
 from vnic.net.errors import NetError
@@ -19,6 +20,16 @@ from .shapes import Array, Builtin, Enumeration, Integer, Member, Object, Shape,
 T = TypeVar("T")
 Visit: TypeAlias = Callable[[Any, str], object]
 """Checks and converts one value; the second argument is its full name, "" for the root."""
+
+
+class Form(Enum):
+    """How the leaves come."""
+
+    JSON = auto()
+    STRINGS = auto()
+    """As on a command line."""
+    LENIENT = auto()
+    """As JSON, but a string that says it as on a command line is taken too; what is refused is refused as JSON."""
 
 
 def convert(target: type[T], data: object, *, strings: bool = False) -> T:
@@ -41,19 +52,38 @@ def _compiled(target: type, strings: bool) -> Visit:
 
 def compile_shape(shape: Shape, strings: bool = False) -> Visit:
     """Make the function that checks and converts values of that shape."""
+    return _compile(shape, Form.STRINGS if strings else Form.JSON)
+
+
+def _compile(shape: Shape, form: Form) -> Visit:
     match shape:
         case Object():
-            return _object(shape, strings)
+            return _object(shape, form)
         case Union():
-            return _union(shape, strings or shape.lenient)
+            return _union(shape, Form.LENIENT if shape.lenient and form is Form.JSON else form)
         case Array():
-            return _array(compile_shape(shape.element, strings), strings)
+            return _array(_compile(shape.element, form), form)
         case Enumeration():
-            return _enumeration(shape, _text if strings else _str)
+            return _enumeration(shape, _text if form is Form.STRINGS else _str)
         case Integer():
-            return _integer(shape, _parse_int(shape) if strings else _int(shape))
+            return _leaf(_integer(shape, _int(shape)), _integer(shape, _parse_int(shape)), form)
         case Builtin(name):
-            return (_STRINGS if strings else _JSON)[name]
+            return _leaf(_JSON[name], _STRINGS[name], form)
+
+
+def _leaf(json_: Visit, string: Visit, form: Form) -> Visit:
+    if form is not Form.LENIENT or string is _text:
+        return string if form is Form.STRINGS else json_
+
+    def visit(value: object, name: str) -> object:
+        if isinstance(value, str):
+            try:
+                return string(value, name)
+            except NetError:
+                pass
+        return json_(value, name)
+
+    return visit
 
 
 # -- errors (qapi/qobject-input-visitor.c, include/qapi/qmp/qerror.h) -------------------------------------------
@@ -241,8 +271,8 @@ def _enumeration(shape: Enumeration, leaf: Callable[[object, str], str]) -> Visi
     return visit
 
 
-def _array(element: Visit, strings: bool) -> Visit:
-    child = "{}.{}" if strings else "{}[{}]"
+def _array(element: Visit, form: Form) -> Visit:
+    child = "{}.{}" if form is Form.STRINGS else "{}[{}]"
 
     def visit(value: object, name: str) -> object:
         if not isinstance(value, list):
@@ -255,10 +285,9 @@ def _array(element: Visit, strings: bool) -> Visit:
 _Members: TypeAlias = list[tuple[str, str, bool, Visit]]
 
 
-def _members(members: tuple[Member, ...], strings: bool) -> _Members:
+def _members(members: tuple[Member, ...], form: Form) -> _Members:
     return [
-        (member.name, member.attribute, member.required, compile_shape(member.shape, strings))
-        for member in members
+        (member.name, member.attribute, member.required, _compile(member.shape, form)) for member in members
     ]
 
 
@@ -280,8 +309,8 @@ def _dict(value: object, name: str) -> dict[str, object]:
     return value
 
 
-def _object(shape: Object, strings: bool) -> Visit:
-    members, make = _members(shape.members, strings), shape.make
+def _object(shape: Object, form: Form) -> Visit:
+    members, make = _members(shape.members, form), shape.make
 
     def visit(value: object, name: str) -> object:
         data = _dict(value, name)
@@ -299,19 +328,20 @@ def _unexpected(prefix: str, key: str) -> NetError:
     return NetError(f"Parameter '{prefix}{key}' is unexpected")
 
 
-def _union(shape: Union, strings: bool) -> Visit:
+def _union(shape: Union, form: Form) -> Visit:
     tag_name = shape.tag
-    base = _members(shape.base, strings)
+    base = _members(shape.base, form)
     own = {member.name for member in shape.base}
     rest = {
-        tag: _members(tuple(m for m in branch.members if m.name not in own), strings)
+        tag: _members(tuple(m for m in branch.members if m.name not in own), form)
         for tag, branch in shape.branches.items()
     }
 
     def tag_of(data: dict[str, object], prefix: str) -> str:
-        if tag_name not in data:
+        given = data.get(tag_name)
+        if tag_name not in data or (shape.lenient and not isinstance(given, str)):
             raise _missing(prefix + tag_name)
-        tag = (_text if strings else _str)(data[tag_name], prefix + tag_name)
+        tag = (_text if form is Form.STRINGS else _str)(given, prefix + tag_name)
         if tag in shape.branches:
             return tag
         if shape.unknown is not None:

@@ -33,7 +33,7 @@ def netdev_options(types: Types) -> Union:
 
 
 def device_options(types: Types) -> Union:
-    """device_add and -device. Values may be strings where another type is due, as QMP's device_add takes them.
+    """device_add and -device. Values may be strings where another type is due, as in QMP before QEMU 9.2.
 
     The errors are qdev's (system/qdev-monitor.c, qom/object.c).
     """

@@ -1,7 +1,7 @@
 """Messages out of a byte stream: QEMU's json-streamer.c (where one ends) and json-parser.c (what it means).
 
 A QMP connection feeds what it reads to a `Stream` and gets back values, and a `ParseError` for each piece that
-was none; the stream goes on after it.
+was none; the stream goes on after it. Texts and recovery are those of QEMU up to 10.2; 11 puts a position in front.
 """
 
 from __future__ import annotations
