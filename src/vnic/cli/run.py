@@ -64,7 +64,7 @@ def _help(topic: HelpTopic) -> int:
 
 
 def _start(options: RunOptions) -> int:
-    """Go to the background if that was asked for, make the pidfile, run the loop."""
+    """Go to the background if that was asked for, and run the loop."""
     ready: Callable[[], None] = _nobody_waits
     if options.daemonize:
         from .daemon import fork_to_background
@@ -76,15 +76,7 @@ def _start(options: RunOptions) -> int:
     wrong = logs.set_up()
     for text in (*([wrong] if wrong else []), *options.warnings):
         print(f"vnic: {text}", file=sys.stderr)
-    pidfile = None
-    if options.pidfile is not None:
-        with _naming(""):
-            pidfile = PidFile(options.pidfile)
-    try:
-        asyncio.run(_live(options, ready))
-    finally:
-        if pidfile is not None:
-            pidfile.remove()
+    asyncio.run(_live(options, ready))
     return 0
 
 
@@ -109,12 +101,16 @@ async def _live(options: RunOptions, ready: Callable[[], None]) -> None:
     loop = asyncio.get_running_loop()
     machine = Machine(loop, options.name, paused=options.paused)
     monitors = Monitors(machine, loop)
-    claim = None
+    pidfile = claim = None
+    # From before there is anything to clean up; a signal that comes early is heeded when all is set up.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, machine.quit, ShutdownCause.HOST_SIGNAL)
     try:
+        if options.pidfile is not None:
+            with _naming(""):
+                pidfile = PidFile(options.pidfile)
         _set_up(machine, options)
         claim = _open_monitors(machine, monitors, options)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, machine.quit, ShutdownCause.HOST_SIGNAL)
         ready()
         if not options.daemonize and sys.stderr.isatty():
             print(_hello(options, claim), file=sys.stderr)
@@ -124,6 +120,8 @@ async def _live(options: RunOptions, ready: Callable[[], None]) -> None:
         monitors.close()
         if claim is not None:
             claim.release()
+        if pidfile is not None:
+            pidfile.remove()
 
 
 def _set_up(machine: Machine, options: RunOptions) -> None:
