@@ -40,6 +40,7 @@ class FakeBackend:
         self.sock: socket.socket | None = None
         self._data = b""
         self._fds: list[int] = []
+        self._arrived = 0
         if server:
             self.listen()
 
@@ -75,7 +76,7 @@ class FakeBackend:
         for fd in self._fds:
             os.close(fd)
         self._fds.clear()
-        self._data = b""
+        self._data, self._arrived = b"", 0
 
     def close(self) -> None:
         """Die: the connection and the listening socket go, and its path with it."""
@@ -95,8 +96,11 @@ class FakeBackend:
 
     def _readable(self) -> None:
         assert self.sock is not None
+        wanted = HEADER.size
+        if len(self._data) >= HEADER.size:
+            wanted += HEADER.unpack_from(self._data)[2]
         try:
-            data, ancillary, _, _ = self.sock.recvmsg(65536, socket.CMSG_LEN(4 * 16))
+            data, ancillary, _, _ = self.sock.recvmsg(wanted - len(self._data), socket.CMSG_LEN(4 * 16))
         except (BlockingIOError, ConnectionResetError):
             data, ancillary = b"", []
         if not data:
@@ -106,16 +110,15 @@ class FakeBackend:
         for _, _, passed in ancillary:
             fds.frombytes(passed)
         self._fds += fds
+        self._arrived += len(fds)
         self._data += data
-        arrived = len(fds)
-        while len(self._data) >= HEADER.size and self.sock is not None:
-            number, flags, size = HEADER.unpack_from(self._data)
-            if len(self._data) < HEADER.size + size:
-                return
-            payload = self._data[HEADER.size : HEADER.size + size]
-            self._data = self._data[HEADER.size + size :]
+        if len(self._data) < HEADER.size:
+            return
+        number, flags, size = HEADER.unpack_from(self._data)
+        if len(self._data) == HEADER.size + size:
+            payload, self._data = self._data[HEADER.size :], b""
+            arrived, self._arrived = self._arrived, 0
             self._message(number, flags, payload, arrived)
-            arrived = 0
 
     def _message(self, number: int, flags: int, payload: bytes, fds: int) -> None:
         name = vu.request_name(number)
@@ -150,4 +153,7 @@ class FakeBackend:
 
     def send(self, data: bytes) -> None:
         if self.sock is not None and data:
-            self.sock.send(data)
+            try:
+                self.sock.send(data)
+            except (BrokenPipeError, ConnectionResetError):
+                self.drop()

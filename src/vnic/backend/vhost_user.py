@@ -253,10 +253,9 @@ class VhostUserBackend(Backend):
         for index in usable:
             told = engine.rings.get(index)
             ring = self._lend(device, index, told)
-            if told != ring:
-                engine.set_ring(ring)
-        for index in engine.rings:
-            engine.enable_ring(index, index in usable)
+            engine.set_ring(ring)
+        for index in set(engine.rings) - set(usable):
+            engine.enable_ring(index, False)
         self._watch_time()
 
     def give_back(self, device: VirtioDevice, done: Callable[[Sequence[int | None]], None]) -> None:

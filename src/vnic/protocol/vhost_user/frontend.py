@@ -88,6 +88,7 @@ class FrontendEngine:
         self._protocol = False
         """Both sides know protocol features (VHOST_USER_F_PROTOCOL_FEATURES)."""
         self._rings: dict[int, SharedRing] = {}
+        self._enabled: set[int] = set()
         self._ready: Callable[[], None] | None = None
 
     # --- Bytes ---------------------------------------------------------------------------------------------
@@ -114,7 +115,11 @@ class FrontendEngine:
         """The connection is over: nothing that is awaited will come."""
         self._frames.close()
         self._answers.clear()
+        self._forget_rings()
+
+    def _forget_rings(self) -> None:
         self._rings.clear()
+        self._enabled.clear()
 
     def _answered(self, message: Message) -> None:
         try:
@@ -237,12 +242,12 @@ class FrontendEngine:
             self._send_fd(vu.SET_VRING_CALL, ring.index, ring.call)
         if told is None or told.kick != ring.kick:
             self._send_fd(vu.SET_VRING_KICK, ring.index, ring.kick)
-        if told is None and self._protocol:
-            self.enable_ring(ring.index, True)
+        self.enable_ring(ring.index, True)
 
     def enable_ring(self, index: int, enabled: bool) -> None:
-        """SET_VRING_ENABLE; without protocol features a ring is always enabled."""
-        if self._protocol:
+        """SET_VRING_ENABLE where that is news; without protocol features a ring is always enabled."""
+        if self._protocol and enabled != (index in self._enabled):
+            (self._enabled.add if enabled else self._enabled.discard)(index)
             self._send(vu.SET_VRING_ENABLE, vu.VRING_STATE.pack(index, int(enabled)))
 
     def _send_fd(self, number: int, index: int, fd: int | None) -> None:
@@ -288,7 +293,7 @@ class FrontendEngine:
         self._ask(vu.GET_VRING_BASE, vu.VRING_STATE.pack(index, 0), answered)
 
     def _stopped(self, bases: Bases, done: Callable[[Bases], None]) -> None:
-        self._rings.clear()
+        self._forget_rings()
         self.phase = Phase.READY
         done(bases)
 

@@ -1,0 +1,385 @@
+"""The vhost-user netdev with a back-end that does what it should: link, rings, features, order of events."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.fakes.loops import fresh_loop, no_fd_leak, run_for, until
+from tests.fakes.vhost_user_backend import FEATURES, FakeBackend
+from tests.fakes.vhost_user_wire import WireRig
+
+from vnic.backend import netdev_add
+from vnic.backend.options import VhostUserOptions
+from vnic.backend.vhost_user import State
+from vnic.machine.chardevs import NullOptions
+from vnic.monitor.address import SocketOptions
+from vnic.net.announce import AnnounceParameters
+from vnic.net.errors import NetError
+from vnic.net.holds import HoldKind
+from vnic.nic.device import DataPath
+from vnic.nic.virtio_net import features as f
+from vnic.protocol.vhost_user import messages as vu
+from vnic.testing.vhost_user_client import turn
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[WireRig]:
+    with fresh_loop() as loop, no_fd_leak():
+        made = WireRig(loop, tmp_path)
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+@pytest.fixture
+def backend(rig: WireRig) -> Iterator[FakeBackend]:
+    made = FakeBackend(rig.loop, rig.backend_path)
+    yield made
+    made.close()
+
+
+# --- Connect and disconnect ------------------------------------------------------------------------------------
+
+
+def test_an_absent_back_end_blocks_nothing(rig: WireRig) -> None:
+    turn(rig.loop)
+    assert rig.backend.state is State.ABSENT
+    assert not rig.nic.link_up
+    assert "No such file or directory; trying again every 0.01 s" in rig.why
+    guest = rig.boot()
+    assert not guest.link_up()
+    assert rig.serves(DataPath.DISCARD)
+    assert not rig.chardevs.find("c0").connected
+
+
+def test_the_link_comes_with_the_back_end(rig: WireRig, backend: FakeBackend) -> None:
+    rig.wait_up()
+    assert rig.event_names() == ["NETDEV_VHOST_USER_CONNECTED"]
+    assert rig.events[-1] == ("NETDEV_VHOST_USER_CONNECTED", {"netdev-id": "vu0", "chardev-id": "c0"})
+    assert rig.chardevs.find("c0").connected
+    assert backend.messages == [
+        "GET_FEATURES",
+        "GET_PROTOCOL_FEATURES",
+        "SET_PROTOCOL_FEATURES",
+        "GET_QUEUE_NUM",
+        "SET_OWNER",
+    ]
+
+
+def test_loss_and_return(rig: WireRig, backend: FakeBackend) -> None:
+    guest = rig.boot()
+    rig.wait_up()
+    guest.link_up()
+    guest.config_changes()
+    for _ in range(3):
+        rig.events.clear()
+        backend.close()
+        rig.wait_down()
+        assert guest.config_changes() == 1
+        assert not guest.link_up()
+        assert rig.why.startswith("the back-end closed the connection")
+        assert [name for name, _ in rig.events if name != "LINK_SEEN"] == [
+            "LINK_CHANGED",
+            "LINK_CHANGED",
+            "NETDEV_VHOST_USER_DISCONNECTED",
+        ]
+        backend.listen()
+        rig.wait_up()
+        assert rig.event_names()[-1] == "NETDEV_VHOST_USER_CONNECTED"
+        assert guest.config_changes() == 1
+        assert guest.link_up()
+
+
+def test_the_operators_hold_stays(rig: WireRig, backend: FakeBackend) -> None:
+    """QEMU forgets it: there the reconnect sets the link up."""
+    guest = rig.boot()
+    rig.wait_up()
+    rig.network.set_link("vu0", False, "test")
+    backend.close()
+    until(rig.loop, lambda: rig.backend.state is State.ABSENT)
+    backend.listen()
+    until(rig.loop, lambda: rig.backend.state is State.UP)
+    rig.settle()
+    assert not rig.nic.link_up
+    assert not guest.link_up()
+    assert list(rig.nic.holds) == [HoldKind.OPERATOR]
+    assert backend.count("SET_VRING_KICK") == 2, "only before the operator's hold"
+    rig.network.set_link("vu0", True, "test")
+    rig.settle()
+    assert guest.link_up()
+    assert backend.count("SET_VRING_KICK") == 4
+
+
+def test_a_listening_chardev_serves_one_back_end_after_another(tmp_path: Path) -> None:
+    with fresh_loop() as loop, no_fd_leak():
+        rig = WireRig(loop, tmp_path, server=True, reconnect_ms=0)
+        assert "listening on unix:" in rig.why
+        backend = FakeBackend(loop, rig.backend_path, server=False)
+        for _ in range(3):
+            backend.connect()
+            rig.wait_up()
+            backend.drop()
+            rig.wait_down()
+        assert rig.event_names() == ["NETDEV_VHOST_USER_CONNECTED", "NETDEV_VHOST_USER_DISCONNECTED"] * 3
+        rig.close()
+
+
+def test_without_reconnect_the_first_loss_is_the_last(tmp_path: Path) -> None:
+    with fresh_loop() as loop, no_fd_leak():
+        backend = FakeBackend(loop, str(tmp_path / "backend.sock"))
+        rig = WireRig(loop, tmp_path, reconnect_ms=0)
+        rig.wait_up()
+        backend.drop()
+        rig.wait_down()
+        assert rig.why.endswith("there is no reconnect-ms, so it stays so")
+        run_for(loop, 0.05)
+        assert backend.connections == 1
+        rig.close()
+        backend.close()
+
+
+# --- Rings -----------------------------------------------------------------------------------------------------
+
+
+def test_rings_memory_and_eventfds_are_handed_over(rig: WireRig, backend: FakeBackend) -> None:
+    rig.wait_up()
+    backend.messages.clear()
+    rig.boot()
+    assert rig.serves(DataPath.TAKEN)
+    ring = [f"SET_VRING_{part}" for part in ("NUM", "BASE", "ADDR", "CALL", "KICK", "ENABLE")]
+    assert backend.messages == ["SET_FEATURES", "SET_MEM_TABLE", *ring, "SET_STATUS", *ring]
+    memory = rig.memory
+    table = struct.pack("<IIQQQQ", 1, 0, memory.guest_addr, memory.size, memory.guest_addr, 0)
+    assert backend.last("SET_MEM_TABLE") == table
+    tx = rig.driver.rings[1]
+    assert backend.last("SET_VRING_ADDR") == struct.pack("<IIQQQQ", 1, 0, tx.desc, tx.used, tx.avail, 0)
+    assert [fds for name, _, fds in backend.payloads if name in ("SET_VRING_KICK", "SET_VRING_CALL")] == [
+        1
+    ] * 4
+    features = int.from_bytes(backend.last("SET_FEATURES"), "little")
+    assert features == (rig.device.driver_features & f.OF_THE_RINGS) | vu.F_PROTOCOL_FEATURES
+
+
+def test_link_down_stops_the_rings_and_up_goes_on(rig: WireRig, backend: FakeBackend) -> None:
+    guest = rig.boot()
+    rig.wait_up()
+    backend.messages.clear()
+    rig.network.set_link("nic0", False, "test")
+    rig.settle()
+    assert backend.messages == ["GET_VRING_BASE", "GET_VRING_BASE", "SET_STATUS"]
+    assert rig.serves(DataPath.DISCARD)
+    assert not guest.link_up()
+    rig.driver.send(b"x" * 60)
+    rig.settle()
+    assert rig.driver.rings[1].used_idx == 1, "sent while the link is down, it is completed unsent"
+    rig.network.set_link("nic0", True, "test")
+    rig.settle()
+    assert rig.serves(DataPath.TAKEN)
+    assert backend.last("SET_VRING_BASE") == struct.pack("<II", 1, 1)
+    assert backend.sock is not None, "a link change is no reason to part"
+
+
+def test_kicks_are_not_read_here_while_the_rings_are_lent(rig: WireRig, backend: FakeBackend) -> None:
+    rig.boot()
+    rig.wait_up()
+    rig.driver.send(b"x" * 60)
+    rig.settle()
+    assert rig.driver.rings[1].kicks() == 1
+    assert rig.driver.rings[1].used_idx == 0
+
+
+def test_a_guest_that_leaves_gets_its_rings_back_first(rig: WireRig, backend: FakeBackend) -> None:
+    guest = rig.boot()
+    rig.wait_up()
+    for ring in rig.driver.rings[:2]:
+        assert guest.stop_ring(ring) == 0
+    assert backend.count("GET_VRING_BASE") == 2
+    assert not rig.serves(DataPath.TAKEN)
+    rig.shut_down()
+    rig.boot()
+    assert rig.serves(DataPath.TAKEN)
+
+
+def test_a_guest_that_dies_with_its_rings_lent(rig: WireRig, backend: FakeBackend) -> None:
+    for _ in range(5):
+        rig.boot()
+        rig.wait_up()
+        assert rig.serves(DataPath.TAKEN)
+        rig.shut_down()
+        until(rig.loop, lambda: rig.device.memory is None)
+
+
+def test_a_call_that_is_replaced_is_passed_on(rig: WireRig, backend: FakeBackend) -> None:
+    guest = rig.boot()
+    rig.wait_up()
+    backend.messages.clear()
+    guest.send_u64(vu.SET_VRING_CALL, 1, [rig.driver.rings[0].call_fd])
+    rig.settle()
+    assert backend.messages == ["SET_VRING_CALL"]
+    guest.send_u64(vu.SET_VRING_CALL, 1 | vu.VRING_NOFD)
+    rig.settle()
+    assert backend.last("SET_VRING_CALL") == (1 | vu.VRING_NOFD).to_bytes(8, "little")
+
+
+def test_memory_that_grows_is_told(rig: WireRig, backend: FakeBackend) -> None:
+    guest = rig.boot()
+    rig.wait_up()
+    backend.messages.clear()
+    guest.send(vu.ADD_MEM_REG, struct.pack("<QQQQQ", 0, 0, 4096, 0x1000, 0), [rig.memory.fd])
+    rig.settle()
+    assert backend.messages == ["SET_MEM_TABLE"]
+    assert backend.last("SET_MEM_TABLE")[:4] == struct.pack("<I", 2)
+
+
+def test_a_disabled_ring_is_told(rig: WireRig, backend: FakeBackend) -> None:
+    guest = rig.boot()
+    rig.wait_up()
+    backend.messages.clear()
+    guest.enable(rig.driver.rings[1], False)
+    rig.settle()
+    assert struct.pack("<II", 1, 0) in [p for name, p, _ in backend.payloads if name == "SET_VRING_ENABLE"]
+
+
+def test_two_pairs(tmp_path: Path) -> None:
+    with fresh_loop() as loop, no_fd_leak():
+        backend = FakeBackend(loop, str(tmp_path / "backend.sock"))
+        backend.pairs = 2
+        rig = WireRig(loop, tmp_path, pairs=2)
+        rig.wait_up()
+        # A front-end like QEMU keeps the control queue to itself.
+        rig.boot((rig.device.host_features & ~f.CTRL_VQ) | vu.F_PROTOCOL_FEATURES)
+        rig.settle()
+        assert backend.count("SET_VRING_KICK") == 4
+        rig.close()
+        backend.close()
+
+
+# --- Features, MTU, RARP -----------------------------------------------------------------------------------------
+
+
+def test_the_guest_is_offered_what_both_have(rig: WireRig, backend: FakeBackend) -> None:
+    backend.features = FEATURES & ~f.MRG_RXBUF
+    rig.wait_up()
+    guest = rig.boot()
+    assert not guest.features & f.MRG_RXBUF
+    assert guest.features & f.CSUM
+    assert guest.features & f.CTRL_VQ, "the control queue is the NIC's own"
+
+
+def test_a_back_end_that_returns_with_less_is_refused(rig: WireRig, backend: FakeBackend) -> None:
+    rig.wait_up()
+    rig.boot()
+    backend.close()
+    rig.wait_down()
+    backend.features = FEATURES & ~(f.CSUM | f.MRG_RXBUF)
+    backend.listen()
+    until(rig.loop, lambda: "vhost lacks feature mask 0x8001 for backend" in rig.why)
+    assert not rig.nic.link_up
+    backend.features = FEATURES
+    rig.wait_up()
+    assert rig.serves(DataPath.TAKEN)
+
+
+def test_a_guest_that_chose_before_the_back_end_came(rig: WireRig, backend: FakeBackend) -> None:
+    backend.close()
+    rig.boot()
+    backend.features = FEATURES & ~f.MRG_RXBUF
+    backend.listen()
+    until(rig.loop, lambda: "vhost lacks feature mask 0x8000 for backend" in rig.why)
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_mtu(tmp_path: Path, refuses: bool) -> None:
+    with fresh_loop() as loop, no_fd_leak():
+        backend = FakeBackend(loop, str(tmp_path / "backend.sock"))
+        backend.features |= f.MTU
+        if refuses:
+            nack = struct.pack("<IIIQ", vu.NET_SET_MTU, 5, 8, 1)
+            backend.hook = lambda name: nack if name == "NET_SET_MTU" else None
+        rig = WireRig(loop, tmp_path, mtu=9000)
+        rig.wait_up()
+        rig.boot()
+        until(loop, lambda: backend.count("NET_SET_MTU"))
+        assert backend.last("NET_SET_MTU") == (9000).to_bytes(8, "little")
+        if refuses:
+            until(loop, lambda: "9000Bytes MTU not supported by the backend" in rig.why)
+        rig.close()
+        backend.close()
+
+
+def test_announce_self_has_the_back_end_send_a_rarp(rig: WireRig, backend: FakeBackend) -> None:
+    rig.wait_up()
+    rig.boot(rig.device.host_features & ~f.GUEST_ANNOUNCE | vu.F_PROTOCOL_FEATURES)
+    rig.network.announce_self(AnnounceParameters(rounds=1))
+    rig.settle()
+    assert backend.last("SEND_RARP") == rig.nic.mac + b"\0\0"
+
+
+def test_a_guest_that_announces_itself_needs_no_rarp(rig: WireRig, backend: FakeBackend) -> None:
+    rig.wait_up()
+    rig.boot()
+    rig.network.announce_self(AnnounceParameters(rounds=1))
+    rig.settle()
+    assert backend.count("SEND_RARP") == 0
+
+
+def test_without_protocol_features(rig: WireRig, backend: FakeBackend) -> None:
+    backend.features = FEATURES & ~vu.F_PROTOCOL_FEATURES
+    rig.wait_up()
+    rig.boot()
+    assert rig.serves(DataPath.TAKEN)
+    assert backend.count("GET_PROTOCOL_FEATURES") == 0
+    assert backend.count("SET_VRING_ENABLE") == 0
+    rig.network.set_link("nic0", False, "test")
+    rig.settle()
+    assert rig.serves(DataPath.DISCARD)
+
+
+# --- netdev_add, netdev_del ------------------------------------------------------------------------------------
+
+
+def test_netdev_del_takes_the_rings_back_before_it_parts(rig: WireRig, backend: FakeBackend) -> None:
+    guest = rig.boot()
+    rig.wait_up()
+    rig.network.delete_netdev("vu0", "test")
+    assert not guest.link_up()
+    until(rig.loop, lambda: backend.sock is None)
+    assert backend.count("GET_VRING_BASE") == 2
+    assert rig.chardevs.find("c0").user == ""
+    rig.backend = rig.add_netdev()
+    rig.wait_up()
+    assert guest.link_up()
+    assert rig.serves(DataPath.TAKEN)
+
+
+def test_info_network_text(rig: WireRig) -> None:
+    assert rig.backend.info_text(0) == "vhost-user0 to c0"
+
+
+@pytest.mark.parametrize(
+    ("chardev", "queues", "text"),
+    [
+        ("nope", 1, 'chardev "nope" not found'),
+        ("null", 1, 'chardev "null" is not reconnectable'),
+        ("tcp", 1, 'chardev "tcp" does not support FD passing'),
+        ("c0", 1, "Device 'c0' is in use"),
+        ("c0", 0, r"vhost-user number of queues must be in range \[1, 1024\]"),
+        ("c0", 1025, r"vhost-user number of queues must be in range \[1, 1024\]"),
+        ("busy", 1, "Address already in use"),
+        ("long", 1, "too long"),
+    ],
+)
+def test_refusals(rig: WireRig, chardev: str, queues: int, text: str) -> None:
+    rig.chardevs.add(NullOptions(id="null"))
+    rig.chardevs.add(SocketOptions(id="tcp", host="localhost", port="1"))
+    rig.chardevs.add(SocketOptions(id="busy", path=rig.guest_path, server=True))
+    rig.chardevs.add(SocketOptions(id="long", path="x" * 200, server=True))
+    with pytest.raises(NetError, match=text):
+        netdev_add(rig.context, VhostUserOptions(id="vu1", chardev=chardev, queues=queues))
+    if chardev not in ("c0", "nope"):
+        assert rig.chardevs.find(chardev).user == ""
+    assert rig.network.find_netdev("vu1") is None
