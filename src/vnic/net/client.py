@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
+from .filters import Filter, filter_frame
 from .holds import Hold, HoldKind
 from .incoming import Frame, IncomingQueue
 from .journal import LinkChange
@@ -28,6 +29,9 @@ class Endpoint:
 
     wants_offload = False
     """True: `receive` takes frames whose checksum or segmentation is still owed (`offload`)."""
+
+    passes_frames = True
+    """False: somebody else works on the guest's rings (vhost), so that filters would see nothing here."""
 
     def start(self) -> None:
         """Open what the endpoint needs and place its first holds; a NetError here undoes the client."""
@@ -64,19 +68,6 @@ class Endpoint:
         """Close everything; called once, also after a failed start."""
 
 
-class NetFilter(Protocol):
-    """A `-object filter-…` on a netdev: sees each frame that passes it (QEMU's NetFilterState)."""
-
-    id: str
-    type: str
-
-    def receive(self, sender: NetClient, queue: int, frame: Frame, offload: bytes) -> bool:
-        """True: the filter has taken the frame away (it may send it on later); False: pass it on."""
-        ...
-
-    def info_text(self) -> str: ...
-
-
 class NetClient:
     """One end of a wire. Queue i peers with queue i of `peer`.
 
@@ -94,7 +85,8 @@ class NetClient:
         self.queues = queues
         self.peer: NetClient | None = None
         self.holds: dict[HoldKind, Hold] = {}
-        self.filters: list[NetFilter] = []
+        self.filters: list[Filter] = []
+        """Only a netdev's; the first is the nearest to it (QEMU's QTAILQ of the same name)."""
         self.born = False
         """Holds placed before are the state the client is born in, not changes of it."""
         self.last_change: LinkChange | None = None
@@ -152,7 +144,7 @@ class NetClient:
         if peer is None or self.holds:
             self.dropped += 1
             return True
-        if (self.filters or peer.filters) and self.network.filter_frame(self, queue, frame, offload):
+        if (self.filters or peer.filters) and filter_frame(self, queue, frame, offload):
             return True
         return peer.deliver(self, queue, frame, offload)
 

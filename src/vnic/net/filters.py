@@ -1,11 +1,21 @@
 """Filters on a netdev: which frames one sees, in what order, and how it sends on what it took (QEMU's net/filter.c).
 
-`vnic.filter` derives the filters of `-object filter-…` from Filter; NetClient.send runs them.
+`vnic.filter` derives the filters of `-object filter-…` from Filter; NetClient.send runs them through `filter_frame`.
 """
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Protocol
+
+from .errors import NetError
+from .incoming import Frame
+from .names import check_identifier
+
+if TYPE_CHECKING:
+    from .client import NetClient
+    from .network import Network
 
 
 class Direction(enum.StrEnum):
@@ -16,3 +26,199 @@ class Direction(enum.StrEnum):
     """What the netdev receives: the guest sent it."""
     TX = "tx"
     """What the netdev sends: the guest will receive it."""
+
+
+class Insert(enum.StrEnum):
+    """On which side of the filter that `position=id=…` names (NetfilterInsert)."""
+
+    BEFORE = "before"
+    BEHIND = "behind"
+
+
+class FilterOptions(Protocol):
+    """What all filters are told (NetfilterProperties of qapi/qom.json)."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def netdev(self) -> str: ...
+    @property
+    def queue(self) -> Direction: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def position(self) -> str: ...
+    @property
+    def insert(self) -> Insert: ...
+
+
+class Filter:
+    """One filter of one netdev (NetFilterState); `add_filter` puts it there, `remove` ends it, as does its netdev's end.
+
+    The defaults of what a type fills in let all frames pass.
+    """
+
+    type = ""
+    """Its QOM type: `filter-…`."""
+
+    netdev: NetClient
+    """Set by `add_filter` before `setup`."""
+
+    def __init__(self, options: FilterOptions) -> None:
+        """NetError for a value that makes no sense by itself."""
+        if options.status not in ("on", "off"):
+            raise NetError("Invalid value for netfilter status, should be 'on' or 'off'")
+        self.options = options
+        self.on = options.status == "on"
+        """Off: it sees nothing."""
+        both = (Direction.RX, Direction.TX)
+        self.directions = frozenset(both if options.queue is Direction.ALL else (options.queue,))
+
+    @property
+    def id(self) -> str:
+        return self.options.id
+
+    # -- for those who derive ---------------------------------------------------------------------------------------
+
+    def receive(self, sender: NetClient, queue: int, frame: Frame, offload: bytes) -> bool:
+        """Look at a frame on its way. True: it was taken away, for good or to be passed on later; False: it goes on.
+
+        The frame may be a view that is gone when the call returns: copy what is kept.
+        """
+        return False
+
+    def setup(self) -> None:
+        """Open what the filter needs; a NetError undoes it through `cleanup` and is raised on."""
+
+    def cleanup(self) -> None:
+        """Pass on what is kept and close everything; called once, the filter still being in its place."""
+
+    def own_properties(self) -> dict[str, object]:
+        """The properties of its type, in the order in which QEMU prints them; a bool or None is printed as there."""
+        return {}
+
+    # -- life -------------------------------------------------------------------------------------------------------
+
+    def remove(self) -> None:
+        """End the filter: object-del, or its netdev goes (netfilter_finalize)."""
+        self.cleanup()
+        self.netdev.filters.remove(self)
+
+    def pass_on(self, sender: NetClient, queue: int, frame: Frame, offload: bytes = b"") -> None:
+        """Send a frame, as from `sender`, through the filters behind this one and to the peer
+        (qemu_netfilter_pass_to_next).
+
+        It is dropped where the wire is gone by now. Filters on the peer, a netdev too, see it as well; QEMU leaves
+        those out once a filter of the sender's has kept the frame.
+        """
+        peer = sender.peer
+        if peer is None or sender.holds:
+            sender.dropped += 1
+            return
+        filters = self.netdev.filters
+        at = filters.index(self)
+        if sender is self.netdev:
+            taken = _run(filters[at + 1 :], Direction.TX, sender, queue, frame, offload) or _run(
+                peer.filters[::-1], Direction.RX, sender, queue, frame, offload
+            )
+        else:
+            taken = _run(filters[:at][::-1], Direction.RX, sender, queue, frame, offload)
+        if not taken:
+            peer.deliver(sender, queue, frame, offload)
+
+    def info_text(self) -> str:
+        """What stands behind `type=…` in `info network` (netfilter_print_info)."""
+        options = self.options
+        properties = {
+            **self.own_properties(),
+            "position": options.position,
+            "status": "on" if self.on else "off",
+            "insert": options.insert,
+            "netdev": options.netdev,
+            "queue": options.queue,
+        }
+        return "".join(f",{name}={_text(value)}" for name, value in properties.items())
+
+
+def _text(value: object) -> str:
+    """A property's value as QEMU's string-output-visitor has it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "" if value is None else str(value)
+
+
+def _run(
+    filters: Iterable[Filter],
+    direction: Direction,
+    sender: NetClient,
+    queue: int,
+    frame: Frame,
+    offload: bytes,
+) -> bool:
+    """Show a frame to each filter in turn; True: one took it."""
+    for each in filters:
+        if each.on and direction in each.directions and each.receive(sender, queue, frame, offload):
+            return True
+    return False
+
+
+def filter_frame(sender: NetClient, queue: int, frame: Frame, offload: bytes) -> bool:
+    """Run a frame through the filters of both ends; True: one of them took it (net/net.c: filter_receive).
+
+    It passes those of the sender's end in their order, then those of the receiver's from the last to the first: the
+    head of the list is what lies nearest to the netdev.
+    """
+    if _run(sender.filters, Direction.TX, sender, queue, frame, offload):
+        return True
+    peer = sender.peer
+    return peer is not None and _run(reversed(peer.filters), Direction.RX, sender, queue, frame, offload)
+
+
+# -- adding and finding ---------------------------------------------------------------------------------------------
+
+
+def find_filter(network: Network, filter_id: str) -> Filter | None:
+    return next((each for client in network.clients for each in client.filters if each.id == filter_id), None)
+
+
+def add_filter(network: Network, net_filter: Filter) -> None:
+    """Put a filter into its place on its netdev, with the rules and texts of netfilter_complete.
+
+    After a NetError nothing of it is left.
+    """
+    options = net_filter.options
+    check_identifier(options.id)
+    if find_filter(network, options.id) is not None:
+        raise NetError(f"attempt to add duplicate property '{options.id}' to object (type 'container')")
+    netdev = network.find_netdev(options.netdev)
+    if netdev is None:
+        raise NetError("Parameter 'netdev' expects a network backend id")
+    if netdev.queues > 1:
+        raise NetError("multiqueue is not supported")
+    if not netdev.endpoint.passes_frames:
+        raise NetError("Vhost is not supported")
+    at = _place(network, netdev, options)
+    net_filter.netdev = netdev
+    try:
+        net_filter.setup()
+    except BaseException:
+        net_filter.cleanup()
+        raise
+    netdev.filters.insert(at, net_filter)
+
+
+def _place(network: Network, netdev: NetClient, options: FilterOptions) -> int:
+    """The index in the netdev's list that `position` and `insert` ask for."""
+    if options.position == "head":
+        return 0
+    if options.position == "tail":
+        return len(netdev.filters)
+    if not options.position.startswith("id="):
+        raise NetError("Parameter 'position' expects 'head', 'tail' or 'id=<id>'")
+    name = options.position.removeprefix("id=")
+    beside = find_filter(network, name)
+    if beside is None:
+        raise NetError(f"filter '{name}' not found")
+    if beside.netdev is not netdev:
+        raise NetError(f"filter '{name}' belongs to a different netdev")
+    return netdev.filters.index(beside) + (options.insert is Insert.BEHIND)

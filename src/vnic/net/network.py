@@ -14,7 +14,6 @@ from .client import Endpoint, NetClient, Nic, clients_of_wire
 from .clock import Clock, Scheduler
 from .errors import DeviceNotFound, NetError
 from .holds import Cause, Hold, HoldKind
-from .incoming import Frame
 from .journal import Journal
 from .link import Links
 from .names import assign_name, check_identifier
@@ -184,8 +183,9 @@ class Network:
         self._delete_netdev(netdev, by, f"netdev {netdev_id} was deleted")
 
     def _delete_netdev(self, netdev: NetClient, by: str, text: str) -> None:
+        for each in list(netdev.filters):  # while the wire is still there for what they keep
+            each.remove()
         self.clients.remove(netdev)
-        netdev.filters.clear()
         peer = netdev.peer
         if isinstance(peer, Nic):
             nic = peer
@@ -276,16 +276,6 @@ class Network:
         if name is not None and not changes and not self.find_all(name):
             raise DeviceNotFound(name)
         return [change.to_dict() for change in changes]
-
-    # -- packets ------------------------------------------------------------------------------------------------
-
-    def filter_frame(self, sender: NetClient, queue: int, frame: Frame, offload: bytes) -> bool:
-        """Run the filters of both ends; True: one of them took the frame (net/net.c: filter_receive_iov).
-
-        A frame passes the filters of the sender's end in their order, then those of the receiver's in reverse.
-        """
-        chain = [*sender.filters, *(reversed(sender.peer.filters) if sender.peer is not None else ())]
-        return any(net_filter.receive(sender, queue, frame, offload) for net_filter in chain)
 
     def info_network(self, hubs: Sequence[tuple[int, Sequence[NetClient]]] = ()) -> str:
         """The text of HMP `info network`, with "\\n" line ends."""
