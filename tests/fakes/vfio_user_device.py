@@ -33,6 +33,11 @@ class FakeDevice:
         self.irqs = (IrqInfo(1, 7), IrqInfo(1, 1), IrqInfo(4, 1), IrqInfo(), IrqInfo())
         self.calls: list[object] = []
         self.fds: list[int] = []
+        self.refuse = False
+
+    def opened(self) -> None:
+        if self.refuse:
+            raise Refused(errno.EOPNOTSUPP, "not for you")
 
     def dma_map(self, request: DmaMap, fd: int | None) -> None:
         self.calls.append(("map", request, fd is not None))

@@ -15,6 +15,12 @@ def test_device_info() -> None:
     assert reply == Reply(0, m.DEVICE_INFO.pack(16, 3, 9, 5))
 
 
+def test_a_client_that_cannot_be_served_hears_it_with_the_device_info() -> None:
+    server, device = serving()
+    device.refuse = True
+    assert ask(server, m.DEVICE_GET_INFO, m.DEVICE_INFO.pack(16, 0, 0, 0)) == Reply(95, b"")
+
+
 @pytest.mark.parametrize(
     ("index", "size", "flags"), [(0, 4096, 3), (1, 0, 0), (6, 0, 0), (7, 256, 3), (8, 0, 0)]
 )

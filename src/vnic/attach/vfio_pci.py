@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from vnic.attach.vfio_irq import EventfdIrqs, Watcher
 from vnic.pci.capability import CAP_MSI, MSI_CONTROL
-from vnic.pci.config import COMMAND, COMMAND_MASTER, CONFIG_SIZE, INTERRUPT_PIN
+from vnic.pci.config import CONFIG_SIZE, INTERRUPT_PIN
 from vnic.pci.device import PciDevice
 from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vfio_user.messages import DmaMap, IrqInfo, Refused, RegionInfo, SetIrqs
@@ -20,6 +20,8 @@ from vnic.virtio.memory import ADDRESS_LIMIT, GuestMemory, GuestMemoryError, Map
 
 log = logging.getLogger(__name__)
 
+_RAM_BYTES = 1 << 20
+"""A map of at least this size is RAM; before the guest runs, nothing else of a VM is as large."""
 _READ_WRITE = m.REGION_FLAG_READ | m.REGION_FLAG_WRITE
 
 
@@ -30,7 +32,6 @@ class VfioPciPort:
         self.memory = GuestMemory()
         self._device = device
         self._name = name
-        self._told_unshared = False
         regions = [RegionInfo()] * m.REGION_COUNT
         for index, bar in device.bars.items():
             regions[index] = RegionInfo(bar.size, _READ_WRITE)
@@ -58,6 +59,23 @@ class VfioPciPort:
         self._device.unplug(unplugged)
 
     # --- protocol.vfio_user.server.Device ---
+
+    def opened(self) -> None:
+        """Refuse a VM that shares no memory, so that QEMU stops with an error instead of a NIC that never works.
+
+        DMA_READ and DMA_WRITE messages could reach such memory, but rings are polled and their order matters:
+        each packet would cost several round trips through a VM that may not answer. A VM that has no memory at
+        all yet (behind an IOMMU) may come.
+        """
+        regions = self.memory.regions
+        if all(region.size < _RAM_BYTES for region in regions) or any(region.mapping for region in regions):
+            return
+        log.warning(
+            "%s: the VM is refused, it does not share its memory; give QEMU -object"
+            " memory-backend-memfd,id=mem,size=SIZE,share=on and -machine …,memory-backend=mem",
+            self._name,
+        )
+        raise Refused(errno.EOPNOTSUPP, "memory is not shared")
 
     def dma_map(self, request: DmaMap, fd: int | None) -> None:
         try:
@@ -90,7 +108,6 @@ class VfioPciPort:
     def region_write(self, index: int, offset: int, data: bytes) -> None:
         if index == m.REGION_CONFIG:
             self._device.config_write(offset, data)
-            self._look_for_memory()
         else:
             self._device.window_write(index, offset, data)
 
@@ -100,20 +117,3 @@ class VfioPciPort:
 
     def reset(self) -> None:
         self._device.reset()
-
-    def _look_for_memory(self) -> None:
-        """Say once, when the guest's driver starts the device, that a VM without shared memory cannot use it.
-
-        DMA_READ and DMA_WRITE messages could reach such memory, but a ring is polled and its order matters: each
-        packet would cost several round trips through a VM that may not answer. So it is refused, by name.
-        """
-        if self._told_unshared or not self._device.config.data[COMMAND] & COMMAND_MASTER:
-            return
-        if any(region.mapping is not None for region in self.memory.regions):
-            return
-        self._told_unshared = True
-        log.warning(
-            "%s: the VM does not share its memory, so the device cannot reach it; give QEMU -object"
-            " memory-backend-memfd,id=mem,size=SIZE,share=on and -machine …,memory-backend=mem",
-            self._name,
-        )

@@ -31,6 +31,9 @@ class Device(Protocol):
     @property
     def irqs(self) -> Sequence[IrqInfo]: ...
 
+    def opened(self) -> None:
+        """The client asks what it has got; QEMU has mapped its memory by then. Refused: it cannot have it."""
+
     def dma_map(self, request: DmaMap, fd: int | None) -> None:
         """Guest memory appears. The descriptor is the caller's: duplicate it to keep it."""
 
@@ -149,6 +152,7 @@ class Server:
 
     def _device_get_info(self, message: Message) -> bytes:
         _check_argsz(message, m.DEVICE_INFO.size)
+        self.device.opened()
         flags = m.DEVICE_FLAG_RESET | m.DEVICE_FLAG_PCI
         return m.DEVICE_INFO.pack(m.DEVICE_INFO.size, flags, len(self.device.regions), len(self.device.irqs))
 
