@@ -132,6 +132,73 @@ class VhostUserOptions(NetdevOptions, tag="vhost-user", frozen=True, kw_only=Tru
     queues: int | None = None
 
 
+class PasstOptions(NetdevOptions, tag="passt", frozen=True, kw_only=True):
+    path: str | None = None
+    quiet: bool | None = None
+    vhost_user: bool | None = None
+    mtu: int | None = None
+    address: str | None = None
+    netmask: str | None = None
+    mac: str | None = None
+    gateway: str | None = None
+    interface: str | None = None
+    outbound: str | None = None
+    outbound_if4: str | None = None
+    outbound_if6: str | None = None
+    dns: str | None = None
+    search: list[String] | None = None
+    fqdn: str | None = None
+    dhcp_dns: bool | None = None
+    dhcp_search: bool | None = None
+    map_host_loopback: str | None = None
+    map_guest_addr: str | None = None
+    dns_forward: str | None = None
+    dns_host: str | None = None
+    tcp: bool | None = None
+    udp: bool | None = None
+    icmp: bool | None = None
+    dhcp: bool | None = None
+    ndp: bool | None = None
+    dhcpv6: bool | None = None
+    ra: bool | None = None
+    freebind: bool | None = None
+    ipv4: bool | None = None
+    ipv6: bool | None = None
+    tcp_ports: list[String] | None = None
+    udp_ports: list[String] | None = None
+    param: list[String] | None = None
+
+
+class UserOptions(NetdevOptions, tag="user", frozen=True, kw_only=True):
+    hostname: str | None = None
+    restrict: bool | None = None
+    ipv4: bool | None = None
+    ipv6: bool | None = None
+    ip: str | None = None
+    net: str | None = None
+    host: str | None = None
+    tftp: str | None = None
+    bootfile: str | None = None
+    dhcpstart: str | None = None
+    dns: str | None = None
+    dnssearch: list[String] | None = None
+    domainname: str | None = None
+    ipv6_prefix: str | None = None
+    ipv6_prefixlen: int | None = None
+    ipv6_host: str | None = None
+    ipv6_dns: str | None = None
+    smb: str | None = None
+    smbserver: str | None = None
+    hostfwd: list[String] | None = None
+    guestfwd: list[String] | None = None
+    tftp_server_name: str | None = None
+
+
+class BridgeOptions(NetdevOptions, tag="bridge", frozen=True, kw_only=True):
+    br: str | None = None
+    helper: str | None = None
+
+
 class EchoOptions(NetdevOptions, tag="echo", frozen=True, kw_only=True):
     """vnic's own: a host that answers ARP, neighbour solicitation and ping for one address of each family."""
 

@@ -15,8 +15,8 @@ from .base import Backend, BackendContext, NetdevType
 
 NOT_BUILT = frozenset(
     {
-        *("none", "nic", "user", "l2tpv3", "vde", "bridge", "netmap"),
-        *("vhost-vdpa", "passt", "af-xdp", "vmnet-host", "vmnet-shared", "vmnet-bridged"),
+        *("none", "nic", "l2tpv3", "vde", "bridge", "netmap"),
+        *("vhost-vdpa", "af-xdp", "vmnet-host", "vmnet-shared", "vmnet-bridged"),
     }
 )
 """NetClientDriver of qapi/net.json, as far as it is not built."""
@@ -42,6 +42,8 @@ NETDEVS: dict[str, NetdevType] = dict(
         _row(
             "socket", o.SocketOptions, "QEMU's older form of stream and dgram", "socket_netdev:SocketBackend"
         ),
+        _row("user", o.UserOptions, "QEMU's user-mode network, by passt", "user:user_netdev"),
+        _row("passt", o.PasstOptions, "the user-mode network of passt", "passt:passt_netdev"),
         _row("tap", o.TapOptions, "a network interface of this host", "tap:TapBackend"),
         _row(
             "vhost-user",

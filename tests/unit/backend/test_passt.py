@@ -1,0 +1,226 @@
+"""passt and user: the arguments passt is given, its start, its end and its return. A program of ours plays passt."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+from tests.fakes import passt_program
+from tests.unit.backend.helpers import Lab, run, until
+
+from vnic.backend.options import NetdevOptions, PasstOptions, String, UserOptions
+from vnic.backend.passt_process import passt_arguments
+from vnic.backend.user import UserPlan
+from vnic.net.errors import NetError
+
+
+def strings(*texts: str) -> list[String]:
+    return [String(text=text) for text in texts]
+
+
+def test_arguments_are_those_that_qemu_gives() -> None:
+    options = PasstOptions(
+        id="p",
+        mtu=1500,
+        address="10.0.0.9",
+        mac="02:00:00:00:00:01",
+        search=strings("a.org", "b.org"),
+        dhcp_dns=False,
+        tcp=True,
+        udp=False,
+        freebind=True,
+        ipv6=False,
+        tcp_ports=strings("22", "80:8080"),
+        param=strings("--trace", "-l", "x"),
+    )
+    expected = (
+        "passt --quiet --mtu 1500 --address 10.0.0.9 --mac-addr 02:00:00:00:00:01 --no-dhcp-dns --no-udp --ipv4-only"
+        " --freebind --search|a.org b.org|--tcp-ports 22,80:8080 --trace -l x"
+    )
+    words = expected.replace("|", "\0").replace(" ", "\1").replace("a.org\1b.org", "a.org b.org")
+    assert passt_arguments(options) == re.split("[\0\1]", words)
+    assert passt_arguments(PasstOptions(id="p", path="/x/passt", quiet=False)) == ["/x/passt"]
+
+
+# -- life -------------------------------------------------------------------------------------------------------------
+
+
+def test_it_starts_serves_dies_and_is_started_again(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Lab() as lab:
+            netdev, nic, guest = lab.wire(PasstOptions(id="net0", path=passt_program.install(tmp_path)))
+            assert lab.why("net0") == "starting passt"
+            assert netdev.endpoint.info_text(0) == "launching passt"
+            for round_ in range(1, 3):
+                await until(lambda: nic.link_up)
+                pid = int(netdev.endpoint.info_text(0).removeprefix("stream,connected to pid "))
+                nic.send(0, b"there and back")
+                await until(lambda round_=round_: guest.got == [b"there and back"] * round_)
+                os.kill(pid, signal.SIGKILL)
+                await until(lambda: not nic.link_up)
+                assert lab.why("net0") == "passt ended; it is started again"
+            await until(lambda: nic.link_up)
+            assert guest.link == [True, False] * 2 + [True]
+            assert {name for name, _ in lab.events} == {"LINK_CHANGED"}, (
+                "QEMU's passt emits no events of its own"
+            )
+            pid = int(netdev.endpoint.info_text(0).removeprefix("stream,connected to pid "))
+        await until(lambda: not alive(pid))
+
+    run(main())
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_failed_start_is_told_and_tried_again(tmp_path: Path) -> None:
+    async def main() -> None:
+        block = tmp_path / "block"
+        block.touch()
+        options = PasstOptions(
+            id="net0", path=passt_program.install(tmp_path), param=strings("--fail-while", str(block))
+        )
+        async with Lab() as lab:
+            _, nic, _ = lab.wire(options)
+            await until(lambda: lab.why("net0") == "passt failed: not yet; it is started again")
+            block.unlink()
+            await until(lambda: nic.link_up)
+
+    run(main())
+
+
+def test_a_passt_that_is_too_old_is_not_tried_again(tmp_path: Path) -> None:
+    async def main() -> None:
+        options = PasstOptions(id="net0", path=passt_program.install(tmp_path), param=strings("--too-old"))
+        async with Lab() as lab:
+            lab.add(options)
+            text = "passt does not know --too-old: the one that is installed is too old"
+            await until(lambda: lab.why("net0") == text)
+
+    run(main())
+
+
+def test_without_passt_it_is_refused(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Lab() as lab:
+            for vhost_user in (False, True):
+                options = PasstOptions(id="p", path=str(tmp_path / "none"), vhost_user=vhost_user)
+                with pytest.raises(
+                    NetError, match=r"Failed to execute child process .*No such file or directory"
+                ):
+                    lab.add(options)
+            assert lab.network.clients == []
+
+    run(main())
+
+
+def test_deleted_while_it_starts(tmp_path: Path) -> None:
+    async def main() -> None:
+        before = len(os.listdir("/proc/self/fd"))
+        async with Lab() as lab:
+            lab.add(PasstOptions(id="net0", path=passt_program.install(tmp_path)))
+            lab.network.delete_netdev("net0", "test")
+            lab.add(PasstOptions(id="net0", path=passt_program.install(tmp_path), vhost_user=True))
+        assert len(os.listdir("/proc/self/fd")) <= before
+
+    run(main())
+
+
+# -- user -------------------------------------------------------------------------------------------------------------
+
+PLAIN = (
+    "passt --quiet --address 10.0.2.15 --netmask 24 --gateway 10.0.2.2 --mac-addr 52:55:0a:00:02:02"
+    " --dns-forward 10.0.2.3"
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "arguments"),
+    [
+        (UserOptions(id="u"), f"{PLAIN} --tcp-ports none --udp-ports none"),
+        (UserOptions(id="u", ipv6=False), f"{PLAIN} --ipv4-only --tcp-ports none --udp-ports none"),
+        (UserOptions(id="u", ipv4=False), "passt --quiet --ipv6-only --tcp-ports none --udp-ports none"),
+        (
+            UserOptions(id="u", net="192.168.7.0/26", host="192.168.7.62", dhcpstart="192.168.7.9"),
+            "passt --quiet --address 192.168.7.9 --netmask 26 --gateway 192.168.7.62 --mac-addr 52:55:c0:a8:07:3e"
+            " --dns-forward 192.168.7.3 --tcp-ports none --udp-ports none",
+        ),
+        (
+            UserOptions(
+                id="u",
+                hostfwd=strings("tcp::2222-:22", ":127.0.0.1:8080-10.0.2.15:80", "udp:0.0.0.0:53-:5353"),
+            ),
+            f"{PLAIN} --tcp-ports 2222:22 --tcp-ports 127.0.0.1/8080:80 --udp-ports 53:5353",
+        ),
+        (
+            UserOptions(id="u", restrict=True, hostname="vm"),
+            f"{PLAIN} --hostname vm --no-tcp --no-udp --no-icmp --no-map-gw --tcp-ports none --udp-ports none",
+        ),
+        (
+            UserOptions(id="u", ipv6_prefix="fd00:1::"),
+            f"{PLAIN} --address fd00:1::15 --gateway fd00:1::2 --dns-forward fd00:1::3"
+            " --tcp-ports none --udp-ports none",
+        ),
+    ],
+)
+def test_user_becomes_passts_arguments(options: UserOptions, arguments: str) -> None:
+    assert " ".join(UserPlan(options).arguments()) == arguments
+
+
+FORWARD = "Invalid host forwarding rule '{}' ({})"
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (UserOptions(id="u", tftp="x"), "Parameter 'tftp' of user is not built in"),
+        (UserOptions(id="u", bootfile="x"), "Parameter 'bootfile' of user is not built in"),
+        (UserOptions(id="u", tftp_server_name="x"), "Parameter 'tftp-server-name' of user is not built in"),
+        (UserOptions(id="u", smb="x"), "Parameter 'smb' of user is not built in"),
+        (UserOptions(id="u", smbserver="x"), "Parameter 'smbserver' of user is not built in"),
+        (UserOptions(id="u", domainname="x"), "Parameter 'domainname' of user is not built in"),
+        (UserOptions(id="u", guestfwd=strings("x")), "Parameter 'guestfwd' of user is not built in"),
+        (UserOptions(id="u", ipv4=False, ipv6=False), "IPv4 and IPv6 disabled"),
+        (UserOptions(id="u", net="10.0.2"), "Failed to parse network address"),
+        (UserOptions(id="u", net="10.0.2.0/30"), "Invalid mask provided (too short)"),
+        (UserOptions(id="u", host="10.0.3.2"), "Host doesn't belong to network"),
+        (UserOptions(id="u", dns="10.0.2.2"), "DNS must be different from host"),
+        (UserOptions(id="u", dhcpstart="10.0.2.3"), "DHCP must be different from host and DNS"),
+        (
+            UserOptions(id="u", ipv6_prefixlen=60, ipv6_prefix="fd00::"),
+            "'ipv6-prefixlen' of user has to be 64",
+        ),
+        (UserOptions(id="u", ipv6_prefix="zz"), "Failed to parse IPv6 prefix"),
+        (UserOptions(id="u", restrict=True, hostfwd=strings("tcp::1-:1")), "exclude each other"),
+        *(
+            (UserOptions(id="u", hostfwd=strings(rule)), FORWARD.format(rule, reason))
+            for rule, reason in (
+                ("tcp", "No : separators"),
+                ("sctp::1-:1", "Bad protocol name"),
+                ("tcp:1", "Missing : separator"),
+                ("tcp::1", "Bad host port separator"),
+                ("tcp::1-", "Missing guest address"),
+                ("tcp:x:1-:1", "Bad host address"),
+                ("tcp::x-:1", "Bad host port"),
+                ("tcp::70000-:1", "Bad host port"),
+                ("tcp::1-x:1", "Bad guest address"),
+                ("tcp::1-:0", "Bad guest port"),
+                ("tcp::1-10.0.2.99:1", "passt forwards to the guest that it serves only: 10.0.2.15"),
+            )
+        ),
+    ],
+)
+def test_what_passt_cannot_do_is_refused_by_name(options: NetdevOptions, text: str) -> None:
+    async def main() -> None:
+        async with Lab() as lab:
+            with pytest.raises(NetError, match=re.escape(text)):
+                lab.add(options)
+
+    run(main())
