@@ -86,15 +86,20 @@ class ChardevSocket:
         self._listener = Listener(self._loop, listening, self._open)
         self._listening("")
 
-    def rearm(self, reason: str) -> None:
-        """The user's connection ended because of `reason`: see to the next one."""
+    def rearm(self, reason: str, pause_s: float = 0.0) -> None:
+        """The user's connection ended because of `reason`: see to the next one, after `pause_s` at the earliest."""
         if self.state is not State.OPEN:
             return
+        if self._listener is None:
+            self._try_later(reason, pause_s)
+            return
+        self._listening(reason)
+        self._timer = self._loop.call_later(pause_s, self._listen_again)
+
+    def _listen_again(self) -> None:
+        self._timer = None
         if self._listener is not None:
-            self._listening(reason)
             self._listener.listen_again()
-        else:
-            self._try_later(reason)
 
     def close(self) -> None:
         """Stop, and remove the path that was listened on."""
@@ -127,11 +132,12 @@ class ChardevSocket:
         self.state = State.CONNECTING
         self._connector = Connector(self._loop, self._address, self._open, self._try_later)
 
-    def _try_later(self, reason: str) -> None:
+    def _try_later(self, reason: str, pause_s: float = 0.0) -> None:
         """qemu_chr_socket_restart_timer, or the end where there is no reconnect-ms."""
         if self._reconnect_s:
-            self._user.awaiting(f"{reason}; trying again every {self._reconnect_s:g} s")
-            self._wait(self._reconnect_s)
+            seconds = max(self._reconnect_s, pause_s)
+            self._user.awaiting(f"{reason}; trying again every {seconds:g} s")
+            self._wait(seconds)
         else:
             self.state = State.ENDED
             self._user.awaiting(f"{reason}; there is no reconnect-ms, so it stays so")

@@ -30,6 +30,9 @@ ANSWER_TIMEOUT_S = 5.0
 """How long an answer of the handshake or of a start may take before the back-end counts as dead."""
 STOP_TIMEOUT_S = 1.0
 """The same for the rings' return, which the guest waits for."""
+UNFIT_PAUSE_S = 0.5
+"""The rest before a back-end that broke the protocol, or cannot serve the guest, may try again: where that shows
+only after the link came up, the guest's link would otherwise flap as fast as it reconnects."""
 
 WRONG_PEER = "vhost-user requires frontend driver virtio-net-*"
 """QEMU's text for a NIC that is no virtio device."""
@@ -75,6 +78,7 @@ class VhostUserBackend(Backend):
         self._told_memory: tuple[GuestMemory, int] | None = None
         self._returned: Callable[[Sequence[int | None]], None] | None = None
         self._rarp_failed = False
+        self._complaint = ""
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -116,27 +120,33 @@ class VhostUserBackend(Backend):
         try:
             self._engine.feed(data, fds)
         except ProtocolError as error:
-            self._disconnect(str(error))
+            self._refuse(str(error))
         else:
             self._watch_time()
 
     def lost(self, reason: str | None) -> None:
         """CHR_EVENT_CLOSED: the socket is no longer watched; the rest waits for the loop's next turn, because this
         may come from within a read or write."""
-        self._disconnect(f"the back-end closed the connection{f': {reason}' if reason else ''}")
+        self._disconnect(f"the back-end closed the connection{f': {reason}' if reason else ''}", 0.0)
 
-    def _disconnect(self, reason: str) -> None:
+    def _refuse(self, reason: str) -> None:
+        """The back-end is of no use as it is."""
+        self._disconnect(reason, UNFIT_PAUSE_S)
+
+    def _disconnect(self, reason: str, pause_s: float) -> None:
         """Part from the back-end (qemu_chr_fe_disconnect), and draw the consequences in the next turn."""
         if self.state in (State.HANDSHAKE, State.UP):
-            log.warning("netdev %s: %s", self.name, reason)
             connected = self.state is State.UP
+            if connected or reason != self._complaint:
+                log.warning("netdev %s: %s", self.name, reason)
+            self._complaint = reason
             self.state = State.LOST
             self._close_socket()
-            self.loop.call_soon(self._closed, reason, connected)
+            self.loop.call_soon(self._closed, reason, connected, pause_s)
         elif self.state is State.ENDED:
             self._drop_connection()
 
-    def _closed(self, reason: str, connected: bool) -> None:
+    def _closed(self, reason: str, connected: bool, pause_s: float) -> None:
         """chr_closed_bh: link down for all queues, the device notified, the handlers installed again, the event.
 
         The features that the guest acknowledged, which QEMU saves here, are the device model's all along.
@@ -149,7 +159,7 @@ class VhostUserBackend(Backend):
         self._chardev.connected = False
         self.hold_disconnected(reason)
         self._give_back_now()
-        self._socket.rearm(reason)
+        self._socket.rearm(reason, pause_s)
         if connected:
             self.context.emit("NETDEV_VHOST_USER_DISCONNECTED", {"netdev-id": self.name})
 
@@ -183,7 +193,7 @@ class VhostUserBackend(Backend):
 
     def _too_late(self, awaited: str, seconds: float) -> None:
         self._deadline = None
-        self._disconnect(f"the back-end did not answer {awaited} within {seconds:g} s")
+        self._refuse(f"the back-end did not answer {awaited} within {seconds:g} s")
 
     # -- handshake --------------------------------------------------------------------------------------------------
 
@@ -212,7 +222,7 @@ class VhostUserBackend(Backend):
 
     def peer_changed(self) -> None:
         if self.state is State.UP and not self._peer_fits():
-            self.loop.call_soon(self._disconnect, WRONG_PEER)
+            self.loop.call_soon(self._refuse, WRONG_PEER)
 
     # -- RingTaker --------------------------------------------------------------------------------------------------
 
@@ -222,13 +232,13 @@ class VhostUserBackend(Backend):
             return False
         missing = _acked(device) & ~engine.features
         if missing:
-            self.loop.call_soon(self._disconnect, f"vhost lacks feature mask {missing:#x} for backend")
+            self.loop.call_soon(self._refuse, f"vhost lacks feature mask {missing:#x} for backend")
             return False
         assert device.memory is not None
         try:
             memory = shared_memory(device.memory)
         except ValueError as error:
-            self.loop.call_soon(self._disconnect, str(error))
+            self.loop.call_soon(self._refuse, str(error))
             return False
         self._device = device
         self._told_memory = (device.memory, device.memory.generation)
@@ -247,7 +257,7 @@ class VhostUserBackend(Backend):
                 engine.set_memory(shared_memory(device.memory))
                 self._told_memory = (device.memory, device.memory.generation)
         except (ValueError, ProtocolError) as error:
-            self._disconnect(str(error))
+            self._refuse(str(error))
             return
         usable = self._usable(device)
         for index in usable:

@@ -1,0 +1,223 @@
+"""Back-ends that die, hang, lie or flood: only their own wire suffers, and the hold says what happened."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.fakes.loops import fresh_loop, no_fd_leak, run_for, until
+from tests.fakes.vhost_user_backend import FEATURES, FakeBackend
+from tests.fakes.vhost_user_wire import WireRig
+
+from vnic.backend import vhost_user
+from vnic.backend.vhost_user import State
+from vnic.net.client import Endpoint
+from vnic.nic.device import DataPath
+from vnic.protocol.vhost_user import messages as vu
+
+HANDSHAKE = ["GET_FEATURES", "GET_PROTOCOL_FEATURES", "SET_PROTOCOL_FEATURES", "GET_QUEUE_NUM", "SET_OWNER"]
+RING = ["SET_VRING_NUM", "SET_VRING_BASE", "SET_VRING_ADDR", "SET_VRING_CALL", "SET_VRING_KICK"]
+START = ["SET_FEATURES", "SET_MEM_TABLE", *RING, "SET_VRING_ENABLE", "SET_STATUS"]
+ALL = len(HANDSHAKE) + len(START) + len(RING) + 1
+"""Messages until both rings run."""
+
+REPLY = struct.Struct("<IIIQ")
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[WireRig]:
+    with fresh_loop() as loop, no_fd_leak():
+        made = WireRig(loop, tmp_path)
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+@pytest.fixture
+def backend(rig: WireRig) -> Iterator[FakeBackend]:
+    made = FakeBackend(rig.loop, rig.backend_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture(autouse=True)
+def soon_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vhost_user, "UNFIT_PAUSE_S", 0.01)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vhost_user, "ANSWER_TIMEOUT_S", 0.03)
+    monkeypatch.setattr(vhost_user, "STOP_TIMEOUT_S", 0.03)
+
+
+def recovers(rig: WireRig, backend: FakeBackend) -> None:
+    """The back-end behaves from now on; the wire comes up and the rings run."""
+    backend.hook = lambda name: None
+    backend.cut_at = None
+    until(rig.loop, lambda: rig.serves(DataPath.TAKEN) and rig.nic.link_up)
+    rig.settle()
+    assert rig.guest is not None
+    assert rig.guest.link_up()
+
+
+@pytest.mark.parametrize("number", range(1, ALL + 1))
+def test_a_cut_at_each_message(rig: WireRig, backend: FakeBackend, number: int) -> None:
+    backend.cut_at = number
+    rig.boot()
+    until(rig.loop, lambda: "the back-end closed the connection" in rig.why)
+    assert not rig.nic.link_up
+    recovers(rig, backend)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_cut_at_each_message_of_the_stop(rig: WireRig, backend: FakeBackend, number: int) -> None:
+    rig.boot()
+    rig.wait_up()
+    backend.cut_at = len(backend.messages) + number
+    rig.network.set_link("nic0", False, "test")
+    until(rig.loop, lambda: rig.serves(DataPath.DISCARD))
+    rig.network.set_link("nic0", True, "test")
+    recovers(rig, backend)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    "name", ["GET_FEATURES", "GET_PROTOCOL_FEATURES", "GET_QUEUE_NUM", "SET_FEATURES", "SET_MEM_TABLE"]
+)
+def test_an_answer_that_never_comes(rig: WireRig, backend: FakeBackend, name: str) -> None:
+    backend.hook = lambda _: b"" if name in backend.messages else None
+    rig.boot()
+    until(rig.loop, lambda: f"did not answer {name} within" in rig.why)
+    backend.messages.clear()
+    recovers(rig, backend)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_rings_that_never_come_back(rig: WireRig, backend: FakeBackend) -> None:
+    """The guest waits no longer than the bound, and then goes on without the back-end."""
+    guest = rig.boot()
+    rig.wait_up()
+    backend.hook = lambda name: b"" if name == "GET_VRING_BASE" else None
+    began = time.monotonic()
+    assert guest.stop_ring(rig.driver.rings[0]) == 0
+    assert time.monotonic() - began < 1
+    assert "did not answer GET_VRING_BASE" in rig.why or rig.backend.state is not State.UP
+
+
+@pytest.mark.usefixtures("impatient")
+def test_netdev_del_of_a_hung_back_end(rig: WireRig, backend: FakeBackend) -> None:
+    rig.boot()
+    rig.wait_up()
+    backend.hook = lambda name: b""
+    rig.network.delete_netdev("vu0", "test")
+    until(rig.loop, lambda: rig.serves(DataPath.DISCARD))
+    until(rig.loop, lambda: backend.sock is None)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_the_loop_is_never_held_up(rig: WireRig, backend: FakeBackend) -> None:
+    backend.hook = lambda name: b""
+    rig.boot()
+    worst = 0.0
+    for _ in range(100):
+        began = time.monotonic()
+        run_for(rig.loop, 0.001)
+        worst = max(worst, time.monotonic() - began)
+    assert worst < 0.05
+
+
+def reply(number: int, payload: bytes, flags: int = 5) -> bytes:
+    return struct.pack("<III", number, flags, len(payload)) + payload
+
+
+BASE = struct.Struct("<II")
+
+LIES = {
+    "too short": ("GET_FEATURES", reply(vu.GET_FEATURES, bytes(4)), "GET_FEATURES answered with 4 bytes"),
+    "too long": ("GET_FEATURES", reply(vu.GET_FEATURES, bytes(16)), "GET_FEATURES answered with 16 bytes"),
+    "huge": ("GET_FEATURES", struct.pack("<III", 1, 5, 1 << 31), "payload of 2147483648 bytes"),
+    "another request": ("GET_FEATURES", reply(vu.GET_QUEUE_NUM, bytes(8)), "awaited was GET_FEATURES"),
+    "no reply": ("GET_FEATURES", reply(vu.GET_FEATURES, bytes(8), 1), "sent by the back-end"),
+    "version": ("GET_FEATURES", reply(vu.GET_FEATURES, bytes(8), 6), "not version 1"),
+    "unasked": ("SET_OWNER", reply(vu.SET_OWNER, bytes(8)), "awaited was none"),
+    "flood": ("SET_OWNER", reply(vu.GET_FEATURES, bytes(8)) * 2000, "awaited was none"),
+    "text": ("GET_FEATURES", b"HTTP/1.1 200 OK\r\n\r\n", "not version 1"),
+    "no queues": ("GET_QUEUE_NUM", reply(vu.GET_QUEUE_NUM, bytes(8)), "more queues than supported: 0"),
+    "refused": ("SET_MEM_TABLE", REPLY.pack(vu.SET_MEM_TABLE, 5, 8, 1), "the back-end refused SET_MEM_TABLE"),
+    "short ack": ("SET_MEM_TABLE", reply(vu.SET_MEM_TABLE, b""), "SET_MEM_TABLE acknowledged with 0 bytes"),
+}
+
+
+@pytest.mark.parametrize(("name", "answer", "text"), LIES.values(), ids=LIES)
+def test_a_lie(rig: WireRig, backend: FakeBackend, name: str, answer: bytes, text: str) -> None:
+    backend.hook = lambda asked: answer if asked == name else None
+    rig.boot()
+    until(rig.loop, lambda: text in rig.why)
+    recovers(rig, backend)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [reply(vu.GET_VRING_BASE, BASE.pack(7, 0)), reply(vu.GET_VRING_BASE, BASE.pack(0, 1 << 16)), b"x" * 20],
+)
+def test_a_lie_about_the_base(rig: WireRig, backend: FakeBackend, answer: bytes) -> None:
+    rig.boot()
+    rig.wait_up()
+    backend.hook = lambda name: answer if name == "GET_VRING_BASE" else None
+    rig.network.set_link("nic0", False, "test")
+    until(rig.loop, lambda: rig.serves(DataPath.DISCARD))
+    rig.network.set_link("nic0", True, "test")
+    recovers(rig, backend)
+
+
+def test_descriptors_that_the_back_end_sends_are_closed(rig: WireRig, backend: FakeBackend) -> None:
+    rig.boot()
+    rig.wait_up()
+    assert backend.sock is not None
+    socket.send_fds(backend.sock, [reply(vu.GET_FEATURES, bytes(8))], [0, 1, 2])
+    until(rig.loop, lambda: "answered with descriptors" in rig.why)
+    recovers(rig, backend)
+
+
+def test_fewer_queues_than_asked_for(tmp_path: Path) -> None:
+    with fresh_loop() as loop, no_fd_leak():
+        backend = FakeBackend(loop, str(tmp_path / "backend.sock"))
+        rig = WireRig(loop, tmp_path, pairs=4)
+        until(loop, lambda: "you are asking more queues than supported: 1" in rig.why)
+        backend.features = FEATURES & ~vu.F_PROTOCOL_FEATURES
+        run_for(loop, 0.03)
+        assert not rig.nic.link_up
+        rig.close()
+        backend.close()
+
+
+def test_a_vm_that_shares_no_memory(rig: WireRig, backend: FakeBackend) -> None:
+    rig.wait_up()
+    guest = rig.boot()
+    rows = [(index << 32, 4096, index << 32, 0) for index in range(1, 10)]
+    for row in rows:  # nine pieces that are no neighbours: more than SET_MEM_TABLE takes
+        guest.send(vu.ADD_MEM_REG, struct.pack("<QQQQQ", 0, *row), [rig.memory.fd])
+    until(rig.loop, lambda: "pieces; a vhost-user back-end takes 8" in rig.why)
+    for row in rows:
+        guest.send(vu.REM_MEM_REG, struct.pack("<QQQQQ", 0, *row))
+    recovers(rig, backend)
+
+
+def test_a_nic_without_rings_is_refused(tmp_path: Path) -> None:
+    with fresh_loop() as loop, no_fd_leak():
+        backend = FakeBackend(loop, str(tmp_path / "backend.sock"))
+        rig = WireRig(loop, tmp_path)
+        rig.wait_up()
+        rig.attachment.close()
+        rig.network.delete_nic("nic0")
+        rig.network.add_nic("e0", "e1000", Endpoint(), mac=bytes(6), netdev_id="vu0")
+        until(loop, lambda: "vhost-user requires frontend driver virtio-net-*" in rig.why)
+        rig.network.close()
+        rig.close()
+        backend.close()
