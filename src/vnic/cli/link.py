@@ -14,6 +14,7 @@ from .client import Entry, Refused, Session, add_instance_options, session
 from .show import cause_text, link_word, micros, one_line, print_json, print_table
 
 COLUMNS = ("NAME", "TYPE", "MODEL", "LINK", "OPERSTATE", "PEER", "GUEST SAW", "CHANGES", "HELD BY")
+EXPENDABLE = ("TYPE", "OPERSTATE", "CHANGES")
 
 
 def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -68,7 +69,7 @@ async def run_show(args: argparse.Namespace) -> int:
     if args.json:
         print_json(links)
     else:
-        print_table(COLUMNS, [row(link) for link in links])
+        print_table(COLUMNS, [row(link) for link in links], EXPENDABLE)
     return 0
 
 

@@ -11,6 +11,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+COLUMN_GAP = 2
+WRAPPED_WIDTH = 40
+"""The room that a last column of running text should have."""
+
 LINK_STYLES = {"up": "green", "down": "bold red", "unknown": "yellow"}
 
 
@@ -20,24 +24,39 @@ def print_json(value: object) -> None:
     sys.stdout.flush()
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on a terminal; elsewhere one line a row, cells apart by tabs, after a line of column names."""
-    if not sys.stdout.isatty():
-        for row in (columns, *rows):
-            sys.stdout.write("\t".join(cell.replace("\t", " ").replace("\n", " ") for cell in row) + "\n")
-        sys.stdout.flush()
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], expendable: Sequence[str] = ()
+) -> None:
+    """A table on a terminal; elsewhere one line a row, cells apart by tabs, after a line of column names.
+
+    The last column wraps; where the terminal leaves it little room, the `expendable` columns are left out.
+    """
+    if sys.stdout.isatty():
+        _print_rich(columns, rows, expendable)
         return
+    for row in (columns, *rows):
+        sys.stdout.write("\t".join(cell.replace("\t", " ").replace("\n", " ") for cell in row) + "\n")
+    sys.stdout.flush()
+
+
+def _print_rich(columns: Sequence[str], rows: Sequence[Sequence[str]], expendable: Sequence[str]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column != columns[-1])
+    console = Console()
+    shown = list(range(len(columns)))
+    widths = [max(len(row[index]) for row in (columns, *rows)) + COLUMN_GAP for index in shown]
+    if sum(widths[:-1]) + min(widths[-1], WRAPPED_WIDTH) > console.width:
+        shown = [index for index in shown if columns[index] not in expendable]
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, COLUMN_GAP, 0, 0), pad_edge=False)
+    for index in shown:
+        last = index == len(columns) - 1
+        table.add_column(columns[index], overflow="fold", no_wrap=not last)
     for row in rows:
-        table.add_row(*(Text(cell, LINK_STYLES.get(cell, "")) for cell in row))
-    Console().print(table)
+        table.add_row(*(Text(row[index], LINK_STYLES.get(row[index], "")) for index in shown))
+    console.print(table)
 
 
 def style(text: str, name: str) -> str:
@@ -82,10 +101,10 @@ def when(seconds: float, now: float) -> str:
 
 
 def cause_text(cause: dict[str, Any]) -> str:
-    """What a LinkChange's cause or a hold says, for a person."""
+    """What a LinkChange's cause or a hold says, for a person; who did it, unless that goes without saying."""
     by = cause.get("by")
-    text = cause.get("text") or cause.get("kind", "")
-    return f"{text} (by {by})" if by and by not in ("vnic", "") else str(text)
+    text = str(cause.get("text") or cause.get("kind", ""))
+    return text if by in (None, "", "vnic", cause.get("client")) else f"{text} (by {by})"
 
 
 def one_line(text: str) -> str:

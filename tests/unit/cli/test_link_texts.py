@@ -59,7 +59,7 @@ HOLD = {"client": "net0", "kind": "disconnected", "by": "net0", "text": "no peer
 def test_rows() -> None:
     assert row(nic()) == ("nic0", "nic", "virtio-net", "up", "up", "net0", "up", "3", "-")
     held = nic(link="down", operstate="lowerlayerdown", holds=[HOLD])
-    assert row(held)[-1] == "net0 disconnected: no peer yet (by net0)"
+    assert row(held)[-1] == "net0 disconnected: no peer yet"
     assert row(nic(guest=guest(attached=False, seen="unknown")))[6] == "no guest"
     netdev = {
         key: value for key, value in nic(type="netdev", model="echo").items() if key not in ("guest", "peer")
@@ -92,7 +92,7 @@ def test_an_older_sight_of_the_same_state_does_not_count() -> None:
     [
         (
             nic(link="down", holds=[HOLD]),
-            "nic0 is still down after 2 s, held by net0 disconnected: no peer yet (by net0)",
+            "nic0 is still down after 2 s, held by net0 disconnected: no peer yet",
         ),
         (nic(guest=guest(attached=False)), "nic0 is up, but after 2 s no guest is attached to see it"),
         (
@@ -115,7 +115,7 @@ def test_describe() -> None:
         describe(nic(link="down", holds=[HOLD], guest=guest(seen="down", **{"seen-latency-us": 412})), NOW)
     )
     assert lines[0] == "nic0 is down   nic virtio-net, 52:54:00:12:34:56, wire nic0 ── net0"
-    assert lines[1].startswith("  held by disconnected on net0: no peer yet (by net0) (since ")
+    assert lines[1].startswith("  held by disconnected on net0: no peer yet (since ")
     assert lines[1].endswith(", 5 min ago)")
     assert lines[2:] == ["  guest: it saw down, 412 µs after the change"]
     assert list(describe(nic(), NOW))[1] == "  nothing holds it down"
