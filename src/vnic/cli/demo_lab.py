@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -46,13 +47,17 @@ class Program:
             )
 
     async def wait_listening(self) -> None:
-        """Until its monitor is there, which is opened last."""
+        """Until its monitor answers, which is opened last."""
         deadline = time.monotonic() + START_TIMEOUT_S
-        while not self.qmp_path.exists():
+        while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 said = self._log.read_text(errors="replace").strip().splitlines() or ["nothing"]
                 raise Refused(f"vnic run did not start; the last that it said: {said[-1]}")
             await asyncio.sleep(0.005)
+
+    def _answers(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.qmp_path)) == 0
 
     def kill(self) -> None:
         """As a crash would end it."""

@@ -16,10 +16,13 @@ stty raw -echo
 for module in /modules/*.ko; do
   insmod "$module" || echo "insmod $module: status $?"
 done
-echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad 2>/dev/null
 ip link set lo up
 for interface in /sys/class/net/eth*; do
-  [ -e "$interface" ] && ip link set "${interface##*/}" up
+  [ -e "$interface" ] || continue
+  # An IPv6 address is of use at once, without the second that duplicate address detection takes.
+  dad=/proc/sys/net/ipv6/conf/${interface##*/}/accept_dad
+  [ -e "$dad" ] && echo 0 >"$dad"
+  ip link set "${interface##*/}" up
 done
 
 # wait_carrier INTERFACE 0|1 SECONDS: returns as soon as the carrier is so, 1 when it is not in time.

@@ -7,6 +7,7 @@ that no cpio program is needed.
 from __future__ import annotations
 
 import lzma
+import re
 import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -53,6 +54,34 @@ class CpioArchive:
         self._data += bytes(-len(self._data) % 4)
 
 
+def module_name(path: Path) -> str:
+    """The name that the kernel gives a module of that file name."""
+    return path.name.split(".")[0].replace("-", "_")
+
+
+def module_closure(folder: Path, names: Iterable[str]) -> list[Path]:
+    """The files of the named modules and of all that they depend on, in the order to load them.
+
+    GuestError if one is missing. The dependencies are in the modules themselves (`depends=` in .modinfo).
+    """
+    files = {module_name(path): path for path in folder.rglob("*.ko*")}
+    ordered: list[Path] = []
+
+    def visit(name: str) -> None:
+        if name not in files:
+            raise GuestError(f"the kernel module {name} is not below {folder}")
+        if files[name] in ordered:
+            return
+        depends = re.search(rb"\0depends=([^\0]*)\0", read_module(files[name]))
+        for needed in filter(None, depends[1].decode().split(",") if depends else ()):
+            visit(needed.replace("-", "_"))
+        ordered.append(files[name])
+
+    for name in names:
+        visit(name)
+    return ordered
+
+
 def read_module(path: Path) -> bytes:
     """A kernel module's bytes, decompressed: busybox insmod wants them plain."""
     if path.name.endswith(".ko"):
@@ -71,7 +100,7 @@ def build_initrd(busybox: Path, modules: Iterable[Path], files: Mapping[str, byt
     archive.add_file("init", INIT.read_bytes(), executable=True)
     archive.add_file("bin/busybox", busybox.read_bytes(), executable=True)
     for position, module in enumerate(modules):
-        archive.add_file(f"modules/{position:02}-{module.name.split('.')[0]}.ko", read_module(module))
+        archive.add_file(f"modules/{position:02}-{module_name(module)}.ko", read_module(module))
     for path, content in (files or {}).items():
         archive.add_file(path.lstrip("/"), content, executable=True)
     return archive.finish()

@@ -19,9 +19,6 @@ from .errors import GuestUnavailable
 UML_PACKAGES = ("user-mode-linux", "busybox-static")
 REMEDY = f"sudo apt-get install {' '.join(UML_PACKAGES)}"
 
-# In the order to load them: each needs the ones before it.
-VIRTIO_NET_MODULES = ("failover", "net_failover", "virtio_net")
-
 _CACHE_ENTRY = "uml"
 _PT_INTERP = 3
 
@@ -34,15 +31,6 @@ class UmlKit:
     version: tuple[int, ...]
     modules_folder: Path
     busybox: Path
-
-    def module(self, name: str) -> Path:
-        """The file of a kernel module; GuestUnavailable if the kernel has none of that name."""
-        for pattern in (f"{name}.ko", f"{name}.ko.xz"):
-            for path in self.modules_folder.rglob(pattern):
-                return path
-        raise GuestUnavailable(
-            f"the module {name} of {self.kernel} is not below {self.modules_folder}", REMEDY
-        )
 
     def version_text(self) -> str:
         return ".".join(map(str, self.version))

@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import require
 
 from vnic.guest.errors import GuestError
-from vnic.guest.initrd import CpioArchive, build_initrd, read_module
+from vnic.guest.initrd import CpioArchive, build_initrd, module_closure, read_module
 
 
 def entries(archive: bytes) -> dict[str, tuple[int, bytes]]:
@@ -81,3 +81,21 @@ def test_cpio_reads_it(tmp_path: Path) -> None:
 def test_refuses_a_module_that_it_cannot_unpack(tmp_path: Path) -> None:
     with pytest.raises(GuestError, match="neither"):
         read_module(tmp_path / "virtio_net.ko.zst")
+
+
+def test_modules_come_after_what_they_depend_on(tmp_path: Path) -> None:
+    texts = {
+        "kernel/ipv6.ko": "crc-ccitt",
+        "lib/crc-ccitt.ko": "",
+        "net_failover.ko": "failover",
+        "failover.ko": "",
+    }
+    for name, depends in texts.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"\x7fELF\0license=GPL\0depends=%s\0name=x\0" % depends.encode())
+    (tmp_path / "virtio_net.ko.xz").write_bytes(lzma.compress(b"\0depends=net_failover\0"))
+    found = module_closure(tmp_path, ["virtio_net", "ipv6"])
+    names = ["failover.ko", "net_failover.ko", "virtio_net.ko.xz", "crc-ccitt.ko", "ipv6.ko"]
+    assert [path.name for path in found] == names
+    with pytest.raises(GuestError, match="the kernel module e1000 is not below"):
+        module_closure(tmp_path, ["e1000"])
