@@ -17,6 +17,11 @@ MEASURES = {
     "start": ("vnic.bench.startup", "vnic run until its monitor greets"),
     "link": ("vnic.bench.link", "set_link over QMP until CONFIG_CHANGE reaches a driver in another process"),
     "rings": ("vnic.bench.rings", "packets from ring to ring through the Python data plane"),
+    "loss": ("vnic.bench.loss", "a vhost-user back-end's loss, and return, until the guest's driver is told"),
+    "takeover": (
+        "vnic.bench.takeover",
+        "a driver and a DPDK back-end through vnic, beside the two joined directly",
+    ),
 }
 """Name → module and what it measures, in the order in which they run."""
 

@@ -31,9 +31,20 @@ class VnicProcess:
     def __enter__(self) -> Self:
         path = self.folder / "qmp.sock"
         started = time.perf_counter()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "vnic", "run", "-qmp", f"unix:{path},server=on,wait=off", *self._arguments]
-        )
+        # Its log would stand between the rows: each loss of a back-end is a warning.
+        with (self.folder / "log").open("wb") as log:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "vnic",
+                    "run",
+                    "-qmp",
+                    f"unix:{path},server=on,wait=off",
+                    *self._arguments,
+                ],
+                stderr=log,
+            )
         try:
             self.qmp = self._connect(path, started + GREETING_TIMEOUT_S)
             self.qmp.recv(4096)
@@ -52,7 +63,8 @@ class VnicProcess:
             except OSError as error:
                 qmp.close()
                 if self.process.poll() is not None or time.perf_counter() > deadline:
-                    raise Missing(f"vnic run did not come up: {error}") from None
+                    log = (self.folder / "log").read_text(errors="replace").strip()
+                    raise Missing(f"vnic run did not come up: {log or error}") from None
                 time.sleep(0.001)
             else:
                 qmp.settimeout(GREETING_TIMEOUT_S)
