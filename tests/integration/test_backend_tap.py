@@ -6,82 +6,19 @@ Each test runs in a child that has its own network namespace, so that nothing on
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import multiprocessing
 import os
 import socket
 import struct
-import subprocess
-import traceback
-from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
 
 import pytest
-from tests.conftest import require
+from tests.integration.namespace import HOST, frame, in_namespace, ip, open_fds, packet_socket, receive, up
 from tests.unit.backend.helpers import Guest, Lab, until
 
 from vnic.backend.options import HubPortOptions, TapOptions
 from vnic.dataplane.offload import checksum, complete
 from vnic.net.errors import NetError
 from vnic.net.incoming import Frame
-
-CLONE_NEWNET = 0x40000000
-ETH_P_ALL = 3
-HOST = bytes.fromhex("020000000001")
-
-
-def _child(main: Callable[..., Coroutine[Any, Any, None]], args: tuple[Any, ...], problems: Any) -> None:
-    try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.unshare(CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), "unshare")
-        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-        asyncio.run(asyncio.wait_for(main(*args), 20))
-    except BaseException:
-        problems.put(traceback.format_exc())
-        raise SystemExit(1) from None
-
-
-def in_namespace(main: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
-    """Run a coroutine function in a child with a network namespace of its own."""
-    require(os.geteuid() == 0 and os.access("/dev/net/tun", os.W_OK), "root and /dev/net/tun")
-    context = multiprocessing.get_context("fork")
-    problems = context.SimpleQueue()
-    child = context.Process(target=_child, args=(main, args, problems))
-    child.start()
-    child.join(30)
-    if child.exitcode is None:
-        child.kill()
-        child.join()
-    text = problems.get() if not problems.empty() else f"exit code {child.exitcode}"
-    problems.close()
-    assert child.exitcode == 0, text
-
-
-def ip(*words: str) -> str:
-    return subprocess.run(["ip", *words], check=True, capture_output=True, text=True).stdout
-
-
-def up(name: str) -> None:
-    """Bring an interface up with nothing of its own to say."""
-    Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
-    ip("link", "set", name, "up")
-
-
-def packet_socket(name: str) -> socket.socket:
-    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.htons(ETH_P_ALL))
-    sock.bind((name, 0))
-    return sock
-
-
-def frame(payload: bytes, target: bytes = b"\xff" * 6) -> bytes:
-    return target + HOST + b"\x88\xb5" + payload
-
-
-async def receive(sock: socket.socket) -> bytes:
-    return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(sock, 70000), 5)
-
 
 # -- frames -----------------------------------------------------------------------------------------------------------
 
@@ -290,10 +227,6 @@ def test_multi_queue() -> None:
 
 
 # -- descriptors, scripts, the end ------------------------------------------------------------------------------------
-
-
-def open_fds() -> int:
-    return len(os.listdir("/proc/self/fd"))
 
 
 async def _passed() -> None:

@@ -15,7 +15,7 @@ from .base import Backend, BackendContext, NetdevType
 
 NOT_BUILT = frozenset(
     {
-        *("none", "nic", "l2tpv3", "vde", "bridge", "netmap"),
+        *("none", "nic", "l2tpv3", "vde", "netmap"),
         *("vhost-vdpa", "af-xdp", "vmnet-host", "vmnet-shared", "vmnet-bridged"),
     }
 )
@@ -45,6 +45,9 @@ NETDEVS: dict[str, NetdevType] = dict(
         _row("user", o.UserOptions, "QEMU's user-mode network, by passt", "user:user_netdev"),
         _row("passt", o.PasstOptions, "the user-mode network of passt", "passt:passt_netdev"),
         _row("tap", o.TapOptions, "a network interface of this host", "tap:TapBackend"),
+        _row(
+            "bridge", o.BridgeOptions, "a network interface in a bridge of this host", "bridge:BridgeBackend"
+        ),
         _row(
             "vhost-user",
             o.VhostUserOptions,

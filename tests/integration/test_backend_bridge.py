@@ -1,0 +1,121 @@
+"""bridge against the kernel's own: made by vnic itself, and by QEMU's helper."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from tests.conftest import require
+from tests.integration.namespace import frame, in_namespace, ip, open_fds, packet_socket, receive, run, up
+from tests.unit.backend.helpers import Lab, until
+
+from vnic.backend.bridge import HELPERS
+from vnic.backend.options import BridgeOptions
+from vnic.net.errors import NetError
+
+
+def make_bridge(name: str) -> None:
+    ip("link", "add", name, "type", "bridge")
+    up(name)
+    ip("link", "add", "outside", "type", "veth", "peer", "name", "plugged")
+    up("outside")
+    up("plugged")
+    ip("link", "set", "plugged", "master", name)
+
+
+async def _natively() -> None:
+    make_bridge("lab0")
+    async with Lab() as lab:
+        netdev, nic, guest = lab.wire(BridgeOptions(id="net0", br="lab0"))
+        assert netdev.endpoint.info_text(0) == "ifname=tap0,br=lab0"
+        assert "tap0" in ip("link", "show", "master", "lab0")
+        with packet_socket("outside") as outside:
+            await until(lambda: nic.send(0, frame(b"out" * 20)) and "LOWER_UP" in ip("link", "show", "tap0"))
+            nic.send(0, frame(b"out" * 20))
+            assert await receive(outside) == frame(b"out" * 20)
+            outside.send(frame(b"in" * 30))
+            await until(lambda: frame(b"in" * 30) in guest.got)
+    assert "tap0" not in ip("link")
+
+
+def test_with_the_permission_vnic_makes_the_tap() -> None:
+    in_namespace(_natively)
+
+
+async def _refused(directory: Path) -> None:
+    before = open_fds()
+    async with Lab() as lab:
+        with pytest.raises(NetError, match=r"could not add tap0 to bridge 'nobr': No such device"):
+            lab.add(BridgeOptions(id="net0", br="nobr"))
+        with pytest.raises(NetError, match=r"could not add tap0 to bridge 'lo': it is no bridge"):
+            lab.add(BridgeOptions(id="net0", br="lo"))
+        with pytest.raises(NetError, match="bridge helper failed"):
+            lab.add(BridgeOptions(id="net0", helper="/bin/false"))
+        with pytest.raises(NetError, match="could not launch bridge helper /nonexistent: No such file"):
+            lab.add(BridgeOptions(id="net0", helper="/nonexistent"))
+        liar = directory / "liar"
+        liar.write_text("#!/bin/sh\nexit 0\n")
+        liar.chmod(0o755)
+        with pytest.raises(NetError, match="bridge helper failed"):
+            lab.add(BridgeOptions(id="net0", helper=str(liar)))
+    assert open_fds() == before
+    assert "tap0" not in ip("link")
+
+
+def test_refusals_leave_nothing(tmp_path: Path) -> None:
+    in_namespace(_refused, tmp_path)
+
+
+HELPER = """
+import array, socket, sys
+sys.path.insert(0, {source!r})
+from vnic.backend.tap_device import add_to_bridge, open_tap
+
+options = dict(word.lstrip("-").partition("=")[::2] for word in sys.argv[1:])
+fd, name, _ = open_tap(None, vnet_hdr="use-vnet" in options, multi_queue=False)
+add_to_bridge(name, options["br"])
+with socket.socket(fileno=int(options["fd"])) as sock:
+    sock.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
+"""
+
+
+async def _by_helper(directory: Path) -> None:
+    make_bridge("lab0")
+    script = directory / "helper.py"
+    script.write_text(HELPER.format(source=str(Path(__file__).parents[2] / "src")))
+    helper = f"{sys.executable} {script}"
+    async with Lab() as lab:
+        netdev, nic, _ = lab.wire(BridgeOptions(id="net0", br="lab0", helper=helper))
+        assert netdev.endpoint.info_text(0) == f"helper={helper},br=lab0"
+        assert nic.link_up
+        assert netdev.endpoint.wants_offload
+        assert "tap0" in ip("link", "show", "master", "lab0")
+
+
+def test_a_helper_passes_the_tap(tmp_path: Path) -> None:
+    in_namespace(_by_helper, tmp_path)
+
+
+async def _by_qemus_helper(helper: str, directory: Path) -> None:
+    """The helper's rules are read from a fixed place: this child's own /etc has them."""
+    for name in ("upper", "work"):
+        (directory / name).mkdir()
+    layers = f"lowerdir=/etc,upperdir={directory}/upper,workdir={directory}/work"
+    run("mount", "-t", "overlay", "overlay", "-o", layers, "/etc")
+    run("sh", "-c", "mkdir -p /etc/qemu && echo allow lab0 > /etc/qemu/bridge.conf")
+    make_bridge("lab0")
+    async with Lab() as lab:
+        netdev, nic, _ = lab.wire(BridgeOptions(id="net0", br="lab0", helper=helper))
+        assert nic.link_up
+        assert netdev.endpoint.info_text(0) == f"helper={helper},br=lab0"
+        assert "tap0" in ip("link", "show", "master", "lab0")
+        with pytest.raises(NetError, match="bridge helper failed"):
+            lab.add(BridgeOptions(id="net1", br="other0", helper=helper))
+
+
+def test_qemus_own_helper(tmp_path: Path) -> None:
+    helper = next((path for path in HELPERS if os.access(path, os.X_OK)), None)
+    require(helper, "qemu-bridge-helper")
+    in_namespace(_by_qemus_helper, helper, tmp_path)
