@@ -211,6 +211,8 @@ def _kind(shape: Shape) -> str:
             return (shape.name or "int").removesuffix("_t")
         case Enumeration():
             return "|".join(shape.values)
+        case Array(Object()):
+            return "str..."  # QAPI's String: the key is given once for each item
         case Array():
             return f"list of {_kind(shape.element)}"
     return "object"

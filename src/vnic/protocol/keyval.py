@@ -28,6 +28,20 @@ _INDEX = re.compile(r"[0-9]+")
 _HELP = ("help", "?")
 
 
+class Repeated(str):
+    """The value of a key that was given several times: the last one, and `all` of them for an option that is a list
+    (`hostfwd=…,hostfwd=…`)."""
+
+    all: tuple[str, ...] = ()
+
+    @classmethod
+    def after(cls, earlier: str, value: str) -> Repeated:
+        """`value`, given after `earlier`."""
+        made = cls(value)
+        made.all = (*(earlier.all if isinstance(earlier, cls) else (earlier,)), value)
+        return made
+
+
 class KeyvalError(NetError):
     """The text is no option string; `desc` is QEMU's."""
 
@@ -43,7 +57,7 @@ def parse(
 
     `implied` names the key of a first value that has none (`-device virtio-net` is `driver=virtio-net`).
     `short_booleans` takes `server` for `server=on` and `nowait` for `wait=off`, as QEMU's older options do;
-    `deprecated(given, replacement)` is told of each. A key given twice takes its last value.
+    `deprecated(given, replacement)` is told of each. A key given twice has its last value, as a Repeated.
     """
     root: Tree = {}
     wants_help = False
@@ -128,9 +142,10 @@ def _put(root: Tree, key: str, value: str) -> None:
         if not isinstance(inner, dict):
             raise KeyvalError(f"Parameters '{'.'.join(path[:depth])}.*' used inconsistently")
         here = inner
-    if isinstance(here.get(last), dict):
+    there = here.get(last)
+    if isinstance(there, dict):
         raise KeyvalError(f"Parameters '{key}.*' used inconsistently")
-    here[last] = value
+    here[last] = Repeated.after(there, value) if isinstance(there, str) else value
 
 
 def _listify(tree: Tree, prefix: str) -> Tree:

@@ -20,6 +20,11 @@ def test_a_netdev() -> None:
     assert numbers["reconnect-ms"] == 16
 
 
+def test_a_list_of_a_repeated_key() -> None:
+    assert to_json("user,id=u,hostfwd=a,hostfwd=b", "type")["hostfwd"] == [{"str": "a"}, {"str": "b"}]
+    assert to_json("user,id=u,hostfwd=a", "type")["hostfwd"] == [{"str": "a"}]
+
+
 def test_a_device() -> None:
     text = "virtio-net,id=nic0,attach.type=vhost-user,attach.path=x,attach.server=off,link=off,host_mtu=9000"
     assert to_json(text, "driver") == {

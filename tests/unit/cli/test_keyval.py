@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vnic.protocol.keyval import KeyvalError, parse
+from vnic.protocol.keyval import KeyvalError, Repeated, parse
 
 
 def test_implied_first_key_and_nesting() -> None:
@@ -34,6 +34,13 @@ def test_a_trailing_comma_and_the_empty_string_are_fine() -> None:
 
 def test_the_last_value_wins() -> None:
     assert parse("a=1,a=2")[0] == {"a": "2"}
+
+
+def test_all_values_are_kept_for_options_that_are_lists() -> None:
+    value = parse("a=1,a=2,b=x,a=3")[0]["a"]
+    assert isinstance(value, Repeated)
+    assert value == "3"
+    assert value.all == ("1", "2", "3")
 
 
 def test_lists_by_index() -> None:

@@ -14,6 +14,7 @@ from enum import Enum, auto
 from typing import Any, TypeAlias, TypeVar, cast
 
 from vnic.net.errors import NetError
+from vnic.protocol.keyval import Repeated
 
 from .shapes import Array, Builtin, Enumeration, Integer, Member, Object, Shape, Union, shape_of
 
@@ -62,7 +63,7 @@ def _compile(shape: Shape, form: Form) -> Visit:
         case Union():
             return _union(shape, Form.LENIENT if shape.lenient and form is Form.JSON else form)
         case Array():
-            return _array(_compile(shape.element, form), form)
+            return _array(shape.element, form)
         case Enumeration():
             return _enumeration(shape, _text if form is Form.STRINGS else _str)
         case Integer():
@@ -271,10 +272,17 @@ def _enumeration(shape: Enumeration, leaf: Callable[[object, str], str]) -> Visi
     return visit
 
 
-def _array(element: Visit, form: Form) -> Visit:
+def _array(shape: Shape, form: Form) -> Visit:
+    element = _compile(shape, form)
     child = "{}.{}" if form is Form.STRINGS else "{}[{}]"
+    # QAPI's String: in an option string its one member is given as the item itself (qapi/opts-visitor.c).
+    members = shape.members if isinstance(shape, Object) else ()
+    fat = form is Form.STRINGS and [member.shape for member in members] == [Builtin("str")]
 
     def visit(value: object, name: str) -> object:
+        if fat and isinstance(value, str):
+            texts = value.all if isinstance(value, Repeated) else (value,)
+            value = [{members[0].name: text} for text in texts]
         if not isinstance(value, list):
             raise _wrong_type(name, "array")
         return [element(item, child.format(name, index)) for index, item in enumerate(value)]
