@@ -1,7 +1,7 @@
-"""The socket of a `-chardev socket` as a vhost-user back-end uses it: one peer at a time, and another when that went.
+"""The socket of a `-chardev socket` as back-ends and filters use it: one peer at a time, and another when that went.
 
-`ChardevSocket` listens or connects, again and again, and never waits; `vnic.backend.vhost_user` speaks over what it
-opens. Sources: QEMU's chardev/char-socket.c.
+`ChardevSocket` listens or connects, again and again, and never waits; `vnic.backend.vhost_user` and `vnic.filter.port`
+speak over what it opens. Sources: QEMU's chardev/char-socket.c.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any, Protocol
 
 from vnic.net.errors import NetError
 
-from .address import AddressError, Resolved, describe, unix_sockaddr
+from .address import AddressError, Resolved, describe, resolve
 from .connect import Connector, Listener, listen_on
-from .options import UnixAddress
+from .options import InetAddress, UnixAddress
 
 
 class State(enum.Enum):
@@ -52,19 +52,40 @@ def unix_options(options: Any, label: str) -> UnixAddress:
     return UnixAddress(path=path, abstract=options.abstract, tight=options.tight)
 
 
+def socket_options(options: Any, label: str) -> UnixAddress | InetAddress:
+    """The address of a chardev that need not pass descriptors; NetError for one that is no such socket."""
+    if getattr(options, "path", None) is not None:
+        return unix_options(options, label)
+    if getattr(options, "port", None) is None:
+        raise NetError(
+            f"chardev '{label}' cannot carry frames: it takes a socket with 'path', or 'host' and 'port'"
+        )
+    return InetAddress(host=options.host or "", port=options.port, ipv4=options.ipv4, ipv6=options.ipv6)
+
+
 class ChardevSocket:
     """One chardev's socket in the loop. `options` are those of `-chardev socket` (path, server, reconnect_ms)."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, label: str, options: Any, user: ChardevUser) -> None:
-        """NetError for a chardev that cannot serve vhost-user. Nothing is opened before `start`."""
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        label: str,
+        options: Any,
+        user: ChardevUser,
+        *,
+        passes_fds: bool = True,
+    ) -> None:
+        """NetError for a chardev that cannot serve its user. Nothing is opened before `start`."""
         self._loop = loop
         self._user = user
-        self._address = unix_options(options, label)
+        self._address = unix_options(options, label) if passes_fds else socket_options(options, label)
         self._server = bool(options.server)
         self._reconnect_s = options.reconnect_ms / 1000
         self._listener: Listener | None = None
         self._connector: Connector | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._cancel_resolve = _nothing
+        self._failure = ""
         self.state = State.CLOSED
 
     @property
@@ -78,13 +99,30 @@ class ChardevSocket:
             self._user.awaiting(f"connecting to {self.name}")
             self._wait(0)
             return
-        try:
-            target = Resolved(socket.AF_UNIX, unix_sockaddr(self._address))
-            listening = listen_on(target, self._address)
-        except AddressError as error:
-            raise NetError(str(error)) from None
-        self._listener = Listener(self._loop, listening, self._open)
-        self._listening("")
+        self._cancel_resolve = resolve(
+            self._loop, self._address, passive=True, found=self._listen, failed=self._cannot_listen
+        )
+        if self._failure:
+            raise NetError(self._failure)
+
+    def _listen(self, targets: list[Resolved]) -> None:
+        reason = "no address was found"
+        for target in targets:
+            try:
+                listening = listen_on(target, self._address)
+            except AddressError as error:
+                reason = str(error)
+                continue
+            self._listener = Listener(self._loop, listening, self._open)
+            self._listening("")
+            return
+        self._cannot_listen(reason)
+
+    def _cannot_listen(self, reason: str) -> None:
+        """Told by `start`, or to the user where the lookup of a host name came in between."""
+        self.state = State.ENDED
+        self._failure = reason
+        self._user.awaiting(reason)
 
     def rearm(self, reason: str, pause_s: float = 0.0) -> None:
         """The user's connection ended because of `reason`: see to the next one, after `pause_s` at the earliest."""
@@ -104,6 +142,7 @@ class ChardevSocket:
     def close(self) -> None:
         """Stop, and remove the path that was listened on."""
         self.state = State.CLOSED
+        self._cancel_resolve()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -141,3 +180,7 @@ class ChardevSocket:
         else:
             self.state = State.ENDED
             self._user.awaiting(f"{reason}; there is no reconnect-ms, so it stays so")
+
+
+def _nothing() -> None:
+    """No lookup is under way."""

@@ -59,6 +59,8 @@ class State(enum.Enum):
 class VhostUserBackend(Backend):
     """One vhost-user netdev; a RingTaker for the virtio NIC that is plugged into it."""
 
+    passes_frames = False
+
     def __init__(self, context: BackendContext, options: VhostUserOptions) -> None:
         super().__init__(context)
         self.queues = options.queues if options.queues is not None else 1
