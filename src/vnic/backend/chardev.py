@@ -119,7 +119,7 @@ class ChardevSocket:
         self._cannot_listen(reason)
 
     def _cannot_listen(self, reason: str) -> None:
-        """Told by `start`, or to the user where the lookup of a host name came in between."""
+        """Told to the user, and by `start` unless the lookup of a host name outlasted it."""
         self.state = State.ENDED
         self._failure = reason
         self._user.awaiting(reason)

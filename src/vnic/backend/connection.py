@@ -9,8 +9,8 @@ import asyncio
 import select
 import socket
 from collections.abc import Callable
+from typing import Protocol
 
-from vnic.net.client import NetClient
 from vnic.net.incoming import Frame
 
 from .base import READ_BUDGET_FRAMES
@@ -23,6 +23,16 @@ HANGUP_POLL_S = 0.25
 """How often a paused connection looks whether its peer is gone: it does not read, so no read can tell."""
 
 
+class FrameUser(Protocol):
+    """Who sends and receives over a connection: a NetClient, or a filter."""
+
+    def send(self, queue: int, frame: Frame) -> bool:
+        """A frame from the far end. False: no room for more until the connection's `resume`."""
+
+    def flush(self, queue: int) -> None:
+        """There is room again, after a `send` of the connection that returned False."""
+
+
 class FramedConnection:
     """`lost(reason)` is called once, from a turn of the loop of its own, when the peer is gone; never after close."""
 
@@ -30,14 +40,15 @@ class FramedConnection:
         self,
         loop: asyncio.AbstractEventLoop,
         sock: socket.socket,
-        client: NetClient,
+        client: FrameUser,
         lost: Callable[[str], None],
+        deframer: Deframer | None = None,
     ) -> None:
         self._loop = loop
         self._sock = sock
         self._client = client
         self._lost = lost
-        self._deframer = Deframer()
+        self._deframer = deframer or Deframer()
         self._out = bytearray()
         self._out_at = 0
         self._sender_waits = False
@@ -121,11 +132,12 @@ class FramedConnection:
 
     # -- to the far end -----------------------------------------------------------------------------------------
 
-    def send(self, frame: Frame) -> bool:
-        """Send a frame. False: too much waits already; `client.flush(0)` is called when there is room."""
+    def send(self, frame: Frame, prefix: bytes = b"") -> bool:
+        """Send a frame, behind its length or `prefix`. False: too much waits already, it was not taken;
+        `client.flush(0)` is called when there is room."""
         if not self._open:
             return True
-        prefix = LENGTH.pack(len(frame))
+        prefix = prefix or LENGTH.pack(len(frame))
         waiting = len(self._out) - self._out_at
         if waiting:
             if waiting >= WRITE_LIMIT_BYTES:

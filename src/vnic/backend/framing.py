@@ -17,9 +17,13 @@ class FramingError(Exception):
 
 
 class Deframer:
-    """Collects what was read and cuts frames out of it."""
+    """Collects what was read and cuts frames out of it.
 
-    def __init__(self) -> None:
+    `extra` bytes stand between the length, which does not count them, and the frame; they come out in front of it.
+    """
+
+    def __init__(self, extra: int = 0) -> None:
+        self._extra = extra
         self._buffer = bytearray()
         self._at = 0
 
@@ -40,7 +44,7 @@ class Deframer:
                 raise FramingError(
                     f"a frame of {size} bytes was announced, at most {MAX_FRAME_BYTES} are taken"
                 )
-            end = at + LENGTH.size + size
+            end = at + LENGTH.size + self._extra + size
             if len(buffer) < end:
                 break
             self._at = end
