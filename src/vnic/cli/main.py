@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -78,6 +79,8 @@ def help_text() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script. Returns the exit code; never shows a traceback for what a user can cause."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without UTF-8 gets `?` for what it cannot show
     try:
         code = _dispatch(words)
         sys.stdout.flush()
@@ -87,6 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Python flushes stdout once more at its end; let that go nowhere (docs of signal.SIGPIPE).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_PIPE
+    except OSError as error:  # no descriptors, no disk: the machine's limits, not ours
+        print(f"vnic: {error}", file=sys.stderr)
+        return EXIT_REFUSED
     return code
 
 
