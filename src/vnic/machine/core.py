@@ -1,7 +1,7 @@
 """Machine: what a monitor's commands and the command line's options act on, and the order in which it all ends.
 
-It satisfies `monitor.machine.MonitoredMachine`. NICs, netdevs and chardevs come from the tables `DEVICES`, `NETDEVS`
-and `CHARDEVS`; all calls are made from the control thread.
+It satisfies `monitor.machine.MonitoredMachine`. NICs, netdevs, chardevs and objects come from the tables `DEVICES`,
+`NETDEVS`, `CHARDEVS` and `OBJECTS`; all calls are made from the control thread.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from vnic.backend import BackendContext, NetdevOptions, netdev_add, netdev_structs
+from vnic.filter import NetFilterOptions, object_add, object_del, object_structs
 from vnic.monitor.machine import ChardevInfo, RunState, ShutdownCause
 from vnic.net.errors import DeviceNotFound, NetError
 from vnic.net.holds import HoldKind
@@ -71,7 +72,7 @@ class Machine:
 
     @property
     def object_types(self) -> Mapping[str, type[msgspec.Struct]]:
-        return {}
+        return object_structs()
 
     # -- netdevs ------------------------------------------------------------------------------------------------
 
@@ -173,10 +174,12 @@ class Machine:
         self.chardev_set.remove(chardev_id)
 
     def object_add(self, options: msgspec.Struct) -> None:
-        raise NetError("Parameter 'qom-type' does not accept any value: vnic has no objects yet")
+        """Create a filter."""
+        assert isinstance(options, NetFilterOptions)
+        object_add(self._backends, options)
 
     def object_del(self, object_id: str) -> None:
-        raise NetError(f"object '{object_id}' not found")
+        object_del(self._backends, object_id)
 
     # -- run state ----------------------------------------------------------------------------------------------
 

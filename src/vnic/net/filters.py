@@ -53,7 +53,7 @@ class FilterOptions(Protocol):
 
 
 class Filter:
-    """One filter of one netdev (NetFilterState); `add_filter` puts it there, `remove` ends it, as does its netdev's end.
+    """One filter of one netdev (NetFilterState): `add_filter` puts it there, `remove` or its netdev's end removes it.
 
     The defaults of what a type fills in let all frames pass.
     """

@@ -1,0 +1,148 @@
+"""filter-dump: writes what passes to a file that tcpdump and Wireshark read (QEMU's net/dump.c; pcap-savefile(5)).
+
+Each frame is one write, so that a reader of the growing file finds whole records.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import stat
+import struct
+
+from vnic.backend.base import BackendContext
+from vnic.net.client import NetClient
+from vnic.net.errors import NetError
+from vnic.net.filters import Filter
+from vnic.net.incoming import Frame
+
+from .options import DumpOptions
+
+log = logging.getLogger("vnic.filter")
+
+MAGIC = 0xA1B2C3D4  # times in microseconds, bytes in the order of this number's
+VERSION = (2, 4)
+LINKTYPE_ETHERNET = 1
+FILE_HEADER = struct.Struct("<IHHiIII")  # magic, version, thiszone, sigfigs, snaplen, linktype
+RECORD_HEADER = struct.Struct("<IIII")  # seconds, microseconds, bytes kept, bytes on the wire
+assert (FILE_HEADER.size, RECORD_HEADER.size) == (24, 16)
+
+
+class PcapFile:
+    """A file, made anew, or a FIFO with a reader (`wireshark -k -i FIFO`); nothing waits for that reader."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, path: str, snaplen: int) -> None:
+        """`snaplen`: bytes that are kept of a frame. NetError where the file cannot be opened or written."""
+        self._loop = loop
+        self._path = path
+        self._snaplen = snaplen
+        self._dropped = 0
+        self._rest = b""
+        """What a full FIFO has not yet taken of the last record."""
+        flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            self._fd = os.open(path, flags, 0o644)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "Invalid argument"
+            raise NetError(f"Could not open '{path}': {reason}") from None
+        self._regular = stat.S_ISREG(os.fstat(self._fd).st_mode)
+        header = FILE_HEADER.pack(MAGIC, *VERSION, 0, 0, snaplen, LINKTYPE_ETHERNET)
+        try:
+            os.write(self._fd, header)
+        except OSError as error:
+            os.close(self._fd)
+            raise NetError(f"net dump write error: {error.strerror}") from None
+
+    def write(self, wall_ns: int, frame: Frame) -> None:
+        """Append one record. It is dropped where a FIFO is full; an error of the file ends the dump."""
+        if self._fd < 0:
+            return
+        if self._rest:
+            self._dropped += 1
+            return
+        kept = frame if len(frame) <= self._snaplen else memoryview(frame)[: self._snaplen]
+        seconds, ns = divmod(wall_ns, 1_000_000_000)
+        header = RECORD_HEADER.pack(seconds & 0xFFFFFFFF, ns // 1000, len(kept), len(frame))
+        try:
+            done = os.writev(self._fd, (header, kept))
+        except BlockingIOError:
+            self._dropped += 1
+        except OSError as error:
+            self._stop(error)
+        else:
+            if done < len(header) + len(kept):
+                self._continue(done, (header + bytes(kept))[done:])
+
+    def _continue(self, done: int, rest: bytes) -> None:
+        """Only a part of a record was taken: by a FIFO that is full, or by a file system that soon will be."""
+        if not self._regular:
+            self._rest = rest
+            self._loop.add_writer(self._fd, self._writable)
+            return
+        try:
+            while rest:
+                written = os.write(self._fd, rest)
+                done, rest = done + written, rest[written:]
+        except OSError as error:
+            # A half record would spoil the whole records in front of it.
+            os.ftruncate(self._fd, os.lseek(self._fd, 0, os.SEEK_CUR) - done)
+            self._stop(error)
+
+    def _writable(self) -> None:
+        try:
+            self._rest = self._rest[os.write(self._fd, self._rest) :]
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._stop(error)
+            return
+        if not self._rest:
+            self._loop.remove_writer(self._fd)
+
+    def _stop(self, error: OSError) -> None:
+        log.error("%s: network dump write error - stopping dump: %s", self._path, error.strerror)
+        self.close()
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._fd < 0:
+            return
+        if self._rest:
+            self._loop.remove_writer(self._fd)
+        os.close(self._fd)
+        self._fd = -1
+        if self._dropped:
+            log.warning("%s: %d frames were left out: its reader was too slow", self._path, self._dropped)
+
+
+class DumpFilter(Filter):
+    """Every frame it sees is written down and goes on its way."""
+
+    type = "filter-dump"
+
+    def __init__(self, context: BackendContext, options: DumpOptions) -> None:
+        super().__init__(options)
+        if not options.maxlen:
+            raise NetError("Property 'filter-dump.maxlen' doesn't take value '0'")
+        self._loop = context.loop
+        self._clock = context.network.clock
+        self._path = options.file
+        self._maxlen = options.maxlen
+        self._file: PcapFile | None = None
+
+    def setup(self) -> None:
+        self._file = PcapFile(self._loop, self._path, self._maxlen)
+
+    def receive(self, sender: NetClient, queue: int, frame: Frame, offload: bytes) -> bool:
+        """A frame that is still owed its checksum or segmentation is written as it is, as tcpdump shows it."""
+        assert self._file is not None
+        self._file.write(self._clock.wall_ns(), frame)
+        return False
+
+    def cleanup(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def own_properties(self) -> dict[str, object]:
+        return {"file": self._path, "maxlen": self._maxlen}

@@ -1,0 +1,96 @@
+"""filter-mirror and filter-redirector: frames to and from a chardev (QEMU's net/filter-mirror.c).
+
+A mirror sends a copy of what passes; a redirector sends the frame itself away, and puts frames from elsewhere in.
+"""
+
+from __future__ import annotations
+
+from vnic.backend.base import BackendContext
+from vnic.net.client import NetClient
+from vnic.net.errors import NetError
+from vnic.net.filters import Direction, Filter
+from vnic.net.incoming import Frame
+
+from .options import MirrorOptions, RedirectorOptions
+from .port import Port
+
+
+class MirrorFilter(Filter):
+    """Every frame it sees is copied to `outdev` and goes on its way, whether anybody reads there or not."""
+
+    type = "filter-mirror"
+
+    def __init__(self, context: BackendContext, options: MirrorOptions) -> None:
+        super().__init__(options)
+        self._context = context
+        self._outdev = options.outdev
+        self._vnet_hdr = options.vnet_hdr_support
+        self._out: Port | None = None
+
+    def setup(self) -> None:
+        self._out = Port(self._context, self._outdev, self.id, vnet_hdr=self._vnet_hdr)
+
+    def receive(self, sender: NetClient, queue: int, frame: Frame, offload: bytes) -> bool:
+        assert self._out is not None
+        self._out.put(frame, offload, header=self.netdev.endpoint.wants_offload)
+        return False
+
+    def cleanup(self) -> None:
+        if self._out is not None:
+            self._out.close()
+
+    def own_properties(self) -> dict[str, object]:
+        return {"vnet_hdr_support": self._vnet_hdr, "outdev": self._outdev}
+
+
+class RedirectorFilter(Filter):
+    """Every frame it sees goes to `outdev` and no further; what comes from `indev` goes on from here in its
+    direction, in both with `queue=all`. While the filter is off, what comes in is dropped."""
+
+    type = "filter-redirector"
+
+    def __init__(self, context: BackendContext, options: RedirectorOptions) -> None:
+        super().__init__(options)
+        self._context = context
+        self._indev, self._outdev = options.indev, options.outdev
+        self._vnet_hdr = options.vnet_hdr_support
+        self._in: Port | None = None
+        self._out: Port | None = None
+
+    def setup(self) -> None:
+        if self._indev is None and self._outdev is None:
+            raise NetError("filter redirector needs 'indev' or 'outdev' at least one property set")
+        if self._indev == self._outdev:
+            raise NetError("'indev' and 'outdev' could not be same for filter redirector")
+        context, vnet_hdr = self._context, self._vnet_hdr
+        if self._indev is not None:
+            self._in = Port(
+                context, self._indev, self.id, vnet_hdr=vnet_hdr, received=self._inject, whose="IN "
+            )
+        if self._outdev is not None:
+            self._out = Port(context, self._outdev, self.id, vnet_hdr=vnet_hdr, whose="OUT ")
+
+    def receive(self, sender: NetClient, queue: int, frame: Frame, offload: bytes) -> bool:
+        """With an `outdev` the frame is gone, also while nobody is connected there."""
+        if self._out is None:
+            return False
+        self._out.put(frame, offload, header=self.netdev.endpoint.wants_offload)
+        return True
+
+    def _inject(self, frame: bytes) -> None:
+        """redirector_to_filter."""
+        if not self.on:
+            return
+        if Direction.TX in self.directions:
+            self.pass_on(self.netdev, 0, frame)
+        peer = self.netdev.peer
+        if Direction.RX in self.directions and peer is not None:
+            self.pass_on(peer, 0, frame)
+
+    def cleanup(self) -> None:
+        for port in (self._in, self._out):
+            if port is not None:
+                port.close()
+
+    def own_properties(self) -> dict[str, object]:
+        return {"vnet_hdr_support": self._vnet_hdr, "indev": self._indev, "outdev": self._outdev}

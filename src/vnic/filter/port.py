@@ -1,0 +1,164 @@
+"""A filter's end of a chardev: frames out without ever waiting, frames in, each behind its length (filter-mirror.c).
+
+With the virtio header, 4 bytes between length and frame say how long that is: 0, or 10 or 12 bytes of it which
+begin the frame. The length counts the header, not those 4 bytes (net/net.c: net_fill_rstate with vnet_hdr).
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable
+
+from vnic.backend.base import BackendContext, Chardev
+from vnic.backend.chardev import ChardevSocket
+from vnic.backend.connection import FramedConnection
+from vnic.backend.framing import LENGTH, Deframer, FramingError
+from vnic.dataplane.offload import HEADER_BYTES, OffloadError, complete
+from vnic.net.errors import DEVICE_NOT_FOUND, NetError
+from vnic.net.incoming import Frame
+
+log = logging.getLogger("vnic.filter")
+
+NO_HEADER = LENGTH.pack(0)
+FULL_HEADER = LENGTH.pack(HEADER_BYTES)
+HEADER_SIZES = (0, HEADER_BYTES, HEADER_BYTES + 2)
+"""What a virtio_net_hdr may have on the wire; num_buffers, the last two bytes, means nothing here."""
+
+
+class Deaf(Deframer):
+    """For a port that only sends: what the peer says is not kept."""
+
+    def feed(self, data: bytes | bytearray | memoryview) -> None:
+        return
+
+
+class Port:
+    """One chardev in the hands of one filter. Peers come and go; while there is none, what is sent is lost."""
+
+    def __init__(
+        self,
+        context: BackendContext,
+        label: str,
+        user: str,
+        *,
+        vnet_hdr: bool,
+        received: Callable[[bytes], None] | None = None,
+        whose: str = "",
+    ) -> None:
+        """Take the chardev and open it. `user` is the filter's id; `received` gets whole frames, None: nothing is
+        read; `whose` stands in front of QEMU's text where there is no such chardev."""
+        self._loop = context.loop
+        self._user = user
+        self._vnet_hdr = vnet_hdr
+        self._received = received
+        self._connection: FramedConnection | None = None
+        self._socket: ChardevSocket | None = None
+        self._dropped = 0
+        self._chardev = _find(context, label, whose)
+        self._chardev.claim(f"filter {user}")
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        chardev = self._chardev
+        if chardev.options.__struct_config__.tag == "null":
+            return
+        self._socket = ChardevSocket(self._loop, chardev.label, chardev.options, self, passes_fds=False)
+        self._socket.start()
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._tell_dropped()
+        if self._socket is not None:
+            self._socket.close()
+        self._chardev.release()
+
+    # -- ChardevUser ------------------------------------------------------------------------------------------------
+
+    def awaiting(self, text: str) -> None:
+        log.info("filter %s, chardev %s: %s", self._user, self._chardev.label, text)
+
+    def opened(self, sock: socket.socket) -> None:
+        deframer = Deaf() if self._received is None else Deframer(LENGTH.size if self._vnet_hdr else 0)
+        self._connection = FramedConnection(self._loop, sock, self, self._lost, deframer)
+        self._chardev.connected = True
+
+    def _lost(self, reason: str) -> None:
+        self._connection = None
+        self._chardev.connected = False
+        self._tell_dropped()
+        assert self._socket is not None
+        self._socket.rearm(reason)
+
+    def _tell_dropped(self) -> None:
+        dropped, self._dropped = self._dropped, 0
+        if dropped:
+            log.warning("filter %s: chardev %s missed %d frames", self._user, self._chardev.label, dropped)
+
+    # -- out --------------------------------------------------------------------------------------------------------
+
+    def put(self, frame: Frame, offload: bytes, header: bool) -> None:
+        """Send one frame, or nothing where no peer is there or it reads too slowly.
+
+        `header`: the virtio header goes with it, for a peer that was promised one; else a frame that is still owed
+        its checksum or segmentation is finished first.
+        """
+        if self._connection is None:
+            return
+        if header and self._vnet_hdr:
+            whole = (offload or bytes(HEADER_BYTES)) + frame
+            self._put(whole, LENGTH.pack(len(whole)) + FULL_HEADER)
+            return
+        try:
+            frames: list[Frame] = [*complete(offload, frame)] if offload else [frame]
+        except OffloadError:
+            return
+        for each in frames:
+            self._put(each, LENGTH.pack(len(each)) + NO_HEADER if self._vnet_hdr else b"")
+
+    def _put(self, frame: Frame, prefix: bytes) -> None:
+        if self._connection is None or self._connection.send(frame, prefix):
+            return
+        if not self._dropped:
+            log.warning(
+                "filter %s: the peer of chardev %s reads too slowly, frames are lost",
+                self._user,
+                self._chardev.label,
+            )
+        self._dropped += 1
+
+    # -- in (FrameUser) ---------------------------------------------------------------------------------------------
+
+    def send(self, queue: int, frame: Frame) -> bool:
+        """A frame from the peer. What its header asks for is done here, so that nobody behind has to trust it."""
+        assert self._received is not None
+        if not self._vnet_hdr:
+            self._received(bytes(frame))
+            return True
+        (size,) = LENGTH.unpack_from(frame)
+        frame = memoryview(frame)[LENGTH.size :]
+        if size not in HEADER_SIZES or size > len(frame):
+            raise FramingError(f"a virtio header of {size} bytes before a frame of {len(frame)}")
+        try:
+            frames = complete(bytes(frame[:HEADER_BYTES]), frame[size:]) if size else [bytes(frame)]
+        except OffloadError as error:
+            log.debug("filter %s: a frame is dropped: %s", self._user, error)
+            return True
+        for each in frames:
+            self._received(each)
+        return True
+
+    def flush(self, queue: int) -> None:
+        """The peer has room again: nothing waits for it."""
+
+
+def _find(context: BackendContext, label: str, whose: str) -> Chardev:
+    try:
+        return context.chardevs.find(label)
+    except NetError:
+        raise NetError(f"{whose}Device '{label}' not found", DEVICE_NOT_FOUND) from None

@@ -1,0 +1,76 @@
+"""OBJECTS: each type of `-object`, its options and how it is made.
+
+What QEMU can create besides belongs to the VM, or needs what vnic has not: filter-replay, for one, is nothing without
+record and replay. Such a type is refused by name, as by a QEMU that is built without it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from vnic.backend.base import BackendContext
+from vnic.net.errors import NetError
+from vnic.net.filters import Filter, add_filter, find_filter
+
+from . import options as o
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectType:
+    """A row of the registry."""
+
+    options: type[o.NetFilterOptions]
+    desc: str
+    """One line for `-object help`."""
+    create: Callable[[BackendContext, Any], Filter]
+    """Makes the filter from the context and an instance of `options`. It opens nothing; `setup` does."""
+
+
+def _row(name: str, options: type[o.NetFilterOptions], desc: str, made_by: str) -> tuple[str, ObjectType]:
+    module, _, attribute = made_by.partition(":")
+
+    def create(context: BackendContext, given: Any) -> Filter:
+        maker = getattr(importlib.import_module(f"vnic.filter.{module}"), attribute)
+        return cast(Filter, maker(context, given))
+
+    return name, ObjectType(options, desc, create)
+
+
+OBJECTS: dict[str, ObjectType] = dict(
+    (
+        _row(
+            "filter-buffer", o.BufferOptions, "holds frames back until the next tick", "buffer:BufferFilter"
+        ),
+        _row("filter-dump", o.DumpOptions, "writes frames to a pcap file", "dump:DumpFilter"),
+        _row("filter-mirror", o.MirrorOptions, "copies frames to a chardev", "mirror:MirrorFilter"),
+        _row(
+            "filter-redirector",
+            o.RedirectorOptions,
+            "sends frames away to a chardev, takes others from one",
+            "mirror:RedirectorFilter",
+        ),
+    )
+)
+"""By the value of `qom-type`."""
+
+
+def object_structs() -> Mapping[str, type[o.NetFilterOptions]]:
+    """By type, the Struct of its properties: what the monitor checks arguments against."""
+    return {name: entry.options for name, entry in OBJECTS.items()}
+
+
+def object_add(context: BackendContext, options: o.NetFilterOptions) -> None:
+    """object-add. A NetError leaves nothing behind."""
+    create = OBJECTS[str(options.__struct_config__.tag)].create
+    add_filter(context.network, create(context, options))
+
+
+def object_del(context: BackendContext, object_id: str) -> None:
+    """object-del."""
+    found = find_filter(context.network, object_id)
+    if found is None:
+        raise NetError(f"object '{object_id}' not found")
+    found.remove()
