@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from vnic.backend import NETDEVS
+from vnic.filter import OBJECTS, object_structs
 from vnic.machine.chardevs import FLAT_CHARDEVS
 from vnic.machine.nics import DEVICES
 from vnic.monitor.schema.shapes import (
@@ -41,7 +42,7 @@ Network:
                  a NIC, and the socket where the VM plugs in.
                  `-device help` lists the drivers, `-device DRIVER,help` a driver's properties
   -object TYPE,id=ID[,key=value]...
-                 something else that has a name; `-object help` lists the types
+                 a filter on a netdev; `-object help` lists the types, `-object TYPE,help` a type's properties
   -chardev BACKEND,id=ID[,key=value]...
                  a named socket for monitors and vhost-user back-ends; `-chardev help` lists them
 
@@ -116,7 +117,9 @@ def _chardevs() -> str:
 
 
 def _objects() -> str:
-    return "List of user creatable objects:\n"
+    return "List of user creatable objects:\n" + _table(
+        [(name, entry.desc) for name, entry in OBJECTS.items()]
+    )
 
 
 _LISTS = {"netdev": _netdevs, "device": _devices, "chardev": _chardevs, "object": _objects}
@@ -135,7 +138,7 @@ def _properties(option: str, type_name: str) -> str:
         "netdev": {name: entry.options for name, entry in NETDEVS.items()},
         "device": {name: entry.options for name, entry in DEVICES.items()},
         "chardev": dict(FLAT_CHARDEVS),
-        "object": {},
+        "object": dict(object_structs()),
     }
     if type_name not in tables[option]:
         raise (

@@ -12,6 +12,7 @@ from vnic.cli.help import RUN_HELP, help_text
 from vnic.cli.main import HELP, VERBS
 from vnic.cli.main import help_text as main_help
 from vnic.cli.options import HelpTopic
+from vnic.filter import OBJECTS
 from vnic.machine.nics import DEVICES
 from vnic.net.errors import NetError
 
@@ -38,7 +39,9 @@ def test_lists() -> None:
     for name in DEVICES:
         assert f'name "{name}", desc "' in devices
     assert help_text(HelpTopic("chardev")) == "Available chardev backend types:\n  socket\n  stdio\n  null\n"
-    assert help_text(HelpTopic("object")).startswith("List of user creatable objects:\n")
+    objects = help_text(HelpTopic("object"))
+    for name in OBJECTS:
+        assert re.search(rf"^  {name}  ", objects, re.MULTILINE)
 
 
 @pytest.mark.parametrize("driver", DEVICES)

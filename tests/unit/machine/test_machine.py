@@ -16,7 +16,7 @@ from vnic.machine import Machine
 from vnic.machine.core import GRACE_S
 from vnic.machine.nics import PluggedNic, device_structs
 from vnic.monitor.machine import RunState, ShutdownCause
-from vnic.monitor.schema import convert_to_shape, device_options, netdev_options
+from vnic.monitor.schema import convert_to_shape, device_options, netdev_options, object_options
 from vnic.net.errors import DeviceNotFound, NetError
 
 NO_X = "Failed to bind socket to /no/x: No such file or directory"
@@ -191,6 +191,25 @@ def test_the_hubs_are_in_info_network(folder: Path) -> None:
     async def scenario(machine: Machine) -> None:
         machine.netdev_add(netdev(type="hubport", id="h0", hubid=1))
         assert machine.info_network() == "hub 1\n \\ h0\n"
+
+    live(scenario)
+
+
+def test_a_filter_comes_and_goes(folder: Path) -> None:
+    async def scenario(machine: Machine) -> None:
+        given = {"qom-type": "filter-dump", "id": "d0", "netdev": "net0", "file": str(folder / "dump")}
+        options = convert_to_shape(object_options(machine.object_types), given)
+        assert isinstance(options, msgspec.Struct)
+        with pytest.raises(NetError, match="Parameter 'netdev' expects a network backend id"):
+            machine.object_add(options)
+        machine.netdev_add(netdev(type="echo", id="net0"))
+        machine.object_add(options)
+        assert "d0: type=filter-dump" in machine.info_network()
+        machine.object_del("d0")
+        assert "d0" not in machine.info_network()
+        with pytest.raises(NetError, match="object 'd0' not found"):
+            machine.object_del("d0")
+        machine.object_add(options)
 
     live(scenario)
 
