@@ -18,7 +18,7 @@ from vnic.protocol import keyval
 from .hmp import Arguments, UsageError, help_text, hmp, run_line
 from .machine import RunState, ShutdownCause
 from .schema import convert_to_shape, device_options, netdev_options, object_options
-from .schema.shapes import Shape
+from .schema.shapes import Builtin, Enumeration, Integer, Shape, Union
 from .version import version
 
 if TYPE_CHECKING:
@@ -142,9 +142,43 @@ def device_del(caller: Caller, args: Arguments) -> None:
 
 
 @hmp("object_add", "object:S", "[qom-type=]type,id=str[,prop=value][,...]", "create QOM object")
-def object_add(caller: Caller, args: Arguments) -> None:
-    shape = object_options(caller.machine.object_types)
-    caller.machine.object_add(_options(args["object"], "qom-type", shape))
+def object_add(caller: Caller, args: Arguments) -> str | None:
+    """An option string without short-form booleans, or JSON (qom/object_interfaces.c: user_creatable_parse_str)."""
+    types = caller.machine.object_types
+    shape = object_options(types)
+    text = args["object"]
+    if text.startswith("{"):
+        try:
+            tree = msgspec.json.decode(text)
+        except msgspec.DecodeError as error:
+            raise NetError(f"JSON parse error: {error}") from None
+        caller.machine.object_add(cast(msgspec.Struct, convert_to_shape(shape, tree)))
+        return None
+    if _asks_for_help(text):
+        return "List of user creatable objects:\n" + "".join(f"  {name}\n" for name in sorted(types))
+    options, wants_help = keyval.parse(text, "qom-type")
+    if wants_help:
+        return _object_help(shape, str(options.get("qom-type", "")))
+    caller.machine.object_add(cast(msgspec.Struct, convert_to_shape(shape, options, strings=True)))
+    return None
+
+
+def _object_help(objects: Union, name: str) -> str:
+    """type_print_class_properties, with the values of an enumeration where QEMU has its name."""
+    if name not in objects.branches:
+        raise NetError(f"Parameter 'qom-type' does not accept value '{name}'")
+    lines = [f"{name} options:\n"]
+    for member in sorted(objects.branches[name].members, key=lambda member: member.name):
+        match member.shape:
+            case Enumeration(values):
+                kind = "|".join(values)
+            case Integer():
+                kind = (member.shape.name or "int").removesuffix("_t")
+            case _:
+                kind = "bool" if member.shape == Builtin("bool") else "string"
+        if member.name != "id":
+            lines.append(f"  {member.name}=<{kind}>\n")
+    return "".join(lines)
 
 
 @hmp("object_del", "id:s", "id", "destroy QOM object")
