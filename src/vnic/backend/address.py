@@ -54,7 +54,10 @@ def describe(address: SocketAddress) -> str:
 
 def unix_sockaddr(address: UnixAddress) -> str | bytes:
     """The sockaddr of a path or an abstract name (unix_listen_saddr)."""
-    path = os.fsencode(address.path)
+    try:
+        path = os.fsencode(address.path)
+    except UnicodeEncodeError:
+        raise AddressError("UNIX socket path is no text that a file name could be") from None
     if not path:
         raise AddressError("UNIX socket path is empty")
     if b"\0" in path:

@@ -1,0 +1,86 @@
+"""The parsers of the back-ends, with what a hostile or clumsy peer or user may feed them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vnic.backend.address import AddressError, unix_sockaddr
+from vnic.backend.datagram import parse_host_port
+from vnic.backend.framing import LENGTH, MAX_FRAME_BYTES, Deframer, FramingError
+from vnic.backend.options import String, UnixAddress, UserOptions
+from vnic.backend.user import UserPlan
+from vnic.net.errors import NetError
+
+
+def take(deframer: Deframer, piece: bytes) -> list[bytes]:
+    deframer.feed(piece)
+    frames = []
+    while (frame := deframer.next()) is not None:
+        frames.append(frame)
+    return frames
+
+
+@given(st.lists(st.binary(max_size=300), max_size=20), st.lists(st.integers(1, 80), min_size=1, max_size=40))
+def test_frames_come_out_as_they_went_in_whatever_the_pieces(frames: list[bytes], cuts: list[int]) -> None:
+    stream = b"".join(LENGTH.pack(len(frame)) + frame for frame in frames)
+    deframer = Deframer()
+    got: list[bytes] = []
+    at = turn = 0
+    while at < len(stream):
+        size = cuts[turn % len(cuts)]
+        got += take(deframer, stream[at : at + size])
+        at += size
+        turn += 1
+    assert got == [frame for frame in frames if frame]
+
+
+@given(st.lists(st.binary(max_size=5000), max_size=30))
+def test_any_bytes_end_in_frames_or_a_framing_error(pieces: list[bytes]) -> None:
+    deframer = Deframer()
+    try:
+        for piece in pieces:
+            assert all(0 < len(frame) <= MAX_FRAME_BYTES for frame in take(deframer, piece))
+    except FramingError:
+        pass
+
+
+def test_the_longest_frame_passes_and_one_byte_more_does_not() -> None:
+    longest = bytes(MAX_FRAME_BYTES)
+    assert take(Deframer(), LENGTH.pack(len(longest)) + longest) == [longest]
+    with pytest.raises(FramingError):
+        take(Deframer(), LENGTH.pack(MAX_FRAME_BYTES + 1))
+
+
+@given(
+    st.text(max_size=60)
+    | st.from_regex(r"(tcp|udp|):[0-9.]{0,9}:[0-9]{1,5}-[0-9.]{0,9}:[0-9]{1,5}", fullmatch=True)
+)
+def test_any_host_forwarding_rule(rule: str) -> None:
+    try:
+        plan = UserPlan(UserOptions(id="u", hostfwd=[String(text=rule)]))
+    except NetError:
+        return
+    ((protocol, spec),) = plan.forwards
+    assert protocol in ("tcp", "udp")
+    assert spec.isascii()
+
+
+@given(st.from_regex(r"[0-9.:x/-]{0,24}", fullmatch=True))
+def test_any_host_and_port(text: str) -> None:
+    try:
+        host, port = parse_host_port(text)
+    except NetError:
+        return
+    assert host.count(".") == 3
+    assert 0 <= port <= 0xFFFF
+
+
+@given(st.text(st.characters(), max_size=200), st.booleans(), st.booleans())
+def test_any_unix_path(path: str, abstract: bool, tight: bool) -> None:
+    try:
+        sockaddr = unix_sockaddr(UnixAddress(path=path, abstract=abstract, tight=tight))
+    except AddressError:
+        return
+    assert 0 < len(sockaddr) <= 108
