@@ -11,11 +11,12 @@ import enum
 import logging
 import socket
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 from vnic.attach.base import Listener, peer_name
 from vnic.attach.vfio_pci import VfioPciPort
 from vnic.fdsocket import Connection
+from vnic.net.client import Nic
 from vnic.pci.device import PciDevice
 from vnic.protocol.frames import FrameError
 from vnic.protocol.vfio_user import messages as m
@@ -28,7 +29,7 @@ PIECE_BYTES: Final = 2048
 """Bytes read at a time: some 60 register accesses, after which the loop serves the others (about 1 ms)."""
 IDLE_SECONDS: Final = 0.05
 """A VM that sent nothing for so long has handled the last interrupt."""
-DRAIN_SECONDS: Final = 0.5
+DRAIN_SECONDS: Final = 0.4
 """How long an orderly end waits for that, and again for the VM to close its side."""
 
 
@@ -44,20 +45,10 @@ class State(enum.Enum):
     CLOSED = "closed"
 
 
-class Slot(Protocol):
-    """The NIC that is served, as far as its socket is concerned (`net.client.Nic`)."""
-
-    @property
-    def name(self) -> str: ...
-
-    def guest_attached(self, attached: bool) -> None:
-        """A VM plugged in, or left."""
-
-
 class VfioUserAttachment:
     """The socket of one PCI NIC. `start` and `close` are the machine's; all else happens in the loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, device: PciDevice, nic: Slot, path: str) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, device: PciDevice, nic: Nic, path: str) -> None:
         self._loop = loop
         self._device = device
         self._nic = nic
@@ -191,7 +182,7 @@ class VfioUserAttachment:
     def close(self, done: Callable[[], None] | None = None) -> None:
         """End in the order that QEMU survives: the link was announced down by the caller, so let the guest take
         that interrupt, then half-close and read until the VM closes. `done` is called when all is closed, after
-        twice DRAIN_SECONDS at most.
+        twice DRAIN_SECONDS and the device's `link_lag_seconds` at most.
 
         A server that just closes under traffic aborts QEMU (facts: 4 of 7; half-closed first: 0 of 3).
         """
@@ -207,8 +198,19 @@ class VfioUserAttachment:
             self._finish()
         elif self.state is State.SERVING:
             self.state = State.DRAINING
-            self._heard = self._loop.time()
-            self._drain(self._heard + DRAIN_SECONDS)
+            self._timer = self._loop.call_later(self._lag(), self._begin_drain)
+
+    def _lag(self) -> float:
+        """How long the guest's driver may still need to look at the last link change."""
+        change = self._nic.last_change
+        if change is None or not self._nic.guest.driver_ok:
+            return 0.0
+        age = (self._nic.network.clock.monotonic_ns() - change.set_ns) / 1e9
+        return max(0.0, self._device.link_lag_seconds - age)
+
+    def _begin_drain(self) -> None:
+        self._heard = self._loop.time()
+        self._drain(self._heard + DRAIN_SECONDS)
 
     def _drain(self, deadline: float) -> None:
         now = self._loop.time()

@@ -7,7 +7,7 @@ A model (virtio-net-pci, e1000) derives from `PciDevice`; an attachment (vfio-us
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from vnic.pci import capability
 from vnic.pci.bar import Bar
@@ -63,6 +63,10 @@ class PciDevice:
     of guest memory, `dma_unmapped`. It interrupts with `set_intx` and `notify`, and reaches memory through
     `dma`.
     """
+
+    link_lag_seconds: ClassVar[float] = 0.0
+    """How long the usual drivers may take to act on a link change after its interrupt: so long a VM is kept before
+    its NIC goes away for good."""
 
     def __init__(
         self,

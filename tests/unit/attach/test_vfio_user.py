@@ -16,21 +16,20 @@ from tests.fakes.virtio_device import FakeVirtioDevice
 from tests.fakes.virtio_pci_driver import VERSION_1, VirtioPciDriver
 
 from vnic.attach.vfio_user import State, VfioUserAttachment
+from vnic.net.client import Endpoint, Nic
 from vnic.net.errors import NetError
+from vnic.net.holds import HoldKind
+from vnic.net.network import Network
 from vnic.protocol.vfio_user import messages as m
 from vnic.testing.driver import DriverRing
 from vnic.testing.guest_memory import FakeGuestMemory
 from vnic.virtio.pci.transport import VirtioPci
 
 
-class FakeNic:
-    name = "nic0"
-
-    def __init__(self) -> None:
-        self.attached: list[bool] = []
-
-    def guest_attached(self, attached: bool) -> None:
-        self.attached.append(attached)
+def make_nic() -> Nic:
+    """The NIC in whose name the socket is served; born with its link down, as it has no peer."""
+    network = Network(asyncio.get_running_loop())
+    return network.add_nic("nic0", "virtio-net-pci", Endpoint(), mac=bytes(6))
 
 
 class Bench:
@@ -39,7 +38,7 @@ class Bench:
     def __init__(self, path: Path) -> None:
         self.device = FakeVirtioDevice()
         self.pci = VirtioPci(self.device)
-        self.nic = FakeNic()
+        self.nic = make_nic()
         loop = asyncio.get_running_loop()
         self.attachment = VfioUserAttachment(loop, self.pci, self.nic, str(path))
         self.attachment.start()
@@ -89,6 +88,7 @@ def test_a_driver_over_the_socket(path: Path) -> None:
             ]  # fmt: skip
             assert client.irqs == [(1, 7), (0, 1), (4, 1), (1, 1), (0, 0)]
             client.set_eventfds(m.IRQ_MSIX, 0, 4)
+            assert bench.nic.guest.attached
             driver = VirtioPciDriver(client)
             rings = [DriverRing(ram, index, 64) for index in range(3)]
             driver.start(VERSION_1, rings, msix=True)
@@ -106,7 +106,7 @@ def test_a_driver_over_the_socket(path: Path) -> None:
         await bench.state(State.LISTENING)
         assert bench.device.status == 0
         assert bench.device.attachment is None
-        assert bench.nic.attached == [True, False]
+        assert not bench.nic.guest.attached
 
     run(path, test)
 
@@ -389,6 +389,25 @@ def test_the_end_is_announced_drained_and_half_closed(path: Path) -> None:
     run(path, test)
 
 
+def test_a_slow_driver_gets_the_time_to_see_the_link_go(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(bench: Bench) -> None:
+        monkeypatch.setattr(VirtioPci, "link_lag_seconds", 0.3)
+        client = await asyncio.to_thread(bench.client)
+        await asyncio.to_thread(client.attach)
+        bench.nic.release(HoldKind.NO_PEER, "test", "up")
+        bench.nic.guest_driver_ok(True)
+        bench.nic.hold(HoldKind.NO_PEER, "test", "the end")
+        closed = asyncio.Event()
+        started = asyncio.get_running_loop().time()
+        bench.attachment.close(closed.set)
+        await bench.state(State.HALF_CLOSED)
+        assert asyncio.get_running_loop().time() - started > 0.3
+        client.close()
+        await asyncio.wait_for(closed.wait(), 1)
+
+    run(path, test)
+
+
 def test_a_vm_that_never_lets_go_does_not_hold_the_end_up(path: Path) -> None:
     async def test(bench: Bench) -> None:
         client = await asyncio.to_thread(bench.client)
@@ -414,7 +433,7 @@ def test_a_vm_that_never_lets_go_does_not_hold_the_end_up(path: Path) -> None:
 def test_close_before_start_and_twice(path: Path) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        attachment = VfioUserAttachment(loop, VirtioPci(FakeVirtioDevice()), FakeNic(), str(path))
+        attachment = VfioUserAttachment(loop, VirtioPci(FakeVirtioDevice()), make_nic(), str(path))
         done: list[int] = []
         attachment.close(lambda: done.append(1))
         attachment.close(lambda: done.append(2))
@@ -426,7 +445,7 @@ def test_close_before_start_and_twice(path: Path) -> None:
 def test_a_path_that_is_taken(path: Path) -> None:
     async def test(bench: Bench) -> None:
         loop = asyncio.get_running_loop()
-        other = VfioUserAttachment(loop, VirtioPci(FakeVirtioDevice()), FakeNic(), bench.attachment.path)
+        other = VfioUserAttachment(loop, VirtioPci(FakeVirtioDevice()), make_nic(), bench.attachment.path)
         with pytest.raises(NetError, match="listens there already"):
             other.start()
         await bench.state(State.LISTENING)

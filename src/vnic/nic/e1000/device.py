@@ -50,6 +50,9 @@ _STATUS_SPEED_SHIFT = 6
 class E1000(PciDevice, Endpoint):
     """One NIC. `autonegotiation=False` is QEMU's property of that name: the link comes up without the 500 ms."""
 
+    link_lag_seconds = 2.1
+    """Linux's e1000 acts on a link change in its watchdog, which runs every 2 s."""
+
     def __init__(self, model: Model = MODELS["e1000"], *, autonegotiation: bool = True) -> None:
         super().__init__(
             PciId(VENDOR_INTEL, model.device_id, SUBSYSTEM_VENDOR, SUBSYSTEM, revision=REVISION),
