@@ -7,7 +7,6 @@ import signal
 import socket
 import stat
 import subprocess
-import time
 
 import pytest
 from tests.integration.process import COMMAND, Place, guest_on, wait_for
@@ -40,14 +39,15 @@ def test_a_guest_sees_its_link_go_when_vnic_ends(place: Place) -> None:
         assert not guest.sees_up(), "the guest had the time to see its link go"
 
 
-def test_it_starts_in_time(place: Place) -> None:
-    """The bound of `make bench` with room for a busy machine; a heavy import in the wrong place breaks it."""
-    took = []
-    for _ in range(3):
-        started = time.monotonic()
-        with place.run("-netdev", STREAM, "-device", NIC):
-            took.append(time.monotonic() - started)
-    assert min(took) < 0.4
+def test_it_starts_with_little_work(place: Place) -> None:
+    """Processor time, which other work on the machine does not spoil; `make bench` measures the wall clock."""
+    with (
+        place.run("-netdev", STREAM, "-device", NIC) as running,
+        open(f"/proc/{running.process.pid}/stat") as stat_file,
+    ):
+        fields = stat_file.read().rpartition(")")[2].split()
+    seconds = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime and stime, proc(5)
+    assert seconds < 0.4, "a heavy import in the wrong place?"
 
 
 def test_run_imports_neither_the_client_nor_the_tables(place: Place) -> None:
