@@ -116,12 +116,14 @@ async def _live(options: RunOptions, ready: Callable[[], None]) -> None:
             print(_hello(options, claim), file=sys.stderr)
         await machine.wait_quit()
     finally:
-        await machine.close()
-        monitors.close()
-        if claim is not None:
-            claim.release()
-        if pidfile is not None:
-            pidfile.remove()
+        try:
+            await machine.close()
+        finally:
+            monitors.close()
+            if claim is not None:
+                claim.release()
+            if pidfile is not None:
+                pidfile.remove()
 
 
 def _set_up(machine: Machine, options: RunOptions) -> None:
