@@ -23,7 +23,7 @@ from .address import (
     stream_socket_from_fd,
 )
 from .base import Backend, BackendContext, log
-from .connect import Connector, Listener, listen_on, set_stream_options
+from .connect import LISTEN_BACKLOG, Connector, Listener, listen_on, set_stream_options
 from .connection import FramedConnection
 from .options import FdAddress, InetAddress, StreamOptions, UnixAddress, VsockAddress
 
@@ -67,7 +67,7 @@ class StreamBackend(Backend):
         if isinstance(self._address, FdAddress):
             sock = stream_socket_from_fd(self.context.take_fd(self._address.text))
             if self._server:
-                self._listen(sock)
+                self._listen_on_fd(sock)
             else:
                 self._start_from_fd(sock)
         elif self._server:
@@ -97,6 +97,15 @@ class StreamBackend(Backend):
             self._listen(sock)
             return
         self._failed(reason)
+
+    def _listen_on_fd(self, sock: socket.socket) -> None:
+        """A passed socket is bound; whether it listens already makes no difference (socket_listen)."""
+        try:
+            sock.listen(LISTEN_BACKLOG)
+        except OSError as error:
+            sock.close()
+            raise NetError(f"Failed to listen on fd socket: {error.strerror}") from None
+        self._listen(sock)
 
     def _listen(self, sock: socket.socket) -> None:
         self._listener = Listener(self.loop, sock, self._accepted)

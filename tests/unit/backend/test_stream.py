@@ -356,6 +356,27 @@ def test_a_passed_socket_is_connected_at_once() -> None:
     run(main())
 
 
+def test_a_passed_socket_is_listened_on(tmp_path: Path) -> None:
+    async def main() -> None:
+        path = tmp_path / "s"
+        sock = socket.socket(socket.AF_UNIX)
+        sock.bind(str(path))
+        fd = sock.detach()
+        async with Lab() as lab:
+            netdev, nic, _ = lab.wire(StreamOptions(id="net0", server=True, addr=FdAddress(text=str(fd))))
+            assert netdev.endpoint.info_text(0) == "listening"
+            assert lab.why("net0") == f"listening on unix:{path}, no peer yet"
+            far = dial(str(path))
+            await until(lambda: nic.link_up)
+            far.close()
+            ours, theirs = socket.socketpair()
+            with pytest.raises(NetError, match="Failed to listen on fd socket: Invalid argument"):
+                lab.add(StreamOptions(id="net1", server=True, addr=FdAddress(text=str(ours.detach()))))
+            theirs.close()
+
+    run(main())
+
+
 def test_deleting_a_connected_netdev_closes_its_socket(tmp_path: Path) -> None:
     async def main() -> None:
         path = tmp_path / "s"
@@ -490,5 +511,25 @@ def test_guests_that_answer_at_once_do_not_recurse(tmp_path: Path) -> None:
             await far.write(framed(*[b"ping"] * 500))
             assert await far.read(500 * 11) == framed(b"re:ping") * 500
             far.close()
+
+    run(main())
+
+
+def test_many_flaps_leave_nothing_behind(tmp_path: Path) -> None:
+    async def main() -> None:
+        path = tmp_path / "s"
+        async with Lab() as lab:
+            netdev, nic, guest = lab.wire(server(path))
+            before = len(os.listdir("/proc/self/fd"))
+            for round_ in range(200):
+                far = dial(str(path))
+                await far.write(framed(b"whole") + framed(b"cut off")[: round_ % 8])
+                await until(lambda: nic.link_up)
+                far.close()
+                await until(lambda: not nic.link_up)
+            assert guest.got == [b"whole"] * 200, "what was cut off does not reach into the next connection"
+            assert (netdev.carrier_up_changes, netdev.carrier_down_changes) == (200, 200)
+            assert len(lab.named("NETDEV_STREAM_CONNECTED")) == 200
+            assert len(os.listdir("/proc/self/fd")) == before
 
     run(main())
