@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -12,9 +13,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import vnic
+
 from .report import Missing
 
 GREETING_TIMEOUT_S = 10.0
+_PACKAGE_PARENT = str(Path(vnic.__file__).parents[1])
+"""So that the process runs this very vnic, installed or not."""
 
 
 class VnicProcess:
@@ -44,6 +49,7 @@ class VnicProcess:
                     *self._arguments,
                 ],
                 stderr=log,
+                env={**os.environ, "PYTHONPATH": _PACKAGE_PARENT},
             )
         try:
             self.qmp = self._connect(path, started + GREETING_TIMEOUT_S)
