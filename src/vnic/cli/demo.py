@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-PIPE_WIDTH = 132
+PIPE_WIDTH = 140
 """Columns of the table where the output is no terminal."""
 
 

@@ -26,6 +26,16 @@ NETDEV = "net0"
 GUEST_ADDRESS = "10.0.2.15/24"
 PING_ADDRESS = "10.0.2.2"
 
+HOST = f"echo,id=host,ip={PING_ADDRESS}"
+"""What a peer has at its own far end."""
+
+SOCKET = {
+    "addr": {"type": "unix", "data": {"path": "far.sock"}},
+    "server": False,
+    "reconnect-ms": 50,
+}
+"""Where the vhost-user back-end listens, as chardev-add takes it."""
+
 START_TIMEOUT_S = 10.0
 EVENT_TIMEOUT_S = 5.0
 
@@ -105,8 +115,7 @@ class Lab:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._peer is not None:
-            self._peer.end()
+        await self.end_peer()
         await self._stack.aclose()
 
     # -- what the steps do --------------------------------------------------------------------------------------
@@ -120,28 +129,55 @@ class Lab:
     async def netdev_add(self, **options: Any) -> None:
         await self.qmp.execute_with("netdev_add", {"id": NETDEV, **options})
 
+    async def add_echo(self) -> None:
+        """net0 as a host that answers, as at the start."""
+        await self.netdev_add(type="echo", ip=PING_ADDRESS)
+
     async def add_stream(self) -> None:
         """net0 as a stream that listens; the peer connects to it."""
         await self.netdev_add(type="stream", server=True, addr={"type": "unix", "path": "net0.sock"})
 
-    async def start_peer(self) -> None:
+    async def start_stream_peer(self) -> None:
         """A second vnic at the far end: a stream and an `echo`, joined by a hub. Returns when they are connected."""
-        options = [
-            "-netdev",
-            f"echo,id=host,ip={PING_ADDRESS}",
-            "-netdev",
-            "hubport,id=port0,hubid=0,netdev=host",
-        ]
+        options = ["-netdev", HOST, "-netdev", "hubport,id=port0,hubid=0,netdev=host"]
         options += ["-netdev", "stream,id=far,addr.type=unix,addr.path=net0.sock,reconnect-ms=100"]
         options += ["-netdev", "hubport,id=port1,hubid=0,netdev=far"]
-        self._peer = Program(self.folder, "peer", options)
-        await self.wait_event("NETDEV_STREAM_CONNECTED")
+        await self._start_peer(options, "NETDEV_STREAM_CONNECTED")
 
-    async def kill_peer(self) -> None:
-        assert self._peer is not None
+    async def kill_stream_peer(self) -> None:
+        await self._kill_peer("NETDEV_STREAM_DISCONNECTED")
+
+    async def add_vhost_user(self) -> None:
+        """net0 as a vhost-user whose back-end, over the chardev, runs the guest's rings."""
+        backend = {"type": "socket", "data": SOCKET}
+        await self.qmp.execute_with("chardev-add", {"id": "char0", "backend": backend})
+        await self.netdev_add(type="vhost-user", chardev="char0")
+
+    async def start_vhost_user_peer(self) -> None:
+        """A second vnic as the back-end: the NIC that it serves is net0 for the first. Returns when they are joined."""
+        options = ["-netdev", HOST]
+        options += ["-device", "virtio-net,id=far,netdev=host,attach.type=vhost-user,attach.path=far.sock"]
+        await self._start_peer(options, "NETDEV_VHOST_USER_CONNECTED")
+
+    async def kill_vhost_user_peer(self) -> None:
+        await self._kill_peer("NETDEV_VHOST_USER_DISCONNECTED")
+
+    async def end_peer(self) -> None:
+        """In order, because it is of no more use."""
+        if self._peer is not None:
+            self._peer.end()
+            self._peer = None
+
+    async def _start_peer(self, options: list[str], event: str) -> None:
+        self._peer = Program(self.folder, "peer", options)
+        await self.wait_event(event)
+
+    async def _kill_peer(self, event: str) -> None:
+        if self._peer is None:
+            raise Refused("there is no peer to kill")
         self._peer.kill()
         self._peer = None
-        await self.wait_event("NETDEV_STREAM_DISCONNECTED")
+        await self.wait_event(event)
 
     async def nic(self) -> Entry:
         """query-links of the NIC."""
