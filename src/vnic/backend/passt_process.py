@@ -78,9 +78,15 @@ class PasstProcess:
             self._failed(_complaint(status, said))
 
     def cancel(self) -> None:
-        """Give up a start that is under way."""
+        """Give up a start that is under way, with what it may have put into the background already."""
         self._process.kill()
         self._process.wait()
+        pid = self._pid_file.read() if self._pid_file is not None else None
+        if pid is not None:
+            try:
+                os.kill(pid, signal.SIGTERM)
+            except OSError:
+                pass
         self._close()
 
     def _close(self) -> None:
