@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from vnic.net.client import Endpoint, Nic
 from vnic.net.errors import NetError
 from vnic.net.holds import HoldKind
 from vnic.net.network import Network
+from vnic.nic.device import VirtioDevice
 from vnic.protocol.vfio_user import messages as m
 from vnic.testing.driver import DriverRing
 from vnic.testing.guest_memory import FakeGuestMemory
@@ -449,5 +450,88 @@ def test_a_path_that_is_taken(path: Path) -> None:
         with pytest.raises(NetError, match="listens there already"):
             other.start()
         await bench.state(State.LISTENING)
+
+    run(path, test)
+
+
+class SlowTaker:
+    """A back-end that has the rings, and gives them back when the test says so."""
+
+    ring_features: int | None = VERSION_1 | 1
+
+    def __init__(self) -> None:
+        self.done: Callable[[Sequence[int | None]], None] | None = None
+
+    def take_rings(self, device: VirtioDevice) -> bool:
+        assert device.attachment is not None
+        return all(device.attachment.lend_queue(index) is not None for index in range(2))
+
+    def give_back(self, device: VirtioDevice, done: Callable[[Sequence[int | None]], None]) -> None:
+        self.done = done
+
+    def returned(self, device: VirtioDevice) -> None:
+        assert device.attachment is not None
+        assert self.done is not None
+        for index in range(2):
+            device.attachment.reclaim_queue(index)
+        self.done([])
+
+    def rings_changed(self, device: VirtioDevice) -> None:
+        pass
+
+
+def start_driver(bench: Bench, ram: FakeGuestMemory) -> VfioUserClient:
+    """A VM whose driver runs, so that a back-end can take its rings."""
+    client = bench.client()
+    client.attach(ram)
+    rings = [DriverRing(ram, index, 64) for index in range(3)]
+    VirtioPciDriver(client).start(VERSION_1, rings)
+    for ring in rings:
+        ring.close()
+    return client
+
+
+def test_the_next_vm_waits_until_a_back_end_has_given_the_rings_back(path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        taker = bench.device.taker = SlowTaker()
+        with FakeGuestMemory(1 << 20) as ram:
+            first = await asyncio.to_thread(start_driver, bench, ram)
+            bench.device.taker = None
+            first.close()
+            await bench.state(State.RETURNING)
+            second = await asyncio.to_thread(bench.client)
+            waiting = asyncio.create_task(asyncio.to_thread(second.attach, ram))
+            await asyncio.sleep(0.02)
+            third = await asyncio.to_thread(bench.client)
+            assert await asyncio.to_thread(third.at_end)
+            assert not waiting.done()
+            taker.returned(bench.device)
+            await waiting
+            assert bench.attachment.state is State.SERVING
+            second.close()
+            third.close()
+
+    run(path, test)
+
+
+@pytest.mark.parametrize("with_next", [False, True])
+def test_the_end_waits_for_the_rings_too(path: Path, with_next: bool) -> None:
+    async def test(bench: Bench) -> None:
+        taker = bench.device.taker = SlowTaker()
+        with FakeGuestMemory(1 << 20) as ram:
+            first = await asyncio.to_thread(start_driver, bench, ram)
+            bench.device.taker = None
+            first.close()
+            await bench.state(State.RETURNING)
+            second = await asyncio.to_thread(bench.client) if with_next else None
+            await asyncio.sleep(0.02)
+            closed = asyncio.Event()
+            bench.attachment.close(closed.set)
+            assert not closed.is_set()
+            taker.returned(bench.device)
+            await asyncio.wait_for(closed.wait(), 1)
+            if second is not None:
+                assert await asyncio.to_thread(second.at_end)
+                second.close()
 
     run(path, test)
