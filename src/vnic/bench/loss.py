@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import select
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from vnic.attach.vhost_user import VhostUserAttachment
-from vnic.net.client import Endpoint
-from vnic.net.network import Network
-from vnic.nic.virtio_net.device import VirtioNet
+from vnic.testing.back_end import BackEnd
 from vnic.testing.driver import NetDriver
 from vnic.testing.guest_memory import FakeGuestMemory
 from vnic.testing.vhost_user_client import SocketWire, VhostUserClient
@@ -29,41 +25,6 @@ METHOD = (
 )
 
 
-class _BackEnd:
-    """A real one: a NIC of vnic on a loop of this process, without anything behind it."""
-
-    def __init__(self, path: str) -> None:
-        self.loop = asyncio.new_event_loop()
-        self._network = Network(self.loop)
-        self._network.add_netdev("net0", "echo", Endpoint())
-        self._device = VirtioNet()
-        nic = self._network.add_nic("nic0", "virtio-net", self._device, mac=bytes(6), netdev_id="net0")
-        self._nic = nic
-        self._path = path
-        self._attachment: VhostUserAttachment | None = None
-
-    def open(self) -> None:
-        self._attachment = VhostUserAttachment(self._device, self._nic, self._path, True, self.loop)
-        self._attachment.start()
-
-    def lose(self) -> None:
-        """Close the connection and the listening socket, at once."""
-        assert self._attachment is not None
-        self._attachment.close()
-
-    def until(self, condition: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + TIMEOUT_S
-        while not condition():
-            if time.monotonic() > deadline:
-                raise Missing(f"{what} did not come within {TIMEOUT_S:g} s")
-            self.loop.run_until_complete(asyncio.sleep(0))
-
-    def close(self) -> None:
-        self._network.close()
-        self.loop.run_until_complete(asyncio.sleep(0))
-        self.loop.close()
-
-
 def measure(rounds: int) -> Iterator[Row]:
     arguments = (
         *(
@@ -77,7 +38,7 @@ def measure(rounds: int) -> Iterator[Row]:
     with VnicProcess(*arguments) as vnic, FakeGuestMemory() as memory:
         driver = NetDriver(memory)
         client = VhostUserClient(SocketWire.connect(str(vnic.folder / "nic0.sock")), memory, driver)
-        back_end = _BackEnd(str(vnic.folder / "c0.sock"))
+        back_end = BackEnd(vnic.folder / "c0.sock")
         try:
             client.start()
             losses, returns = _lose_and_return(client, back_end, rounds * LOSSES_PER_ROUND)
@@ -90,7 +51,7 @@ def measure(rounds: int) -> Iterator[Row]:
 
 
 def _lose_and_return(
-    client: VhostUserClient, back_end: _BackEnd, count: int
+    client: VhostUserClient, back_end: BackEnd, count: int
 ) -> tuple[list[float], list[float]]:
     losses, returns = [], []
     requests = client.requests
@@ -103,7 +64,8 @@ def _lose_and_return(
         client.config_changes()
         started = time.perf_counter()
         back_end.open()
-        back_end.until(told, "the link's return")
+        if not back_end.until(told):
+            raise Missing("the driver was not told of the return")
         returns.append((time.perf_counter() - started) * 1e6)
         _settle(client, back_end, up=True)
         started = time.perf_counter()
@@ -119,11 +81,9 @@ def _readable(sock: socket.socket, timeout: float) -> bool:
     return bool(select.select([sock], [], [], timeout)[0])
 
 
-def _settle(client: VhostUserClient, back_end: _BackEnd, up: bool) -> None:
+def _settle(client: VhostUserClient, back_end: BackEnd, up: bool) -> None:
     """Read the news as a driver does, and let the handshake with the back-end come to its end."""
     client.config_changes()
     if client.link_up() != up:
         raise Missing("the driver read another link state than there is")
-    deadline = time.monotonic() + 0.02
-    while time.monotonic() < deadline:
-        back_end.loop.run_until_complete(asyncio.sleep(0.001))
+    back_end.run(0.02)
