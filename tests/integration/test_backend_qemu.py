@@ -63,6 +63,12 @@ def free_ports(kind: int, count: int) -> list[int]:
     return ports
 
 
+def listens(port: int) -> bool:
+    """Whether somebody listens on a TCP port; nobody is disturbed by the question."""
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    return any(line.split()[1].endswith(f":{port:04X}") and line.split()[3] == "0A" for line in lines)
+
+
 def inet(port: int) -> InetAddress:
     return InetAddress(host="127.0.0.1", port=str(port))
 
@@ -70,11 +76,11 @@ def inet(port: int) -> InetAddress:
 class Case:
     """One way to meet QEMU: our netdev, and QEMU's."""
 
-    def __init__(self, ours: NetdevOptions, theirs: str, *, waits_for_qemu: bool = False) -> None:
+    def __init__(self, ours: NetdevOptions, theirs: str, *, after_port: int | None = None) -> None:
         self.ours = ours
         self.theirs = theirs
-        self.waits_for_qemu = waits_for_qemu
-        """QEMU has to be there first, as our end tries once."""
+        self.after_port = after_port
+        """Our end tries once, so it comes after QEMU listens there."""
 
 
 def case(kind: str, netdev_id: str, tmp_path: Path) -> Case:
@@ -118,7 +124,7 @@ def case(kind: str, netdev_id: str, tmp_path: Path) -> Case:
         ),
         "socket-listen": Case(SocketOptions(id=netdev_id, listen=tcp), f"socket,connect={tcp}"),
         "socket-connect": Case(
-            SocketOptions(id=netdev_id, connect=tcp), f"socket,listen={tcp}", waits_for_qemu=True
+            SocketOptions(id=netdev_id, connect=tcp), f"socket,listen={tcp}", after_port=port
         ),
         "socket-udp": Case(
             SocketOptions(id=netdev_id, udp=f"127.0.0.1:{udp_two}", localaddr=f"127.0.0.1:{udp_one}"),
@@ -165,11 +171,13 @@ def test_bytes_both_ways(kind: str, tmp_path: Path) -> None:
         second = case("stream-unix-server", "second", tmp_path)
         async with Lab() as lab:
             _, nic_b, guest_b = lab.wire(second.ours)
-            if not first.waits_for_qemu:
+            if first.after_port is None:
                 _, nic_a, guest_a = lab.wire(first.ours)
             with qemu(first.theirs, second.theirs):
                 await until(lambda: nic_b.link_up)
-                if first.waits_for_qemu:
+                if first.after_port is not None:
+                    port = first.after_port
+                    await until(lambda: listens(port))
                     _, nic_a, guest_a = lab.wire(first.ours)
                 await until(lambda: nic_a.link_up)
                 await arrive(nic_a, guest_b)
