@@ -1,0 +1,57 @@
+"""`vnic demo` as a user runs it: on a kernel, on the fake guest, and where no kernel can be had."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.conftest import require
+from tests.guests.lab import SOURCES
+
+from vnic.cli.demo_steps import STEPS
+from vnic.guest import kit
+
+
+def demo(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "vnic", "demo", *options],
+        env={**os.environ, "PYTHONPATH": SOURCES, **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("guest", ["uml", "fake"])
+def test_every_row_is_right(guest: str) -> None:
+    if guest == "uml":
+        require(kit.find_uml(), "User-Mode Linux (`vnic doctor` tells how to get it)")
+    done = demo("--guest", guest, "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = json.loads(done.stdout)
+    assert ("fake" in said["guest"]) is (guest == "fake")
+    rows = said["rows"]
+    assert [row["done"] for row in rows] == ["boot", *(step.title for step in STEPS)]
+    assert all(row["right"] for row in rows)
+    assert [row["carrier"] for row in rows] == [1, *(int(step.up) for step in STEPS)]
+    unseen = [row["done"] for row in rows if row["seen-latency-us"] is None]
+    assert unseen == [step.title for step in STEPS if not step.changes]
+
+
+def test_without_a_kernel_it_says_so_and_plays_the_guest_itself(tmp_path: Path) -> None:
+    done = demo(PATH=str(tmp_path), XDG_CACHE_HOME=str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "No kernel boots here: linux.uml is not installed" in done.stdout
+    assert "Guest: the built-in fake guest driver (no kernel)." in done.stdout.splitlines()[-1]
+
+
+def test_a_kernel_that_was_asked_for_and_is_not_there_is_an_error(tmp_path: Path) -> None:
+    done = demo("--guest", "uml", PATH=str(tmp_path), XDG_CACHE_HOME=str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.startswith("vnic: linux.uml is not installed")
+    assert "apt-get install user-mode-linux" in done.stderr
