@@ -64,9 +64,10 @@ class IntxLine:
         if self._unmask is not None:
             self._watcher.remove_reader(self._unmask)
             close_fds((self._unmask,))
-        self._unmask = fd
+            self._unmask = None
         if fd is not None:
-            self._watcher.add_reader(fd, self._unmask_came)
+            self._watcher.add_reader(fd, self._unmask_came)  # OSError for what epoll cannot wait for
+            self._unmask = fd
 
     def trigger(self) -> None:
         """Interrupt whatever the level is: the loop-back test of SET_IRQS without data."""
@@ -180,10 +181,10 @@ class EventfdIrqs:
 
     def set(self, request: SetIrqs, fds: list[int]) -> None:
         """Carry SET_IRQS out; its range is checked already. The descriptors are ours from now on, also if Refused."""
-        for fd in fds:
-            # A write must never wait for a VM that lets its counter fill up; QEMU's are non-blocking anyway.
-            os.set_blocking(fd, False)
         try:
+            for fd in fds:
+                # A write must never wait for a VM that lets its counter fill up; QEMU's are non-blocking anyway.
+                os.set_blocking(fd, False)
             if request.index == m.IRQ_INTX:
                 self._set_intx(request, fds)
             elif request.index in self._vectors:
@@ -191,6 +192,9 @@ class EventfdIrqs:
         except Refused:
             close_fds(fds)
             raise
+        except OSError as error:  # a descriptor that cannot be written to, or not be waited for
+            close_fds(fds)
+            raise Refused(errno.EINVAL, f"SET_IRQS: {error.strerror}") from None
 
     def close(self) -> None:
         """The VM is gone."""

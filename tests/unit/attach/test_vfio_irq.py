@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from tests.fakes.vfio_user_device import is_open, open_fds
@@ -197,6 +199,19 @@ def test_refused_forms_leave_nothing_open(rig: Rig, index: int, flags: int, coun
     with pytest.raises(Refused):
         rig.set(index, flags, count, fds)
     assert not any(map(is_open, rig.theirs))
+
+
+def test_descriptors_that_are_no_eventfds(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_epoll(fd: int, callback: Callable[[], object], /) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(rig.watcher, "add_reader", no_epoll)  # as epoll answers for a regular file
+    (tmp_path / "file").touch()
+    for action, flags in ((UNMASK, os.O_RDWR), (TRIGGER, os.O_PATH)):
+        fd = os.open(tmp_path / "file", flags)
+        with pytest.raises(Refused):
+            rig.irqs.set(SetIrqs(m.IRQ_INTX, 0, 1, action, EVENTFD), [fd])
+        assert not is_open(fd)
 
 
 def test_a_counter_that_is_full_blocks_nobody(rig: Rig) -> None:
