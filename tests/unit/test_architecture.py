@@ -20,6 +20,7 @@ BELOW = {
     "nic": {"nic", "net", "virtio", "pci", "dataplane"},
     "dataplane": {"dataplane", "net", "nic", "virtio"},
     "backend": {"backend", "net", "protocol", "nic", "virtio", "dataplane"},
+    "filter": {"filter", "net", "backend", "dataplane"},
     "attach": {"attach", "net", "nic", "virtio", "pci", "protocol"},
     "monitor": {"monitor", "net", "protocol"},
 }
