@@ -32,6 +32,11 @@ def apt_available() -> bool:
     return all(shutil.which(tool) for tool in _TOOLS)
 
 
+def private_folder(name: str) -> Path:
+    """Where `Apt.private` keeps its lists."""
+    return cache_folder() / "apt" / name
+
+
 class Apt:
     """apt-get with the machine's sources, or with a private state that may hold one more suite."""
 
@@ -40,15 +45,20 @@ class Apt:
         self._complaint = ""
 
     @classmethod
-    def private(cls, name: str, extra_sources: str = "") -> Apt:
-        """With package lists of its own; `extra_sources` (in deb822 form, sources.list(5)) replace the machine's."""
-        root = cache_folder() / "apt" / name
+    def private(cls, name: str, extra_sources: str = "", release: str = "") -> Apt:
+        """With package lists of its own; `extra_sources` (in deb822 form, sources.list(5)) replace the machine's.
+
+        Then, packages are taken from the suite `release`, whatever the machine's own preferences are.
+        """
+        root = private_folder(name)
         for folder in ("state/lists/partial", "cache/archives/partial", "sources.list.d"):
             (root / folder).mkdir(parents=True, exist_ok=True)
         options = [f"Dir::State={root}/state", f"Dir::Cache={root}/cache", "Dir::State::status=/dev/null"]
         if extra_sources:
             (root / "sources.list.d/extra.sources").write_text(extra_sources)
             options += ["Dir::Etc::sourcelist=/dev/null", f"Dir::Etc::sourceparts={root}/sources.list.d"]
+            options += ["Dir::Etc::preferences=/dev/null", "Dir::Etc::preferencesparts=/dev/null"]
+            options += [f"APT::Default-Release={release}", "Acquire::Languages=none"]
         return cls(options)
 
     def update(self, progress: Progress | None = None) -> None:
@@ -60,6 +70,23 @@ class Apt:
         """The .deb files of `packages`, in `folder`; apt checks them against the signed lists."""
         self._apt(["download", *packages], progress, folder)
         return sorted(folder.glob("*.deb"))
+
+    def download_whole(
+        self, packages: Sequence[str], folder: Path, release: str, progress: Progress | None = None
+    ) -> list[Path]:
+        """As `download`, from the suite `release`, together with all that the packages depend on.
+
+        With a private state only, for which nothing is installed yet.
+        """
+        (folder / "partial").mkdir(exist_ok=True)
+        options = ["-o", f"Dir::Cache::archives={folder}", "-t", release]
+        command = ["install", "--download-only", "--yes", "--no-install-recommends"]
+        self._apt([*command, *options, *packages], progress, folder)
+        return sorted(folder.glob("*.deb"))
+
+    def index_files(self) -> list[str]:
+        """The addresses of the index files of all sources, as apt-get would fetch them."""
+        return re.findall(r"^'([^']+)'", self._apt(["update", "--print-uris"], None, Path.cwd()), re.M)
 
     def _apt(self, arguments: Sequence[str], progress: Progress | None, folder: Path) -> str:
         """Run apt-get in `folder`; returns what it printed, raises GuestUnavailable with the reason."""

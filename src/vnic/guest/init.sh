@@ -7,7 +7,7 @@
 /bin/busybox mount -t devtmpfs dev /dev
 /bin/busybox mount -t tmpfs tmp /tmp
 /bin/busybox --install -s /bin
-export PATH=/bin HOME=/tmp
+export PATH=/usr/bin:/bin HOME=/tmp
 
 # VNIC_TTY comes from the kernel's command line.
 exec <"/dev/$VNIC_TTY" >"/dev/$VNIC_TTY" 2>&1

@@ -94,13 +94,19 @@ def read_module(path: Path) -> bytes:
 def build_initrd(busybox: Path, modules: Iterable[Path], files: Mapping[str, bytes] | None = None) -> bytes:
     """The initrd; `modules` are loaded in the order given, `files` maps paths in the guest to what is there."""
     archive = CpioArchive()
-    for folder in _FOLDERS:
-        archive.add_folder(folder)
+    for name in _FOLDERS:
+        archive.add_folder(name)
     archive.add_console()
     archive.add_file("init", INIT.read_bytes(), executable=True)
     archive.add_file("bin/busybox", busybox.read_bytes(), executable=True)
     for position, module in enumerate(modules):
         archive.add_file(f"modules/{position:02}-{module_name(module)}.ko", read_module(module))
+    made = {".", *_FOLDERS}
     for path, content in (files or {}).items():
-        archive.add_file(path.lstrip("/"), content, executable=True)
+        name = path.lstrip("/")
+        for folder in map(str, reversed(Path(name).parents)):
+            if folder not in made:
+                made.add(folder)
+                archive.add_folder(folder)
+        archive.add_file(name, content, executable=True)
     return archive.finish()

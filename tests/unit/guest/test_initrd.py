@@ -61,6 +61,13 @@ def test_takes_files_of_the_caller(parts: tuple[Path, list[Path]]) -> None:
     assert found["bin/probe"] == (stat.S_IFREG | 0o755, b"#!/bin/sh\n")
 
 
+def test_makes_the_folders_of_the_callers_files_once_and_first(parts: tuple[Path, list[Path]]) -> None:
+    busybox, modules = parts
+    files = {"/usr/lib/a.so": b"a", "/usr/lib/b.so": b"b", "/usr/bin/tool": b"tool"}
+    names = list(entries(build_initrd(busybox, modules, files)))
+    assert names[-6:] == ["usr", "usr/lib", "usr/lib/a.so", "usr/lib/b.so", "usr/bin", "usr/bin/tool"]
+
+
 @pytest.mark.parametrize("length", range(6))
 def test_pads_names_and_contents_of_every_length(length: int) -> None:
     archive = CpioArchive()
