@@ -13,6 +13,7 @@ from tests.fakes.loops import no_fd_leak
 from tests.fakes.vhost_user_rig import EngineRig
 
 from vnic.protocol.vhost_user import messages as vu
+from vnic.protocol.vhost_user.device import PROTOCOL_FEATURES
 from vnic.protocol.vhost_user.messages import ProtocolError
 from vnic.protocol.vhost_user.ring import RingState
 
@@ -263,3 +264,23 @@ def test_notifiers_never_block(rig: EngineRig) -> None:
         for fd in (rig.engine.rings[0].kick_fd, rig.engine.rings[0].call_fd):
             assert fd is not None
             assert not os.get_blocking(fd)
+
+
+@pytest.mark.parametrize("number", [vu.SET_STATUS, vu.RESET_DEVICE])
+def test_bases_outlive_a_reset(number: int) -> None:
+    """QEMU stops with SET_STATUS 0 and asks for the bases only then."""
+    with no_fd_leak():
+        rig = EngineRig()
+        rig.client.negotiate(PROTOCOL_FEATURES)
+        rig.client.set_memory()
+        rig.client.start_rings()
+        rig.client.send_u64(vu.SET_STATUS, 15)
+        for _ in range(3):
+            assert transmit(rig) == [FRAME]
+        rig.client.send(number, bytes(8) if number == vu.SET_STATUS else b"")
+        assert rig.client.stop_ring(rig.driver.rings[1]) == 3
+        rig.client.send_u64(vu.SET_FEATURES, rig.client.features)
+        rig.client.start_rings()
+        rig.client.send_u64(vu.SET_STATUS, 15)
+        assert transmit(rig) == [FRAME]
+        rig.close()

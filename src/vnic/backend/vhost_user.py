@@ -28,7 +28,7 @@ from .options import VhostUserOptions
 
 ANSWER_TIMEOUT_S = 5.0
 """How long an answer of the handshake or of a start may take before the back-end counts as dead."""
-STOP_TIMEOUT_S = 1.0
+STOP_TIMEOUT_S = 2.0
 """The same for the rings' return, which the guest waits for."""
 UNFIT_PAUSE_S = 0.5
 """The rest before a back-end that broke the protocol, or cannot serve the guest, may try again: where that shows

@@ -261,15 +261,18 @@ class DeviceEngine:
 
     def _reset(self, message: Message) -> Later:
         """RESET_DEVICE, and RESET_OWNER, which old front-ends send in its place: rings stopped and disabled."""
-        self.rings.unwatch()
+        return self._reset_device(self.rings.forget)
+
+    def _reset_device(self, then: Callable[[], None] | None = None) -> Later:
         later = Later()
 
-        def done() -> None:
-            self.rings.forget()
+        def reset() -> None:
+            if then is not None:
+                then()
             self._rings_changed()
             later.resolve()
 
-        self._device.reset(done)
+        self.rings.stop_all(lambda: self._device.reset(reset))
         return later
 
     def _get_queue_num(self, message: Message) -> bytes:
@@ -281,7 +284,7 @@ class DeviceEngine:
         if status > 0xFF:
             raise ProtocolError(f"SET_STATUS with {status:#x}")
         if status == 0:
-            return self._reset(message)
+            return self._reset_device()
         self._device.set_status(status)
         self._shell.rings_changed()
         return None

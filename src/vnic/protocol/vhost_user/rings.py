@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -198,6 +199,28 @@ class DeviceRings:
         self.stop(ring, stopped)
         return later
 
+    def stop_all(self, done: Callable[[], None]) -> None:
+        """Stop every ring, to start again with a new kick descriptor; `done` runs when the last one is free.
+
+        The bases are kept: QEMU sends SET_STATUS 0 first and asks for them then, and would replay what the guest
+        sent long ago if it were told zeros.
+        """
+        started = [ring for ring in self._rings if ring.state is RingState.STARTED]
+        left = len(started)
+
+        def stopped(ring: Ring, base: int) -> None:
+            nonlocal left
+            left -= 1
+            ring.base = base
+            ring.replace_fd("kick_fd", None)
+            if not left:
+                done()
+
+        for ring in started:
+            self.stop(ring, functools.partial(stopped, ring))
+        if not started:
+            done()
+
     def memory_replaced(self) -> None:
         """The memory table is another one: started rings must still lie in it, and where they were."""
         for ring in self._rings:
@@ -209,13 +232,13 @@ class DeviceRings:
                 raise ProtocolError(f"a memory table that moves ring {ring.index} while it runs")
 
     def forget(self) -> None:
-        """After a reset or the end of the connection: everything stopped, disabled and closed."""
+        """After a reset or the end of the connection: everything stopped, disabled and closed; bases are kept."""
         for ring in self._rings:
             self._watch_kick(ring.index, None)
             ring.close()
             ring.state = RingState.STOPPED
             ring.enabled = False
-            ring.size = ring.base = 0
+            ring.size = 0
             ring.addresses = None
 
     def unwatch(self) -> None:
