@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-
 from tests.conftest import require
+
 from vnic.bench.process import VnicProcess
 from vnic.bench.testpmd import Testpmd, available
 from vnic.guest.uml import UmlGuest
@@ -44,11 +44,6 @@ def back_end(path: Path, mode: str = "icmpecho", *, client: bool = False) -> Ite
         yield testpmd
 
 
-def link(running: VnicProcess, name: str = "nic0") -> dict[str, object]:
-    [entry] = cast(dict[str, list[dict[str, object]]], running.execute("query-links", name=name))["return"]
-    return entry
-
-
 def until(condition: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -67,22 +62,22 @@ def test_a_dpdk_back_end_comes_is_killed_and_comes_back(chardev: str) -> None:
     with vnic(chardev) as running, contextlib.ExitStack() as stack:
         path = running.folder / "c0.sock"
         first = stack.enter_context(back_end(path, client=client))
-        until(lambda: link(running)["link"] == "up", "the back-end's coming")
+        running.wait_link("nic0", up=True)
         guest = stack.enter_context(UmlGuest([running.folder / "nic0.sock"]))
         guest.run(f"ip addr add {ADDRESS}/24 dev eth0; ip link set eth0 up")
         assert guest.carrier()
         assert pings(guest)
         first.kill()
         assert guest.wait_carrier(False), "the loss of the back-end is the loss of the link"
-        changes = cast(int, link(running)["carrier-changes"])
+        changes = cast(int, running.link("nic0")["carrier-changes"])
         with back_end(path, client=client):
             assert guest.wait_carrier(True, timeout=20)
             assert pings(guest)
-            assert link(running)["carrier-changes"] == changes + 1
+            assert running.link("nic0")["carrier-changes"] == changes + 1
             running.execute("set_link", name="nic0", up=False)
             assert guest.wait_carrier(False)
         with back_end(path, client=client):
-            until(lambda: link(running, "vu0")["link"] == "up", "the back-end's return")
+            running.wait_link("vu0", up=True)
             assert not guest.carrier(), "the operator's hold outlives the back-end"
             running.execute("set_link", name="nic0", up=True)
             assert guest.wait_carrier(True)
@@ -92,7 +87,7 @@ def test_a_dpdk_back_end_comes_is_killed_and_comes_back(chardev: str) -> None:
 def test_a_dpdk_driver_reaches_a_dpdk_back_end_both_ways_and_sees_the_link_by_its_socket() -> None:
     with vnic(CONNECTS) as running, contextlib.ExitStack() as stack:
         back = stack.enter_context(back_end(running.folder / "c0.sock", "macswap"))
-        until(lambda: link(running)["link"] == "up", "the back-end's coming")
+        running.wait_link("nic0", up=True)
         vdev = f"net_virtio_user0,path={running.folder}/nic0.sock,queues=1"
         driver = stack.enter_context(Testpmd(vdev, "--forward-mode=txonly", cpu=0))
         driver.command("start")

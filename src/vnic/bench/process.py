@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 import vnic
 
@@ -84,6 +84,19 @@ class VnicProcess:
         }
         self.qmp.sendall(json.dumps(request).encode() + b"\n")
         return self.reply()
+
+    def link(self, name: str) -> dict[str, object]:
+        """The client's entry of query-links."""
+        reply = cast(dict[str, list[dict[str, object]]], self.execute("query-links", name=name))
+        return reply["return"][0]
+
+    def wait_link(self, name: str, up: bool, seconds: float = 20.0) -> None:
+        """Poll until the link is so; Missing if it does not become so."""
+        deadline = time.perf_counter() + seconds
+        while self.link(name)["link"] != ("up" if up else "down"):
+            if time.perf_counter() > deadline:
+                raise Missing(f"the link of {name} did not come {'up' if up else 'down'}")
+            time.sleep(0.01)
 
     def reply(self) -> object:
         """The next reply."""
