@@ -173,7 +173,7 @@ class VirtioNet(VirtioDevice, Endpoint):
             offered |= f.OFFLOADS
         taker = self.ring_taker()
         if taker is not None and taker.ring_features is not None:
-            offered = (offered | f.OFFLOADS) & (taker.ring_features | ~f.OF_THE_RINGS)
+            offered = (offered | f.WITH_A_TAKER) & (taker.ring_features | ~f.OF_THE_RINGS)
         return offered
 
     def features_changed(self) -> None:

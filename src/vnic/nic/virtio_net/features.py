@@ -6,7 +6,7 @@ from typing import Final
 
 from ...dataplane.engine import RingFormat
 from ...dataplane.offload import GSO_ECN, GSO_TCPV4, GSO_TCPV6
-from ...virtio.features import INDIRECT_DESC, VERSION_1
+from ...virtio.features import IN_ORDER, INDIRECT_DESC, VERSION_1
 
 CSUM: Final = 1 << 0
 GUEST_CSUM: Final = 1 << 1
@@ -47,7 +47,11 @@ ALWAYS: Final = (
 OFFLOADS: Final = CSUM | GUEST_CSUM | GUEST_TSO4 | GUEST_TSO6 | GUEST_ECN | HOST_TSO4 | HOST_TSO6 | HOST_ECN
 """Offered where the back-end takes and supplies packets whose checksum or segmentation is owed."""
 
-OF_THE_RINGS: Final = OFFLOADS | VERSION_1 | INDIRECT_DESC | MRG_RXBUF | MTU | GUEST_ANNOUNCE | MQ
+WITH_A_TAKER: Final = OFFLOADS | IN_ORDER
+"""Offered where a RingTaker has them. Our own rings are always used in order (§2.7.9); saying so by ourselves would
+only keep back-ends that do not promise it from taking over, and DPDK's fastest driver wants it."""
+
+OF_THE_RINGS: Final = WITH_A_TAKER | VERSION_1 | INDIRECT_DESC | MRG_RXBUF | MTU | GUEST_ANNOUNCE | MQ
 """What is the affair of whoever runs the rings: with a RingTaker only what it can, too, is offered
 (user_feature_bits of QEMU's net/vhost-user.c). The rest is done here whoever runs them."""
 
