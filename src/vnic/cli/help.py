@@ -87,6 +87,16 @@ PROPERTIES = {
     "vectors": "MSI-X vectors",
     "msix": "off: the guest uses INTx, and QEMU survives device_del of it",
     "server": "whether vnic listens, or connects",
+    "queue": "which frames the filter sees: rx are those that the guest sent",
+    "status": "on or off",
+    "position": "head (nearest to the netdev), tail, or id=ID of another filter",
+    "insert": "the side of the filter that position names",
+    "interval": "microseconds from one release of the frames to the next",
+    "file": "the pcap file, emptied first, or a FIFO that somebody reads",
+    "maxlen": "bytes that are kept of a frame",
+    "indev": "ID of the chardev whose frames are put in",
+    "outdev": "ID of the chardev that the frames go to",
+    "vnet_hdr_support": "each frame comes behind its virtio header's length, and that header",
     "reconnect-ms": "milliseconds between attempts to connect; 0: once only",
 }
 """Words beside a property, by its dotted name."""
