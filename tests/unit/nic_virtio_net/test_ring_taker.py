@@ -308,7 +308,7 @@ def test_rings_whose_memory_is_gone_when_they_come_back(lab: VirtioLab, taker: T
 @pytest.mark.parametrize(
     ("ring_features", "offered"),
     [
-        (ALL, features.ALWAYS | features.OFFLOADS),
+        (ALL, features.ALWAYS | features.WITH_A_TAKER),
         (VERSION_1, features.ALWAYS & ~(INDIRECT_DESC | features.MRG_RXBUF | features.GUEST_ANNOUNCE)),
         (None, features.ALWAYS),
     ],
