@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 
+import pytest
 from tests.guests.lab import ECHO, nic, uml, vnic_run
+
+from vnic.guest.errors import BootFailed
 
 
 def test_boots_with_the_cable_out() -> None:
@@ -57,3 +60,11 @@ def test_a_guest_that_is_killed_leaves_the_nic_to_the_next() -> None:
             while running.qmp.link("nic0")["guest"]["attached"]:
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
+
+
+def test_a_nic_that_has_a_guest_is_not_given_to_another() -> None:
+    with vnic_run("-name", "taken", *ECHO, *nic("nic0")) as running, uml(running, "nic0") as guest:
+        with pytest.raises(BootFailed, match="did not answer, or has a guest already"), uml(running, "nic0"):
+            pass
+        running.qmp.set_link("nic0", False)
+        assert guest.wait_carrier(False)

@@ -31,6 +31,7 @@ VERBS = {
     "netdev": ("vnic.cli.netdev", "add or delete a back-end"),
     "device": ("vnic.cli.device", "add or delete a NIC"),
     "hmp": ("vnic.cli.hmp", "run a command of QEMU's human monitor"),
+    "guest": ("vnic.cli.guest", "boot a small Linux guest on NIC sockets, with a shell"),
     "demo": ("vnic.cli.demo", "boot a small Linux guest and pull its cable in every way"),
     "doctor": ("vnic.cli.doctor", "say what this machine has and lacks for vnic"),
     "bench": ("vnic.bench", "measure how fast links change and packets move"),
@@ -59,14 +60,15 @@ First steps:
   vnic demo
   vnic run -name lab -netdev echo,id=net0 \\
        -device virtio-net,id=nic0,netdev=net0,attach.type=vhost-user,attach.path=nic0.sock
-  vnic link                               (in another terminal)
+  vnic guest nic0.sock                    (in another terminal: Linux, with a shell)
+  vnic link                               (in a third)
   vnic link set nic0 down --wait 2
   vnic why nic0
 
 vnic {__version__}; -V, --version prints this. Exit codes: 0 done, 1 refused, 2 wrong usage.
 """
 
-_TOOLS = ("demo", "doctor", "bench")
+_TOOLS = ("demo", "guest", "doctor", "bench")
 
 
 def help_text() -> str:

@@ -39,6 +39,12 @@ wait_carrier() {
   done
 }
 
+# A shell for a person, on a console of its own; the guest ends with it.
+if [ -n "$VNIC_SHELL" ]; then
+  # Whoever leads a session and opens a terminal has it as its own: job control and Ctrl-C work.
+  (setsid sh -c 'exec sh -i <>"/dev/$VNIC_SHELL" >&0 2>&1'; poweroff -f) &
+fi
+
 newline='
 '
 echo READY

@@ -113,6 +113,10 @@ class LinuxGuest(abc.ABC):
                 self._booted_process().wait(timeout)
         self.close()
 
+    def wait_end(self) -> None:
+        """Wait, however long, until the guest powers itself off."""
+        self._booted_process().wait()
+
     def close(self) -> None:
         """End the guest, whatever it does, and remove its files; may be called again."""
         if self._process is not None:

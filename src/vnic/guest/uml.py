@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from . import exec_uml
-from .errors import GuestError
+from .errors import BootFailed, GuestError
 from .initrd import module_closure
 from .kit import UmlKit, obtain_uml
-from .linux import BOOT_TIMEOUT, LinuxGuest
+from .linux import BOOT_TIMEOUT, LOG_TAIL, LinuxGuest
 
 # threads-max follows the memory, and boot forks a helper for each device: with 64 MiB the first fork of /init may fail.
 DEFAULT_MEMORY_MIB = 128
@@ -36,7 +36,8 @@ _NO_AVX = "GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX,-AVX2,-AVX512F,-AVX512VL,-AVX512
 class UmlGuest(LinuxGuest):
     """A guest with one NIC for each of `sockets`, eth0 first.
 
-    `modules` are loaded besides virtio_net (`ipv6`), `files` are put into the guest's root by path.
+    `modules` are loaded besides virtio_net (`ipv6`), `files` are put into the guest's root by path. With `shell`, a
+    person has one on this process's stdin and stdout, and its end is the guest's.
     """
 
     def __init__(
@@ -48,8 +49,10 @@ class UmlGuest(LinuxGuest):
         modules: Sequence[str] = (),
         files: Mapping[str, bytes] | None = None,
         boot_timeout: float = BOOT_TIMEOUT,
+        shell: bool = False,
     ) -> None:
         super().__init__(files, boot_timeout)
+        self._shell = shell
         self._sockets = [_checked_socket(path) for path in sockets]
         self._memory_mib = mem
         self._kit = kit or obtain_uml()
@@ -59,21 +62,42 @@ class UmlGuest(LinuxGuest):
     def label(self) -> str:
         return f"User-Mode Linux {self._kit.version_text()}"
 
+    def boot(self, timeout: float | None = None) -> None:
+        """BootFailed also where a NIC did not answer: the kernel asks once, and boots without it."""
+        for path in self._sockets:
+            if not os.path.exists(path):
+                raise BootFailed(f"no NIC listens on {path}: start `vnic run` first")
+        super().boot(timeout)
+        found = self.run("ls /sys/class/net").split()
+        for index, path in enumerate(self._sockets):
+            if f"eth{index}" not in found:
+                raise BootFailed(
+                    f"the NIC on {path} did not answer, or has a guest already\n{self.log()[-LOG_TAIL:]}"
+                )
+
     def _parts(self) -> tuple[Path, list[Path]]:
         return self._kit.busybox, module_closure(self._kit.modules_folder, self._modules)
 
     def _launch(
         self, folder: Path, initrd: Path, console: socket.socket, log: BinaryIO
     ) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [*self._launcher(), *self._kernel_arguments(folder, initrd, console.fileno())],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            pass_fds=[console.fileno()],
-            env={**os.environ, "TMPDIR": self._memory_folder()},
-            start_new_session=True,
-        )
+        arguments = self._kernel_arguments(folder, initrd, console.fileno())
+        with contextlib.ExitStack() as passed:
+            fds = [console.fileno()]
+            if self._shell:
+                fds += [os.dup(fd) for fd in (0, 1)]
+                for fd in fds[1:]:
+                    passed.callback(os.close, fd)
+                arguments += [f"con1=fd:{fds[1]},fd:{fds[2]}", "VNIC_SHELL=tty1"]
+            return subprocess.Popen(
+                [*self._launcher(), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=fds,
+                env={**os.environ, "TMPDIR": self._memory_folder()},
+                start_new_session=True,
+            )
 
     def _memory_folder(self) -> str:
         """Where the guest's memory file goes: a tmpfs with room for it, so that no disk is written."""

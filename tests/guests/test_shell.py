@@ -1,0 +1,74 @@
+"""`vnic guest` on a terminal: a person's shell in a kernel on a running vnic's NIC."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+
+from tests.conftest import require
+from tests.guests.lab import ECHO, SOURCES, nic, vnic_run
+
+from vnic.guest import kit
+
+
+class Terminal:
+    """The master's end of a pty."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._read = b""
+
+    def type(self, line: str) -> None:
+        os.write(self._fd, line.encode() + b"\n")
+
+    def wait_for(self, text: str) -> None:
+        """Until `text` was printed; what was printed before it is forgotten."""
+        deadline = time.monotonic() + 20
+        while text.encode() not in self._read:
+            left = deadline - time.monotonic()
+            assert left > 0, self._read
+            if select.select([self._fd], [], [], left)[0]:
+                self._read += os.read(self._fd, 4096)
+        self._read = self._read.partition(text.encode())[2]
+
+
+def test_a_persons_shell() -> None:
+    require(kit.find_uml(), "User-Mode Linux (`vnic doctor` tells how to get it)")
+    with vnic_run("-name", "shell", *ECHO, *nic("nic0")) as running:
+        master, slave = pty.openpty()
+        command = [sys.executable, "-m", "vnic", "guest", str(running.socket("nic0"))]
+        environment = {**os.environ, "PYTHONPATH": SOURCES}
+        with subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environment) as process:
+            os.close(slave)
+            try:
+                terminal = Terminal(master)
+                terminal.wait_for("/ #")
+                terminal.type("ping -c 1 10.0.2.2")
+                terminal.wait_for("1 packets received")
+                terminal.type("ping 10.0.2.2")
+                terminal.wait_for("seq=0")
+                terminal.type("\x03")
+                terminal.wait_for("/ #")
+                terminal.type("exit")
+                assert process.wait(20) == 0
+            finally:
+                process.terminate()
+                os.close(master)
+
+
+def test_without_a_nic_behind_the_socket_it_says_so() -> None:
+    require(kit.find_uml(), "User-Mode Linux (`vnic doctor` tells how to get it)")
+    done = subprocess.run(
+        [sys.executable, "-m", "vnic", "guest", "/nonesuch/nic0.sock"],
+        env={**os.environ, "PYTHONPATH": SOURCES},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "vnic: no NIC listens on /nonesuch/nic0.sock: start `vnic run` first\n"
