@@ -7,7 +7,7 @@ PYTEST_ARGS ?= -n auto --dist loadfile
 # Real guests of the demo; downloaded by vnic itself where they may not be installed.
 GUEST_PACKAGES = user-mode-linux busybox-static
 
-.PHONY: help demo test check format bench setup clean
+.PHONY: help demo test check guests format bench setup clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -24,6 +24,9 @@ check: $(VENV)/.dev ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+guests: $(VENV)/.dev ## fetch the QEMU guest of the tests, some 160 MB, into the cache folder
+	@$(BIN)/python -c 'from vnic.guest.qemu_kit import obtain_qemu; print(obtain_qemu().version_text())'
 
 format: $(VENV)/.dev ## format the code and mend what lint can mend
 	$(BIN)/ruff check --fix-only .

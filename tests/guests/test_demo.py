@@ -13,7 +13,7 @@ from tests.conftest import require
 from tests.guests.lab import SOURCES
 
 from vnic.cli.demo_steps import STEPS
-from vnic.guest import kit
+from vnic.guest import kit, qemu_kit
 
 
 def demo(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -23,14 +23,16 @@ def demo(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
     )
 
 
-@pytest.mark.parametrize("guest", ["uml", "fake"])
+@pytest.mark.parametrize("guest", ["uml", "qemu", "fake"])
 def test_every_row_is_right(guest: str) -> None:
     if guest == "uml":
         require(kit.find_uml(), "User-Mode Linux (`vnic doctor` tells how to get it)")
+    if guest == "qemu":
+        require(qemu_kit.find_qemu(), "the QEMU guest kit (`vnic demo --guest qemu` downloads it)")
     done = demo("--guest", guest, "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     said = json.loads(done.stdout)

@@ -11,13 +11,16 @@ import asyncio
 import contextlib
 import sys
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
+from vnic.guest.apt import Progress
 from vnic.guest.base import Guest
+from vnic.guest.cache import cache_folder
 from vnic.guest.errors import BootFailed, GuestError, GuestUnavailable
 
 from .client import Refused
-from .demo_lab import GUEST_ADDRESS, PING_ADDRESS, Lab
+from .demo_lab import GUEST_ADDRESS, PING_ADDRESS, VFIO_USER, VHOST_USER, Lab
 from .demo_steps import STEPS, Row, first_row, run_step
 from .show import micros, print_json
 
@@ -25,8 +28,15 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+Kit = TypeVar("Kit")
+
 PIPE_WIDTH = 140
 """Columns of the table where the output is no terminal."""
+
+
+def escape(text: str) -> str:
+    """Text of others, not to be read as rich's markup."""
+    return text.replace("[", r"\[")
 
 
 def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -39,9 +49,10 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     )
     parser.add_argument(
         "--guest",
-        choices=("auto", "uml", "fake"),
+        choices=("auto", "uml", "qemu", "fake"),
         default="auto",
-        help="auto (the default): User-Mode Linux, or the built-in fake guest driver where no kernel can be had",
+        help="uml: User-Mode Linux, over vhost-user; qemu: a Debian kernel in QEMU, over vfio-user; fake: the"
+        " built-in driver without a kernel; auto (the default): uml, or fake where no kernel can be had",
     )
     parser.add_argument("--json", action="store_true", help="print the rows as JSON, and nothing else")
     parser.set_defaults(run=run)
@@ -54,21 +65,19 @@ async def run(args: argparse.Namespace) -> int:
     console = Console(width=width, highlight=False, quiet=args.json)
     console.print("[bold]vnic demo[/]: one guest, one NIC, and its cable pulled in every way there is")
     started = time.monotonic()
-    async with Lab() as lab:
+    async with Lab(*(VFIO_USER if args.guest == "qemu" else VHOST_USER)) as lab:
         guest = await _boot(args.guest, lab, console)
         try:
             rows = await _run_steps(lab, guest, console)
         finally:
             await asyncio.to_thread(guest.close)
-    right = sum(row.right for row in rows)
+    wrong = sum(not row.right for row in rows)
     if args.json:
         print_json({"guest": guest.label, "rows": [row.to_dict() for row in rows]})
     seconds = time.monotonic() - started
-    verdict = (
-        "[green]all as they should be[/]" if right == len(rows) else f"[bold red]{len(rows) - right} wrong[/]"
-    )
+    verdict = f"[bold red]{wrong} wrong[/]" if wrong else "[green]all as they should be[/]"
     console.print(f"{len(rows)} rows, {verdict}, in {seconds:.1f} s. Guest: {guest.label}.")
-    return 0 if right == len(rows) else 1
+    return 1 if wrong else 0
 
 
 # -- the guest ------------------------------------------------------------------------------------------------------
@@ -76,36 +85,54 @@ async def run(args: argparse.Namespace) -> int:
 
 async def _boot(kind: str, lab: Lab, console: Console) -> Guest:
     """The guest, booted and with an address; the fake one if `kind` lets it be and no kernel boots."""
-    if kind != "fake":
-        try:
-            return await _boot_uml(lab, console)
-        except (GuestUnavailable, BootFailed) as error:
-            if kind != "auto":
-                raise Refused(str(error)) from None
-            console.print(f"[yellow]No kernel boots here:[/] {error}", markup=True)
-            console.print(
-                "[yellow]The built-in fake guest driver takes its place: real rings, but no Linux.[/]"
-            )
+    if kind == "fake":
+        return await _take(_fake(lab), console)
+    try:
+        make = _qemu if kind == "qemu" else _uml
+        return await _take(await make(lab, console), console)
+    except (GuestUnavailable, BootFailed) as error:
+        if kind != "auto":
+            raise Refused(str(error)) from None
+        console.print(f"[yellow]No kernel boots here:[/] {escape(str(error))}")
+        console.print("[yellow]The built-in fake guest driver takes its place: real rings, but no Linux.[/]")
+        return await _take(_fake(lab), console)
+
+
+def _fake(lab: Lab) -> Guest:
     from vnic.guest.fake import FakeGuest
 
-    return await _take(FakeGuest(lab.nic_socket), console)
+    return FakeGuest(lab.nic_socket)
 
 
-async def _boot_uml(lab: Lab, console: Console) -> Guest:
+async def _uml(lab: Lab, console: Console) -> Guest:
     from vnic.guest import kit
     from vnic.guest.uml import UmlGuest
 
-    found = kit.find_uml()
-    if found is None:
-        from rich.progress import Progress
+    found = kit.find_uml() or await _download("User-Mode Linux", kit.download_kit, console)
+    return UmlGuest([lab.nic_socket], kit=found)
 
-        with Progress(console=console, transient=True) as bar:
-            task = bar.add_task("downloading User-Mode Linux", total=1.0)
-            found = await asyncio.to_thread(
-                kit.download_kit, lambda done, text: bar.update(task, completed=done, description=text)
-            )
-        console.print(f"downloaded User-Mode Linux {found.version_text()} to {found.kernel}")
-    return await _take(UmlGuest([lab.nic_socket], kit=found), console)
+
+async def _qemu(lab: Lab, console: Console) -> Guest:
+    from vnic.guest import qemu_kit
+    from vnic.guest.qemu import QemuGuest
+
+    found = qemu_kit.find_qemu() or await _download("QEMU and a kernel", qemu_kit.download_kit, console)
+    return QemuGuest([lab.nic_socket], kit=found)
+
+
+async def _download(what: str, download: Callable[[Progress], Kit], console: Console) -> Kit:
+    """Run one of the kits' downloads behind a progress bar."""
+    from rich.progress import Progress as Bar
+
+    with Bar(console=console, transient=True) as bar:
+        task = bar.add_task(f"downloading {what}", total=1.0)
+
+        def tell(done: float, text: str) -> None:
+            bar.update(task, completed=done, description=escape(f"{what}: {text}"))
+
+        found = await asyncio.to_thread(download, tell)
+    console.print(f"downloaded {what} into {escape(str(cache_folder()))}")
+    return found
 
 
 async def _take(guest: Guest, console: Console) -> Guest:

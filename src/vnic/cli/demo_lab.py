@@ -26,6 +26,10 @@ NETDEV = "net0"
 GUEST_ADDRESS = "10.0.2.15/24"
 PING_ADDRESS = "10.0.2.2"
 
+VHOST_USER = ("virtio-net", "vhost-user")
+VFIO_USER = ("virtio-net-pci", "vfio-user")
+"""The NIC's model and how the guest reaches it."""
+
 HOST = f"echo,id=host,ip={PING_ADDRESS}"
 """What a peer has at its own far end."""
 
@@ -87,7 +91,8 @@ class Program:
 class Lab:
     """nic0 plugged into net0, which is an `echo` at first; an async context manager."""
 
-    def __init__(self) -> None:
+    def __init__(self, driver: str, attach: str) -> None:
+        self._device = f"{driver},id={NIC},netdev={NETDEV},attach.type={attach},attach.path=nic0.sock"
         self.folder = Path(tempfile.mkdtemp(prefix="vnic-demo-"))
         self.nic_socket = self.folder / "nic0.sock"
         self._stack = contextlib.AsyncExitStack()
@@ -98,10 +103,7 @@ class Lab:
         self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
         try:
             options = ["-netdev", f"echo,id={NETDEV},ip={PING_ADDRESS}"]
-            options += [
-                "-device",
-                f"virtio-net,id={NIC},netdev={NETDEV},attach.type=vhost-user,attach.path=nic0.sock",
-            ]
+            options += ["-device", self._device]
             program = Program(self.folder, "lab", options)
             self._stack.callback(program.end)
             await program.wait_listening()

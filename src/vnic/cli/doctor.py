@@ -20,14 +20,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vnic import rundir
-from vnic.guest import kit
+from vnic.guest import kit, qemu_kit
 from vnic.guest.cache import cache_folder
 
 from .show import print_json, style
 
 PYTHON_WANTED = (3, 11)
 LIBRARIES = ("msgspec", "pyroute2", "qemu.qmp", "rich")
-QEMU_WITH_VFIO_USER = (10, 1)
 GUEST_MEMORY_BYTES = 128 << 20
 FILES_WANTED = 1024
 
@@ -210,14 +209,22 @@ def check_cache() -> Finding:
 
 def check_qemu() -> Finding:
     use = "VMs of your own over vfio-user (vhost-user works with any QEMU)"
-    path = shutil.which("qemu-system-x86_64")
-    mend = install("-t trixie-backports", "qemu-system-x86")
+    path = shutil.which(qemu_kit.PROGRAM)
+    mend = install("-t trixie-backports qemu-system-x86")
     if path is None:
-        return Finding("QEMU", False, "qemu-system-x86_64 is not installed", use, mend)
-    version = tool_version(path)
-    has = version >= QEMU_WITH_VFIO_USER
-    late = "" if has else f", too old for vfio-user: that came with {_dotted(QEMU_WITH_VFIO_USER)}"
+        return Finding("QEMU", False, f"{qemu_kit.PROGRAM} is not installed", use, mend)
+    version = qemu_kit.qemu_version([path])
+    has = version >= qemu_kit.FIRST_VERSION
+    late = "" if has else f", too old for vfio-user: that came with {_dotted(qemu_kit.FIRST_VERSION)}"
     return Finding("QEMU", has, f"{_dotted(version)} ({path}){late}", use, mend)
+
+
+def check_qemu_guest() -> Finding:
+    use = "vnic demo --guest qemu and the tests on PCI NICs"
+    found = qemu_kit.find_qemu()
+    if found is None:
+        return Finding("QEMU guest", False, "not downloaded", use, "vnic demo --guest qemu")
+    return Finding("QEMU guest", True, f"{found.version_text()} ({found.kernel})", use)
 
 
 def check_kvm() -> Finding:
@@ -284,6 +291,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     check_guest_memory,
     check_cache,
     check_qemu,
+    check_qemu_guest,
     check_kvm,
     check_tun,
     check_passt,

@@ -18,10 +18,10 @@ class FakeLab(Lab):
     """Answers query-links with what the test says."""
 
     def __init__(self, nic: dict[str, Any]) -> None:
-        self._nic = nic
+        self._found = nic
 
     async def nic(self) -> dict[str, Any]:
-        return self._nic
+        return self._found
 
 
 class FakeGuest:
