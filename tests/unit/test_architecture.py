@@ -30,7 +30,7 @@ BELOW = {
 def imports(path: Path) -> set[str]:
     """The absolute names of all that a module imports when it is loaded or run."""
     package = ["vnic", *path.relative_to(SOURCE).parent.parts]
-    names = set()
+    names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
