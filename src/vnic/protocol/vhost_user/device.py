@@ -42,7 +42,7 @@ and call descriptors at all, so that every notification would go through this en
 vhost-user back-end. LOG_SHMFD is left out: nothing here logs dirty pages, so the VM cannot migrate."""
 
 DRIVER_RUNNING: Final = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK | STATUS_DRIVER_OK
-"""The status assumed while rings run, for clients that do not speak STATUS."""
+"""The status assumed while rings run, whatever the client tells of it."""
 
 MIN_MTU: Final = 68  # virtio 1.2 §5.1.4.1
 NET_STATUS: Final = 6  # where the 16-bit link status lies in a network device's config space (§5.1.4)
@@ -157,9 +157,7 @@ class DeviceEngine:
 
     @property
     def running(self) -> bool:
-        """Whether the guest's driver uses the device: a ring runs and, where told, the status says DRIVER_OK."""
-        if self.has(vu.P_STATUS) and not self._device.status & STATUS_DRIVER_OK:
-            return False
+        """Whether the guest's driver uses the device: a ring is started and enabled."""
         return self.rings.running
 
     def close(self) -> None:
@@ -285,8 +283,7 @@ class DeviceEngine:
             raise ProtocolError(f"SET_STATUS with {status:#x}")
         if status == 0:
             return self._reset_device()
-        self._device.set_status(status)
-        self._shell.rings_changed()
+        self._device.set_status(status | (STATUS_DRIVER_OK if self.running else 0))
         return None
 
     def _get_status(self, message: Message) -> bytes:
@@ -397,10 +394,14 @@ class DeviceEngine:
         self.rings.enable(self.rings.find(index, "SET_VRING_ENABLE"), bool(enable))
 
     def _rings_changed(self) -> None:
-        """Keep the device's status in step for clients without STATUS, then tell the shell."""
-        running = self.rings.running
-        if not self.has(vu.P_STATUS) and running != bool(self._device.status & STATUS_DRIVER_OK):
-            self._device.set_status(DRIVER_RUNNING if running else DRIVER_RUNNING & ~STATUS_DRIVER_OK)
+        """Keep the device's status in step with its rings, then tell the shell.
+
+        Clients without STATUS tell no status, and QEMU's vhost-user-test-device, which negotiates it, never says
+        DRIVER_OK: rings that run are what they have in common.
+        """
+        running, status = self.rings.running, self._device.status
+        if running != bool(status & STATUS_DRIVER_OK):
+            self._device.set_status(status | DRIVER_RUNNING if running else status & ~STATUS_DRIVER_OK)
         if not running:
             self.notices.driver_gone()
         self._shell.rings_changed()
