@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Kit = TypeVar("Kit")
 
-PIPE_WIDTH = 140
+PIPE_WIDTH = 110
 """Columns of the table where the output is no terminal."""
 
 
@@ -179,13 +179,13 @@ def _table(guest: Guest) -> Table:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", title_justify="left")
-    table.title = f"nic0 as the guest sees it; while its link is up, it pings {PING_ADDRESS}"
+    table.title = f"carrier: the guest's /sys/class/net/eth0/carrier; while it is 1, it pings {PING_ADDRESS}"
+    table.add_column("", no_wrap=True)
     table.add_column("what was done", no_wrap=True)
-    table.add_column("eth0/carrier", justify="center")
-    table.add_column("guest saw it after", justify="right", no_wrap=True)
+    table.add_column("carrier", justify="center")
+    table.add_column("seen after", justify="right", no_wrap=True)
     table.add_column("ping", justify="right", no_wrap=True)
     table.add_column("vnic why nic0", overflow="fold")
-    table.add_column("", no_wrap=True)
     return table
 
 
@@ -194,10 +194,10 @@ def _add(table: Table, row: Row) -> None:
 
     carrier = "-" if row.carrier is None else str(int(row.carrier))
     table.add_row(
+        Text("ok", "green") if row.right else Text("WRONG", "bold red"),
         row.title,
         Text(carrier, "green" if row.carrier else "red"),
         "-" if row.latency_us is None else micros(row.latency_us),
         row.ping_text(),
-        Text(row.why),
-        Text("right", "green") if row.right else Text(f"WRONG: {row.wrong}", "bold red"),
+        Text(row.why).append(f"\n{row.wrong}" if row.wrong else "", "bold red"),
     )

@@ -55,18 +55,16 @@ STEPS = (
     _set_link(NETDEV, True),
     Step(f"netdev_del {NETDEV}", Lab.netdev_del, False, "no-peer"),
     Step(f"netdev_add echo,id={NETDEV}", Lab.add_echo, True, "no-peer"),
-    Step(f"{NETDEV} is a stream, without a peer", _plug_into_stream, False, "disconnected"),
-    Step("the peer starts", Lab.start_stream_peer, True, "disconnected"),
-    Step("kill -9 of the peer", Lab.kill_stream_peer, False, "disconnected"),
-    Step("the peer is back", Lab.start_stream_peer, True, "disconnected"),
-    Step(f"{NETDEV} is a vhost-user, no back-end", _plug_into_vhost_user, False, "disconnected"),
+    Step(f"{NETDEV}: stream, no peer yet", _plug_into_stream, False, "disconnected"),
+    Step("a second vnic is its peer", Lab.start_stream_peer, True, "disconnected"),
+    Step("peer killed (SIGKILL)", Lab.kill_stream_peer, False, "disconnected"),
+    Step("peer is back", Lab.start_stream_peer, True, "disconnected"),
+    Step(f"{NETDEV}: vhost-user, no back-end", _plug_into_vhost_user, False, "disconnected"),
     Step("a second vnic is its back-end", Lab.start_vhost_user_peer, True, "disconnected"),
-    Step("kill -9 of the back-end", Lab.kill_vhost_user_peer, False, "disconnected"),
-    Step("the back-end is back", Lab.start_vhost_user_peer, True, "disconnected"),
+    Step("back-end killed (SIGKILL)", Lab.kill_vhost_user_peer, False, "disconnected"),
+    Step("back-end is back", Lab.start_vhost_user_peer, True, "disconnected"),
     _set_link(NIC, False),
-    Step(
-        "kill -9 of the back-end, and it is back", _restart_vhost_user_peer, False, "operator", changes=False
-    ),
+    Step("back-end killed, and back", _restart_vhost_user_peer, False, "operator", changes=False),
     _set_link(NIC, True),
 )
 
