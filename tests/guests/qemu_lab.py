@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from tests.conftest import require
-from tests.guests.lab import Vnic
+from tests.guests.lab import TIMEOUT_S, Vnic
 
 from vnic.guest import qemu_kit
 from vnic.guest.qemu import QemuGuest
@@ -21,14 +22,27 @@ def pci_nic(name: str, driver: str = "virtio-net-pci", netdev: str | None = "net
     return ["-device", ",".join(words + [f"{key}={value}" for key, value in more.items()])]
 
 
-@contextlib.contextmanager
-def qemu(running: Vnic, *nics: str | QemuNic, **more: Any) -> Iterator[QemuGuest]:
-    """A booted guest on these NICs of vnic, by name, or on those given."""
+def qemu_guest(running: Vnic, *nics: str | QemuNic, **more: Any) -> QemuGuest:
+    """A guest, not booted yet, on these NICs of vnic, by name, or on those given."""
     kit = qemu_kit.find_qemu()
     require(kit, "the QEMU guest kit (`vnic demo --guest qemu` downloads it)")
     devices = [nic if isinstance(nic, QemuNic) else running.socket(nic) for nic in nics]
-    with QemuGuest(devices, kit=kit, **more) as guest:
+    return QemuGuest(devices, kit=kit, **more)
+
+
+@contextlib.contextmanager
+def qemu(running: Vnic, *nics: str | QemuNic, **more: Any) -> Iterator[QemuGuest]:
+    """The same, booted."""
+    with qemu_guest(running, *nics, **more) as guest:
         yield guest
+
+
+def wait_detached(running: Vnic, nic: str) -> None:
+    """Until vnic has noticed that the VM of a NIC is gone, and has let it go."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while running.qmp.link(nic)["guest"]["attached"]:
+        assert time.monotonic() < deadline, running.log()
+        time.sleep(0.01)
 
 
 def interface(running: Vnic, guest: QemuGuest, nic: str) -> str:
@@ -51,3 +65,35 @@ def interrupts(guest: QemuGuest, name: str) -> int:
     counts = [int(line.split()[1]) for line in lines if name in line.split()[3:]]
     assert counts, f"{name} is not in /proc/interrupts"
     return sum(counts)
+
+
+class Apart:
+    """A network namespace of a guest with one of its interfaces: what is sent from there goes over its wire."""
+
+    def __init__(self, guest: QemuGuest, interface: str, address: str) -> None:
+        self._guest = guest
+        self._holder = guest.run("unshare -n sleep 100000 >/dev/null 2>&1 & echo $!; sleep 0.1")
+        guest.run(f"ip link set {interface} netns {self._holder}")
+        self.run(f"ip addr add {address} dev {interface}; ip link set {interface} up")
+
+    def run(self, command: str, timeout: float = 20) -> str:
+        return self._guest.run(f"nsenter -t {self._holder} -n sh -c '{command}'", timeout)
+
+
+class Commands(Protocol):
+    """Where commands run: a guest, or a part of one."""
+
+    def run(self, command: str, timeout: float = 20) -> str: ...
+
+
+def transfer(server: Commands, client: Commands, address: str, folder: str, size_mib: int = 10) -> float:
+    """Fetch a file of random bytes by HTTP, and compare its SHA-256 at both ends; how long the fetch took in s."""
+    server.run(f"mkdir -p {folder}; dd if=/dev/urandom of={folder}/file bs=1M count={size_mib} 2>/dev/null")
+    server.run(f"httpd -p {address}:80 -h {folder}")
+    wanted = server.run(f"sha256sum <{folder}/file", timeout=60)
+    started = time.monotonic()
+    found = client.run(f"wget -q -O - http://{address}/file | sha256sum", timeout=60)
+    seconds = time.monotonic() - started
+    assert found == wanted
+    server.run(f"killall httpd; rm -r {folder}")
+    return seconds

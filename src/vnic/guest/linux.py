@@ -117,6 +117,13 @@ class LinuxGuest(abc.ABC):
         """Wait, however long, until the guest powers itself off."""
         self._booted_process().wait()
 
+    def kill(self) -> None:
+        """End the guest's processes by SIGKILL, in the middle of whatever they do; `close` is still to be called."""
+        process = self._booted_process()
+        with contextlib.suppress(ProcessLookupError):
+            killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
     def close(self) -> None:
         """End the guest, whatever it does, and remove its files; may be called again."""
         if self._process is not None:
