@@ -1,0 +1,140 @@
+"""A second vnic as the vhost-user back-end of the first, under a real kernel: killed, brought back, held, flapped.
+
+The NIC's rings are run by the second process; the first one only hands them on and shows the link.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.guests.lab import ECHO, Vnic, nic, uml, vnic_run
+from tests.guests.qemu_lab import pci_nic, qemu
+
+from vnic.guest.linux import LinuxGuest
+
+BACKEND = [
+    "-chardev",
+    "socket,id=c0,path=backend.sock,reconnect-ms=20",
+    "-netdev",
+    "vhost-user,id=vu0,chardev=c0",
+]
+
+
+class BackEnd:
+    """The second vnic, which comes and goes in the first one's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.running: Vnic | None = None
+
+    def start(self) -> Vnic:
+        self._folder.mkdir(exist_ok=True)
+        far = nic("far0")
+        far[1] = far[1].replace("attach.path=far0.sock", "attach.path=../backend.sock")
+        self.running = Vnic(self._folder, [*ECHO, *far])
+        return self.running
+
+    def kill(self) -> None:
+        """SIGKILL: its sockets stay behind."""
+        assert self.running is not None
+        self.running.process.send_signal(signal.SIGKILL)
+        self.running.end()
+        self.running = None
+
+
+Lab = tuple[Vnic, BackEnd, LinuxGuest]
+
+
+@contextlib.contextmanager
+def lab_on(kind: str) -> Iterator[Lab]:
+    options = nic("nic0", "vu0") if kind == "uml" else pci_nic("nic0", netdev="vu0")
+    with vnic_run("-name", "front", *BACKEND, *options) as running:
+        back_end = BackEnd(running.folder / "second")
+        back_end.start()
+        with uml(running, "nic0") if kind == "uml" else qemu(running, "nic0") as guest:
+            guest.set_address("10.0.2.15/24")
+            try:
+                yield running, back_end, guest
+            finally:
+                if back_end.running is not None:
+                    back_end.running.end()
+
+
+@pytest.fixture(scope="module", params=["uml", "qemu"])
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    with lab_on(request.param) as made:
+        yield made
+
+
+def wait_ping(guest: LinuxGuest) -> None:
+    """The guest may still be resolving the address that did not answer before."""
+    deadline = time.monotonic() + 10
+    while guest.ping("10.0.2.2") is None:
+        assert time.monotonic() < deadline, "no answer through the back-end"
+
+
+def test_packets_pass_through_the_second_process(lab: Lab) -> None:
+    running, _, guest = lab
+    assert guest.wait_carrier(True)
+    wait_ping(guest)
+    assert running.qmp.link("vu0")["link"] == "up"
+
+
+def test_killed_and_brought_back(lab: Lab) -> None:
+    running, back_end, guest = lab
+    for _ in range(3):
+        assert guest.wait_carrier(True)
+        wait_ping(guest)
+        back_end.kill()
+        assert guest.wait_carrier(False)
+        assert running.qmp.holds("vu0") == {"disconnected"}
+        back_end.start()
+        assert guest.wait_carrier(True)
+    wait_ping(guest)
+
+
+def test_the_operators_hold_outlives_a_return(lab: Lab) -> None:
+    running, back_end, guest = lab
+    assert guest.wait_carrier(True)
+    running.qmp.set_link("nic0", False)
+    assert guest.wait_carrier(False)
+    back_end.kill()
+    back_end.start()
+    running.qmp.wait_event("NETDEV_VHOST_USER_CONNECTED")
+    assert not guest.wait_carrier(True, timeout=1)
+    running.qmp.set_link("nic0", True)
+    assert guest.wait_carrier(True)
+    wait_ping(guest)
+
+
+def test_the_far_nics_link_is_ours(lab: Lab) -> None:
+    _, back_end, guest = lab
+    assert back_end.running is not None
+    for up in (False, True, False, True):
+        back_end.running.qmp.set_link("far0", up)
+        assert guest.wait_carrier(up)
+    wait_ping(guest)
+
+
+def test_flaps_keep_the_rings_whole(lab: Lab) -> None:
+    running, _, guest = lab
+    for _ in range(200):
+        running.qmp.set_link("nic0", False)
+        running.qmp.set_link("nic0", True)
+    assert guest.wait_carrier(True)
+    wait_ping(guest)
+
+
+def test_netdev_del_and_add(lab: Lab) -> None:
+    running, _, guest = lab
+    assert guest.wait_carrier(True)
+    running.qmp.execute("netdev_del", id="vu0")
+    assert guest.wait_carrier(False)
+    running.qmp.execute("netdev_add", type="vhost-user", id="vu0", chardev="c0")
+    assert guest.wait_carrier(True)
+    wait_ping(guest)
