@@ -16,15 +16,13 @@ from vnic.protocol.vhost_user import messages as vu
 from vnic.protocol.vhost_user.interfaces import Device, DeviceShell
 from vnic.protocol.vhost_user.messages import ProtocolError
 from vnic.protocol.vhost_user.notices import ConfigNotices
+from vnic.protocol.vhost_user.regions import MAX_MEM_SLOTS, map_region, map_table, single_region
 from vnic.protocol.vhost_user.ring import Ring, RingAddresses, check_channel, check_notifier
 from vnic.protocol.vhost_user.rings import DeviceRings, Later
 from vnic.virtio.constants import STATUS_ACKNOWLEDGE, STATUS_DRIVER, STATUS_DRIVER_OK, STATUS_FEATURES_OK
-from vnic.virtio.memory import GuestMemory, GuestMemoryError, MappedRegion
+from vnic.virtio.memory import GuestMemory, GuestMemoryError
 
 log = logging.getLogger(__name__)
-
-MAX_MEM_SLOTS: Final = 32
-"""Regions that ADD_MEM_REG may build up; as libvhost-user's VHOST_USER_MAX_RAM_SLOTS on most machines."""
 
 PROTOCOL_FEATURES: Final = (
     vu.P_MQ
@@ -300,23 +298,7 @@ class DeviceEngine:
     # --- Memory ---------------------------------------------------------------------------------------------
 
     def _set_mem_table(self, message: Message) -> None:
-        count, _ = vu.MEM_TABLE.unpack_from(message.payload)
-        body = message.payload[vu.MEM_TABLE.size :]
-        # UML always sends two regions and counts those that are meant: a surplus is no fault.
-        if not 0 < count <= vu.MAX_FDS or len(body) < count * vu.MEM_REGION.size:
-            raise ProtocolError(f"SET_MEM_TABLE of {count} regions in {len(message.payload)} bytes")
-        if len(message.fds) != count:
-            raise ProtocolError(f"SET_MEM_TABLE of {count} regions with {len(message.fds)} descriptors")
-        regions: list[MappedRegion] = []
-        try:
-            for index, fd in enumerate(message.fds):
-                row = vu.MemRegion(*vu.MEM_REGION.unpack_from(body, index * vu.MEM_REGION.size))
-                regions.append(_map(row, fd))
-        except GuestMemoryError:
-            for region in regions:
-                region.close()
-            raise
-        self._memory.replace(list(regions))
+        self._memory.replace(map_table(message))
         self.rings.memory_replaced()
 
     def _get_max_mem_slots(self, message: Message) -> bytes:
@@ -325,13 +307,12 @@ class DeviceEngine:
     def _add_mem_reg(self, message: Message) -> None:
         if len(self._memory.regions) >= MAX_MEM_SLOTS:
             raise ProtocolError(f"ADD_MEM_REG beyond {MAX_MEM_SLOTS} regions")
-        row = vu.MemRegion(*vu.SINGLE_REGION.unpack(message.payload)[1:])
-        self._memory.add(_map(row, message.fds[0]))
+        self._memory.add(map_region(single_region(message), message.fds[0]))
         self.rings.memory_replaced()
 
     def _rem_mem_reg(self, message: Message) -> None:
         # Front-ends may send the region's descriptor along; the specification says to close it unused.
-        row = vu.MemRegion(*vu.SINGLE_REGION.unpack(message.payload)[1:])
+        row = single_region(message)
         self._memory.remove(row.guest_addr, row.size)
         self.rings.memory_replaced()
 
@@ -405,10 +386,6 @@ class DeviceEngine:
         if not running:
             self.notices.driver_gone()
         self._shell.rings_changed()
-
-
-def _map(row: vu.MemRegion, fd: int) -> MappedRegion:
-    return MappedRegion(row.guest_addr, row.size, fd, row.mmap_offset, user_addr=row.user_addr)
 
 
 Handler = Callable[[DeviceEngine, Message], "bytes | Later | None"]
