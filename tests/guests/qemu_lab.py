@@ -72,12 +72,19 @@ class Apart:
 
     def __init__(self, guest: QemuGuest, interface: str, address: str) -> None:
         self._guest = guest
-        self._holder = guest.run("unshare -n sleep 100000 >/dev/null 2>&1 & echo $!; sleep 0.1")
+        self._interface = interface
+        hold = "mount -t sysfs sys /sys; exec sleep 100000"  # its own /sys shows its own interfaces
+        self._holder = guest.run(f"unshare -n -m sh -c '{hold}' >/dev/null 2>&1 & echo $!; usleep 200000")
         guest.run(f"ip link set {interface} netns {self._holder}")
         self.run(f"ip addr add {address} dev {interface}; ip link set {interface} up")
 
     def run(self, command: str, timeout: float = 20) -> str:
-        return self._guest.run(f"nsenter -t {self._holder} -n sh -c '{command}'", timeout)
+        """Run a command without single quotes."""
+        return self._guest.run(f"nsenter -t {self._holder} -n -m sh -c '{command}'", timeout)
+
+    def wait_carrier(self, up: bool, seconds: int = 8) -> None:
+        look = f"[ $(cat /sys/class/net/{self._interface}/carrier) = {up:d} ] && exit 0; usleep 5000"
+        self.run(f"for i in $(seq {seconds * 200}); do {look}; done; exit 1", timeout=seconds + 20)
 
 
 class Commands(Protocol):
