@@ -19,7 +19,7 @@ class Hub:
 
 
 class Hubs:
-    """The hubs of a machine, the newest first. A hub lives for as long as it has ports."""
+    """The hubs of a machine, the newest first. A hub stays when its last port goes (QEMU's net/hub.c frees none)."""
 
     def __init__(self) -> None:
         self._hubs: list[Hub] = []
@@ -34,8 +34,6 @@ class Hubs:
 
     def leave(self, port: HubPort, hub: Hub) -> None:
         hub.ports.remove(port)
-        if not hub.ports:
-            self._hubs.remove(hub)
 
     def listing(self) -> list[tuple[int, list[NetClient]]]:
         """(hub id, the clients of its ports) for `Network.info_network`."""

@@ -123,6 +123,7 @@ class SocketBackend(Backend):
 
     def _connect_failed(self, text: str) -> None:
         self._connector = None
+        self._info = ""
         self.hold_disconnected(text)
         log.warning("netdev %s: %s", self.name, text)
 

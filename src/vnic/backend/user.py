@@ -52,6 +52,8 @@ class UserPlan:
             )
         if options.ipv4 is False and options.ipv6 is False:
             raise NetError("IPv4 and IPv6 disabled")
+        if options.ipv6_prefixlen is not None and not 0 <= options.ipv6_prefixlen <= 126:
+            raise NetError("Invalid IPv6 prefix provided (IPv6 prefix length must be between 0 and 126)")
         self._options = options
         self.net = _ipv4_network(options.net or options.ip)
         self.host = self._address("host", options.host, _GATEWAY_HOST)
@@ -69,9 +71,9 @@ class UserPlan:
         try:
             address = ipaddress.IPv4Address(given)
         except ValueError:
-            raise NetError(f"Failed to parse {_LABELS[name]} address") from None
-        if address not in self.net:
-            raise NetError(f"{_LABELS[name].capitalize()} doesn't belong to network")
+            raise NetError(f"Failed to parse {_LABELS[name]}") from None
+        if address not in self.net and name != "dns":  # a DNS server may be anywhere
+            raise NetError(f"{_NAMES[name]} doesn't belong to network")
         return address
 
     def arguments(self) -> list[str]:
@@ -113,20 +115,33 @@ class UserPlan:
         return [*words, "--dns-forward", str(dns)]
 
 
-_LABELS = {"host": "host", "dns": "DNS", "dhcpstart": "DHCP"}
+_LABELS = {
+    "host": "host",
+    "dns": "DNS",
+    "dhcpstart": "DHCP start address",
+    "ipv6-prefix": "IPv6 prefix",
+    "ipv6-host": "IPv6 host",
+    "ipv6-dns": "IPv6 DNS",
+}
+_NAMES = {"host": "Host", "dhcpstart": "DHCP"}
 
 
 def _ipv4_network(text: str | None) -> ipaddress.IPv4Network:
     """`addr[/mask]`; without a mask the one of the address's class, as slirp has it."""
     text = text or _DEFAULT_NET
-    address, _, mask = text.partition("/")
+    address, slash, mask = text.partition("/")
     try:
         first = ipaddress.IPv4Address(address)
-        if not mask:
-            mask = "8" if first.packed[0] < 0x80 else "16" if first.packed[0] < 0xC0 else "24"
+    except ValueError:
+        raise NetError("Failed to parse netmask") from None
+    if not slash:
+        mask = "8" if first.packed[0] < 0x80 else "16" if first.packed[0] < 0xC0 else "24"
+    if not mask or (mask.isdecimal() and not 4 <= int(mask) <= 32):
+        raise NetError("Invalid netmask provided (must be in range 4-32)")
+    try:
         net = ipaddress.IPv4Network(f"{address}/{mask}", strict=False)
     except ValueError:
-        raise NetError("Failed to parse network address") from None
+        raise NetError("Failed to parse netmask (trailing chars)") from None
     if net.prefixlen > 27:
         raise NetError("Invalid mask provided (too short)")
     return net
@@ -136,7 +151,7 @@ def _ipv6(name: str, text: str) -> ipaddress.IPv6Address:
     try:
         return ipaddress.IPv6Address(text)
     except ValueError:
-        raise NetError(f"Failed to parse {name.replace('ipv6-', 'IPv6 ')}") from None
+        raise NetError(f"Failed to parse {_LABELS[name]}") from None
 
 
 def _parse_hostfwd(rule: str, guest: str) -> tuple[str, str]:

@@ -98,13 +98,15 @@ def test_a_port_can_be_wired_to_a_netdev() -> None:
     run(main())
 
 
-def test_hubs_vanish_with_their_last_port() -> None:
+def test_a_hub_outlives_its_ports() -> None:
     async def main() -> None:
         async with Lab() as lab:
             lab.add(HubPortOptions(id="h0", hubid=7))
             lab.add(HubPortOptions(id="h1", hubid=8))
             assert lab.info() == "hub 8\n \\ h1\nhub 7\n \\ h0\n"
             lab.network.delete_netdev("h0", "test")
-            assert lab.info() == "hub 8\n \\ h1\n"
+            assert lab.info() == "hub 8\n \\ h1\nhub 7\n"
+            lab.add(HubPortOptions(id="h2", hubid=7))
+            assert lab.info() == "hub 8\n \\ h1\nhub 7\n \\ h2\n"
 
     run(main())

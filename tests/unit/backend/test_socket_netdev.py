@@ -42,10 +42,11 @@ def test_a_connect_that_fails_says_why() -> None:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         async with Lab() as lab:
-            _, nic, _ = lab.wire(SocketOptions(id="a", connect=f"127.0.0.1:{port}"))
+            a, nic, _ = lab.wire(SocketOptions(id="a", connect=f"127.0.0.1:{port}"))
             text = f"Failed to connect to '127.0.0.1:{port}': Connection refused"
             await until(lambda: lab.why("a") == text)
             assert not nic.link_up
+            assert a.endpoint.info_text(0) == ""
 
     run(main())
 
