@@ -16,7 +16,7 @@ from vnic.fdsocket import Connection
 from vnic.net.announce import ETH_P_RARP, RARP_FRAME_LENGTH
 from vnic.net.errors import NetError
 from vnic.net.incoming import Frame
-from vnic.nic.device import VirtioDevice
+from vnic.nic.device import RingTaker, VirtioDevice
 from vnic.nic.virtio_net.features import GUEST_ANNOUNCE, MTU, OF_THE_RINGS
 from vnic.protocol.vhost_user.frontend import Bases, FrontendEngine, Phase, SharedRegion, SharedRing
 from vnic.protocol.vhost_user.messages import MAX_FDS, ProtocolError
@@ -56,7 +56,7 @@ class State(enum.Enum):
     """The netdev was deleted; at most the rings' return is still awaited."""
 
 
-class VhostUserBackend(Backend):
+class VhostUserBackend(Backend, RingTaker):
     """One vhost-user netdev; a RingTaker for the virtio NIC that is plugged into it."""
 
     passes_frames = False

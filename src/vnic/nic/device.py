@@ -10,7 +10,7 @@ import enum
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol
 
 from ..virtio.constants import STATUS_DRIVER_OK, STATUS_FEATURES_OK, STATUS_NEEDS_RESET
 from ..virtio.features import INDIRECT_DESC, VERSION_1
@@ -65,29 +65,28 @@ class Attachment(Protocol):
         ...
 
 
-@runtime_checkable
-class RingTaker(Protocol):
+class RingTaker(ABC):
     """A back-end's Endpoint that can run a guest's rings itself (vhost-user, vhost-kernel), so that no packet
     passes through this process."""
 
-    ring_features: int | None
+    ring_features: int | None = None
     """The virtio feature bits it can serve; None while it never said (not connected yet)."""
 
+    @abstractmethod
     def take_rings(self, device: VirtioDevice) -> bool:
         """Start on the device's data queues that are `ready` and `enabled`: memory, addresses, `last_avail` as
         base, fds from `device.attachment.lend_queue`. False: it cannot, nothing was lent, the rings stay here."""
-        ...
 
+    @abstractmethod
     def give_back(self, device: VirtioDevice, done: Callable[[Sequence[int | None]], None]) -> None:
         """Stop, and then call `done` once, now or later, when the rings are not touched any more; every lent queue
         has been reclaimed by then. Per queue of `device.queues` the base to resume from; None (also beyond the
         list's end): from used.idx. A back-end that does not answer is cut off, and `done` called nevertheless."""
-        ...
 
+    @abstractmethod
     def rings_changed(self, device: VirtioDevice) -> None:
         """While the rings are taken: the memory map, a ring's eventfds, or which rings are ready or enabled,
         changed."""
-        ...
 
 
 class DataPath(enum.Enum):

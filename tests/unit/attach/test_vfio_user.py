@@ -20,7 +20,7 @@ from vnic.net.client import Endpoint, Nic
 from vnic.net.errors import NetError
 from vnic.net.holds import HoldKind
 from vnic.net.network import Network
-from vnic.nic.device import VirtioDevice
+from vnic.nic.device import RingTaker, VirtioDevice
 from vnic.protocol.vfio_user import messages as m
 from vnic.testing.driver import DriverRing
 from vnic.testing.guest_memory import FakeGuestMemory
@@ -454,7 +454,7 @@ def test_a_path_that_is_taken(path: Path) -> None:
     run(path, test)
 
 
-class SlowTaker:
+class SlowTaker(RingTaker):
     """A back-end that has the rings, and gives them back when the test says so."""
 
     ring_features: int | None = VERSION_1 | 1

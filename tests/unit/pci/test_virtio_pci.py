@@ -19,7 +19,7 @@ from tests.fakes.virtio_pci_driver import (
 )
 
 from vnic.net.errors import NetError
-from vnic.nic.device import QueueFds, VirtioDevice
+from vnic.nic.device import QueueFds, RingTaker, VirtioDevice
 from vnic.testing.driver import DriverRing
 from vnic.testing.guest_memory import FakeGuestMemory
 from vnic.virtio.pci import layout
@@ -283,7 +283,7 @@ def test_random_places_do_no_harm(rig: Rig) -> None:
     assert len(rig.pci.window_read(4, 0, 0x4000)) == 0x4000
 
 
-class Taker:
+class Taker(RingTaker):
     """A back-end that runs the rings."""
 
     ring_features: int | None = VERSION_1 | 1
