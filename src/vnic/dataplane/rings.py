@@ -10,13 +10,18 @@ from ..net.client import NetClient
 from ..net.clock import Scheduler
 from ..net.incoming import Frame
 from ..virtio.constants import DESC_WRITE
-from ..virtio.queue import Chain, QueueError, SplitQueue
+from ..virtio.queue import MAX_CHAIN, Chain, QueueError, SplitQueue
 from .engine import Mode, RingFormat, RingHost
 from .offload import GSO_NONE, HEADER_BYTES, MAX_FRAME_BYTES, NEEDS_CSUM, OffloadError, complete
 
 BURST_PACKETS = 128
 BURST_BYTES = 512 * 1024
 """What one ring may send in one turn of the loop (some 100 µs of work), so that a storming guest starves nobody."""
+BUFFER_COST_BYTES = 512
+"""What each descriptor of a chain, and each segment that a packet is to be cut into, takes of BURST_BYTES: following
+one, or making one, costs as much as copying so many bytes or more (1 to 5 µs)."""
+BURST_BUFFERS = 2048
+"""Descriptors that one ring looks through for room in one turn (2 ms), where packets are spread over several."""
 
 MIN_FRAME_BYTES = 14
 _NO_OFFLOAD = bytes(HEADER_BYTES)
@@ -155,6 +160,7 @@ class TxPump:
                         return False
                     heads.append(chain.head)
                     size = chain.readable_bytes - header_bytes
+                    room -= BUFFER_COST_BYTES * (len(chain.readable) + len(chain.writable))
                     if size < MIN_FRAME_BYTES or size > longest or not self._sending:
                         _check_header(size)
                         continue
@@ -163,6 +169,8 @@ class TxPump:
                     if offloading and (packet[0] or packet[_GSO_AT]):
                         offload = packet[:HEADER_BYTES]
                 room -= size
+                if offload and offload[_GSO_AT]:
+                    room -= BUFFER_COST_BYTES * (size // (offload[4] | offload[5] << 8 or 1))
                 if not send(pair, frame, offload) and not client.can_send(pair):
                     self._peer_is_full = True
                     return False
@@ -193,6 +201,8 @@ class RxPump:
         self._queue = queue
         self._scheduler = scheduler
         self._interrupt_due = False
+        self._buffers_left = BURST_BUFFERS
+        self._turn_began = self._held_back = False
         self.set_format(RingFormat())
 
     def set_mode(self, mode: Mode) -> None:
@@ -245,11 +255,14 @@ class RxPump:
 
     def _put(self, frame: Frame, offload: bytes, total: int) -> bool:
         """`receive` for chains of any shape; over several of them where that was negotiated (§5.1.6.4)."""
+        if not self._may_look():
+            return False
         queue = self._queue
         chains: list[Chain] = []
-        room = 0
+        room = buffers = 0
         while room < total:
-            if not queue.enabled or len(chains) >= (queue.size if self._format.mergeable else 1):
+            too_many = len(chains) >= (queue.size if self._format.mergeable else 1) or buffers >= MAX_CHAIN
+            if not queue.enabled or too_many:
                 queue.rewind(len(chains))
                 return True  # nobody wants it, or it will never fit: lost
             chain = queue.pop() or self._wait_for_room()
@@ -260,6 +273,9 @@ class RxPump:
                 raise QueueError(f"a receive buffer of {chain.writable_bytes} bytes")
             chains.append(chain)
             room += chain.writable_bytes
+            looked_at = len(chain.writable) + len(chain.readable)
+            buffers += looked_at
+            self._buffers_left -= looked_at
         header = (offload or _NO_OFFLOAD) + len(chains).to_bytes(2, "little")
         packet = header[: self._header_bytes] + frame
         at = 0
@@ -269,6 +285,21 @@ class RxPump:
             at += written
         queue.publish()  # all at once: the driver counts on the whole packet
         return True
+
+    def _may_look(self) -> bool:
+        """Whether the ring may still be searched in this turn; if not, it counts as full until the next one."""
+        if not self._turn_began:
+            self._turn_began = True
+            self._scheduler.call_soon(self._turn_over)
+        self._held_back = self._held_back or self._buffers_left <= 0
+        return not self._held_back
+
+    def _turn_over(self) -> None:
+        self._turn_began = False
+        self._buffers_left = BURST_BUFFERS
+        if self._held_back:
+            self._held_back = False
+            self._client.flush(self._pair)
 
     def _wait_for_room(self) -> Chain | None:
         """Have the driver kick when it makes room, and look once more, as it may just have done so."""

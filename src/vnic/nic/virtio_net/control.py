@@ -32,7 +32,8 @@ VQ_PAIRS_SET = 0
 
 COMMANDS_A_TURN = 16
 COMMAND_BYTES = 1 << 17
-"""The longest command that is read; Linux sends at most a few kB of addresses."""
+"""The longest command that is read, and with how many bytes of commands a turn ends; Linux sends a few kB of
+addresses at the most."""
 
 
 class ControlHost(Protocol):
@@ -72,13 +73,14 @@ class ControlQueue:
         """Serve what the ring holds."""
         if self._scheduled:
             return
-        done = 0
+        done = size = 0
         try:
-            while done < COMMANDS_A_TURN:
+            while done < COMMANDS_A_TURN and size < COMMAND_BYTES:
                 chain = queue.pop()
                 if chain is None:
                     break
                 done += 1
+                size += chain.readable_bytes
                 self._command(chain)
                 queue.push(chain.head, 1)
             else:
