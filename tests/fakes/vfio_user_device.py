@@ -8,18 +8,12 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from vnic.protocol.frames import Message, close_fds
 from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vfio_user.messages import DmaMap, IrqInfo, Refused, RegionInfo, SetIrqs
 from vnic.protocol.vfio_user.server import Server
-
-QEMU_VERSION = (
-    b'{"capabilities": {"migration": {"max_bitmap_size": 268435456, "pgsize": 4096}, "max_msg_fds": 16, '
-    b'"max_data_xfer_size": 1048576, "pgsizes": 4096, "max_dma_maps": 65535, "write_multiple": true}}\0'
-)
-"""What QEMU 11.1.3 says of itself."""
+from vnic.testing.vfio_user_client import Reply
 
 
 class FakeDevice:
@@ -66,11 +60,6 @@ class FakeDevice:
 
     def close(self) -> None:
         close_fds(self.fds)
-
-
-class Reply(NamedTuple):
-    errno: int
-    payload: bytes
 
 
 def message(

@@ -10,10 +10,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
-from tests.fakes.vfio_user_client import VfioUserClient
 from tests.fakes.vfio_user_device import open_fds
 from tests.fakes.virtio_device import FakeVirtioDevice
-from tests.fakes.virtio_pci_driver import VERSION_1, VirtioPciDriver
 
 from vnic.attach.vfio_user import State, VfioUserAttachment
 from vnic.net.client import Endpoint, Nic
@@ -24,6 +22,8 @@ from vnic.nic.device import RingTaker, VirtioDevice
 from vnic.protocol.vfio_user import messages as m
 from vnic.testing.driver import DriverRing
 from vnic.testing.guest_memory import FakeGuestMemory
+from vnic.testing.vfio_user_client import VfioUserClient
+from vnic.testing.virtio_pci_driver import VERSION_1, VirtioPciDriver
 from vnic.virtio.pci.transport import VirtioPci
 
 

@@ -8,7 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 from tests.fakes.irq import FakeIrq
 from tests.fakes.virtio_device import FakeVirtioDevice
-from tests.fakes.virtio_pci_driver import (
+
+from vnic.net.errors import NetError
+from vnic.nic.device import QueueFds, RingTaker, VirtioDevice
+from vnic.testing.driver import DriverRing
+from vnic.testing.guest_memory import FakeGuestMemory
+from vnic.testing.virtio_pci_driver import (
     COMMON,
     DEVICE,
     ISR,
@@ -17,11 +22,6 @@ from tests.fakes.virtio_pci_driver import (
     VERSION_1,
     VirtioPciDriver,
 )
-
-from vnic.net.errors import NetError
-from vnic.nic.device import QueueFds, RingTaker, VirtioDevice
-from vnic.testing.driver import DriverRing
-from vnic.testing.guest_memory import FakeGuestMemory
 from vnic.virtio.pci import layout
 from vnic.virtio.pci.transport import VirtioPci
 

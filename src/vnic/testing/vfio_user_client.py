@@ -11,13 +11,23 @@ import socket
 import struct
 from collections.abc import Sequence
 from types import TracebackType
-
-from tests.fakes.vfio_user_device import QEMU_VERSION, Reply
+from typing import NamedTuple
 
 from vnic.protocol.vfio_user import messages as m
 from vnic.testing.guest_memory import FakeGuestMemory
 
+QEMU_VERSION = (
+    b'{"capabilities": {"migration": {"max_bitmap_size": 268435456, "pgsize": 4096}, "max_msg_fds": 16, '
+    b'"max_data_xfer_size": 1048576, "pgsizes": 4096, "max_dma_maps": 65535, "write_multiple": true}}\0'
+)
+"""What QEMU 11.1.3 says of itself."""
+
 TIMEOUT_SECONDS = 5.0  # after which QEMU gives a device up
+
+
+class Reply(NamedTuple):
+    errno: int
+    payload: bytes
 
 
 class VfioUserClient:
