@@ -61,3 +61,5 @@ class HubPort(Backend):
         if self._hub is not None:
             hub, self._hub = self._hub, None
             self.context.hubs.leave(self, hub)
+            for port in list(hub.ports):
+                port.client.flush(0)  # this one may have been what they waited for

@@ -15,6 +15,8 @@ Frame = bytes | bytearray | memoryview
 
 QUEUE_LIMIT = 10_000
 """Frames that wait at a receiver at the most (net/queue.c: nq_maxlen)."""
+QUEUE_LIMIT_BYTES = 16 << 20
+"""And bytes: as many as 10 000 frames of 1514 have; those of a guest that offloads to us have up to 64 KiB each."""
 FLUSH_BUDGET = 256
 """Frames handed over in one go before the loop gets its turn, so that a storm between hubs starves nobody."""
 
@@ -26,6 +28,7 @@ class IncomingQueue:
         self._receiver = receiver
         self._index = index
         self.frames: deque[tuple[NetClient, bytes, bytes]] = deque()
+        self._bytes = 0
         self._senders: set[NetClient] = set()
         self._delivering = False
         self._flush_later = False
@@ -43,6 +46,9 @@ class IncomingQueue:
         finally:
             self._delivering = False
         if not taken:
+            if self._receiver.holds:  # it went down meanwhile, and nothing may wait at a downed end
+                self._receiver.dropped += 1
+                return True
             self._keep(sender, frame, offload)
             return False
         if self.frames:
@@ -50,10 +56,11 @@ class IncomingQueue:
         return True
 
     def _keep(self, sender: NetClient, frame: Frame, offload: bytes) -> None:
-        if len(self.frames) >= QUEUE_LIMIT:
+        if len(self.frames) >= QUEUE_LIMIT or self._bytes >= QUEUE_LIMIT_BYTES:
             self._receiver.dropped += 1
             return
         self.frames.append((sender, bytes(frame), offload))
+        self._bytes += len(frame)
         self._senders.add(sender)
 
     def _hand_over(self, frame: Frame, offload: bytes) -> bool:
@@ -82,12 +89,15 @@ class IncomingQueue:
             for _ in range(FLUSH_BUDGET):
                 if not self.frames:
                     break
-                _sender, frame, offload = self.frames[0]
+                first = self.frames[0]
+                _sender, frame, offload = first
                 if self._receiver.holds:
                     self._receiver.dropped += 1
                 elif not self._hand_over(frame, offload):
                     return
-                self.frames.popleft()
+                if self.frames and self.frames[0] is first:  # not purged from within the hand-over
+                    self.frames.popleft()
+                    self._bytes -= len(frame)
         finally:
             self._delivering = False
         if self.frames:
@@ -113,4 +123,5 @@ class IncomingQueue:
         """Drop what waits; the senders may go on."""
         self._receiver.dropped += len(self.frames)
         self.frames.clear()
+        self._bytes = 0
         self._tell_senders()

@@ -107,6 +107,9 @@ class Links:
         for end in dict.fromkeys([*told, *changed_ends]):
             if end.born:
                 end.endpoint.link_status_changed()
+        for client in written:
+            if client.holds:
+                client.purge()  # what waits at a downed end is lost, and nobody may wait for it to be taken
         for change in changes:
             self._announce(change)
 

@@ -191,6 +191,27 @@ def test_a_full_peer_makes_the_sender_wait_and_loses_nothing(tmp_path: Path) -> 
     run(main())
 
 
+def test_a_full_peer_that_leaves_takes_what_waited_for_it_along(tmp_path: Path) -> None:
+    async def main() -> None:
+        path = tmp_path / "s"
+        async with Lab() as lab:
+            _, nic, guest = lab.wire(server(path))
+            far = dial(str(path))
+            await until(lambda: nic.link_up)
+            while nic.send(0, bytes(1000)):
+                pass
+            far.close()
+            await until(lambda: not nic.link_up)
+            assert guest.resumed == 1
+            far = dial(str(path))
+            await until(lambda: nic.link_up)
+            assert nic.send(0, b"hello")
+            assert await far.read(9) == framed(b"hello")
+            far.close()
+
+    run(main())
+
+
 def test_a_second_client_waits_for_the_first_to_leave(tmp_path: Path) -> None:
     async def main() -> None:
         path = tmp_path / "s"

@@ -7,7 +7,7 @@ from tests.fakes.scheduler import FakeScheduler
 
 from vnic.net.client import Endpoint, NetClient
 from vnic.net.holds import HoldKind
-from vnic.net.incoming import QUEUE_LIMIT, Frame
+from vnic.net.incoming import QUEUE_LIMIT, QUEUE_LIMIT_BYTES, Frame
 from vnic.net.network import Network
 
 MAC = bytes.fromhex("525400123456")
@@ -152,3 +152,62 @@ def test_info_network_texts() -> None:
         " \\ net0: index=0,type=stream,\n"
         "lone: index=0,type=stream,\n"
     )
+
+
+def test_what_waits_is_bounded_in_bytes() -> None:
+    _, nic, netdev = wire(Port(), Port(room=0))
+    big = bytes(1 << 20)
+    for _ in range(100):
+        assert not nic.send(0, big)
+    assert netdev.dropped == 100 - (QUEUE_LIMIT_BYTES >> 20)
+    netdev.purge()
+    assert netdev.dropped == 100
+    assert not nic.send(0, big), "there is room for bytes again"
+    assert netdev.dropped == 100
+
+
+def test_a_hold_drops_what_waits_at_its_end_and_the_sender_goes_on() -> None:
+    """A peer that did not read and then went must not leave a wire behind that waits for it for ever."""
+    left, right = Port(), Port(room=0)
+    _, nic, netdev = wire(left, right)
+    assert not nic.send(0, b"1")
+    netdev.hold(HoldKind.DISCONNECTED, "net0", "gone")
+    assert (left.resumed, netdev.dropped) == (1, 1)
+    right.room = 10
+    netdev.release(HoldKind.DISCONNECTED, "net0", "back")
+    assert nic.send(0, b"2")
+    assert right.got == [b"2"]
+
+
+class Quitter(Port):
+    """Goes down while it is handed a frame, once it has a mind to."""
+
+    leaves = True
+
+    def receive(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
+        if self.leaves:
+            self.client.hold(HoldKind.DISCONNECTED, "net0", "gone")
+        return super().receive(queue, frame, offload)
+
+
+def test_a_receiver_that_goes_down_while_it_is_handed_a_frame() -> None:
+    left, right = Port(), Quitter(room=0)
+    _, nic, netdev = wire(left, right)
+    assert nic.send(0, b"1"), "lost"
+    netdev.release(HoldKind.DISCONNECTED, "net0", "back")
+    right.leaves, right.room = False, 10
+    assert nic.send(0, b"2")
+    assert right.got == [b"2"]
+
+
+def test_a_receiver_that_goes_down_while_it_is_handed_what_waited() -> None:
+    left, right = Port(), Quitter(room=0)
+    right.leaves = False
+    _, nic, netdev = wire(left, right)
+    for frame in (b"1", b"2", b"3"):
+        assert not nic.send(0, frame)
+    right.leaves, right.room = True, 10
+    netdev.flush(0)
+    assert right.got == [b"1"]
+    assert netdev.can_send(0)
+    assert nic.can_send(0)
