@@ -24,13 +24,13 @@ FIRST_VERSION = (10, 1)
 
 PROGRAM = "qemu-system-x86_64"
 TOOLS = ("ethtool", "lspci")
-MODULES = ("virtio_net", "e1000", "8021q")
+MODULES = ("virtio_net", "e1000", "8021q", "pktgen")
 FIRMWARE = ("bios-256k.bin", "kvmvapic.bin", "linuxboot_dma.bin", "efi-virtio.rom", "efi-e1000.rom")
 """What QEMU loads for a kernel given on its command line, and for the NICs that it emulates itself."""
 
 # A change of what they hold needs a new name: entries of another vnic are then left alone.
 _QEMU_ENTRY = "qemu-1"
-_LINUX_ENTRY = "linux-1"
+_LINUX_ENTRY = "linux-2"
 _LOADER = "ld-linux-x86-64.so.2"
 
 
