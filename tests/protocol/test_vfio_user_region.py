@@ -5,10 +5,11 @@ from __future__ import annotations
 import struct
 
 import pytest
-from tests.fakes.vfio_user_device import Reply, ask, message, serving
+from tests.fakes.vfio_user_device import ask, message, serving
 
 from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vfio_user.messages import ProtocolError
+from vnic.testing.vfio_user_client import Reply
 
 
 def access(offset: int, region: int, count: int, data: bytes = b"") -> bytes:
