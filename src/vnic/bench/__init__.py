@@ -22,6 +22,12 @@ MEASURES = {
         "vnic.bench.takeover",
         "a driver and a DPDK back-end through vnic, beside the two joined directly",
     ),
+    "eventfd": ("vnic.bench.eventfd", "set_link over QMP until the interrupt of a PCI NIC"),
+    "qemu": (
+        "vnic.bench.qemu",
+        "set_link until a real guest is interrupted and looks, beside QEMU's own NICs",
+    ),
+    "qemu-packets": ("vnic.bench.qemu_packets", "a real guest's pings and packets, beside QEMU's own NIC"),
 }
 """Name → module and what it measures, in the order in which they run."""
 
