@@ -94,21 +94,22 @@ class FakeMachine:
         self.runstate = RunState.RUNNING
         self.netdev_types: Types = {"stream": StreamOptions, "hubport": HubportOptions}
         self.device_types: Types = {"virtio-net": NicOptions}
+        self.devices_not_built = frozenset({"rtl8139"})
         self.chardev_types: Types = {"null": NullChardev}
         self.object_types: Types = {"filter-dump": DumpOptions}
         self.added: list[msgspec.Struct] = []
         self._chardevs: dict[str, object] = {}
         self._objects: dict[str, msgspec.Struct] = {}
 
-    def netdev_add(self, options: msgspec.Struct) -> None:
+    def netdev_add(self, options: msgspec.Struct, by: str = "test") -> None:
         assert isinstance(options, StreamOptions | HubportOptions)
         self.added.append(options)
-        self.network.add_netdev(options.id, str(options.__struct_config__.tag), FakeEndpoint())
+        self.network.add_netdev(options.id, str(options.__struct_config__.tag), FakeEndpoint(), by=by)
 
     def netdev_del(self, netdev_id: str, by: str) -> None:
         self.network.delete_netdev(netdev_id, by)
 
-    def device_add(self, options: msgspec.Struct) -> None:
+    def device_add(self, options: msgspec.Struct, by: str = "test") -> None:
         assert isinstance(options, NicOptions)
         self.added.append(options)
         mac = parse_mac(options.mac or "52:54:00:12:34:56", "virtio-net-device")
@@ -119,9 +120,10 @@ class FakeMachine:
             mac=mac,
             netdev_id=options.netdev,
             driver="virtio-net-device",
+            by=by,
         )
 
-    def device_del(self, device_id: str) -> None:
+    def device_del(self, device_id: str, by: str) -> None:
         if self.network.find_nic(device_id) is None:
             raise DeviceNotFound(device_id)
         self.network.delete_nic(device_id)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from vnic.net.client import NetClient
+from vnic.net.holds import VNIC
 
 from .base import Backend, BackendContext, Chardev, ChardevTable, NetdevType
 from .options import NetdevOptions
@@ -33,11 +34,11 @@ def netdev_structs() -> Mapping[str, type[NetdevOptions]]:
     return {name: row.options for name, row in NETDEVS.items()}
 
 
-def netdev_add(context: BackendContext, options: NetdevOptions) -> NetClient:
-    """Create a netdev (qmp_netdev_add). NetError where it is refused; nothing is left behind then."""
+def netdev_add(context: BackendContext, options: NetdevOptions, by: str = VNIC) -> NetClient:
+    """Create a netdev (qmp_netdev_add); `by` names who asked. NetError where it is refused; nothing is left then."""
     context.network.check_netdev_id(options.id)
     row = netdev_type(str(options.__struct_config__.tag))
     endpoint = row.create(context, options)
     return context.network.add_netdev(
-        options.id, row.name, endpoint, queues=endpoint.queues, link=options.link
+        options.id, row.name, endpoint, queues=endpoint.queues, link=options.link, by=by
     )

@@ -96,10 +96,9 @@ def _typed(tree: keyval.Tree, implied: str) -> Entry:
 
         shape = netdev_options(netdev_structs())
     else:
-        from vnic.machine.nics import check_driver, device_structs
+        from vnic.machine.nics import NOT_BUILT, device_structs
 
-        check_driver(dict(tree))
-        shape = device_options(device_structs())
+        shape = device_options(device_structs(), NOT_BUILT)
     struct = cast(msgspec.Struct, convert_to_shape(shape, tree, strings=True))
     given = _only_given(tree, msgspec.to_builtins(struct))
     return {**given, implied: tree[implied]}

@@ -18,7 +18,7 @@ import msgspec
 
 from vnic import __version__, logs
 from vnic.machine import Machine
-from vnic.machine.nics import check_driver, unknown_property
+from vnic.machine.nics import unknown_property
 from vnic.machine.pidfile import PidFile
 from vnic.monitor.address import SocketOptions, StdioOptions
 from vnic.monitor.machine import ShutdownCause
@@ -133,11 +133,10 @@ def _set_up(machine: Machine, options: RunOptions) -> None:
             machine.chardev_add_flat(setting.tree)
     _create(options.netdevs, netdev_options(machine.netdev_types), machine.netdev_add)
     _create(options.objects, object_options(machine.object_types), machine.object_add)
-    for setting in options.devices:
-        with _naming(setting.where):
-            check_driver(setting.tree)
     shape = dataclasses.replace(
-        device_options(machine.device_types), lenient=False, unexpected=unknown_property
+        device_options(machine.device_types, machine.devices_not_built),
+        lenient=False,
+        unexpected=unknown_property,
     )
     _create(options.devices, shape, machine.device_add)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
@@ -16,12 +16,12 @@ from vnic.backend import BackendContext, NetdevOptions, netdev_add, netdev_struc
 from vnic.filter import NetFilterOptions, object_add, object_del, object_structs
 from vnic.monitor.machine import ChardevInfo, RunState, ShutdownCause
 from vnic.net.errors import DeviceNotFound, NetError
-from vnic.net.holds import HoldKind
+from vnic.net.holds import VNIC, HoldKind
 from vnic.net.names import check_identifier
 from vnic.net.network import Network
 
 from .chardevs import CHARDEVS, Chardevs, NullChardev, SocketChardev, StdioChardev, parse_flat
-from .nics import DEVICES, Builder, NicOptions, PluggedNic, device_structs
+from .nics import DEVICES, NOT_BUILT, Builder, NicOptions, PluggedNic, device_structs
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +67,10 @@ class Machine:
         return device_structs()
 
     @property
+    def devices_not_built(self) -> Collection[str]:
+        return NOT_BUILT
+
+    @property
     def chardev_types(self) -> Mapping[str, type[msgspec.Struct]]:
         return CHARDEVS
 
@@ -76,10 +80,10 @@ class Machine:
 
     # -- netdevs ------------------------------------------------------------------------------------------------
 
-    def netdev_add(self, options: msgspec.Struct) -> None:
+    def netdev_add(self, options: msgspec.Struct, by: str = VNIC) -> None:
         """Create a back-end; a NIC that waits for its id is plugged in."""
         assert isinstance(options, NetdevOptions)
-        netdev_add(self._backends, options)
+        netdev_add(self._backends, options, by)
 
     def netdev_del(self, netdev_id: str, by: str) -> None:
         self.network.delete_netdev(netdev_id, by)
@@ -89,14 +93,14 @@ class Machine:
 
     # -- NICs ---------------------------------------------------------------------------------------------------
 
-    def device_add(self, options: msgspec.Struct) -> None:
+    def device_add(self, options: msgspec.Struct, by: str = VNIC) -> None:
         """Create a NIC and, unless the machine is paused, open its socket. A failure leaves nothing behind."""
         assert isinstance(options, NicOptions)
         if options.id is not None:
             check_identifier(options.id)
             if self.network.find_nic(options.id) is not None:
                 raise NetError(f"Duplicate device ID '{options.id}'")
-        builder = Builder(self.network, self._loop)
+        builder = Builder(self.network, self._loop, by)
         try:
             plugged = DEVICES[str(options.__struct_config__.tag)].build(builder, options)
             if self._runstate is RunState.RUNNING:
@@ -112,14 +116,14 @@ class Machine:
             raise DeviceNotFound(device_id)
         return self._nics[device_id]
 
-    def device_del(self, device_id: str) -> None:
+    def device_del(self, device_id: str, by: str) -> None:
         """Show the link down, let the VM go, then remove the NIC; DEVICE_DELETED tells that it is gone."""
         plugged = self.plugged(device_id)
         if plugged.leaving:
             raise NetError(f"Device {device_id} is already in the process of unplug")
         plugged.leaving = True
         nic = plugged.nic
-        nic.hold(HoldKind.OPERATOR, "vnic", f"device_del {device_id}")
+        nic.hold(HoldKind.OPERATOR, by, f"device_del {device_id}")
 
         def gone() -> None:
             # The reply to device_del comes before the event, as where the guest takes its time.

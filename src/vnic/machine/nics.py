@@ -140,6 +140,8 @@ class Builder:
 
     network: Network
     loop: asyncio.AbstractEventLoop
+    by: str
+    """Who asked for it."""
     nic: Nic | None = None
     """The NIC, once it is in the network: it has to go again if a later step fails."""
 
@@ -164,6 +166,7 @@ class Builder:
             netdev_id=options.netdev,
             link=options.link,
             driver=driver,
+            by=self.by,
         )
         return self.nic
 
@@ -312,13 +315,6 @@ _VMS_OWN = frozenset(
     {"bus", "addr", "bootindex", "romfile", "rombar", "romsize", "multifunction", "failover"}
 )
 """Properties that on a QEMU command line sit beside ours, and stay there with the VM's own -device."""
-
-
-def check_driver(tree: dict[str, object]) -> None:
-    """Refuse the arguments of a -device that names a NIC of QEMU that vnic does not have."""
-    driver = tree.get("driver")
-    if driver in NOT_BUILT:
-        raise NetError(f"'{driver}' is not built into vnic; there are {', '.join(DEVICES)}")
 
 
 def unknown_property(driver: str, name: str) -> NetError:

@@ -113,7 +113,7 @@ def netdev_add(caller: Caller, args: Arguments) -> str | None:
     shape = dataclasses.replace(
         netdev_options(types), unexpected=lambda _type, key: NetError(f"Invalid parameter '{key}'")
     )
-    caller.machine.netdev_add(_options(text, "type", shape))
+    caller.machine.netdev_add(_options(text, "type", shape), caller.who)
     return None
 
 
@@ -132,13 +132,14 @@ def device_add(caller: Caller, args: Arguments) -> str | None:
     types = caller.machine.device_types
     if _asks_for_help(args["device"]):
         return "Network devices:\n" + "".join(f'name "{name}"\n' for name in types)
-    caller.machine.device_add(_options(args["device"], "driver", device_options(types)))
+    shape = device_options(types, caller.machine.devices_not_built)
+    caller.machine.device_add(_options(args["device"], "driver", shape), caller.who)
     return None
 
 
 @hmp("device_del", "id:s", "device", "remove device")
 def device_del(caller: Caller, args: Arguments) -> None:
-    caller.machine.device_del(args["id"])
+    caller.machine.device_del(args["id"], caller.who)
 
 
 @hmp("object_add", "object:S", "[qom-type=]type,id=str[,prop=value][,...]", "create QOM object")

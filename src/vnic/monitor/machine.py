@@ -7,7 +7,7 @@ from the control thread, must not wait for a guest or a peer, and report a refus
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -67,6 +67,10 @@ class MonitoredMachine(Protocol):
         """By device model ("virtio-net"); each Struct has an optional `id` and the tag field `driver`."""
 
     @property
+    def devices_not_built(self) -> Collection[str]:
+        """Device models of QEMU that are refused by name rather than as unknown."""
+
+    @property
     def chardev_types(self) -> Mapping[str, type[msgspec.Struct]]:
         """By chardev back-end ("socket"): the Struct of the `data` member of ChardevBackend."""
 
@@ -74,14 +78,14 @@ class MonitoredMachine(Protocol):
     def object_types(self) -> Mapping[str, type[msgspec.Struct]]:
         """By QOM type ("filter-dump"); each Struct has an `id` field and the tag field `qom-type`."""
 
-    def netdev_add(self, options: msgspec.Struct) -> None: ...
+    def netdev_add(self, options: msgspec.Struct, by: str) -> None:
+        """`by`, here and below, names who asked, for the journal."""
 
-    def netdev_del(self, netdev_id: str, by: str) -> None:
-        """`by` names who asked, for the journal."""
+    def netdev_del(self, netdev_id: str, by: str) -> None: ...
 
-    def device_add(self, options: msgspec.Struct) -> None: ...
+    def device_add(self, options: msgspec.Struct, by: str) -> None: ...
 
-    def device_del(self, device_id: str) -> None:
+    def device_del(self, device_id: str, by: str) -> None:
         """Remove a NIC; emits DEVICE_DELETED through the network when it is gone."""
 
     def chardevs(self) -> Sequence[ChardevInfo]: ...

@@ -25,6 +25,9 @@ class HoldKind(StrEnum):
     """A followed host interface is down."""
 
 
+VNIC = "vnic"
+"""Who did what nobody asked for while it ran: the command line, and vnic itself."""
+
 CREATED = "created"
 """The cause kind of a client's first record, when it is born up."""
 

@@ -51,12 +51,10 @@ class Links:
         if kind in client.holds:
             self._transition([client], kind, False, Cause(kind, by, text), told=clients_of_wire(client))
 
-    def born(self, client: NetClient) -> None:
-        """Write the record of the state that `client` is created in."""
+    def born(self, client: NetClient, by: str) -> None:
+        """Write the record of the state that `client` is created in, at the wish of `by`."""
         hold = next(iter(client.holds.values()), None)
-        cause = (
-            Cause(hold.kind, hold.by, hold.text) if hold else Cause(CREATED, "vnic", f"{client.name} created")
-        )
+        cause = Cause(hold.kind, hold.by, hold.text) if hold else Cause(CREATED, by, f"{client.name} created")
         client.born = True
         client.last_change = self._journal.record(
             client.name, client.is_nic, client.link_up, cause, birth=True

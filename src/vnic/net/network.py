@@ -13,7 +13,7 @@ from .announce import AnnounceParameters, Announcer
 from .client import Endpoint, NetClient, Nic, clients_of_wire
 from .clock import Clock, Scheduler
 from .errors import DeviceNotFound, NetError
-from .holds import Cause, Hold, HoldKind
+from .holds import VNIC, Cause, Hold, HoldKind
 from .journal import Journal
 from .link import Links
 from .names import assign_name, check_identifier
@@ -74,9 +74,15 @@ class Network:
             raise NetError(f"Duplicate ID '{netdev_id}'")
 
     def add_netdev(
-        self, netdev_id: str, model: str, endpoint: Endpoint, queues: int = 1, link: bool = True
+        self,
+        netdev_id: str,
+        model: str,
+        endpoint: Endpoint,
+        queues: int = 1,
+        link: bool = True,
+        by: str = VNIC,
     ) -> NetClient:
-        """Create a back-end's client; a NIC that waits for its id is plugged in.
+        """Create a back-end's client; a NIC that waits for its id is plugged in. `by` names who asked.
 
         A NetError of `endpoint.start()` undoes everything and is raised on.
         """
@@ -84,10 +90,10 @@ class Network:
         if not 1 <= queues <= MAX_QUEUES:
             raise NetError(f"Parameter 'queues' expects a number from 1 to {MAX_QUEUES}")
         client = NetClient(self, netdev_id, model, endpoint, queues)
-        self._start(client, link)
+        self._start(client, link, by)
         for nic in self.nics:
             if nic.netdev_id == netdev_id and nic.peer is None:
-                self._plug(nic, client)
+                self._plug(nic, client, by)
                 break
         return client
 
@@ -102,10 +108,11 @@ class Network:
         netdev_id: str | None = None,
         link: bool = True,
         driver: str | None = None,
+        by: str = VNIC,
     ) -> Nic:
         """Create a NIC's client, plugged into the netdev `netdev_id`; without one it is born held `no-peer`.
 
-        `driver` is the name that error texts give the property's owner (`virtio-net-device`).
+        `driver` is the name that error texts give the property's owner (`virtio-net-device`); `by` names who asked.
         """
         if device_id is not None:
             check_identifier(device_id)
@@ -116,11 +123,11 @@ class Network:
         path = f"/machine/peripheral/{name}" if device_id else f"/machine/peripheral-anon/{name}"
         nic = Nic(self, name, model, endpoint, queues, mac, netdev_id, path)
         if netdev is None:
-            self._hold_at_birth(nic, HoldKind.NO_PEER, "no netdev was given to the NIC")
+            self._hold_at_birth(nic, HoldKind.NO_PEER, by, "no netdev was given to the NIC")
         else:
             nic.peer, netdev.peer = netdev, nic
         try:
-            self._start(nic, link)
+            self._start(nic, link, by)
         except BaseException:
             _unpeer(nic)
             raise
@@ -140,19 +147,19 @@ class Network:
             raise NetError(f"Property '{driver}.netdev' can't take value '{netdev_id}', it's in use")
         return netdev
 
-    def _start(self, client: NetClient, link: bool) -> None:
+    def _start(self, client: NetClient, link: bool, by: str) -> None:
         if not link:
-            self._hold_at_birth(client, HoldKind.OPERATOR, f"link=off when {client.name} was created")
+            self._hold_at_birth(client, HoldKind.OPERATOR, by, f"link=off when {client.name} was created")
         try:
             client.endpoint.start()
         except BaseException:
             client.endpoint.cleanup()
             raise
         self.clients.append(client)
-        self.links.born(client)
+        self.links.born(client, by)
 
-    def _hold_at_birth(self, client: NetClient, kind: HoldKind, text: str) -> None:
-        client.holds[kind] = Hold(kind, "vnic", text, self.clock.wall_ns())
+    def _hold_at_birth(self, client: NetClient, kind: HoldKind, by: str, text: str) -> None:
+        client.holds[kind] = Hold(kind, by, text, self.clock.wall_ns())
 
     def connect(self, first: NetClient, second: NetClient) -> None:
         """Make two clients without a peer peers of each other (a hubport and its netdev)."""
@@ -160,16 +167,13 @@ class Network:
         for end in (first, second):
             end.endpoint.peer_changed()
 
-    def _plug(self, nic: Nic, netdev: NetClient) -> None:
+    def _plug(self, nic: Nic, netdev: NetClient, by: str) -> None:
         def edit() -> None:
             nic.peer, netdev.peer = netdev, nic
             nic.holds.pop(HoldKind.NO_PEER, None)
 
         netdev_change = netdev.last_change.id if netdev.last_change else None
-        cause = Cause(HoldKind.NO_PEER, "vnic", f"netdev {netdev.name} is back")
-        if netdev.holds:
-            hold = next(iter(netdev.holds.values()))
-            cause = Cause(hold.kind, hold.by, hold.text)
+        cause = Cause(HoldKind.NO_PEER, by, f"netdev {netdev.name} is back")
         self.links.replugged(nic, edit, cause, netdev_change)
         netdev.endpoint.peer_changed()
 
@@ -218,7 +222,7 @@ class Network:
         self._announcer.close()
         for client in list(self.clients):
             if not client.is_nic:
-                self._delete_netdev(client, "vnic", "vnic is shutting down")
+                self._delete_netdev(client, VNIC, "vnic is shutting down")
 
     def close(self) -> None:
         """QEMU's order (net_cleanup): the back-ends first; the NICs last."""

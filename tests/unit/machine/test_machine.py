@@ -85,7 +85,7 @@ def test_a_nic_is_served_and_goes(folder: Path, driver: str) -> None:
     async def scenario(machine: Machine) -> None:
         machine.device_add(nic(folder, driver=driver))
         assert os.listdir(folder) == ["nic0.sock"]
-        machine.device_del("nic0")
+        machine.device_del("nic0", "test")
         await asyncio.sleep(0.01)
         assert os.listdir(folder) == []
         assert names(machine) == []
@@ -150,8 +150,8 @@ def test_ids_are_unique_among_nics_and_a_freed_one_is_free(folder: Path) -> None
         assert os.listdir(folder) == ["nic0.sock"], "the first one's socket is untouched"
         machine.netdev_add(netdev(type="echo", id="nic0"))  # QEMU allows a netdev of the same name
         with pytest.raises(DeviceNotFound):
-            machine.device_del("nic1")
-        machine.device_del("nic0")
+            machine.device_del("nic1", "test")
+        machine.device_del("nic0", "test")
         await asyncio.sleep(0.01)
         machine.device_add(nic(folder))
 
@@ -164,7 +164,7 @@ def test_nics_without_an_id_are_numbered(folder: Path) -> None:
             path = {"type": "vhost-user", "path": str(folder / str(number))}
             machine.device_add(nic(folder, None, attach=path))
         assert names(machine) == ["virtio-net.0", "virtio-net.1"]
-        machine.device_del("virtio-net.0")
+        machine.device_del("virtio-net.0", "test")
         await asyncio.sleep(0.01)
 
     told = live(scenario)
@@ -179,7 +179,7 @@ def test_default_macs_fill_the_gaps(folder: Path) -> None:
         machine.device_add(nic(folder, "b", mac="52:54:00:12:34:57"))
         machine.device_add(nic(folder, "c"))
         assert [each.mac[-1] for each in machine.network.nics] == [0x56, 0x57, 0x58]
-        machine.device_del("a")
+        machine.device_del("a", "test")
         await asyncio.sleep(0.01)
         machine.device_add(nic(folder, "d"))
         assert [each.mac[-1] for each in machine.network.nics] == [0x57, 0x58, 0x56]
@@ -330,9 +330,9 @@ def test_the_end_may_come_while_a_nic_is_leaving(folder: Path) -> None:
     async def scenario(machine: Machine) -> None:
         machine.device_add(nic(folder))
         put_slow(machine, log, 0.02)
-        machine.device_del("nic0")
+        machine.device_del("nic0", "test")
         with pytest.raises(NetError, match="Device nic0 is already in the process of unplug"):
-            machine.device_del("nic0")
+            machine.device_del("nic0", "test")
 
     assert [name for name, _ in live(scenario)] in ([], ["DEVICE_DELETED"])
 
@@ -351,7 +351,7 @@ def test_a_guest_gets_the_moment_to_see_its_link_go(folder: Path, sees: bool) ->
         client.guest_driver_ok(True)
         client.mark_seen(True)
         started = asyncio.get_running_loop().time()
-        machine.device_del("nic0")
+        machine.device_del("nic0", "test")
         assert log == [], "not let go at once"
         if sees:
             client.mark_seen(False)

@@ -144,7 +144,9 @@ def test_netdev_del_and_back(client: Client) -> None:
     (link,) = client.ask("query-links")["return"]
     assert [(hold["kind"], hold["by"]) for hold in link["holds"]] == [("no-peer", "QMP client test[1]")]
     client.ask("netdev_add", type="hubport", id="net0", hubid=1)
-    assert client.ask("query-links", name="nic0")["return"][0]["link"] == "up"
+    (link,) = client.ask("query-links", name="nic0")["return"]
+    assert link["link"] == "up"
+    assert link["last-change"]["cause"]["by"] == "QMP client test[1]"
 
 
 @pytest.mark.parametrize(
@@ -152,6 +154,7 @@ def test_netdev_del_and_back(client: Client) -> None:
     [
         ({}, "Parameter 'driver' is missing"),
         ({"driver": "bogus"}, "'bogus' is not a valid device model name"),
+        ({"driver": "rtl8139"}, "'rtl8139' is not built into vnic; there are virtio-net"),
         ({"driver": "virtio-net", "foo": 1}, "Property 'virtio-net.foo' not found"),
         ({"driver": 4}, "Parameter 'driver' is missing"),
         ({"driver": "virtio-net", "mq": "maybe"}, "Invalid parameter type for 'mq', expected: boolean"),

@@ -54,7 +54,7 @@ class Bench:
 
     def netdev(self, name: str = "net0", link: bool = True) -> tuple[NetClient, Recorder]:
         endpoint = Recorder()
-        return self.network.add_netdev(name, "stream", endpoint, link=link), endpoint
+        return self.network.add_netdev(name, "stream", endpoint, link=link, by="qmp"), endpoint
 
     def nic(
         self, name: str | None = "nic0", netdev: str | None = "net0", link: bool = True
@@ -179,6 +179,11 @@ def test_netdev_del_tells_and_keeps_the_nic_and_the_id_plugs_back_in(bench: Benc
     assert bench.network.nics[0].peer is again
     assert device.told == [False, True]
     assert bench.links() == [("nic0", "down"), ("nic0", "up")]
+    assert bench.network.query_link_log("nic0", limit=1)[0]["cause"] == {
+        "kind": "no-peer",
+        "by": "qmp",
+        "text": "netdev net0 is back",
+    }
 
 
 def test_link_off_at_the_start_is_an_operators_hold(bench: Bench) -> None:

@@ -50,12 +50,12 @@ def quit_(caller: Caller) -> None:
 
 
 def _device(machine: MonitoredMachine) -> Shape:
-    return device_options(machine.device_types)
+    return device_options(machine.device_types, machine.devices_not_built)
 
 
 @command("device_add", arguments=_device)
 def device_add(caller: Caller, args: msgspec.Struct) -> None:
-    caller.machine.device_add(args)
+    caller.machine.device_add(args, caller.who)
 
 
 class Id(msgspec.Struct):
@@ -65,7 +65,7 @@ class Id(msgspec.Struct):
 @command("device_del")
 def device_del(caller: Caller, args: Id) -> None:
     """Remove a NIC; DEVICE_DELETED tells when it is gone."""
-    caller.machine.device_del(args.id)
+    caller.machine.device_del(args.id, caller.who)
 
 
 # -- chardevs ---------------------------------------------------------------------------------------------------

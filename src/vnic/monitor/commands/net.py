@@ -30,7 +30,7 @@ def _netdev(machine: MonitoredMachine) -> Shape:
 
 @command("netdev_add", arguments=_netdev)
 def netdev_add(caller: Caller, args: msgspec.Struct) -> None:
-    caller.machine.netdev_add(args)
+    caller.machine.netdev_add(args, caller.who)
 
 
 class NetdevDel(msgspec.Struct):

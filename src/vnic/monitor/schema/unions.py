@@ -5,7 +5,7 @@ The commands that create things, and the options of the same names, convert thei
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TypeAlias
 
 import msgspec
@@ -32,15 +32,19 @@ def netdev_options(types: Types) -> Union:
     return Union("type", branches, base, tag_last=True, unknown=_unknown_netdev)
 
 
-def device_options(types: Types) -> Union:
+def device_options(types: Types, not_built: Collection[str] = ()) -> Union:
     """device_add and -device. Values may be strings where another type is due, as in QMP before QEMU 9.2.
 
-    The errors are qdev's (system/qdev-monitor.c, qom/object.c).
+    The errors are qdev's (system/qdev-monitor.c, qom/object.c), but for the NICs of QEMU that are `not_built`.
     """
+
+    def unknown(name: str) -> NetError:
+        if name in not_built:
+            return NetError(f"'{name}' is not built into vnic; there are {', '.join(types)}")
+        return NetError(f"'{name}' is not a valid device model name")
+
     branches, base = _branches(types)
-    return Union(
-        "driver", branches, base, lenient=True, unknown=_unknown_device, unexpected=_unknown_property
-    )
+    return Union("driver", branches, base, lenient=True, unknown=unknown, unexpected=_unknown_property)
 
 
 def object_options(types: Types) -> Union:
@@ -72,10 +76,6 @@ def _unknown_netdev(name: str) -> NetError:
     if name in _QEMU_NETDEVS:
         return NetError(f"network backend '{name}' is not compiled into this binary")
     return NetError(f"Parameter 'type' does not accept value '{name}'")
-
-
-def _unknown_device(name: str) -> NetError:
-    return NetError(f"'{name}' is not a valid device model name")
 
 
 def _unknown_property(driver: str, name: str) -> NetError:
