@@ -40,9 +40,10 @@ def private_folder(name: str) -> Path:
 class Apt:
     """apt-get with the machine's sources, or with a private state that may hold one more suite."""
 
-    def __init__(self, options: Sequence[str] = ()) -> None:
+    def __init__(self, options: Sequence[str] = (), complaint: str = "") -> None:
+        """`complaint`: what the update of the lists lacked; it is the reason of later failures."""
         self._options = list(options)
-        self._complaint = ""
+        self._complaint = complaint
 
     @classmethod
     def private(cls, name: str, extra_sources: str = "", release: str = "") -> Apt:
@@ -53,7 +54,10 @@ class Apt:
         root = private_folder(name)
         for folder in ("state/lists/partial", "cache/archives/partial", "sources.list.d"):
             (root / folder).mkdir(parents=True, exist_ok=True)
-        options = [f"Dir::State={root}/state", f"Dir::Cache={root}/cache", "Dir::State::status=/dev/null"]
+        # dpkg's lock, too, is beside its status.
+        status = root / "state/status"
+        status.touch()
+        options = [f"Dir::State={root}/state", f"Dir::Cache={root}/cache", f"Dir::State::status={status}"]
         if extra_sources:
             (root / "sources.list.d/extra.sources").write_text(extra_sources)
             options += ["Dir::Etc::sourcelist=/dev/null", f"Dir::Etc::sourceparts={root}/sources.list.d"]
@@ -79,9 +83,13 @@ class Apt:
         With a private state only, for which nothing is installed yet.
         """
         (folder / "partial").mkdir(exist_ok=True)
-        options = ["-o", f"Dir::Cache::archives={folder}", "-t", release]
-        command = ["install", "--download-only", "--yes", "--no-install-recommends"]
-        self._apt([*command, *options, *packages], progress, folder)
+        options = [f"Dir::Cache::archives={folder}", f"APT::Default-Release={release}"]
+        options += [
+            "APT::Get::Download-Only=true",
+            "APT::Get::Assume-Yes=true",
+            "APT::Install-Recommends=false",
+        ]
+        Apt([*self._options, *options], self._complaint)._apt(["install", *packages], progress, folder)
         return sorted(folder.glob("*.deb"))
 
     def index_files(self) -> list[str]:

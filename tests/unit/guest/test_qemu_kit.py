@@ -142,7 +142,7 @@ case "$*" in
 *--print-uris*) echo "'http://mirror.example/debian/dists/bookworm/InRelease' x 0 ";;
 *" download linux-image-amd64") : >linux-image-amd64.deb;;
 *" download linux-image-6.12.1-amd64") echo kernel >kernel.deb;;
-*" --download-only "*) echo "$@" >"$CALLS"; echo root >all.deb;;
+*" install "*) echo "$@" >"$CALLS"; echo root >all.deb;;
 esac
 """
 DPKG_DEB = """\
@@ -191,7 +191,7 @@ def test_keeps_of_the_packages_only_what_a_guest_needs(packages: Path, tmp_path:
     assert sorted(os.listdir(tmp_path / "cache/vnic")) == ["apt", "linux-2", "qemu-1"]
     assert os.listdir(tmp_path / "cache/vnic/apt") == []
     call = (tmp_path / "calls").read_text()
-    assert "-t trixie-backports" in call
+    assert "APT::Default-Release=trixie-backports" in call
     assert call.endswith(" qemu-system-x86 seabios ipxe-qemu busybox-static ethtool pciutils\n")
     assert qemu_kit.find_qemu() == kit
 
