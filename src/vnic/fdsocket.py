@@ -21,6 +21,11 @@ log = logging.getLogger(__name__)
 PIECES_PER_TURN: Final = 32
 """How often one connection is read before the loop serves the others."""
 
+WAITING_MAX_MESSAGES: Final = 16_384
+WAITING_MAX_FDS: Final = 512
+"""What may wait for a peer that does not read; it is cut off where more would. A start of 128 queue pairs, all of
+which leaves in one go, stays below."""
+
 
 def receive(sock: socket.socket, size: int, max_fds: int) -> tuple[bytes, list[int]]:
     """Read one piece with its descriptors, which the caller owns; b"" at the end of the stream.
@@ -61,7 +66,7 @@ class Connection:
     """A connected stream socket in the loop, for messages with descriptors.
 
     Nothing is read while something waits to be written, so a peer that does not read its replies stops only
-    itself; what may wait is bounded by what one message causes.
+    itself. What others have us tell a peer that does not read is bounded, in messages and in descriptors.
     """
 
     def __init__(
@@ -72,6 +77,8 @@ class Connection:
         self._user = user
         self._max_fds = max_fds
         self._output: deque[tuple[bytes, list[int]]] = deque()
+        self._waiting_fds = 0
+        self._failed = False
         self._paused = False
         self.closed = False
         sock.setblocking(False)
@@ -95,20 +102,19 @@ class Connection:
                 self._lose(None)
                 return
             user.received(data, fds)
-            if self.closed or self._paused or self._output:
+            if self.closed or self._failed or self._paused or self._output:
                 return
 
     def send(self, data: bytes, fds: Sequence[int] = ()) -> None:
         """Write `data`, now if possible. The descriptors stay the caller's: what has to wait is duplicated."""
-        if self.closed or not data:
+        if self.closed or self._failed or not data:
             return
         if not self._output:
             try:
                 sent = self._send_now(data, fds)
             except OSError as error:
-                # The loop finds the same error at its next read: a user is never closed from within its own send.
                 log.debug("send failed: %s", error)
-                self._fail_later(error)
+                self._fail_later(error.strerror or str(error))
                 return
             if sent == len(data):
                 return
@@ -116,7 +122,22 @@ class Connection:
                 data, fds = data[sent:], ()
             self._loop.remove_reader(self._sock)
             self._loop.add_writer(self._sock, self._writable)
-        self._output.append((data, [os.dup(fd) for fd in fds]))
+        self._keep(data, fds)
+
+    def _keep(self, data: bytes, fds: Sequence[int]) -> None:
+        """Let a message wait until the peer reads."""
+        if len(self._output) >= WAITING_MAX_MESSAGES or self._waiting_fds + len(fds) > WAITING_MAX_FDS:
+            self._fail_later(f"cut off, it does not read and {len(self._output)} messages wait for it")
+            return
+        kept: list[int] = []
+        try:
+            kept.extend(os.dup(fd) for fd in fds)
+        except OSError as error:
+            close_fds(kept)
+            self._fail_later(error.strerror or str(error))
+            return
+        self._output.append((data, kept))
+        self._waiting_fds += len(kept)
 
     def _send_now(self, data: bytes, fds: Sequence[int]) -> int:
         try:
@@ -128,8 +149,11 @@ class Connection:
         except (BlockingIOError, InterruptedError):
             return 0
 
-    def _fail_later(self, error: OSError) -> None:
-        self._loop.call_soon(self._lose, error.strerror or str(error))
+    def _fail_later(self, reason: str) -> None:
+        """A user is never closed from within its own send."""
+        if not self._failed:
+            self._failed = True
+            self._loop.call_soon(self._lose, reason)
 
     def _writable(self) -> None:
         while self._output:
@@ -141,14 +165,18 @@ class Connection:
                 return
             if sent < len(data):
                 if sent:
-                    close_fds(fds)
+                    self._close_sent(fds)
                     self._output[0] = (data[sent:], [])
                 return
-            close_fds(fds)
+            self._close_sent(fds)
             self._output.popleft()
         self._loop.remove_writer(self._sock)
         if not self._paused:
             self._loop.add_reader(self._sock, self._readable)
+
+    def _close_sent(self, fds: list[int]) -> None:
+        self._waiting_fds -= len(fds)
+        close_fds(fds)
 
     def pause(self) -> None:
         """Read nothing until `resume`."""

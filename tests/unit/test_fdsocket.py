@@ -1,0 +1,112 @@
+"""A Connection towards a peer that does not read: what waits for it is bounded, and nothing of it leaks."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from tests.fakes.loops import open_fds
+from tests.unit.backend.helpers import run, until
+
+from vnic.fdsocket import WAITING_MAX_FDS, WAITING_MAX_MESSAGES, Connection
+
+
+class User:
+    """Keeps what it hears."""
+
+    wanted = 4096
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.reasons: list[str | None] = []
+
+    def received(self, data: bytes, fds: list[int]) -> None:
+        self.data += data
+
+    def lost(self, reason: str | None) -> None:
+        self.reasons.append(reason)
+
+
+@contextmanager
+def connected() -> Iterator[tuple[Connection, User, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    user = User()
+    connection = Connection(asyncio.get_running_loop(), ours, user, max_fds=8)
+    try:
+        yield connection, user, theirs
+    finally:
+        connection.close()
+        theirs.close()
+
+
+@pytest.mark.parametrize("fds", [0, 8])
+def test_a_peer_that_does_not_read_is_cut_off(fds: int) -> None:
+    async def main() -> None:
+        before = open_fds()
+        with connected() as (connection, user, _):
+            for _ in range(2 * WAITING_MAX_MESSAGES):
+                connection.send(b"message", [0] * fds)
+            assert not user.reasons, "never from within its own send"
+            assert open_fds() <= before + 2 + WAITING_MAX_FDS
+            await until(lambda: user.reasons)
+            (reason,) = user.reasons
+            assert reason is not None
+            assert "does not read" in reason
+            assert connection.closed
+        assert open_fds() == before
+
+    run(main())
+
+
+def test_a_slow_peer_gets_everything_in_order() -> None:
+    async def main() -> None:
+        before = open_fds()
+        with connected() as (connection, user, theirs):
+            for number in range(2000):
+                connection.send(number.to_bytes(4, "big"), [0] if number % 8 == 0 else [])
+            theirs.setblocking(False)
+            data, fds = b"", 0
+            while len(data) < 8000:
+                await asyncio.sleep(0)
+                try:
+                    piece, passed, _, _ = socket.recv_fds(theirs, 4, 8)
+                except BlockingIOError:
+                    continue
+                data += piece
+                fds += len(passed)
+                for fd in passed:
+                    os.close(fd)
+            assert data == b"".join(number.to_bytes(4, "big") for number in range(2000))
+            assert fds == 250
+            assert not user.reasons
+            theirs.sendall(b"done")
+            await until(lambda: user.data == b"done")
+        assert open_fds() == before
+
+    run(main())
+
+
+def test_without_descriptors_for_what_has_to_wait() -> None:
+    async def main() -> None:
+        before = open_fds()
+        with connected() as (connection, user, theirs):
+            for _ in range(200):  # more than a socket holds
+                connection.send(bytes(4096))
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (open_fds() + 3, hard))
+            try:
+                for _ in range(8):
+                    connection.send(b"message", [0] * 8)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            await until(lambda: user.reasons)
+            assert user.reasons == ["Too many open files"]
+            theirs.close()
+        assert open_fds() == before
+
+    run(main())
