@@ -40,14 +40,14 @@ def run_for(loop: asyncio.AbstractEventLoop, seconds: float) -> None:
     loop.run_until_complete(asyncio.sleep(seconds))
 
 
-def open_fds() -> int:
-    """How many descriptors this process has open."""
-    return len(os.listdir("/proc/self/fd"))
+def open_fds(pid: int | str = "self") -> int:
+    """How many descriptors a process, this one unless told, has open."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
 
 
 @contextlib.contextmanager
 def no_fd_leak() -> Iterator[None]:
-    """Fail if the block leaves more (or fewer) descriptors open than it found."""
+    """Fail if the block leaves more descriptors open than it found; garbage of earlier tests may go meanwhile."""
     before = open_fds()
     yield
-    assert open_fds() == before, f"{open_fds()} descriptors open, {before} before"
+    assert open_fds() <= before, f"{open_fds()} descriptors open, {before} before"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.fakes.vfio_user_device import open_fds
+from tests.fakes.loops import open_fds
 from tests.fakes.virtio_device import FakeVirtioDevice
 
 from vnic.attach.vfio_pci import VfioPciPort
@@ -50,7 +50,7 @@ def serve(pieces: list[tuple[bytes, int]]) -> None:
     ended: list[bool] = []
     port.close(lambda: ended.append(True))
     assert ended == [True]
-    assert open_fds() == before
+    assert open_fds() <= before  # garbage of earlier tests may go meanwhile
 
 
 small = st.integers(0, 64)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
+from tests.fakes.loops import open_fds
 
 from vnic.bench.process import VnicProcess
 from vnic.net.client import Endpoint
@@ -32,10 +32,6 @@ class Counter(Endpoint):
         assert bytes(frame[:64]) == FRAME
         self.frames += 1
         return True
-
-
-def open_fds(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/fd"))
 
 
 def resident_kib(pid: int) -> int:
