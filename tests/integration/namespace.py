@@ -79,7 +79,3 @@ def frame(payload: bytes, target: bytes = b"\xff" * 6) -> bytes:
 
 async def receive(sock: socket.socket) -> bytes:
     return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(sock, 70000), 5)
-
-
-def open_fds() -> int:
-    return len(os.listdir("/proc/self/fd"))

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import require
-from tests.integration.namespace import frame, in_namespace, ip, open_fds, packet_socket, receive, run, up
+from tests.fakes.loops import open_fds
+from tests.integration.namespace import frame, in_namespace, ip, packet_socket, receive, run, up
 from tests.unit.backend.helpers import Lab, until
 
 from vnic.backend.bridge import HELPERS

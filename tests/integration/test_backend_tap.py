@@ -12,7 +12,8 @@ import struct
 from pathlib import Path
 
 import pytest
-from tests.integration.namespace import HOST, frame, in_namespace, ip, open_fds, packet_socket, receive, up
+from tests.fakes.loops import open_fds
+from tests.integration.namespace import HOST, frame, in_namespace, ip, packet_socket, receive, up
 from tests.unit.backend.helpers import Guest, Lab, until
 
 from vnic.backend.options import HubPortOptions, TapOptions

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.fakes.vfio_user_device import is_open, open_fds
+from tests.fakes.loops import open_fds
+from tests.fakes.vfio_user_device import is_open
 
 from vnic.attach.vfio_irq import EventfdIrqs
 from vnic.protocol.vfio_user import messages as m

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
-from tests.fakes.vfio_user_device import open_fds
+from tests.fakes.loops import open_fds
 from tests.fakes.virtio_device import FakeVirtioDevice
 
 from vnic.attach.vfio_user import State, VfioUserAttachment
