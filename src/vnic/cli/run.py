@@ -26,6 +26,7 @@ from vnic.monitor.schema import convert_to_shape, device_options, netdev_options
 from vnic.monitor.schema.shapes import Shape
 from vnic.monitor.server import Mode, Monitors
 from vnic.net.errors import NetError
+from vnic.net.names import check_identifier
 from vnic.rundir import Claim, RunDirError
 
 from .options import HelpTopic, OptionError, RunOptions, Setting, UsageError, parse_run
@@ -90,7 +91,7 @@ def _naming(where: str) -> Iterator[None]:
     try:
         yield
     except NetError as refused:
-        raise OptionError(where, refused.desc) from None
+        raise OptionError(where, refused.told) from None
 
 
 # -- in the loop ----------------------------------------------------------------------------------------------------
@@ -144,6 +145,10 @@ def _set_up(machine: Machine, options: RunOptions) -> None:
 def _create(settings: Sequence[Setting], shape: Shape, add: Callable[[msgspec.Struct], None]) -> None:
     for setting in settings:
         with _naming(setting.where):
+            if not setting.typed and isinstance(name := setting.tree.get("id"), str):
+                check_identifier(
+                    name
+                )  # before all else, as QEMU's option strings; JSON's is for `add` to check
             add(cast(msgspec.Struct, convert_to_shape(shape, setting.tree, strings=not setting.typed)))
 
 

@@ -153,7 +153,7 @@ class Chardev:
     def claim(self, user: str) -> None:
         """Take it into use; one user at a time (chardev/char-fe.c: qemu_chr_fe_init)."""
         if self.user:
-            raise NetError(f"Device '{self.label}' is in use")
+            raise NetError(f"chardev '{self.label}' is already in use")
         self.user = user
 
     def set_connected(self, connected: bool) -> None:
@@ -181,13 +181,33 @@ class Chardevs:
         return iter(self._by_label.values())
 
     def add(self, options: ChardevOptions) -> Chardev:
+        """-chardev."""
         check_identifier(options.id)
-        if options.id in self._by_label:
-            raise NetError(f"Chardev with id '{options.id}' already exists")
+        self._check_free(options.id)
+        self._check(options)
+        return self._made(options)
+
+    def add_qapi(self, label: str, backend: SocketChardev | StdioChardev | NullChardev) -> Chardev:
+        """chardev-add, which takes any label (chardev/char.c: qmp_chardev_add)."""
+        self._check_free(label)
+        options = backend.flat(label)
+        try:
+            self._check(options)
+        except NetError as error:
+            raise NetError(f"Failed to add chardev '{label}': {error.desc}") from None
+        return self._made(options)
+
+    def _check_free(self, label: str) -> None:
+        if label in self._by_label:
+            raise NetError(f"Chardev with id '{label}' already exists")
+
+    def _check(self, options: ChardevOptions) -> None:
         if isinstance(options, SocketOptions):
             options.check()
         if isinstance(options, StdioOptions) and any(isinstance(each.options, StdioOptions) for each in self):
             raise NetError("cannot use stdio by multiple character devices")
+
+    def _made(self, options: ChardevOptions) -> Chardev:
         chardev = Chardev(options)
         self._by_label[options.id] = chardev
         return chardev

@@ -17,7 +17,7 @@ from vnic.filter import NetFilterOptions, object_add, object_del, object_structs
 from vnic.monitor.machine import ChardevInfo, RunState, ShutdownCause
 from vnic.net.errors import DeviceNotFound, NetError
 from vnic.net.holds import VNIC, HoldKind
-from vnic.net.names import check_identifier
+from vnic.net.names import is_identifier
 from vnic.net.network import Network
 
 from .chardevs import CHARDEVS, Chardevs, NullChardev, SocketChardev, StdioChardev, parse_flat
@@ -97,7 +97,8 @@ class Machine:
         """Create a NIC and, unless the machine is paused, open its socket. A failure leaves nothing behind."""
         assert isinstance(options, NicOptions)
         if options.id is not None:
-            check_identifier(options.id)
+            if not is_identifier(options.id):
+                raise NetError(f"Invalid qdev ID '{options.id}'")
             if self.network.find_nic(options.id) is not None:
                 raise NetError(f"Duplicate device ID '{options.id}'")
         builder = Builder(self.network, self._loop, by)
@@ -111,10 +112,11 @@ class Machine:
         self._nics[plugged.nic.name] = plugged
 
     def plugged(self, device_id: str) -> PluggedNic:
-        """The NIC of that id or name, with its socket."""
-        if device_id not in self._nics:
-            raise DeviceNotFound(device_id)
-        return self._nics[device_id]
+        """The NIC of that id, name or QOM path, with its socket."""
+        for name, plugged in self._nics.items():
+            if device_id in (name, plugged.nic.path):
+                return plugged
+        raise DeviceNotFound(device_id)
 
     def device_del(self, device_id: str, by: str) -> None:
         """Show the link down, let the VM go, then remove the NIC; DEVICE_DELETED tells that it is gone."""
@@ -122,12 +124,12 @@ class Machine:
         if plugged.leaving:
             raise NetError(f"Device {device_id} is already in the process of unplug")
         plugged.leaving = True
-        nic = plugged.nic
-        nic.hold(HoldKind.OPERATOR, by, f"device_del {device_id}")
+        nic, name = plugged.nic, plugged.nic.name
+        nic.hold(HoldKind.OPERATOR, by, f"device_del {name}")
 
         def gone() -> None:
             # The reply to device_del comes before the event, as where the guest takes its time.
-            self._loop.call_soon(self._delete_nic, device_id)
+            self._loop.call_soon(self._delete_nic, name)
 
         self._part(plugged, gone)
 
@@ -169,7 +171,7 @@ class Machine:
 
     def chardev_add(self, chardev_id: str, options: msgspec.Struct) -> None:
         assert isinstance(options, SocketChardev | StdioChardev | NullChardev)
-        self.chardev_set.add(options.flat(chardev_id))
+        self.chardev_set.add_qapi(chardev_id, options)
 
     def chardev_add_flat(self, tree: dict[str, object]) -> None:
         self.chardev_set.add(parse_flat(tree))

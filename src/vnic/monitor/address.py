@@ -39,26 +39,31 @@ class SocketOptions(msgspec.Struct, rename="kebab", tag_field="backend", tag="so
 
     def check(self) -> None:
         """Refuse what contradicts itself."""
-        given = [name for name, value in (("path", self.path), ("host", self.host), ("fd", self.fd)) if value]
-        if len(given) != 1 and not (given == ["path"] or (not given and self.port)):
-            raise NetError("chardev: socket: 'path', 'host' or 'fd' is needed, and only one of them")
+        given = sum(value is not None for value in (self.path, self.host, self.fd))
+        if given > 1:
+            raise NetError("None or one of 'path', 'fd' or 'host' option required.")
+        if not given and not self.port:
+            raise NetError("chardev: socket: 'path', 'host' or 'fd' is needed")
+        if self.path is not None:
+            unix_address(self)
         if self.host is not None and not self.port:
             raise NetError("chardev: socket: no port given")
         if self.reconnect_ms < 0:
             raise NetError("Parameter 'reconnect-ms' expects a non-negative integer")
         if self.reconnect_ms and self.server:
-            raise NetError("'reconnect-ms' option is incompatible with socket in server connect mode")
+            raise NetError("'reconnect-ms' option is incompatible with socket in server listen mode")
 
     @property
     def filename(self) -> str:
-        """Its name in the log, as query-chardev would have it."""
+        """Its name in the log and in query-chardev (chardev/char-socket.c: qemu_chr_socket_address)."""
         if self.path is not None:
             where = f"unix:{self.path}"
+            if self.abstract:
+                where += ",abstract=on" + (",tight=on" if self.tight else "")
         elif self.fd is not None:
             where = f"fd:{self.fd}"
         else:
-            host = self.host or ""
-            where = f"tcp:[{host}]:{self.port}" if ":" in host else f"tcp:{host}:{self.port}"
+            where = f"tcp:{self.host or ''}:{self.port}"
         return where + (",server=on" if self.server else "")
 
 
@@ -120,6 +125,8 @@ class Listener:
 def unix_address(options: SocketOptions) -> str:
     """The address of a UNIX socket as the kernel wants it: a path, or NUL and a name (unix(7))."""
     path = options.path or ""
+    if not path:
+        raise NetError("UNIX socket path is empty")
     address = "\0" + path if options.abstract else path
     if options.abstract and not options.tight:
         address = address.ljust(SUN_PATH_MAX, "\0")

@@ -13,6 +13,7 @@ import msgspec
 
 from vnic.net.announce import AnnounceParameters
 from vnic.net.errors import NetError
+from vnic.net.names import is_identifier
 from vnic.protocol import keyval
 
 from .hmp import Arguments, UsageError, help_text, hmp, run_line
@@ -132,6 +133,12 @@ def device_add(caller: Caller, args: Arguments) -> str | None:
     types = caller.machine.device_types
     if _asks_for_help(args["device"]):
         return "Network devices:\n" + "".join(f'name "{name}"\n' for name in types)
+    device_id = keyval.parse(args["device"], "driver", short_booleans=True)[0].get("id")
+    if isinstance(device_id, str) and not is_identifier(device_id):
+        log.warning(
+            "device_add: Parameter 'id' expects an identifier"
+        )  # while QEMU parses the options, as above
+        raise UsageError
     shape = device_options(types, caller.machine.devices_not_built)
     caller.machine.device_add(_options(args["device"], "driver", shape), caller.who)
     return None

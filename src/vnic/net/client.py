@@ -270,7 +270,9 @@ class Nic(NetClient):
         """Tell once, until the next query-rx-filter, that the guest changed its filter (rxfilter_notify)."""
         if self.rx_filter_notify:
             self.rx_filter_notify = False
-            self.network.emit("NIC_RX_FILTER_CHANGED", {"name": self.name, "path": self.path})
+            # QEMU names the virtio device within its transport.
+            path = f"{self.path}/virtio-backend"
+            self.network.emit("NIC_RX_FILTER_CHANGED", {"name": self.name, "path": path})
 
 
 def clients_of_wire(client: NetClient) -> Sequence[NetClient]:

@@ -12,12 +12,21 @@ COMMAND_NOT_FOUND = "CommandNotFound"
 
 
 class NetError(Exception):
-    """A request that was refused; `desc` is QEMU's text where QEMU has one."""
+    """A request that was refused; `desc` is QEMU's text where QEMU has one.
 
-    def __init__(self, desc: str, error_class: str = GENERIC_ERROR) -> None:
+    `hint` is a line more for a person (error_append_hint): HMP and the command line print it, QMP does not.
+    """
+
+    def __init__(self, desc: str, error_class: str = GENERIC_ERROR, hint: str = "") -> None:
         super().__init__(desc)
         self.desc = desc
         self.error_class = error_class
+        self.hint = hint
+
+    @property
+    def told(self) -> str:
+        """All of it, for a person."""
+        return f"{self.desc}\n{self.hint}" if self.hint else self.desc
 
 
 class DeviceNotFound(NetError):

@@ -10,11 +10,18 @@ from .errors import NetError
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9\-._]*")
 _MAC = re.compile(r"[0-9a-fA-F]{1,2}([:-])[0-9a-fA-F]{1,2}(\1[0-9a-fA-F]{1,2}){4}")
 
+_HINT = "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter."
+
+
+def is_identifier(name: str) -> bool:
+    """QEMU's id_wellformed (util/id.c)."""
+    return _IDENTIFIER.fullmatch(name) is not None
+
 
 def check_identifier(name: str) -> None:
-    """Refuse what QEMU's id_wellformed (util/id.c) refuses."""
-    if not _IDENTIFIER.fullmatch(name):
-        raise NetError("Parameter 'id' expects an identifier")
+    """Refuse what is no identifier."""
+    if not is_identifier(name):
+        raise NetError("Parameter 'id' expects an identifier", hint=_HINT)
 
 
 def assign_name(model: str, models: Iterable[str]) -> str:

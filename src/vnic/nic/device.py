@@ -248,8 +248,8 @@ class VirtioDevice(ABC):
         for queue in self.queues:
             queue.reset()
         self.host_features = self.offer_features()
-        self.set_features(0)
         self.reset_state()
+        self.set_features(0)
         if was_ok:
             self.driver_ok_changed(False)
         if done is not None:

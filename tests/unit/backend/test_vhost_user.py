@@ -366,18 +366,16 @@ def test_info_network_text(rig: WireRig) -> None:
         ("nope", 1, 'chardev "nope" not found'),
         ("null", 1, 'chardev "null" is not reconnectable'),
         ("tcp", 1, 'chardev "tcp" does not support FD passing'),
-        ("c0", 1, "Device 'c0' is in use"),
+        ("c0", 1, "chardev 'c0' is already in use"),
         ("c0", 0, r"vhost-user number of queues must be in range \[1, 1024\]"),
         ("c0", 1025, r"vhost-user number of queues must be in range \[1, 1024\]"),
         ("busy", 1, "Address already in use"),
-        ("long", 1, "too long"),
     ],
 )
 def test_refusals(rig: WireRig, chardev: str, queues: int, text: str) -> None:
     rig.chardevs.add(NullOptions(id="null"))
     rig.chardevs.add(SocketOptions(id="tcp", host="localhost", port="1"))
     rig.chardevs.add(SocketOptions(id="busy", path=rig.guest_path, server=True))
-    rig.chardevs.add(SocketOptions(id="long", path="x" * 200, server=True))
     with pytest.raises(NetError, match=text):
         netdev_add(rig.context, VhostUserOptions(id="vu1", chardev=chardev, queues=queues))
     if chardev not in ("c0", "nope"):

@@ -508,7 +508,7 @@ def test_a_chardev_has_one_user_and_is_free_when_the_filter_is_gone(folder: Path
     async def main() -> None:
         rig = Rig(folder, "o")
         rig.mirror()
-        with pytest.raises(NetError, match="'o' is in use"):
+        with pytest.raises(NetError, match="'o' is already in use"):
             rig.redirect("f1", indev="o")
         with pytest.raises(NetError, match="Chardev 'o' is busy"):
             rig.chardevs.remove("o")

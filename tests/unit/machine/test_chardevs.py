@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vnic.machine.chardevs import Chardevs, NullOptions, SocketChardev, parse_flat
+from vnic.machine.chardevs import Chardevs, NullChardev, NullOptions, SocketChardev, parse_flat
 from vnic.monitor.address import SocketOptions, StdioOptions
 from vnic.monitor.machine import ChardevInfo
 from vnic.monitor.schema import convert
@@ -40,7 +40,11 @@ def test_refused_in_qemus_words(tree: dict[str, object], desc: str) -> None:
     [
         ({"type": "unix", "data": {"path": "/run/x"}}, "unix:/run/x,server=on"),
         ({"type": "inet", "data": {"host": "127.0.0.1", "port": "5"}}, "tcp:127.0.0.1:5,server=on"),
-        ({"type": "inet", "data": {"host": "::1", "port": "5"}}, "tcp:[::1]:5,server=on"),
+        ({"type": "inet", "data": {"host": "::1", "port": "5"}}, "tcp:::1:5,server=on"),
+        (
+            {"type": "unix", "data": {"path": "x", "abstract": True}},
+            "unix:x,abstract=on,tight=on,server=on",
+        ),
         ({"type": "fd", "data": {"str": "7"}}, "fd:7,server=on"),
     ],
 )
@@ -57,7 +61,7 @@ def test_one_user_at_a_time() -> None:
     chardevs = Chardevs()
     chardev = chardevs.add(parse_flat({"backend": "socket", "id": "c0", "path": "x"}))
     chardev.claim("net0")
-    with pytest.raises(NetError, match="Device 'c0' is in use"):
+    with pytest.raises(NetError, match="chardev 'c0' is already in use"):
         chardev.claim("net1")
     with pytest.raises(NetError, match="Chardev 'c0' is busy"):
         chardevs.remove("c0")
@@ -76,6 +80,15 @@ def test_labels_are_identifiers_and_unique() -> None:
         chardevs.add(NullOptions(id="c0"))
     with pytest.raises(NetError, match="Parameter 'id' expects an identifier"):
         chardevs.add(NullOptions(id="0"))
+    assert chardevs.add_qapi("0", NullChardev()).label == "0", "QMP's need not be"
+    with pytest.raises(NetError, match="Chardev with id '0' already exists"):
+        chardevs.add_qapi("0", NullChardev())
+
+
+def test_chardev_add_says_which_one_failed() -> None:
+    far_off = {"addr": {"type": "unix", "data": {"path": "x" * 108}}}
+    with pytest.raises(NetError, match=r"Failed to add chardev 'c0': UNIX socket path 'x+' is too long"):
+        Chardevs().add_qapi("c0", convert(SocketChardev, far_off))
 
 
 def test_there_is_one_standard_input() -> None:
@@ -88,7 +101,9 @@ def test_there_is_one_standard_input() -> None:
 @pytest.mark.parametrize(
     ("tree", "text"),
     [
-        ({"path": "x", "host": "y", "port": "1"}, "only one of them"),
+        ({"path": "x", "host": "y", "port": "1"}, "None or one of 'path', 'fd' or 'host' option required."),
+        ({"path": "x" * 108}, "is too long"),
+        ({"path": ""}, "UNIX socket path is empty"),
         ({}, "is needed"),
         ({"path": "x", "server": "on", "reconnect-ms": "5"}, "'reconnect-ms' option is incompatible"),
     ],

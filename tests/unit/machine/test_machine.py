@@ -113,7 +113,7 @@ def test_a_nic_is_served_and_goes(folder: Path, driver: str) -> None:
             {"attach": {"type": "vfio-user", "path": "x", "server": False}},
             "Parameter 'attach.server' has to be on: a vfio-user device listens, the VM connects",
         ),
-        ({"id": "0x"}, "Parameter 'id' expects an identifier"),
+        ({"id": "0x"}, "Invalid qdev ID '0x'"),
     ],
 )  # fmt: skip
 def test_a_nic_that_cannot_be_leaves_nothing(folder: Path, options: dict[str, object], desc: str) -> None:
@@ -165,11 +165,13 @@ def test_nics_without_an_id_are_numbered(folder: Path) -> None:
             machine.device_add(nic(folder, None, attach=path))
         assert names(machine) == ["virtio-net.0", "virtio-net.1"]
         machine.device_del("virtio-net.0", "test")
+        machine.device_del("/machine/peripheral-anon/virtio-net.1", "test")
         await asyncio.sleep(0.01)
 
     told = live(scenario)
     assert told == [
-        ("DEVICE_DELETED", {"device": "virtio-net.0", "path": "/machine/peripheral-anon/virtio-net.0"})
+        ("DEVICE_DELETED", {"device": name, "path": f"/machine/peripheral-anon/{name}"})
+        for name in ("virtio-net.0", "virtio-net.1")
     ]
 
 

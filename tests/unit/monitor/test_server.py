@@ -147,7 +147,7 @@ def test_a_socket_that_somebody_else_put_there_meanwhile_stays(tmp_path: Path) -
         ({"path": "/nonexistent/q", "server": True}, "Failed to bind socket to /nonexistent/q: No such file"),
         ({"path": "/nonexistent/q"}, "Failed to connect to '/nonexistent/q': No such file or directory"),
         ({"server": True}, "'path', 'host' or 'fd' is needed"),
-        ({"path": "a", "host": "b", "port": "1"}, "only one of them"),
+        ({"path": "a", "host": "b", "port": "1"}, "None or one of 'path', 'fd' or 'host' option required"),
         ({"host": "localhost", "server": True}, "no port given"),
         ({"path": "a", "server": True, "reconnect_ms": 1}, "incompatible with socket in server"),
         ({"path": "a", "reconnect_ms": -1}, "expects a non-negative integer"),

@@ -103,7 +103,7 @@ def test_query_of_a_fresh_nic(lab: VirtioLab) -> None:
         "multicast-overflow": False,
         "unicast-overflow": False,
         "main-mac": "52:54:00:12:34:56",
-        "vlan-table": [],
+        "vlan-table": list(range(4095, -1, -1)),
         "unicast-table": [],
         "multicast-table": [],
     }
@@ -146,7 +146,10 @@ def test_changes_are_told_once_until_the_next_query(lab: VirtioLab) -> None:
     query(lab)
     for _ in range(3):
         lab.driver.command(CLASS_RX, 0, b"\0")
-    assert lab.events[-1] == ("NIC_RX_FILTER_CHANGED", {"name": "nic0", "path": lab.nic.path})
+    assert lab.events[-1] == (
+        "NIC_RX_FILTER_CHANGED",
+        {"name": "nic0", "path": "/machine/peripheral/nic0/virtio-backend"},
+    )
     assert lab.names().count("NIC_RX_FILTER_CHANGED") == 1
     query(lab)
     lab.driver.command(CLASS_RX, 99, b"\0")

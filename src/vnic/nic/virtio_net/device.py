@@ -114,7 +114,6 @@ class VirtioNet(VirtioDevice, Endpoint):
         ]
         self.host_features = self.offer_features()
         self.set_features(0)
-        self.filter.reset()
 
     def link_status_changed(self) -> None:
         """The guest is interrupted exactly when its status bit changes, and only after DRIVER_OK."""
