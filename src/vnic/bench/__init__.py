@@ -36,15 +36,22 @@ def add_parser(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = verbs.add_parser(
         "bench",
         help="measure how fast links change and packets move",
-        description="Measure on this machine, now. Measures: "
-        + "; ".join(f"{name}: {text}" for name, (_, text) in MEASURES.items()),
+        description="Measure on this machine, now; each row says how.",
+        epilog="measures:\n" + "".join(f"  {name:14}{text}\n" for name, (_, text) in MEASURES.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("measure", nargs="*", choices=[[], *MEASURES], help="which (default: all)")
+    parser.add_argument("measure", nargs="*", type=_measure, help="which (default: all)")
     parser.add_argument(
         "--rounds", type=_positive, default=7, help="rounds of each, medians are of these (7)"
     )
     parser.add_argument("--json", action="store_true", help="one JSON array of all rows")
     parser.set_defaults(run=run)
+
+
+def _measure(text: str) -> str:
+    if text not in MEASURES:
+        raise argparse.ArgumentTypeError(f"'{text}' is none of {', '.join(MEASURES)}")
+    return text
 
 
 def _positive(text: str) -> int:
