@@ -108,13 +108,13 @@ def test_closing_leaves_no_process_behind(found_kit: kit.UmlKit, busy: bool) -> 
         guest.run("true")
 
 
-def test_the_guest_ends_with_the_process_that_booted_it(found_kit: kit.UmlKit) -> None:
+def test_the_guest_ends_with_the_process_that_booted_it(found_kit: kit.UmlKit, tmp_path: Path) -> None:
     code = "from vnic.guest.uml import UmlGuest; g = UmlGuest(); g.boot(); print(g.pid, flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", code],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": SOURCES},
+        env={**os.environ, "PYTHONPATH": SOURCES, "TMPDIR": str(tmp_path)},
     ) as harness:
         assert harness.stdout is not None
         group = int(harness.stdout.readline())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -65,6 +66,8 @@ async def run(args: argparse.Namespace) -> int:
     console = Console(width=width, highlight=False, quiet=args.json)
     console.print("[bold]vnic demo[/]: one guest, one NIC, and its cable pulled in every way there is")
     started = time.monotonic()
+    # A SIGTERM ends it as Ctrl-C does: guest and programs first.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
     async with Lab(*(VFIO_USER if args.guest == "qemu" else VHOST_USER)) as lab:
         guest = await _boot(args.guest, lab, console)
         try:
@@ -85,9 +88,9 @@ async def run(args: argparse.Namespace) -> int:
 
 async def _boot(kind: str, lab: Lab, console: Console) -> Guest:
     """The guest, booted and with an address; the fake one if `kind` lets it be and no kernel boots."""
-    if kind == "fake":
-        return await _take(_fake(lab), console)
     try:
+        if kind == "fake":
+            return await _take(_fake(lab), console)
         make = _qemu if kind == "qemu" else _uml
         return await _take(await make(lab, console), console)
     except (GuestUnavailable, BootFailed) as error:

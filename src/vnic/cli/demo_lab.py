@@ -58,6 +58,7 @@ class Program:
                 stdout=log,
                 stderr=log,
                 cwd=folder,
+                start_new_session=True,  # a Ctrl-C is for the demo, which then ends its programs in order
             )
 
     async def wait_listening(self) -> None:
