@@ -147,6 +147,7 @@ class FakeMachine:
 
     def object_add(self, options: msgspec.Struct) -> None:
         assert isinstance(options, DumpOptions)
+        check_identifier(options.id)
         self._objects[options.id] = options
 
     def object_del(self, object_id: str) -> None:

@@ -16,6 +16,8 @@ import pytest
 from qemu.qmp import ExecuteError, QMPClient
 from tests.integration.process import Place, Running, guest_on, wait_for
 
+from vnic.machine.nics import DEVICES
+
 NIC = "virtio-net,id=nic0,netdev=net0,attach.type=vhost-user,attach.path=nic0.sock"
 ECHO = "echo,id=net0"
 NEW_NIC = {
@@ -151,7 +153,8 @@ def test_a_nic_comes_and_goes(place: Place) -> None:
         ({"attach": {"type": "vhost-user", "path": ""}}, "UNIX socket path is empty"),
         ({"attach": {"type": "vfio-user", "path": "no/x"}}, NO_X),
         ({"driver": "bogus"}, "'bogus' is not a valid device model name"),
-        ({"id": "1x"}, "Parameter 'id' expects an identifier"),
+        ({"driver": "vmxnet3"}, "'vmxnet3' is not built into vnic; there are " + ", ".join(DEVICES)),
+        ({"id": "1x"}, "Invalid qdev ID '1x'"),
     ],
 )  # fmt: skip
 def test_a_refused_device_add_leaves_nothing(

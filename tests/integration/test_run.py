@@ -143,7 +143,7 @@ def test_daemonize_tells_of_a_failed_start(place: Place) -> None:
     ("options", "line"),
     [
         (["-netdev", "stream,id=a"], "-netdev stream,id=a: Parameter 'addr' is missing"),
-        (["-netdev", "echo,id=1"], "-netdev echo,id=1: Parameter 'id' expects an identifier"),
+        (["-netdev", "echo,id=1"], "-netdev echo,id=1: Parameter 'id' expects an identifier. Identifiers consist"),
         (["-netdev", "echo,id=a", "-netdev", "echo,id=a"], "-netdev echo,id=a: Duplicate ID 'a'"),
         (["-netdev", "none,id=a"], "-netdev none,id=a: network backend 'none' is not compiled into this binary"),
         (["-device", "bogus"], "-device bogus: 'bogus' is not a valid device model name"),

@@ -91,7 +91,8 @@ def _naming(where: str) -> Iterator[None]:
     try:
         yield
     except NetError as refused:
-        raise OptionError(where, refused.told) from None
+        hint = f". {refused.hint}" if refused.hint else ""
+        raise OptionError(where, refused.desc + hint) from None
 
 
 # -- in the loop ----------------------------------------------------------------------------------------------------

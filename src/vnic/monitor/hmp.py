@@ -87,7 +87,7 @@ def _run(caller: Caller, line: str) -> str:
         text = f"{error}\n" if str(error) else ""
         return f'{text}Try "help {typed}" for more information\n'
     except NetError as error:
-        return f"Error: {error.told}\n"
+        return f"Error: {error.desc}\n" + (f"{error.hint}\n" if error.hint else "")
 
 
 def _find(table: list[HmpCommand], line: str, start: int) -> tuple[HmpCommand | None, int]:

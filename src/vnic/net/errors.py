@@ -23,11 +23,6 @@ class NetError(Exception):
         self.error_class = error_class
         self.hint = hint
 
-    @property
-    def told(self) -> str:
-        """All of it, for a person."""
-        return f"{self.desc}\n{self.hint}" if self.hint else self.desc
-
 
 class DeviceNotFound(NetError):
     """No client, netdev or device has that name (QEMU's ERROR_CLASS_DEVICE_NOT_FOUND)."""

@@ -58,6 +58,12 @@ from .conftest import Client
         ("object_add filter-dump", "Error: Parameter 'id' is missing\r\n"),
         ("object_add bogus,id=x", "Error: Parameter 'qom-type' does not accept value 'bogus'\r\n"),
         ("object_del f0", "Error: object 'f0' not found\r\n"),
+        (
+            "object_add filter-dump,id=9,netdev=net0",
+            "Error: Parameter 'id' expects an identifier\r\n"
+            "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter.\r\n",
+        ),
+        ("device_add rtl8139", "Error: 'rtl8139' is not built into vnic; there are virtio-net\r\n"),
         ("chardev-add null", "Error: chardev: no id specified\r\n"),
         ("chardev-remove zz", "Error: Chardev 'zz' not found\r\n"),
         ("help set_link", "set_link name on|off -- change the link status of a network adapter\r\n"),
@@ -72,11 +78,12 @@ def test_texts(client: Client, line: str, text: str) -> None:
     assert client.hmp(line) == text
 
 
-@pytest.mark.parametrize("options", ["hubport,id=net0,hubid=1", "hubport,id=1a,hubid=1"])
-def test_a_bad_id_of_netdev_add_is_told_on_stderr(
-    client: Client, options: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    assert client.hmp(f"netdev_add {options}") == 'Try "help netdev_add" for more information\r\n'
+@pytest.mark.parametrize(
+    "line",
+    ["netdev_add hubport,id=net0,hubid=1", "netdev_add hubport,id=1a,hubid=1", "device_add virtio-net,id=1a"],
+)
+def test_a_bad_id_is_told_on_stderr(client: Client, line: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert client.hmp(line) == f'Try "help {line.split()[0]}" for more information\r\n'
     assert "Duplicate ID 'net0'" in caplog.text or "expects an identifier" in caplog.text
 
 
