@@ -47,12 +47,19 @@ class ChardevTable(Protocol):
         """The chardev of that label; NetError (`chardev "c0" not found`) where there is none."""
         ...
 
+    def remove(self, label: str) -> None:
+        """Delete the chardev, which nobody uses."""
+        ...
+
 
 class NoChardevs:
     """The chardev table of a vnic without any."""
 
     def find(self, label: str) -> Chardev:
         raise NetError(f'chardev "{label}" not found')
+
+    def remove(self, label: str) -> None:
+        """Never called: `find` gave nothing out."""
 
 
 def take_fd(name: str) -> int:

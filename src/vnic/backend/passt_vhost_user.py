@@ -54,6 +54,9 @@ class _PasstContext(BackendContext):
         self._chardev = _PasstChardev(path)
         self.chardevs = self
 
+    def remove(self, label: str) -> None:
+        """It goes with its one user."""
+
     def find(self, label: str) -> Chardev:
         return self._chardev
 

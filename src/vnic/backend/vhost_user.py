@@ -79,6 +79,8 @@ class VhostUserBackend(Backend, RingTaker):
         self._lent: set[int] = set()
         self._told_memory: tuple[GuestMemory, int] | None = None
         self._returned: Callable[[Sequence[int | None]], None] | None = None
+        self._has_nic = False
+        """A NIC is plugged in; also one that the end of this netdev unplugs, which only the NIC is told."""
         self._rarp_failed = False
         self._complaint = ""
 
@@ -95,6 +97,9 @@ class VhostUserBackend(Backend, RingTaker):
         self._socket.close()
         if began is not State.NEW:
             self._chardev.release()
+            if self.client.born and not self._has_nic:
+                # net_vhost_user_cleanup. A NIC that waits for this id finds the chardev again; QEMU keeps it busy.
+                self.context.chardevs.remove(self._chardev.label)
         if self._device is None:
             self._drop_connection()
 
@@ -223,6 +228,7 @@ class VhostUserBackend(Backend, RingTaker):
         return self.client.peer is None or self._peer_device() is not None
 
     def peer_changed(self) -> None:
+        self._has_nic = self.client.peer is not None
         if self.state is State.UP and not self._peer_fits():
             self.loop.call_soon(self._refuse, WRONG_PEER)
 

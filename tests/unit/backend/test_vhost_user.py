@@ -356,6 +356,16 @@ def test_netdev_del_takes_the_rings_back_before_it_parts(rig: WireRig, backend: 
     assert rig.serves(DataPath.TAKEN)
 
 
+def test_a_deleted_netdev_takes_its_chardev_along_unless_a_nic_waits_for_it(rig: WireRig) -> None:
+    rig.network.delete_netdev("vu0", "test")
+    assert rig.chardevs.find("c0").user == "", "the NIC's netdev may come back on it"
+    rig.add_netdev()
+    rig.network.delete_nic("nic0")
+    rig.network.delete_netdev("vu0", "test")
+    with pytest.raises(NetError, match='chardev "c0" not found'):
+        rig.chardevs.find("c0")
+
+
 def test_info_network_text(rig: WireRig) -> None:
     assert rig.backend.info_text(0) == "vhost-user0 to c0"
 
