@@ -126,14 +126,37 @@ def test_only_a_read_of_status_is_seeing(lab: VirtioLab, offset: int, length: in
     assert lab.nic.guest.seen == (False if seen else None)
 
 
-def test_only_a_driver_in_charge_sees(lab: VirtioLab) -> None:
+@pytest.mark.parametrize(
+    ("offset", "length", "seen"), [(6, 2, True), (0, 8, True), (0, 10, None), (0, 24, None)]
+)
+def test_a_driver_that_probes_the_status_has_seen_it_once_it_is_in_charge(
+    lab: VirtioLab, offset: int, length: int, seen: bool | None
+) -> None:
     """QEMU reads the whole config space of a vhost-user device itself, before any guest runs."""
     lab.driver.plug(lab.device, start=False)
-    status(lab)
+    lab.device.read_config(offset, length)
     assert lab.nic.guest.seen is None
-    lab.driver.start()
+    lab.device.set_status(15)
+    assert lab.nic.guest.seen is seen
     status(lab)
     assert lab.nic.guest.seen is True
+
+
+def test_what_was_probed_is_what_was_seen_though_the_link_changed_since(lab: VirtioLab) -> None:
+    lab.driver.plug(lab.device, start=False)
+    status(lab)
+    lab.set_link(False)
+    lab.device.set_status(15)
+    assert lab.nic.guest.seen is True, "no interrupt before DRIVER_OK: it does not know"
+    assert "LINK_SEEN" not in lab.names()
+
+
+def test_a_probe_is_forgotten_at_reset(lab: VirtioLab) -> None:
+    lab.driver.plug(lab.device, start=False)
+    status(lab)
+    lab.device.set_status(0)
+    lab.device.set_status(15)
+    assert lab.nic.guest.seen is None
 
 
 def test_a_stale_read_is_not_the_new_state(lab: VirtioLab) -> None:

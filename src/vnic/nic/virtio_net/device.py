@@ -94,6 +94,8 @@ class VirtioNet(VirtioDevice, Endpoint):
         )
         self.config_size = config_size(self._own_features)
         self._active_pairs = 1
+        self._probed: bool | None = None
+        """The link that a driver read before DRIVER_OK."""
         self._look_scheduled = False
         self._engines: list[PairEngine] = []
 
@@ -186,20 +188,31 @@ class VirtioNet(VirtioDevice, Endpoint):
     def driver_ok_changed(self, driver_ok: bool) -> None:
         self.client.guest_driver_ok(driver_ok)
         if driver_ok:
+            if self._probed is not None:
+                self.client.mark_seen(self._probed)
             self.look_at_rings()
 
     def reset_state(self) -> None:
         """virtio_net_reset; the link stays as it is."""
         self._active_pairs = 1
+        self._probed = None
         self.config.status &= ~ANNOUNCE
         self.config.mac = self.client.mac
         self.filter.reset()
         self._show_filtering()
 
     def read_config(self, offset: int, length: int) -> bytes:
-        """`length` bytes, ff behind the end. A driver in charge that reads `status` has seen the link."""
-        if offset < STATUS_END and offset + length > STATUS_AT and self.status & STATUS_DRIVER_OK:
-            self.client.mark_seen(bool(self.config.status & LINK_UP))
+        """`length` bytes, ff behind the end. A driver in charge that reads `status` has seen the link.
+
+        Before DRIVER_OK only a read that ends with `status` counts, and only once the driver is in charge: a
+        vhost-user client reads from 0 whatever it wants, and QEMU all of it before any guest runs.
+        """
+        end = offset + length
+        if offset < STATUS_END and end > STATUS_AT:
+            if self.status & STATUS_DRIVER_OK:
+                self.client.mark_seen(bool(self.config.status & LINK_UP))
+            elif end == STATUS_END:
+                self._probed = bool(self.config.status & LINK_UP)
         part = self.config.pack(self.config_size)[offset : offset + length]
         return part + b"\xff" * (length - len(part))
 
