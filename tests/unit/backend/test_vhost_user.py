@@ -150,7 +150,7 @@ def test_rings_memory_and_eventfds_are_handed_over(rig: WireRig, backend: FakeBa
     backend.messages.clear()
     rig.boot()
     assert rig.serves(DataPath.TAKEN)
-    ring = [f"SET_VRING_{part}" for part in ("NUM", "BASE", "ADDR", "CALL", "KICK", "ENABLE")]
+    ring = [f"SET_VRING_{part}" for part in ("NUM", "BASE", "ADDR", "CALL", "ENABLE", "KICK")]
     assert backend.messages == ["SET_FEATURES", "SET_MEM_TABLE", *ring, "SET_STATUS", *ring]
     memory = rig.memory
     table = struct.pack("<IIQQQQ", 1, 0, memory.guest_addr, memory.size, memory.guest_addr, 0)

@@ -240,9 +240,10 @@ class FrontendEngine:
             self._tell(vu.SET_VRING_ADDR, address)
         if told is None or told.call != ring.call:
             self._send_fd(vu.SET_VRING_CALL, ring.index, ring.call)
+        # Before the kick, as QEMU: a ring that is started and not yet enabled has its frames thrown away.
+        self.enable_ring(ring.index, True)
         if told is None or told.kick != ring.kick:
             self._send_fd(vu.SET_VRING_KICK, ring.index, ring.kick)
-        self.enable_ring(ring.index, True)
 
     def enable_ring(self, index: int, enabled: bool) -> None:
         """SET_VRING_ENABLE where that is news; without protocol features a ring is always enabled."""
