@@ -144,6 +144,19 @@ def test_the_next_client_is_served(rig: SocketRig) -> None:
             ring.restart()
 
 
+def test_a_client_that_is_gone_already_is_not_taken_for_one_that_is_there(rig: SocketRig) -> None:
+    """A VM that is killed and started again while we were busy: its end and the next one's coming are one event."""
+    rig.attachment.start()
+    rig.connect().negotiate()
+    rig.clients[0].close()
+    wires = [SocketWire.connect(rig.path) for _ in range(3)]
+    for wire in wires[:2]:
+        wire.close()
+    wires[2].loop = rig.loop
+    wires[2].sock.setblocking(False)
+    rig.adopt(wires[2]).negotiate()
+
+
 def test_a_client_that_returns_goes_on_at_used_idx(rig: SocketRig) -> None:
     """The guest lives on while its front-end reconnects: its rings keep their indices."""
     rig.attachment.start()

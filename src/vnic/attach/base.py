@@ -20,7 +20,6 @@ from vnic.net.errors import NetError
 log = logging.getLogger(__name__)
 
 MAX_PATH_BYTES: Final = 107  # sizeof(sun_path) - 1
-ACCEPTS_PER_TURN: Final = 8
 
 
 def check_path(path: str) -> None:
@@ -41,7 +40,10 @@ def bind_path(path: str, *, mode: int = 0o600, backlog: int = 8) -> socket.socke
     """
     check_path(path)
     _remove_stale(path)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    except OSError as error:  # no descriptors
+        raise NetError(f"Failed to create a socket for {path}: {error.strerror}") from None
     try:
         os.fchmod(sock.fileno(), mode)  # Linux unix_bind() gives the path the mode of the socket's inode
         sock.bind(path)
@@ -61,8 +63,11 @@ def _remove_stale(path: str) -> None:
         raise NetError(f"Failed to bind socket to {path}: {os.strerror(error.errno or 0)}") from None
     if not stat.S_ISSOCK(found.st_mode):
         raise NetError(f"Failed to bind socket to {path}: the path exists and is not a socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
-        refused = probe.connect_ex(path)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+            refused = probe.connect_ex(path)
+    except OSError as error:  # no descriptors
+        raise NetError(f"Failed to create a socket for {path}: {error.strerror}") from None
     if refused != errno.ECONNREFUSED:
         raise NetError(f"Failed to bind socket to {path}: a process listens there already")
     try:
@@ -100,23 +105,33 @@ class Listener:
         found = os.lstat(path)
         self._inode = (found.st_dev, found.st_ino)
         self._paused = False
+        self._failing = False
         loop.add_reader(self._sock, self._readable)
 
     def _readable(self) -> None:
-        for _ in range(ACCEPTS_PER_TURN):
-            try:
-                client, _ = self._sock.accept()
-            except (BlockingIOError, ConnectionAbortedError, InterruptedError):
-                return
-            except OSError as error:  # EMFILE and its kind: the client waits until descriptors are free
-                log.error("%s: accept failed: %s", self.path, error)
-                self._loop.remove_reader(self._sock)
-                self._loop.call_later(0.5, self._retry)
-                return
-            client.setblocking(False)
-            self._accepted(client)
-            if self._paused or self._sock.fileno() < 0:  # as a consequence of this client
-                return
+        """Accept one client, behind all else that this turn brings: the end of the one before, above all, which
+        would be taken for one that is still there when a VM is killed and started again."""
+        self._loop.remove_reader(self._sock)
+        self._loop.call_soon(self._accept)
+
+    def _accept(self) -> None:
+        if self._paused or self._sock.fileno() < 0:
+            return
+        try:
+            client, _ = self._sock.accept()
+        except (BlockingIOError, ConnectionAbortedError, InterruptedError):
+            self.resume()
+            return
+        except OSError as error:  # EMFILE and its kind: the client waits until descriptors are free
+            if not self._failing:  # once, not at every attempt
+                self._failing = True
+                log.error("%s: cannot accept: %s; trying on", self.path, error.strerror)
+            self._loop.call_later(0.5, self._retry)
+            return
+        self._failing = False
+        client.setblocking(False)
+        self._accepted(client)
+        self._retry()
 
     def _retry(self) -> None:
         if not self._paused:

@@ -173,7 +173,14 @@ class VhostUserAttachment:
     def _connect(self) -> None:
         """One attempt; a UNIX socket's connect() is over at once."""
         self._retry = None
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            sock = socket.socket(
+                socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+            )
+        except OSError as error:  # no descriptors
+            self._complain(f"cannot connect to {self.path}: {error.strerror}")
+            self._retry = self._loop.call_later(RETRY_S, self._connect)
+            return
         refused = sock.connect_ex(self.path)
         if refused:
             sock.close()

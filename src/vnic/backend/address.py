@@ -136,7 +136,11 @@ def resolve(
     except AddressError as error:
         failed(str(error))
         return _nothing
-    future = loop.run_in_executor(None, lambda: lookup(address, socket.SOCK_STREAM, passive=passive))
+    try:
+        future = loop.run_in_executor(None, lambda: lookup(address, socket.SOCK_STREAM, passive=passive))
+    except (OSError, RuntimeError) as error:  # no descriptors, or no thread more
+        failed(f"address resolution failed for {address.host}:{address.port}: {error}")
+        return _nothing
 
     def done(future: asyncio.Future[list[Resolved]]) -> None:
         if future.cancelled():

@@ -62,6 +62,8 @@ class HmpSession:
     def _run(self, line: str) -> bytes:
         try:
             text = run_line(self, line)
+        except OSError as error:  # no descriptors, no memory: the machine's limits, not ours
+            text = f"Error: {error.strerror or error}\r\n"
         except Exception as error:  # a bug in one command must not take the monitor away
             log.exception("HMP: %r of %s failed", line, self.who)
             text = f"Error: internal error: {error!r}\r\n"

@@ -62,6 +62,7 @@ class ServerPort:
         self._serve = serve
         self._tell = connected
         self._clients = 0
+        self._failing = False
         self._retry: asyncio.TimerHandle | None = None
         self._listener = Listener(options)
         self._listen()
@@ -76,10 +77,13 @@ class ServerPort:
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return
         except OSError as error:
-            log.warning("%s: cannot accept: %s", self._options.filename, error.strerror)
+            if not self._failing:  # once, not at every attempt
+                self._failing = True
+                log.warning("%s: cannot accept: %s; trying on", self._options.filename, error.strerror)
             self._loop.remove_reader(self._listener.socket.fileno())
             self._retry = self._loop.call_later(ACCEPT_RETRY_S, self._listen)
             return
+        self._failing = False
         if self._clients >= CLIENTS_MAX:
             log.warning(
                 "%s: %d clients already: one more is turned away", self._options.filename, CLIENTS_MAX

@@ -104,6 +104,8 @@ class QmpSession:
             reply["return"] = {} if result is None else result
         except NetError as error:
             reply["error"] = {"class": error.error_class, "desc": error.desc}
+        except OSError as error:  # no descriptors, no memory: the machine's limits, not ours
+            reply["error"] = {"class": "GenericError", "desc": str(error.strerror or error)}
         except Exception as error:  # a bug in one command must not take the others' monitor away
             log.exception("QMP: %.200r of %s failed", message, self.who)
             reply["error"] = {"class": "GenericError", "desc": f"Internal error: {error!r}"}

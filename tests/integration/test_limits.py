@@ -1,0 +1,83 @@
+"""A vnic that gets no more descriptors: errors and one log line each, and it goes on when there are some again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import socket
+from collections.abc import Iterator
+
+import pytest
+from qemu.qmp import ExecuteError, QMPClient
+from tests.integration.process import Place, Running, guest_on, wait_for
+
+NIC = "virtio-net,id=nic0,netdev=net0,attach.type=vhost-user,attach.path=nic0.sock"
+AWAY = "virtio-net,id=nic1,attach.type=vhost-user,attach.path=away.sock,attach.server=off"
+
+ADDITIONS: list[tuple[str, dict[str, object]]] = [
+    ("netdev_add", {"type": "socket", "id": "n1", "listen": "127.0.0.1:0"}),
+    ("netdev_add", {"type": "socket", "id": "n2", "udp": "127.0.0.1:9", "localaddr": "127.0.0.1:0"}),
+    ("object-add", {"qom-type": "filter-dump", "id": "f0", "netdev": "net0", "file": "dump"}),
+    (
+        "device_add",
+        {"driver": "virtio-net", "id": "d1", "attach": {"type": "vhost-user", "path": "d1.sock"}},
+    ),
+    ("device_add", {"driver": "e1000", "id": "d2", "attach": {"type": "vfio-user", "path": "d2.sock"}}),
+]
+
+
+@contextlib.contextmanager
+def without_descriptors(running: Running) -> Iterator[None]:
+    """Let the process open no more than it has."""
+    pid = running.process.pid
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    used = len(os.listdir(f"/proc/{pid}/fd"))
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (used, limits[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+
+
+def test_without_descriptors(place: Place) -> None:
+    running = place.run("-netdev", "echo,id=net0", "-device", NIC, "-device", AWAY)
+    try:
+        asyncio.run(refusals(place, running))
+        wait_for(lambda: can_be_attached(place))
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(place.path("away.sock"))
+            listening.listen()
+            listening.settimeout(5)
+            listening.accept()[0].close()
+    finally:
+        code, stderr = running.end()
+    assert code == 0
+    assert "Traceback" not in stderr
+    assert stderr.count("nic0.sock: cannot accept: Too many open files") == 1
+    assert stderr.count("nic1: cannot connect to away.sock: Too many open files") == 1
+
+
+async def refusals(place: Place, running: Running) -> None:
+    client = QMPClient("test")
+    await asyncio.wait_for(client.connect(running.qmp_path), 5)
+    try:
+        with without_descriptors(running), socket.socket(socket.AF_UNIX) as waiting:
+            waiting.connect(place.path("nic0.sock"))
+            for command, arguments in ADDITIONS:
+                with pytest.raises(ExecuteError, match="Too many open files"):
+                    await asyncio.wait_for(client.execute(command, arguments), 5)
+            await asyncio.sleep(1.2)  # two attempts to accept
+        for command, arguments in ADDITIONS[:2]:
+            await asyncio.wait_for(client.execute(command, arguments), 5)
+    finally:
+        await client.disconnect()
+
+
+def can_be_attached(place: Place) -> bool:
+    try:
+        with guest_on(place.path("nic0.sock")) as guest:
+            return guest.sees_up()
+    except OSError:
+        return False
