@@ -18,9 +18,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from vnic.protocol.vhost_user.messages import P_CONFIG
 from vnic.testing.driver import NetDriver
 from vnic.testing.guest_memory import FakeGuestMemory
-from vnic.testing.vhost_user_client import Disconnected, SocketWire, VhostUserClient
+from vnic.testing.vhost_user_client import ALL_PROTOCOL_FEATURES, Disconnected, SocketWire, VhostUserClient
 
 SOURCE = Path(__file__).parents[2] / "src"
 COMMAND = [sys.executable, "-m", "vnic"]
@@ -135,13 +136,13 @@ class PlayedGuest:
     Its driver is of tests/fakes; a thread answers, as a kernel would.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, protocol_features: int) -> None:
         self._memory = FakeGuestMemory()
         self._driver = NetDriver(self._memory)
         self._wire = SocketWire.connect(path)
         self._client = VhostUserClient(self._wire, self._memory, self._driver)
-        self._client.start()
-        self._link_up = self._client.link_up()
+        self._client.start(protocol_features)
+        self._link_up = bool(protocol_features & P_CONFIG) and self._client.link_up()
         self.obeys = threading.Event()
         """Cleared, the guest ignores its interrupts."""
         self.obeys.set()
@@ -182,8 +183,8 @@ def _is_closed(sock: socket.socket) -> bool:
 
 
 @contextlib.contextmanager
-def guest_on(path: str) -> Iterator[PlayedGuest]:
-    guest = PlayedGuest(path)
+def guest_on(path: str, protocol_features: int = ALL_PROTOCOL_FEATURES) -> Iterator[PlayedGuest]:
+    guest = PlayedGuest(path, protocol_features)
     try:
         yield guest
     finally:

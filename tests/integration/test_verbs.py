@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from tests.integration.process import Place, Running, guest_on, wait_for
 
+from vnic.testing.vhost_user_client import QEMU_NETDEV_PROTOCOL_FEATURES
+
 NIC = "virtio-net,id=nic0,netdev=net0,attach.type=vhost-user,attach.path=nic0.sock"
 STREAM = "stream,id=net0,server=on,addr.type=unix,addr.path=net0.sock"
 
@@ -98,6 +100,27 @@ def test_wait_for_a_guest_that_comes_later(place: Place, echo: Running) -> None:
         assert not guest.sees_up()
     assert waiting.returncode == 0
     assert out.startswith("nic0 down, seen by the guest")
+
+
+def test_wait_for_a_guest_that_follows_its_socket(place: Place, echo: Running) -> None:
+    """QEMU's -netdev vhost-user and DPDK read no status: that they saw it cannot be known, and is said at once."""
+    with guest_on(place.path("nic0.sock"), QEMU_NETDEV_PROTOCOL_FEATURES) as guest:
+        result = place.verb("link", "set", "nic0", "down", "--wait", "20")
+        assert (result.returncode, result.stdout) == (1, "")
+        assert result.stderr == (
+            "vnic: nic0 is down; its guest sees that by its socket, which is closed, and cannot confirm it\n"
+        )
+        assert guest.gone.wait(5)
+    assert "that is how it sees the link down" in place.verb("why", "nic0").stdout
+    assert links(place)["nic0"]["guest"]["seen"] == "unknown"
+
+
+def test_a_nic_may_be_named_by_its_mac(place: Place, echo: Running) -> None:
+    result = place.verb("link", "set", "52:54:00:12:34:56", "down")
+    assert (result.returncode, result.stdout) == (0, "nic0 down\n")
+    assert place.verb("why", "52-54-00-12-34-56").stdout.startswith("nic0 is down")
+    result = place.verb("link", "set", "52:54:00:12:34:57", "down")
+    assert (result.returncode, result.stderr) == (1, "vnic: no NIC has the MAC address 52:54:00:12:34:57\n")
 
 
 def test_wait_for_a_netdev_that_no_nic_is_plugged_into(place: Place) -> None:

@@ -165,6 +165,27 @@ def test_link_down_closes_the_socket_and_up_brings_it_back(rig: SocketRig) -> No
             assert ring.used_idx == 0
 
 
+def test_how_the_guest_is_shown_its_link_is_known_also_while_it_is_away(rig: SocketRig) -> None:
+    def shown() -> tuple[object, object]:
+        guest = rig.nic.guest.to_dict()
+        assert guest["seen"] == "unknown"
+        return guest["attached"], guest.get("link-shown-by")
+
+    assert shown() == (False, None)
+    client = guest_of_socket(rig)
+    assert shown() == (True, "socket")
+    rig.set_link(False)
+    assert shown() == (False, "socket")
+    rig.set_link(True)
+    assert shown() == (False, "socket")
+    client = rig.connect()
+    assert shown() == (True, None), "it may be another one"
+    client.close()
+    assert shown() == (False, None)
+    guest_of_config(rig)
+    assert rig.nic.guest.to_dict()["link-shown-by"] == "device"
+
+
 def test_a_client_without_protocol_features_watches_the_socket(rig: SocketRig) -> None:
     client = rig.connect()
     client.send_u64(vu.SET_FEATURES, rig.device.host_features)

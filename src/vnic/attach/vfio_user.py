@@ -16,7 +16,7 @@ from typing import Final
 from vnic.attach.base import Listener, peer_name
 from vnic.attach.vfio_pci import VfioPciPort
 from vnic.fdsocket import Connection
-from vnic.net.client import Nic
+from vnic.net.client import Nic, ShownBy
 from vnic.pci.device import PciDevice
 from vnic.protocol.frames import FrameError
 from vnic.protocol.vfio_user import messages as m
@@ -89,7 +89,7 @@ class VfioUserAttachment:
     def _serve(self, sock: socket.socket) -> None:
         log.info("%s: a VM attached (%s)", self._name, peer_name(sock))
         self.state = State.SERVING
-        self._nic.guest_attached(True)
+        self._nic.guest_attached(True, ShownBy.DEVICE)
         self._port = VfioPciPort(self._device, self._loop, self._name)
         self._server = Server(self._port)
         self._frames = m.assembler()

@@ -23,7 +23,7 @@ from typing import Final
 from vnic.attach.base import Listener, check_path, peer_name
 from vnic.attach.request_channel import RequestChannel
 from vnic.fdsocket import Connection
-from vnic.net.client import Nic
+from vnic.net.client import Nic, ShownBy
 from vnic.net.errors import NetError
 from vnic.nic.device import QueueFds, VirtioDevice
 from vnic.protocol.vhost_user.device import DeviceEngine
@@ -240,7 +240,7 @@ class VhostUserAttachment:
                 self._closed()
 
         self._device.detach(detached)
-        self._nic.guest_attached(False)
+        self._nic.guest_attached(False, ShownBy.SOCKET if self._by_socket else None)
 
     def lost(self, reason: str | None) -> None:
         """ConnectionUser: the client closed its end, or the socket failed."""
@@ -282,6 +282,7 @@ class VhostUserAttachment:
 
     def negotiated(self) -> None:
         self._by_socket = not self._engine_has(P_CONFIG)
+        self._nic.guest.shown_by = ShownBy.SOCKET if self._by_socket else ShownBy.DEVICE
         if self._by_socket and not self._nic.link_up and self._grace is None:
             self._grace = self._loop.call_later(GRACE_S, self._show_link_down)
 

@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError
 from vnic import rundir
 
 GREETING_TIMEOUT_S = 5.0
+
+_MAC = re.compile(r"[0-9a-fA-F]{2}(?:[:-][0-9a-fA-F]{2}){5}")
 
 Entry = dict[str, Any]
 """One JSON object of a reply."""
@@ -103,6 +106,16 @@ class Session:
     async def links(self, name: str | None = None) -> list[Entry]:
         found: list[Entry] = await self.execute("query-links", name=name)
         return found
+
+    async def name_of(self, link: str) -> str:
+        """The name of the NIC with the MAC address `link`; `link` itself where it is none (ids hold no colon)."""
+        if not _MAC.fullmatch(link):
+            return link
+        mac = link.lower().replace("-", ":")
+        for each in await self.links():
+            if each.get("mac") == mac:
+                return str(each["name"])
+        raise Refused(f"no NIC has the MAC address {link}")
 
     async def link_log(
         self, name: str | None = None, limit: int | None = None, after_id: int | None = None

@@ -35,7 +35,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         description="Put the link of a NIC or a netdev up or down. Naming a NIC holds its end of the wire, naming a"
         " netdev both ends, as QEMU's set_link does.",
     )
-    setter.add_argument("link", metavar="NAME", help="a NIC or a netdev")
+    setter.add_argument("link", metavar="NAME", help="a NIC or a netdev, or a NIC's MAC address")
     setter.add_argument("state", choices=("up", "down"))
     setter.add_argument(
         "--wait",
@@ -92,9 +92,16 @@ def _guest(link: Entry) -> str:
     guest = link.get("guest")
     if guest is None:
         return "-"
+    if follows_socket(link):
+        return "by socket"
     if not guest["attached"]:
         return "no guest"
     return str(guest["seen"])
+
+
+def follows_socket(nic: Entry) -> bool:
+    """Whether the guest sees its link only by its socket, so that nobody can tell what it saw."""
+    return bool(nic["guest"].get("link-shown-by") == "socket")
 
 
 def hold_text(hold: Entry, name: str) -> str:
@@ -109,14 +116,15 @@ def hold_text(hold: Entry, name: str) -> str:
 async def run_set(args: argparse.Namespace) -> int:
     async with session(args) as qmp:
         started = time.monotonic()
-        await qmp.execute("set_link", name=args.link, up=args.state == "up")
-        nic = await _nic_of(qmp, args.link)
+        name = await qmp.name_of(args.link)
+        await qmp.execute("set_link", name=name, up=args.state == "up")
+        nic = await _nic_of(qmp, name)
         if args.wait is not None:
             if nic is None:
-                raise Refused(f"{args.link} is plugged into no NIC: there is no guest to wait for")
+                raise Refused(f"{name} is plugged into no NIC: there is no guest to wait for")
             nic = await _wait_seen(qmp, nic, args.state, args.wait, started)
         elif nic is None:
-            nic = (await qmp.links(args.link))[0]
+            nic = (await qmp.links(name))[0]
     if args.json:
         print_json(nic)
     else:
@@ -147,9 +155,11 @@ def has_seen(nic: Entry, state: str) -> bool:
 async def _wait_seen(qmp: Session, nic: Entry, state: str, seconds: float, started: float) -> Entry:
     """The NIC's entry once its guest saw `state`; Refused, with what is in the way, after `seconds`."""
     name = nic["name"]
-    if not nic["guest"]["attached"] and seconds > 0:
+    if not nic["guest"]["attached"] and not follows_socket(nic) and seconds > 0:
         print(f"vnic: no guest is attached to {name} yet; waiting", file=sys.stderr)
     while not has_seen(nic, state):
+        if follows_socket(nic) and nic["link"] == state:
+            raise Refused(why_not_seen(nic, state, seconds))
         left = started + seconds - time.monotonic()
         try:
             # Any of its events may matter; the query after it says how things are, whatever was missed.
@@ -181,6 +191,9 @@ def why_not_seen(nic: Entry, state: str, seconds: float) -> str:
         holds = "; ".join(hold_text(hold, name) for hold in nic["holds"])
         return f"{name} is still {nic['link']} after {seconds:g} s, held by {one_line(holds) or 'nothing'}"
     guest = nic["guest"]
+    if follows_socket(nic):
+        how = "closed" if state == "down" else "there again"
+        return f"{name} is {state}; its guest sees that by its socket, which is {how}, and cannot confirm it"
     done = f"{name} is {state}, but after {seconds:g} s "
     if not guest["attached"]:
         return done + "no guest is attached to see it"

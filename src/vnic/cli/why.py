@@ -23,7 +23,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         help="say why a link is up or down",
         description="Say why a link is as it is: what holds it down, what the guest saw, and its last changes.",
     )
-    parser.add_argument("link", metavar="NAME", help="a NIC or a netdev")
+    parser.add_argument("link", metavar="NAME", help="a NIC or a netdev, or a NIC's MAC address")
     parser.add_argument(
         "-c",
         "--changes",
@@ -45,8 +45,9 @@ def _count(text: str) -> int:
 
 async def run(args: argparse.Namespace) -> int:
     async with session(args) as qmp:
-        links = await qmp.links(args.link)
-        changes = await qmp.link_log(args.link, args.changes)
+        name = await qmp.name_of(args.link)
+        links = await qmp.links(name)
+        changes = await qmp.link_log(name, args.changes)
         causes = await _causes(qmp, changes)
     if args.json:
         print_json({"links": links, "changes": changes, "causes": list(causes.values())})
@@ -94,6 +95,12 @@ def describe(link: Entry, now: float) -> Iterator[str]:
 
 def guest_text(guest: Entry, link: str) -> str:
     """What is known of the guest, in words."""
+    if guest.get("link-shown-by") == "socket":
+        if guest["attached"]:
+            return "attached; it sees the link by its socket only, and cannot confirm what it saw"
+        if link == "up":
+            return "its socket is there again, as the link is up; it has not come back yet"
+        return "its socket is closed: that is how it sees the link down, and it cannot confirm it"
     if not guest["attached"]:
         return "none is attached"
     if guest["seen"] == "unknown":

@@ -58,6 +58,8 @@ class GuestInfo(_Info):
     driver_ok: bool
     seen: Literal["up", "down", "unknown"]
     seen_latency_us: int | None = None
+    link_shown_by: Literal["device", "socket"] | None = None
+    """socket: the guest sees its link only by its socket being closed and coming back, so `seen` stays unknown."""
 
 
 class LinkInfo(_Info):

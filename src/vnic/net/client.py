@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from .filters import Filter, filter_frame
@@ -119,8 +120,8 @@ class NetClient:
 
     @property
     def operstate(self) -> str:
-        """RFC 2863's word: `down` by the operator's will, `lowerlayerdown` where what is below is missing."""
-        if not self.holds:
+        """RFC 2863's word: `down` by the operator's will at this end, `lowerlayerdown` for every other reason."""
+        if self.link_up:
             return "up"
         return "down" if HoldKind.OPERATOR in self.holds else "lowerlayerdown"
 
@@ -170,12 +171,23 @@ class NetClient:
             incoming.purge()
 
 
+class ShownBy(StrEnum):
+    """How a guest is shown its link."""
+
+    DEVICE = "device"
+    """It reads the link from its device, which is what `seen` tells of."""
+    SOCKET = "socket"
+    """Its socket is closed, and is there again: nothing tells whether it noticed."""
+
+
 @dataclass(slots=True)
 class GuestView:
     """What is known of the guest behind a NIC."""
 
     attached: bool = False
     attached_ns: int = 0
+    shown_by: ShownBy | None = None
+    """None: it has not said yet, or there is none. A guest that was left to show the link down is still known."""
     driver_ok: bool = False
     seen: bool | None = None
     """The link state the guest last read from the device; None: it has read none."""
@@ -186,6 +198,8 @@ class GuestView:
         view: dict[str, object] = {"attached": self.attached, "driver-ok": self.driver_ok, "seen": seen}
         if self.seen_latency_us is not None:
             view["seen-latency-us"] = self.seen_latency_us
+        if self.shown_by is not None:
+            view["link-shown-by"] = str(self.shown_by)
         return view
 
 
@@ -223,18 +237,12 @@ class Nic(NetClient):
     def link_up(self) -> bool:
         return not self.holds and not (self.peer is not None and self.peer.holds)
 
-    @property
-    def operstate(self) -> str:
-        if self.holds:
-            return "down"
-        return "up" if self.link_up else "lowerlayerdown"
-
     def mac_text(self) -> str:
         return ":".join(f"{byte:02x}" for byte in self.mac)
 
-    def guest_attached(self, attached: bool) -> None:
+    def guest_attached(self, attached: bool, shown_by: ShownBy | None = None) -> None:
         """A VM plugged into the NIC, or left it; what an earlier guest had seen is forgotten."""
-        self.guest = GuestView(attached, self.network.clock.monotonic_ns() if attached else 0)
+        self.guest = GuestView(attached, self.network.clock.monotonic_ns() if attached else 0, shown_by)
 
     def guest_driver_ok(self, driver_ok: bool) -> None:
         """The guest's driver took the device into use, or let it go."""

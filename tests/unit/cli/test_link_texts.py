@@ -53,6 +53,10 @@ def guest(**changes: Any) -> dict[str, Any]:
     return {"attached": True, "driver-ok": True, "seen": "up", **changes}
 
 
+def by_socket(**changes: Any) -> dict[str, Any]:
+    return guest(seen="unknown", **{"link-shown-by": "socket", **changes})
+
+
 HOLD = {"client": "net0", "kind": "disconnected", "by": "net0", "text": "no peer yet", "since": NOW - 300}
 
 
@@ -61,6 +65,7 @@ def test_rows() -> None:
     held = nic(link="down", operstate="lowerlayerdown", holds=[HOLD])
     assert row(held)[-1] == "net0 disconnected: no peer yet"
     assert row(nic(guest=guest(attached=False, seen="unknown")))[6] == "no guest"
+    assert row(nic(guest=by_socket()))[6] == row(nic(guest=by_socket(attached=False)))[6] == "by socket"
     netdev = {
         key: value for key, value in nic(type="netdev", model="echo").items() if key not in ("guest", "peer")
     }
@@ -104,6 +109,10 @@ def test_an_older_sight_of_the_same_state_does_not_count() -> None:
             "nic0 is up, but after 2 s the guest has not read its link at all",
         ),
         (nic(guest=guest(seen="down")), "nic0 is up, but after 2 s the guest has last read 'down'"),
+        (
+            nic(guest=by_socket(attached=False)),
+            "nic0 is up; its guest sees that by its socket, which is there again, and cannot confirm it",
+        ),
     ],
 )
 def test_why_not_seen(entry: dict[str, Any], text: str) -> None:
@@ -137,6 +146,18 @@ def test_describe() -> None:
 )
 def test_the_guest_in_words(view: dict[str, Any], text: str) -> None:
     assert guest_text(view, "up") == text
+
+
+@pytest.mark.parametrize(
+    ("attached", "link", "text"),
+    [
+        (True, "up", "attached; it sees the link by its socket only, and cannot confirm what it saw"),
+        (False, "down", "its socket is closed: that is how it sees the link down, and it cannot confirm it"),
+        (False, "up", "its socket is there again, as the link is up; it has not come back yet"),
+    ],
+)
+def test_a_guest_that_follows_its_socket_in_words(attached: bool, link: str, text: str) -> None:
+    assert guest_text(by_socket(attached=attached), link) == text
 
 
 def test_steps() -> None:

@@ -161,8 +161,11 @@ def test_an_id_shared_by_a_netdev_and_an_unpeered_nic(bench: Bench) -> None:
 def test_a_nic_without_netdev_is_held(bench: Bench) -> None:
     nic, _ = bench.nic(netdev=None)
     assert list(nic.holds) == [HoldKind.NO_PEER]
+    assert nic.operstate == "lowerlayerdown"
     bench.network.set_link("nic0", True, "qmp")
     assert not nic.link_up
+    bench.network.set_link("nic0", False, "qmp")
+    assert nic.operstate == "down"
 
 
 def test_netdev_del_tells_and_keeps_the_nic_and_the_id_plugs_back_in(bench: Bench) -> None:

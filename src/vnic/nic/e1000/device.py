@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 
 from ...dataplane.offload import OffloadError, complete
-from ...net.client import Endpoint, Nic
+from ...net.client import Endpoint, Nic, ShownBy
 from ...net.clock import Scheduler, Timer
 from ...net.incoming import Frame
 from ...pci.bar import Bar
@@ -157,7 +157,7 @@ class E1000(PciDevice, Endpoint):
     def plug(self, irq: IrqLines, memory: GuestMemory) -> None:
         super().plug(irq, memory)
         self._complaints.clear()
-        self._nic.guest_attached(True)
+        self._nic.guest_attached(True, ShownBy.DEVICE)
 
     def unplug(self, done: Callable[[], None]) -> None:
         super().unplug(done)
