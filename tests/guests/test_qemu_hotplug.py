@@ -78,3 +78,23 @@ def test_vnics_end_is_seen_as_a_pulled_cable() -> None:
         assert running.end() == 0
         assert guest.wait_carrier(False)
         assert guest.running
+
+
+def test_behind_a_pcie_root_port_and_through_a_function_level_reset() -> None:
+    echo = ["-netdev", "echo,id=net0,ip=10.0.2.2"]
+    with vnic_run("-name", "express", *echo, *pci_nic("nic0")) as running:
+        nic = vfio_user(running.socket("nic0"), bus="port0")
+        port = ["-device", "pcie-root-port,id=port0"]
+        with qemu(running, nic, machine="q35", options=port, tools=True) as guest:
+            assert "Express (v2) Endpoint" in guest.run("lspci -n -vv -s 1:0.0 2>/dev/null")
+            device = guest.run("basename $(readlink -f /sys/class/net/eth0/device)")
+            bind = f"echo {device} >/sys/bus/virtio/drivers/virtio_net"
+            function = "/sys/bus/pci/devices/0000:01:00.0"
+            assert guest.run(f"cat {function}/reset_method").startswith("flr")
+            guest.run(f"{bind}/unbind; echo 1 >{function}/reset")
+            assert not running.qmp.link("nic0")["guest"]["driver-ok"]
+            pci = "echo 0000:01:00.0 >/sys/bus/pci/drivers/virtio-pci"
+            guest.run(f"{pci}/unbind; {pci}/bind; ip link set eth0 up")
+            guest.set_address("10.0.2.15/24")
+            assert guest.wait_carrier(True)
+            assert guest.ping("10.0.2.2") is not None

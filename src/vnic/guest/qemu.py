@@ -33,7 +33,7 @@ class QemuGuest(LinuxGuest):
     """A guest with one NIC for each of `nics`, eth0 first; a path is short for `vfio_user(path)`.
 
     `tools` puts ethtool and lspci into it; `modules` are loaded besides virtio_net and e1000 (`8021q`), `files` are
-    put into its root by path, `options` are further ones of QEMU.
+    put into its root by path, `options` of QEMU come before those of the NICs.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class QemuGuest(LinuxGuest):
         mem: int = DEFAULT_MEMORY_MIB,
         *,
         kit: QemuKit | None = None,
+        machine: str = "pc",
         tools: bool = False,
         modules: Sequence[str] = (),
         files: Mapping[str, bytes] | None = None,
@@ -52,6 +53,7 @@ class QemuGuest(LinuxGuest):
         super().__init__({**(self._kit.tools() if tools else {}), **(files or {})}, boot_timeout)
         self._nics = [_nic(nic).named(f"nic{index}") for index, nic in enumerate(nics)]
         self._memory_mib = mem
+        self._machine = machine
         self._modules = ("virtio_net", "e1000", *modules)
         self._options = options
         self._monitor: QemuMonitor | None = None
@@ -137,14 +139,15 @@ class QemuGuest(LinuxGuest):
         ]
         # Shared, so that vnic reaches the guest's rings and packets.
         command += ["-object", f"memory-backend-memfd,id=mem,size={size},share=on"]
-        command += ["-machine", "pc,memory-backend=mem"]
+        command += ["-machine", f"{self._machine},memory-backend=mem"]
         command += ["-kernel", str(self._kit.kernel), "-initrd", str(initrd), "-append", _KERNEL_ARGUMENTS]
         command += ["-serial", "stdio"]  # the kernel's log; commands have a line of their own
         command += ["-chardev", f"socket,id=console,fd={console_fd}", "-serial", "chardev:console"]
         command += ["-chardev", f"socket,id=qmp,fd={monitor_fd}", "-qmp", "chardev:qmp"]
+        command += self._options
         for nic in self._nics:
             command += nic.options()
-        return [*command, *self._options]
+        return command
 
 
 def _nic(nic: QemuNic | str | Path) -> QemuNic:
