@@ -135,9 +135,12 @@ def test_seen_is_told_once_for_every_change(lab: Lab) -> None:
 def test_the_guest_is_interrupted_only_when_its_link_changed(lab: Lab) -> None:
     running, guest = lab
     before = quiet(running, guest)
+    link = True
     for up in (True, True, False, False, False, True, True):
-        for name in ("nic0", "nic0"):
-            running.qmp.set_link(name, up)
+        running.qmp.set_link("nic0", up)
+        if up is not link:  # two changes that the guest is slow to look at may come as one interrupt
+            running.qmp.wait_event("LINK_SEEN", name="nic0", link="up" if up else "down")
+        link = up
     assert guest.wait_carrier(True)
     assert quiet(running, guest) - before == 2
 
