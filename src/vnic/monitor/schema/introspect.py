@@ -39,7 +39,6 @@ class Introspection:
                 "meta-type": "command",
                 "arg-type": self._name(arguments or _EMPTY),
                 "ret-type": self._name(returns or _EMPTY),
-                "allow-oob": False,
             }
         )
 
