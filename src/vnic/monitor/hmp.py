@@ -72,13 +72,12 @@ def run_line(caller: Caller, line: str) -> str:
 
 
 def _run(caller: Caller, line: str) -> str:
-    line = line.lstrip()
-    if not line:
+    if not line.strip():
         return ""
     found, at = _find(COMMANDS, line, 0)
     if found is not None and found.name == "info" and line[at:].strip():
         found, at = _find(INFO, line, at)
-    typed = line[:at].rstrip()
+    typed = line[:at].rstrip()  # with the blanks before it, as QEMU echoes it
     if found is None:
         return f"unknown command: '{typed}'\n"
     try:
