@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,6 +92,13 @@ def test_a_guest_that_powers_itself_off_is_gone(found_kit: kit.UmlKit) -> None:
         with pytest.raises(GuestGone):
             guest.run("poweroff -f")
     wait_until_gone(group)
+
+
+def test_a_guest_that_dies_of_its_reboot_is_switched_on_again(found_kit: kit.UmlKit) -> None:
+    with UmlGuest(kit=found_kit) as guest:
+        threading.Timer(0.1, guest.kill).start()
+        guest.reboot()
+        assert guest.run("echo here") == "here"
 
 
 @pytest.mark.parametrize("busy", [False, True])

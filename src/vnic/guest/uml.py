@@ -75,6 +75,20 @@ class UmlGuest(LinuxGuest):
                     f"the NIC on {path} did not answer, or has a guest already\n{self.log()[-LOG_TAIL:]}"
                 )
 
+    def reboot(self, timeout: float | None = None) -> None:
+        """As LinuxGuest's. UML reboots by executing itself, with its interrupts still armed as signals: one that
+        comes before the new image has its handlers is the guest's end, and then it is switched on again."""
+        try:
+            super().reboot(timeout)
+        except BootFailed:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._booted_process().wait(1)
+            if self.running:
+                raise
+            self.close()
+            self._process = None
+            self.boot(timeout)
+
     def _parts(self) -> tuple[Path, list[Path]]:
         return self._kit.busybox, module_closure(self._kit.modules_folder, self._modules)
 
