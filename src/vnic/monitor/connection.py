@@ -17,7 +17,10 @@ from typing import Protocol
 log = logging.getLogger(__name__)
 
 READ_BYTES = 4096
-"""Read at once (CHR_READ_BUF_LEN of QEMU's char.h): what runs on one turn of the loop is bounded by it."""
+"""Read at once (CHR_READ_BUF_LEN of QEMU's char.h)."""
+
+REPLIES_PER_TURN = 16
+"""Answered before the loop serves the others: 4096 bytes of garbage are as many errors, 50 ms of work."""
 
 PAUSE_BYTES = 1 << 16
 """With more unread output than this, no further command of the client runs."""
@@ -116,6 +119,8 @@ class Connection:
         self._work: Iterator[bytes] | None = None
         """Replies to what was read, made one by one as the client takes them."""
         self._running = False
+        self._more_later = False
+        """The rest of what was read waits for the loop's next turn."""
         self._ended = False
         """The client sends no more; it still gets what it asked for."""
         self._closed = False
@@ -155,7 +160,7 @@ class Connection:
 
     def _writable(self) -> None:
         self._flush()
-        if self._work is not None and len(self._output) <= PAUSE_BYTES:
+        if self._work is not None and not self._more_later and len(self._output) <= PAUSE_BYTES:
             self._run()
 
     # -- in -----------------------------------------------------------------------------------------------------
@@ -176,21 +181,26 @@ class Connection:
         self._run()
 
     def _run(self) -> None:
-        """Run what was read, until it is done or the client has enough to read."""
-        while self._work is not None and not self._closed:
-            self._running = True
-            try:
-                for reply in self._work:
-                    self._output += reply
-                    if len(self._output) > PAUSE_BYTES:
-                        break
-                else:
+        """Run what was read, as much of it as a turn may have and until the client has enough to read."""
+        self._more_later = False
+        if self._work is None or self._closed:
+            return
+        self._running = True
+        try:
+            for _ in range(REPLIES_PER_TURN):
+                reply = next(self._work, None)
+                if reply is None:
                     self._work = None
-            finally:
-                self._running = False
-            self._flush()
-            if len(self._output) > PAUSE_BYTES:
-                return
+                    break
+                self._output += reply
+                if len(self._output) > PAUSE_BYTES:
+                    break
+        finally:
+            self._running = False
+        self._flush()
+        if self._work is not None and not self._closed and len(self._output) <= PAUSE_BYTES:
+            self._more_later = True
+            self._loop.call_soon(self._run)
 
     # -- what the loop watches ----------------------------------------------------------------------------------
 

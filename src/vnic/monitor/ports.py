@@ -62,7 +62,8 @@ class ServerPort:
         self._serve = serve
         self._tell = connected
         self._clients = 0
-        self._failing = False
+        self._failing = self._full = False
+        """Said once, not at every attempt of a client."""
         self._retry: asyncio.TimerHandle | None = None
         self._listener = Listener(options)
         self._listen()
@@ -77,7 +78,7 @@ class ServerPort:
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return
         except OSError as error:
-            if not self._failing:  # once, not at every attempt
+            if not self._failing:
                 self._failing = True
                 log.warning("%s: cannot accept: %s; trying on", self._options.filename, error.strerror)
             self._loop.remove_reader(self._listener.socket.fileno())
@@ -85,11 +86,12 @@ class ServerPort:
             return
         self._failing = False
         if self._clients >= CLIENTS_MAX:
-            log.warning(
-                "%s: %d clients already: one more is turned away", self._options.filename, CLIENTS_MAX
-            )
+            if not self._full:
+                self._full = True
+                log.warning("%s: %d clients: more are turned away", self._options.filename, CLIENTS_MAX)
             client.close()
             return
+        self._full = False
         self._clients += 1
         if self._clients == 1:
             self._tell(True)

@@ -10,7 +10,13 @@ from collections.abc import Awaitable, Callable, Iterator
 import pytest
 from tests.fakes.monitored_machine import FakeMachine
 
-from vnic.monitor.connection import OUTPUT_MAX_BYTES, PAUSE_BYTES, Connection, SocketChannel
+from vnic.monitor.connection import (
+    OUTPUT_MAX_BYTES,
+    PAUSE_BYTES,
+    REPLIES_PER_TURN,
+    Connection,
+    SocketChannel,
+)
 from vnic.monitor.qmp import Dispatcher, QmpSession
 
 
@@ -94,6 +100,33 @@ def test_a_client_that_shuts_down_its_side_still_gets_its_answers() -> None:
         assert len(await wire.lines(102)) == 102
         assert await wire.loop.sock_recv(wire.far, 1) == b""
         assert wire.ended == 1
+
+    with_wire(test)
+
+
+def test_garbage_is_answered_a_few_errors_a_turn() -> None:
+    async def test(wire: Wire) -> None:
+        await wire.negotiate()
+        replies_of_a_turn: list[int] = []
+        answered = 0
+
+        def reply(message: object) -> bytes:
+            nonlocal answered
+            answered += 1
+            return QmpSession.reply(wire.session, message)
+
+        def turn() -> None:
+            nonlocal answered
+            replies_of_a_turn.append(answered)
+            answered = 0
+            if sum(replies_of_a_turn) < 1000:
+                wire.loop.call_soon(turn)
+
+        wire.session.reply = reply  # type: ignore[method-assign]  # counted
+        await wire.send(b"}" * 1000)
+        turn()
+        assert len(await wire.lines(1000)) == 1000
+        assert max(replies_of_a_turn) == REPLIES_PER_TURN
 
     with_wire(test)
 
