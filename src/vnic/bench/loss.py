@@ -19,9 +19,9 @@ LOSSES_PER_ROUND = 20
 TIMEOUT_S = 5.0
 
 METHOD = (
-    "a running vnic between a guest's driver and a vhost-user back-end, both played by this process; the back-end's"
-    " socket is closed → CONFIG_CHANGE readable on the driver's request channel. And: the back-end listens again →"
-    " CONFIG_CHANGE, with reconnect-ms=10"
+    "a running vnic between a guest's driver and a vhost-user back-end that connects to it, both played by this"
+    " process; the back-end shuts its socket down → CONFIG_CHANGE readable on the driver's request channel. And: the"
+    " back-end begins to connect → CONFIG_CHANGE"
 )
 
 
@@ -29,7 +29,7 @@ def measure(rounds: int) -> Iterator[Row]:
     arguments = (
         *(
             "-chardev",
-            "socket,id=c0,path=@/c0.sock,reconnect-ms=10",
+            "socket,id=c0,path=@/c0.sock,server=on,wait=off",
             "-netdev",
             "vhost-user,id=vu0,chardev=c0",
         ),
@@ -38,7 +38,7 @@ def measure(rounds: int) -> Iterator[Row]:
     with VnicProcess(*arguments) as vnic, FakeGuestMemory() as memory:
         driver = NetDriver(memory)
         client = VhostUserClient(SocketWire.connect(str(vnic.folder / "nic0.sock")), memory, driver)
-        back_end = BackEnd(vnic.folder / "c0.sock")
+        back_end = BackEnd(vnic.folder / "c0.sock", server=False)
         try:
             client.start()
             losses, returns = _lose_and_return(client, back_end, rounds * LOSSES_PER_ROUND)
@@ -47,7 +47,7 @@ def measure(rounds: int) -> Iterator[Row]:
             driver.close()
             back_end.close()
     yield row("back-end lost → config interrupt", "µs", losses, METHOD, "median at most 1000")
-    yield row("back-end listens → config interrupt", "µs", returns, METHOD)
+    yield row("back-end connects → config interrupt", "µs", returns, METHOD)
 
 
 def _lose_and_return(
@@ -69,10 +69,11 @@ def _lose_and_return(
         returns.append((time.perf_counter() - started) * 1e6)
         _settle(client, back_end, up=True)
         started = time.perf_counter()
-        back_end.lose()
+        back_end.hang_up()
         if not _readable(requests, TIMEOUT_S):
             raise Missing("the driver was not told of the loss")
         losses.append((time.perf_counter() - started) * 1e6)
+        back_end.lose()
         _settle(client, back_end, up=False)
     return losses, returns
 

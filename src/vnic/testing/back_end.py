@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,14 +15,15 @@ from vnic.nic.virtio_net.device import VirtioNet
 
 
 class BackEnd:
-    """Listens at `path` between `open` and `lose`; what its client sends reaches `endpoint`.
+    """Listens at `path`, or connects there, from `open` to `lose`; what its client sends reaches `endpoint`.
 
     Its loop runs only within `until` and `run`.
     """
 
-    def __init__(self, path: Path, endpoint: Endpoint | None = None) -> None:
+    def __init__(self, path: Path, endpoint: Endpoint | None = None, *, server: bool = True) -> None:
         self.loop = asyncio.new_event_loop()
         self._path = str(path)
+        self._server = server
         self._network = Network(self.loop)
         self._network.add_netdev("net0", "echo", endpoint or Endpoint())
         self._device = VirtioNet()
@@ -31,9 +33,18 @@ class BackEnd:
         self._attachment: VhostUserAttachment | None = None
 
     def open(self) -> None:
-        """Listen."""
-        self._attachment = VhostUserAttachment(self._device, self._nic, self._path, True, self.loop)
+        """Listen, or connect."""
+        self._attachment = VhostUserAttachment(self._device, self._nic, self._path, self._server, self.loop)
         self._attachment.start()
+
+    def hang_up(self) -> None:
+        """Shut the connection down, and do nothing else: what its client sees first when a back-end dies."""
+        assert self._attachment is not None
+        connection = (
+            self._attachment._connection
+        )  # what the kernel does to a dying process asks nobody either
+        assert connection is not None
+        connection._sock.shutdown(socket.SHUT_RDWR)
 
     def lose(self) -> None:
         """Close the connection and stop listening, at once."""
