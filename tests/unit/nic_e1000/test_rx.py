@@ -9,7 +9,7 @@ from tests.fakes.e1000_driver import RCTL, RX_RING
 from tests.unit.nic_e1000.conftest import MAC, Rig
 
 from vnic.nic.e1000 import regs
-from vnic.nic.e1000.rx import buffer_bytes
+from vnic.nic.e1000.rx import EMPTY_PER_FRAME, buffer_bytes
 from vnic.testing.guest_memory import GUEST_ADDR
 
 PEER = bytes.fromhex("525400000002")
@@ -214,6 +214,16 @@ def test_a_ring_of_null_buffers_loses_the_frame(running: Rig) -> None:
     assert running.driver.read(regs.MPC) == 1
     assert running.driver.read(regs.ICR) & regs.ICR_RXO
     assert running.driver.read(regs.RDH) == 15
+
+
+def test_a_long_ring_of_null_buffers_is_passed_over_bit_by_bit(running: Rig) -> None:
+    """65528 descriptors are 0.2 s of work: each frame gets no further than a few of them."""
+    running.driver.write(regs.RDLEN, 0xFFF80)
+    running.driver.write(regs.RDT, 65527)
+    running.driver.memory.write(RX_RING, bytes(16 * 64))
+    for number in range(1, 4):
+        running.wire(frame())
+        assert running.driver.read(regs.RDH) == number * (1 + EMPTY_PER_FRAME)
 
 
 def test_counters(running: Rig) -> None:
