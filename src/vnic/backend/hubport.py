@@ -24,6 +24,7 @@ class HubPort(Backend):
         self._hub_id = options.hubid
         self._netdev_id = options.netdev
         self._hub: Hub | None = None
+        self._flush_later = False
 
     def start(self) -> None:
         if self._netdev_id is not None:
@@ -49,7 +50,14 @@ class HubPort(Backend):
         return True
 
     def sent(self, queue: int) -> None:
-        """This port's peer has room again: the other ports may hold frames for it (net_hub_flush)."""
+        """This port's peer has room again: the other ports may hold frames for it (net_hub_flush). In a turn of its
+        own, because hubs that are joined in a ring would tell each other for ever."""
+        if not self._flush_later:
+            self._flush_later = True
+            self.loop.call_soon(self._flush_others)
+
+    def _flush_others(self) -> None:
+        self._flush_later = False
         for port in self._others():
             port.client.flush(0)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from tests.unit.backend.helpers import Lab, run, until
 
@@ -108,5 +110,33 @@ def test_a_hub_outlives_its_ports() -> None:
             assert lab.info() == "hub 8\n \\ h1\nhub 7\n"
             lab.add(HubPortOptions(id="h2", hubid=7))
             assert lab.info() == "hub 8\n \\ h1\nhub 7\n \\ h2\n"
+
+    run(main())
+
+
+def test_hubs_joined_in_a_ring_storm_without_end_and_without_harm() -> None:
+    """As with real ones; the loop keeps turning, what waits is bounded, and the storm ends with the ring."""
+
+    async def main() -> None:
+        failures: list[dict[str, object]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+        async with Lab() as lab:
+            for number in range(2):
+                lab.add(HubPortOptions(id=f"a{number}", hubid=1))
+                lab.add(HubPortOptions(id=f"b{number}", hubid=2, netdev=f"a{number}"))
+            _, nic, _ = lab.wire(HubPortOptions(id="p1", hubid=1))
+            _, _, far = lab.wire(HubPortOptions(id="p2", hubid=2))
+            for number in range(100):
+                nic.send(0, bytes([number]) * 60)
+            await until(lambda: len(far.got) > 10_000)
+            lab.network.delete_netdev("b1", "test")
+            got = 0
+            while got != len(far.got):
+                got = len(far.got)
+                await asyncio.sleep(0.02)
+            assert nic.send(0, b"after the storm")
+            await until(lambda: far.got[-1] == b"after the storm")
+            assert len(far.got) == got + 1
+        assert not failures
 
     run(main())
