@@ -13,7 +13,7 @@ from typing import Protocol
 
 from vnic.net.incoming import Frame
 
-from .base import READ_BUDGET_FRAMES
+from .base import READ_BUDGET_FRAMES, log
 from .framing import LENGTH, Deframer, FramingError
 
 READ_BYTES = 128 * 1024
@@ -25,6 +25,10 @@ HANGUP_POLL_S = 0.25
 
 class FrameUser(Protocol):
     """Who sends and receives over a connection: a NetClient, or a filter."""
+
+    @property
+    def name(self) -> str:
+        """For log lines."""
 
     def send(self, queue: int, frame: Frame) -> bool:
         """A frame from the far end. False: no room for more until the connection's `resume`."""
@@ -91,6 +95,7 @@ class FramedConnection:
                     self._pause()
                     return
         except FramingError as error:
+            log.warning("%s: the peer is cut off: %s", self._client.name, error)
             self._fail(str(error))
             return
         if self._stopped():

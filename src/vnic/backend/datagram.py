@@ -20,8 +20,9 @@ from .base import READ_BUDGET_FRAMES
 from .framing import MAX_FRAME_BYTES
 
 RETRY_S = 0.0005
-"""The wait for a unix peer with a full queue: the kernel tells only connected sockets when it has room, and an
-unconnected one would report room at once, again and again (QEMU spins here)."""
+RETRY_MAX_S = 0.016
+"""The wait for a unix peer with a full queue, doubled while that stays full: the kernel tells only connected sockets
+when it has room, and an unconnected one would report room at once, again and again (QEMU spins here)."""
 LOOKUP_LIMIT_S = 0.5
 """How long a host name may take: datagram netdevs need their addresses before they exist."""
 
@@ -42,6 +43,7 @@ class DatagramPort:
         self._target = target
         self._paused = False
         self._retry: asyncio.TimerHandle | None = None
+        self._retry_s = RETRY_S
         self._waits_writable = False
         self._open = True
         loop.add_reader(sock, self._readable)
@@ -81,12 +83,14 @@ class DatagramPort:
             return False
         except OSError:
             pass  # nobody there, or too long for the network: lost, as datagrams are
+        self._retry_s = RETRY_S
         return True
 
     def _wait_for_room(self) -> None:
         if self._sock.family == socket.AF_UNIX and self._target is not None:
             if self._retry is None:
-                self._retry = self._loop.call_later(RETRY_S, self._writable)
+                self._retry = self._loop.call_later(self._retry_s, self._writable)
+                self._retry_s = min(2 * self._retry_s, RETRY_MAX_S)
         elif not self._waits_writable:
             self._waits_writable = True
             self._loop.add_writer(self._sock, self._writable)

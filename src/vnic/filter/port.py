@@ -134,6 +134,10 @@ class Port:
 
     # -- in (FrameUser) ---------------------------------------------------------------------------------------------
 
+    @property
+    def name(self) -> str:
+        return f"filter {self._user}"
+
     def send(self, queue: int, frame: Frame) -> bool:
         """A frame from the peer. What its header asks for is done here, so that nobody behind has to trust it."""
         assert self._received is not None

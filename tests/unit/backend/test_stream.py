@@ -110,7 +110,7 @@ def test_frames_pass_both_ways_whatever_the_pieces(tmp_path: Path) -> None:
     run(main())
 
 
-def test_an_oversized_length_ends_the_connection(tmp_path: Path) -> None:
+def test_an_oversized_length_ends_the_connection(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         path = tmp_path / "s"
         async with Lab() as lab:
@@ -128,6 +128,9 @@ def test_an_oversized_length_ends_the_connection(tmp_path: Path) -> None:
             again.close()
 
     run(main())
+    assert [record.getMessage() for record in caplog.records] == [
+        "net0: the peer is cut off: a frame of 69633 bytes was announced, at most 69632 are taken"
+    ]
 
 
 def test_a_full_guest_pauses_reading_and_gets_all_in_order_later(tmp_path: Path) -> None:
