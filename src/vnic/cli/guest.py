@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
         guest = UmlGuest(args.socket, kit=kit.obtain_uml(), modules=["ipv6"], shell=True)
         with kept_terminal(), guest:
             guest.set_address(args.address)
+            guest.start_shell()
             guest.wait_end()
     except GuestError as error:
         print(f"vnic: {error}", file=sys.stderr)

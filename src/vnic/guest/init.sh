@@ -39,11 +39,11 @@ wait_carrier() {
   done
 }
 
-# A shell for a person, on a console of its own; the guest ends with it.
-if [ -n "$VNIC_SHELL" ]; then
+# start_shell: a shell for a person, on the console $VNIC_SHELL; the guest ends with it.
+start_shell() {
   # Whoever leads a session and opens a terminal has it as its own: job control and Ctrl-C work.
   (setsid sh -c 'exec sh -i <>"/dev/$VNIC_SHELL" >&0 2>&1'; poweroff -f) &
-fi
+}
 
 newline='
 '

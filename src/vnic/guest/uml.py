@@ -36,8 +36,8 @@ _NO_AVX = "GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX,-AVX2,-AVX512F,-AVX512VL,-AVX512
 class UmlGuest(LinuxGuest):
     """A guest with one NIC for each of `sockets`, eth0 first.
 
-    `modules` are loaded besides virtio_net (`ipv6`), `files` are put into the guest's root by path. With `shell`, a
-    person has one on this process's stdin and stdout, and its end is the guest's.
+    `modules` are loaded besides virtio_net (`ipv6`), `files` are put into the guest's root by path. With `shell`,
+    `start_shell` gives a person one on this process's stdin and stdout.
     """
 
     def __init__(
@@ -88,6 +88,10 @@ class UmlGuest(LinuxGuest):
             self.close()
             self._process = None
             self.boot(timeout)
+
+    def start_shell(self) -> None:
+        """Give a person the shell; the guest ends when it does."""
+        self.run("start_shell")
 
     def _parts(self) -> tuple[Path, list[Path]]:
         return self._kit.busybox, module_closure(self._kit.modules_folder, self._modules)
