@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
+
+from vnic import unblock
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +44,13 @@ class RequestChannel:
         if self._fd is None:
             return
         try:
-            self._unsent = self._unsent[os.write(self._fd, self._unsent) :]
-        except (BlockingIOError, InterruptedError):
+            self._unsent = self._unsent[unblock.write(self._fd, self._unsent) :]
+        except BlockingIOError:
             pass
         except OSError as error:
-            log.warning("%s: vhost-user request channel failed: %s", self._name, error)
-            self._unsent = b""
+            log.warning("%s: vhost-user request channel failed: %s", self._name, error.strerror)
+            self.use(None)
+            return
         if self._unsent:
             self._loop.add_writer(self._fd, self._write)
         else:

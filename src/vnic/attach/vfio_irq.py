@@ -6,13 +6,20 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
+from vnic import unblock
 from vnic.protocol.frames import close_fds
 from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vfio_user.messages import Refused, SetIrqs
+
+log = logging.getLogger(__name__)
+
+ONE: Final = (1).to_bytes(8, "little")
+"""What an eventfd is written."""
 
 
 class Watcher(Protocol):
@@ -23,12 +30,17 @@ class Watcher(Protocol):
     def remove_reader(self, fd: int, /) -> object: ...
 
 
-def _signal(fd: int) -> None:
-    """Add one to an eventfd. A counter that is full means an interrupt the VM has not even taken."""
+def _signal(fd: int) -> bool:
+    """Add one to an eventfd. A counter that is full means an interrupt the VM has not even taken. False: the VM made
+    the descriptor block; it is to be left."""
     try:
-        os.eventfd_write(fd, 1)
+        unblock.write(fd, ONE)
+    except unblock.Blocked as error:
+        log.warning("an interrupt of a VM is not sent any more, its descriptor: %s", error.strerror)
+        return False
     except OSError:
         pass
+    return True
 
 
 class IntxLine:
@@ -73,7 +85,9 @@ class IntxLine:
         """Interrupt whatever the level is: the loop-back test of SET_IRQS without data."""
         if self._trigger is not None:
             self._masked = True
-            _signal(self._trigger)
+            if not _signal(self._trigger):
+                close_fds((self._trigger,))
+                self._trigger = None
 
     def _deliver(self) -> None:
         if self._level and not self._masked:
@@ -82,10 +96,12 @@ class IntxLine:
     def _unmask_came(self) -> None:
         assert self._unmask is not None
         try:
-            os.eventfd_read(self._unmask)
+            taken = unblock.read(self._unmask, 8)
         except BlockingIOError:
             return
-        except OSError:  # not an eventfd: it would be readable for ever
+        except OSError:
+            taken = b""
+        if len(taken) < 8:  # not an eventfd, which would be readable for ever, or one that blocks
             self.set_unmask(None)
             return
         self.mask(False)
@@ -110,8 +126,13 @@ class MessageVectors:
         if fd is None:
             self.pending |= 1 << vector
         else:
-            _signal(fd)
+            self._send(vector, fd)
         return True
+
+    def _send(self, vector: int, fd: int) -> None:
+        if not _signal(fd):
+            close_fds((fd,))
+            self._fds[vector] = None
 
     def fd(self, vector: int) -> int | None:
         return self._fds[vector] if vector < len(self._fds) else None
@@ -124,7 +145,7 @@ class MessageVectors:
             close_fds(() if old is None else (old,))
             if fd is not None and self.pending & 1 << vector:
                 self.pending &= ~(1 << vector)
-                _signal(fd)
+                self._send(vector, fd)
 
     def disable(self) -> None:
         close_fds(fd for fd in self._fds if fd is not None)

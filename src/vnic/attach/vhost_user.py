@@ -20,6 +20,7 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
+from vnic import unblock
 from vnic.attach.base import Listener, check_path, peer_name
 from vnic.attach.request_channel import RequestChannel
 from vnic.fdsocket import Connection
@@ -28,7 +29,7 @@ from vnic.net.errors import NetError
 from vnic.nic.device import QueueFds, VirtioDevice
 from vnic.protocol.vhost_user.device import DeviceEngine
 from vnic.protocol.vhost_user.messages import MAX_FDS, P_CONFIG, P_STATUS, ProtocolError
-from vnic.protocol.vhost_user.ring import RingState
+from vnic.protocol.vhost_user.ring import Ring, RingState
 from vnic.virtio.memory import GuestMemory
 from vnic.virtio.queue import QueueState
 
@@ -358,9 +359,14 @@ class VhostUserAttachment:
 
     def _kicked(self, index: int, fd: int) -> None:
         try:
-            kicks = os.read(fd, 512)  # an eventfd is emptied by eight bytes, a socketpair or pipe by more
-        except (BlockingIOError, InterruptedError):
+            kicks = unblock.read(
+                fd, 512
+            )  # an eventfd is emptied by eight bytes, a socketpair or pipe by more
+        except BlockingIOError:
             return
+        except unblock.Blocked as error:
+            self._fail_later(f"the kick descriptor of ring {index}: {error.strerror}")
+            kicks = b""
         except OSError as error:
             log.warning("%s: kick descriptor of ring %d failed: %s", self._nic.name, index, error)
             kicks = b""
@@ -372,7 +378,7 @@ class VhostUserAttachment:
     def queue_interrupt(self, index: int) -> None:
         """Attachment: signal the ring's call descriptor."""
         if self._engine is not None:
-            self._signal(self._engine.rings[index].call_fd, index)
+            self._signal(self._engine.rings[index], "call_fd")
 
     def needs_reset(self) -> None:
         """Attachment: through STATUS where the client speaks it, and through the broken ring's error descriptor."""
@@ -381,19 +387,35 @@ class VhostUserAttachment:
             return
         for ring in engine.rings:
             if self._device.queues[ring.index].state is QueueState.BROKEN:
-                self._signal(ring.err_fd, ring.index)
+                self._signal(ring, "err_fd")
         if engine.has(P_STATUS):
             self.config_interrupt()
 
-    def _signal(self, fd: int | None, index: int) -> None:
+    def _signal(self, ring: Ring, name: str) -> None:
+        fd: int | None = getattr(ring, name)
         if fd is None:
             return
         try:
-            os.write(fd, SIGNAL)
-        except (BlockingIOError, InterruptedError):
+            unblock.write(fd, SIGNAL)
+        except BlockingIOError:
             pass  # full of signals already
+        except unblock.Blocked as error:
+            ring.replace_fd(name, None)
+            self._fail_later(
+                f"the {name.removesuffix('_fd')} descriptor of ring {ring.index}: {error.strerror}"
+            )
         except OSError as error:
-            log.debug("%s: cannot signal ring %d: %s", self._nic.name, index, error)
+            log.debug("%s: cannot signal ring %d: %s", self._nic.name, ring.index, error)
+
+    def _fail_later(self, text: str) -> None:
+        """Cut the client off, but not from within a call of the device."""
+        engine = self._engine
+
+        def fail() -> None:
+            if self._engine is engine:
+                self.failed(ProtocolError(text))
+
+        self._loop.call_soon(fail)
 
     def lend_queue(self, index: int) -> QueueFds | None:
         """Attachment: the ring's own descriptors; its kicks are no longer read here."""

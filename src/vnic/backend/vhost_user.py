@@ -245,12 +245,13 @@ class VhostUserBackend(Backend, RingTaker):
         assert device.memory is not None
         try:
             memory = shared_memory(device.memory)
+            rings = [self._lend(device, index) for index in self._usable(device)]
         except ValueError as error:
+            self._reclaim(device)
             self.loop.call_soon(self._refuse, str(error))
             return False
         self._device = device
         self._told_memory = (device.memory, device.memory.generation)
-        rings = [self._lend(device, index) for index in self._usable(device)]
         engine.start(_acked(device), memory, rings, self._mtu(device))
         self._watch_time()
         return True
@@ -260,18 +261,16 @@ class VhostUserBackend(Backend, RingTaker):
         if engine is None or engine.phase is not Phase.RUNNING or device is not self._device:
             return
         assert device.memory is not None
+        usable = self._usable(device)
         try:
             if self._told_memory != (device.memory, device.memory.generation):
                 engine.set_memory(shared_memory(device.memory))
                 self._told_memory = (device.memory, device.memory.generation)
+            for index in usable:
+                engine.set_ring(self._lend(device, index, engine.rings.get(index)))
         except (ValueError, ProtocolError) as error:
             self._refuse(str(error))
             return
-        usable = self._usable(device)
-        for index in usable:
-            told = engine.rings.get(index)
-            ring = self._lend(device, index, told)
-            engine.set_ring(ring)
         for index in set(engine.rings) - set(usable):
             engine.enable_ring(index, False)
         self._watch_time()
@@ -300,20 +299,26 @@ class VhostUserBackend(Backend, RingTaker):
         if device is None:
             returned([])
             return
+        self._reclaim(device)
+        returned([(bases or {}).get(index) for index in range(len(device.queues))])
+
+    def _reclaim(self, device: VirtioDevice) -> None:
         if device.attachment is not None:
             for index in self._lent:
                 device.attachment.reclaim_queue(index)
         self._lent.clear()
-        returned([(bases or {}).get(index) for index in range(len(device.queues))])
 
     def _usable(self, device: VirtioDevice) -> list[int]:
         rings = device.queues[: 2 * self.queues]
         return [q.index for q in rings if q.ready and q.enabled and device.is_data_queue(q.index)]
 
     def _lend(self, device: VirtioDevice, index: int, told: SharedRing | None = None) -> SharedRing:
+        """ValueError where the ring cannot be handed over."""
         queue = device.queues[index]
-        self._lent.add(index)
         fds = device.attachment.lend_queue(index) if device.attachment is not None else None
+        if fds is None:
+            raise ValueError(f"ring {index} of {device.name} cannot be handed over")
+        self._lent.add(index)
         return SharedRing(
             index,
             queue.size,
@@ -321,8 +326,8 @@ class VhostUserBackend(Backend, RingTaker):
             queue.desc,
             queue.avail,
             queue.used,
-            fds.kick if fds is not None else None,
-            fds.call if fds is not None else None,
+            fds.kick,
+            fds.call,
         )
 
     def _mtu(self, device: VirtioDevice) -> int:

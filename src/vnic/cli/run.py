@@ -16,7 +16,7 @@ from typing import cast
 
 import msgspec
 
-from vnic import __version__, logs
+from vnic import __version__, logs, unblock
 from vnic.machine import Machine
 from vnic.machine.nics import unknown_property
 from vnic.machine.pidfile import PidFile
@@ -77,7 +77,8 @@ def _start(options: RunOptions) -> int:
     wrong = logs.set_up()
     for text in (*([wrong] if wrong else []), *options.warnings):
         print(f"vnic: {text}", file=sys.stderr)
-    asyncio.run(_live(options, ready))
+    with unblock.guarded():
+        asyncio.run(_live(options, ready))
     return 0
 
 

@@ -8,19 +8,31 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Final
 
+from vnic import unblock
 from vnic.nic.device import QueueFds
 from vnic.pci.irq import IrqLines
+
+ONE: Final = (1).to_bytes(8, "little")
+"""What an eventfd is written."""
 
 
 class LentQueue:
     """The eventfds of one ring, from the first time it is lent until the VM goes."""
 
     def __init__(self, irq: IrqLines, interrupt: Callable[[], None]) -> None:
+        """OSError where there are no descriptors left."""
         self._irq = irq
         self._interrupt = interrupt
+        self._deaf = False
+        """The back-end made the kick descriptor block."""
         self._kick = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._call = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        try:
+            self._call = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        except OSError:
+            os.close(self._kick)
+            raise
         irq.watch(self._call, self._called)
 
     def fds(self, vector_fd: int | None) -> QueueFds:
@@ -28,9 +40,14 @@ class LentQueue:
         return QueueFds(self._kick, self._call if vector_fd is None else vector_fd)
 
     def kick(self) -> None:
-        os.eventfd_write(
-            self._kick, 1
-        )  # both ends are ours and the peer's kernel: full only after 2**64 kicks
+        if self._deaf:
+            return
+        try:
+            unblock.write(self._kick, ONE)
+        except unblock.Blocked:
+            self._deaf = True
+        except OSError:
+            pass  # full: the back-end knows already, or has filled it up and harms only itself
 
     def close(self) -> None:
         """Back to us. An interrupt that was asked for and not yet seen goes out."""
@@ -41,7 +58,7 @@ class LentQueue:
 
     def _called(self) -> None:
         try:
-            os.eventfd_read(self._call)
-        except BlockingIOError:
+            unblock.read(self._call, 8)
+        except OSError:
             return
         self._interrupt()

@@ -301,7 +301,10 @@ class VirtioPci(PciDevice):
     def lend_queue(self, index: int) -> QueueFds | None:
         lent = self._lent.get(index)
         if lent is None:
-            lent = self._lent[index] = LentQueue(self.irq, lambda: self.queue_interrupt(index))
+            try:
+                lent = self._lent[index] = LentQueue(self.irq, lambda: self.queue_interrupt(index))
+            except OSError:
+                return None
         vector = self._queue_vectors[index]
         direct = self.irq.msix_fd(vector) if self.msix_enabled and vector != layout.NO_VECTOR else None
         return lent.fds(direct)

@@ -1,0 +1,93 @@
+"""Reading and writing descriptors that a peer shares with us, and could make block: kicks, calls, interrupts.
+
+O_NONBLOCK belongs to the open file, not to our descriptor of it: whoever passed us one can take the flag off again,
+fill the eventfd or the pipe, and have us wait in write() for ever. Where `vnic run` is `guarded`, a signal ends such
+a call, which fails with Blocked.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+PATIENCE_S: Final = 0.01
+"""A call that is found under way twice, so long apart, blocks; any other takes a microsecond."""
+
+
+class Blocked(OSError):
+    """The peer made the descriptor block: it means harm, and is to be left."""
+
+
+class _Watch:
+    """Which call is under way, for the signal's handler. The timer runs for a moment behind the last call only, so
+    that an idle process is not woken."""
+
+    installed = False
+    armed = False
+    calls = 0
+    inside = 0
+    """The number of the call under way, 0 for none."""
+    suspect = 0
+    """The one that was under way when the timer last expired."""
+
+
+_watch = _Watch()
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Have calls that block ended. In the main thread, which has to be the one that makes them."""
+    signal.signal(signal.SIGALRM, _expired)
+    _watch.installed = True
+    try:
+        yield
+    finally:
+        _watch.installed = _watch.armed = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _arm() -> None:
+    _watch.armed = _watch.installed
+    if _watch.installed:
+        # Again and again: an expiry right before the system call begins would not interrupt it.
+        signal.setitimer(signal.ITIMER_REAL, PATIENCE_S, PATIENCE_S)
+
+
+def _expired(number: int, frame: object) -> None:
+    """Runs when the system call was interrupted, or between two instructions of anything else."""
+    if not _watch.inside:
+        _watch.armed = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    elif _watch.inside == _watch.suspect:
+        _watch.inside = 0  # so that this is raised once, wherever the call has got to
+        raise Blocked(errno.EWOULDBLOCK, "it was made to block")
+    else:
+        _watch.suspect = _watch.inside
+
+
+def write(fd: int, data: bytes) -> int:
+    """os.write. BlockingIOError where there is no room, Blocked where the peer had us wait for it."""
+    watch = _watch
+    watch.calls = watch.inside = watch.calls + 1
+    if not watch.armed:
+        _arm()
+    try:
+        return os.write(fd, data)
+    finally:
+        watch.inside = 0
+
+
+def read(fd: int, size: int) -> bytes:
+    """os.read, as `write`."""
+    watch = _watch
+    watch.calls = watch.inside = watch.calls + 1
+    if not watch.armed:
+        _arm()
+    try:
+        return os.read(fd, size)
+    finally:
+        watch.inside = 0

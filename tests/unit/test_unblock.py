@@ -1,0 +1,80 @@
+"""Descriptors that a peer makes block: the call ends soon, honest ones are left alone, and nothing wakes us later."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vnic import unblock
+
+SOURCE = Path(__file__).parents[2] / "src"
+
+PROGRAM = """
+import os, socket, sys, time
+from vnic import unblock
+
+def full(fd, piece):
+    os.set_blocking(fd, False)
+    try:
+        while True:
+            os.write(fd, piece)
+    except BlockingIOError:
+        os.set_blocking(fd, True)
+    return fd
+
+def must_block(call, *arguments):
+    began = time.monotonic()
+    try:
+        call(*arguments)
+    except unblock.Blocked:
+        assert time.monotonic() - began < 2
+        return
+    raise SystemExit(f"{call} returned")
+
+counter = os.eventfd(0)
+here, there = socket.socketpair()
+reading, writing = os.pipe()
+with unblock.guarded():
+    for _ in range(3):
+        must_block(unblock.write, full(counter, (2**64 - 2).to_bytes(8, "little")), b"\\1" + bytes(7))
+        must_block(unblock.write, full(here.fileno(), bytes(4096)), b"12345678")
+        must_block(unblock.write, full(writing, bytes(4096)), b"12345678")
+        os.eventfd_read(counter)
+        must_block(unblock.read, counter, 8)
+        must_block(unblock.read, here.fileno(), 8)
+    time.sleep(0.1)
+    assert not unblock._watch.armed
+    unblock.write(counter, b"\\1" + bytes(7))
+"""
+"""In a process of its own: pytest's timeout has SIGALRM here. It ends right behind a guarded call, so that a timer left
+running would kill it."""
+
+
+def test_calls_that_block_are_ended() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_unguarded_they_are_the_plain_calls() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        assert unblock.write(theirs.fileno(), b"hello") == 5
+        assert unblock.read(ours.fileno(), 8) == b"hello"
+        with pytest.raises(BlockingIOError):
+            unblock.read(ours.fileno(), 8)
+    assert signal.getsignal(signal.SIGALRM) is not unblock._expired
