@@ -22,6 +22,7 @@ from vnic.protocol.frames import FrameError
 from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vfio_user.messages import ProtocolError
 from vnic.protocol.vfio_user.server import Server
+from vnic.virtio.memory import GuestMemoryError
 
 log = logging.getLogger(__name__)
 
@@ -165,6 +166,14 @@ class VfioUserAttachment:
             return
         for message in messages:
             message.close()
+
+    def check_memory(self) -> None:
+        """Cut the VM off if it took memory away that it shares."""
+        if self._port is not None:
+            try:
+                self._port.memory.check()
+            except GuestMemoryError as error:
+                self._throw_out(str(error))
 
     def _throw_out(self, reason: str) -> None:
         log.warning("%s: the VM is cut off: %s", self._name, reason)

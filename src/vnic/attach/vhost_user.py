@@ -30,7 +30,7 @@ from vnic.nic.device import QueueFds, VirtioDevice
 from vnic.protocol.vhost_user.device import DeviceEngine
 from vnic.protocol.vhost_user.messages import MAX_FDS, P_CONFIG, P_STATUS, ProtocolError
 from vnic.protocol.vhost_user.ring import Ring, RingState
-from vnic.virtio.memory import GuestMemory
+from vnic.virtio.memory import GuestMemory, GuestMemoryError
 from vnic.virtio.queue import QueueState
 
 log = logging.getLogger(__name__)
@@ -280,6 +280,14 @@ class VhostUserAttachment:
         log.warning("%s: vhost-user connection closed: %s", self._nic.name, error)
         self._by_socket = False
         self._leave(State.LEAVING)
+
+    def check_memory(self) -> None:
+        """Cut the client off if it took memory away that it shares."""
+        if self._engine is not None:
+            try:
+                self._memory.check()
+            except GuestMemoryError as error:
+                self.failed(ProtocolError(str(error)))
 
     def negotiated(self) -> None:
         self._by_socket = not self._engine_has(P_CONFIG)

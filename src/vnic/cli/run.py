@@ -16,7 +16,7 @@ from typing import cast
 
 import msgspec
 
-from vnic import __version__, logs, unblock
+from vnic import __version__, logs, sigbus, unblock
 from vnic.machine import Machine
 from vnic.machine.nics import unknown_property
 from vnic.machine.pidfile import PidFile
@@ -108,25 +108,26 @@ async def _live(options: RunOptions, ready: Callable[[], None]) -> None:
     # From before there is anything to clean up; a signal that comes early is heeded when all is set up.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, machine.quit, ShutdownCause.HOST_SIGNAL)
-    try:
-        if options.pidfile is not None:
-            with _naming(""):
-                pidfile = PidFile(options.pidfile)
-        _set_up(machine, options)
-        claim = _open_monitors(machine, monitors, options)
-        ready()
-        if not options.daemonize and sys.stderr.isatty():
-            print(_hello(options, claim), file=sys.stderr)
-        await machine.wait_quit()
-    finally:
+    with sigbus.survived(lambda: loop.call_soon_threadsafe(machine.memory_lost)):
         try:
-            await machine.close()
+            if options.pidfile is not None:
+                with _naming(""):
+                    pidfile = PidFile(options.pidfile)
+            _set_up(machine, options)
+            claim = _open_monitors(machine, monitors, options)
+            ready()
+            if not options.daemonize and sys.stderr.isatty():
+                print(_hello(options, claim), file=sys.stderr)
+            await machine.wait_quit()
         finally:
-            monitors.close()
-            if claim is not None:
-                claim.release()
-            if pidfile is not None:
-                pidfile.remove()
+            try:
+                await machine.close()
+            finally:
+                monitors.close()
+                if claim is not None:
+                    claim.release()
+                if pidfile is not None:
+                    pidfile.remove()
 
 
 def _set_up(machine: Machine, options: RunOptions) -> None:

@@ -164,6 +164,11 @@ class Machine:
         self.network.delete_nic(name)
         self.network.emit("DEVICE_DELETED", {"device": name, "path": path})
 
+    def memory_lost(self) -> None:
+        """Memory that a VM shares was found gone: cut off whose it is."""
+        for plugged in self._nics.values():
+            plugged.attachment.check_memory()
+
     # -- chardevs and objects -----------------------------------------------------------------------------------
 
     def chardevs(self) -> Sequence[ChardevInfo]:

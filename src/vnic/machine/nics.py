@@ -106,6 +106,9 @@ class ServedAttachment(Protocol):
     def close(self, done: Callable[[], None] | None = None) -> None:
         """End in order and call `done`, now or later; the link was announced down before."""
 
+    def check_memory(self) -> None:
+        """Cut the VM off if it took memory away that it shares."""
+
 
 @dataclass(slots=True)
 class PluggedNic:

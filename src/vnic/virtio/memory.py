@@ -53,6 +53,10 @@ class Region:
     def __repr__(self) -> str:
         return f"<Region {self.guest_addr:#x}+{self.size:#x}>"
 
+    def is_whole(self) -> bool:
+        """Whether its file still has all of its bytes."""
+        return True
+
     def close(self) -> None:
         """Let go of the file and the mapping. Bytes still viewed by someone stay mapped until they let go."""
 
@@ -72,8 +76,8 @@ class MappedRegion(Region):
     ) -> None:
         """Map `size` bytes of `fd` from `fd_offset`. `fd` is duplicated: the caller still owns its own.
 
-        The file's size is checked now. A client that later truncates a file it shares without sealing it
-        (F_SEAL_SHRINK) makes any access a SIGBUS, as it does for every vhost-user back-end.
+        The file's size is checked now. A client may truncate it later, unless it sealed it (F_SEAL_SHRINK): then
+        every access is a SIGBUS, which `vnic.sigbus` survives, and the client is cut off (`GuestMemory.check`).
         """
         super().__init__(guest_addr, size, user_addr)
         info = os.fstat(fd)
@@ -100,6 +104,9 @@ class MappedRegion(Region):
         self.mapping_start = fd_offset - start
         self.fd_offset = fd_offset
         self.writable = writable
+
+    def is_whole(self) -> bool:
+        return self.fd is None or os.fstat(self.fd).st_size >= self.fd_offset + self.size
 
     def close(self) -> None:
         if self.fd is not None:
@@ -203,6 +210,12 @@ class GuestMemory:
         self.generation += 1
         for callback in list(self.on_change):
             callback()
+
+    def check(self) -> None:
+        """Raise GuestMemoryError if the guest's side has truncated a file that it shares."""
+        for region in self._regions:
+            if not region.is_whole():
+                raise GuestMemoryError(f"the file of memory region {region!r} was truncated")
 
     def find(self, guest_addr: int) -> Region | None:
         """The region that holds this address."""

@@ -281,6 +281,9 @@ class SlowAttachment:
     def start(self) -> None:
         self.log.append("start")
 
+    def check_memory(self) -> None:
+        pass
+
     def close(self, done: Callable[[], None] | None = None) -> None:
         self.asked.set()
         self.log.append(f"close with {', '.join(names(self.machine))}")
