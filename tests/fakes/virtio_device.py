@@ -55,8 +55,11 @@ class FakeVirtioDevice(VirtioDevice):
         if queue.should_interrupt() and self.attachment is not None:
             self.attachment.queue_interrupt(index)
 
-    def is_data_queue(self, index: int) -> bool:
+    def carries_packets(self, index: int) -> bool:
         return index < 2
+
+    def is_data_queue(self, index: int) -> bool:
+        return self.carries_packets(index)
 
     def ring_taker(self) -> RingTaker | None:
         return self.taker

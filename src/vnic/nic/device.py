@@ -166,6 +166,10 @@ class VirtioDevice(ABC):
         """The driver made buffers available. Does a bounded amount of work and goes on in later turns."""
 
     @abstractmethod
+    def carries_packets(self, index: int) -> bool:
+        """Whether the ring is one for packets, in use or not: a RingTaker keeps one that goes out of use."""
+
+    @abstractmethod
     def is_data_queue(self, index: int) -> bool:
         """Whether the ring carries packets and is in use: those a RingTaker may take."""
 
@@ -282,7 +286,7 @@ class VirtioDevice(ABC):
             if done is not None:
                 done(base)
 
-        if self.is_data_queue(index):
+        if self.carries_packets(index):
             self._when_here(finish)
             self.update_datapath()
         else:
@@ -339,8 +343,8 @@ class VirtioDevice(ABC):
         self.serve(wanted)
 
     def _hand_over(self, taker: RingTaker) -> bool:
-        ours = [queue for queue in self.queues if queue.ready and self.is_data_queue(queue.index)]
-        if not ours or not all(queue.ready for queue in self.queues[:2]):
+        ours = [queue for queue in self.queues if queue.ready and self.carries_packets(queue.index)]
+        if not all(queue.ready for queue in self.queues[:2]):
             return False  # a driver sets one ring up after the other
         self.serve(DataPath.OFF)
         for queue in ours:
@@ -362,7 +366,7 @@ class VirtioDevice(ABC):
         if self.datapath is not DataPath.RETURNING:
             return
         for queue in self.queues:
-            if not queue.ready or not self.is_data_queue(queue.index) or self.memory is None:
+            if not queue.ready or not self.carries_packets(queue.index) or self.memory is None:
                 continue
             try:
                 queue.setup(self.memory, bases[queue.index] if queue.index < len(bases) else None)

@@ -322,3 +322,38 @@ def test_pairs_that_are_not_in_use_stay(taker: Taker) -> None:
         assert taker.changes == changes + 1
         lab.device.set_status(0)
         assert taker.taken == {}
+
+
+def test_pairs_given_up_at_the_back_end_come_back_as_it_left_them(taker: Taker) -> None:
+    """`ethtool -L combined 1`, a link that goes down and up, and `ethtool -L combined 2`."""
+    with VirtioLab(VirtioNet(pairs=2), far=taker) as lab:
+        lab.plug()
+        assert lab.driver.command(4, 0, b"\2\0") == 0
+        lab.set_link(False)
+        lab.set_link(True)
+        assert set(taker.taken) == {0, 1, 2, 3}
+        lab.driver.send(frame(1), frame(2), frame(3), pair=1)
+        lab.guest.write(lab.driver.rings[3].used + 2, b"\3\0")  # the back-end returned them
+        assert lab.driver.command(4, 0, b"\1\0") == 0
+        taker.bases = [0, 0, 0, 3]
+        lab.set_link(False)
+        lab.set_link(True)
+        assert set(taker.taken) == {0, 1}
+        assert (lab.device.queues[3].last_avail, lab.device.queues[3].used_idx) == (3, 3)
+
+
+def test_a_ring_given_up_at_the_back_end_is_awaited_when_it_stops(taker: Taker) -> None:
+    """The back-end still looks at it, to throw away what the driver sends."""
+    with VirtioLab(VirtioNet(pairs=2), far=taker) as lab:
+        lab.plug()
+        assert lab.driver.command(4, 0, b"\2\0") == 0
+        lab.set_link(False)
+        lab.set_link(True)
+        assert lab.driver.command(4, 0, b"\1\0") == 0
+        taker.prompt = False
+        bases: list[int] = []
+        lab.device.queue_stopped(3, bases.append)
+        assert bases == []
+        taker.bases = [0, 0, 0, 7]
+        taker.answer()
+        assert bases == [7]

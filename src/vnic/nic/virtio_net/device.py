@@ -251,8 +251,11 @@ class VirtioNet(VirtioDevice, Endpoint):
             return 1
         return self._active_pairs if self.driver_features & f.CTRL_VQ else self.pairs
 
+    def carries_packets(self, index: int) -> bool:
+        return index < 2 * self.pairs and index != self.control_index
+
     def is_data_queue(self, index: int) -> bool:
-        return index < 2 * self.active_pairs and index != self.control_index
+        return index < 2 * self.active_pairs and self.carries_packets(index)
 
     def ring_taker(self) -> RingTaker | None:
         peer = self.client.peer
