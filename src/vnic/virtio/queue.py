@@ -363,12 +363,13 @@ class SplitQueue:
             self.used_idx = self._used16[1] = used & 0xFFFF
 
     def should_interrupt(self) -> bool:
-        """Whether the driver wants to hear of what was published (§2.7.7.2); call it after `publish`."""
-        if not _FENCED:
+        """Whether the driver wants to hear of what was published (§2.7.7.2); call it after `publish`. True also where
+        the ring can no longer be asked, because the memory map changed or a back-end has the ring since."""
+        if not _FENCED or not self._mapped:
             return True
         with _fence_lock:  # the store of used.idx before the load of avail.flags
             pass
-        return self._mapped and not self._avail16[0] & AVAIL_NO_INTERRUPT
+        return not self._avail16[0] & AVAIL_NO_INTERRUPT
 
     def suppress_kicks(self, suppress: bool) -> None:
         """Ask the driver not to kick, or to kick again (§2.7.10). After False look at the ring once more: what was

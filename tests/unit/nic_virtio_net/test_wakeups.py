@@ -87,3 +87,19 @@ def test_no_wake_up_is_lost() -> None:
             finally:
                 os._exit(99)
         assert serve(lab, child) == OK
+
+
+def test_what_came_before_a_change_of_memory_is_told_after_it() -> None:
+    with VirtioLab() as lab:
+        lab.plug()
+        lab.driver.fill_rx(4)
+        lab.settle()
+        lab.driver.rings[0].calls()
+        assert lab.netdev.send(0, frame(1))
+        memory = lab.device.memory
+        assert memory is not None
+        memory.remove(lab.guest.guest_addr, lab.guest.size)
+        memory.add(lab.guest.region())
+        lab.settle()
+        assert lab.driver.rings[0].calls() == 1
+        assert lab.driver.received() == [frame(1)]
