@@ -97,6 +97,9 @@ class EngineRig(NicRig):
     def negotiated(self) -> None:
         self.choices += 1
 
+    def announce(self, mac: bytes) -> None:
+        pass
+
     def resume(self, replies: bytes) -> None:
         self.resumed.append(replies)
 

@@ -16,9 +16,15 @@ from tests.fakes.vhost_user_rig import SocketRig, closed_by_device
 
 from vnic.attach.base import check_path
 from vnic.attach.vhost_user import State
+from vnic.net.announce import rarp_frame
 from vnic.net.errors import NetError
 from vnic.protocol.vhost_user import messages as vu
-from vnic.testing.vhost_user_client import Disconnected, SocketWire, VhostUserClient
+from vnic.testing.vhost_user_client import (
+    QEMU_NETDEV_PROTOCOL_FEATURES,
+    Disconnected,
+    SocketWire,
+    VhostUserClient,
+)
 
 FRAME = bytes(range(64)) * 2
 
@@ -115,6 +121,16 @@ def test_frames_and_interrupts_both_ways(rig: SocketRig) -> None:
     rig.serve()
     assert rig.driver.rings[0].calls() > 0
     assert rig.driver.received() == [b"from outside" * 10]
+
+
+def test_a_guest_that_does_not_announce_itself_is_announced(rig: SocketRig) -> None:
+    """QEMU's announce-self, where the guest's driver has no GUEST_ANNOUNCE."""
+    rig.attachment.start()
+    client = rig.connect()
+    client.start(QEMU_NETDEV_PROTOCOL_FEATURES | vu.P_RARP)
+    mac = bytes.fromhex("525400998877")
+    assert client.acked(vu.SEND_RARP, mac + bytes(2)) == 0
+    assert rig.sink.frames == [rarp_frame(mac)]
 
 
 def test_a_second_client_is_refused_while_the_first_goes_on(

@@ -24,6 +24,7 @@ from vnic import unblock
 from vnic.attach.base import Listener, check_path, peer_name
 from vnic.attach.request_channel import RequestChannel
 from vnic.fdsocket import Connection
+from vnic.net.announce import rarp_frame
 from vnic.net.client import Nic, ShownBy
 from vnic.net.errors import NetError
 from vnic.nic.device import QueueFds, VirtioDevice
@@ -297,6 +298,9 @@ class VhostUserAttachment:
 
     def _engine_has(self, protocol_feature: int) -> bool:
         return self._engine is not None and self._engine.has(protocol_feature)
+
+    def announce(self, mac: bytes) -> None:
+        self._nic.send(0, rarp_frame(mac))
 
     # --- The link -------------------------------------------------------------------------------------------
 

@@ -43,6 +43,7 @@ DRIVER_RUNNING: Final = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK 
 """The status assumed while rings run, whatever the client tells of it."""
 
 MIN_MTU: Final = 68  # virtio 1.2 §5.1.4.1
+MAC_BYTES: Final = 6
 NET_STATUS: Final = 6  # where the 16-bit link status lies in a network device's config space (§5.1.4)
 
 
@@ -293,7 +294,8 @@ class DeviceEngine:
             raise Refused(f"NET_SET_MTU {mtu}")
 
     def _send_rarp(self, message: Message) -> None:
-        """Sent after a migration, which cannot happen without LOG_SHMFD; tolerated."""
+        """QEMU's announce-self, where the guest's driver has no GUEST_ANNOUNCE. The address fills the first bytes."""
+        self._shell.announce(message.payload[:MAC_BYTES])
 
     # --- Memory ---------------------------------------------------------------------------------------------
 

@@ -37,6 +37,9 @@ class DeviceShell(Protocol):
     def negotiated(self) -> None:
         """The client has chosen its features: it is now known whether it reads the config space."""
 
+    def announce(self, mac: bytes) -> None:
+        """The guest has this address and does not announce it: send a RARP in its name."""
+
     def resume(self, replies: bytes) -> None:
         """The engine is no longer `busy`: send the replies and feed it again."""
 
