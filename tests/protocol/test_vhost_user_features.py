@@ -118,6 +118,28 @@ def test_reset_stops_the_rings_and_keeps_the_link(number: int) -> None:
         assert rig.nic.guest.driver_ok, "a client that resets the device starts it again"
 
 
+def test_a_new_driver_finds_nothing_of_the_one_before(rig: EngineRig) -> None:
+    """UML lets a driver go with ENABLE 0 alone, and the next one begins with SET_FEATURES."""
+    client = rig.client
+    client.start(UML_PROTOCOL_FEATURES)
+    rig.driver.device = rig.device
+    assert rig.driver.command(1, 1, bytes.fromhex("525400aabbcc")) == 0
+    assert rig.driver.command(0, 0, b"\0") == 0
+    rig.driver.device = None
+    client.send_u64(vu.SET_FEATURES, client.features)
+    assert client.read_config(0, 6).hex(":") == "52:54:00:aa:bb:cc", "while it is in use nothing is reset"
+    for ring in rig.driver.rings:
+        client.enable(ring, False)
+    client.send_u64(vu.SET_FEATURES, client.features)
+    assert client.read_config(0, 6) == rig.nic.mac
+    assert rig.device.filter.promisc
+    for ring in rig.driver.rings:
+        ring.restart()
+    client.start_rings()
+    assert rig.nic.guest.driver_ok
+    assert rig.device.driver_features == client.features & ~vu.F_PROTOCOL_FEATURES
+
+
 def test_status_of_a_client_that_speaks_it(rig: EngineRig) -> None:
     client = rig.client
     client.negotiate(PROTOCOL_FEATURES)

@@ -227,11 +227,19 @@ class DeviceEngine:
         self._promised |= self._offered()
         return vu.U64.pack(self._offered())
 
-    def _set_features(self, message: Message) -> None:
+    def _set_features(self, message: Message) -> Later | None:
+        """Also how a new driver of a client without STATUS shows (UML lets the old one go with ENABLE 0 alone): the
+        device is reset for it, so that it finds no filter and no MAC address of the one before."""
         (features,) = vu.U64.unpack(message.payload)
         surplus = features & ~(self._offered() | self._promised)
         if surplus:
             raise ProtocolError(f"SET_FEATURES with {surplus:#x}, which was not offered")
+        if not self.running and not self.has(vu.P_STATUS):
+            return self._reset_device(lambda: self._choose(features))
+        self._choose(features)
+        return None
+
+    def _choose(self, features: int) -> None:
         chosen = features & ~vu.F_PROTOCOL_FEATURES
         # A back-end that came or went since GET_FEATURES may have changed the offer; what was promised is kept.
         self._device.host_features |= chosen
@@ -264,7 +272,7 @@ class DeviceEngine:
         later = Later()
 
         def reset() -> None:
-            if then is not None:
+            if then is not None and not self._closed:
                 then()
             self._rings_changed()
             later.resolve()
