@@ -67,6 +67,10 @@ class PairEngine(Protocol):
         """Whether received frames have to pass RingHost.accepts."""
         ...
 
+    def set_peer_queue(self, queue: int) -> None:
+        """The queue of the peer that gets what the driver sends; `pair`, until told otherwise."""
+        ...
+
     def kick_tx(self) -> None:
         """The driver has made packets available: send a bounded number now, the rest in later turns."""
         ...

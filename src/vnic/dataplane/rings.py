@@ -59,6 +59,9 @@ class PythonPair:
     def set_filtering(self, filtering: bool) -> None:
         self.rx.filtering = filtering
 
+    def set_peer_queue(self, queue: int) -> None:
+        self.tx.peer_queue = queue
+
 
 class TxPump:
     """What the driver sends: from the TX ring to `client.send`.
@@ -71,11 +74,11 @@ class TxPump:
         self, host: RingHost, client: NetClient, pair: int, queue: SplitQueue, scheduler: Scheduler
     ) -> None:
         self.format = RingFormat()
+        self.peer_queue = pair
         self._off = True
         self._sending = False
         self._host = host
         self._client = client
-        self._pair = pair
         self._queue = queue
         self._scheduler = scheduler
         self._scheduled = False
@@ -134,7 +137,7 @@ class TxPump:
 
     def _burst(self) -> bool:
         """Send what the ring holds, within the budget. True: the budget is used up, there may be more."""
-        queue, client, pair = self._queue, self._client, self._pair
+        queue, client, peer_queue = self._queue, self._client, self.peer_queue
         pop_span, send = queue.pop_span, client.send
         header_bytes, offloading = self.format.header_bytes, self.format.tx_offload
         longest = MAX_FRAME_BYTES if queue.enabled else -1
@@ -171,7 +174,7 @@ class TxPump:
                 room -= size
                 if offload and offload[_GSO_AT]:
                     room -= BUFFER_COST_BYTES * (size // (offload[4] | offload[5] << 8 or 1))
-                if not send(pair, frame, offload) and not client.can_send(pair):
+                if not send(peer_queue, frame, offload) and not client.can_send(peer_queue):
                     self._peer_is_full = True
                     return False
             return True

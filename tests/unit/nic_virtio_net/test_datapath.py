@@ -331,6 +331,28 @@ def test_pairs_are_kept_apart() -> None:
         assert (lab.driver.received(0), lab.driver.received(1)) == ([], [frame(4)])
 
 
+def test_pairs_share_the_queues_of_a_netdev_that_has_fewer() -> None:
+    """Another netdev may come in the place of the one that the NIC was made for."""
+    with VirtioLab(VirtioNet(pairs=3)) as lab:
+        lab.plug()
+        assert lab.driver.command(4, 0, b"\3\0") == 0
+        lab.network.delete_netdev("net0", "test")
+        new = FarEnd()
+        lab.network.add_netdev("net0", "stream", new, 2)
+        lab.settle()
+        for pair in range(3):
+            lab.driver.send(frame(pair), pair=pair)
+        assert (new.frames, new.queues) == ([frame(0), frame(1), frame(2)], [0, 1, 0])
+        new.room = 0
+        for pair in range(3):
+            lab.driver.send(frame(3 + pair), frame(6 + pair), pair=pair)
+        new.room = None
+        for queue in range(2):
+            new.client.flush(queue)
+        lab.settle()
+        assert sorted(new.frames[3:]) == [frame(3 + number) for number in range(6)]
+
+
 def test_all_pairs_are_in_use_where_the_client_keeps_the_control_queue() -> None:
     """QEMU's and DPDK's vhost-user front-ends: MQ without CTRL_VQ; they enable rings instead."""
     with VirtioLab(VirtioNet(pairs=2)) as lab:

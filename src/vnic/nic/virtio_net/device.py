@@ -94,6 +94,8 @@ class VirtioNet(VirtioDevice, Endpoint):
         )
         self.config_size = config_size(self._own_features)
         self._active_pairs = 1
+        self._peer_queues = pairs
+        """A netdev that was put in the place of another may have fewer: pairs share them then."""
         self._probed: bool | None = None
         """The link that a driver read before DRIVER_OK."""
         self._look_scheduled = False
@@ -139,6 +141,11 @@ class VirtioNet(VirtioDevice, Endpoint):
         return self.attachment.config_interrupt()
 
     def peer_changed(self) -> None:
+        peer = self.client.peer
+        if peer is not None:
+            self._peer_queues = peer.queues
+            for pair, engine in enumerate(self._engines):
+                engine.set_peer_queue(pair % peer.queues)
         if not self.status & STATUS_DRIVER_OK:
             self.host_features = self.offer_features()
         self.update_datapath()
@@ -147,7 +154,8 @@ class VirtioNet(VirtioDevice, Endpoint):
         return self._engines[queue].receive(frame, offload)
 
     def sent(self, queue: int) -> None:
-        self._engines[queue].sent()
+        for engine in self._engines[queue :: self._peer_queues]:
+            engine.sent()
 
     def announce(self) -> None:
         """Ask the guest to announce itself (virtio_net_announce)."""
