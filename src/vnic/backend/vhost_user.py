@@ -209,9 +209,15 @@ class VhostUserBackend(Backend, RingTaker):
         assert self._engine is not None
         if not self._peer_fits():
             raise ProtocolError(WRONG_PEER)
-        missing = _acked(self._peer_device()) & ~self._engine.features
+        device = self._peer_device()
+        missing = _acked(device) & ~self._engine.features
         if missing:
             raise ProtocolError(f"vhost lacks feature mask {missing:#x} for backend")
+        if device is not None:
+            try:
+                self._usable(device)
+            except ValueError as error:
+                raise ProtocolError(str(error)) from None
         self.ring_features = self._engine.features
         self.state = State.UP
         self._chardev.connected = True
@@ -261,8 +267,8 @@ class VhostUserBackend(Backend, RingTaker):
         if engine is None or engine.phase is not Phase.RUNNING or device is not self._device:
             return
         assert device.memory is not None
-        usable = self._usable(device)
         try:
+            usable = self._usable(device)
             if self._told_memory != (device.memory, device.memory.generation):
                 engine.set_memory(shared_memory(device.memory))
                 self._told_memory = (device.memory, device.memory.generation)
@@ -309,8 +315,13 @@ class VhostUserBackend(Backend, RingTaker):
         self._lent.clear()
 
     def _usable(self, device: VirtioDevice) -> list[int]:
-        rings = device.queues[: 2 * self.queues]
-        return [q.index for q in rings if q.ready and q.enabled and device.is_data_queue(q.index)]
+        """The rings to hand over. ValueError where the guest uses more than there are queues for: the NIC was made
+        for another netdev."""
+        usable = [q.index for q in device.queues if q.ready and q.enabled and device.is_data_queue(q.index)]
+        if usable and usable[-1] >= 2 * self.queues:
+            pairs = usable[-1] // 2 + 1
+            raise ValueError(f"the guest uses {pairs} queue pairs, the netdev has queues={self.queues}")
+        return usable
 
     def _lend(self, device: VirtioDevice, index: int, told: SharedRing | None = None) -> SharedRing:
         """ValueError where the ring cannot be handed over."""

@@ -16,6 +16,7 @@ from tests.fakes.vhost_user_wire import WireRig
 from vnic.backend import vhost_user
 from vnic.net.client import Endpoint
 from vnic.nic.device import DataPath
+from vnic.nic.virtio_net.features import CTRL_VQ
 from vnic.protocol.vhost_user import messages as vu
 
 HANDSHAKE = ["GET_FEATURES", "GET_PROTOCOL_FEATURES", "SET_PROTOCOL_FEATURES", "GET_QUEUE_NUM", "SET_OWNER"]
@@ -25,6 +26,7 @@ ALL = len(HANDSHAKE) + len(START) + len(RING) + 1
 """Messages until both rings run."""
 
 REPLY = struct.Struct("<IIIQ")
+TOO_MANY_PAIRS = "the guest uses 2 queue pairs, the netdev has queues=1"
 
 
 @pytest.fixture
@@ -201,6 +203,29 @@ def test_fewer_queues_than_asked_for(tmp_path: Path, caplog: pytest.LogCaptureFi
         backend.features = FEATURES & ~vu.F_PROTOCOL_FEATURES
         run_for(loop, 0.03)
         assert not rig.nic.link_up
+        rig.close()
+        backend.close()
+
+
+def test_a_guest_with_more_pairs_than_the_new_netdev_has_queues(tmp_path: Path) -> None:
+    """Rings that nobody serves would be dead to it; the link says so instead, and does not flap."""
+    with fresh_loop() as loop, no_fd_leak():
+        backend = FakeBackend(loop, str(tmp_path / "backend.sock"))
+        backend.pairs = 2
+        rig = WireRig(loop, tmp_path, pairs=2)
+        rig.wait_up()
+        rig.boot((rig.device.host_features & ~CTRL_VQ) | vu.F_PROTOCOL_FEATURES)
+        until(loop, lambda: rig.serves(DataPath.TAKEN))
+        for queues in (1, 2):
+            rig.network.delete_netdev("vu0", "test")
+            rig.pairs = queues
+            rig.backend = rig.add_netdev()
+            if queues == 1:
+                until(loop, lambda: rig.why.startswith(TOO_MANY_PAIRS))
+                run_for(loop, 0.05)
+                assert rig.nic.carrier_up_changes == 1
+        rig.wait_up()
+        assert rig.serves(DataPath.TAKEN)
         rig.close()
         backend.close()
 
