@@ -361,6 +361,20 @@ def test_all_pairs_are_in_use_where_the_client_keeps_the_control_queue() -> None
         assert lab.sent == [frame(1)]
 
 
+def test_the_pairs_that_such_a_client_enabled_are_those_that_get_frames() -> None:
+    with VirtioLab(VirtioNet(pairs=3)) as lab:
+        lab.plug(VERSION_1 | INDIRECT_DESC | features.MQ)
+        assert lab.device.active_pairs == 3
+        for index in (4, 5):
+            lab.device.queue_enabled(index, False)
+        assert lab.device.active_pairs == 2
+        lab.driver.send(frame(1), pair=2)
+        lab.settle()
+        assert (lab.sent, lab.driver.rings[5].used_idx) == ([], 1), "and the others' are thrown away"
+        lab.device.queue_stopped(2)
+        assert lab.device.active_pairs == 1
+
+
 def test_the_control_queue_of_a_driver_without_mq() -> None:
     with VirtioLab(VirtioNet(pairs=2)) as lab:
         lab.plug(lab.device.host_features & ~features.MQ)

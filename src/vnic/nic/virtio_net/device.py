@@ -253,8 +253,16 @@ class VirtioNet(VirtioDevice, Endpoint):
 
     @property
     def active_pairs(self) -> int:
-        """The pairs that carry packets: one, without MQ; as many as the driver set with the control queue; all,
-        where a vhost-user client keeps the control queue to itself and enables rings instead."""
+        """The pairs, from the first on, that take frames: who spreads frames over queues (tap) asks this. A
+        vhost-user client that keeps the control queue to itself has enabled those that its driver uses."""
+        pairs = self._served_pairs
+        others = enumerate(self.queues[2 : 2 * pairs : 2], 1)
+        return next((pair for pair, rx in others if not (rx.ready and rx.enabled)), pairs)
+
+    @property
+    def _served_pairs(self) -> int:
+        """One, without MQ; as many as the driver set with the control queue; all, where a vhost-user client keeps
+        the control queue to itself and enables rings instead."""
         if not self.driver_features & f.MQ:
             return 1
         return self._active_pairs if self.driver_features & f.CTRL_VQ else self.pairs
@@ -263,7 +271,7 @@ class VirtioNet(VirtioDevice, Endpoint):
         return index < 2 * self.pairs and index != self.control_index
 
     def is_data_queue(self, index: int) -> bool:
-        return index < 2 * self.active_pairs and self.carries_packets(index)
+        return index < 2 * self._served_pairs and self.carries_packets(index)
 
     def ring_taker(self) -> RingTaker | None:
         peer = self.client.peer
@@ -278,7 +286,7 @@ class VirtioNet(VirtioDevice, Endpoint):
     def serve(self, datapath: DataPath) -> None:
         mode = _MODES.get(datapath, Mode.OFF)
         for pair, engine in enumerate(self._engines):
-            engine.set_mode(mode if pair < self.active_pairs else Mode.OFF)
+            engine.set_mode(mode if pair < self._served_pairs else Mode.OFF)
 
     def look_at_rings(self) -> None:
         if not self._look_scheduled:
