@@ -73,6 +73,9 @@ class FakeVirtioDevice(VirtioDevice):
     def look_at_rings(self) -> None:
         pass
 
+    def interrupt_now(self, index: int) -> None:
+        pass
+
     def change_config(self, data: bytes) -> bool:
         """The device's side changes its config and tells the driver."""
         self.config[: len(data)] = data

@@ -79,6 +79,10 @@ class PairEngine(Protocol):
         """The driver has made room available."""
         ...
 
+    def interrupt_rx(self) -> None:
+        """Tell the driver now of what it received, if it has not been told yet."""
+        ...
+
     def sent(self) -> None:
         """The peer, which had no room, has some again (Endpoint.sent)."""
         ...

@@ -45,6 +45,7 @@ class PythonPair:
         self.tx = TxPump(host, client, pair, tx, scheduler)
         self.kick_tx = self.tx.kick
         self.kick_rx = self.rx.kick
+        self.interrupt_rx = self.rx.interrupt
         self.sent = self.tx.sent
         self.receive = self.rx.receive
 
@@ -253,7 +254,7 @@ class RxPump:
             return True
         if not self._interrupt_due:
             self._interrupt_due = True
-            self._scheduler.call_soon(self._interrupt)
+            self._scheduler.call_soon(self.interrupt)
         return True
 
     def _put(self, frame: Frame, offload: bytes, total: int) -> bool:
@@ -313,10 +314,10 @@ class RxPump:
             queue.suppress_kicks(True)
         return chain
 
-    def _interrupt(self) -> None:
+    def interrupt(self) -> None:
         """One interrupt for all that came in during a turn of the loop."""
-        self._interrupt_due = False
-        if self._queue.ready and self._queue.should_interrupt():
+        due, self._interrupt_due = self._interrupt_due, False
+        if due and self._queue.ready and self._queue.should_interrupt():
             self._host.ring_interrupt(self._queue.index)
 
     # -- offload ------------------------------------------------------------------------------------------------

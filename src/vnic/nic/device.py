@@ -189,6 +189,10 @@ class VirtioDevice(ABC):
     def look_at_rings(self) -> None:
         """Look, in a later turn, at all rings as if each had been kicked."""
 
+    @abstractmethod
+    def interrupt_now(self, index: int) -> None:
+        """The ring is about to stop: send the interrupt that was to go out later in this turn."""
+
     # -- for the transport: life --------------------------------------------------------------------------------
 
     def attach(self, attachment: Attachment, memory: GuestMemory) -> None:
@@ -282,6 +286,7 @@ class VirtioDevice(ABC):
         """Stop a ring; `done(base)` is called, now or later, when nothing touches it any more."""
 
         def finish() -> None:
+            self.interrupt_now(index)
             base = self.queues[index].stop()
             if done is not None:
                 done(base)

@@ -103,3 +103,24 @@ def test_what_came_before_a_change_of_memory_is_told_after_it() -> None:
         lab.settle()
         assert lab.driver.rings[0].calls() == 1
         assert lab.driver.received() == [frame(1)]
+
+
+def test_what_came_before_a_ring_stops_is_told_while_it_is_there() -> None:
+    """GET_VRING_BASE takes the call descriptor away, and a VM that goes on later would wait for the interrupt."""
+    with VirtioLab() as lab:
+        lab.plug()
+        rx = lab.driver.rings[0]
+        lab.driver.fill_rx(4)
+        lab.settle()
+        rx.calls()
+        assert lab.netdev.send(0, frame(1))
+        bases: list[int] = []
+        lab.device.queue_stopped(0, bases.append)
+        assert (bases, rx.calls()) == ([1], 1)
+        lab.driver.start_ring(rx)
+        lab.settle()
+        assert rx.calls() == 0, "and not twice"
+        assert lab.netdev.send(0, frame(2))
+        lab.settle()
+        assert rx.calls() == 1
+        assert lab.driver.received() == [frame(1), frame(2)]

@@ -299,6 +299,10 @@ class VirtioNet(VirtioDevice, Endpoint):
             if queue.ready:
                 self.kick(queue.index)
 
+    def interrupt_now(self, index: int) -> None:
+        if self.carries_packets(index) and not index & 1:
+            self._engines[index // 2].interrupt_rx()
+
     def ring_interrupt(self, index: int) -> None:
         """RingHost: the driver wants to hear that buffers of this ring were used."""
         if self.attachment is not None:
