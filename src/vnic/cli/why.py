@@ -90,11 +90,12 @@ def describe(link: Entry, now: float) -> Iterator[str]:
         yield "  nothing holds it down"
     guest = link.get("guest")
     if guest is not None:
-        yield f"  guest: {guest_text(guest, link['link'])}"
+        read_since = "seen-us" in link.get("last-change", {})
+        yield f"  guest: {guest_text(guest, link['link'], read_since=read_since)}"
 
 
-def guest_text(guest: Entry, link: str) -> str:
-    """What is known of the guest, in words."""
+def guest_text(guest: Entry, link: str, *, read_since: bool = True) -> str:
+    """What is known of the guest, in words; `read_since`: it has read the link after its last change."""
     if guest.get("link-shown-by") == "socket":
         if guest["attached"]:
             return "attached; it sees the link by its socket only, and cannot confirm what it saw"
@@ -111,6 +112,8 @@ def guest_text(guest: Entry, link: str) -> str:
         )
     latency = f", {micros(guest['seen-latency-us'])} after the change" if "seen-latency-us" in guest else ""
     driver = "" if guest["driver-ok"] else " (its driver does not run now)"
+    if guest["seen"] == link and not read_since:
+        return f"it has not seen this: it last read {link_word(link)} before the change{driver}"
     if guest["seen"] == link:
         return f"it saw {link_word(link)}{latency}{driver}"
     return f"it has not seen this: it last read {link_word(guest['seen'])}{driver}"

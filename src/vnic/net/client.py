@@ -192,6 +192,7 @@ class GuestView:
     seen: bool | None = None
     """The link state the guest last read from the device; None: it has read none."""
     seen_latency_us: int | None = None
+    """How long it took to see the last change; None: it has not yet."""
 
     def to_dict(self) -> dict[str, object]:
         seen = "unknown" if self.seen is None else ("up" if self.seen else "down")

@@ -119,6 +119,8 @@ class Links:
             return None
         change = self._journal.record(client.name, client.is_nic, up, cause, caused_by)
         client.last_change = change
+        if isinstance(client, Nic):
+            client.guest.seen_latency_us = None  # it was that of the change before
         if up:
             client.carrier_up_changes += 1
         else:

@@ -127,6 +127,11 @@ def test_describe() -> None:
     assert lines[1].startswith("  held by disconnected on net0: no peer yet (since ")
     assert lines[1].endswith(", 5 min ago)")
     assert lines[2:] == ["  guest: it saw down, 412 µs after the change"]
+    unread = change()
+    del unread["seen-us"], unread["seen-latency-us"]
+    assert list(describe(nic(guest=guest(), **{"last-change": unread}), NOW))[2:] == [
+        "  guest: it has not seen this: it last read up before the change"
+    ]
     assert list(describe(nic(), NOW))[1] == "  nothing holds it down"
 
 

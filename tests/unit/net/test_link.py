@@ -254,6 +254,19 @@ def test_seen_is_the_guests_read_of_the_new_state(bench: Bench) -> None:
     assert last["notified-us"] <= last["interrupt-us"] <= last["seen-us"]  # type: ignore[operator]  # JSON
 
 
+def test_the_latency_of_a_change_is_not_told_of_the_next(bench: Bench) -> None:
+    bench.netdev()
+    nic, _ = bench.nic()
+    nic.guest_attached(True)
+    bench.network.set_link("nic0", False, "qmp")
+    nic.mark_seen(False)
+    assert "seen-latency-us" in nic.guest.to_dict()
+    bench.network.set_link("nic0", True, "qmp")
+    bench.network.set_link("nic0", False, "qmp")
+    assert nic.guest.to_dict()["seen"] == "down"
+    assert "seen-latency-us" not in nic.guest.to_dict()
+
+
 def test_a_guest_that_reads_within_its_interrupt_is_told_of_after_the_change(bench: Bench) -> None:
     bench.netdev()
     nic, device = bench.nic()
