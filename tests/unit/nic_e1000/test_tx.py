@@ -104,6 +104,14 @@ def test_segmentation(rig: Rig, v6: bool, tag: int, wants_offload: bool, tcp: bo
     assert rig.driver.read(regs.GOTCL) == sum(len(each) + 4 for each in frames)
 
 
+def test_padding_is_no_payload_of_a_segment(rig: Rig) -> None:
+    rig.driver.start(tctl=TCTL | 8)
+    frame, l3, l4 = without_sums(b"x")
+    rig.driver.context(l3=l3, l4=l4, at=l4 + 16, header=l4 + 20, mss=1448, tse=True)
+    rig.driver.send_extended(frame, TXSM | IXSM, EOP | TSE)
+    assert verify(rig.netdev.frames[0], l3, l4, 6, False) == b"x"
+
+
 @pytest.mark.parametrize("v6", [False, True])
 @pytest.mark.parametrize("protocol", [6, 17])
 @pytest.mark.parametrize("tag", [0, 100])

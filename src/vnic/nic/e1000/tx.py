@@ -250,7 +250,7 @@ class Transmitter:
 
     def _send(self, legacy_checksum: Context | None) -> int:
         frame = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        if self.tctl & _TCTL_PSP:
+        if self.tctl & _TCTL_PSP and not self._segment:  # it would become payload of the segments
             frame = frame.ljust(_MIN_BYTES, b"\0")
         shift = 0
         device = self._device
