@@ -194,6 +194,18 @@ def test_a_netdev_that_goes_while_the_ring_is_paused_does_not_stop_it(running: R
     assert running.driver.read(regs.TDH) == 2
 
 
+def test_a_ring_paused_by_its_peer_goes_on_when_the_link_goes_down(running: Rig) -> None:
+    """Linux's driver resets the card that has not done its frames when the link is gone."""
+    running.netdev.room = False
+    for _ in range(3):
+        running.driver.send(FRAME)
+    assert not running.driver.tx_done(2)
+    running.set_link(False)
+    running.scheduler.run_soon()
+    assert running.driver.tx_done(2)
+    assert running.netdev.frames == []
+
+
 def test_down_frames_are_done_but_not_sent(running: Rig) -> None:
     running.set_link(False)
     running.driver.send(FRAME)

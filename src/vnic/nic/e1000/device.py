@@ -93,6 +93,8 @@ class E1000(PciDevice, Endpoint):
         self.link.set_carrier(up)
         self._tell_of_change()
         self.client.flush(0)  # what waits for a buffer is lost with the link
+        if not up:
+            self.tx.resume()  # nor does the ring wait for a peer behind a wire that is down
 
     def receive(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
         return self.rx.receive(frame)
