@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..dataplane.offload import OffloadError, complete
@@ -42,14 +43,15 @@ class IncomingQueue:
             return False
         self._delivering = True
         try:
-            taken = self._hand_over(frame, offload)
+            left = self._hand_over(frame, offload)
         finally:
             self._delivering = False
-        if not taken:
+        if left:
             if self._receiver.holds:  # it went down meanwhile, and nothing may wait at a downed end
-                self._receiver.dropped += 1
+                self._receiver.dropped += len(left)
                 return True
-            self._keep(sender, frame, offload)
+            for part, owed in left:
+                self._keep(sender, part, owed)
             return False
         if self.frames:
             self.flush()
@@ -63,22 +65,24 @@ class IncomingQueue:
         self._bytes += len(frame)
         self._senders.add(sender)
 
-    def _hand_over(self, frame: Frame, offload: bytes) -> bool:
+    def _hand_over(self, frame: Frame, offload: bytes) -> Sequence[tuple[Frame, bytes]]:
+        """Give the receiver a frame, finished first if it wants it whole; returns what it had no room for.
+
+        Of a frame that was cut into segments those are left: cutting the worst one again would cost tens of
+        milliseconds at every try, and a guest makes us try by every write of a register.
+        """
         endpoint = self._receiver.endpoint
         if not offload or endpoint.wants_offload:
-            return endpoint.receive(self._index, frame, offload)
+            return () if endpoint.receive(self._index, frame, offload) else ((frame, offload),)
         try:
             finished = complete(offload, frame)
         except OffloadError:
             self._receiver.dropped += 1
-            return True
+            return ()
         for number, part in enumerate(finished):
             if not endpoint.receive(self._index, part):
-                if number == 0:
-                    return False
-                # No room in the middle of a segmented frame: that segment is lost, as at a full NIC.
-                self._receiver.dropped += 1
-        return True
+                return [(part, b"") for part in finished[number:]]
+        return ()
 
     def flush(self) -> None:
         """Offer the receiver what waits, and tell the senders once all of it is gone."""
@@ -90,14 +94,19 @@ class IncomingQueue:
                 if not self.frames:
                     break
                 first = self.frames[0]
-                _sender, frame, offload = first
+                sender, frame, offload = first
+                left: Sequence[tuple[Frame, bytes]] = ()
                 if self._receiver.holds:
                     self._receiver.dropped += 1
-                elif not self._hand_over(frame, offload):
-                    return
+                else:
+                    left = self._hand_over(frame, offload)
                 if self.frames and self.frames[0] is first:  # not purged from within the hand-over
                     self.frames.popleft()
                     self._bytes -= len(frame)
+                    self.frames.extendleft((sender, bytes(part), owed) for part, owed in reversed(left))
+                    self._bytes += sum(len(part) for part, _ in left)
+                if left:
+                    return
         finally:
             self._delivering = False
         if self.frames:

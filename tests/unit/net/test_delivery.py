@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 from tests.fakes.scheduler import FakeScheduler
+from tests.unit.dataplane.test_offload import build
 
+from vnic.dataplane.offload import GSO_TCPV4, complete, encode
 from vnic.net.client import Endpoint, NetClient
 from vnic.net.holds import HoldKind
 from vnic.net.incoming import QUEUE_LIMIT, QUEUE_LIMIT_BYTES, Frame
@@ -78,6 +80,22 @@ def test_a_full_receiver_keeps_frames_in_order_and_the_sender_hears_when_they_ar
     netdev.flush(0)
     assert right.got == [b"1", b"2", b"3"]
     assert left.resumed == 1
+    assert nic.can_send(0)
+
+
+def test_a_segmented_frame_waits_from_where_the_room_ended() -> None:
+    port = Port(room=3)
+    _, nic, netdev = wire(Port(), port)
+    frame, _, l4 = build(6, bytes(range(10)) * 1000)
+    offload = encode(GSO_TCPV4, 1000, l4 + 20, l4, 16)
+    assert not nic.send(0, frame, offload)
+    assert not nic.send(0, b"next")
+    for room in (4, 0, 100):
+        port.room = room
+        netdev.flush(0)
+    assert port.got == [*complete(offload, frame), b"next"]
+    assert netdev.dropped == 0
+    assert netdev._incoming[0]._bytes == 0
     assert nic.can_send(0)
 
 

@@ -24,6 +24,7 @@ from tests.fakes.e1000_driver import (
 from tests.unit.dataplane.test_offload import build
 from tests.unit.nic_e1000.conftest import MAC, Rig
 
+from vnic.dataplane.offload import GSO_TCPV4, encode
 from vnic.nic.e1000 import regs
 from vnic.nic.e1000.tx import MAX_FRAME_BYTES, WORK_PER_TURN
 from vnic.testing.guest_memory import GUEST_ADDR
@@ -220,3 +221,15 @@ def test_an_mmio_storm_is_cheap(running: Rig) -> None:
         running.driver.write(regs.TCTL, TCTL)
         running.driver.read(regs.STATUS)
     assert (time.perf_counter() - begun) / 25_000 < 0.0001
+
+
+def test_a_storm_is_cheap_while_a_frame_to_be_segmented_waits(running: Rig) -> None:
+    """The worst one, from another guest; each write of RDT makes the queue try again."""
+    for _ in range(15):
+        running.wire(FRAME)
+    frame, _, l4 = build(6, bytes(65_000))
+    assert not running.netdev.client.send(0, MAC + frame[6:], encode(GSO_TCPV4, 48, l4 + 20, l4, 16))
+    begun = time.perf_counter()
+    for _ in range(100):
+        running.driver.write(regs.RDT, 15)
+    assert (time.perf_counter() - begun) / 100 < 0.001
