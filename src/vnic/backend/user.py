@@ -16,9 +16,10 @@ from .passt import PasstBackend
 
 _NOT_PASST = ("tftp", "bootfile", "tftp_server_name", "smb", "smbserver", "guestfwd", "domainname")
 """What slirp has and passt lacks."""
-_DEFAULT_NET = "10.0.2.0/24"
-_GATEWAY_HOST, _DNS_HOST, _GUEST_HOST, _GUEST_HOST_6 = 2, 3, 15, 0x15
-"""Where slirp puts the host, the name server and the first guest in the network (net/slirp.c: net_slirp_init)."""
+_GATEWAY_HOST, _DNS_HOST, _GUEST_HOST = 0x0202, 0x0203, 0x020F
+"""Where slirp puts the host, the name server and the first guest in an IPv4 network, cut to its size: 10.0.2.2 in
+10.0.0.0/8, 10.9.1.2 in 10.9.1.0/24 (net/slirp.c: net_slirp_init)."""
+_GATEWAY_HOST_6, _DNS_HOST_6, _GUEST_HOST_6 = 2, 3, 0x15
 
 
 class UserBackend(PasstBackend):
@@ -50,41 +51,48 @@ class UserPlan:
             raise NetError(
                 "Parameters 'restrict' and 'hostfwd' of user exclude each other: passt cannot do both"
             )
-        if options.ipv4 is False and options.ipv6 is False:
+        # One family asked for by name is the only one (net_init_slirp).
+        self._ipv4 = options.ipv4 if options.ipv4 is not None else not options.ipv6
+        self._ipv6 = options.ipv6 if options.ipv6 is not None else not options.ipv4
+        net = options.net if options.net is not None or options.ip is None else f"{options.ip}/24"
+        if not self._ipv4 and any(each is not None for each in (net, options.host, options.dns)):
+            raise NetError("IPv4 disabled but netmask/host/dns provided")
+        if not self._ipv6 and (options.ipv6_prefix or options.ipv6_host or options.ipv6_dns):
+            raise NetError("IPv6 disabled but prefix/host6/dns6 provided")
+        if not self._ipv4 and not self._ipv6:
             raise NetError("IPv4 and IPv6 disabled")
-        if options.ipv6_prefixlen is not None and not 0 <= options.ipv6_prefixlen <= 126:
-            raise NetError("Invalid IPv6 prefix provided (IPv6 prefix length must be between 0 and 126)")
         self._options = options
-        self.net = _ipv4_network(options.net or options.ip)
+        self.net = _ipv4_network(net)
         self.host = self._address("host", options.host, _GATEWAY_HOST)
         self.dns = self._address("dns", options.dns, _DNS_HOST)
-        self.guest = self._address("dhcpstart", options.dhcpstart, _GUEST_HOST)
         if self.host == self.dns:
             raise NetError("DNS must be different from host")
+        self.guest = self._address("dhcpstart", options.dhcpstart, _GUEST_HOST)
         if self.guest in (self.host, self.dns):
             raise NetError("DHCP must be different from host and DNS")
+        self._ipv6_words = self._ipv6_arguments()
         self.forwards = [_parse_hostfwd(each.text, str(self.guest)) for each in options.hostfwd or ()]
 
     def _address(self, name: str, given: str | None, default: int) -> ipaddress.IPv4Address:
         if given is None:
-            return self.net.network_address + default
+            return self.net.network_address + (default & int(self.net.hostmask))
         try:
             address = ipaddress.IPv4Address(given)
         except ValueError:
             raise NetError(f"Failed to parse {_LABELS[name]}") from None
-        if address not in self.net and name != "dns":  # a DNS server may be anywhere
+        if address not in self.net and (name != "dns" or self._options.restrict):
             raise NetError(f"{_NAMES[name]} doesn't belong to network")
         return address
 
     def arguments(self) -> list[str]:
         options = self._options
         words = ["passt", "--quiet"]
-        if options.ipv4 is not False:
+        if self._ipv4:
             # slirp's host has a MAC made of its address.
             mac = ":".join(f"{byte:02x}" for byte in (0x52, 0x55, *self.host.packed))
             words += ["--address", str(self.guest), "--netmask", str(self.net.prefixlen)]
             words += ["--gateway", str(self.host), "--mac-addr", mac, "--dns-forward", str(self.dns)]
-        words += self._ipv6_arguments()
+        words += self._ipv6_words
         if options.hostname is not None:
             words += ["--hostname", options.hostname]
         if options.dnssearch:
@@ -100,17 +108,24 @@ class UserPlan:
     def _ipv6_arguments(self) -> list[str]:
         """Without an IPv6 option the guest gets what the host has; slirp's own network on request."""
         options = self._options
-        asked = (options.ipv6_prefix, options.ipv6_host, options.ipv6_dns)
-        if options.ipv6 is False:
+        if not self._ipv6:
             return ["--ipv4-only"]
-        words = ["--ipv6-only"] if options.ipv4 is False else []
-        if not any(asked):
-            return words
-        if options.ipv6_prefixlen not in (None, 64):
+        words = [] if self._ipv4 else ["--ipv6-only"]
+        length = options.ipv6_prefixlen or 64
+        if not 0 <= length <= 126:
+            raise NetError("Invalid IPv6 prefix provided (IPv6 prefix length must be between 0 and 126)")
+        if length != 64:
             raise NetError("Parameter 'ipv6-prefixlen' of user has to be 64: passt announces no other")
+        if not (options.ipv6_prefix or options.ipv6_host or options.ipv6_dns):
+            return words
         prefix = _ipv6("ipv6-prefix", options.ipv6_prefix or "fec0::")
-        host = _ipv6("ipv6-host", options.ipv6_host) if options.ipv6_host else prefix + _GATEWAY_HOST
-        dns = _ipv6("ipv6-dns", options.ipv6_dns) if options.ipv6_dns else prefix + _DNS_HOST
+        net = ipaddress.IPv6Network((prefix, length), strict=False)
+        host = _ipv6("ipv6-host", options.ipv6_host) if options.ipv6_host else prefix + _GATEWAY_HOST_6
+        if host not in net:
+            raise NetError("IPv6 Host doesn't belong to network")
+        dns = _ipv6("ipv6-dns", options.ipv6_dns) if options.ipv6_dns else prefix + _DNS_HOST_6
+        if options.restrict and dns not in net:
+            raise NetError("IPv6 DNS doesn't belong to network")
         words += ["--address", str(prefix + _GUEST_HOST_6), "--gateway", str(host)]
         return [*words, "--dns-forward", str(dns)]
 
@@ -123,28 +138,32 @@ _LABELS = {
     "ipv6-host": "IPv6 host",
     "ipv6-dns": "IPv6 DNS",
 }
-_NAMES = {"host": "Host", "dhcpstart": "DHCP"}
+_NAMES = {"host": "Host", "dns": "DNS", "dhcpstart": "DHCP"}
+_CLASSES = (
+    *(("0.0.0.0/1", 8), ("172.16.0.0/12", 12), ("128.0.0.0/2", 16), ("192.168.0.0/16", 16)),
+    *(("198.18.0.0/16", 15), ("224.0.0.0/3", 24), ("0.0.0.0/0", 28)),
+)
+"""The prefix length of a network that was given without one: that of the first line which holds its address."""
 
 
 def _ipv4_network(text: str | None) -> ipaddress.IPv4Network:
-    """`addr[/mask]`; without a mask the one of the address's class, as slirp has it."""
-    text = text or _DEFAULT_NET
+    """`addr[/mask]`; None is slirp's own."""
+    if text is None:
+        return ipaddress.IPv4Network("10.0.2.0/24")
     address, slash, mask = text.partition("/")
     try:
         first = ipaddress.IPv4Address(address)
     except ValueError:
         raise NetError("Failed to parse netmask") from None
     if not slash:
-        mask = "8" if first.packed[0] < 0x80 else "16" if first.packed[0] < 0xC0 else "24"
+        length = next(length for net, length in _CLASSES if first in ipaddress.IPv4Network(net))
+        return ipaddress.IPv4Network((first, length), strict=False)
     if not mask or (mask.isdecimal() and not 4 <= int(mask) <= 32):
         raise NetError("Invalid netmask provided (must be in range 4-32)")
     try:
-        net = ipaddress.IPv4Network(f"{address}/{mask}", strict=False)
+        return ipaddress.IPv4Network((first, mask), strict=False)
     except ValueError:
         raise NetError("Failed to parse netmask (trailing chars)") from None
-    if net.prefixlen > 27:
-        raise NetError("Invalid mask provided (too short)")
-    return net
 
 
 def _ipv6(name: str, text: str) -> ipaddress.IPv6Address:

@@ -147,7 +147,9 @@ PLAIN = (
     [
         (UserOptions(id="u"), f"{PLAIN} --tcp-ports none --udp-ports none"),
         (UserOptions(id="u", ipv6=False), f"{PLAIN} --ipv4-only --tcp-ports none --udp-ports none"),
+        (UserOptions(id="u", ipv4=True), f"{PLAIN} --ipv4-only --tcp-ports none --udp-ports none"),
         (UserOptions(id="u", ipv4=False), "passt --quiet --ipv6-only --tcp-ports none --udp-ports none"),
+        (UserOptions(id="u", ipv6=True), "passt --quiet --ipv6-only --tcp-ports none --udp-ports none"),
         (
             UserOptions(id="u", net="192.168.7.0/26", host="192.168.7.62", dhcpstart="192.168.7.9"),
             "passt --quiet --address 192.168.7.9 --netmask 26 --gateway 192.168.7.62 --mac-addr 52:55:c0:a8:07:3e"
@@ -175,6 +177,26 @@ def test_user_becomes_passts_arguments(options: UserOptions, arguments: str) -> 
     assert " ".join(UserPlan(options).arguments()) == arguments
 
 
+@pytest.mark.parametrize(
+    ("options", "net", "host", "guest"),
+    [
+        (UserOptions(id="u", net="10.9.0.0/16"), "10.9.0.0/16", "10.9.2.2", "10.9.2.15"),
+        (UserOptions(id="u", net="10.9.4.0/28"), "10.9.4.0/28", "10.9.4.2", "10.9.4.15"),
+        (UserOptions(id="u", net="10.9.4.1"), "10.0.0.0/8", "10.0.2.2", "10.0.2.15"),
+        (UserOptions(id="u", net="172.20.0.0"), "172.16.0.0/12", "172.16.2.2", "172.16.2.15"),
+        (UserOptions(id="u", net="172.40.5.0"), "172.40.0.0/16", "172.40.2.2", "172.40.2.15"),
+        (UserOptions(id="u", net="192.168.76.0"), "192.168.0.0/16", "192.168.2.2", "192.168.2.15"),
+        (UserOptions(id="u", net="192.0.2.16"), "192.0.2.16/28", "192.0.2.18", "192.0.2.31"),
+        (UserOptions(id="u", ip="10.3.7.5"), "10.3.7.0/24", "10.3.7.2", "10.3.7.15"),
+        (UserOptions(id="u", ip="10.3.7.5", net="10.4.0.0/16"), "10.4.0.0/16", "10.4.2.2", "10.4.2.15"),
+    ],
+)
+def test_the_addresses_are_those_of_qemu(options: UserOptions, net: str, host: str, guest: str) -> None:
+    """As QEMU 7.2's own -netdev user gave them to a DHCP client."""
+    plan = UserPlan(options)
+    assert (str(plan.net), str(plan.host), str(plan.guest)) == (net, host, guest)
+
+
 FORWARD = "Invalid host forwarding rule '{}' ({})"
 
 
@@ -196,7 +218,23 @@ FORWARD = "Invalid host forwarding rule '{}' ({})"
         (UserOptions(id="u", dhcpstart="x"), "Failed to parse DHCP start address"),
         (UserOptions(id="u", dhcpstart="1.2.3.4"), "DHCP doesn't belong to network"),
         (UserOptions(id="u", ipv6_prefixlen=127), "IPv6 prefix length must be between 0 and 126"),
-        (UserOptions(id="u", net="10.0.2.0/30"), "Invalid mask provided (too short)"),
+        (UserOptions(id="u", net="10.0.2.0/30"), "DHCP must be different from host and DNS"),
+        (UserOptions(id="u", net="10.0.2.0/32"), "DNS must be different from host"),
+        (UserOptions(id="u", ip="10.0.2.0/8"), "Failed to parse netmask (trailing chars)"),
+        (UserOptions(id="u", restrict=True, dns="8.8.8.8"), "DNS doesn't belong to network"),
+        (UserOptions(id="u", ipv4=False, net="10.0.2.0/24"), "IPv4 disabled but netmask/host/dns provided"),
+        (UserOptions(id="u", ipv6=True, host="10.0.2.1"), "IPv4 disabled but netmask/host/dns provided"),
+        (
+            UserOptions(id="u", ipv6=False, ipv6_host="fec0::5"),
+            "IPv6 disabled but prefix/host6/dns6 provided",
+        ),
+        (
+            UserOptions(id="u", ipv4=True, ipv6_prefix="fec0::"),
+            "IPv6 disabled but prefix/host6/dns6 provided",
+        ),
+        (UserOptions(id="u", ipv6_host="fe00::1"), "IPv6 Host doesn't belong to network"),
+        (UserOptions(id="u", restrict=True, ipv6_dns="2001::1"), "IPv6 DNS doesn't belong to network"),
+        (UserOptions(id="u", ipv6_prefixlen=48), "'ipv6-prefixlen' of user has to be 64"),
         (UserOptions(id="u", host="10.0.3.2"), "Host doesn't belong to network"),
         (UserOptions(id="u", dns="10.0.2.2"), "DNS must be different from host"),
         (UserOptions(id="u", dhcpstart="10.0.2.3"), "DHCP must be different from host and DNS"),
