@@ -70,7 +70,7 @@ class VhostUserBackend(Backend, RingTaker):
         self._socket = ChardevSocket(context.loop, options.chardev, self._chardev.options, self)
         self.state = State.NEW
         self.ring_features: int | None = None
-        """What the back-end that is, or last was, connected can do; None before the first."""
+        """What the last back-end to connect can do; None before the first."""
         self._connection: Connection | None = None
         self._engine: FrontendEngine | None = None
         self._deadline: asyncio.TimerHandle | None = None
@@ -209,6 +209,7 @@ class VhostUserBackend(Backend, RingTaker):
         assert self._engine is not None
         if not self._peer_fits():
             raise ProtocolError(WRONG_PEER)
+        self.ring_features = self._engine.features  # also if refused: a guest that starts anew will fit
         device = self._peer_device()
         missing = _acked(device) & ~self._engine.features
         if missing:
@@ -218,7 +219,6 @@ class VhostUserBackend(Backend, RingTaker):
                 self._usable(device)
             except ValueError as error:
                 raise ProtocolError(str(error)) from None
-        self.ring_features = self._engine.features
         self.state = State.UP
         self._chardev.connected = True
         self.release_disconnected(f"back-end connected: {self._socket.name}")
