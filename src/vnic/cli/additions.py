@@ -81,6 +81,8 @@ def to_json(text: str, implied: str) -> Entry:
         if text.startswith("{"):
             return msgspec.json.decode(text, type=dict[str, object])
         tree, _ = keyval.parse(text, implied, short_booleans=True)
+        if implied == "type":
+            keyval.spell_out_netdev(tree)
         return _typed(tree, implied)
     except NetError as error:
         raise Refused(error.desc) from None

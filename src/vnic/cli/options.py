@@ -175,6 +175,8 @@ def _collect(options: RunOptions, into: list[Setting], where: str, text: str, im
     tree, wants_help = keyval.parse(
         text, implied, short_booleans=not strict, deprecated=_deprecated(options, where)
     )
+    if implied == "type":
+        keyval.spell_out_netdev(tree)
     if wants_help:
         named = tree.get(implied)
         option = where.removeprefix("-").partition(" ")[0]

@@ -82,9 +82,8 @@ def _hold_line(hold: dict[str, object]) -> str:
 # -- things that come and go ------------------------------------------------------------------------------------
 
 
-def _options(text: str, implied: str, shape: Shape) -> msgspec.Struct:
-    """An option string, as on the command line, to the Struct of what it creates."""
-    tree, _ = keyval.parse(text, implied, short_booleans=True)
+def _options(tree: keyval.Tree, shape: Shape) -> msgspec.Struct:
+    """An option string's tree, as on the command line, to the Struct of what it creates."""
     return cast(msgspec.Struct, convert_to_shape(shape, tree, strings=True))
 
 
@@ -103,7 +102,8 @@ def netdev_add(caller: Caller, args: Arguments) -> str | None:
     text = args["netdev"]
     if _asks_for_help(text):
         return "Available netdev backend types:\n" + "".join(f"{name}\n" for name in types)
-    netdev_id = keyval.parse(text, "type", short_booleans=True)[0].get("id")
+    tree, _ = keyval.parse(text, "type", short_booleans=True)
+    netdev_id = tree.get("id")
     if isinstance(netdev_id, str):
         try:
             caller.machine.network.check_netdev_id(netdev_id)
@@ -114,7 +114,8 @@ def netdev_add(caller: Caller, args: Arguments) -> str | None:
     shape = dataclasses.replace(
         netdev_options(types), unexpected=lambda _type, key: NetError(f"Invalid parameter '{key}'")
     )
-    caller.machine.netdev_add(_options(text, "type", shape), caller.who)
+    keyval.spell_out_netdev(tree)
+    caller.machine.netdev_add(_options(tree, shape), caller.who)
     return None
 
 
@@ -133,14 +134,15 @@ def device_add(caller: Caller, args: Arguments) -> str | None:
     types = caller.machine.device_types
     if _asks_for_help(args["device"]):
         return "Network devices:\n" + "".join(f'name "{name}"\n' for name in types)
-    device_id = keyval.parse(args["device"], "driver", short_booleans=True)[0].get("id")
+    tree, _ = keyval.parse(args["device"], "driver", short_booleans=True)
+    device_id = tree.get("id")
     if isinstance(device_id, str) and not is_identifier(device_id):
         log.warning(
             "device_add: Parameter 'id' expects an identifier"
         )  # while QEMU parses the options, as above
         raise UsageError
     shape = device_options(types, caller.machine.devices_not_built)
-    caller.machine.device_add(_options(args["device"], "driver", shape), caller.who)
+    caller.machine.device_add(_options(tree, shape), caller.who)
     return None
 
 

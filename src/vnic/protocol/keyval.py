@@ -167,3 +167,16 @@ def _listify_value(value: Value, prefix: str) -> Value:
         if index not in by_index:
             raise KeyvalError(f"Parameter '{prefix}{index}' missing")
     return [by_index[index] for index in range(len(inner))]
+
+
+def spell_out_netdev(tree: Tree) -> None:
+    """`ipv6-net=PREFIX[/LENGTH]`, which only option strings of `user` know, as the members that it stands for
+    (net/net.c: net_client_init)."""
+    given = tree.get("ipv6-net")
+    if tree.get("type") != "user" or not isinstance(given, str):
+        return
+    prefix, slash, length = given.partition("/")
+    if slash and not (length.isascii() and length.isdecimal()):
+        raise NetError("parameter 'ipv6-net' expects a number after '/'")
+    del tree["ipv6-net"]
+    tree |= {"ipv6-prefix": prefix, "ipv6-prefixlen": length or "64"}

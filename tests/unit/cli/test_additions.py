@@ -25,6 +25,17 @@ def test_a_list_of_a_repeated_key() -> None:
     assert to_json("user,id=u,hostfwd=a", "type")["hostfwd"] == [{"str": "a"}]
 
 
+def test_the_short_form_of_an_ipv6_network() -> None:
+    named = {"type": "user", "id": "u", "ipv6-prefix": "fd00::"}
+    assert to_json("user,id=u,ipv6-net=fd00::/56", "type") == {**named, "ipv6-prefixlen": 56}
+    assert to_json("user,id=u,ipv6-net=fd00::", "type") == {**named, "ipv6-prefixlen": 64}
+    for length in ("", "x"):
+        with pytest.raises(Refused, match="parameter 'ipv6-net' expects a number after '/'"):
+            to_json(f"user,id=u,ipv6-net=fd00::/{length}", "type")
+    with pytest.raises(Refused, match="Parameter 'ipv6-net' is unexpected"):
+        to_json("hubport,id=u,hubid=1,ipv6-net=fd00::", "type")
+
+
 def test_a_device() -> None:
     text = "virtio-net,id=nic0,attach.type=vhost-user,attach.path=x,attach.server=off,link=off,host_mtu=9000"
     assert to_json(text, "driver") == {

@@ -116,6 +116,11 @@ def test_short_form_booleans_are_taken_with_a_warning() -> None:
     )
 
 
+def test_the_short_form_of_an_ipv6_network() -> None:
+    netdev = parse_run(["-netdev", "user,id=u,ipv6-net=fd00::/64"]).netdevs[0]
+    assert netdev.tree == {"type": "user", "id": "u", "ipv6-prefix": "fd00::", "ipv6-prefixlen": "64"}
+
+
 @pytest.mark.parametrize(
     ("argv", "topic"),
     [
