@@ -28,6 +28,9 @@ from .options import VhostUserOptions
 
 ANSWER_TIMEOUT_S = 5.0
 """How long an answer of the handshake or of a start may take before the back-end counts as dead."""
+MEMORY_TIMEOUT_S_PER_GIB = 8.0
+"""How much longer for SET_MEM_TABLE: DPDK touches all of the guest's memory first, and answers nothing else by then.
+Cut off in the midst of that, it would begin anew."""
 STOP_TIMEOUT_S = 2.0
 """The same for the rings' return, which the guest waits for."""
 UNFIT_PAUSE_S = 0.5
@@ -196,6 +199,9 @@ class VhostUserBackend(Backend, RingTaker):
         if engine is None or engine.awaited is None:
             return
         seconds = STOP_TIMEOUT_S if engine.phase is Phase.STOPPING else ANSWER_TIMEOUT_S
+        if engine.phase is Phase.RUNNING and engine.awaited == "SET_MEM_TABLE" and self._told_memory:
+            shared = sum(each.size for each in self._told_memory[0].regions if each.fd is not None)
+            seconds += MEMORY_TIMEOUT_S_PER_GIB * shared / (1 << 30)
         self._deadline = self.loop.call_later(seconds, self._too_late, engine.awaited, seconds)
 
     def _too_late(self, awaited: str, seconds: float) -> None:

@@ -103,6 +103,24 @@ def test_an_answer_that_never_comes(
 
 
 @pytest.mark.usefixtures("impatient")
+def test_memory_may_take_as_long_as_it_is_large(
+    rig: WireRig, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vhost_user, "MEMORY_TIMEOUT_S_PER_GIB", 1.0 * (1 << 30) / rig.memory.size)
+    rig.wait_up()
+    backend.hook = lambda _: b"" if "SET_MEM_TABLE" in backend.messages else None
+    rig.boot()
+    until(rig.loop, lambda: backend.count("SET_VRING_KICK") == 2)
+    run_for(rig.loop, 0.3)
+    assert rig.nic.link_up, "it was cut off while it mapped the memory"
+    for number in (vu.SET_MEM_TABLE, vu.SET_VRING_ADDR, vu.SET_VRING_ADDR):
+        backend.send(REPLY.pack(number, 5, 8, 0))
+    run_for(rig.loop, 0.1)
+    assert rig.serves(DataPath.TAKEN)
+    assert backend.connections == 1
+
+
+@pytest.mark.usefixtures("impatient")
 def test_rings_that_never_come_back(
     rig: WireRig, backend: FakeBackend, caplog: pytest.LogCaptureFixture
 ) -> None:
