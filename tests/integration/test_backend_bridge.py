@@ -45,6 +45,21 @@ def test_with_the_permission_vnic_makes_the_tap() -> None:
     in_namespace(_natively)
 
 
+async def _as_it_was() -> None:
+    ip("link", "add", "lab0", "type", "bridge")
+    ip("link", "add", "plugged", "address", "fa:00:00:00:00:01", "mtu", "9000", "type", "veth")
+    ip("link", "set", "plugged", "master", "lab0")
+    async with Lab() as lab:
+        lab.add(BridgeOptions(id="net0", br="lab0"))
+        assert "link/ether fa:00:00:00:00:01" in ip("link", "show", "lab0")
+        for name in ("lab0", "tap0"):
+            assert "mtu 9000" in ip("link", "show", name)
+
+
+def test_the_bridge_keeps_its_mac_address_and_mtu() -> None:
+    in_namespace(_as_it_was)
+
+
 async def _refused(directory: Path) -> None:
     before = open_fds()
     async with Lab() as lab:

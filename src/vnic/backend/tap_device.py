@@ -5,6 +5,7 @@ Nothing here waits, keeps state or knows a netdev (QEMU's net/tap-linux.c).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -36,6 +37,10 @@ ALL_OFFLOADS = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN
 
 SIOCGIFFLAGS = 0x8913
 SIOCSIFFLAGS = 0x8914
+SIOCGIFMTU = 0x8921
+SIOCSIFMTU = 0x8922
+SIOCSIFHWADDR = 0x8924
+SIOCGIFHWADDR = 0x8927
 SIOCGIFINDEX = 0x8933
 SIOCBRADDIF = 0x89A2
 IFF_UP = 0x1
@@ -46,7 +51,9 @@ _INT = struct.Struct("i")
 _IFREQ = struct.Struct(f"{IFNAMSIZ}sH22x")
 """struct ifreq with ifr_flags."""
 _IFREQ_INT = struct.Struct(f"{IFNAMSIZ}si20x")
-"""struct ifreq with ifr_ifindex."""
+"""struct ifreq with ifr_ifindex or ifr_mtu."""
+_HARDWARE_ADDRESS_AT = IFNAMSIZ + 2
+"""Where the address stands in a struct ifreq with ifr_hwaddr, behind its family."""
 assert _IFREQ.size == _IFREQ_INT.size == 40
 
 VNET_HEADER_BYTES = 10
@@ -126,11 +133,21 @@ def set_offload(fd: int, offloads: int) -> bool:
 
 
 def add_to_bridge(ifname: str, bridge: str) -> None:
-    """Plug an interface into a Linux bridge and bring it up."""
+    """Plug an interface into a Linux bridge and bring it up (main of QEMU's qemu-bridge-helper.c).
+
+    A bridge has the smallest MTU and the lowest MAC address of its ports: the new one must be neither, or the host
+    behind the bridge would change its own.
+    """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
         index = _ioctl_ifreq(control, SIOCGIFINDEX, _IFREQ_INT.pack(_name(ifname), 0))
         request = _IFREQ_INT.pack(_name(bridge), _IFREQ_INT.unpack(index)[1])
+        address = bytearray(_ioctl_ifreq(control, SIOCGIFHWADDR, _IFREQ_INT.pack(_name(ifname), 0)))
+        address[_HARDWARE_ADDRESS_AT] = 0xFE
+        _ioctl_ifreq(control, SIOCSIFHWADDR, bytes(address))
         try:
+            _, mtu = _IFREQ_INT.unpack(fcntl.ioctl(control, SIOCGIFMTU, _IFREQ_INT.pack(_name(bridge), 0)))
+            with contextlib.suppress(OSError):  # more than a tap takes
+                fcntl.ioctl(control, SIOCSIFMTU, _IFREQ_INT.pack(_name(ifname), mtu))
             fcntl.ioctl(control, SIOCBRADDIF, request)
         except OSError as error:
             reason = "it is no bridge" if error.errno == errno.EOPNOTSUPP else error.strerror
