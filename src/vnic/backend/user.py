@@ -98,7 +98,7 @@ class UserPlan:
         if options.dnssearch:
             words += ["--search", " ".join(each.text for each in options.dnssearch)]
         if options.restrict:
-            words += ["--no-tcp", "--no-udp", "--no-icmp", "--no-map-gw"]
+            words += ["--no-tcp", "--no-udp", "--no-icmp", "--no-map-gw", "--no-dhcp-dns"]
         for protocol, word in (("tcp", "--tcp-ports"), ("udp", "--udp-ports")):
             specs = [spec for each, spec in self.forwards if each == protocol]
             for spec in specs or ["none"]:

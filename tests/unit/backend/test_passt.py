@@ -164,7 +164,8 @@ PLAIN = (
         ),
         (
             UserOptions(id="u", restrict=True, hostname="vm"),
-            f"{PLAIN} --hostname vm --no-tcp --no-udp --no-icmp --no-map-gw --tcp-ports none --udp-ports none",
+            f"{PLAIN} --hostname vm --no-tcp --no-udp --no-icmp --no-map-gw --no-dhcp-dns"
+            " --tcp-ports none --udp-ports none",
         ),
         (
             UserOptions(id="u", ipv6_prefix="fd00:1::"),
