@@ -91,7 +91,7 @@ class FramedConnection:
                 if frame is None:
                     self._loop.add_reader(self._sock, self._readable)
                     return
-                if not self._client.send(0, frame):
+                if frame and not self._client.send(0, frame):
                     self._pause()
                     return
         except FramingError as error:

@@ -36,19 +36,16 @@ class Deframer:
         self._buffer += data
 
     def next(self) -> bytes | None:
-        """The next whole frame, or None until more is fed. Empty frames are skipped: they carry nothing."""
+        """The next whole frame, or None until more is fed. An empty one carries nothing; it is given out, so that a
+        flood of them costs a reader no more than its budget at once."""
         buffer, at = self._buffer, self._at
-        while len(buffer) - at >= LENGTH.size:
-            (size,) = LENGTH.unpack_from(buffer, at)
-            if size > MAX_FRAME_BYTES:
-                raise FramingError(
-                    f"a frame of {size} bytes was announced, at most {MAX_FRAME_BYTES} are taken"
-                )
-            end = at + LENGTH.size + self._extra + size
-            if len(buffer) < end:
-                break
-            self._at = end
-            if size:
-                return bytes(memoryview(buffer)[at + LENGTH.size : end])
-            at = end
-        return None
+        if len(buffer) - at < LENGTH.size:
+            return None
+        (size,) = LENGTH.unpack_from(buffer, at)
+        if size > MAX_FRAME_BYTES:
+            raise FramingError(f"a frame of {size} bytes was announced, at most {MAX_FRAME_BYTES} are taken")
+        end = at + LENGTH.size + self._extra + size
+        if len(buffer) < end:
+            return None
+        self._at = end
+        return bytes(memoryview(buffer)[at + LENGTH.size : end]) if size else b""

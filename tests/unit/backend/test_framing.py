@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.fakes.loops import fresh_loop, turn, until
 
 from vnic.backend.address import AddressError, unix_sockaddr
+from vnic.backend.connection import FramedConnection
 from vnic.backend.datagram import parse_host_port
 from vnic.backend.framing import LENGTH, MAX_FRAME_BYTES, Deframer, FramingError
 from vnic.backend.options import String, UnixAddress, UserOptions
 from vnic.backend.user import UserPlan
 from vnic.net.errors import NetError
+from vnic.net.incoming import Frame
 
 
 def take(deframer: Deframer, piece: bytes) -> list[bytes]:
@@ -33,7 +38,7 @@ def test_frames_come_out_as_they_went_in_whatever_the_pieces(frames: list[bytes]
         got += take(deframer, stream[at : at + size])
         at += size
         turn += 1
-    assert got == [frame for frame in frames if frame]
+    assert got == frames
 
 
 @given(st.lists(st.binary(max_size=5000), max_size=30))
@@ -41,7 +46,7 @@ def test_any_bytes_end_in_frames_or_a_framing_error(pieces: list[bytes]) -> None
     deframer = Deframer()
     try:
         for piece in pieces:
-            assert all(0 < len(frame) <= MAX_FRAME_BYTES for frame in take(deframer, piece))
+            assert all(len(frame) <= MAX_FRAME_BYTES for frame in take(deframer, piece))
     except FramingError:
         pass
 
@@ -84,3 +89,34 @@ def test_any_unix_path(path: str, abstract: bool, tight: bool) -> None:
     except AddressError:
         return
     assert 0 < len(sockaddr) <= 108
+
+
+class Taker:
+    """Keeps what arrives."""
+
+    name = "taker"
+
+    def __init__(self) -> None:
+        self.got: list[Frame] = []
+
+    def send(self, queue: int, frame: Frame) -> bool:
+        self.got.append(frame)
+        return True
+
+    def flush(self, queue: int) -> None:
+        """Nothing waits."""
+
+
+def test_a_flood_of_empty_frames_leaves_the_loop_its_turns() -> None:
+    with fresh_loop() as loop:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        taker = Taker()
+        connection = FramedConnection(loop, ours, taker, lost=lambda _: None)
+        theirs.sendall(LENGTH.pack(0) * 1000 + LENGTH.pack(3) + b"end")
+        turn(loop, 5)
+        assert not taker.got, "a thousand empty frames went by in a few turns"
+        until(loop, lambda: taker.got)
+        assert taker.got == [b"end"]
+        connection.close()
+        theirs.close()
