@@ -345,6 +345,7 @@ async def _refusals() -> None:
         (TapOptions(id="t", fd="nofd"), "^File descriptor named 'nofd' has not been found"),
         (TapOptions(id="t", fd="9", ifname="x"), "are invalid with fd="),
         (TapOptions(id="t", fds="9:10", queues=2), "are invalid with fds="),
+        (TapOptions(id="t", fds=""), "no fds passed"),
         (TapOptions(id="t", queues=0), "expects a number from 1 to 1024"),
         (TapOptions(id="t", vhost=True), "'vhost' of tap is not built in"),
         (TapOptions(id="t", vhostfd="3"), "not valid without vhost"),

@@ -138,6 +138,8 @@ class TapBackend(Backend):
         elif options.fds is not None:
             _only_with(options, _OWN_DEVICE | {"helper", "queues", "vhostfd"}, _WITH_FDS)
             self.queues = len(_split_fds(options.fds))
+            if not self.queues:
+                raise NetError("no fds passed")
         elif options.helper is not None or options.br is not None:
             raise NetError("Parameters 'br' and 'helper' of tap are not built in: use -netdev bridge")
         else:
