@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import signal
 import sys
+import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from vnic.guest.apt import Progress
@@ -21,18 +21,23 @@ from vnic.guest.cache import cache_folder
 from vnic.guest.errors import BootFailed, GuestError, GuestUnavailable
 
 from .client import Refused
-from .demo_lab import GUEST_ADDRESS, PING_ADDRESS, VFIO_USER, VHOST_USER, Lab
+from .demo_lab import GUEST_ADDRESS, NIC, PING_ADDRESS, VFIO_USER, VHOST_USER, Lab
 from .demo_steps import STEPS, Row, first_row, run_step
-from .show import micros, print_json
+from .show import WRAPPED_WIDTH, micros, print_json
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
 Kit = TypeVar("Kit")
 
 PIPE_WIDTH = 110
 """Columns of the table where the output is no terminal."""
+
+_COLUMNS = (("<", 5), ("<", max(len(step.title) for step in STEPS)), ("^", 7), (">", 10), (">", 9))
+"""How the cells of a row stand, and how wide: right or not, what was done, carrier, seen after, ping."""
+_GAP = "  "
+_MARGIN = _COLUMNS[0][1] + len(_GAP)
+"""Where what is said below a row begins."""
 
 
 def escape(text: str) -> str:
@@ -155,52 +160,57 @@ async def _take(guest: Guest, console: Console) -> Guest:
 
 
 async def _run_steps(lab: Lab, guest: Guest, console: Console) -> list[Row]:
-    """All rows, in a table that grows on a terminal and is printed at the end elsewhere."""
-    from rich.live import Live
-
-    table = _table(guest)
+    """All rows, each printed as it comes."""
+    console.print(
+        f"carrier: the guest's /sys/class/net/eth0/carrier; while it is 1, it pings {PING_ADDRESS}\n"
+    )
+    _print_cells(
+        console, ["", "what was done", "carrier", "seen after", "ping"], f"vnic why {NIC}", ["bold"] * 6
+    )
+    console.print("─" * min(console.width, PIPE_WIDTH))
     rows = [await first_row(lab, guest)]
-    _add(table, rows[0])
-    live = Live(table, console=console, auto_refresh=False, vertical_overflow="visible")
-    with live if console.is_terminal else contextlib.nullcontext():
-        for step in STEPS:
-            try:
-                row = await run_step(step, lab, guest)
-            except (GuestError, Refused, TimeoutError) as error:
-                row = Row.failed(step, str(error))
-            rows.append(row)
-            _add(table, row)
-            if console.is_terminal:
-                live.refresh()
-    if not console.is_terminal:
-        console.print(table)
+    print_row(console, rows[0])
+    for step in STEPS:
+        try:
+            row = await run_step(step, lab, guest)
+        except (GuestError, Refused, TimeoutError) as error:
+            row = Row.failed(step, str(error))
+        rows.append(row)
+        print_row(console, row)
+    console.print()
     return rows
 
 
-def _table(guest: Guest) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", title_justify="left")
-    table.title = f"carrier: the guest's /sys/class/net/eth0/carrier; while it is 1, it pings {PING_ADDRESS}"
-    table.add_column("", no_wrap=True)
-    table.add_column("what was done", no_wrap=True)
-    table.add_column("carrier", justify="center")
-    table.add_column("seen after", justify="right", no_wrap=True)
-    table.add_column("ping", justify="right", no_wrap=True)
-    table.add_column("vnic why nic0", overflow="fold")
-    return table
-
-
-def _add(table: Table, row: Row) -> None:
+def print_row(console: Console, row: Row) -> None:
+    """One line of the table, and what is wrong with it."""
     from rich.text import Text
 
     carrier = "-" if row.carrier is None else str(int(row.carrier))
-    table.add_row(
-        Text("ok", "green") if row.right else Text("WRONG", "bold red"),
-        row.title,
-        Text(carrier, "green" if row.carrier else "red"),
-        "-" if row.latency_us is None else micros(row.latency_us),
-        row.ping_text(),
-        Text(row.why).append(f"\n{row.wrong}" if row.wrong else "", "bold red"),
-    )
+    seen = "-" if row.latency_us is None else micros(row.latency_us)
+    cells = ["ok" if row.right else "WRONG", row.title, carrier, seen, row.ping_text()]
+    styles = ["green" if row.right else "bold red", "", "green" if row.carrier else "red", "", "", ""]
+    _print_cells(console, cells, row.why, styles)
+    if row.wrong:
+        console.print(Text(f"{'':{_MARGIN}}{row.wrong}", "bold red"))
+
+
+def _print_cells(console: Console, cells: Sequence[str], reason: str, styles: Sequence[str]) -> None:
+    """One line of the table: its columns have fixed widths, so that no line that is printed changes any more.
+
+    The reason is the last column; a terminal that leaves it too little room has it on lines of its own.
+    """
+    from rich.text import Text
+
+    line = Text()
+    for cell, style, (align, width) in zip(cells, styles, _COLUMNS, strict=False):
+        line.append(f"{cell:{align}{width}}", style).append(_GAP)
+    beside = console.width - len(line) >= WRAPPED_WIDTH
+    margin = len(line) if beside else _MARGIN
+    wrapped = textwrap.wrap(reason, max(WRAPPED_WIDTH, console.width - margin), break_on_hyphens=False)
+    if beside and wrapped:
+        line.append(wrapped.pop(0), styles[-1])
+    else:
+        line.rstrip()
+    console.print(line)
+    for text in wrapped:
+        console.print(Text(" " * margin).append(text, styles[-1]))

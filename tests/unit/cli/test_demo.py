@@ -1,12 +1,15 @@
-"""What the demo calls right and wrong."""
+"""What the demo calls right and wrong, and how it prints it."""
 
 from __future__ import annotations
 
 import asyncio
+import io
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from vnic.cli.demo import print_row
 from vnic.cli.demo_lab import Lab
 from vnic.cli.demo_steps import Row, Step, run_step
 
@@ -114,3 +117,17 @@ def test_a_step_without_a_change_needs_no_look() -> None:
     row = look(False, "operator", UNSEEN, FakeGuest(False), changes=False)
     assert row.right
     assert row.latency_us is None
+
+
+@pytest.mark.parametrize("width", [80, 110])
+def test_a_printed_row_stays_as_it_is_and_breaks_no_word(width: int) -> None:
+    """A terminal of 24 lines is too low for a table that is drawn anew with every row."""
+    why = "disconnected: on net0: Failed to connect to 'far.sock': Connection refused; trying again every 0.05 s"
+    row = Row("back-end killed (SIGKILL)", False, 655, False, None, why, "no ping")
+    out = io.StringIO()
+    print_row(Console(file=out, width=width, force_terminal=True, color_system=None), row)
+    text = out.getvalue()
+    assert "\x1b" not in text
+    assert max(map(len, text.splitlines())) <= width
+    said = ["WRONG", *row.title.split(), "0", "655", "µs", "-", *why.split(), "no", "ping"]
+    assert text.split() == said
