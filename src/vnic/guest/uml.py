@@ -65,7 +65,7 @@ class UmlGuest(LinuxGuest):
     def boot(self, timeout: float | None = None) -> None:
         """BootFailed also where a NIC did not answer: the kernel asks once, and boots without it."""
         for path in self._sockets:
-            if not os.path.exists(path):
+            if not Path(path).is_socket():
                 raise BootFailed(f"no NIC listens on {path}: start `vnic run` first")
         super().boot(timeout)
         found = self.run("ls /sys/class/net").split()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vnic.guest import apt, kit
-from vnic.guest.errors import GuestError, GuestUnavailable
+from vnic.guest.errors import BootFailed, GuestError, GuestUnavailable
 from vnic.guest.uml import UmlGuest
 
 PT_LOAD, PT_INTERP = 1, 3
@@ -88,3 +88,11 @@ def test_without_apt_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pa
 def test_refuses_socket_paths_that_the_kernel_would_misread(root: Path, path: str, text: str) -> None:
     with pytest.raises(GuestError, match=text):
         UmlGuest([path], kit=find(root))
+
+
+def test_a_file_that_is_no_socket_is_refused_before_a_kernel_is_booted(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "nic0.sock").touch()
+    guest = UmlGuest([tmp_path / "nic0.sock"], kit=find(root))
+    with pytest.raises(BootFailed, match=r"no NIC listens on .*nic0\.sock: start `vnic run`"):
+        guest.boot()
+    guest.close()
