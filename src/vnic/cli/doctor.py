@@ -20,8 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vnic import rundir
-from vnic.guest import kit, qemu_kit
-from vnic.guest.cache import cache_folder
+from vnic.guest import cache, kit, qemu_kit
 
 from .show import print_json, style
 
@@ -196,15 +195,13 @@ def check_guest_memory() -> Finding:
 
 
 def check_cache() -> Finding:
-    folder = cache_folder()
+    folder = cache.cache_folder()
     existing = folder
     while not existing.exists():
         existing = existing.parent
     has = os.access(existing, os.W_OK | os.X_OK)
     detail = f"{folder}" if has else f"{folder} cannot be written"
-    return Finding(
-        "cache folder", has, detail, "downloaded guests", "export XDG_CACHE_HOME=A_FOLDER_OF_YOURS"
-    )
+    return Finding("cache folder", has, detail, "downloaded guests", cache.REMEDY)
 
 
 def check_qemu() -> Finding:

@@ -9,6 +9,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from .errors import GuestUnavailable
+
+REMEDY = "export XDG_CACHE_HOME=A_FOLDER_OF_YOURS"
+
 _MANIFEST = "manifest.json"
 
 
@@ -17,6 +21,11 @@ def cache_folder() -> Path:
     base = os.environ.get("XDG_CACHE_HOME", "")
     # The XDG base directory specification has relative paths ignored.
     return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "vnic"
+
+
+def unwritable(error: OSError) -> GuestUnavailable:
+    """What a download says that cannot be written down."""
+    return GuestUnavailable(f"cannot write below {cache_folder()}: {error.strerror}", REMEDY)
 
 
 def _file_sizes(folder: Path) -> dict[str, int]:

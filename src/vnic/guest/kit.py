@@ -116,9 +116,7 @@ def download_kit(progress: Progress | None = None) -> UmlKit:
     try:
         cache.store(_CACHE_ENTRY, fill)
     except OSError as error:
-        raise GuestUnavailable(
-            f"cannot write below {cache.cache_folder()}: {error.strerror}", REMEDY
-        ) from error
+        raise cache.unwritable(error) from error
     kit = cached_kit()
     if kit is None:
         raise GuestUnavailable(

@@ -127,7 +127,7 @@ def download_kit(progress: Progress | None = None) -> QemuKit:
                 kernel = trixie.unpack(trixie.fetch_kernel((0.4, 0.95)))
                 cache.store(_LINUX_ENTRY, lambda folder: _take_linux(root, kernel, folder))
     except OSError as error:
-        raise GuestUnavailable(f"cannot write below {cache.cache_folder()}: {error}", REMEDY) from error
+        raise cache.unwritable(error) from error
     kit = find_qemu()
     if kit is None:
         raise GuestUnavailable("the packages of Debian hold no QEMU guest that runs here", REMEDY)

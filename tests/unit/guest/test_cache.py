@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from vnic.guest import cache
+from vnic.guest import cache, kit, qemu_kit
+from vnic.guest.errors import GuestUnavailable
 
 
 @pytest.fixture(autouse=True)
@@ -60,3 +62,17 @@ def test_a_relative_cache_home_is_ignored(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("XDG_CACHE_HOME", "cache")
     monkeypatch.setenv("HOME", "/home/somebody")
     assert cache.cache_folder() == Path("/home/somebody/.cache/vnic")
+
+
+@pytest.mark.parametrize("download", [kit.download_kit, qemu_kit.download_kit])
+def test_a_download_names_the_folder_it_cannot_write_and_the_way_to_another(
+    download: Callable[[], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(kit, "apt_available", lambda: True)
+    monkeypatch.setattr(qemu_kit, "require_means", lambda: None)
+    with pytest.raises(GuestUnavailable) as error:
+        download()
+    assert error.value.what == f"cannot write below {tmp_path}/file/vnic: Not a directory"
+    assert error.value.remedy == "export XDG_CACHE_HOME=A_FOLDER_OF_YOURS"
