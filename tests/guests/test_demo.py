@@ -61,6 +61,43 @@ def test_a_kernel_that_was_asked_for_and_is_not_there_is_an_error(tmp_path: Path
     assert "apt-get install user-mode-linux" in done.stderr
 
 
+def test_ctrl_c_ends_a_download(tmp_path: Path) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "sleep").symlink_to("/bin/sleep")
+    (tools / "dpkg-deb").symlink_to("/bin/true")
+    (tools / "apt-get").write_text(
+        """#!/bin/sh
+for word; do case "$word" in APT::Status-Fd=*) fd=${word#*=};; esac; done
+while :; do echo "dlstatus:1:10:Retrieving file 1 of 2" >/proc/self/fd/$fd || exit; sleep 0.05; done
+"""
+    )
+    (tools / "apt-get").chmod(0o755)
+    cache = tmp_path / "cache"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vnic", "demo"],
+        env={**os.environ, "PYTHONPATH": SOURCES, "PATH": str(tools), "XDG_CACHE_HOME": str(cache)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 20
+        while not list(cache.glob("vnic/.uml-*")):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=20)[1] == ""
+        assert process.returncode == 130
+    finally:
+        process.kill()
+        process.wait()
+    assert list((cache / "vnic").iterdir()) == []
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_demo_that_is_broken_off_leaves_nothing_behind(number: signal.Signals, tmp_path: Path) -> None:
     process = subprocess.Popen(

@@ -11,6 +11,7 @@ import asyncio
 import signal
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
@@ -129,16 +130,22 @@ async def _qemu(lab: Lab, console: Console) -> Guest:
 
 
 async def _download(what: str, download: Callable[[Progress], Kit], console: Console) -> Kit:
-    """Run one of the kits' downloads behind a progress bar."""
+    """Run one of the kits' downloads behind a progress bar; Ctrl-C ends it."""
     from rich.progress import Progress as Bar
 
+    broken_off = threading.Event()
     with Bar(console=console, transient=True) as bar:
         task = bar.add_task(f"downloading {what}", total=1.0)
 
         def tell(done: float, text: str) -> None:
+            if broken_off.is_set():  # the thread cannot be cancelled, and asyncio waits for its end
+                raise GuestError("the download was broken off")
             bar.update(task, completed=done, description=escape(f"{what}: {text}"))
 
-        found = await asyncio.to_thread(download, tell)
+        try:
+            found = await asyncio.to_thread(download, tell)
+        finally:
+            broken_off.set()
     console.print(f"downloaded {what} into {escape(str(cache_folder()))}")
     return found
 

@@ -12,6 +12,7 @@ import termios
 from collections.abc import Iterator
 
 from vnic.guest import kit
+from vnic.guest.cache import cache_folder
 from vnic.guest.errors import GuestError
 from vnic.guest.uml import UmlGuest
 
@@ -37,7 +38,11 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 def run(args: argparse.Namespace) -> int:
     try:
-        guest = UmlGuest(args.socket, kit=kit.obtain_uml(), modules=["ipv6"], shell=True)
+        found = kit.find_uml()
+        if found is None:
+            print(f"downloading User-Mode Linux into {cache_folder()} …", file=sys.stderr)
+            found = kit.download_kit()
+        guest = UmlGuest(args.socket, kit=found, modules=["ipv6"], shell=True)
         with kept_terminal(), guest:
             guest.set_address(args.address)
             guest.start_shell()

@@ -18,7 +18,7 @@ from .cache import cache_folder
 from .errors import GuestUnavailable
 
 Progress = Callable[[float, str], None]
-"""Called with the fraction done, 0 to 1, and what is being done."""
+"""Called with the fraction done, 0 to 1, and what is being done; what it raises ends the download."""
 
 REMEDY = "check the network and the package sources (apt-get update), then try again"
 
@@ -118,9 +118,13 @@ class Apt:
             finally:
                 os.close(write_end)
             with process:
-                for line in status:
-                    if progress is not None and (match := _STATUS_LINE.match(line)):
-                        progress(float(match[1]) / 100, match[2])
+                try:
+                    for line in status:
+                        if progress is not None and (match := _STATUS_LINE.match(line)):
+                            progress(float(match[1]) / 100, match[2])
+                except BaseException:  # Ctrl-C, or `progress` breaks it off
+                    process.kill()
+                    raise
             log.seek(0)
             text = log.read()
         if process.returncode != 0:

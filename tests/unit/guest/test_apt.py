@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,16 @@ def test_knows_when_there_is_no_apt(tools: Path, monkeypatch: pytest.MonkeyPatch
     script(tools, "apt-get", APT_GET)
     script(tools, "dpkg-deb", APT_GET)
     assert apt_available()
+
+
+def test_what_the_progress_raises_ends_apt_get(tools: Path, tmp_path: Path) -> None:
+    line = "dlstatus:1:0:Retrieving file 1 of 2\\n"
+    script(tools, "apt-get", APT_GET + f"printf '{line}' >/proc/self/fd/$fd\nexec sleep 60\n")
+
+    def break_off(_done: float, _text: str) -> None:
+        raise KeyboardInterrupt
+
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        Apt().download(["a"], tmp_path, break_off)
+    assert time.monotonic() - started < 30
