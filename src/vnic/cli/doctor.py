@@ -108,6 +108,15 @@ def tool_version(path: str) -> tuple[int, ...]:
     return tuple(map(int, found[0].split("."))) if found and done.returncode == 0 else ()
 
 
+def debian_release() -> str:
+    """The codename of the Debian release that this is, else an empty text."""
+    try:
+        release = platform.freedesktop_os_release()
+    except OSError:
+        return ""
+    return release.get("VERSION_CODENAME", "") if release["ID"] == "debian" else ""
+
+
 # -- what vnic itself needs -----------------------------------------------------------------------------------------
 
 
@@ -207,7 +216,9 @@ def check_cache() -> Finding:
 def check_qemu() -> Finding:
     use = "VMs of your own over vfio-user (vhost-user works with any QEMU)"
     path = shutil.which(qemu_kit.PROGRAM)
-    mend = install("-t trixie-backports qemu-system-x86")
+    mend = f"install QEMU {_dotted(qemu_kit.FIRST_VERSION)} or later, https://www.qemu.org/download/"
+    if debian_release() == "trixie":
+        mend = install("-t trixie-backports qemu-system-x86")
     if path is None:
         return Finding("QEMU", False, f"{qemu_kit.PROGRAM} is not installed", use, mend)
     version = qemu_kit.qemu_version([path])

@@ -44,10 +44,26 @@ def test_on_an_empty_machine_every_lack_comes_with_a_command(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     findings = {finding.name: finding for finding in (check() for check in doctor.CHECKS)}
-    for name in ("User-Mode Linux", "QEMU", "passt", "testpmd", "tshark"):
+    for name in ("User-Mode Linux", "passt", "testpmd", "tshark"):
         assert not findings[name].has
         assert "apt-get install" in findings[name].mend
     assert all(finding.mend for finding in findings.values() if not finding.has)
+
+
+@pytest.mark.parametrize(
+    ("release", "mend"),
+    [
+        ({"ID": "debian", "VERSION_CODENAME": "trixie"}, "apt-get install -t trixie-backports"),
+        ({"ID": "debian", "VERSION_CODENAME": "bookworm"}, "install QEMU 10.1 or later"),
+        ({"ID": "fedora"}, "install QEMU 10.1 or later"),
+    ],
+)
+def test_apt_is_named_for_qemu_only_where_it_has_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, release: dict[str, str], mend: str
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("platform.freedesktop_os_release", lambda: release)
+    assert mend in doctor.check_qemu().mend
 
 
 @pytest.mark.parametrize(
