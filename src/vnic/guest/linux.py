@@ -25,7 +25,6 @@ from .errors import BootFailed, GuestError
 from .initrd import build_initrd
 
 BOOT_TIMEOUT = 30.0
-POWEROFF_TIMEOUT = 5.0
 TERMINATE_TIMEOUT = 2.0
 LOG_TAIL = 1500
 
@@ -104,14 +103,6 @@ class LinuxGuest(abc.ABC):
         console.start("reboot -f")
         console.forget()
         self._wait_ready(timeout)
-
-    def poweroff(self, timeout: float = POWEROFF_TIMEOUT) -> None:
-        """Power the guest off in order, then clean up."""
-        if self.running:
-            with contextlib.suppress(GuestError, subprocess.TimeoutExpired):
-                self.start("poweroff -f")
-                self._booted_process().wait(timeout)
-        self.close()
 
     def wait_end(self) -> None:
         """Wait, however long, until the guest powers itself off."""

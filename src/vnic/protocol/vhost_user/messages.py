@@ -121,7 +121,6 @@ class Request:
     min_fds: int = 0
     max_fds: int = 0
     replies: bool = False  # answers with a payload of its own, so NEED_REPLY changes nothing
-    needs: int = 0  # the protocol feature without which it may not be sent
 
     def check(self, size: int, fds: int) -> None:
         """Raise ProtocolError unless `size` payload bytes with `fds` descriptors are a legal message."""
@@ -143,7 +142,6 @@ def _row(number: int, name: str, size: int = 0, fds: tuple[int, int] = (0, 0), *
         more.get("max_size", size),
         *fds,
         replies=bool(more.get("replies")),
-        needs=more.get("needs", 0),
     )
 
 
@@ -159,8 +157,8 @@ REQUESTS: Final[dict[int, Request]] = {
         _row(SET_OWNER, "SET_OWNER"),
         _row(RESET_OWNER, "RESET_OWNER"),
         _row(SET_MEM_TABLE, "SET_MEM_TABLE", MEM_TABLE.size, (0, MAX_FDS), max_size=_MANY_REGIONS),
-        _row(SET_LOG_BASE, "SET_LOG_BASE", U64.size, (0, 1), max_size=16, needs=P_LOG_SHMFD),
-        _row(SET_LOG_FD, "SET_LOG_FD", 0, (0, 1), max_size=U64.size, needs=P_LOG_SHMFD),
+        _row(SET_LOG_BASE, "SET_LOG_BASE", U64.size, (0, 1), max_size=16),
+        _row(SET_LOG_FD, "SET_LOG_FD", 0, (0, 1), max_size=U64.size),
         _row(SET_VRING_NUM, "SET_VRING_NUM", VRING_STATE.size),
         _row(SET_VRING_ADDR, "SET_VRING_ADDR", VRING_ADDR.size),
         _row(SET_VRING_BASE, "SET_VRING_BASE", VRING_STATE.size),
@@ -170,19 +168,19 @@ REQUESTS: Final[dict[int, Request]] = {
         _row(SET_VRING_ERR, "SET_VRING_ERR", U64.size, (0, 1)),
         _row(GET_PROTOCOL_FEATURES, "GET_PROTOCOL_FEATURES", replies=1),
         _row(SET_PROTOCOL_FEATURES, "SET_PROTOCOL_FEATURES", U64.size),
-        _row(GET_QUEUE_NUM, "GET_QUEUE_NUM", replies=1, needs=P_MQ),
+        _row(GET_QUEUE_NUM, "GET_QUEUE_NUM", replies=1),
         _row(SET_VRING_ENABLE, "SET_VRING_ENABLE", VRING_STATE.size),
-        _row(SEND_RARP, "SEND_RARP", U64.size, needs=P_RARP),
-        _row(NET_SET_MTU, "NET_SET_MTU", U64.size, needs=P_MTU),
-        _row(SET_BACKEND_REQ_FD, "SET_BACKEND_REQ_FD", 0, (1, 1), needs=P_BACKEND_REQ),
-        _row(GET_CONFIG, "GET_CONFIG", CONFIG.size, max_size=_MANY_CONFIG, replies=1, needs=P_CONFIG),
-        _row(SET_CONFIG, "SET_CONFIG", CONFIG.size, max_size=_MANY_CONFIG, needs=P_CONFIG),
-        _row(RESET_DEVICE, "RESET_DEVICE", needs=P_RESET_DEVICE),
-        _row(GET_MAX_MEM_SLOTS, "GET_MAX_MEM_SLOTS", replies=1, needs=P_CONFIGURE_MEM_SLOTS),
-        _row(ADD_MEM_REG, "ADD_MEM_REG", SINGLE_REGION.size, (1, 1), needs=P_CONFIGURE_MEM_SLOTS),
-        _row(REM_MEM_REG, "REM_MEM_REG", SINGLE_REGION.size, (0, 1), needs=P_CONFIGURE_MEM_SLOTS),
-        _row(SET_STATUS, "SET_STATUS", U64.size, needs=P_STATUS),
-        _row(GET_STATUS, "GET_STATUS", replies=1, needs=P_STATUS),
+        _row(SEND_RARP, "SEND_RARP", U64.size),
+        _row(NET_SET_MTU, "NET_SET_MTU", U64.size),
+        _row(SET_BACKEND_REQ_FD, "SET_BACKEND_REQ_FD", 0, (1, 1)),
+        _row(GET_CONFIG, "GET_CONFIG", CONFIG.size, max_size=_MANY_CONFIG, replies=1),
+        _row(SET_CONFIG, "SET_CONFIG", CONFIG.size, max_size=_MANY_CONFIG),
+        _row(RESET_DEVICE, "RESET_DEVICE"),
+        _row(GET_MAX_MEM_SLOTS, "GET_MAX_MEM_SLOTS", replies=1),
+        _row(ADD_MEM_REG, "ADD_MEM_REG", SINGLE_REGION.size, (1, 1)),
+        _row(REM_MEM_REG, "REM_MEM_REG", SINGLE_REGION.size, (0, 1)),
+        _row(SET_STATUS, "SET_STATUS", U64.size),
+        _row(GET_STATUS, "GET_STATUS", replies=1),
     )
 }
 
