@@ -136,6 +136,13 @@ def test_daemonize_tells_of_a_failed_start(place: Place) -> None:
     assert result.stderr == "vnic: -device nonsense: 'nonsense' is not a valid device model name\n"
 
 
+@pytest.mark.parametrize("option", ["-monitor stdio", "-qmp stdio", "-chardev stdio,id=c0"])
+def test_daemonize_refuses_stdio(place: Place, option: str) -> None:
+    result = place.verb("run", "-daemonize", *option.split())
+    assert result.returncode == 1
+    assert result.stderr == f"vnic: {option}: cannot use stdio with -daemonize\n"
+
+
 # -- starts that fail -------------------------------------------------------------------------------------------------
 
 

@@ -134,6 +134,8 @@ def _set_up(machine: Machine, options: RunOptions) -> None:
     """Create all that the options name, in QEMU's order: chardevs, netdevs, objects, devices."""
     for setting in options.chardevs:
         with _naming(setting.where):
+            if options.daemonize and setting.tree.get("backend") == "stdio":
+                raise NetError("cannot use stdio with -daemonize")
             machine.chardev_add_flat(setting.tree)
     _create(options.netdevs, netdev_options(machine.netdev_types), machine.netdev_add)
     _create(options.objects, object_options(machine.object_types), machine.object_add)
