@@ -163,6 +163,13 @@ def test_wrong_usage_is_exit_code_2(place: Place, words: list[str]) -> None:
     assert result.stderr
 
 
+@pytest.mark.parametrize("words", [["link", "--bogus"], ["why", "nic0", "--bogus"], ["doctor", "--bogus"]])
+def test_an_unknown_option_is_answered_with_the_usage_of_its_verb(place: Place, words: list[str]) -> None:
+    lines = place.verb(*words).stderr.splitlines()
+    assert lines[0].startswith(f"usage: vnic {words[0]} [")
+    assert lines[-1] == f"vnic {words[0]}: error: unrecognized arguments: --bogus"
+
+
 # -- why --------------------------------------------------------------------------------------------------------------
 
 

@@ -125,9 +125,12 @@ def _run_verb(verb: str, words: list[str]) -> int:
 
     module = importlib.import_module(VERBS[verb][0])
     parser = argparse.ArgumentParser(prog="vnic", allow_abbrev=False)
-    module.add_parser(parser.add_subparsers(required=True))
+    verbs = parser.add_subparsers(required=True)
+    module.add_parser(verbs)
     try:
-        args = parser.parse_args(words)
+        args, surplus = parser.parse_known_args(words)
+        if surplus:  # said by the verb's parser, which knows the usage
+            verbs.choices[words[0]].error(f"unrecognized arguments: {' '.join(surplus)}")
     except SystemExit as end:  # argparse has printed its help (0) or what is wrong (2)
         return int(end.code or 0)
     return _finish(module, args)
