@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import shutil
 import signal
 import socket
@@ -18,6 +19,8 @@ import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from vnic.rundir import SUN_PATH_MAX
 
 from .client import Entry, Refused, Session, session
 
@@ -39,6 +42,9 @@ SOCKET = {
     "reconnect-ms": 50,
 }
 """Where the vhost-user back-end listens, as chardev-add takes it."""
+
+TMPDIR_MAX = SUN_PATH_MAX - len("/vnic-demo-xxxxxxxx/nic0.sock")
+"""Bytes that the path of the folder of temporary files may have."""
 
 START_TIMEOUT_S = 10.0
 EVENT_TIMEOUT_S = 5.0
@@ -94,6 +100,10 @@ class Lab:
 
     def __init__(self, driver: str, attach: str) -> None:
         self._device = f"{driver},id={NIC},netdev={NETDEV},attach.type={attach},attach.path=nic0.sock"
+        if len(os.fsencode(tempfile.gettempdir())) > TMPDIR_MAX:
+            raise Refused(
+                f"{tempfile.gettempdir()} is too long a path for sockets in it; choose another: export TMPDIR=/tmp"
+            )
         self.folder = Path(tempfile.mkdtemp(prefix="vnic-demo-"))
         self.nic_socket = self.folder / "nic0.sock"
         self._stack = contextlib.AsyncExitStack()

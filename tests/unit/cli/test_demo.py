@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import io
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from vnic.cli.client import Refused
 from vnic.cli.demo import print_row
-from vnic.cli.demo_lab import Lab
+from vnic.cli.demo_lab import VHOST_USER, Lab
 from vnic.cli.demo_steps import Row, Step, run_step
 
 OPERATOR = {"client": "nic0", "kind": "operator", "by": "me", "text": "set_link nic0 off", "since": 0.0}
@@ -131,3 +134,16 @@ def test_a_printed_row_stays_as_it_is_and_breaks_no_word(width: int) -> None:
     assert max(map(len, text.splitlines())) <= width
     said = ["WRONG", *row.title.split(), "0", "655", "µs", "-", *why.split(), "no", "ping"]
     assert text.split() == said
+
+
+def test_a_temporary_folder_too_deep_for_sockets_is_refused_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    with pytest.raises(
+        Refused, match="x is too long a path for sockets in it; choose another: export TMPDIR="
+    ):
+        Lab(*VHOST_USER)
+    assert list(folder.iterdir()) == []
