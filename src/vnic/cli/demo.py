@@ -10,10 +10,9 @@ import argparse
 import asyncio
 import signal
 import sys
-import textwrap
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from vnic.guest.apt import Progress
@@ -24,7 +23,7 @@ from vnic.guest.errors import BootFailed, GuestError, GuestUnavailable
 from .client import Refused
 from .demo_lab import GUEST_ADDRESS, NIC, PING_ADDRESS, VFIO_USER, VHOST_USER, Lab
 from .demo_steps import STEPS, Row, first_row, run_step
-from .show import WRAPPED_WIDTH, micros, print_json
+from .show import COLUMN_GAP, WRAPPED_WIDTH, Lines, micros, print_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,8 +35,7 @@ PIPE_WIDTH = 110
 
 _COLUMNS = (("<", 5), ("<", max(len(step.title) for step in STEPS)), ("^", 7), (">", 10), (">", 9))
 """How the cells of a row stand, and how wide: right or not, what was done, carrier, seen after, ping."""
-_GAP = "  "
-_MARGIN = _COLUMNS[0][1] + len(_GAP)
+_MARGIN = _COLUMNS[0][1] + COLUMN_GAP
 """Where what is said below a row begins."""
 
 
@@ -171,10 +169,9 @@ async def _run_steps(lab: Lab, guest: Guest, console: Console) -> list[Row]:
     console.print(
         f"carrier: the guest's /sys/class/net/eth0/carrier; while it is 1, it pings {PING_ADDRESS}\n"
     )
-    _print_cells(
-        console, ["", "what was done", "carrier", "seen after", "ping"], f"vnic why {NIC}", ["bold"] * 6
-    )
-    console.print("─" * min(console.width, PIPE_WIDTH))
+    header = ["", "what was done", "carrier", "seen after", "ping", f"vnic why {NIC}"]
+    _lines(console).print(header, ["bold"] * len(header))
+    _lines(console).rule()
     rows = [await first_row(lab, guest)]
     print_row(console, rows[0])
     for step in STEPS:
@@ -194,30 +191,12 @@ def print_row(console: Console, row: Row) -> None:
 
     carrier = "-" if row.carrier is None else str(int(row.carrier))
     seen = "-" if row.latency_us is None else micros(row.latency_us)
-    cells = ["ok" if row.right else "WRONG", row.title, carrier, seen, row.ping_text()]
+    cells = ["ok" if row.right else "WRONG", row.title, carrier, seen, row.ping_text(), row.why]
     styles = ["green" if row.right else "bold red", "", "green" if row.carrier else "red", "", "", ""]
-    _print_cells(console, cells, row.why, styles)
+    _lines(console).print(cells, styles)
     if row.wrong:
         console.print(Text(f"{'':{_MARGIN}}{row.wrong}", "bold red"))
 
 
-def _print_cells(console: Console, cells: Sequence[str], reason: str, styles: Sequence[str]) -> None:
-    """One line of the table: its columns have fixed widths, so that no line that is printed changes any more.
-
-    The reason is the last column; a terminal that leaves it too little room has it on lines of its own.
-    """
-    from rich.text import Text
-
-    line = Text()
-    for cell, style, (align, width) in zip(cells, styles, _COLUMNS, strict=False):
-        line.append(f"{cell:{align}{width}}", style).append(_GAP)
-    beside = console.width - len(line) >= WRAPPED_WIDTH
-    margin = len(line) if beside else _MARGIN
-    wrapped = textwrap.wrap(reason, max(WRAPPED_WIDTH, console.width - margin), break_on_hyphens=False)
-    if beside and wrapped:
-        line.append(wrapped.pop(0), styles[-1])
-    else:
-        line.rstrip()
-    console.print(line)
-    for text in wrapped:
-        console.print(Text(" " * margin).append(text, styles[-1]))
+def _lines(console: Console) -> Lines:
+    return Lines(console, _COLUMNS, WRAPPED_WIDTH, _MARGIN)

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 COLUMN_GAP = 2
 WRAPPED_WIDTH = 40
@@ -29,7 +33,8 @@ def print_table(
 ) -> None:
     """A table on a terminal; elsewhere one line a row, cells apart by tabs, after a line of column names.
 
-    The last column wraps; where the terminal leaves it little room, the `expendable` columns are left out.
+    The last column wraps; where the terminal leaves it little room, the `expendable` columns are left out, and where
+    that does not do, it stands below its row.
     """
     if sys.stdout.isatty():
         _print_rich(columns, rows, expendable)
@@ -40,23 +45,55 @@ def print_table(
 
 
 def _print_rich(columns: Sequence[str], rows: Sequence[Sequence[str]], expendable: Sequence[str]) -> None:
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
-    console = Console()
+    console = Console(highlight=False)
     shown = list(range(len(columns)))
-    widths = [max(len(row[index]) for row in (columns, *rows)) + COLUMN_GAP for index in shown]
-    if sum(widths[:-1]) + min(widths[-1], WRAPPED_WIDTH) > console.width:
+    widths = [max(len(row[index]) for row in (columns, *rows)) for index in shown]
+    text_width = min(widths[-1], WRAPPED_WIDTH)
+    if sum(widths[:-1]) + COLUMN_GAP * len(widths[:-1]) + text_width > console.width:
         shown = [index for index in shown if columns[index] not in expendable]
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, COLUMN_GAP, 0, 0), pad_edge=False)
-    for index in shown:
-        last = index == len(columns) - 1
-        table.add_column(columns[index], overflow="fold", no_wrap=not last)
+    lines = Lines(console, [("<", widths[index]) for index in shown[:-1]], text_width)
+    lines.print([columns[index] for index in shown], ["bold"] * len(shown))
+    lines.rule()
     for row in rows:
-        table.add_row(*(Text(row[index], LINK_STYLES.get(row[index], "")) for index in shown))
-    console.print(table)
+        lines.print([row[index] for index in shown], [LINK_STYLES.get(row[index], "") for index in shown])
+
+
+class Lines:
+    """A table that is printed line by line: columns of fixed widths (and `<`, `^` or `>`), then one of running text.
+
+    Where the terminal leaves the text less than `text_width`, it stands below its line, behind a `margin`; a lone `-`
+    is left out there.
+    """
+
+    def __init__(
+        self, console: Console, columns: Sequence[tuple[str, int]], text_width: int, margin: int = 4
+    ) -> None:
+        self._console = console
+        self._columns = columns
+        taken = sum(width + COLUMN_GAP for _, width in columns)
+        self._beside = console.width - taken >= text_width
+        self._margin = taken if self._beside else margin
+
+    def print(self, cells: Sequence[str], styles: Sequence[str]) -> None:
+        from rich.text import Text
+
+        line = Text()
+        for cell, name, (align, width) in zip(cells, styles, self._columns, strict=False):
+            line.append(f"{cell:{align}{width}}", name).append(" " * COLUMN_GAP)
+        room = max(self._console.width - self._margin, 1)
+        said = cells[-1] if self._beside or cells[-1] != "-" else ""
+        text = textwrap.wrap(said, room, break_on_hyphens=False)
+        if self._beside and text:
+            line.append(text.pop(0), styles[-1])
+        line.rstrip()
+        self._console.print(line)
+        for part in text:
+            self._console.print(Text(" " * self._margin).append(part, styles[-1]))
+
+    def rule(self) -> None:
+        self._console.print("─" * self._console.width)
 
 
 def style(text: str, name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -57,6 +58,22 @@ def test_a_table_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: 
     out = capsys.readouterr().out
     assert "nic0" in out
     assert "[bold]" in out, "names are no markup"
+
+
+@pytest.mark.parametrize(("width", "beside"), [("100", True), ("60", False)])
+def test_running_text_stands_below_its_row_where_there_is_no_room_beside_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: str, beside: bool
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", width)
+    name, text = "network-of-the-left-hand-side", "disconnected: listening on unix:some.sock, no peer yet"
+    show.print_table(("NAME", "LINK", "HELD BY"), [(name, "down", text), ("net1", "up", "-")])
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    lines = [line.rstrip() for line in plain.splitlines()]
+    held = f"{name}  down"
+    assert lines[lines.index("─" * int(width)) + 1 :] == (
+        [f"{held}  {text}", f"{'net1':29}  up    -"] if beside else [held, f"    {text}", f"{'net1':29}  up"]
+    )
 
 
 def test_json_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
