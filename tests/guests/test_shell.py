@@ -53,6 +53,10 @@ def test_a_persons_shell() -> None:
                 terminal.wait_for("seq=0")
                 terminal.type("\x03")
                 terminal.wait_for("/ #")
+                terminal.type("echo asl''eep; sleep 1000")  # unlike ping, it leaves SIGINT as it finds it
+                terminal.wait_for("asleep")
+                terminal.type("\x03")
+                terminal.wait_for("/ #")
                 terminal.type("exit")
                 assert process.wait(20) == 0
             finally:

@@ -41,8 +41,10 @@ wait_carrier() {
 
 # start_shell: a shell for a person, on the console $VNIC_SHELL; the guest ends with it.
 start_shell() {
-  # Whoever leads a session and opens a terminal has it as its own: job control and Ctrl-C work.
-  (setsid sh -c 'exec sh -i <>"/dev/$VNIC_SHELL" >&0 2>&1'; poweroff -f) &
+  # Whoever leads a session and opens a terminal has it as its own: job control and Ctrl-C work. Not by `&`: what a
+  # script puts into the background ignores Ctrl-C for ever (POSIX sh, 2.11). `-p`: look for no other sh.
+  start-stop-daemon -S -b -p /none -x /bin/sh -- \
+    -c 'setsid sh -c "exec sh -i <>/dev/$VNIC_SHELL >&0 2>&1"; poweroff -f'
 }
 
 newline='
