@@ -84,6 +84,18 @@ def test_a_packet_that_would_take_more_buffers_than_a_chain_may_have_is_lost() -
         assert ring.used_idx == 6
 
 
+def test_control_commands_in_many_pieces_are_served_one_a_turn() -> None:
+    with VirtioLab() as lab:
+        lab.plug()
+        command, ack = lab.guest.alloc(16), lab.guest.alloc(1)
+        ring = lab.driver.rings[2]
+        fill(lab, ring, [*[(command, 1, 0)] * (MAX_CHAIN - 1), (ack, 1, WRITE)])
+        lab.driver.kick(2)
+        assert ring.used_idx == 1
+        lab.settle()
+        assert ring.used_idx == ring.size
+
+
 def test_long_control_commands_are_served_a_few_a_turn() -> None:
     with VirtioLab() as lab:
         lab.plug()

@@ -34,6 +34,8 @@ COMMANDS_A_TURN = 16
 COMMAND_BYTES = 1 << 17
 """The longest command that is read, and with how many bytes of commands a turn ends; Linux sends a few kB of
 addresses at the most."""
+BUFFER_COST_BYTES = 512
+"""What each descriptor of a command takes of that: following one costs as much as many bytes."""
 
 
 class ControlHost(Protocol):
@@ -81,6 +83,7 @@ class ControlQueue:
                     break
                 done += 1
                 size += chain.readable_bytes
+                size += BUFFER_COST_BYTES * (len(chain.readable) + len(chain.writable))
                 self._command(chain)
                 queue.push(chain.head, 1)
             else:
