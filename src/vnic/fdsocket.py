@@ -19,7 +19,8 @@ from vnic.protocol.frames import FrameError, close_fds
 log = logging.getLogger(__name__)
 
 PIECES_PER_TURN: Final = 32
-"""How often one connection is read before the loop serves the others."""
+TURN_S: Final = 0.002
+"""How often one connection is read, and for how long it is worked for, before the loop serves the others."""
 
 WAITING_MAX_MESSAGES: Final = 16_384
 WAITING_MAX_FDS: Final = 512
@@ -86,6 +87,7 @@ class Connection:
 
     def _readable(self) -> None:
         user = self._user
+        end = self._loop.time() + TURN_S
         for _ in range(PIECES_PER_TURN):
             try:
                 data, fds = receive(self._sock, user.wanted, self._max_fds)
@@ -102,7 +104,7 @@ class Connection:
                 self._lose(None)
                 return
             user.received(data, fds)
-            if self.closed or self._failed or self._paused or self._output:
+            if self.closed or self._failed or self._paused or self._output or self._loop.time() > end:
                 return
 
     def send(self, data: bytes, fds: Sequence[int] = ()) -> None:

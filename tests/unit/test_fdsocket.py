@@ -6,6 +6,7 @@ import asyncio
 import os
 import resource
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,7 +14,7 @@ import pytest
 from tests.fakes.loops import open_fds
 from tests.unit.backend.helpers import run, until
 
-from vnic.fdsocket import WAITING_MAX_FDS, WAITING_MAX_MESSAGES, Connection
+from vnic.fdsocket import TURN_S, WAITING_MAX_FDS, WAITING_MAX_MESSAGES, Connection
 
 
 class User:
@@ -108,5 +109,29 @@ def test_without_descriptors_for_what_has_to_wait() -> None:
             assert user.reasons == ["Too many open files"]
             theirs.close()
         assert open_fds() == before
+
+    run(main())
+
+
+def test_pieces_that_cost_much_are_spread_over_turns() -> None:
+    class Slow(User):
+        wanted = 1
+
+        def received(self, data: bytes, fds: list[int]) -> None:
+            super().received(data, fds)
+            time.sleep(2 * TURN_S)
+
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        user = Slow()
+        connection = Connection(asyncio.get_running_loop(), ours, user, max_fds=8)
+        theirs.sendall(bytes(8))
+        turns = 0
+        while len(user.data) < 8:
+            await asyncio.sleep(0)
+            turns += 1
+        assert turns >= 8
+        connection.close()
+        theirs.close()
 
     run(main())

@@ -10,15 +10,16 @@ import asyncio
 import enum
 import logging
 import socket
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from vnic.attach.base import Listener, peer_name
 from vnic.attach.vfio_pci import VfioPciPort
-from vnic.fdsocket import Connection
+from vnic.fdsocket import TURN_S, Connection
 from vnic.net.client import Nic, ShownBy
 from vnic.pci.device import PciDevice
-from vnic.protocol.frames import FrameError
+from vnic.protocol.frames import FrameError, Message
 from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vfio_user.messages import ProtocolError
 from vnic.protocol.vfio_user.server import Server
@@ -61,6 +62,8 @@ class VfioUserAttachment:
         self._server: Server | None = None
         self._port: VfioPciPort | None = None
         self._frames = m.assembler()
+        self._messages: deque[Message] = deque()  # not begun yet
+        self._steps: Iterator[bytes | None] | None = None  # what is under way
         self._resume: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._heard = 0.0  # loop time of the VM's last message
@@ -106,6 +109,7 @@ class VfioUserAttachment:
     def _detach(self) -> None:
         closing = self.state in (State.DRAINING, State.HALF_CLOSED)
         self._frames.close()
+        self._drop_messages()
         for handle in (self._resume, self._timer):
             if handle is not None:
                 handle.cancel()
@@ -136,36 +140,53 @@ class VfioUserAttachment:
         return PIECE_BYTES
 
     def received(self, data: bytes, fds: list[int]) -> None:
-        """ConnectionUser: carry out all messages that are complete. Each reply is one send (see Server)."""
-        connection, server = self._connection, self._server
-        assert connection is not None
-        assert server is not None
+        """ConnectionUser: carry out the messages that are complete."""
         self._heard = self._loop.time()
         try:
-            messages = self._frames.feed(data, fds)
+            self._messages += self._frames.feed(data, fds)
         except (FrameError, ProtocolError) as error:
             self._throw_out(str(error))
             return
+        self._work(more=len(data) == PIECE_BYTES)
+
+    def _work(self, more: bool) -> None:
+        """Carry out what was read, for a turn's time; `more` waits at the socket. Each reply is one send (see
+        Server)."""
+        connection, server = self._connection, self._server
+        assert connection is not None
+        assert server is not None
         if self.state is State.HALF_CLOSED:
-            for message in messages:
-                message.close()
+            self._drop_messages()
+            connection.resume()
             return
+        if self._steps is None:
+            self._steps = self._all_steps(server)
+        end = self._loop.time() + TURN_S
         try:
-            for message in messages:
-                reply = server.receive(message)
+            for reply in self._steps:
                 if reply is not None:
                     connection.send(reply)
+                if self._loop.time() > end:
+                    self._let_others_run(connection)
+                    return
         except ProtocolError as error:
             self._throw_out(str(error))
         except Exception:  # a bug in the device model must cost this VM its NIC, not the process its loop
             log.exception("%s: a message of the VM could not be carried out", self._name)
             self._throw_out("internal error")
         else:
-            if len(data) == PIECE_BYTES:
+            self._steps = None
+            if more:
                 self._let_others_run(connection)
-            return
-        for message in messages:
-            message.close()
+
+    def _all_steps(self, server: Server) -> Iterator[bytes | None]:
+        while self._messages:
+            yield from server.steps(self._messages.popleft())
+
+    def _drop_messages(self) -> None:
+        self._steps = None
+        while self._messages:
+            self._messages.popleft().close()
 
     def check_memory(self) -> None:
         """Cut the VM off if it took memory away that it shares."""
@@ -182,9 +203,16 @@ class VfioUserAttachment:
         self._detach()
 
     def _let_others_run(self, connection: Connection) -> None:
-        """A VM with a backlog (a storm of register writes) is read on in the loop's next turn."""
+        """A VM with a backlog (a storm of register writes) is served on in the loop's next turn."""
         connection.pause()
-        self._resume = self._loop.call_soon(connection.resume)
+        self._resume = self._loop.call_soon(self._go_on, connection)
+
+    def _go_on(self, connection: Connection) -> None:
+        self._resume = None
+        if self._steps is not None:
+            self._work(more=True)
+        else:
+            connection.resume()
 
     # --- The end ---
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import socket
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -365,6 +366,36 @@ def test_a_storm_of_writes_lets_the_loop_run(path: Path) -> None:
         client.close()
         assert len(bench.device.calls) >= 20_000
         assert worst < 0.25
+
+    run(path, test)
+
+
+def test_writes_that_cost_much_are_spread_over_turns(path: Path) -> None:
+    """200 of them may stand in one message; each can have a NIC send a ringful, or reset it."""
+
+    async def test(bench: Bench) -> None:
+        written: list[int] = []
+
+        def slow(offset: int, data: bytes) -> None:
+            written.append(data[0])
+            time.sleep(0.003)
+
+        bench.device.write_config = slow  # type: ignore[method-assign]  # stands for anything that takes long
+        client = await asyncio.to_thread(bench.client)
+        await asyncio.to_thread(client.attach)
+        loop = asyncio.get_running_loop()
+        client.write_multi(*[(4, 0x2000, bytes((number,))) for number in range(200)])
+        vm = loop.run_in_executor(None, client.config_read, 0, 4)
+        turns = 0
+        while not vm.done():
+            await asyncio.sleep(0)
+            turns += bool(written)
+        assert written == list(range(200)), "before what came behind them"
+        assert turns > 150
+        client.write_multi(*[(4, 0x2000, b"x")] * 200)
+        await asyncio.sleep(0.05)
+        client.close()  # in the middle
+        await bench.state(State.LISTENING)
 
     run(path, test)
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import enum
 import errno
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
 from vnic.protocol.frames import Message
@@ -75,14 +76,27 @@ class Server:
         """What the client said of itself."""
         self._pending: dict[int, tuple[int, int, DmaDone]] = {}  # message id: command, count, whom to tell
         self._next_id = 0
+        self._writes: deque[tuple[int, int, bytes]] = (
+            deque()
+        )  # of one REGION_WRITE_MULTI: region, offset, data
 
     def receive(self, message: Message) -> bytes | None:
-        """Carry a message out and return the reply, None if it wants none. Raises ProtocolError.
+        """Carry a message out and return the reply, None if it wants none. Raises ProtocolError."""
+        *_, reply = self.steps(message)
+        return reply
+
+    def steps(self, message: Message) -> Iterator[bytes | None]:
+        """As `receive`, in steps of one write each, between which others may be served; the last gives the reply.
 
         The message's descriptors are closed in any case, but for those that the device took.
         """
         try:
-            return self._dispatch(message)
+            reply = self._dispatch(message)
+            while self._writes:
+                self.device.region_write(*self._writes.popleft())
+                if self._writes:
+                    yield None
+            yield reply
         except ProtocolError:
             self.state = State.FAILED
             raise
@@ -204,6 +218,7 @@ class Server:
         return payload[:16]
 
     def _write_multi(self, message: Message) -> bytes:
+        """Checked as a whole; `steps` writes."""
         payload = message.payload
         (writes,) = m.WRITE_MULTI_COUNT.unpack_from(payload)
         if (
@@ -211,11 +226,13 @@ class Server:
             or len(payload) != m.WRITE_MULTI_COUNT.size + writes * m.WRITE_MULTI_ONE.size
         ):
             raise ProtocolError(f"REGION_WRITE_MULTI of {writes} writes in {len(payload)} bytes")
+        checked: list[tuple[int, int, bytes]] = []
         for offset, region, count, data in m.WRITE_MULTI_ONE.iter_unpack(payload[m.WRITE_MULTI_COUNT.size :]):
             if count > len(data):
                 raise ProtocolError(f"REGION_WRITE_MULTI with {count} bytes in one write")
             self._check_access(offset, region, count)
-            self.device.region_write(region, offset, data[:count])
+            checked.append((region, offset, data[:count]))
+        self._writes.extend(checked)
         return payload[: m.WRITE_MULTI_COUNT.size]
 
     def _check_access(self, offset: int, region: int, count: int) -> None:
