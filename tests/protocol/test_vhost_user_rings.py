@@ -7,6 +7,7 @@ import socket
 import struct
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from tests.fakes.loops import no_fd_leak
@@ -254,6 +255,23 @@ def test_descriptors_that_cannot_signal_are_refused(rig: EngineRig) -> None:
         with pytest.raises(ProtocolError, match="no eventfd, pipe or socket"):
             rig.client.send_u64(number, 0, [directory])
         os.close(directory)
+
+
+@pytest.mark.parametrize("number", [vu.SET_VRING_KICK, vu.SET_VRING_CALL, vu.SET_BACKEND_REQ_FD])
+def test_descriptors_that_are_only_paths_are_refused(rig: EngineRig, number: int, tmp_path: Path) -> None:
+    """One opened with O_PATH looks like its pipe or socket, and can nothing."""
+    rig.client.negotiate()
+    path = tmp_path / "path"
+    if number == vu.SET_BACKEND_REQ_FD:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(str(path))
+    else:
+        os.mkfifo(path)
+    fd = os.open(path, os.O_PATH)
+    payload = b"" if number == vu.SET_BACKEND_REQ_FD else bytes(8)
+    with pytest.raises(ProtocolError, match="Bad file descriptor"):
+        rig.client.send(number, payload, [fd])
+    os.close(fd)
 
 
 def test_notifiers_never_block(rig: EngineRig) -> None:

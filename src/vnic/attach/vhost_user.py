@@ -442,4 +442,7 @@ class VhostUserAttachment:
         """Attachment: read the ring's kicks again."""
         self._lent.discard(index)
         if self._engine is not None and self._engine.rings[index].state is RingState.STARTED:
-            self.watch_kick(index, self._engine.rings[index].kick_fd)
+            try:
+                self.watch_kick(index, self._engine.rings[index].kick_fd)
+            except ProtocolError as error:
+                self._fail_later(str(error))

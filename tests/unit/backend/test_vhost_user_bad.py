@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import select
 import socket
 import struct
 import time
@@ -132,6 +134,25 @@ def test_rings_that_never_come_back(
     assert guest.stop_ring(rig.driver.rings[0]) == 0
     assert time.monotonic() - began < 1
     assert "did not answer GET_VRING_BASE" in caplog.text
+
+
+def test_a_guest_whose_kick_cannot_be_served_when_its_rings_come_back(
+    rig: WireRig, backend: FakeBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While a back-end has the ring nobody here waits for its kick, so nobody sees what it is good for."""
+    guest = rig.boot()
+    rig.wait_up()
+    nested = [select.epoll() for _ in range(5)]  # deeper than the kernel lets an epoll wait for
+    for outer, inner in itertools.pairwise(nested):
+        outer.register(inner)
+    guest.send_u64(vu.SET_VRING_KICK, 0, [nested[0].fileno()])
+    rig.settle()
+    backend.drop()
+    until(rig.loop, lambda: "kick descriptor of ring 0 cannot be waited for" in caplog.text)
+    until(rig.loop, lambda: rig.serves(DataPath.OFF))
+    for each in nested:
+        each.close()
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 @pytest.mark.usefixtures("impatient")

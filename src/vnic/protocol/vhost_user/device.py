@@ -116,6 +116,8 @@ class DeviceEngine:
             return vu.encode(number, vu.U64.pack(1), vu.FLAG_REPLY)
         except GuestMemoryError as error:
             raise ProtocolError(f"{vu.request_name(number)}: {error}") from None
+        except OSError as error:  # of a descriptor that came along, as one opened with O_PATH
+            raise ProtocolError(f"{vu.request_name(number)}: {error.strerror}") from None
         finally:
             message.close()
         if isinstance(reply, Later):
