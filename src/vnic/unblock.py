@@ -1,4 +1,4 @@
-"""Reading and writing descriptors that a peer shares with us, and could make block: kicks, calls, interrupts.
+"""Reading, writing and closing descriptors that a peer shares with us, and could make block: kicks, calls, interrupts.
 
 O_NONBLOCK belongs to the open file, not to our descriptor of it: whoever passed us one can take the flag off again,
 fill the eventfd or the pipe, and have us wait in write() for ever. Where `vnic run` is `guarded`, a signal ends such
@@ -10,12 +10,18 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
+import stat
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
 PATIENCE_S: Final = 0.01
 """A call that is found under way twice, so long apart, blocks; any other takes a microsecond."""
+
+
+_NO_LINGER: Final = struct.pack("ii", 0, 0)
 
 
 class Blocked(OSError):
@@ -91,3 +97,31 @@ def read(fd: int, size: int) -> bytes:
         return os.read(fd, size)
     finally:
         watch.inside = 0
+
+
+def close(fd: int) -> None:
+    """os.close. The last close of a TCP socket waits for its peer, O_NONBLOCK or not, where SO_LINGER says so: that
+    is taken off, and a wait that comes nevertheless is ended like those of the others."""
+    if stat.S_ISSOCK(os.fstat(fd).st_mode):
+        _forget_linger(fd)
+    watch = _watch
+    watch.calls = watch.inside = watch.calls + 1
+    if not watch.armed:
+        _arm()
+    try:
+        os.close(fd)
+    finally:
+        watch.inside = 0
+
+
+def _forget_linger(fd: int) -> None:
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError:
+        return  # opened with O_PATH: its end is nobody's end
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+    except OSError:
+        pass
+    finally:
+        sock.detach()

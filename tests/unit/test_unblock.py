@@ -16,7 +16,7 @@ from vnic import unblock
 SOURCE = Path(__file__).parents[2] / "src"
 
 PROGRAM = """
-import os, socket, sys, time
+import os, socket, struct, sys, time
 from vnic import unblock
 
 def full(fd, piece):
@@ -48,6 +48,15 @@ with unblock.guarded():
         os.eventfd_read(counter)
         must_block(unblock.read, counter, 8)
         must_block(unblock.read, here.fileno(), 8)
+    for _ in range(3):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            sender, receiver = socket.create_connection(server.getsockname()), server.accept()[0]
+        full(sender.fileno(), bytes(65536))
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 5))
+        began = time.monotonic()
+        unblock.close(sender.detach())
+        assert time.monotonic() - began < 2
+        receiver.close()
     time.sleep(0.1)
     assert not unblock._watch.armed
     unblock.write(counter, b"\\1" + bytes(7))

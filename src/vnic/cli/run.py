@@ -77,8 +77,7 @@ def _start(options: RunOptions) -> int:
     wrong = logs.set_up()
     for text in (*([wrong] if wrong else []), *options.warnings):
         print(f"vnic: {text}", file=sys.stderr)
-    with unblock.guarded():
-        asyncio.run(_live(options, ready))
+    asyncio.run(_guarded(options, ready))
     return 0
 
 
@@ -97,6 +96,12 @@ def _naming(where: str) -> Iterator[None]:
 
 
 # -- in the loop ----------------------------------------------------------------------------------------------------
+
+
+async def _guarded(options: RunOptions, ready: Callable[[], None]) -> None:
+    """No later than the loop: a signal that finds it half closed is a complaint on stderr."""
+    with unblock.guarded():
+        await _live(options, ready)
 
 
 async def _live(options: RunOptions, ready: Callable[[], None]) -> None:

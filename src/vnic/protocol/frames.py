@@ -6,9 +6,10 @@ descriptors beside the bytes; their socket shells feed every piece that `vnic.fd
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+
+from vnic import unblock
 
 
 class FrameError(Exception):
@@ -16,10 +17,11 @@ class FrameError(Exception):
 
 
 def close_fds(fds: Iterable[int]) -> None:
-    """Close every descriptor; one that is closed already is no error (there is nobody left to tell)."""
+    """Close every descriptor, whatever a peer made of it. One that is closed already is no error: there is nobody left
+    to tell."""
     for fd in fds:
         try:
-            os.close(fd)
+            unblock.close(fd)
         except OSError:
             pass
 
