@@ -8,9 +8,67 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 ENVIRONMENT = "VNIC_LOG"
+
+
+ALIKE_MAX = 10
+ALIKE_S = 10.0
+"""So many lines of one kind about one NIC or netdev are written in so long: a guest that errs as fast as it can must
+not fill the disk."""
+KINDS_MAX = 512
+"""Kinds of lines that are told apart."""
+
+
+@dataclass(slots=True)
+class _Kind:
+    """The lines of one kind since `began`."""
+
+    began: float
+    lines: int = 0
+    left_out: int = 0
+
+
+class Throttle(logging.Filter):
+    """Leaves lines out where there were many like them, and says so in those before and behind."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._now = now
+        self._kinds: dict[tuple[str, str], _Kind] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno <= logging.DEBUG:
+            return True  # who asks for these wants them all
+        key, now = _key(record), self._now()
+        kind = self._kinds.get(key)
+        record.note = ""
+        if kind is None or now - kind.began >= ALIKE_S:
+            if kind is not None and kind.left_out:
+                record.note = f" ({kind.left_out} more like it were left out)"
+            self._kinds.pop(key, None)
+            if len(self._kinds) >= KINDS_MAX:
+                del self._kinds[next(iter(self._kinds))]
+            kind = self._kinds[key] = _Kind(now)
+        kind.lines += 1
+        if kind.lines > ALIKE_MAX:
+            kind.left_out += 1
+            return False
+        if kind.lines == ALIKE_MAX:
+            record.note = f" (more like it are left out for {ALIKE_S:g} s)"
+        return True
+
+
+def _key(record: logging.LogRecord) -> tuple[str, str]:
+    """What makes two lines alike: the text without its values, but for the name that it begins with."""
+    text, values = str(record.msg), record.args
+    if isinstance(values, tuple) and values and "%s" in text[:10]:
+        return text, str(values[0])
+    return text, ""
 
 
 class OneLine(logging.Formatter):
@@ -19,7 +77,7 @@ class OneLine(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
         text = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in record.getMessage())
-        line = f"vnic: {level}{text}"
+        line = f"vnic: {level}{text}{getattr(record, 'note', '')}"
         if record.exc_info:  # a bug of ours: the one case where a traceback is wanted, in the log
             line += "\n" + self.formatException(record.exc_info)
         return line
@@ -30,6 +88,7 @@ def set_up() -> str | None:
     name = os.environ.get(ENVIRONMENT, "info" if sys.stderr.isatty() else "warning")
     handler = logging.StreamHandler()
     handler.setFormatter(OneLine())
+    handler.addFilter(Throttle())
     logging.basicConfig(level=LEVELS.get(name, logging.WARNING), handlers=[handler], force=True)
     logging.raiseExceptions = False  # a closed stderr is no reason to end
     if name not in LEVELS:
