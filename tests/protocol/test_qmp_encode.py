@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from vnic.protocol.qmp import Stream, encode
+from vnic.protocol.qmp.encode import _known
 
 
 @pytest.mark.parametrize(
@@ -82,3 +83,10 @@ def test_infinity_stays_json() -> None:
     (value,) = Stream().feed(encode([float("inf"), float("-inf")]))
     assert value == [float("inf"), float("-inf")]
     json.loads(encode([float("inf")]))
+
+
+def test_a_clients_keys_do_not_stay_in_memory() -> None:
+    before = _known.cache_info().currsize
+    for number in range(10):
+        encode({f"{number}" * 1000: 1, "b": 2})
+    assert _known.cache_info().currsize <= before + 1

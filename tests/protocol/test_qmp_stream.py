@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
-from vnic.protocol.qmp import ParseError, Stream
+from vnic.protocol.qmp import ParseError, Stream, encode
 from vnic.protocol.qmp.stream import MESSAGE_TOKENS_MAX, NESTING_MAX
+from vnic.protocol.qmp.tokens import TOKEN_MAX_BYTES
 
 
 def feed(data: bytes, stream: Stream | None = None) -> list[object]:
@@ -125,9 +128,20 @@ def test_a_line_of_100_mb_is_one_error_and_costs_no_memory() -> None:
     found = feed(b'{"execute":"', stream)
     for _ in range(1600):
         found += feed(chunk, stream)
-        assert len(stream._lexer._text) <= (1 << 20) + len(chunk)
+        assert len(stream._lexer._text) <= TOKEN_MAX_BYTES + len(chunk)
     found += feed(b'"}\n{"a":1}\n', stream)
     assert found == ["error: JSON token size limit exceeded", {"a": 1}]
+
+
+@pytest.mark.parametrize("letter", [b"\\n", b"\x7f", "é".encode(), b"\\ud83d\\ude00"])
+def test_the_most_that_is_taken_costs_milliseconds(letter: bytes) -> None:
+    """Everybody waits while a message is parsed, and while its id is printed."""
+    text = b'"' + letter * ((TOKEN_MAX_BYTES - 2) // len(letter)) + b'"'
+    began = time.thread_time()
+    (value,) = feed(text)
+    encode({"id": value})
+    assert time.thread_time() - began < 0.1
+    assert not str(value).startswith("error")
 
 
 def test_many_tokens_are_one_error() -> None:
@@ -154,7 +168,7 @@ def test_deep_nesting_is_one_error() -> None:
 
 
 def test_an_endless_digit_string_fed_byte_by_byte_is_looked_at_once() -> None:
-    stream = Stream()
+    stream = Stream(message_max_bytes=1 << 20)
     for _ in range(100_000):
         assert not feed(b"7", stream)
     assert feed(b" ", stream) == [float("inf")]

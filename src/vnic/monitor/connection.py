@@ -20,7 +20,9 @@ READ_BYTES = 4096
 """Read at once (CHR_READ_BUF_LEN of QEMU's char.h)."""
 
 REPLIES_PER_TURN = 16
-"""Answered before the loop serves the others: 4096 bytes of garbage are as many errors, 50 ms of work."""
+TURN_S = 0.005
+"""So much is answered before the loop serves the others: 4096 bytes of garbage are as many errors, 50 ms of work, and
+one query may take several milliseconds."""
 
 PAUSE_BYTES = 1 << 16
 """With more unread output than this, no further command of the client runs."""
@@ -186,6 +188,7 @@ class Connection:
         if self._work is None or self._closed:
             return
         self._running = True
+        end = self._loop.time() + TURN_S
         try:
             for _ in range(REPLIES_PER_TURN):
                 reply = next(self._work, None)
@@ -193,7 +196,7 @@ class Connection:
                     self._work = None
                     break
                 self._output += reply
-                if len(self._output) > PAUSE_BYTES:
+                if len(self._output) > PAUSE_BYTES or self._loop.time() > end:
                     break
         finally:
             self._running = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import time
 from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
@@ -14,6 +15,7 @@ from vnic.monitor.connection import (
     OUTPUT_MAX_BYTES,
     PAUSE_BYTES,
     REPLIES_PER_TURN,
+    TURN_S,
     Connection,
     SocketChannel,
 )
@@ -127,6 +129,27 @@ def test_garbage_is_answered_a_few_errors_a_turn() -> None:
         turn()
         assert len(await wire.lines(1000)) == 1000
         assert max(replies_of_a_turn) == REPLIES_PER_TURN
+
+    with_wire(test)
+
+
+def test_commands_that_cost_much_are_one_a_turn() -> None:
+    async def test(wire: Wire) -> None:
+        await wire.negotiate()
+        run: list[object] = []
+
+        def slow(message: object) -> bytes:
+            run.append(message)
+            time.sleep(2 * TURN_S)
+            return QmpSession.reply(wire.session, message)
+
+        wire.session.reply = slow  # type: ignore[method-assign]
+        await wire.send(b'{"execute":"query-name"}\n' * 8)
+        turns = 0
+        while len(run) < 8:
+            await asyncio.sleep(0)
+            turns += 1
+        assert turns >= 8
 
     with_wire(test)
 

@@ -16,9 +16,22 @@ _BUCKETS = 512
 """QDICT_BUCKET_MAX"""
 
 
-@functools.lru_cache(maxsize=4096)
+_KNOWN_MAX = 64
+"""The longest key whose bucket is remembered: ours are shorter, and a client's must not fill the memory."""
+
+
 def bucket(key: str) -> int:
-    """The bucket of a key in a QDict (qobject/qdict.c: tdb_hash)."""
+    """The bucket of a key in a QDict."""
+    return _known(key) if len(key) <= _KNOWN_MAX else _hash(key)
+
+
+@functools.lru_cache(maxsize=4096)
+def _known(key: str) -> int:
+    return _hash(key)
+
+
+def _hash(key: str) -> int:
+    """qobject/qdict.c: tdb_hash."""
     raw = key.encode(errors="replace")
     value = 0x238F13AF * len(raw) + sum(byte << (i * 5 % 24) for i, byte in enumerate(raw))
     return (1103515243 * value + 12345) % (1 << 32) % _BUCKETS

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 
-TOKEN_MAX_BYTES = 1 << 20
-"""The longest token, and the most bytes of one message. QEMU's is 64 MiB; no command of ours needs 1 MiB."""
+TOKEN_MAX_BYTES = 1 << 14
+"""The longest token, and the most bytes of one message. QEMU's is 64 MiB; no command of ours needs a thousandth of
+that, and 1 MiB of escapes would hold everybody up for a second."""
 
 
 class Kind(Enum):
