@@ -212,9 +212,8 @@ class RxPump:
     def set_mode(self, mode: Mode) -> None:
         was_running, self._running = self._running, mode is Mode.RUN
         if was_running and not self._running:
-            self._client.flush(
-                self._pair
-            )  # what waits for room is lost now, not received after the next start
+            # What waits for room is lost now, not received after the next start, perhaps by another guest.
+            self._client.purge(self._pair)
 
     def set_format(self, ring_format: RingFormat) -> None:
         self._format = ring_format

@@ -165,9 +165,9 @@ class NetClient:
         """This end has room again: offer it what waits (qemu_flush_queued_packets)."""
         self._incoming[queue].flush()
 
-    def purge(self) -> None:
-        """Forget what waits at this end (qemu_purge_queued_packets); senders may go on."""
-        for incoming in self._incoming:
+    def purge(self, queue: int | None = None) -> None:
+        """Forget what waits at this end (qemu_purge_queued_packets), in one queue or in all; senders may go on."""
+        for incoming in self._incoming if queue is None else (self._incoming[queue],):
             incoming.purge()
 
 

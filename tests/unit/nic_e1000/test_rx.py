@@ -202,6 +202,15 @@ def test_what_waits_is_let_go_when_the_guest_goes(running: Rig, way: str) -> Non
     assert running.netdev.sent_calls == 1
 
 
+def test_the_next_guest_gets_nothing_that_waited_for_the_last(running: Rig) -> None:
+    for _ in range(2000):
+        running.wire(frame())
+    running.driver.write(regs.CTRL, regs.CTRL_RST)
+    running.driver.start()
+    running.scheduler.run_soon()
+    assert running.driver.received() == []
+
+
 def test_null_buffers_are_passed_over(running: Rig) -> None:
     running.driver.memory.write(RX_RING, bytes(16))
     running.wire(frame())

@@ -314,6 +314,18 @@ def test_a_stopped_rx_ring_drops(lab: VirtioLab) -> None:
 # -- queues ---------------------------------------------------------------------------------------------------------
 
 
+def test_the_next_guest_gets_nothing_that_waited_for_the_last(lab: VirtioLab) -> None:
+    for number in range(2000):
+        far(lab).client.send(0, frame(number))
+    lab.driver.unplug()
+    lab.driver.plug(lab.device)
+    lab.driver.fill_rx(200)
+    lab.settle()
+    assert lab.driver.received() == []
+    assert far(lab).client.send(0, frame(1))
+    assert lab.driver.received() == [frame(1)]
+
+
 def test_pairs_are_kept_apart() -> None:
     with VirtioLab(VirtioNet(pairs=2)) as lab:
         lab.plug()

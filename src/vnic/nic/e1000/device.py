@@ -291,7 +291,9 @@ class E1000(PciDevice, Endpoint):
         self._lsc_owed = False
         self._set_driver_ok(False)
         if hasattr(self, "client"):
-            self.client.flush(0)  # to nowhere: no sender shall wait for a receiver that is off
+            self.client.purge(
+                0
+            )  # no sender shall wait for a receiver that is off; the next guest gets none of it
 
     def _read_status(self) -> int:
         status = regs.STATUS_RESET
