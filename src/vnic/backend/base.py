@@ -26,6 +26,8 @@ log = logging.getLogger("vnic.backend")
 READ_BUDGET_FRAMES = 64
 """Frames that a reader takes in one turn of the loop, so that a flood on one wire starves no other
 (tap_send of QEMU's net/tap.c stops after 50)."""
+READ_BUDGET_S = 0.002
+"""And for how long, where one frame is a thousand to those behind it: a hub's ports, segments."""
 
 
 class Chardev(Protocol):

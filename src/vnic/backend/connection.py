@@ -13,7 +13,7 @@ from typing import Protocol
 
 from vnic.net.incoming import Frame
 
-from .base import READ_BUDGET_FRAMES, log
+from .base import READ_BUDGET_FRAMES, READ_BUDGET_S, log
 from .framing import LENGTH, Deframer, FramingError
 
 READ_BYTES = 128 * 1024
@@ -83,10 +83,13 @@ class FramedConnection:
     def _deliver(self) -> None:
         """Pass on what is whole, as far as the budget goes; then read on, or let the loop have its turn."""
         self._more_later = False
+        end = self._loop.time() + READ_BUDGET_S
         try:
             for _ in range(READ_BUDGET_FRAMES):
                 if self._stopped():
                     return
+                if self._loop.time() > end:
+                    break
                 frame = self._deframer.next()
                 if frame is None:
                     self._loop.add_reader(self._sock, self._readable)

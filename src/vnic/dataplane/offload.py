@@ -60,6 +60,13 @@ def encode(gso_type: int, gso_size: int, header_bytes: int, csum_start: int, csu
     return _HEADER.pack(NEEDS_CSUM, gso_type, header_bytes, gso_size, csum_start, csum_offset)
 
 
+def segment_bytes(offload: bytes) -> int:
+    """The size of the segments that a virtio_net_hdr asks for; MAX_FRAME_BYTES, more than any frame has, for none."""
+    if offload[1] == GSO_NONE:
+        return MAX_FRAME_BYTES + 1
+    return offload[4] | offload[5] << 8 or 1
+
+
 def ones_sum(data: Frame) -> int:
     """The one's complement sum of `data` as big-endian 16-bit words; an odd last byte counts as its high half.
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..dataplane.offload import OffloadError, complete
+from ..dataplane.offload import OffloadError, complete, segment_bytes
 
 if TYPE_CHECKING:
     from .client import NetClient
@@ -19,7 +19,8 @@ QUEUE_LIMIT = 10_000
 QUEUE_LIMIT_BYTES = 16 << 20
 """And bytes: as many as 10 000 frames of 1514 have; those of a guest that offloads to us have up to 64 KiB each."""
 FLUSH_BUDGET = 256
-"""Frames handed over in one go before the loop gets its turn, so that a storm between hubs starves nobody."""
+"""Frames handed over in one go before the loop gets its turn, so that a storm between hubs starves nobody. Each
+segment that one is to be cut into counts as well."""
 
 
 class IncomingQueue:
@@ -90,12 +91,12 @@ class IncomingQueue:
             return
         self._delivering = True
         try:
-            for _ in range(FLUSH_BUDGET):
-                if not self.frames:
-                    break
+            budget = FLUSH_BUDGET
+            while budget > 0 and self.frames:
                 first = self.frames[0]
                 sender, frame, offload = first
                 left: Sequence[tuple[Frame, bytes]] = ()
+                budget -= 1 + (len(frame) // segment_bytes(offload) if offload else 0)
                 if self._receiver.holds:
                     self._receiver.dropped += 1
                 else:

@@ -129,6 +129,23 @@ def test_two_ends_that_answer_each_other_neither_recurse_nor_starve_the_loop() -
     assert left.room == 0
 
 
+def test_frames_to_be_segmented_are_handed_over_a_few_a_turn() -> None:
+    """One that waited may be a thousand to a receiver that wants them whole."""
+    headers = bytes(12) + b"\x08\x00\x45" + bytes(8) + b"\x06" + bytes(10)
+    frame = headers + bytes(12) + b"\x50" + bytes(7) + bytes(1000)
+    left, right = Port(), Port(room=0)
+    network, nic, netdev = wire(left, right)
+    for _ in range(20):
+        nic.send(0, frame, encode(GSO_TCPV4, 1, 54, 34, 16))
+    right.room = 1_000_000
+    netdev.flush(0)
+    assert len(right.got) == 1000
+    scheduler = network.scheduler
+    assert isinstance(scheduler, FakeScheduler)
+    scheduler.run_soon()
+    assert len(right.got) == 20_000
+
+
 def test_what_waits_is_dropped_when_the_link_goes_down_or_the_netdev_goes_away() -> None:
     left, right = Port(), Port(room=0)
     network, nic, netdev = wire(left, right)
