@@ -82,6 +82,20 @@ def take_fd(name: str) -> int:
     return fd
 
 
+def take_inherited_fd(name: str) -> int:
+    """The same for what a monitor's client may name: no descriptor that vnic opened itself, or was given before.
+
+    Only what was inherited survived exec(), and so has no FD_CLOEXEC.
+    """
+    try:
+        own = name.isdecimal() and not os.get_inheritable(int(name))
+    except (OSError, OverflowError):
+        own = False  # for take_fd to say what is wrong
+    if own:
+        raise NetError(f"File descriptor named '{name}' has not been found")
+    return take_fd(name)
+
+
 @dataclass
 class BackendContext:
     """What a back-end is given to live in: one for each machine."""

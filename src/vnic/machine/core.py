@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import msgspec
 
 from vnic.backend import BackendContext, NetdevOptions, netdev_add, netdev_structs
+from vnic.backend.base import take_inherited_fd
 from vnic.filter import NetFilterOptions, object_add, object_del, object_structs
 from vnic.monitor.machine import ChardevInfo, RunState, ShutdownCause
 from vnic.net.errors import DeviceNotFound, NetError
@@ -44,7 +45,7 @@ class Machine:
         self.network = Network(loop)
         self._runstate = RunState.PRELAUNCH if paused else RunState.RUNNING
         self.chardev_set = Chardevs()
-        self._backends = BackendContext(loop, self.network, self.chardev_set)
+        self._backends = BackendContext(loop, self.network, self.chardev_set, take_fd=take_inherited_fd)
         self._nics: dict[str, PluggedNic] = {}
         self._ended = asyncio.Event()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -365,3 +366,22 @@ def test_a_guest_gets_the_moment_to_see_its_link_go(folder: Path, sees: bool) ->
         assert took < GRACE_S if sees else took >= GRACE_S * 0.9
 
     live(scenario)
+
+
+@pytest.mark.parametrize("inherited", [False, True])
+def test_only_inherited_descriptors_can_be_named(inherited: bool) -> None:
+    """One that the machine opened itself, the loop's own at worst, would be torn out of its hands."""
+    ours, theirs = socket.socketpair()
+    ours.set_inheritable(inherited)
+
+    async def scenario(machine: Machine) -> None:
+        addr = {"type": "fd", "str": str(ours.fileno())}
+        if inherited:
+            machine.netdev_add(netdev(type="stream", id="net0", addr=addr))
+            assert ours.detach()
+        with pytest.raises(NetError, match="has not been found"):
+            machine.netdev_add(netdev(type="stream", id="net1", addr=addr))
+
+    live(scenario)
+    ours.close()
+    theirs.close()
