@@ -93,6 +93,9 @@ MAX_TRANSFER: Final = 1 << 20  # data bytes of one access; QEMU's VFIO_USER_DEF_
 MAX_MAPS: Final = 512  # what virtio.memory.GuestMemory takes
 MAX_WRITES: Final = 200  # of one REGION_WRITE_MULTI; QEMU's VFIO_USER_MULTI_MAX
 MAX_PAYLOAD: Final = MAX_TRANSFER + 64
+MAX_VERSION: Final = (
+    4096  # bytes of a VERSION payload; QEMU's has 200, and 1 MiB of JSON takes 0.1 s to parse
+)
 PAGE_SIZE: Final = 4096
 
 DMA_MAP_READ: Final = 1
@@ -210,6 +213,8 @@ def decode_version(payload: bytes) -> tuple[int, int, dict[str, Any]]:
     """(major, minor, capabilities) of a VERSION payload. Raises ProtocolError."""
     if len(payload) < VERSION_NUMBERS.size:
         raise ProtocolError(f"a VERSION of {len(payload)} bytes")
+    if len(payload) > MAX_VERSION:
+        raise ProtocolError(f"a VERSION of {len(payload)} bytes, at most {MAX_VERSION} are taken")
     major, minor = VERSION_NUMBERS.unpack_from(payload)
     text = payload[VERSION_NUMBERS.size :]
     if not text:
