@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import stat
 import struct
@@ -15,6 +16,7 @@ from tests.fakes.loops import fresh_loop, no_fd_leak, turn, until
 from tests.fakes.vhost_user_rig import SocketRig, closed_by_device
 
 from vnic.attach.base import check_path
+from vnic.attach.kicks import VAIN_KICKS
 from vnic.attach.vhost_user import State
 from vnic.net.announce import rarp_frame
 from vnic.net.errors import NetError
@@ -283,8 +285,30 @@ def test_a_hostile_kick_descriptor_does_not_spin(rig: SocketRig) -> None:
     ours.send(bytes(8))  # as UML kicks a socketpair
     ours.close()
     rig.serve(10)
-    assert rig.attachment._watched == {}
+    assert rig.attachment._kicks._watched == {}
     assert client.link_up()
+
+
+def test_a_kick_descriptor_that_is_never_empty_does_not_spin(rig: SocketRig) -> None:
+    """EFD_SEMAPHORE: each read takes one, of as many as its owner has written at once."""
+    rig.attachment.start()
+    client = rig.connect()
+    client.start()
+    endless = os.eventfd(0, os.EFD_SEMAPHORE | os.EFD_NONBLOCK)
+    os.eventfd_write(endless, 1 << 40)
+    client.send_u64(vu.SET_VRING_KICK, 1, [endless])
+    rig.serve(2 * VAIN_KICKS)
+    taken = (1 << 40) - _counter(endless)
+    assert VAIN_KICKS <= taken < VAIN_KICKS + 100
+    os.close(endless)
+    rig.driver.send(FRAME)
+    until(rig.loop, lambda: rig.sink.frames == [FRAME])  # it still is a kick
+
+
+def _counter(eventfd: int) -> int:
+    info = Path(f"/proc/self/fdinfo/{eventfd}").read_text()
+    (value,) = re.findall(r"eventfd-count:\s*([0-9a-f]+)", info)
+    return int(value, 16)
 
 
 def test_a_kick_that_is_neither_file_nor_eventfd_harms_nobody(rig: SocketRig) -> None:
@@ -332,7 +356,7 @@ def test_many_clients_in_a_row_leak_nothing(rig: SocketRig) -> None:
                 for ring in rig.driver.rings:
                     ring.restart()
             client.close()
-    assert rig.attachment._watched == {}
+    assert rig.attachment._kicks._watched == {}
 
 
 def test_an_interrupt_that_cannot_be_delivered_is_dropped(rig: SocketRig) -> None:

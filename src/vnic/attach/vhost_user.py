@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import enum
 import errno
-import functools
 import logging
 import os
 import socket
@@ -22,6 +21,7 @@ from typing import Final
 
 from vnic import unblock
 from vnic.attach.base import Listener, check_path, peer_name
+from vnic.attach.kicks import Kicks
 from vnic.attach.request_channel import RequestChannel
 from vnic.fdsocket import Connection
 from vnic.net.announce import rarp_frame
@@ -95,7 +95,7 @@ class VhostUserAttachment:
         self._connection: Connection | None = None
         self._engine: DeviceEngine | None = None
         self._memory = GuestMemory()
-        self._watched: dict[int, int] = {}  # ring → the kick descriptor in the loop
+        self._kicks = Kicks(loop, nic.name, device.queues, device.kick, self._fail_later)
         self._lent: set[int] = set()
         self._requests = RequestChannel(loop, nic.name)
         self._when_closed: list[Callable[[], None]] = []
@@ -356,36 +356,12 @@ class VhostUserAttachment:
             self._nic.mark_interrupt()
 
     def watch_kick(self, index: int, fd: int | None) -> None:
-        watched = self._watched.pop(index, None)
-        if watched is not None:
-            self._loop.remove_reader(watched)
-        if fd is None or index in self._lent:
-            return
         try:
-            self._loop.add_reader(fd, functools.partial(self._kicked, index, fd))
+            self._kicks.watch(index, None if index in self._lent else fd)
         except OSError as error:
             raise ProtocolError(
                 f"the kick descriptor of ring {index} cannot be waited for: {error}"
             ) from None
-        self._watched[index] = fd
-
-    def _kicked(self, index: int, fd: int) -> None:
-        try:
-            kicks = unblock.read(
-                fd, 512
-            )  # an eventfd is emptied by eight bytes, a socketpair or pipe by more
-        except BlockingIOError:
-            return
-        except unblock.Blocked as error:
-            self._fail_later(f"the kick descriptor of ring {index}: {error.strerror}")
-            kicks = b""
-        except OSError as error:
-            log.warning("%s: kick descriptor of ring %d failed: %s", self._nic.name, index, error)
-            kicks = b""
-        if kicks:
-            self._device.kick(index)
-        else:
-            self.watch_kick(index, None)  # the other end is closed: it would be readable for ever
 
     def queue_interrupt(self, index: int) -> None:
         """Attachment: signal the ring's call descriptor."""

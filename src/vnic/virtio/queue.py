@@ -117,6 +117,11 @@ class SplitQueue:
         """The avail index of the next chain to take: the base from which another back-end goes on."""
         return (self._last_avail + self._at) & 0xFFFF
 
+    @property
+    def avail_idx(self) -> int:
+        """How many chains the driver has made available, modulo 2**16; -1 while the ring is not ours to look at."""
+        return self._avail16[1] if self._mapped else -1
+
     # -- lifecycle ----------------------------------------------------------------------------------------------
 
     def setup(self, memory: GuestMemory, base: int | None = None) -> None:
