@@ -13,7 +13,12 @@ import pytest
 from qemu.qmp import ExecuteError, QMPClient
 from tests.integration.process import Place, Running, guest_on, wait_for
 
+from vnic.protocol.vfio_user import messages as m
+from vnic.testing.guest_memory import FakeGuestMemory
+from vnic.testing.vfio_user_client import VfioUserClient
+
 NIC = "virtio-net,id=nic0,netdev=net0,attach.type=vhost-user,attach.path=nic0.sock"
+NIC_ALONE = "virtio-net,id=nic0,attach.type=vhost-user,attach.path=nic0.sock"
 AWAY = "virtio-net,id=nic1,attach.type=vhost-user,attach.path=away.sock,attach.server=off"
 
 ADDITIONS: list[tuple[str, dict[str, object]]] = [
@@ -39,6 +44,24 @@ def without_descriptors(running: Running) -> Iterator[None]:
         yield
     finally:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+
+
+def test_one_vm_cannot_use_up_the_descriptors_of_the_others(place: Place) -> None:
+    """With the soft limit that shells and services start with."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+    try:
+        running = place.run(
+            "-device", "e1000,id=nic1,attach.type=vfio-user,attach.path=nic1.sock", "-device", NIC_ALONE
+        )
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with running, FakeGuestMemory() as memory, VfioUserClient(place.path("nic1.sock")) as vm:
+        vm.version()
+        for number in range(512):
+            vm.demand(m.DMA_MAP, m.DMA_MAP_LAYOUT.pack(32, 3, 0, number << 12, 1 << 12), [memory.fd])
+        with guest_on(place.path("nic0.sock")) as guest:
+            assert not guest.sees_up()
 
 
 def test_without_descriptors(place: Place) -> None:

@@ -157,7 +157,7 @@ def check_runtime_folder() -> Finding:
 
 
 def check_files() -> Finding:
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # vnic raises its own
     has = limit == resource.RLIM_INFINITY or limit >= FILES_WANTED
     detail = f"{limit} at most" if limit != resource.RLIM_INFINITY else "no limit"
     return Finding("open files", has, detail, "hundreds of NICs in one process", f"ulimit -n {FILES_WANTED}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import resource
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +34,8 @@ from .options import HelpTopic, OptionError, RunOptions, Setting, UsageError, pa
 
 EXIT_REFUSED = 1
 EXIT_USAGE = 2
+
+OPEN_FILES = 1 << 16
 
 DEFAULT_MONITOR = "qmp"
 """The chardev id of the QMP socket that nobody asked for."""
@@ -74,11 +77,21 @@ def _start(options: RunOptions) -> int:
         if isinstance(forked, int):
             return forked
         ready = forked.ready
+    _allow_open_files()
     wrong = logs.set_up()
     for text in (*([wrong] if wrong else []), *options.warnings):
         print(f"vnic: {text}", file=sys.stderr)
     asyncio.run(_guarded(options, ready))
     return 0
+
+
+def _allow_open_files() -> None:
+    """As many as may be had, within reason: the usual 1024 are less than one VM may have us open (512 regions of
+    memory take two each), and all others would go without."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _nobody_waits() -> None:
