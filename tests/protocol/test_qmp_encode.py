@@ -7,8 +7,8 @@ import json
 import msgspec
 import pytest
 
-from vnic.protocol.qmp import Stream, encode
-from vnic.protocol.qmp.encode import _known
+from vnic.protocol.qmp import Stream, encode, encode_reply
+from vnic.protocol.qmp.encode import PIECE_ITEMS, _known
 
 
 @pytest.mark.parametrize(
@@ -90,3 +90,15 @@ def test_a_clients_keys_do_not_stay_in_memory() -> None:
     for number in range(10):
         encode({f"{number}" * 1000: 1, "b": 2})
     assert _known.cache_info().currsize <= before + 1
+
+
+@pytest.mark.parametrize("pretty", [False, True])
+@pytest.mark.parametrize("more", [{}, {"id": [1, "x"]}, {"zzz": 1, "id": {}}])
+@pytest.mark.parametrize("items", [0, 1, PIECE_ITEMS, PIECE_ITEMS + 1, 3 * PIECE_ITEMS])
+def test_a_reply_in_pieces_is_the_same_text(items: int, more: dict[str, object], pretty: bool) -> None:
+    message: dict[str, object] = {"return": [{"number": number} for number in range(items)], **more}
+    *pieces, last = encode_reply(message, pretty)
+    assert b"".join([*pieces, last]) == encode(message, pretty)
+    assert bool(pieces) == (items > PIECE_ITEMS and not pretty)
+    assert last.endswith(b"\r\n")
+    assert not any(piece.endswith(b"\n") for piece in pieces)

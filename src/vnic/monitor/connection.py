@@ -38,7 +38,8 @@ class Session(Protocol):
 
     def greeting(self) -> bytes: ...
 
-    def feed(self, data: bytes) -> Iterator[bytes]: ...
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """The replies to what ends in `data`; one may come in pieces, of which the last ends with a line end."""
 
     def event(self, message: dict[str, object]) -> bytes | None: ...
 
@@ -118,6 +119,9 @@ class Connection:
         self._channel = channel
         self._on_closed = closed
         self._output = bytearray()
+        self._held = bytearray()
+        """Events that came in the middle of a reply."""
+        self._amid_reply = False
         self._work: Iterator[bytes] | None = None
         """Replies to what was read, made one by one as the client takes them."""
         self._running = False
@@ -140,7 +144,10 @@ class Connection:
         data = self.session.event(message)
         if data is None or self._closed:
             return
-        self._output += data
+        if self._amid_reply:
+            self._held += data
+        else:
+            self._output += data
         if not self._running:  # else it goes out with the reply, in QEMU's order: before it
             self._flush()
 
@@ -154,7 +161,7 @@ class Connection:
                 self.close()
                 return
             del self._output[:sent]
-        if len(self._output) > OUTPUT_MAX_BYTES:
+        if len(self._output) + len(self._held) > OUTPUT_MAX_BYTES:
             log.warning("%s does not read its monitor: disconnected", self.session.who)
             self.close()
             return
@@ -196,6 +203,10 @@ class Connection:
                     self._work = None
                     break
                 self._output += reply
+                self._amid_reply = not reply.endswith(b"\n")
+                if self._held and not self._amid_reply:
+                    self._output += self._held
+                    self._held.clear()
                 if len(self._output) > PAUSE_BYTES or self._loop.time() > end:
                     break
         finally:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from vnic.net.errors import COMMAND_NOT_FOUND, NetError
-from vnic.protocol.qmp import ParseError, Stream, encode
+from vnic.protocol.qmp import ParseError, Stream, encode, encode_reply
 from vnic.protocol.qmp.encode import in_qdict_order
 
 from .commands import COMMANDS
@@ -70,21 +70,26 @@ class QmpSession:
         return self._encode({"QMP": {"version": version(), "capabilities": []}})
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield the reply to each message that ends in `data`; nothing runs before the reply is asked for.
+        """Yield the reply to each message that ends in `data`, a long one in pieces; nothing runs before the reply
+        is asked for.
 
         After `quit`, what else the client sent is left alone, as QEMU does.
         """
         for message in self._stream.feed(data):
             if self.machine.runstate is RunState.SHUTDOWN:
                 return
-            yield self.reply(message)
+            yield from self.answer(message)
 
     def event(self, message: dict[str, object]) -> bytes | None:
         """The bytes of an event for this client, or None while it negotiates."""
         return self._encode(message) if self.negotiated else None
 
     def reply(self, message: object) -> bytes:
-        """Answer one message (qmp_dispatch)."""
+        """Answer one message."""
+        return b"".join(self.answer(message))
+
+    def answer(self, message: object) -> Iterator[bytes]:
+        """Answer one message (qmp_dispatch), in pieces of which the last ends with the line end."""
         reply: dict[str, object] = {}
         try:
             if isinstance(message, ParseError):
@@ -100,7 +105,8 @@ class QmpSession:
                 )
             result = self._dispatcher.execute(self, name, message.get("arguments", _NO_ARGUMENTS))
             if result is None and not reply and not self.pretty:
-                return _EMPTY_RETURN
+                yield _EMPTY_RETURN
+                return
             reply["return"] = {} if result is None else result
         except NetError as error:
             reply["error"] = {"class": error.error_class, "desc": error.desc}
@@ -109,7 +115,7 @@ class QmpSession:
         except Exception as error:  # a bug in one command must not take the others' monitor away
             log.exception("QMP: %.200r of %s failed", message, self.who)
             reply["error"] = {"class": "GenericError", "desc": f"Internal error: {error!r}"}
-        return self._encode(reply)
+        yield from encode_reply(reply, self.pretty)
 
     def _encode(self, message: dict[str, object]) -> bytes:
         return encode(message, self.pretty)

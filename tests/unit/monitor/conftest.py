@@ -23,7 +23,7 @@ class Client:
 
     def raw(self, data: bytes) -> list[Any]:
         """What comes back for these bytes."""
-        return [json.loads(reply) for reply in self.session.feed(data)]
+        return [json.loads(reply) for reply in b"".join(self.session.feed(data)).splitlines()]
 
     def ask(self, command: str, **arguments: object) -> Any:
         """The one reply to a command."""

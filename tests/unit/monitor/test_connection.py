@@ -112,10 +112,10 @@ def test_garbage_is_answered_a_few_errors_a_turn() -> None:
         replies_of_a_turn: list[int] = []
         answered = 0
 
-        def reply(message: object) -> bytes:
+        def answer(message: object) -> Iterator[bytes]:
             nonlocal answered
             answered += 1
-            return QmpSession.reply(wire.session, message)
+            return QmpSession.answer(wire.session, message)
 
         def turn() -> None:
             nonlocal answered
@@ -124,7 +124,7 @@ def test_garbage_is_answered_a_few_errors_a_turn() -> None:
             if sum(replies_of_a_turn) < 1000:
                 wire.loop.call_soon(turn)
 
-        wire.session.reply = reply  # type: ignore[method-assign]  # counted
+        wire.session.answer = answer  # type: ignore[method-assign]  # counted
         await wire.send(b"}" * 1000)
         turn()
         assert len(await wire.lines(1000)) == 1000
@@ -138,12 +138,12 @@ def test_commands_that_cost_much_are_one_a_turn() -> None:
         await wire.negotiate()
         run: list[object] = []
 
-        def slow(message: object) -> bytes:
+        def slow(message: object) -> Iterator[bytes]:
             run.append(message)
             time.sleep(2 * TURN_S)
-            return QmpSession.reply(wire.session, message)
+            return QmpSession.answer(wire.session, message)
 
-        wire.session.reply = slow  # type: ignore[method-assign]
+        wire.session.answer = slow  # type: ignore[method-assign]
         await wire.send(b'{"execute":"query-name"}\n' * 8)
         turns = 0
         while len(run) < 8:
@@ -152,6 +152,51 @@ def test_commands_that_cost_much_are_one_a_turn() -> None:
         assert turns >= 8
 
     with_wire(test)
+
+
+def test_events_wait_for_the_end_of_a_reply_that_comes_in_pieces() -> None:
+    async def test(wire: Wire) -> None:
+        await wire.negotiate()
+        pieces = [b'{"return"', b": ", b"[1]}\r\n"]
+
+        def answer(message: object) -> Iterator[bytes]:
+            for number, piece in enumerate(pieces):
+                data: dict[str, object] = {"number": number}
+                wire.loop.call_soon(wire.machine.network.emit, "STOP", data)
+                time.sleep(2 * TURN_S)  # each in a turn of its own
+                yield piece
+
+        wire.machine.network.subscribe(
+            lambda name, data: wire.connection.event({"event": name, "data": data})
+        )
+        wire.session.answer = answer  # type: ignore[method-assign]
+        await wire.send(b'{"execute":"query-name"}\n')
+        told = await wire.lines(4)
+        assert told == [
+            {"return": [1]},
+            *[{"event": "STOP", "data": {"number": number}} for number in range(3)],
+        ]
+
+    with_wire(test)
+
+
+def test_events_are_bounded_also_in_the_middle_of_a_reply(caplog: pytest.LogCaptureFixture) -> None:
+    async def test(wire: Wire) -> None:
+        await wire.negotiate()
+
+        def answer(message: object) -> Iterator[bytes]:
+            while not wire.ended:
+                yield b"x" * PAUSE_BYTES
+
+        wire.session.answer = answer  # type: ignore[method-assign]
+        await wire.send(b'{"execute":"query-name"}\n')
+        for _ in range(2 * OUTPUT_MAX_BYTES // PAUSE_BYTES):
+            await asyncio.sleep(0)
+            wire.connection.event({"event": "x" * PAUSE_BYTES})
+        assert wire.ended
+
+    with_wire(test)
+    assert "does not read its monitor" in caplog.text
 
 
 def test_what_a_client_does_not_read_is_not_run() -> None:

@@ -3,7 +3,7 @@
 The monitor's connections feed a `Stream` and write what `encode` gives; a message is `stream.feed()`'s answer.
 """
 
-from .encode import encode
+from .encode import encode, encode_reply
 from .stream import ParseError, Stream
 
-__all__ = ["ParseError", "Stream", "encode"]
+__all__ = ["ParseError", "Stream", "encode", "encode_reply"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+from collections.abc import Iterator
 
 import msgspec
 
@@ -107,3 +108,29 @@ def _join(brackets: str, items: list[str], indent: str | None) -> str:
 def encode(message: object, pretty: bool = False) -> bytes:
     """One message as it goes over the wire, line end included; msgspec Structs are taken as objects."""
     return (_text(message, "" if pretty else None) + "\r\n").encode("ascii")
+
+
+PIECE_ITEMS = 64
+"""Items of a long list that are made into text at once: a millisecond or two."""
+
+
+def encode_reply(message: dict[str, object], pretty: bool = False) -> Iterator[bytes]:
+    """As `encode`, but in pieces where "return" is a long list, so that others can be served between them. The last
+    piece, and no other, ends with the line end."""
+    items = message.get("return")
+    if pretty or not isinstance(items, list) or len(items) <= PIECE_ITEMS:
+        yield encode(message, pretty)
+        return
+    text = "{"
+    for number, key in enumerate(in_qdict_order(message)):
+        text += f"{', ' if number else ''}{_string(key)}: "
+        if key != "return":
+            text += _text(message[key], None)
+            continue
+        text += "["
+        for at in range(0, len(items), PIECE_ITEMS):
+            part = [_text(item, None) for item in items[at : at + PIECE_ITEMS]]
+            yield (text + ", ".join(part)).encode("ascii")
+            text = ", "
+        text = "]"
+    yield (text + "}\r\n").encode("ascii")
