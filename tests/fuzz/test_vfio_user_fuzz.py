@@ -11,6 +11,7 @@ from tests.fakes.loops import open_fds
 from tests.fakes.virtio_device import FakeVirtioDevice
 
 from vnic.attach.vfio_pci import VfioPciPort
+from vnic.net.clock import Timer
 from vnic.protocol.frames import FrameError
 from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vfio_user.messages import ProtocolError
@@ -27,6 +28,9 @@ class NoWatcher:
 
     def remove_reader(self, fd: int, /) -> None:
         pass
+
+    def call_later(self, delay: float, callback: Callable[[], object], /) -> Timer:
+        raise AssertionError("nothing is readable")
 
 
 def serve(pieces: list[tuple[bytes, int]]) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from vnic import unblock
+from vnic.net.clock import Timer
 from vnic.protocol.frames import close_fds
 from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vfio_user.messages import Refused, SetIrqs
@@ -22,12 +23,20 @@ ONE: Final = (1).to_bytes(8, "little")
 """What an eventfd is written."""
 
 
+VAIN_UNMASKS: Final = 256
+VAIN_PAUSE_S: Final = 0.001
+"""After so many unmasks while the device does nothing, each is followed by a pause: as with a kick, the descriptor
+may be one that is readable for ever (see `kicks`)."""
+
+
 class Watcher(Protocol):
-    """The part of asyncio's event loop that tells of a readable descriptor."""
+    """The part of asyncio's event loop that tells of a readable descriptor, and of the time."""
 
     def add_reader(self, fd: int, callback: Callable[[], object], /) -> object: ...
 
     def remove_reader(self, fd: int, /) -> object: ...
+
+    def call_later(self, delay: float, callback: Callable[[], object], /) -> Timer: ...
 
 
 def _signal(fd: int) -> bool:
@@ -55,10 +64,13 @@ class IntxLine:
         self._level = False
         self._masked = False
         self._trigger: int | None = None
+        self._unmasks = 0  # since the level was last set
+        self._pause: Timer | None = None
         self._unmask: int | None = None  # with KVM, the guest's end of interrupt arrives on this eventfd
 
     def set_level(self, level: bool) -> None:
         self._level = level
+        self._unmasks = 0
         self._deliver()
 
     def mask(self, masked: bool) -> None:
@@ -73,6 +85,9 @@ class IntxLine:
 
     def set_unmask(self, fd: int | None) -> None:
         """The descriptor on which the VM unmasks the line, ours."""
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
         if self._unmask is not None:
             self._watcher.remove_reader(self._unmask)
             close_fds((self._unmask,))
@@ -104,7 +119,16 @@ class IntxLine:
         if len(taken) < 8:  # not an eventfd, which would be readable for ever, or one that blocks
             self.set_unmask(None)
             return
+        self._unmasks += 1
+        if self._unmasks > VAIN_UNMASKS:
+            self._watcher.remove_reader(self._unmask)
+            self._pause = self._watcher.call_later(VAIN_PAUSE_S, self._go_on)
         self.mask(False)
+
+    def _go_on(self) -> None:
+        self._pause = None
+        assert self._unmask is not None
+        self._watcher.add_reader(self._unmask, self._unmask_came)
 
 
 class MessageVectors:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from tests.fakes.loops import open_fds
+from tests.fakes.scheduler import FakeScheduler
 from tests.fakes.vfio_user_device import is_open
 
-from vnic.attach.vfio_irq import EventfdIrqs
+from vnic.attach.vfio_irq import VAIN_PAUSE_S, VAIN_UNMASKS, EventfdIrqs
+from vnic.net.clock import Timer
 from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vfio_user.messages import Refused, SetIrqs
 
@@ -22,12 +24,16 @@ NONE, BOOL, EVENTFD = m.IRQ_DATA_NONE, m.IRQ_DATA_BOOL, m.IRQ_DATA_EVENTFD
 class FakeWatcher:
     def __init__(self) -> None:
         self.readers: dict[int, Callable[[], object]] = {}
+        self.scheduler = FakeScheduler()
 
     def add_reader(self, fd: int, callback: Callable[[], object], /) -> None:
         self.readers[fd] = callback
 
     def remove_reader(self, fd: int, /) -> None:
         self.readers.pop(fd, None)
+
+    def call_later(self, delay: float, callback: Callable[[], object], /) -> Timer:
+        return self.scheduler.call_later(delay, callback)
 
 
 class Rig:
@@ -116,6 +122,27 @@ def test_intx_unmasked_by_an_eventfd(rig: Rig) -> None:
     assert rig.came() == 1
     rig.set(m.IRQ_INTX, EVENTFD | UNMASK)
     assert rig.watcher.readers == {}
+
+
+@pytest.mark.parametrize("level", [False, True])
+def test_an_unmask_descriptor_that_is_never_empty_does_not_spin(rig: Rig, level: bool) -> None:
+    rig.set(m.IRQ_INTX, EVENTFD | TRIGGER, fds=1)
+    rig.set(m.IRQ_INTX, EVENTFD | UNMASK, fds=1)
+    rig.irqs.set_intx(level)
+    turns = 0
+    while rig.watcher.readers:
+        os.eventfd_write(rig.ours[1], 1)
+        (unmask,) = rig.watcher.readers.values()
+        unmask()
+        turns += 1
+        assert turns <= VAIN_UNMASKS + 1
+    rig.watcher.scheduler.advance(VAIN_PAUSE_S)
+    assert rig.watcher.readers, "it is heard again"
+    rig.irqs.set_intx(not level)
+    os.eventfd_write(rig.ours[1], 1)
+    (unmask,) = rig.watcher.readers.values()
+    unmask()
+    assert rig.watcher.readers, "and is not suspected while the device is at work"
 
 
 def test_an_unmask_descriptor_that_is_no_eventfd_is_dropped(rig: Rig) -> None:
