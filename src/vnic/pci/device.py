@@ -174,9 +174,14 @@ class PciDevice:
     @property
     def dma(self) -> Dma:
         """Guest memory, or one that refuses everything while the guest has bus mastering off."""
-        if self._memory is None or not self.config.data[COMMAND] & COMMAND_MASTER:
+        if self._memory is None or not self.bus_master:
             return _NO_DMA
         return self._memory
+
+    @property
+    def bus_master(self) -> bool:
+        """The guest lets the device write to the bus: to memory, and message interrupts, which are writes too."""
+        return bool(self.config.data[COMMAND] & COMMAND_MASTER)
 
     @property
     def msix_enabled(self) -> bool:
@@ -203,6 +208,8 @@ class PciDevice:
 
     def notify(self, vector: int) -> bool:
         """Send a message interrupt by whichever of MSI-X and MSI is on; False if none is or it cannot go out."""
+        if not self.bus_master:
+            return False  # PCI 3.0 §6.8.3.4: it is a memory write
         if self.msix_enabled:
             return self.irq.msix_notify(vector)
         return self.msi_enabled and self.irq.msi_notify(vector)

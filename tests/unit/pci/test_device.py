@@ -108,6 +108,7 @@ def test_pin(model: Model) -> None:
 def test_message_interrupts(model: Model) -> None:
     irq = FakeIrq()
     model.plug(irq, GuestMemory())
+    command(model, c.COMMAND_MASTER)
     assert model.notify(1) is False
     at = model.config.find(cap.CAP_MSI) + cap.MSI_CONTROL
     model.config_write(at, b"\x01")
@@ -115,7 +116,10 @@ def test_message_interrupts(model: Model) -> None:
     enable_msix(model)
     assert model.notify(2) is True
     assert irq.sent == [("msi", 1), ("msix", 2)]
-    assert model.calls == ["irqs"]
+    command(model, 0)  # they are memory writes, which only a bus master makes
+    assert model.notify(2) is False
+    assert irq.sent == [("msi", 1), ("msix", 2)]
+    assert model.calls == [("master", True), "irqs", ("master", False)]
 
 
 def test_dma_only_as_bus_master(model: Model) -> None:

@@ -252,6 +252,19 @@ def test_without_bus_mastering_the_driver_is_gone(rig: Rig) -> None:
     assert rig.device.calls[-1] == ("driver_ok", False)
 
 
+def test_a_driver_that_never_allowed_bus_mastering(rig: Rig) -> None:
+    driver = rig.driver
+    driver.config(4, 2, 0x0002)
+    assert driver.negotiate(VERSION_1)
+    driver.status = 15
+    assert driver.status == 11
+    assert ("driver_ok", True) not in rig.device.calls
+    driver.config(4, 2, 0x0006)
+    driver.status = 15
+    assert driver.status == 15
+    assert rig.device.calls[-1] == ("driver_ok", True)
+
+
 def test_access_through_config_space(rig: Rig) -> None:
     rig.device.config[:] = b"\x01\x02\x03\x04\x05\x06\x07\x08"
     at = rig.driver.caps[PCI_CFG]

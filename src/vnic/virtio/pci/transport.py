@@ -228,6 +228,8 @@ class VirtioPci(PciDevice):
             return
         if not self.device.driver_features & VERSION_1:
             value &= ~STATUS_FEATURES_OK  # §6.1: a driver has to accept it, there is no legacy device behind
+        if not self.bus_master:
+            value &= ~STATUS_DRIVER_OK  # the rings are in memory that the device may not reach
         self.device.set_status(value)
 
     def _set_queue_select(self, value: int) -> None:
