@@ -15,7 +15,7 @@ from tests.conftest import require
 from tests.guests.lab import SOURCES
 
 from vnic.guest import qemu_kit
-from vnic.guest.errors import GuestError, GuestGone
+from vnic.guest.errors import BootFailed, GuestError, GuestGone
 from vnic.guest.qemu import QemuGuest
 from vnic.guest.qemu_nic import emulated
 
@@ -79,6 +79,12 @@ def test_powering_off_leaves_no_process_behind(guest: QemuGuest) -> None:
     guest.close()
     with pytest.raises(GuestError, match="not running"):
         guest.run("true")
+
+
+def test_a_qemu_that_ends_at_once_is_not_said_to_be_slow(kit: qemu_kit.QemuKit, tmp_path: Path) -> None:
+    guest = QemuGuest([tmp_path / "nobody.sock"], kit=kit)
+    with pytest.raises(BootFailed, match=r"(?s)ended before it had booted:.*Failed to connect to"), guest:
+        pass
 
 
 def test_a_guest_ends_with_the_process_that_booted_it(kit: qemu_kit.QemuKit) -> None:

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from .console import DEFAULT_TIMEOUT, Completed, Console, Pending, checked
-from .errors import BootFailed, GuestError
+from .errors import BootFailed, GuestError, GuestGone
 from .initrd import build_initrd
 
 BOOT_TIMEOUT = 30.0
@@ -142,6 +142,8 @@ class LinuxGuest(abc.ABC):
         timeout = self._boot_timeout if timeout is None else timeout
         try:
             complaints = self._booted_console().wait_ready(timeout).strip()
+        except GuestGone as error:
+            raise BootFailed(f"the guest ended before it had booted:\n{self.log()[-LOG_TAIL:]}") from error
         except GuestError as error:
             raise BootFailed(
                 f"the guest did not boot in {timeout:g} s: {error}\n{self.log()[-LOG_TAIL:]}"

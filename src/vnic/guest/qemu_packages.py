@@ -53,9 +53,14 @@ def find_mirror(index_files: Sequence[str]) -> str | None:
 def require_means() -> None:
     """GuestUnavailable, with the remedy, if the packages cannot be fetched or would not run here."""
     if platform.machine() != "x86_64":
-        raise GuestUnavailable(f"QEMU guests are fetched for x86_64, not {platform.machine()}", REMEDY)
+        raise GuestUnavailable(
+            f"QEMU guests are fetched for x86_64, not {platform.machine()}", "an x86_64 machine"
+        )
     if not apt_available():
-        raise GuestUnavailable("no QEMU for vfio-user is here, and no apt-get to fetch it", REMEDY)
+        raise GuestUnavailable(
+            "a QEMU guest is made of Debian's packages, and this machine has no apt-get to fetch them",
+            "a machine with Debian's apt and dpkg",
+        )
     if not KEYRING.exists():
         raise GuestUnavailable(
             f"{KEYRING}, which Debian's packages are checked with, is missing",
@@ -114,7 +119,10 @@ class Trixie:
         if self._apt is None:
             mirror = find_mirror(Apt().index_files())
             if mirror is None:
-                raise GuestUnavailable("this machine's package sources name no mirror of Debian", REMEDY)
+                raise GuestUnavailable(
+                    "this machine's package sources name no mirror of Debian",
+                    "a source of Debian's in /etc/apt/sources.list.d",
+                )
             suites = f"{RELEASE} {BACKPORTS}"
             sources = _SOURCES.format(mirror=mirror, suites=suites, keyring=KEYRING)
             self._apt = Apt.private(self._folder.name, sources, RELEASE)

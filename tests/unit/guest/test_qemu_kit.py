@@ -122,7 +122,7 @@ def test_a_qemu_that_does_not_run_is_none(machine: Path) -> None:
 
 
 def test_says_what_is_missing_for_a_download(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(GuestUnavailable, match="no apt-get to fetch it"):
+    with pytest.raises(GuestUnavailable, match="no apt-get to fetch them"):
         qemu_kit.obtain_qemu()
     for name in ("apt-get", "dpkg-deb"):
         script(machine / name, "exit 0")
@@ -133,6 +133,19 @@ def test_says_what_is_missing_for_a_download(machine: Path, monkeypatch: pytest.
         qemu_kit.obtain_qemu()
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     with pytest.raises(GuestUnavailable, match="not aarch64"):
+        qemu_kit.obtain_qemu()
+
+
+def test_no_remedy_is_named_that_would_mend_nothing(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a QEMU installed, the kernel would still be lacking."""
+    with pytest.raises(GuestUnavailable, match="mend it with: a machine with Debian's apt"):
+        qemu_kit.obtain_qemu()
+    for name in ("apt-get", "dpkg-deb"):
+        script(machine / name, "exit 0")
+    with pytest.raises(GuestUnavailable, match=r"mend it with: a source of Debian's in /etc"):
+        qemu_kit.obtain_qemu()
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    with pytest.raises(GuestUnavailable, match=r"cannot write below /dev/null/vnic: Not a dir.*: XDG_CACHE_"):
         qemu_kit.obtain_qemu()
 
 
