@@ -92,6 +92,28 @@ def test_a_slow_peer_gets_everything_in_order() -> None:
     run(main())
 
 
+def test_pieces_that_cost_much_are_read_over_many_turns() -> None:
+    """Here 2 ms each: a peer that sends small pieces with work in them leaves the loop to the others."""
+
+    async def main() -> None:
+        with connected() as (_, user, theirs):
+            turns, reads = 0, []
+
+            def received(data: bytes, fds: list[int]) -> None:
+                time.sleep(0.002)
+                reads.append(turns)
+
+            user.received = received  # type: ignore[method-assign]  # the point is one that takes its time
+            user.wanted = 1
+            theirs.sendall(bytes(20))
+            while len(reads) < 20:
+                turns += 1
+                await asyncio.sleep(0)
+            assert max(map(reads.count, reads)) <= 2
+
+    run(main())
+
+
 def test_without_descriptors_for_what_has_to_wait() -> None:
     async def main() -> None:
         before = open_fds()

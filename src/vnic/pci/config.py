@@ -132,5 +132,7 @@ class ConfigSpace:
 
     def reset(self) -> None:
         """Every bit a guest can write goes back to zero, as all of them start (a bus reset or FLR)."""
-        for at in range(CONFIG_SIZE):
-            self.data[at] &= ~(self._writable[at] | self._clears[at]) & 0xFF
+        data, writable, clears = (
+            int.from_bytes(each, "little") for each in (self.data, self._writable, self._clears)
+        )
+        self.set(0, CONFIG_SIZE, data & ~(writable | clears))

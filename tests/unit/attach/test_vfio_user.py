@@ -400,6 +400,34 @@ def test_writes_that_cost_much_are_spread_over_turns(path: Path) -> None:
     run(path, test)
 
 
+def test_messages_that_cost_much_are_carried_out_over_many_turns(path: Path) -> None:
+    """What takes longer than register accesses (here 2 ms each, all of one piece) is cut by time, in order."""
+
+    async def test(bench: Bench) -> None:
+        client = await asyncio.to_thread(bench.client)
+        await asyncio.to_thread(client.attach)
+        turns, resets = 0, []
+
+        def reset() -> None:
+            time.sleep(0.002)
+            resets.append(turns)
+
+        bench.pci.reset = reset  # type: ignore[method-assign]  # the point is one that takes its time
+        client.sock.sendall(m.encode(1, m.DEVICE_RESET, flags=m.FLAG_NO_REPLY) * 30)
+        last = client.send(m.DEVICE_RESET)
+        while len(resets) < 31:
+            turns += 1
+            await asyncio.sleep(0)
+        assert max(map(resets.count, resets)) <= 2
+        assert await asyncio.to_thread(client.reply, last, m.DEVICE_RESET) == (0, b"")
+        client.sock.sendall(m.encode(1, m.DEVICE_RESET, flags=m.FLAG_NO_REPLY) * 30)
+        await asyncio.sleep(0.005)
+        client.close()  # what is left of the backlog is carried out, then the VM is gone
+        await bench.state(State.LISTENING)
+
+    run(path, test)
+
+
 def test_the_end_is_announced_drained_and_half_closed(path: Path) -> None:
     async def test(bench: Bench) -> None:
         client = await asyncio.to_thread(bench.client)

@@ -57,7 +57,7 @@ def test_vlans() -> None:
     rx_filter.promisc = False
     tagged = MAC + OTHER + b"\x81\x00" + b"\xe0\x05" + bytes(46)  # priority 7, VLAN 5
     assert not rx_filter.accepts(tagged, MAC)
-    rx_filter.vlans.add(5)
+    rx_filter.vlans |= {5}
     assert rx_filter.accepts(tagged, MAC)
     assert not rx_filter.accepts(tagged[:14], MAC)
     assert rx_filter.accepts(memoryview(tagged), MAC)

@@ -139,9 +139,9 @@ class ControlQueue:
         if vlan >= VLANS:
             return False
         if command == VLAN_ADD:
-            self._host.filter.vlans.add(vlan)
+            self._host.filter.vlans |= {vlan}
         elif command == VLAN_DEL:
-            self._host.filter.vlans.discard(vlan)
+            self._host.filter.vlans -= {vlan}
         else:
             return False
         self._host.filter_changed()

@@ -29,7 +29,7 @@ from .config import (
     config_size,
 )
 from .control import ControlQueue
-from .rx_filter import RxFilter, mac_text
+from .rx_filter import ALL_VLANS, RxFilter, mac_text
 
 QUEUE_SIZES = (256, 512, 1024)
 """What may be the largest ring of a driver (QEMU: 256 to VIRTQUEUE_MAX_SIZE); it may use smaller ones."""
@@ -191,7 +191,7 @@ class VirtioNet(VirtioDevice, Endpoint):
             engine.set_format(ring_format)
         self.wants_offload = ring_format.rx_offload
         # Without VLAN filtering all pass (virtio_net_set_features).
-        self.filter.vlans = set() if self.driver_features & f.CTRL_VLAN else set(range(4096))
+        self.filter.vlans = frozenset() if self.driver_features & f.CTRL_VLAN else ALL_VLANS
 
     def driver_ok_changed(self, driver_ok: bool) -> None:
         self.client.guest_driver_ok(driver_ok)

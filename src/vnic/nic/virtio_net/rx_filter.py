@@ -10,6 +10,7 @@ from ...net.incoming import Frame
 MAC_TABLE_ENTRIES = 64
 """QEMU's table; a longer one makes the device take all of its kind (`overflow`)."""
 VLANS = 4096
+ALL_VLANS = frozenset(range(VLANS))
 
 _BROADCAST = b"\xff" * 6
 _VLAN_TYPE = b"\x81\x00"
@@ -27,7 +28,7 @@ class RxFilter:
         self.unicast: list[bytes] = []
         self.multicast: list[bytes] = []
         self.unicast_overflow = self.multicast_overflow = False
-        self.vlans: set[int] = set()
+        self.vlans: frozenset[int] = frozenset()
 
     def set_macs(self, unicast: list[bytes], multicast: list[bytes]) -> None:
         """Take a new MAC table; what does not fit is counted as overflow (virtio_net_handle_mac)."""
