@@ -94,7 +94,7 @@ class VfioPciPort:
     def dma_unmap(self, address: int, size: int) -> None:
         self._device.dma_unmapped(address, size)
         if not self.memory.remove_within(address, size):
-            raise Refused(errno.EINVAL, f"nothing is mapped in {address:#x}+{size:#x}")
+            raise Refused(errno.ENOENT, f"nothing is mapped in {address:#x}+{size:#x}")
 
     def dma_unmap_all(self) -> None:
         self._device.dma_unmapped(0, ADDRESS_LIMIT)

@@ -249,7 +249,9 @@ def test_maps_that_cannot_be(path: Path) -> None:
                 assert client.ask(m.DMA_MAP, request, [ram.fd]).errno == 22
                 if request is not too_long:
                     assert client.ask(m.DMA_MAP, request).errno == 22
-            assert client.ask(m.DMA_UNMAP, m.DMA_UNMAP_LAYOUT.pack(24, 0, 0x1000, 4096)).errno == 22
+            assert (
+                client.ask(m.DMA_UNMAP, m.DMA_UNMAP_LAYOUT.pack(24, 0, 0x1000, 4096)).errno == 2
+            )  # ENOENT, as libvfio-user
             # A range that holds several maps; all of them; and nothing twice.
             client.demand(m.DMA_UNMAP, m.DMA_UNMAP_LAYOUT.pack(24, 0, 0, 1 << 40))
             client.demand(m.DMA_UNMAP, m.DMA_UNMAP_LAYOUT.pack(24, m.DMA_UNMAP_ALL, 0, 0))
