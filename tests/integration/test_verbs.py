@@ -102,6 +102,17 @@ def test_wait_for_a_guest_that_comes_later(place: Place, echo: Running) -> None:
     assert out.startswith("nic0 down, seen by the guest")
 
 
+def test_wait_for_a_guest_whose_first_look_is_no_event(place: Place, echo: Running) -> None:
+    """A link that is as it was created, or that an earlier guest saw already, is seen without a LINK_SEEN."""
+    for _ in range(2):
+        waiting = place.start("link", "set", "nic0", "up", "--wait", "30")
+        assert waiting.stderr is not None
+        assert waiting.stderr.readline() == "vnic: no guest is attached to nic0 yet; waiting\n"
+        with guest_on(place.path("nic0.sock")):
+            out, _ = waiting.communicate(timeout=10)
+        assert (waiting.returncode, out.startswith("nic0 up, seen by the guest")) == (0, True)
+
+
 def test_wait_for_a_guest_that_follows_its_socket(place: Place, echo: Running) -> None:
     """QEMU's -netdev vhost-user and DPDK read no status: that they saw it cannot be known, and is said at once."""
     with guest_on(place.path("nic0.sock"), QEMU_NETDEV_PROTOCOL_FEATURES) as guest:
