@@ -330,6 +330,23 @@ def test_hmp_prints_what_hmp_prints(place: Place, echo: Running) -> None:
     assert json.loads(place.verb("hmp", "set_link nic0 on", "--json").stdout) == ""
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("nope", "unknown command: 'nope'\n"),
+        ("help nope", "unknown command: 'nope'\n"),
+        (
+            "set_link nic0 maybe",
+            "Expected 'on' or 'off'\nTry \"help set_link\" for more information\n",
+        ),
+        ("netdev_add echo,id=9", 'Try "help netdev_add" for more information\n'),
+    ],
+)
+def test_what_hmp_does_not_understand_is_refused(place: Place, echo: Running, line: str, said: str) -> None:
+    result = place.verb("hmp", line)
+    assert (result.returncode, result.stdout, result.stderr) == (1, "", said)
+
+
 # -- which instance ---------------------------------------------------------------------------------------------------
 
 

@@ -1,15 +1,19 @@
 """`vnic hmp "…"`: one command of QEMU's human monitor, through QMP's human-monitor-command.
 
-Its text goes to stdout as HMP prints it; HMP has no exit codes, so an answer that begins with "Error:" gives 1.
+Its text goes to stdout as HMP prints it; HMP has no exit codes, so the forms of its refusals give 1.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 
 from .client import add_instance_options, session
 from .show import print_json
+
+_REFUSAL = re.compile(r"^(Error: (?!index=)|unknown command: '|Try \"help )", re.MULTILINE)
+"""An error, no such command, or wrong arguments (monitor/hmp.c); not `info network` of a NIC called Error."""
 
 
 def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -27,7 +31,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 async def run(args: argparse.Namespace) -> int:
     async with session(args) as qmp:
         text: str = await qmp.execute("human-monitor-command", command_line=" ".join(args.command))
-    refused = text.startswith("Error:")
+    refused = _REFUSAL.search(text) is not None
     if args.json:
         print_json(text)
     else:
