@@ -294,6 +294,8 @@ def test_netdev_and_device_come_and_go(place: Place, echo: Running) -> None:
     assert not os.path.exists(place.path("n1"))
     assert place.verb("device", "del", "nic1").returncode == 0
     assert not os.path.exists(place.path("nic1.sock")), "`device del` returns when the NIC is gone"
+    result = place.verb("device", "del", "/machine/peripheral/nic0")
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(

@@ -59,11 +59,12 @@ async def run_del(args: argparse.Namespace) -> int:
 
 
 async def _deleted(qmp: Session, device_id: str) -> None:
-    """Wait for DEVICE_DELETED of that device."""
+    """Wait for DEVICE_DELETED of that device, which may be named by its QOM path too."""
     try:
         async with asyncio.timeout(DELETE_TIMEOUT_S):
             while (event := await qmp.next_event()) is not None:
-                if event["event"] == "DEVICE_DELETED" and event["data"].get("device") == device_id:
+                data = event.get("data", {})
+                if event["event"] == "DEVICE_DELETED" and device_id in (data.get("device"), data.get("path")):
                     return
     except TimeoutError:
         raise Refused(f"{device_id} was not gone after {DELETE_TIMEOUT_S:g} s") from None
