@@ -6,12 +6,13 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.integration.process import Place, Running, guest_on, wait_for
+from tests.integration.process import COMMAND, Place, Running, guest_on, wait_for
 
 from vnic.testing.vhost_user_client import QEMU_NETDEV_PROTOCOL_FEATURES
 
@@ -383,6 +384,33 @@ def test_a_socket_where_nobody_or_no_qmp_answers(place: Place) -> None:
         _, stderr = asking.communicate(timeout=10)
         client.close()
     assert (asking.returncode, stderr) == (1, "vnic: odd: it does not speak QMP\n")
+
+
+@pytest.mark.parametrize("words", [["link"], ["link", "--json"], ["why", "nic0"], ["hmp", "help"], ["-h"]])
+def test_closed_standard_files_are_no_traceback(place: Place, echo: Running, words: list[str]) -> None:
+    result = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&- >&-', "sh", *COMMAND, *words],
+        env=place.environment,
+        cwd=place.folder,
+        stderr=subprocess.PIPE,
+        check=False,
+        timeout=10,
+    )
+    assert (result.returncode, result.stderr) == (0, b"")
+
+
+def test_a_closed_stderr_takes_its_text_along(place: Place) -> None:
+    command = ["sh", "-c", 'exec "$@" 2>&-', "sh", *COMMAND, "nope"]
+    result = subprocess.run(command, env=place.environment, stdout=subprocess.PIPE, check=False, timeout=10)
+    assert (result.returncode, result.stdout) == (2, b"")
+
+
+def test_an_argument_that_is_no_text(place: Place, echo: Running) -> None:
+    addr = "stream,id=a,addr.type=unix,addr.path=\udcff"
+    for words in (["why", "\udcff"], ["hmp", "set_link \udcff on"], ["netdev", "add", addr]):
+        result = place.verb(*words)
+        told = "vnic: an argument is no text: it holds bytes that are not UTF-8\n"
+        assert (result.returncode, result.stdout, result.stderr) == (1, "", told)
 
 
 def test_help_and_version(place: Place) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import json
 import logging
 import re
 from collections.abc import AsyncIterator
@@ -96,6 +97,10 @@ class Session:
 
     async def execute_with(self, command: str, arguments: Entry) -> Any:
         """Run a command with the arguments as they are."""
+        try:
+            json.dumps(arguments, ensure_ascii=False).encode()
+        except UnicodeEncodeError:  # words of the command line may hold any bytes (PEP 383)
+            raise Refused("an argument is no text: it holds bytes that are not UTF-8") from None
         try:
             return await self.client.execute(command, arguments or None)
         except ExecuteError as error:

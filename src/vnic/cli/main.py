@@ -81,6 +81,7 @@ def help_text() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script. Returns the exit code; never shows a traceback for what a user can cause."""
     words = list(sys.argv[1:] if argv is None else argv)
+    _fill_standard_files()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without UTF-8 gets `?` for what it cannot show
     try:
@@ -96,6 +97,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"vnic: {error}", file=sys.stderr)
         return EXIT_REFUSED
     return code
+
+
+def _fill_standard_files() -> None:
+    """Started with a standard file closed (`>&-`): open /dev/null there, lest a socket of ours takes its number."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", closefd=False)
 
 
 def _dispatch(words: list[str]) -> int:
