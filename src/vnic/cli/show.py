@@ -6,6 +6,7 @@ rich is imported only where a table goes to a terminal.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -36,11 +37,12 @@ def print_table(
     The last column wraps; where the terminal leaves it little room, the `expendable` columns are left out, and where
     that does not do, it stands below its row.
     """
+    rows = [[one_line(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         _print_rich(columns, rows, expendable)
         return
     for row in (columns, *rows):
-        sys.stdout.write("\t".join(cell.replace("\t", " ").replace("\n", " ") for cell in row) + "\n")
+        sys.stdout.write("\t".join(row) + "\n")
     sys.stdout.flush()
 
 
@@ -97,9 +99,18 @@ class Lines:
 
 
 def style(text: str, name: str) -> str:
-    """`text` in an ANSI style on a terminal, plain elsewhere."""
+    """`text` in an ANSI style on a terminal that takes them, plain elsewhere."""
     codes = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
-    return f"\x1b[{codes[name]}m{text}\x1b[0m" if sys.stdout.isatty() else text
+    return f"\x1b[{codes[name]}m{text}\x1b[0m" if _takes_styles() else text
+
+
+def _takes_styles() -> bool:
+    """As rich has it for the table; NO_COLOR (no-color.org) is heeded whole."""
+    return (
+        sys.stdout.isatty()
+        and not os.environ.get("NO_COLOR")
+        and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
+    )
 
 
 def link_word(link: str) -> str:

@@ -48,7 +48,7 @@ def test_what_a_peer_wrote_cannot_command_a_terminal() -> None:
 
 def test_a_table_in_a_pipe_keeps_its_lines_and_columns(capsys: pytest.CaptureFixture[str]) -> None:
     show.print_table(("A", "B"), [("x\ty", "1\n2")])
-    assert capsys.readouterr().out == "A\tB\nx y\t1 2\n"
+    assert capsys.readouterr().out == "A\tB\nx�y\t1�2\n"
 
 
 def test_a_table_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,6 +74,32 @@ def test_running_text_stands_below_its_row_where_there_is_no_room_beside_it(
     assert lines[lines.index("─" * int(width)) + 1 :] == (
         [f"{held}  {text}", f"{'net1':29}  up    -"] if beside else [held, f"    {text}", f"{'net1':29}  up"]
     )
+
+
+@pytest.mark.parametrize("width", [80, 60, 40])
+def test_no_column_disappears_from_a_narrow_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(width))
+    name = "a-name-of-thirty-characters-00"
+    show.print_table(("NAME", "LINK", "PEER", "HELD BY"), [(name, "down", name, "operator: set_link a off")])
+    lines = [re.sub("\x1b\\[[0-9;]*m", "", line) for line in capsys.readouterr().out.splitlines()]
+    assert max(map(len, lines)) <= width
+    assert any("down" in line for line in lines)
+    assert "".join(line.split(" ", 1)[0] for line in lines[2:]).endswith(name)
+
+
+def test_styles_only_where_they_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert show.style("up", "green") == "\x1b[32mup\x1b[0m"
+    monkeypatch.setenv("TERM", "dumb")
+    assert show.style("up", "green") == "up"
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert show.style("up", "green") == "up"
 
 
 def test_json_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
