@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.fakes.monitored_machine import FakeMachine
 
 from vnic.monitor.qmp import Dispatcher, QmpSession
-from vnic.protocol.qmp import ParseError, Stream, encode
+from vnic.protocol.qmp import ParseError, Stream, decode, encode
 from vnic.protocol.qmp import stream as stream_module
 
 JSON_LIKE = st.lists(
@@ -73,6 +73,15 @@ def test_the_short_way_agrees_with_the_tables(data: bytes) -> None:
     if whole is not None:
         # A space in front keeps the stream from taking the short way itself.
         assert parsed([b" " + data]) == [repr(whole)]
+
+
+@given(st.binary(max_size=100) | JSON_LIKE)
+def test_a_single_value_is_what_the_stream_finds_first(data: bytes) -> None:
+    try:
+        value = decode(data.decode(errors="surrogateescape"))
+    except ParseError:
+        return
+    assert parsed([data + b"\n"]) == [repr(value)]
 
 
 @given(st.lists(st.binary(max_size=100) | JSON_LIKE, max_size=5))

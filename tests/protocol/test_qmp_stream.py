@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from vnic.protocol.qmp import ParseError, Stream, encode
+from vnic.protocol.qmp import ParseError, Stream, decode, encode
 from vnic.protocol.qmp.stream import MESSAGE_TOKENS_MAX, NESTING_MAX
 from vnic.protocol.qmp.tokens import TOKEN_MAX_BYTES
 
@@ -177,3 +177,35 @@ def test_an_endless_digit_string_fed_byte_by_byte_is_looked_at_once() -> None:
 def test_garbage_is_not_echoed_at_length() -> None:
     (text,) = feed(b"z" * 500_000 + b" ")
     assert len(str(text)) < 1200
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("", "Expecting a JSON value"),
+        ("{", "JSON parse error, premature EOI"),
+        ('{"a"', "JSON parse error, premature EOI"),
+        ('{"a":', "JSON parse error, premature EOI"),
+        ('{"a":[1', "JSON parse error, premature EOI"),
+        ('{"a":[1,', "JSON parse error, premature EOI"),
+        ("{bad", "JSON parse error, invalid keyword 'bad'"),
+        ('{"a":tru}', "JSON parse error, invalid keyword 'tru'"),
+        ('{"a":"', "JSON parse error, stray '\"'"),
+        ('{"a":01}', "JSON parse error, stray '01'"),
+        ('{"a":1} x', "Expecting at most one JSON value"),
+        ('{"a":1}}', "Expecting at most one JSON value"),
+        ("{]", "JSON parse error, expecting value"),
+        ('{"a":"\udcff"}', "JSON parse error, stray '\"\N{REPLACEMENT CHARACTER}'"),
+    ],
+)
+def test_a_single_value_that_is_none(text: str, error: str) -> None:
+    with pytest.raises(ParseError) as refused:
+        decode(text)
+    assert refused.value.desc == error
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("{'a': 1} \n", {"a": 1}), ("17", 17), ("true", True), ("[0]", [0]), ("null", None)]
+)
+def test_a_single_value(text: str, value: object) -> None:
+    assert decode(text) == value

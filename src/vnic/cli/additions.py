@@ -13,6 +13,7 @@ import msgspec
 
 from vnic.net.errors import NetError
 from vnic.protocol import keyval
+from vnic.protocol.qmp import ParseError, decode
 
 from .client import Entry, Refused, Session, add_instance_options, session
 from .show import print_json
@@ -80,15 +81,15 @@ def to_json(text: str, implied: str) -> Entry:
     """The arguments that an option string (or JSON) stands for. Raises Refused."""
     try:
         if text.startswith("{"):
-            return msgspec.json.decode(text, type=dict[str, object])
+            return cast(Entry, decode(text))
         tree, _ = keyval.parse(text, implied, short_booleans=True)
         if implied == "type":
             keyval.spell_out_netdev(tree)
         return _typed(tree, implied)
     except NetError as error:
         raise Refused(error.desc) from None
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeError) as error:
-        raise Refused(f"JSON parse error: {error}") from None
+    except ParseError as error:
+        raise Refused(error.desc) from None
 
 
 def _typed(tree: keyval.Tree, implied: str) -> Entry:

@@ -9,10 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-import msgspec
-
 from vnic.net.errors import NetError
 from vnic.protocol import keyval
+from vnic.protocol.qmp import ParseError, decode
 
 DEFAULT_NAME = "vnic"
 
@@ -196,12 +195,10 @@ def _deprecated(options: RunOptions, where: str) -> Callable[[str, str], None]:
 
 def _json(where: str, text: str) -> dict[str, object]:
     try:
-        tree = msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeError) as error:
-        what = ", premature EOI" if "truncated" in str(error) else f": {error}"
-        raise OptionError(where, f"JSON parse error{what}") from None
-    if not isinstance(tree, dict):
-        raise OptionError(where, "JSON parse error: expected an object")
+        tree = decode(text)
+    except ParseError as error:
+        raise OptionError(where, error.desc) from None
+    assert isinstance(tree, dict), "a text that begins with a brace"
     return tree
 
 

@@ -15,6 +15,7 @@ from vnic.net.announce import AnnounceParameters
 from vnic.net.errors import NetError
 from vnic.net.names import is_identifier
 from vnic.protocol import keyval
+from vnic.protocol.qmp import ParseError, decode
 
 from .hmp import Arguments, UsageError, help_text, hmp, run_line
 from .machine import RunState, ShutdownCause
@@ -159,9 +160,9 @@ def object_add(caller: Caller, args: Arguments) -> str | None:
     text = args["object"]
     if text.startswith("{"):
         try:
-            tree = msgspec.json.decode(text)
-        except msgspec.DecodeError as error:
-            raise NetError(f"JSON parse error: {error}") from None
+            tree = decode(text)
+        except ParseError as error:
+            raise NetError(error.desc) from None
         caller.machine.object_add(cast(msgspec.Struct, convert_to_shape(shape, tree)))
         return None
     if _asks_for_help(text):

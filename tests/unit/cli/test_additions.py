@@ -49,6 +49,7 @@ def test_a_device() -> None:
 
 def test_json_goes_as_it_is() -> None:
     assert to_json('{"type": "x", "y": 1}', "type") == {"type": "x", "y": 1}
+    assert to_json("{'type': 'x'}", "type") == {"type": "x"}
 
 
 @pytest.mark.parametrize(
@@ -59,8 +60,8 @@ def test_json_goes_as_it_is() -> None:
         ("echo,id=a,b..c=1", "type", "Invalid parameter 'b..c'"),
         ("virtio-net,foo=1", "driver", "Property 'virtio-net.foo' not found"),
         ("vmxnet3", "driver", "'vmxnet3' is not built into vnic"),
-        ("{", "type", "JSON parse error: "),
-        ('{"a": \udcff}', "type", "JSON parse error: "),
+        ("{", "type", "JSON parse error, premature EOI"),
+        ('{"a": \udcff}', "type", "JSON parse error, stray "),
         ("", "type", "Parameter 'id' is missing"),
         ("", "driver", "Parameter 'driver' is missing"),
     ],

@@ -163,6 +163,8 @@ def test_usage_errors(argv: list[str], line: str) -> None:
         ("-netdev", "stream,id=a,server", "Expected '=' after parameter 'server'"),
         ("-netdev", "{", "JSON parse error, premature EOI"),
         ("-device", '{"driver":"virtio-net"', "JSON parse error, premature EOI"),
+        ("-netdev", '{"id":"a","id":"b"}', "JSON parse error, duplicate key"),
+        ("-netdev", '{"id":"a"}x', "Expecting at most one JSON value"),
         ("-name", "foo,bar=1", "Invalid parameter 'bar'"),
         (
             "-name",

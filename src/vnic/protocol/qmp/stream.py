@@ -55,11 +55,29 @@ class Stream:
             if whole is not None:
                 yield whole
                 return
-        for kind, text in self._lexer.feed(data):
+        yield from self._take(self._lexer.feed(data))
+
+    def finish(self) -> Iterator[object | ParseError]:
+        """Yield what the end of the input completes, or a ParseError for what it cuts off."""
+        yield from self._take(self._lexer.finish())
+        if self._tokens:
+            cut_off = self._parsed()
+            assert isinstance(cut_off, ParseError)  # a complete message was yielded with its last token
+            self._reset()
+            yield cut_off
+
+    def _take(self, tokens: Iterator[tuple[Kind, bytes]]) -> Iterator[object | ParseError]:
+        for kind, text in tokens:
             done = self._token(kind, text)
             if done is not None:
                 self._reset()
                 yield done.value if isinstance(done, _Done) else done
+
+    def _parsed(self) -> _Done | ParseError:
+        try:
+            return _Done(Parser(self._tokens).parse())
+        except ParseError as error:
+            return error
 
     def _token(self, kind: Kind, text: bytes) -> _Done | ParseError | None:
         """Take one token (json_message_process_token); what it completes."""
@@ -84,10 +102,7 @@ class Stream:
             self._lexer.skip()
             return ParseError(f"JSON {limit} limit exceeded")
         if self._braces < 0 or self._brackets < 0 or self._braces == self._brackets == 0:
-            try:
-                return _Done(Parser(self._tokens).parse())
-            except ParseError as error:
-                return error
+            return self._parsed()
         return None
 
     def _exceeded(self) -> str | None:
@@ -99,6 +114,22 @@ class Stream:
         if self._braces + self._brackets > NESTING_MAX:
             return "nesting depth"
         return None
+
+
+def decode(text: str) -> object:
+    """The one value that a text is, as an option's or a command's (qobject/qjson.c: qobject_from_json).
+
+    Raises ParseError.
+    """
+    stream = Stream()
+    found = [*stream.feed(text.encode(errors="surrogateescape")), *stream.finish()]
+    if not found:
+        raise ParseError("Expecting a JSON value")
+    if isinstance(found[0], ParseError):
+        raise found[0]
+    if len(found) > 1:
+        raise ParseError("Expecting at most one JSON value")
+    return found[0]
 
 
 class _Done:
@@ -118,8 +149,11 @@ class Parser:
         self._kind, self._text = next(self._tokens)
 
     def _advance(self) -> None:
-        # Past the last token stands an end that fits nowhere.
-        self._kind, self._text = next(self._tokens, (Kind.ERROR, b""))
+        self._kind, self._text = next(self._tokens, (Kind.END, b""))
+
+    def _unfit(self, text: str) -> ParseError:
+        """The error for the current token, which is not what is due here."""
+        return _parse_error("premature EOI" if self._kind is Kind.END else text)
 
     def parse(self) -> object:
         """parse_value: the value that starts at the current token; the token after it becomes the current one."""
@@ -138,7 +172,7 @@ class Parser:
             case Kind.KEYWORD:
                 value = _keyword(text)
             case _:
-                raise _parse_error("expecting value")
+                raise self._unfit("expecting value")
         self._advance()
         return value
 
@@ -153,7 +187,7 @@ class Parser:
             if not isinstance(key, str):
                 raise _parse_error("key is not a string in object")
             if self._kind is not Kind.COLON:
-                raise _parse_error("missing : in object pair")
+                raise self._unfit("missing : in object pair")
             self._advance()
             value = self.parse()
             if key in members:
@@ -177,7 +211,7 @@ class Parser:
         """Step over a comma (True) or the closing bracket (False)."""
         kind = self._kind
         if kind not in (closer, Kind.COMMA):
-            raise _parse_error(f"expected separator in {what}")
+            raise self._unfit(f"expected separator in {what}")
         self._advance()
         return kind is Kind.COMMA
 

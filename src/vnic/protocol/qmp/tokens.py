@@ -32,6 +32,8 @@ class Kind(Enum):
     ERROR = auto()
     TOO_LONG = auto()
     """A token beyond TOKEN_MAX_BYTES; the rest of its line is skipped."""
+    END = auto()
+    """What stands behind the last token, where there is no more input."""
 
 
 class State(Enum):
@@ -179,3 +181,11 @@ class Lexer:
             self._text.clear()
             self._state = State.RECOVERY if target is Kind.ERROR else State.START
             yield target, text
+
+    def finish(self) -> Iterator[tuple[Kind, bytes]]:
+        """Yield the token that the end of the input ends, or cuts off (json_lexer_flush)."""
+        if self._state not in _NO_TOKEN:
+            ends = TABLE[self._state].ends
+            yield ends if isinstance(ends, Kind) else Kind.ERROR, bytes(self._text)
+        self._state = State.START
+        self._text.clear()
