@@ -321,6 +321,19 @@ def test_refused_additions(place: Place, echo: Running, words: list[str], desc: 
     assert len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("verb", "text"),
+    [("netdev", "help"), ("netdev", "stream,help"), ("device", "help"), ("device", "virtio-net,help")],
+)
+def test_help_in_an_option_string(place: Place, verb: str, text: str) -> None:
+    result = place.verb(verb, "add", text)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == place.verb("run", f"-{verb}", text).stdout
+    result = place.verb(verb, "add", "nope,help")
+    assert result.returncode == 1
+    assert "'nope'" in result.stderr
+
+
 def test_hmp_prints_what_hmp_prints(place: Place, echo: Running) -> None:
     result = place.verb("hmp", "info network")
     assert (

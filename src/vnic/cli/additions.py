@@ -44,6 +44,10 @@ def add_verb(
 
 
 async def run_add(args: argparse.Namespace) -> int:
+    told = _help(args.options, args.implied)
+    if told is not None:
+        print(told, end="")
+        return 0
     arguments = to_json(args.options, args.implied)
     async with session(args) as qmp:
         _answer(args, await qmp.execute_with(args.command, arguments))
@@ -75,6 +79,24 @@ async def _deleted(qmp: Session, device_id: str) -> None:
 def _answer(args: argparse.Namespace, answer: object) -> None:
     if args.json:
         print_json(answer)
+
+
+def _help(text: str, implied: str) -> str | None:
+    """What `help` and `TYPE,help` ask for, as `vnic run` tells it; None where it was not asked. Raises Refused."""
+    if text.startswith("{"):
+        return None
+    try:
+        tree, wants_help = keyval.parse(text, implied, short_booleans=True)
+        if not wants_help:
+            return None
+        from .help import help_text
+        from .options import HelpTopic
+
+        named = tree.get(implied)
+        option = "netdev" if implied == "type" else "device"
+        return help_text(HelpTopic(option, named if isinstance(named, str) else None))
+    except NetError as error:
+        raise Refused(error.desc) from None
 
 
 def to_json(text: str, implied: str) -> Entry:

@@ -9,7 +9,7 @@ import argparse
 
 from .additions import add_verb
 
-EPILOG = "As on the command line of `vnic run`: `vnic run -device help` and `vnic run -device DRIVER,help` tell more."
+EPILOG = "As on the command line of `vnic run`: `vnic device add help` and `vnic device add DRIVER,help` tell more."
 
 
 def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -9,7 +9,9 @@ import argparse
 
 from .additions import add_verb
 
-EPILOG = "As on the command line of `vnic run`: `vnic run -netdev help` and `vnic run -netdev TYPE,help` tell more."
+EPILOG = (
+    "As on the command line of `vnic run`: `vnic netdev add help` and `vnic netdev add TYPE,help` tell more."
+)
 
 
 def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
