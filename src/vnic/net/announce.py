@@ -27,9 +27,9 @@ class AnnounceParameters:
     id: str = ""
 
     def delay_ms(self, rounds_left: int) -> int:
-        """qemu_announce_self_iter's step: initial + (rounds - left - 1) * step, at most max."""
+        """qemu_announce_timer_step: initial + (rounds - left - 1) * step; max where that is more, or negative."""
         delay = self.initial + (self.rounds - rounds_left - 1) * self.step
-        return max(0, min(delay, self.max))
+        return delay if 0 <= delay <= self.max else max(0, self.max)
 
 
 def rarp_frame(mac: bytes) -> bytes:

@@ -178,6 +178,21 @@ def test_announce_self_sends_rarp_in_rounds_and_only_with_both_ends_up() -> None
     assert len(right.got) == 3
 
 
+def test_announcements_whose_step_is_negative_or_too_long_are_max_apart() -> None:
+    from vnic.net.announce import AnnounceParameters
+
+    for initial in (-1000, 1000):
+        right = Port()
+        network, _, _ = wire(Port(), right)
+        scheduler = network.scheduler
+        assert isinstance(scheduler, FakeScheduler)
+        network.announce_self(AnnounceParameters(initial=initial, max=300, rounds=2, step=0))
+        scheduler.advance(0.29)
+        assert len(right.got) == 1
+        scheduler.advance(0.02)
+        assert len(right.got) == 2
+
+
 def test_info_network_texts() -> None:
     network, nic, _ = wire(Port(), Port())
     nic.endpoint.info_text = lambda queue: "model=virtio-net-pci,macaddr=52:54:00:12:34:56"  # type: ignore[method-assign]
