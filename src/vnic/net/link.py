@@ -52,12 +52,20 @@ class Links:
             self._transition([client], kind, False, Cause(kind, by, text), told=clients_of_wire(client))
 
     def born(self, client: NetClient, by: str) -> None:
-        """Write the record of the state that `client` is created in, at the wish of `by`."""
-        hold = next(iter(client.holds.values()), None)
-        cause = Cause(hold.kind, hold.by, hold.text) if hold else Cause(CREATED, by, f"{client.name} created")
+        """Write the record of the state that `client` is created in, at the wish of `by`.
+
+        A NIC may be born down by what holds the other end of its wire; the record then follows from that.
+        """
+        holder = next((end for end in clients_of_wire(client) if end.holds), None)
+        cause, caused_by = Cause(CREATED, by, f"{client.name} created"), None
+        if holder is not None and not client.link_up:
+            hold = next(iter(holder.holds.values()))
+            cause = Cause(hold.kind, hold.by, hold.text)
+            if holder.last_change is not None:
+                caused_by = holder.last_change.id
         client.born = True
         client.last_change = self._journal.record(
-            client.name, client.is_nic, client.link_up, cause, birth=True
+            client.name, client.is_nic, client.link_up, cause, caused_by, birth=True
         )
         client.last_change.announced = True
 

@@ -199,6 +199,17 @@ def test_link_off_at_the_start_is_an_operators_hold(bench: Bench) -> None:
     assert nic.carrier_up_changes == 1
 
 
+def test_a_nic_born_on_a_held_wire_tells_what_holds_it(bench: Bench) -> None:
+    netdev, _ = bench.netdev()
+    netdev.hold(HoldKind.DISCONNECTED, "net0", "no peer yet")
+    bench.nic()
+    (change,) = bench.network.query_link_log("nic0")
+    assert change["link"] == "down"
+    assert change["cause"] == {"kind": "disconnected", "by": "net0", "text": "no peer yet"}
+    assert netdev.last_change is not None
+    assert change["caused-by"] == netdev.last_change.id
+
+
 def test_a_failed_start_leaves_nothing_behind(bench: Bench) -> None:
     broken = Recorder(fail="could not open")
     with pytest.raises(NetError, match="could not open"):
