@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, cast
 
 import msgspec
@@ -20,7 +21,7 @@ from vnic.protocol.qmp import ParseError, decode
 from .hmp import Arguments, UsageError, help_text, hmp, run_line
 from .machine import RunState, ShutdownCause
 from .schema import convert_to_shape, device_options, netdev_options, object_options
-from .schema.shapes import Builtin, Enumeration, Integer, Shape, Union
+from .schema.shapes import Builtin, Enumeration, Integer, Member, Shape, Union
 from .version import version
 
 if TYPE_CHECKING:
@@ -83,13 +84,17 @@ def _hold_line(hold: dict[str, object]) -> str:
 # -- things that come and go ------------------------------------------------------------------------------------
 
 
-def _options(tree: keyval.Tree, shape: Shape) -> msgspec.Struct:
+def _options(tree: keyval.Tree, wants_help: bool, shape: Shape) -> msgspec.Struct:
     """An option string's tree, as on the command line, to the Struct of what it creates."""
-    return cast(msgspec.Struct, convert_to_shape(shape, tree, strings=True))
+    options = cast(msgspec.Struct, convert_to_shape(shape, tree, strings=True))
+    if wants_help:
+        raise NetError("Invalid parameter 'help'")
+    return options
 
 
-def _asks_for_help(text: str) -> bool:
-    return text.partition(",")[0] in ("help", "?")
+def _asks_for_list(text: str, implied: str) -> bool:
+    """Whether `help` stands where the type should be."""
+    return text.partition(",")[0].removeprefix(f"{implied}=") in ("help", "?")
 
 
 @hmp(
@@ -101,9 +106,9 @@ def _asks_for_help(text: str) -> bool:
 def netdev_add(caller: Caller, args: Arguments) -> str | None:
     types = caller.machine.netdev_types
     text = args["netdev"]
-    if _asks_for_help(text):
+    if _asks_for_list(text, "type"):
         return "Available netdev backend types:\n" + "".join(f"{name}\n" for name in types)
-    tree, _ = keyval.parse(text, "type", short_booleans=True)
+    tree, wants_help = keyval.parse(text, "type", short_booleans=True)
     netdev_id = tree.get("id")
     if isinstance(netdev_id, str):
         try:
@@ -116,7 +121,7 @@ def netdev_add(caller: Caller, args: Arguments) -> str | None:
         netdev_options(types), unexpected=lambda _type, key: NetError(f"Invalid parameter '{key}'")
     )
     keyval.spell_out_netdev(tree)
-    caller.machine.netdev_add(_options(tree, shape), caller.who)
+    caller.machine.netdev_add(_options(tree, wants_help, shape), caller.who)
     return None
 
 
@@ -133,17 +138,20 @@ def netdev_del(caller: Caller, args: Arguments) -> None:
 )
 def device_add(caller: Caller, args: Arguments) -> str | None:
     types = caller.machine.device_types
-    if _asks_for_help(args["device"]):
+    text = args["device"]
+    if _asks_for_list(text, "driver"):
         return "Network devices:\n" + "".join(f'name "{name}"\n' for name in types)
-    tree, _ = keyval.parse(args["device"], "driver", short_booleans=True)
+    tree, wants_help = keyval.parse(text, "driver", short_booleans=True)
+    shape = device_options(types, caller.machine.devices_not_built)
+    if wants_help and "driver" in tree:
+        driver = str(tree["driver"])
+        return _properties(shape, driver) if driver in types else f"Device '{driver}' not found\n"
     device_id = tree.get("id")
     if isinstance(device_id, str) and not is_identifier(device_id):
-        log.warning(
-            "device_add: Parameter 'id' expects an identifier"
-        )  # while QEMU parses the options, as above
+        # While QEMU parses the options, as above.
+        log.warning("device_add: Parameter 'id' expects an identifier")
         raise UsageError
-    shape = device_options(types, caller.machine.devices_not_built)
-    caller.machine.device_add(_options(tree, shape), caller.who)
+    caller.machine.device_add(_options(tree, wants_help, shape), caller.who)
     return None
 
 
@@ -165,31 +173,40 @@ def object_add(caller: Caller, args: Arguments) -> str | None:
             raise NetError(error.desc) from None
         caller.machine.object_add(cast(msgspec.Struct, convert_to_shape(shape, tree)))
         return None
-    if _asks_for_help(text):
+    if _asks_for_list(text, "qom-type"):
         return "List of user creatable objects:\n" + "".join(f"  {name}\n" for name in sorted(types))
     options, wants_help = keyval.parse(text, "qom-type")
     if wants_help:
-        return _object_help(shape, str(options.get("qom-type", "")))
+        name = str(options.get("qom-type", ""))
+        if name not in types:
+            raise NetError(f"Parameter 'qom-type' does not accept value '{name}'")
+        return _properties(shape, name)
     caller.machine.object_add(cast(msgspec.Struct, convert_to_shape(shape, options, strings=True)))
     return None
 
 
-def _object_help(objects: Union, name: str) -> str:
+def _properties(union: Union, name: str) -> str:
     """type_print_class_properties, with the values of an enumeration where QEMU has its name."""
-    if name not in objects.branches:
-        raise NetError(f"Parameter 'qom-type' does not accept value '{name}'")
-    lines = [f"{name} options:\n"]
-    for member in sorted(objects.branches[name].members, key=lambda member: member.name):
+    lines = [f"  {line}\n" for line in sorted(_property_lines(union.branches[name].members, ""))]
+    return "".join([f"{name} options:\n", *lines])
+
+
+def _property_lines(members: Iterable[Member], prefix: str) -> Iterator[str]:
+    for member in members:
+        name = prefix + member.name
         match member.shape:
+            case Union() as inner:
+                yield f"{name}.{inner.tag}=<{'|'.join(inner.branches)}>"
+                branches = inner.branches.values()
+                yield from {
+                    line: None for each in branches for line in _property_lines(each.members, f"{name}.")
+                }
             case Enumeration(values):
-                kind = "|".join(values)
+                yield f"{name}=<{'|'.join(values)}>"
             case Integer():
-                kind = (member.shape.name or "int").removesuffix("_t")
-            case _:
-                kind = "bool" if member.shape == Builtin("bool") else "string"
-        if member.name != "id":
-            lines.append(f"  {member.name}=<{kind}>\n")
-    return "".join(lines)
+                yield f"{name}=<{(member.shape.name or 'int').removesuffix('_t')}>"
+            case _ if name != "id":
+                yield f"{name}=<{'bool' if member.shape == Builtin('bool') else 'string'}>"
 
 
 @hmp("object_del", "id:s", "id", "destroy QOM object")
@@ -198,11 +215,18 @@ def object_del(caller: Caller, args: Arguments) -> None:
 
 
 @hmp("chardev-add", "args:s", "args", "add chardev")
-def chardev_add(caller: Caller, args: Arguments) -> None:
-    tree, _ = keyval.parse(args["args"], "backend", short_booleans=True)
+def chardev_add(caller: Caller, args: Arguments) -> str | None:
+    text = args["args"]
+    if _asks_for_list(text, "backend"):
+        types = caller.machine.chardev_types
+        return "Available chardev backend types: \n" + "".join(f"  {name}\n" for name in types)
+    tree, wants_help = keyval.parse(text, "backend", short_booleans=True)
+    if wants_help:
+        raise NetError("Parsing chardev args failed")
     if not tree.get("id"):
         raise NetError("chardev: no id specified")
     caller.machine.chardev_add_flat(dict(tree))
+    return None
 
 
 @hmp("chardev-remove", "id:s", "id", "remove chardev")

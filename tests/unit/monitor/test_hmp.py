@@ -46,6 +46,8 @@ from .conftest import Client
         ("netdev_add hubport,id=h", "Error: Parameter 'hubid' is missing\r\n"),
         ("netdev_add hubport,id=h,hubid=1,foo=1", "Error: Invalid parameter 'foo'\r\n"),
         ("netdev_add help", "Available netdev backend types:\r\nstream\r\nhubport\r\n"),
+        ("netdev_add type=help", "Available netdev backend types:\r\nstream\r\nhubport\r\n"),
+        ("netdev_add hubport,id=h,hubid=1,help", "Error: Invalid parameter 'help'\r\n"),
         ("device_add", "Error: Parameter 'driver' is missing\r\n"),
         ("device_add bogus", "Error: 'bogus' is not a valid device model name\r\n"),
         ("device_add virtio-net,foo=1", "Error: Property 'virtio-net.foo' not found\r\n"),
