@@ -200,6 +200,8 @@ def describe_peer(connected: socket.socket) -> str:
             return f"client [{host}]:{port}" if ":" in host else f"client {host}:{port}"
         pid, _, _ = _UCRED.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
         with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
-            return f"client {comm.read().strip()}[{pid}]"
+            name = comm.read().strip()
+        # A program may call itself anything, and this becomes part of log lines and of HMP's.
+        return f"client {''.join(char if char.isprintable() else '?' for char in name)}[{pid}]"
     except (OSError, ValueError):
         return "client"

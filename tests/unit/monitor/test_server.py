@@ -444,3 +444,16 @@ def test_stdio(tmp_path: Path, source: str) -> None:
     assert out.endswith(b"(vnic) lab\r\n(vnic) ")
     assert errors == b""
     assert running.returncode == 0
+
+
+def test_a_client_cannot_write_lines_by_its_name() -> None:
+    comm = Path("/proc/self/comm")
+    before = comm.read_text()
+    ours, theirs = socket.socketpair()
+    try:
+        comm.write_text("a\nnic0\x1b[2J")
+        assert ports_module.describe_peer(ours) == f"client a?nic0?[2J[{os.getpid()}]"
+    finally:
+        comm.write_text(before)
+        ours.close()
+        theirs.close()
