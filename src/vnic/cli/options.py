@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from vnic.monitor.schema.unions import MODERN_NETDEVS
 from vnic.net.errors import NetError
 from vnic.protocol import keyval
 from vnic.protocol.qmp import ParseError, decode
@@ -160,17 +161,13 @@ def _device(options: RunOptions, where: str, text: str) -> None:
     _collect(options, options.devices, where, text, "driver")
 
 
-_MODERN_NETDEVS = ("stream", "dgram", "passt")
-"""netdev_is_modern of QEMU's net/net.c: these know no short-form booleans."""
-
-
 def _collect(options: RunOptions, into: list[Setting], where: str, text: str, implied: str) -> None:
     """Take an argument of the forms `TYPE,key=value,…` and `{JSON}`; `implied` is the key of TYPE."""
     if text.startswith("{"):
         into.append(Setting(where, _json(where, text), typed=True))
         return
     kind = text.partition(",")[0]
-    strict = implied == "qom-type" or (implied == "type" and kind in _MODERN_NETDEVS)
+    strict = implied == "qom-type" or (implied == "type" and kind in MODERN_NETDEVS)
     tree, wants_help = keyval.parse(
         text, implied, short_booleans=not strict, deprecated=_deprecated(options, where)
     )

@@ -29,8 +29,14 @@ class Form(Enum):
     JSON = auto()
     STRINGS = auto()
     """As on a command line."""
+    OPTS = auto()
+    """The same, with the texts of QEMU's older visitor (qapi/opts-visitor.c)."""
     LENIENT = auto()
     """As JSON, but a string that says it as on a command line is taken too; what is refused is refused as JSON."""
+
+    @property
+    def strings(self) -> bool:
+        return self in (Form.STRINGS, Form.OPTS)
 
 
 def convert(target: type[T], data: object, *, strings: bool = False) -> T:
@@ -65,16 +71,17 @@ def _compile(shape: Shape, form: Form) -> Visit:
         case Array():
             return _array(shape.element, form)
         case Enumeration():
-            return _enumeration(shape, _text if form is Form.STRINGS else _str)
+            return _enumeration(shape, _text if form.strings else _str)
         case Integer():
-            return _leaf(_integer(shape, _int(shape)), _integer(shape, _parse_int(shape)), form)
+            return _leaf(_integer(shape, _int(shape)), _integer(shape, _parse_int(shape, form)), form)
         case Builtin(name):
-            return _leaf(_JSON[name], _STRINGS[name], form)
+            strings = _OPTS if form is Form.OPTS else _STRINGS
+            return _leaf(_JSON[name], strings[name], form)
 
 
 def _leaf(json_: Visit, string: Visit, form: Form) -> Visit:
     if form is not Form.LENIENT or string is _text:
-        return string if form is Form.STRINGS else json_
+        return string if form.strings else json_
 
     def visit(value: object, name: str) -> object:
         if isinstance(value, str):
@@ -183,35 +190,46 @@ def _parse_bool(value: object, name: str) -> bool:
 _C_INTEGER = re.compile(r"\s*([+-]?)(?:(0[xX][0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*))")
 
 
-def _parse_int(shape: Integer) -> Callable[[object, str], int]:
+def _parse_int(shape: Integer, form: Form) -> Callable[[object, str], int]:
+    low, high = (0, (1 << 64) - 1) if shape.unsigned else (-(1 << 63), (1 << 63) - 1)
+    what, lowest = "integer", -(1 << 63)  # the newer visitor leaves a sign to the check of the range
+    if form is Form.OPTS:
+        what, lowest = "a uint64 value" if shape.unsigned else "an int64 value", low
+
     def visit(value: object, name: str) -> int:
         match = _C_INTEGER.fullmatch(_text(value, name))
         if match is None or len(match[0]) > 64:
-            raise _expects(name, "integer")
+            raise _expects(name, what)
         sign, hexadecimal, octal, decimal = match.groups()
         number = int(hexadecimal, 16) if hexadecimal else int(octal, 8) if octal else int(decimal)
         number = -number if sign == "-" else number
-        low, high = (0, (1 << 64) - 1) if shape.unsigned else (-(1 << 63), (1 << 63) - 1)
-        if number > high or number < min(low, -(1 << 63)):
-            raise _expects(name, "integer")
+        if not lowest <= number <= high:
+            raise _expects(name, what)
         return number
 
     return visit
 
 
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([bkmgtpe]?)", re.IGNORECASE)
+_SIZE = re.compile(r"\s*\+?([0-9]+(?:\.[0-9]+)?)([bkmgtpe]?)", re.IGNORECASE)
 
 
-def _parse_size(value: object, name: str) -> int:
+def _parse_size(what: str) -> Visit:
     """Bytes, with an optional suffix of 1024s (qemu_strtosz)."""
-    match = _SIZE.fullmatch(_text(value, name))
-    if match is None or len(match[0]) > 64:
-        raise _expects(name, "size")
-    whole = float(match[1]) if "." in match[1] else int(match[1])
-    size = int(whole * 1024 ** "bkmgtpe".index(match[2].lower() or "b"))
-    if size >= 1 << 64:
-        raise _expects(name, "size")
-    return size
+
+    def visit(value: object, name: str) -> int:
+        match = _SIZE.fullmatch(_text(value, name))
+        if match is None or len(match[0]) > 64:
+            raise _expects(name, what)
+        suffix = match[2].lower() or "b"
+        if "." in match[1] and suffix == "b":
+            raise _expects(name, what)
+        whole = float(match[1]) if "." in match[1] else int(match[1])
+        size = int(whole * 1024 ** "bkmgtpe".index(suffix))
+        if size >= 1 << 64:
+            raise _expects(name, what)
+        return size
+
+    return visit
 
 
 def _parse_number(value: object, name: str) -> float:
@@ -240,8 +258,9 @@ _STRINGS: dict[str, Visit] = {
     "number": _parse_number,
     "any": _any,
     "null": _null,
-    "size": _parse_size,
+    "size": _parse_size("size"),
 }
+_OPTS = {**_STRINGS, "size": _parse_size("a size value")}
 
 
 # -- composed ---------------------------------------------------------------------------------------------------
@@ -274,10 +293,10 @@ def _enumeration(shape: Enumeration, leaf: Callable[[object, str], str]) -> Visi
 
 def _array(shape: Shape, form: Form) -> Visit:
     element = _compile(shape, form)
-    child = "{}.{}" if form is Form.STRINGS else "{}[{}]"
+    child = "{}.{}" if form.strings else "{}[{}]"
     # QAPI's String: in an option string its one member is given as the item itself (qapi/opts-visitor.c).
     members = shape.members if isinstance(shape, Object) else ()
-    fat = form is Form.STRINGS and [member.shape for member in members] == [Builtin("str")]
+    fat = form.strings and [member.shape for member in members] == [Builtin("str")]
 
     def visit(value: object, name: str) -> object:
         if fat and isinstance(value, str):
@@ -341,7 +360,10 @@ def _union(shape: Union, form: Form) -> Visit:
     base = _members(shape.base, form)
     own = {member.name for member in shape.base}
     rest = {
-        tag: _members(tuple(m for m in branch.members if m.name not in own), form)
+        tag: _members(
+            tuple(m for m in branch.members if m.name not in own),
+            Form.OPTS if form is Form.STRINGS and tag in shape.older else form,
+        )
         for tag, branch in shape.branches.items()
     }
 
@@ -349,7 +371,7 @@ def _union(shape: Union, form: Form) -> Visit:
         given = data.get(tag_name)
         if tag_name not in data or (shape.lenient and not isinstance(given, str)):
             raise _missing(prefix + tag_name)
-        tag = (_text if form is Form.STRINGS else _str)(given, prefix + tag_name)
+        tag = (_text if form.strings else _str)(given, prefix + tag_name)
         if tag in shape.branches:
             return tag
         if shape.unknown is not None:

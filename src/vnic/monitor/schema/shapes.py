@@ -83,6 +83,8 @@ class Union:
     """Whether the tag stands behind the base's members in QEMU's schema: it decides which error comes first."""
     lenient: bool = False
     """Whether members may come as strings where another type is due."""
+    older: frozenset[str] = frozenset()
+    """Branches whose option strings QEMU reads with its older visitor, for the texts."""
     unknown: Callable[[str], NetError] | None = None
     """The error for a tag without a branch, instead of QAPI's for an enumeration."""
     unexpected: Callable[[str, str], NetError] | None = None

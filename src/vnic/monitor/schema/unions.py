@@ -26,10 +26,21 @@ _QEMU_NETDEVS = frozenset(
 """NetClientDriver of qapi/net.json: what QEMU may have and this program may lack."""
 
 
+MODERN_NETDEVS = frozenset({"stream", "dgram", "passt"})
+"""netdev_is_modern of QEMU's net/net.c: these know no short-form booleans, and have the texts of newer options."""
+
+
 def netdev_options(types: Types) -> Union:
     """netdev_add and -netdev: QAPI's Netdev."""
     branches, base = _branches(types)
-    return Union("type", branches, base, tag_last=True, unknown=_unknown_netdev)
+    return Union(
+        "type",
+        branches,
+        base,
+        tag_last=True,
+        older=frozenset(branches) - MODERN_NETDEVS,
+        unknown=_unknown_netdev,
+    )
 
 
 def device_options(types: Types, not_built: Collection[str] = ()) -> Union:
