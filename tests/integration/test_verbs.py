@@ -93,6 +93,17 @@ def test_wait_fails_with_what_is_in_the_way(place: Place, echo: Running) -> None
         )
 
 
+def test_wait_for_a_nic_with_its_netdevs_name(place: Place) -> None:
+    nic = "virtio-net,id=net0,netdev=net0,attach.type=vhost-user,attach.path=nic0.sock"
+    with place.run("-netdev", "echo,id=net0", "-device", nic), guest_on(place.path("nic0.sock")) as guest:
+        result = place.verb("link", "set", "net0", "down", "--wait", "5")
+        assert (result.returncode, result.stderr) == (0, "")
+        assert result.stdout.startswith("net0 down, seen by the guest after ")
+        guest.obeys.clear()
+        result = place.verb("link", "set", "net0", "up", "--wait", "0.2")
+        assert result.stderr == "vnic: net0 is up, but after 0.2 s the guest has last read 'down'\n"
+
+
 def test_wait_for_a_guest_that_comes_later(place: Place, echo: Running) -> None:
     waiting = place.start("link", "set", "nic0", "down", "--wait", "10")
     wait_for(lambda: links(place)["nic0"]["link"] == "down")

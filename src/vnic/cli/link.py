@@ -148,6 +148,14 @@ async def _nic_of(qmp: Session, name: str) -> Entry | None:
     return None
 
 
+async def _nic_named(qmp: Session, name: str) -> Entry:
+    """The NIC of that name; a netdev may have the same. Refused once the NIC is gone."""
+    for link in await qmp.links(name):
+        if link["type"] == "nic":
+            return link
+    raise Refused(f"{name} was deleted meanwhile")
+
+
 def has_seen(nic: Entry, state: str) -> bool:
     """Whether the guest has read `state` after the link's last change, which made it so."""
     return bool(
@@ -171,11 +179,11 @@ async def _wait_seen(qmp: Session, nic: Entry, state: str, seconds: float, start
                 raise Refused(f"vnic ended before the guest of {name} saw its link {state}")
         except TimeoutError:
             if left <= LOOK_AGAIN_S:
-                nic = (await qmp.links(name))[0]
+                nic = await _nic_named(qmp, name)
                 if has_seen(nic, state):
                     return nic
                 raise Refused(why_not_seen(nic, state, seconds)) from None
-        nic = (await qmp.links(name))[0]
+        nic = await _nic_named(qmp, name)
     return nic
 
 
