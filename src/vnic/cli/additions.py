@@ -81,12 +81,20 @@ def _answer(args: argparse.Namespace, answer: object) -> None:
         print_json(answer)
 
 
+def _parse(text: str, implied: str) -> tuple[keyval.Tree, bool]:
+    """As `vnic run` reads the same string."""
+    from vnic.monitor.schema.unions import MODERN_NETDEVS
+
+    strict = implied == "type" and text.partition(",")[0] in MODERN_NETDEVS
+    return keyval.parse(text, implied, short_booleans=not strict)
+
+
 def _help(text: str, implied: str) -> str | None:
     """What `help` and `TYPE,help` ask for, as `vnic run` tells it; None where it was not asked. Raises Refused."""
     if text.startswith("{"):
         return None
     try:
-        tree, wants_help = keyval.parse(text, implied, short_booleans=True)
+        tree, wants_help = _parse(text, implied)
         if not wants_help:
             return None
         from .help import help_text
@@ -104,7 +112,7 @@ def to_json(text: str, implied: str) -> Entry:
     try:
         if text.startswith("{"):
             return cast(Entry, decode(text))
-        tree, _ = keyval.parse(text, implied, short_booleans=True)
+        tree, _ = _parse(text, implied)
         if implied == "type":
             keyval.spell_out_netdev(tree)
         return _typed(tree, implied)

@@ -57,6 +57,7 @@ def test_json_goes_as_it_is() -> None:
     [
         ("bogus,id=a", "type", "Parameter 'type' does not accept value 'bogus'"),
         ("echo", "type", "Parameter 'id' is missing"),
+        ("stream,id=a,server", "type", "Expected '=' after parameter 'server'"),
         ("echo,id=a,b..c=1", "type", "Invalid parameter 'b..c'"),
         ("virtio-net,foo=1", "driver", "Property 'virtio-net.foo' not found"),
         ("vmxnet3", "driver", "'vmxnet3' is not built into vnic"),
