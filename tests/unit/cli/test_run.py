@@ -1,0 +1,31 @@
+"""`vnic run` around its loop."""
+
+from __future__ import annotations
+
+from asyncio.selector_events import BaseSelectorEventLoop
+from collections.abc import Callable
+
+import pytest
+
+from vnic import logs, unblock
+from vnic.cli import run
+from vnic.cli.options import RunOptions
+
+
+def test_the_timer_of_the_guard_ends_before_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal after the loop has closed its descriptors would print a traceback."""
+    guarded = []
+    close = BaseSelectorEventLoop.close
+
+    async def live(options: RunOptions, ready: Callable[[], None]) -> None:
+        guarded.append(unblock._watch.installed)
+
+    def closing(loop: BaseSelectorEventLoop) -> None:
+        guarded.append(unblock._watch.installed)
+        close(loop)
+
+    monkeypatch.setattr(logs, "set_up", lambda: None)
+    monkeypatch.setattr(run, "_live", live)
+    monkeypatch.setattr(BaseSelectorEventLoop, "close", closing)
+    assert run._start(RunOptions()) == 0
+    assert guarded == [True, False]
