@@ -47,13 +47,14 @@ _watch = _Watch()
 @contextmanager
 def guarded() -> Iterator[None]:
     """Have calls that block ended. In the main thread, which has to be the one that makes them."""
-    signal.signal(signal.SIGALRM, _expired)
+    before = signal.signal(signal.SIGALRM, _expired)
     _watch.installed = True
     try:
         yield
     finally:
         _watch.installed = _watch.armed = False
         signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _arm() -> None:

@@ -53,7 +53,8 @@ def test_a_persons_shell() -> None:
                 terminal.wait_for("seq=0")
                 terminal.type("\x03")
                 terminal.wait_for("/ #")
-                terminal.type("echo asl''eep; sleep 1000")  # unlike ping, it leaves SIGINT as it finds it
+                # Unlike ping, sleep leaves SIGINT as it finds it; it is in the foreground when it has spoken.
+                terminal.type("sh -c \"echo asl''eep; exec sleep 1000\"")
                 terminal.wait_for("asleep")
                 terminal.type("\x03")
                 terminal.wait_for("/ #")

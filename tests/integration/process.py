@@ -91,7 +91,7 @@ class Running:
         self.place = place
         self.process = process
         self.qmp_path = qmp_path
-        wait_for(lambda: os.path.exists(qmp_path) or process.poll() is not None)
+        wait_for(lambda: is_listening(qmp_path) or process.poll() is not None)
         if process.poll() is not None:
             raise AssertionError(f"vnic run ended at once: {process.communicate()[1]}")
 
@@ -121,6 +121,15 @@ class Running:
             _, stderr = self.process.communicate()
             raise AssertionError(f"vnic run did not end: {stderr}") from None
         return self.process.returncode, stderr
+
+
+def is_listening(path: str) -> bool:
+    """Whether a UNIX socket takes connections, which its path does a moment later than it is there."""
+    if not os.path.exists(path):
+        return False
+    sockets = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]  # unix(7)
+    names = (path, os.path.basename(path))  # bound by the one or the other
+    return any(fields[3] == "00010000" and fields[-1] in names for fields in sockets)
 
 
 def wait_for(condition: Callable[[], object], seconds: float = PATIENCE_S) -> None:

@@ -145,7 +145,9 @@ def test_no_remedy_is_named_that_would_mend_nothing(machine: Path, monkeypatch: 
     with pytest.raises(GuestUnavailable, match=r"mend it with: a source of Debian's in /etc"):
         qemu_kit.obtain_qemu()
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
-    with pytest.raises(GuestUnavailable, match=r"cannot write below /dev/null/vnic: Not a dir.*: XDG_CACHE_"):
+    with pytest.raises(
+        GuestUnavailable, match=r"cannot write below /dev/null/vnic: Not a dir.*: export XDG_CACHE_"
+    ):
         qemu_kit.obtain_qemu()
 
 

@@ -139,7 +139,7 @@ def test_frames_to_be_segmented_are_handed_over_a_few_a_turn() -> None:
         nic.send(0, frame, encode(GSO_TCPV4, 1, 54, 34, 16))
     right.room = 1_000_000
     netdev.flush(0)
-    assert len(right.got) == 1000
+    assert 0 < len(right.got) <= 1000, "one frame's, or as many as the budget has of those cut already"
     scheduler = network.scheduler
     assert isinstance(scheduler, FakeScheduler)
     scheduler.run_soon()

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 from .tokens import TOKEN_MAX_BYTES, Kind, Lexer
 
-MESSAGE_TOKENS_MAX = 1 << 12
-"""QEMU's is 2 Mi. A token costs about 100 bytes here, and a client may keep a message unfinished for ever; so many
-of them take 10 ms to parse and to echo."""
+MESSAGE_TOKENS_MAX = 1 << 13
+"""QEMU's is 2 Mi. A token costs about 100 bytes here, and a client may keep a message unfinished for ever; everybody
+waits while they are parsed and echoed."""
 
 NESTING_MAX = 128
 """QEMU's is 1024. Values are parsed, checked and printed recursively, within Python's stack."""

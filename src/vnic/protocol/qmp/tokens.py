@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 
-TOKEN_MAX_BYTES = 1 << 14
+TOKEN_MAX_BYTES = 1 << 15
 """The longest token, and the most bytes of one message. QEMU's is 64 MiB; no command of ours needs a thousandth of
 that, and 1 MiB of escapes would hold everybody up for a second."""
 
