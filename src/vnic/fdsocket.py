@@ -80,6 +80,7 @@ class Connection:
         self._output: deque[tuple[bytes, list[int]]] = deque()
         self._waiting_fds = 0
         self._failed = False
+        self._half_closed = False
         self._paused = False
         self.closed = False
         sock.setblocking(False)
@@ -109,7 +110,7 @@ class Connection:
 
     def send(self, data: bytes, fds: Sequence[int] = ()) -> None:
         """Write `data`, now if possible. The descriptors stay the caller's: what has to wait is duplicated."""
-        if self.closed or self._failed or not data:
+        if self.closed or self._failed or self._half_closed or not data:
             return
         if not self._output:
             try:
@@ -202,6 +203,7 @@ class Connection:
         """Send nothing more, and read on until the peer closes (vfio-user: QEMU aborts on a sudden full close)."""
         if self.closed:
             return
+        self._half_closed = True
         try:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError:

@@ -157,3 +157,16 @@ def test_pieces_that_cost_much_are_spread_over_turns() -> None:
         theirs.close()
 
     run(main())
+
+
+def test_after_a_half_close_nothing_is_sent_and_the_peer_is_read_on() -> None:
+    async def main() -> None:
+        with connected() as (connection, user, theirs):
+            connection.half_close()
+            connection.send(b"too late")
+            theirs.sendall(b"still here")
+            await until(lambda: user.data == b"still here")
+            assert theirs.recv(100) == b""
+            assert user.reasons == []
+
+    run(main())
