@@ -38,6 +38,7 @@ def serve(pieces: list[tuple[bytes, int]]) -> None:
     before = open_fds()
     port = VfioPciPort(VirtioPci(FakeVirtioDevice()), NoWatcher(), "fuzz")
     server, frames = Server(port), m.assembler()
+    port.connect(server, lambda _: None)
     try:
         for data, fds in pieces:
             for message in frames.feed(data, [os.eventfd(0) for _ in range(fds)]):

@@ -11,17 +11,22 @@ import logging
 from collections.abc import Callable, Sequence
 
 from vnic.attach.vfio_irq import EventfdIrqs, Watcher
+from vnic.attach.vfio_mirror import MessageMirror
 from vnic.pci.capability import CAP_MSI, MSI_CONTROL
 from vnic.pci.config import CONFIG_SIZE, INTERRUPT_PIN
 from vnic.pci.device import PciDevice
 from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vfio_user.messages import DmaMap, IrqInfo, Refused, RegionInfo, SetIrqs
+from vnic.protocol.vfio_user.server import Server
 from vnic.virtio.memory import ADDRESS_LIMIT, GuestMemory, GuestMemoryError, MappedRegion, Region
+from vnic.virtio.mirror import MirrorRegion
 
 log = logging.getLogger(__name__)
 
 _RAM_BYTES = 1 << 20
 """A map of at least this size is RAM; before the guest runs, nothing else of a VM is as large."""
+_VIDEO_BYTES = 64 << 20
+"""But one that is plugged into a running VM may see a video card's memory, which is not shared, up to this size."""
 _READ_WRITE = m.REGION_FLAG_READ | m.REGION_FLAG_WRITE
 
 
@@ -32,6 +37,11 @@ class VfioPciPort:
         self.memory = GuestMemory()
         self._device = device
         self._name = name
+        self._connected: tuple[Server, Callable[[bytes], None]] | None = None
+        self._opened = False
+        self._shared: bool | None = None
+        """Whether the VM shares its memory; None while that is not known."""
+        self._mirror: MessageMirror | None = None
         regions = [RegionInfo()] * m.REGION_COUNT
         for index, bar in device.bars.items():
             regions[index] = RegionInfo(bar.size, _READ_WRITE)
@@ -47,6 +57,10 @@ class VfioPciPort:
         self.irqs: Sequence[IrqInfo] = self._irqs.infos
         device.plug(self._irqs, self.memory)
 
+    def connect(self, server: Server, send: Callable[[bytes], None]) -> None:
+        """The way to ask the VM for memory that it does not share."""
+        self._connected = server, send
+
     def close(self, done: Callable[[], None]) -> None:
         """The VM is gone: the device goes back to power-on. `done` is called, now or later, when nothing of the VM
         is held any more; only then may the next one be plugged in."""
@@ -56,49 +70,96 @@ class VfioPciPort:
             self.memory.close()
             done()
 
+        if self._mirror is not None:
+            self._mirror.close()
         self._device.unplug(unplugged)
 
     # --- protocol.vfio_user.server.Device ---
 
     def opened(self) -> None:
-        """Refuse a VM that shares no memory, so that QEMU stops with an error instead of a NIC that never works.
+        """QEMU has mapped its memory: shared, all of it that matters, or to be mirrored, all of it, as rings in one
+        kind with buffers in the other could not be kept apart. A VM without any (behind an IOMMU) shows it later."""
+        if self._shared is None:
+            unshared = [r.size for r in self.memory.regions if r.fd is None and r.size >= _RAM_BYTES]
+            shared = any(r.fd is not None and r.size >= _RAM_BYTES for r in self.memory.regions)
+            if unshared and (not shared or max(unshared) > _VIDEO_BYTES):
+                self._begin_mirror()
+            elif shared:
+                self._shared = True
+        self._opened = True
 
-        DMA_READ and DMA_WRITE messages could reach such memory, but rings are polled and their order matters:
-        each packet would cost several round trips through a VM that may not answer. A VM that has no memory at
-        all yet (behind an IOMMU) may come.
-        """
-        regions = self.memory.regions
-        if all(region.size < _RAM_BYTES for region in regions) or any(region.mapping for region in regions):
-            return
-        log.warning(
-            "%s: the VM is refused, it does not share its memory; give QEMU -object"
-            " memory-backend-memfd,id=mem,size=SIZE,share=on and -machine …,memory-backend=mem",
+    def _begin_mirror(self) -> None:
+        """The VM does not share its memory. Raises Refused."""
+        assert self._connected is not None
+        mirrors: list[Region] = []
+        try:
+            mirrors.extend(
+                MirrorRegion(region.guest_addr, region.size, writable=region.writable)
+                for region in self.memory.regions
+            )
+            self.memory.replace(mirrors)
+        except GuestMemoryError as error:
+            for region in mirrors:
+                region.close()
+            raise self._refused(error) from None
+        self._shared = False
+        self._mirror = MessageMirror(self.memory, *self._connected, self._forget_mirror)
+        self._device.use_mirror(self._mirror)
+        log.info(
+            "%s: the VM does not share its memory, so that each packet takes several messages; faster is QEMU with"
+            " -object memory-backend-memfd,id=mem,size=SIZE,share=on and -machine …,memory-backend=mem",
             self._name,
         )
-        raise Refused(errno.EOPNOTSUPP, "memory is not shared")
+
+    def _forget_mirror(self) -> None:
+        """Give what the mirror takes back to the system."""
+        self._device.dma_unmapped(0, ADDRESS_LIMIT)
+        for region in self.memory.regions:
+            if isinstance(region, MirrorRegion):
+                region.forget()
+        self._look_at_mirror()
+
+    def _refused(self, error: GuestMemoryError) -> Refused:
+        log.warning("%s: the VM's memory map is refused: %s", self._name, error)
+        return Refused(errno.EINVAL, str(error))
 
     def dma_map(self, request: DmaMap, fd: int | None) -> None:
-        try:
+        if self._opened and self._shared is None:
             if fd is None:
-                region = Region(request.address, request.size)
+                self._begin_mirror()
             else:
-                region = MappedRegion(
-                    request.address, request.size, fd, request.offset, writable=request.writable
-                )
-            self.memory.add(region)
+                self._shared = True
+        try:
+            self.memory.add(self._region(request, fd))
         except GuestMemoryError as error:
-            log.warning("%s: the VM's memory map is refused: %s", self._name, error)
-            raise Refused(errno.EINVAL, str(error)) from None
+            raise self._refused(error) from None
         self._device.dma_mapped(request.address, request.size)
+
+    def _region(self, request: DmaMap, fd: int | None) -> Region:
+        """Raises GuestMemoryError."""
+        if self._shared is False:
+            return MirrorRegion(request.address, request.size, writable=request.writable)
+        if fd is not None:
+            return MappedRegion(request.address, request.size, fd, request.offset, writable=request.writable)
+        region = Region(request.address, request.size)
+        region.writable = request.writable
+        return region
 
     def dma_unmap(self, address: int, size: int) -> None:
         self._device.dma_unmapped(address, size)
         if not self.memory.remove_within(address, size):
             raise Refused(errno.ENOENT, f"nothing is mapped in {address:#x}+{size:#x}")
+        self._look_at_mirror()
 
     def dma_unmap_all(self) -> None:
         self._device.dma_unmapped(0, ADDRESS_LIMIT)
         self.memory.close()
+        self._look_at_mirror()
+
+    def _look_at_mirror(self) -> None:
+        """A part of it is gone, or holds nothing any more: the device is to fetch anew what it needs."""
+        if self._mirror is not None:
+            self._device.dma_mapped(0, ADDRESS_LIMIT)
 
     def region_read(self, index: int, offset: int, count: int) -> bytes:
         if index == m.REGION_CONFIG:

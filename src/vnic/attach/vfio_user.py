@@ -98,6 +98,7 @@ class VfioUserAttachment:
         self._server = Server(self._port)
         self._frames = m.assembler()
         self._connection = Connection(self._loop, sock, self, max_fds=m.MAX_FDS)
+        self._port.connect(self._server, self._connection.send)
 
     def lost(self, reason: str | None) -> None:
         """ConnectionUser: the VM is gone, or has been thrown out."""
@@ -118,10 +119,10 @@ class VfioUserAttachment:
         self._resume = self._timer = None
         assert port is not None
         assert server is not None
-        server.close()
         self.state = State.RETURNING
         self._nic.guest_attached(False)
         port.close(lambda: self._vm_is_gone(closing))
+        server.close()
 
     def _vm_is_gone(self, closing: bool) -> None:
         if closing or self._listener is None:
@@ -136,8 +137,8 @@ class VfioUserAttachment:
 
     @property
     def wanted(self) -> int:
-        """ConnectionUser: bytes of the next piece."""
-        return PIECE_BYTES
+        """ConnectionUser: bytes of the next piece: many small messages, or the rest of a large one."""
+        return max(PIECE_BYTES, self._frames.wanted)
 
     def received(self, data: bytes, fds: list[int]) -> None:
         """ConnectionUser: carry out the messages that are complete."""
@@ -147,7 +148,7 @@ class VfioUserAttachment:
         except (FrameError, ProtocolError) as error:
             self._throw_out(str(error))
             return
-        self._work(more=len(data) == PIECE_BYTES)
+        self._work(more=len(data) >= PIECE_BYTES)
 
     def _work(self, more: bool) -> None:
         """Carry out what was read, for a turn's time; `more` waits at the socket. Each reply is one send (see

@@ -32,8 +32,9 @@ _UNPLUG_TIMEOUT = 10.0
 class QemuGuest(LinuxGuest):
     """A guest with one NIC for each of `nics`, eth0 first; a path is short for `vfio_user(path)`.
 
-    `tools` puts ethtool and lspci into it; `modules` are loaded besides virtio_net and e1000 (`8021q`), `files` are
-    put into its root by path, `options` of QEMU come before those of the NICs.
+    Without `share_memory` vnic has to ask QEMU for each byte. `tools` puts ethtool and lspci into it; `modules` are
+    loaded besides virtio_net and e1000 (`8021q`), `files` are put into its root by path, `options` of QEMU come before
+    those of the NICs.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class QemuGuest(LinuxGuest):
         *,
         kit: QemuKit | None = None,
         machine: str = "pc",
+        share_memory: bool = True,
         tools: bool = False,
         modules: Sequence[str] = (),
         files: Mapping[str, bytes] | None = None,
@@ -54,6 +56,7 @@ class QemuGuest(LinuxGuest):
         self._nics = [_nic(nic).named(f"nic{index}") for index, nic in enumerate(nics)]
         self._memory_mib = mem
         self._machine = machine
+        self._share_memory = share_memory
         self._modules = ("virtio_net", "e1000", *modules)
         self._options = options
         self._monitor: QemuMonitor | None = None
@@ -137,9 +140,11 @@ class QemuGuest(LinuxGuest):
             "-display",
             "none",
         ]
-        # Shared, so that vnic reaches the guest's rings and packets.
-        command += ["-object", f"memory-backend-memfd,id=mem,size={size},share=on"]
-        command += ["-machine", f"{self._machine},memory-backend=mem"]
+        if self._share_memory:  # so that vnic reaches the guest's rings and packets itself
+            command += ["-object", f"memory-backend-memfd,id=mem,size={size},share=on"]
+            command += ["-machine", f"{self._machine},memory-backend=mem"]
+        else:
+            command += ["-machine", self._machine]
         command += ["-kernel", str(self._kit.kernel), "-initrd", str(initrd), "-append", _KERNEL_ARGUMENTS]
         command += ["-serial", "stdio"]  # the kernel's log; commands have a line of their own
         command += ["-chardev", f"socket,id=console,fd={console_fd}", "-serial", "chardev:console"]

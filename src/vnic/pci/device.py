@@ -23,6 +23,7 @@ from vnic.pci.config import (
 from vnic.pci.irq import IrqLines, NoIrq
 from vnic.pci.msix import MsixWindow
 from vnic.virtio.memory import GuestMemory, GuestMemoryError
+from vnic.virtio.mirror import Mirror, MirroredDma
 
 
 class Dma(Protocol):
@@ -61,7 +62,7 @@ class PciDevice:
 
     A model overrides `region_read` and `region_write` (its own BARs), `device_reset`, and, if it keeps views
     of guest memory, `dma_unmapped`. It interrupts with `set_intx` and `notify`, and reaches memory through
-    `dma`.
+    `dma`. Where there is a `mirror`, it has to fetch first what it reads, and to interrupt behind what it wrote.
     """
 
     link_lag_seconds: ClassVar[float] = 0.0
@@ -88,6 +89,9 @@ class PciDevice:
             self.config.add_capability(entry)
         self.irq: IrqLines = _NO_IRQ
         self._memory: GuestMemory | None = None
+        self.mirror: Mirror | None = None
+        """There while a VM is plugged in that does not share its memory: `dma` and `_memory` are a copy then."""
+        self._dma: Dma = _NO_DMA
         self._intx = False
 
     # --- Entries of the VM side ---
@@ -95,7 +99,13 @@ class PciDevice:
     def plug(self, irq: IrqLines, memory: GuestMemory) -> None:
         """A VM is there. Its memory may still be empty; `dma_mapped` tells of what comes."""
         self.irq = irq
-        self._memory = memory
+        self._memory = self._dma = memory
+
+    def use_mirror(self, mirror: Mirror) -> None:
+        """The VM does not share its memory: what `plug` gave is a mirror of it. Told before the guest runs."""
+        assert self._memory is not None
+        self.mirror = mirror
+        self._dma = MirroredDma(self._memory, mirror, self.dma_refused)
 
     def unplug(self, done: Callable[[], None]) -> None:
         """The VM is gone: back to the state of power-on, with no lines and no memory.
@@ -104,7 +114,8 @@ class PciDevice:
         """
         self.reset()
         self.irq = _NO_IRQ
-        self._memory = None
+        self._memory = self.mirror = None
+        self._dma = _NO_DMA
         done()
 
     def reset(self) -> None:
@@ -126,6 +137,8 @@ class PciDevice:
         after = self.config.get(COMMAND, 2)
         self._drive_intx()  # INTx Disable and the enables of MSI and MSI-X all gate it
         if (before ^ after) & COMMAND_MASTER:
+            if self.mirror is not None and not after & COMMAND_MASTER:
+                self.mirror.drop()
             self.bus_master_changed(bool(after & COMMAND_MASTER))
         if self.msix_enabled != message_before:
             self.irqs_changed()
@@ -163,6 +176,9 @@ class PciDevice:
     def dma_unmapped(self, addr: int, size: int) -> None:
         """Guest memory goes: on return, no view into the range may be left. It may come back at once."""
 
+    def dma_refused(self, error: GuestMemoryError) -> None:
+        """The VM refused a write to memory that it does not share, which `dma` took."""
+
     def bus_master_changed(self, enabled: bool) -> None:
         """The guest allowed (or forbade) the device to reach memory; `dma` follows by itself."""
 
@@ -174,9 +190,7 @@ class PciDevice:
     @property
     def dma(self) -> Dma:
         """Guest memory, or one that refuses everything while the guest has bus mastering off."""
-        if self._memory is None or not self.bus_master:
-            return _NO_DMA
-        return self._memory
+        return self._dma if self.bus_master else _NO_DMA
 
     @property
     def bus_master(self) -> bool:

@@ -1,15 +1,19 @@
 """A fake VM: the client's end of a vfio-user socket, as QEMU drives it, with RAM and interrupts of its own.
 
-Calls block, so a test whose server runs in an asyncio loop makes them in a thread (`asyncio.to_thread`). It has
-`PciDevice`'s config and window calls, so `VirtioPciDriver` works on it.
+While it waits for an answer it carries out what the server asks of its RAM. Calls block, so a test whose server runs
+in an asyncio loop makes them in a thread (`asyncio.to_thread`). It has `PciDevice`'s config and window calls, so
+`VirtioPciDriver` works on it.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import select
 import socket
 import struct
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import NamedTuple
 
@@ -44,6 +48,15 @@ class VfioUserClient:
         """(count, flags) of each interrupt."""
         self.eventfds: dict[tuple[int, int], int] = {}
         """(index, vector) → our end."""
+        self.rams: list[FakeGuestMemory] = []
+        """RAM that is mapped: the server reaches all of it also by DMA_READ and DMA_WRITE."""
+        self.requests: list[tuple[int, int, int]] = []
+        """All such requests: command, address, bytes."""
+        self.refused: set[int] = set()
+        """The commands that are answered with an error."""
+        self.holding = False
+        """Put such requests off until `release`."""
+        self._held: list[tuple[int, int, bytes]] = []
 
     def __enter__(self) -> VfioUserClient:
         return self
@@ -72,11 +85,19 @@ class VfioUserClient:
         self.send(command, payload, flags=m.FLAG_NO_REPLY)
 
     def reply(self, ident: int, command: int) -> Reply:
-        """The next message, which has to be the answer."""
-        header = self._read(m.HEADER.size)
-        got, answered, size, flags, error = m.HEADER.unpack(header)
-        assert (got, answered, flags & m.FLAG_TYPE) == (ident, command, m.TYPE_REPLY)
-        return Reply(error, self._read(size - m.HEADER.size))
+        """The next message but for requests, which has to be the answer."""
+        while True:
+            got, answered, flags, error, payload = self._message()
+            if flags & m.FLAG_TYPE == m.TYPE_COMMAND:
+                self._requested(got, answered, payload)
+                continue
+            assert (got, answered, flags & m.FLAG_TYPE) == (ident, command, m.TYPE_REPLY)
+            return Reply(error, payload)
+
+    def _message(self) -> tuple[int, int, int, int, bytes]:
+        """Ident, command, flags, errno, payload."""
+        ident, command, size, flags, error = m.HEADER.unpack(self._read(m.HEADER.size))
+        return ident, command, flags, error, self._read(size - m.HEADER.size)
 
     def ask(self, command: int, payload: bytes = b"", fds: Sequence[int] = ()) -> Reply:
         return self.reply(self.send(command, payload, fds), command)
@@ -102,16 +123,74 @@ class VfioUserClient:
             data += piece
         return data
 
+    # --- RAM that is not shared ---
+
+    def serve(self, until: Callable[[], bool]) -> None:
+        """Carry out what the server asks until there is what a test waits for."""
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while not until():
+            assert time.monotonic() < deadline, "what was waited for does not come"
+            self.serve_waiting(0.01)
+
+    def serve_waiting(self, seconds: float = 0.0) -> int:
+        """Carry out what is asked now, or within some seconds; how much that was."""
+        count = 0
+        while select.select([self.sock], [], [], seconds if not count else 0)[0]:
+            ident, command, flags, _, payload = self._message()
+            assert flags & m.FLAG_TYPE == m.TYPE_COMMAND
+            self._requested(ident, command, payload)
+            count += 1
+        return count
+
+    def release(self) -> None:
+        """Answer what was put off."""
+        self.holding = False
+        held, self._held = self._held, []
+        for ident, command, payload in held:
+            self._answer(ident, command, payload)
+
+    def _requested(self, ident: int, command: int, payload: bytes) -> None:
+        address, count = m.DMA_ACCESS.unpack_from(payload)
+        self.requests.append((command, address, count))
+        if self.holding:
+            self._held.append((ident, command, payload))
+        else:
+            self._answer(ident, command, payload)
+
+    def _answer(self, ident: int, command: int, payload: bytes) -> None:
+        address, count = m.DMA_ACCESS.unpack_from(payload)
+        ram = next(
+            (
+                ram
+                for ram in self.rams
+                if ram.guest_addr <= address and address + count <= ram.guest_addr + ram.size
+            ),
+            None,
+        )
+        data = b""
+        if ram is None or command in self.refused:
+            self.sock.sendall(m.encode(ident, command, flags=m.TYPE_REPLY | m.FLAG_ERROR, errno=errno.EFAULT))
+            return
+        if command == m.DMA_READ:
+            data = m.DMA_ACCESS.pack(address, count) + ram.read(address, count)
+        else:
+            ram.write(address, payload[m.DMA_ACCESS.size :])
+        self.sock.sendall(m.encode(ident, command, data, flags=m.TYPE_REPLY))
+
     # --- what QEMU does ---
 
     def version(self) -> bytes:
         return self.demand(m.VERSION, m.VERSION_NUMBERS.pack(0, 0) + QEMU_VERSION)
 
-    def attach(self, ram: FakeGuestMemory | None = None) -> None:
+    def attach(self, ram: FakeGuestMemory | None = None, *, shared: bool = True) -> None:
         """QEMU's order: VERSION, DMA_MAPs, infos, RESET."""
         self.version()
         if ram is not None:
-            self.map(ram)
+            self.map(ram, shared=shared)
+        self.attach_to_mapped()
+
+    def attach_to_mapped(self) -> None:
+        """The rest of it, after the DMA_MAPs."""
         _, _, regions, irqs = m.DEVICE_INFO.unpack(
             self.demand(m.DEVICE_GET_INFO, m.DEVICE_INFO.pack(16, 0, 0, 0))
         )
@@ -128,8 +207,10 @@ class VfioUserClient:
     def map(self, ram: FakeGuestMemory, *, shared: bool = True) -> None:
         request = m.DMA_MAP_LAYOUT.pack(32, 3, ram.fd_offset if shared else 0, ram.guest_addr, ram.size)
         self.demand(m.DMA_MAP, request, [ram.fd] if shared else [])
+        self.rams.append(ram)
 
     def unmap(self, ram: FakeGuestMemory) -> None:
+        self.rams.remove(ram)
         self.demand(m.DMA_UNMAP, m.DMA_UNMAP_LAYOUT.pack(24, 0, ram.guest_addr, ram.size))
 
     def set_eventfds(self, index: int, start: int, count: int, *, action: int = m.IRQ_ACTION_TRIGGER) -> None:

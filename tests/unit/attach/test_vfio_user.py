@@ -196,47 +196,6 @@ def test_memory_that_is_remapped_under_running_rings(path: Path) -> None:
     run(path, test)
 
 
-def test_a_vm_that_shares_no_memory_is_refused(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    def vm(bench: Bench) -> None:
-        info = m.DEVICE_INFO.pack(16, 0, 0, 0)
-        with FakeGuestMemory(1 << 20) as ram, bench.client() as client:
-            client.version()
-            client.demand(m.DEVICE_GET_INFO, info)  # behind an IOMMU there are no maps yet
-            client.map(ram, shared=False)
-            assert client.ask(m.DEVICE_GET_INFO, info).errno == 95
-            client.unmap(ram)
-            client.map(ram)
-            rom = m.DMA_MAP_LAYOUT.pack(32, 1, 0, 0xC0000, 0x20000)
-            client.demand(m.DMA_MAP, rom)
-            client.demand(m.DEVICE_GET_INFO, info)
-
-    async def test(bench: Bench) -> None:
-        await asyncio.to_thread(vm, bench)
-
-    run(path, test)
-    assert caplog.text.count("does not share its memory") == 1
-
-
-def test_a_ring_in_memory_that_is_not_shared(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    def vm(bench: Bench) -> None:
-        with FakeGuestMemory(1 << 20) as ram, bench.client() as client:
-            client.attach()
-            client.map(ram, shared=False)
-            driver = VirtioPciDriver(client)
-            driver.enable_bus()
-            assert driver.negotiate(VERSION_1)
-            ring = DriverRing(ram, 0, 64)
-            driver.start_ring(ring)
-            assert driver.get(28, 2) == 0
-            ring.close()
-
-    async def test(bench: Bench) -> None:
-        await asyncio.to_thread(vm, bench)
-
-    run(path, test)
-    assert "memory the guest does not share" in caplog.text
-
-
 def test_maps_that_cannot_be(path: Path) -> None:
     def vm(bench: Bench) -> None:
         with FakeGuestMemory(1 << 20) as ram, bench.client() as client:

@@ -19,15 +19,18 @@ from ...pci.config import COMMAND, COMMAND_MASTER, STATUS, PciId
 from ...pci.device import PciDevice
 from ...pci.irq import IrqLines
 from ...virtio.memory import GuestMemory, GuestMemoryError
+from ...virtio.mirror import Mirror
 from . import regs
 from .counters import Counters
 from .eeprom import Eeprom
 from .filter import AddressFilter
 from .interrupts import Interrupts
 from .link import Link
+from .mirrored import MirroredUnits
 from .models import MODELS, REVISION, SUBSYSTEM, SUBSYSTEM_VENDOR, VENDOR_INTEL, Model
 from .phy import BMCR, BMSR, MDIC_INTERRUPT, Phy
 from .regs import Access
+from .rings import DescriptorRing
 from .rx import RCTL_EN, Receiver
 from .tx import Transmitter
 
@@ -69,6 +72,7 @@ class E1000(PciDevice, Endpoint):
         self._filter = AddressFilter(self.values)
         self.rx = Receiver(self, self._filter)
         self.tx = Transmitter(self)
+        self._mirrored: MirroredUnits | None = None
         self._change_untold = False
         self._lsc_owed = False
         self._driver_ok = False
@@ -163,6 +167,7 @@ class E1000(PciDevice, Endpoint):
 
     def unplug(self, done: Callable[[], None]) -> None:
         super().unplug(done)
+        self._mirrored = None
         self._nic.guest_attached(False)
 
     def device_reset(self) -> None:
@@ -173,10 +178,22 @@ class E1000(PciDevice, Endpoint):
         self.link.reset(self.link.carrier)
         self._tell_of_change()
 
+    def use_mirror(self, mirror: Mirror) -> None:
+        super().use_mirror(mirror)
+        assert self._memory is not None
+        self._mirrored = MirroredUnits(self, self._memory, mirror)
+
     def bus_master_changed(self, enabled: bool) -> None:
         if enabled:
+            self._rings_moved()
             self.tx.kick()
         self.client.flush(0)
+
+    def dma_mapped(self, addr: int, size: int) -> None:
+        self._rings_moved()
+
+    def dma_refused(self, error: GuestMemoryError) -> None:
+        self.bus_error("write", error)
 
     def region_read(self, region: int, offset: int, length: int) -> bytes:
         if length == 4 and not offset & 3:
@@ -236,10 +253,10 @@ class E1000(PciDevice, Endpoint):
             regs.WUFC: self._write_wufc,
         }
         for first, ring in ((regs.RDBAL, rx), (regs.TDBAL, tx)):
-            names = (("base_low", 0), ("base_high", 4), ("length_bytes", 8), ("head", 16), ("tail", 24))
-            for name, at in names:
+            for name, at in (("base_low", 0), ("base_high", 4), ("length_bytes", 8), ("head", 16)):
                 self._readers[first + at] = partial(getattr, ring, name)
-                self._writers.setdefault(first + at, partial(setattr, ring, name))
+                self._writers[first + at] = partial(self._write_ring, ring, name)
+            self._readers[first + 24] = partial(getattr, ring, "posted_tail")
         for low in range(regs.RA, regs.RA + 4 * regs.RA_COUNT, 4):
             self._writers[low] = partial(self._write_address, low)
         for offset, register in regs.BY_OFFSET.items():
@@ -284,6 +301,8 @@ class E1000(PciDevice, Endpoint):
         self._write_address(regs.RA, middle << 16 | low)
         self._write_address(regs.RA + 4, regs.RAH_AV | high)
         self.counters.reset()
+        if self.mirror is not None:
+            self.mirror.drop()
         self.interrupts.reset()
         self.rx.reset()
         self.tx.reset()
@@ -336,7 +355,7 @@ class E1000(PciDevice, Endpoint):
         self.client.flush(0)  # to the guest, or, with the receiver off, to nowhere
 
     def _write_rdt(self, value: int) -> None:
-        self.rx.ring.tail = value
+        self._post(self.rx.ring, value)
         self.client.flush(0)
 
     def _write_tctl(self, value: int) -> None:
@@ -344,8 +363,23 @@ class E1000(PciDevice, Endpoint):
         self.tx.kick()
 
     def _write_tdt(self, value: int) -> None:
-        self.tx.ring.tail = value
+        self._post(self.tx.ring, value)
         self.tx.kick()
+
+    def _post(self, ring: DescriptorRing, tail: int) -> None:
+        ring.posted_tail = tail
+        if self._mirrored is None:
+            ring.tail = tail
+        else:
+            self._mirrored.fetch()
+
+    def _write_ring(self, ring: DescriptorRing, name: str, value: int) -> None:
+        setattr(ring, name, value)
+        self._rings_moved()
+
+    def _rings_moved(self) -> None:
+        if self._mirrored is not None:
+            self._mirrored.restart()
 
     def _write_wufc(self, value: int) -> None:
         self.values[regs.WUFC] = value
@@ -361,6 +395,13 @@ class E1000(PciDevice, Endpoint):
             self._info_mac = (low | high << 32).to_bytes(6, "little")
 
     # --- Interrupts and the journal ---
+
+    def interrupt(self, causes: int) -> None:
+        """A unit's causes, which tell of what it wrote; a link change does not wait for that."""
+        if self._mirrored is None:
+            self.interrupts.set(causes)
+        else:
+            self._mirrored.interrupt(causes)
 
     def _status_changed(self) -> None:
         """STATUS.LU changed, or a negotiation ended: LSC."""

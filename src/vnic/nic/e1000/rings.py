@@ -10,7 +10,11 @@ DESCRIPTOR_BYTES = 16
 
 
 class DescriptorRing:
-    """The five registers of a ring. Values are stored as the guest wrote them, masked to the registers' bits."""
+    """The five registers of a ring. Values are stored as the guest wrote them, masked to the registers' bits.
+
+    `tail` is where the units stop: `posted_tail`, which the guest wrote, or behind it while descriptors are still
+    being fetched from a VM that does not share its memory (`mirrored.py`).
+    """
 
     def __init__(self) -> None:
         self.reset()
@@ -21,6 +25,7 @@ class DescriptorRing:
         self.length_bytes = 0
         self.head = 0
         self.tail = 0
+        self.posted_tail = 0
 
     @property
     def count(self) -> int:

@@ -136,7 +136,7 @@ class Receiver:
         causes = regs.ICR_RXT0
         if ring.available <= ring.count >> ((self.rctl >> _RDMTS_SHIFT & 3) + 1):
             causes |= regs.ICR_RXDMT0
-        device.interrupts.set(causes)
+        device.interrupt(causes)
         return True
 
     def _fill(self, data: bytes, buffer_size: int, status: int, special: int) -> bool:

@@ -90,6 +90,13 @@ class Context(NamedTuple):
         )
 
 
+def buffer_of(address: int, lower: int, upper: int) -> tuple[int, int]:
+    """Where a descriptor's buffer is, and its length; 0 for one that has none."""
+    if not lower & _DEXT:
+        return address, lower & 0xFFFF
+    return address, lower & 0xFFFFF if lower & _TYPE_MASK == _TYPE_DATA else 0
+
+
 class Transmitter:
     """The transmit unit: TCTL, its ring, both contexts and the frame that is being collected."""
 
@@ -173,7 +180,7 @@ class Transmitter:
         elif budget <= 0 and not self._paused:
             self._later()
         if causes:
-            device.interrupts.set(causes)
+            device.interrupt(causes)
 
     def _run(self) -> tuple[int, int]:
         """Work on the next descriptors that lie in a row; returns interrupt causes and the work spent.

@@ -20,7 +20,7 @@ DmaDone = Callable[[bytes | None], None]
 """Told the outcome of a DMA request: the data read (b"" for a write), None if the client refused it."""
 
 MAX_DMA_REQUESTS: Final = 256
-"""Requests of ours a client may leave unanswered; MSI-X aside nothing of ours waits for a client."""
+"""Requests of ours a client may leave unanswered; nothing else of ours waits for a client."""
 
 
 class Device(Protocol):

@@ -18,8 +18,10 @@ from vnic.pci.msix import MsixWindow
 from vnic.virtio.constants import STATUS_DRIVER_OK, STATUS_FEATURES_OK
 from vnic.virtio.features import VERSION_1
 from vnic.virtio.memory import GuestMemory
+from vnic.virtio.mirror import Mirror
 from vnic.virtio.pci import layout
 from vnic.virtio.pci.lent import LentQueue
+from vnic.virtio.pci.mirrored import MirroredRings
 from vnic.virtio.queue import SplitQueue
 
 _WORD = 0xFFFFFFFF
@@ -65,6 +67,8 @@ class VirtioPci(PciDevice):
         self._vectors = vectors
         self._access = self.config.find_all(CAP_VENDOR)[-1]  # the PCI configuration access capability
         self._lent: dict[int, LentQueue] = {}
+        self._mirrored: MirroredRings | None = None
+        self._old_status = 0
         self._isr = 0
         self._clear()
         self._registers: dict[tuple[int, int], Callable[[int], None]] = {
@@ -95,18 +99,39 @@ class VirtioPci(PciDevice):
         super().plug(irq, memory)
         self.device.attach(self, memory)
 
+    def use_mirror(self, mirror: Mirror) -> None:
+        super().use_mirror(mirror)
+        assert self._memory is not None
+        self._mirrored = MirroredRings(self.device, self._memory, mirror, self._interrupt_of)
+
     def unplug(self, done: Callable[[], None]) -> None:
         def detached() -> None:
             for lent in self._lent.values():
                 lent.close()
             self._lent.clear()
+            self._mirrored = None
             super(VirtioPci, self).unplug(done)
 
         self.device.detach(detached)
 
     def device_reset(self) -> None:
+        if self.mirror is not None:
+            # The driver waits for 0 (§4.1.4.3.1), and may use its memory for something else then.
+            self._old_status = self.device.status
+            self.mirror.drop(self._quiet)
         self._clear()
         self.device.reset()
+
+    def _quiet(self) -> None:
+        self._old_status = 0
+
+    def dma_mapped(self, addr: int, size: int) -> None:
+        if self._mirrored is not None:
+            self._mirrored.restart()
+
+    def dma_unmapped(self, addr: int, size: int) -> None:
+        if self._mirrored is not None:
+            self._mirrored.save()
 
     def irqs_changed(self) -> None:
         for index in list(self._lent):
@@ -183,7 +208,7 @@ class VirtioPci(PciDevice):
             accepted,
             self._config_vector,
             len(device.queues),
-            device.status,
+            device.status or self._old_status,
             device.generation & 0xFF,
             select,
             queue.size if queue else 0,
@@ -231,6 +256,8 @@ class VirtioPci(PciDevice):
         if not self.bus_master:
             value &= ~STATUS_DRIVER_OK  # the rings are in memory that the device may not reach
         self.device.set_status(value)
+        if self._mirrored is not None and value & STATUS_DRIVER_OK:
+            self._mirrored.kick_all()  # what was made available before needs no kick
 
     def _set_queue_select(self, value: int) -> None:
         self._queue_select = value
@@ -248,6 +275,8 @@ class VirtioPci(PciDevice):
     def _set_queue_enable(self, value: int) -> None:
         queue = self._queue()
         if queue is not None and value == 1 and not queue.ready:
+            if self._mirrored is not None:
+                self._mirrored.enable(queue.index)
             self.device.queue_ready(queue.index)
 
     def _set_queue_address(self, at: int, data: bytes) -> None:
@@ -269,7 +298,11 @@ class VirtioPci(PciDevice):
         lent = self._lent.get(index)
         if lent is not None:
             lent.kick()
-        elif index < len(self.device.queues):
+        elif index >= len(self.device.queues):
+            return
+        elif self._mirrored is not None:
+            self._mirrored.kick(index)
+        else:
             self.device.kick(index)
 
     def _read_isr(self) -> bytes:
@@ -292,6 +325,12 @@ class VirtioPci(PciDevice):
         return self._interrupt(self._config_vector, layout.ISR_CONFIG | layout.ISR_QUEUE)
 
     def queue_interrupt(self, index: int) -> None:
+        if self._mirrored is not None:
+            self._mirrored.interrupt(index)
+        else:
+            self._interrupt_of(index)
+
+    def _interrupt_of(self, index: int) -> None:
         self._interrupt(self._queue_vectors[index], layout.ISR_QUEUE)
 
     def link_changed(self, up: bool) -> None:

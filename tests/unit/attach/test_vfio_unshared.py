@@ -1,0 +1,579 @@
+"""NICs in a VM that does not share its memory: a fake VM that answers DMA_READ and DMA_WRITE, honestly or not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.fakes.e1000_driver import TX_BUFFERS
+from tests.fakes.unshared_vm import UnsharedBench, UnsharedE1000, UnsharedVirtio, with_bench
+from tests.fakes.virtio_lab import frame
+
+from vnic.attach import vfio_mirror
+from vnic.nic.e1000 import E1000, mirrored, regs
+from vnic.nic.virtio_net import VirtioNet
+from vnic.protocol.vfio_user import messages as m
+from vnic.protocol.vfio_user.server import MAX_DMA_REQUESTS
+from vnic.testing.driver import DriverRing
+from vnic.testing.guest_memory import FakeGuestMemory
+from vnic.testing.vfio_user_client import VfioUserClient
+from vnic.testing.virtio_pci_driver import VERSION_1, VirtioPciDriver
+from vnic.virtio import mirrored_ring
+from vnic.virtio.features import INDIRECT_DESC
+
+RX, TX = 1, 2
+"""MSI-X vectors."""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "nic0.sock"
+
+
+def virtio(path: Path, vm: Callable[[UnsharedBench, UnsharedVirtio], None], **more: bool) -> None:
+    def run(bench: UnsharedBench) -> None:
+        with UnsharedVirtio(bench, **more) as guest:
+            vm(bench, guest)
+
+    with_bench(path, VirtioNet, run)
+
+
+def e1000(path: Path, vm: Callable[[UnsharedBench, UnsharedE1000], None]) -> None:
+    def run(bench: UnsharedBench) -> None:
+        with UnsharedE1000(bench) as guest:
+            vm(bench, guest)
+
+    with_bench(path, lambda: E1000(autonegotiation=False), run)
+
+
+# -- virtio-net ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("msix", [True, False])
+def test_virtio_sends_and_receives(path: Path, msix: bool, caplog: pytest.LogCaptureFixture) -> None:
+    def vm(bench: UnsharedBench, guest: UnsharedVirtio) -> None:
+        client = guest.client
+        guest.transmit(frame(1), frame(2, 1500))
+        client.serve(lambda: guest.rings[1].used_idx == 2)
+        client.serve(lambda: client.interrupts(m.IRQ_MSIX if msix else m.IRQ_INTX, TX if msix else 0) == 1)
+        assert bench.far.frames == [frame(1), frame(2, 1500)]
+        assert guest.driver.isr() == (0 if msix else 1)
+        buffers = guest.post(4)
+        client.serve_waiting(0.05)
+        bench.receive(frame(3), frame(4, 1514))
+        client.serve(lambda: guest.rings[0].used_idx == 2)
+        assert [length for _, length in guest.rings[0].take_used()] == [72, 1526]
+        assert guest.ram.read(buffers[0] + 12, 60) == frame(3)
+        assert guest.ram.read(buffers[1] + 12, 1514) == frame(4, 1514)
+        assert guest.rings[0].used_flags == 0  # the driver is to kick
+        if msix:
+            client.serve(lambda: client.interrupts(m.IRQ_MSIX, RX) == 1)
+
+    with caplog.at_level(logging.INFO):
+        virtio(path, vm, msix=msix)
+    assert caplog.text.count("does not share its memory") == 1
+
+
+def test_chains_by_indirect_tables_and_commands(path: Path) -> None:
+    def vm(bench: UnsharedBench, guest: UnsharedVirtio) -> None:
+        ram, client = guest.ram, guest.client
+        parts = [ram.alloc(12), ram.alloc(100), ram.alloc(200)]
+        ram.write(parts[1], frame(7, 300)[:100])
+        ram.write(parts[2], frame(7, 300)[100:])
+        guest.rings[1].add([(parts[0], 12), (parts[1], 100), (parts[2], 200)], indirect=True)
+        guest.transmit()
+        client.serve(lambda: guest.rings[1].used_idx == 1)
+        assert bench.far.frames == [frame(7, 300)]
+        command, answer = ram.alloc(3), ram.alloc(1)
+        ram.write(command, b"\0\0\0")  # CTRL_RX, PROMISC, off
+        ram.write(answer, b"?")
+        guest.rings[2].add([(command, 3)], [(answer, 1)])
+        guest.rings[2].publish(kick=False)
+        guest.driver.kick(2)
+        client.serve(lambda: guest.rings[2].used_idx == 1)
+        assert ram.read(answer, 1) == b"\0"
+
+    def run(bench: UnsharedBench) -> None:
+        assert isinstance(bench.model, VirtioNet)
+        features = bench.model.host_features | VERSION_1 | INDIRECT_DESC
+        with UnsharedVirtio(bench, features=features) as guest:
+            vm(bench, guest)
+
+    with_bench(path, VirtioNet, run)
+
+
+def test_the_interrupt_comes_when_all_writes_are_acknowledged(path: Path) -> None:
+    def vm(bench: UnsharedBench, guest: UnsharedVirtio) -> None:
+        client = guest.client
+        guest.post(2)
+        client.serve_waiting(0.05)
+        client.holding = True
+        bench.receive(frame(1))
+        client.serve_waiting(0.05)
+        # Data, then the element, then the index.
+        used = guest.rings[0].used
+        assert [address for _, address, _ in client.requests[-2:]] == [used + 4, used + 2]
+        assert guest.driver.status == 15  # register accesses are answered meanwhile
+        assert client.interrupts(m.IRQ_MSIX, RX) == 0
+        client.release()
+        client.serve(lambda: client.interrupts(m.IRQ_MSIX, RX) == 1)
+        assert len(guest.rings[0].take_used()) == 1
+
+    virtio(path, vm)
+
+
+def test_a_reset_drops_what_is_under_way_and_ends_when_nothing_can_be_written_any_more(path: Path) -> None:
+    def vm(bench: UnsharedBench, guest: UnsharedVirtio) -> None:
+        client, driver = guest.client, guest.driver
+        guest.post(2)
+        client.serve_waiting(0.05)
+        client.holding = True
+        bench.receive(frame(1))
+        guest.transmit(frame(2))
+        client.serve_waiting(0.05)
+        driver.status = 0
+        assert driver.status == 15
+        client.release()
+        client.serve_waiting(0.05)
+        assert driver.status == 0
+        assert client.interrupts(m.IRQ_MSIX, RX) == 0
+        assert bench.far.frames == []
+        for ring in guest.rings:
+            ring.restart()
+        driver.start(VERSION_1, guest.rings, msix=True)
+        guest.transmit(frame(3))
+        client.serve(lambda: guest.rings[1].used_idx == 1)
+        assert bench.far.frames == [frame(3)]
+
+    virtio(path, vm)
+
+
+def test_bus_mastering_goes_off_under_a_fetch(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def vm(bench: UnsharedBench, guest: UnsharedVirtio) -> None:
+        client = guest.client
+        client.holding = True
+        guest.transmit(frame(1))
+        client.serve_waiting(0.02)
+        guest.driver.config(4, 2, 0x0402)
+        client.refused = {m.DMA_READ}  # as QEMU does then
+        client.release()
+        client.serve_waiting(0.02)
+        assert guest.driver.status == 11
+
+    virtio(path, vm)
+    assert "broken" not in caplog.text
+
+
+def test_what_was_available_before_driver_ok_needs_no_kick(path: Path) -> None:
+    def vm(bench: UnsharedBench, guest: UnsharedVirtio) -> None:
+        guest.driver.status = 0
+        guest.client.serve(lambda: guest.driver.status == 0)
+        for ring in guest.rings:
+            ring.restart()
+        guest.transmit(frame(1), kick=False)
+        guest.driver.start(VERSION_1, guest.rings, msix=True)
+        guest.client.serve(lambda: guest.rings[1].used_idx == 1)
+        assert bench.far.frames == [frame(1)]
+
+    virtio(path, vm)
+
+
+def test_memory_is_unmapped_and_mapped_again_under_the_rings(path: Path) -> None:
+    def vm(bench: UnsharedBench, guest: UnsharedVirtio) -> None:
+        client = guest.client
+        guest.post(8)
+        guest.transmit(frame(1))
+        client.serve(lambda: guest.rings[1].used_idx == 1)
+        bench.receive(frame(10))
+        client.holding = True
+        guest.transmit(frame(2))
+        client.serve_waiting(0.02)
+        client.unmap(guest.ram)
+        client.map(guest.ram, shared=False)
+        client.release()
+        client.serve(lambda: guest.rings[1].used_idx == 2)
+        bench.receive(frame(11))
+        client.serve(lambda: guest.rings[0].used_idx == 2)
+        assert bench.far.frames == [frame(1), frame(2)]
+
+    virtio(path, vm)
+
+
+@pytest.mark.parametrize("bytes_a_ring", [1 << 16, 1 << 20])
+def test_the_mirror_is_emptied_and_fetched_anew(
+    path: Path, bytes_a_ring: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is lost, however often that is."""
+    monkeypatch.setattr(vfio_mirror, "MIRROR_BYTES", bytes_a_ring)
+
+    def vm(bench: UnsharedBench, guest: UnsharedVirtio) -> None:
+        client, (rx, tx, _) = guest.client, guest.rings
+        buffers = guest.post(64)
+        for number in range(100):
+            guest.transmit(frame(number, 1000))
+            bench.receive(frame(number, 900))
+            client.serve(lambda: tx.used_idx == number + 1 and rx.used_idx == number + 1)  # noqa: B023
+            tx.take_used()
+            at = number % 64
+            assert guest.ram.read(buffers[at] + 12, 900) == frame(number, 900)
+            rx.take_used()
+            rx.add([], [(buffers[at], 1600)])
+            rx.publish(kick=False)
+            guest.driver.kick(0)
+        assert bench.far.frames == [frame(number, 1000) for number in range(100)]
+
+    virtio(path, vm)
+
+
+def test_more_than_a_round_takes_follows_in_others(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirrored_ring, "ROUND_BYTES", 8192)
+
+    def vm(bench: UnsharedBench, guest: UnsharedVirtio) -> None:
+        guest.transmit(*(frame(number, 1500) for number in range(60)))
+        guest.client.serve(lambda: guest.rings[1].used_idx == 60)
+        assert bench.far.frames == [frame(number, 1500) for number in range(60)]
+        guest.post(60)
+        guest.client.serve_waiting(0.05)
+        bench.receive(*(frame(number, 1500) for number in range(60)))
+        guest.client.serve(lambda: guest.rings[0].used_idx == 60)
+
+    virtio(path, vm)
+
+
+def test_a_peer_without_room(path: Path) -> None:
+    def vm(bench: UnsharedBench, guest: UnsharedVirtio) -> None:
+        bench.far.room = 1
+        guest.transmit(*map(frame, range(5)))
+        guest.client.serve(lambda: guest.rings[1].used_idx == 2)  # one of them waits at the peer
+        guest.transmit(frame(5))
+
+        def flush() -> None:
+            bench.far.room = None
+            bench.netdev.flush(0)
+
+        bench.in_loop(flush)
+        guest.client.serve(lambda: guest.rings[1].used_idx == 6)
+        assert bench.far.frames == [frame(number) for number in range(6)]
+
+    virtio(path, vm)
+
+
+# -- e1000 --------------------------------------------------------------------------------------------------------
+
+
+def test_e1000_sends_and_receives(path: Path) -> None:
+    def vm(bench: UnsharedBench, guest: UnsharedE1000) -> None:
+        client = guest.client
+        guest.send(frame(1))
+        assert guest.read(regs.TDT) == 1  # at once, whatever has been fetched
+        client.serve(lambda: guest.tx_done(0))
+        assert bench.far.frames == [frame(1)]
+        client.serve(lambda: bool(guest.read(regs.ICR) & regs.ICR_TXDW))
+        assert client.interrupts(m.IRQ_INTX) >= 1
+        for number in range(40):  # several times around both rings
+            guest.send(frame(number, 200))
+            bench.receive(frame(number, 300))
+            got: list[bytes] = []
+            while not got or bench.far.frames[-1] != frame(number, 200):
+                client.serve_waiting(0.01)
+                got += guest.received()
+            assert got == [frame(number, 300)]
+        assert bench.far.frames[1:] == [frame(number, 200) for number in range(40)]
+
+    e1000(path, vm)
+
+
+def test_more_than_a_round_of_an_e1000_follows_in_others(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirrored, "ROUND_BYTES", 8192)
+
+    def vm(bench: UnsharedBench, guest: UnsharedE1000) -> None:
+        client = guest.client
+        guest.memory.write(TX_BUFFERS, frame(1, 1500))
+        for _ in range(14):
+            guest.descriptor(TX_BUFFERS, 1500, 0x0B)
+        guest.kick()
+        client.serve(lambda: guest.tx_done(13))
+        assert bench.far.frames == [frame(1, 1500)] * 14
+        bench.receive(*(frame(number, 1500) for number in range(14)))
+        got: list[bytes] = []
+        while len(got) < 14:
+            client.serve_waiting(0.01)
+            got += guest.received()
+        assert got == [frame(number, 1500) for number in range(14)]
+
+    e1000(path, vm)
+
+
+def test_icr_shows_a_cause_when_what_it_tells_of_is_there(path: Path) -> None:
+    def vm(bench: UnsharedBench, guest: UnsharedE1000) -> None:
+        client = guest.client
+        client.serve_waiting(0.05)
+        guest.read(regs.ICR)
+        client.interrupts(m.IRQ_INTX)
+        client.holding = True
+        bench.receive(frame(1))
+        client.serve_waiting(0.05)
+        assert guest.read(regs.ICR) == 0
+        assert client.interrupts(m.IRQ_INTX) == 0
+        bench.in_loop(lambda: bench.network.set_link("nic0", False, "test"))
+        assert guest.read(regs.ICR) == regs.ICR_LSC  # which tells of no write
+        client.irq_action(m.IRQ_ACTION_UNMASK, m.IRQ_INTX)
+        client.interrupts(m.IRQ_INTX)
+        client.release()
+        client.serve(lambda: client.interrupts(m.IRQ_INTX) == 1)
+        assert guest.read(regs.ICR) & regs.ICR_RXT0
+        assert guest.received() == [frame(1)]
+
+    e1000(path, vm)
+
+
+def test_e1000_memory_moves_and_the_ring_is_set_up_anew(path: Path) -> None:
+    def vm(bench: UnsharedBench, guest: UnsharedE1000) -> None:
+        client = guest.client
+        client.holding = True
+        guest.send(frame(1))
+        client.serve_waiting(0.02)
+        client.unmap(guest.memory)
+        client.map(guest.memory, shared=False)
+        client.release()
+        client.serve(lambda: guest.tx_done(0))
+        client.holding = True
+        bench.receive(frame(2))
+        guest.send(frame(3))
+        client.serve_waiting(0.02)
+        guest.write(regs.CTRL, regs.CTRL_RST)
+        client.release()
+        client.serve_waiting(0.02)
+        guest.start()
+        guest.send(frame(4))
+        client.serve(lambda: guest.tx_done(0))
+        assert bench.far.frames == [frame(1), frame(4)]
+        bench.receive(frame(5))
+        client.serve(lambda: guest.received() == [frame(5)])
+
+    e1000(path, vm)
+
+
+# -- hostile VMs --------------------------------------------------------------------------------------------------
+
+
+def test_a_read_that_is_refused_breaks_the_ring(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def vm(bench: UnsharedBench, guest: UnsharedVirtio) -> None:
+        guest.client.refused = {m.DMA_READ}
+        guest.transmit(frame(1))
+        guest.client.serve(lambda: guest.driver.status & 64 != 0)
+
+    virtio(path, vm)
+    assert "queue 1 is broken until the guest resets it: the VM does not let its memory at" in caplog.text
+
+
+def test_a_write_that_is_refused_breaks_the_ring(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def vm(bench: UnsharedBench, guest: UnsharedVirtio) -> None:
+        guest.client.refused = {m.DMA_WRITE}
+        guest.transmit(frame(1))
+        guest.client.serve(lambda: guest.driver.status & 64 != 0)
+        assert guest.client.interrupts(m.IRQ_MSIX, TX) == 0
+
+    virtio(path, vm)
+    assert "be written" in caplog.text
+
+
+def test_refusals_are_an_e1000s_bus_errors(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def vm(bench: UnsharedBench, guest: UnsharedE1000) -> None:
+        client = guest.client
+        client.serve_waiting(0.05)
+        client.refused = {m.DMA_READ}
+        guest.send(frame(1))
+        client.serve(lambda: bool(client.config_read(7, 1)[0] & 0x20))
+        client.refused = {m.DMA_WRITE}
+        bench.receive(frame(2))
+        client.serve_waiting(0.05)
+        client.refused = set()
+        guest.kick()
+        client.serve(lambda: guest.tx_done(0))
+
+    e1000(path, vm)
+    assert "TX DMA: the VM does not let" in caplog.text
+    assert "write DMA: the VM does not let" in caplog.text
+
+
+def test_an_answer_of_the_wrong_size_ends_the_connection(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def vm(bench: UnsharedBench, guest: UnsharedVirtio) -> None:
+        client = guest.client
+        guest.transmit(frame(1))
+        ident, command, _, _, payload = client._message()
+        client.sock.sendall(m.encode(ident, command, payload + b"short", flags=m.TYPE_REPLY))
+        client.serve(client.at_end)
+
+    virtio(path, vm)
+    assert "the VM is cut off: a DMA_READ" in caplog.text
+
+
+def test_a_vm_that_never_answers_keeps_little_waiting(path: Path) -> None:
+    def vm(bench: UnsharedBench, guest: UnsharedVirtio) -> None:
+        client = guest.client
+        client.holding = True
+        guest.post(100)
+        guest.transmit(*map(frame, range(100)))
+        for _ in range(2000):
+            guest.driver.kick(1)
+            guest.driver.kick(0)
+        bench.receive(*map(frame, range(100)))
+        assert guest.driver.status == 15
+        client.serve_waiting(0.05)
+        assert len(client.requests) <= 16  # one round a ring
+        for _ in range(200):
+            guest.driver.status = 0
+            assert guest.driver.status == 0  # nothing was written that could still come
+            for ring in guest.rings:
+                ring.restart()
+            guest.driver.start(VERSION_1, guest.rings, msix=True)
+            guest.driver.kick(1)
+        client.serve_waiting(0.05)
+        assert len(client.requests) <= MAX_DMA_REQUESTS
+
+    virtio(path, vm)
+
+
+def test_an_e1000_driver_that_moves_its_ring_about_keeps_little_waiting(path: Path) -> None:
+    def vm(bench: UnsharedBench, guest: UnsharedE1000) -> None:
+        client = guest.client
+        client.serve_waiting(0.05)
+        client.holding = True
+        for number in range(15):
+            guest.descriptor(TX_BUFFERS + number, 2000, 0x0B)
+        guest.kick()
+        for _ in range(1000):
+            guest.write(regs.TDH, 0)
+        assert guest.read(regs.TDH) == 0
+        client.serve_waiting(0.05)
+        assert len(client.requests) <= MAX_DMA_REQUESTS + 64
+        mirror = bench.pci.mirror
+        assert isinstance(mirror, vfio_mirror.MessageMirror)
+        assert len(mirror._requests) < 32
+        client.release()
+        client.serve(lambda: len(bench.far.frames) == 15)
+
+    e1000(path, vm)
+
+
+def test_descriptors_that_ask_for_gigabytes(path: Path) -> None:
+    def vm(bench: UnsharedBench, guest: UnsharedVirtio) -> None:
+        ram, client, tx = guest.ram, guest.client, guest.rings[1]
+        tx.add([(ram.guest_addr, 4 << 20)] * 100)  # far too long for a frame
+        buffer = ram.alloc(100)
+        tx.add([], [(buffer, 100)])
+        guest.transmit(frame(2))
+        client.serve(lambda: tx.used_idx >= 1 or guest.driver.status & 64 != 0)
+        assert sum(count for command, _, count in client.requests if command == m.DMA_READ) < 1 << 16
+
+    virtio(path, vm)
+
+
+def test_the_vm_goes_in_the_middle_of_it_all(path: Path) -> None:
+    def run(bench: UnsharedBench) -> None:
+        for _ in range(3):
+            with UnsharedVirtio(bench) as guest:
+                assert guest.driver.status == 15
+                guest.post(8)
+                guest.client.serve_waiting(0.02)
+                guest.client.holding = True
+                bench.receive(frame(1))
+                guest.transmit(frame(2))
+                guest.client.serve_waiting(0.02)
+            while bench.in_loop(lambda: bench.attachment.state.value) != "listening":
+                pass
+            assert bench.pci.mirror is None
+        assert bench.far.frames == []
+
+    with_bench(path, VirtioNet, run)
+
+
+# -- which memory -------------------------------------------------------------------------------------------------
+
+RAM = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("shared", "unshared", "mirrored"),
+    [
+        ([], [4 * RAM], True),
+        ([4 * RAM], [], False),
+        ([4 * RAM], [16 * RAM], False),  # a video card's
+        ([4 * RAM], [128 * RAM], True),  # a NUMA node's
+        ([], [RAM // 2], None),
+        ([], [], None),
+    ],
+)
+def test_a_vm_shares_its_memory_or_does_not(
+    path: Path, shared: list[int], unshared: list[int], mirrored: bool | None
+) -> None:
+    def run(bench: UnsharedBench) -> None:
+        with VfioUserClient(bench.attachment.path) as client:
+            client.version()
+            at = 0
+            for size in shared + unshared:
+                with FakeGuestMemory(size, guest_addr=at) as ram:
+                    client.map(ram, shared=size in shared)
+                at += 1 << 30
+            client.rams.clear()
+            client.attach_to_mapped()
+            assert (bench.pci.mirror is not None) is bool(mirrored)
+            if mirrored is None:  # behind an IOMMU: the driver's memory comes later
+                with FakeGuestMemory(4096, guest_addr=1 << 40) as ram:
+                    client.map(ram, shared=False)
+                assert bench.pci.mirror is not None
+
+    with_bench(path, VirtioNet, run)
+
+
+def test_a_vm_that_shares_a_part_works_nevertheless(path: Path) -> None:
+    def run(bench: UnsharedBench) -> None:
+        low, high = FakeGuestMemory(4 << 20), FakeGuestMemory(128 << 20, guest_addr=1 << 32)
+        with low, high, VfioUserClient(bench.attachment.path) as client:
+            client.version()
+            client.map(low)
+            client.map(high, shared=False)
+            client.attach_to_mapped()
+            driver = VirtioPciDriver(client)
+            rings = [DriverRing(low, index, 64) for index in range(3)]
+            driver.start(VERSION_1, rings)
+            buffer = high.alloc(72)
+            high.write(buffer, bytes(12) + frame(1))
+            rings[1].add([(buffer, 72)])
+            rings[1].publish(kick=False)
+            driver.kick(1)
+            client.serve(lambda: rings[1].used_idx == 1)
+            assert bench.far.frames == [frame(1)]
+            for ring in rings:
+                ring.close()
+
+    with_bench(path, VirtioNet, run)
+
+
+def test_rom_cannot_be_written(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def vm(bench: UnsharedBench, guest: UnsharedVirtio) -> None:
+        client = guest.client
+        rom = FakeGuestMemory(4096, guest_addr=0xC0000)
+        with rom:
+            client.demand(m.DMA_MAP, m.DMA_MAP_LAYOUT.pack(32, 1, 0, rom.guest_addr, rom.size))
+            client.rams.append(rom)
+            rom.write(rom.guest_addr, bytes(12) + frame(1))
+            guest.rings[1].add([(rom.guest_addr, 72)])
+            guest.transmit()
+            client.serve(lambda: guest.rings[1].used_idx == 1)
+            assert bench.far.frames == [frame(1)]
+            guest.rings[0].add([], [(rom.guest_addr, 2000)])
+            guest.rings[0].publish(kick=False)
+            guest.driver.kick(0)
+            client.serve_waiting(0.05)
+            bench.receive(frame(2))
+            client.serve(lambda: guest.driver.status & 64 != 0)
+            client.unmap(rom)
+
+    virtio(path, vm)
+    assert "is read-only" in caplog.text
