@@ -6,6 +6,7 @@ The attachment owns the regions and sends the messages (`Mirror`); a device mode
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 from collections.abc import Callable, Generator, Hashable, Sequence
 from typing import Final, Protocol
@@ -66,10 +67,10 @@ class MirrorRegion(Region):
         self.writable = writable
         try:
             self.mapping = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
-            self.mapping.madvise(mmap.MADV_NOHUGEPAGE)
         except (OSError, ValueError, OverflowError) as error:
-            self.close()
             raise GuestMemoryError(f"memory region at {guest_addr:#x} cannot be mirrored: {error}") from None
+        with contextlib.suppress(OSError):  # a kernel without huge pages
+            self.mapping.madvise(mmap.MADV_NOHUGEPAGE)
 
     def forget(self) -> None:
         """Give all pages back: zeros again."""
