@@ -29,8 +29,8 @@ _PAGE: Final = 4096
 Failed = Callable[[GuestMemoryError], None]
 
 
-class _Round:
-    """One plan that is carried out."""
+class _Fetching:
+    """A plan that is carried out."""
 
     def __init__(self, plan: Callable[[], Plan], act: Callable[[], None], failed: Failed) -> None:
         self.plan = plan
@@ -50,7 +50,7 @@ class _Request(NamedTuple):
     what: bytes | int
     """The data to write, or how many bytes to read."""
     answered: Callable[[bytes | None], None]
-    reader: _Round | None = None
+    reader: _Fetching | None = None
 
 
 class _Batch:
@@ -83,7 +83,7 @@ class MessageMirror:
         most = server.capabilities.get("max_data_xfer_size")
         self._transfer = min(TRANSFER_BYTES, most) if isinstance(most, int) else TRANSFER_BYTES
         self._transfer = max(self._transfer, LEAST_TRANSFER_BYTES)
-        self._rounds: dict[Hashable, _Round] = {}
+        self._under_way: dict[Hashable, _Fetching] = {}
         self._keys: set[Hashable] = set()  # of all rings there ever were
         self._batches: deque[_Batch] = deque()
         self._requests: deque[_Request] = deque()
@@ -109,16 +109,16 @@ class MessageMirror:
         *,
         anew: bool = False,
     ) -> None:
-        under_way = self._rounds.get(key)
-        if under_way is not None and not anew:
-            under_way.again = True
+        before = self._under_way.get(key)
+        if before is not None and not anew:
+            before.again = True
             return
-        if under_way is not None:
-            self._end(key, under_way)
+        if before is not None:
+            self._end(key, before)
         if not self._closed:
             self._keys.add(key)
-            self._rounds[key] = begun = _Round(plan, act, failed)
-            self._step(key, begun)
+            self._under_way[key] = fetching = _Fetching(plan, act, failed)
+            self._step(key, fetching)
 
     def write(self, parts: Sequence[Part], done: Callable[[], None], failed: Failed) -> None:
         if self._closed:
@@ -136,8 +136,8 @@ class MessageMirror:
         self._pump()
 
     def drop(self, quiet: Callable[[], None] | None = None) -> None:
-        for key, begun in list(self._rounds.items()):
-            self._end(key, begun)
+        for key, fetching in list(self._under_way.items()):
+            self._end(key, fetching)
         self._requests.clear()
         self._batches.clear()
         self._quiet = quiet or self._quiet
@@ -145,62 +145,62 @@ class MessageMirror:
 
     # --- Fetching ---
 
-    def _step(self, key: Hashable, begun: _Round) -> None:
+    def _step(self, key: Hashable, fetching: _Fetching) -> None:
         """Go on with a plan, the answers to its last ranges being there."""
         try:
-            answers = [bytes(answer) for answer in begun.answers]
-            ranges = begun.steps.send(answers) if answers else next(begun.steps)
-            while not self._ask(key, begun, ranges):
-                ranges = begun.steps.send([b""] * len(ranges))
+            answers = [bytes(answer) for answer in fetching.answers]
+            ranges = fetching.steps.send(answers) if answers else next(fetching.steps)
+            while not self._ask(key, fetching, ranges):
+                ranges = fetching.steps.send([b""] * len(ranges))
         except StopIteration:
-            self._end(key, begun)
-            begun.act()
-            if begun.again:
-                self.fetch(key, begun.plan, begun.act, begun.failed)
+            self._end(key, fetching)
+            fetching.act()
+            if fetching.again:
+                self.fetch(key, fetching.plan, fetching.act, fetching.failed)
         except GuestMemoryError as error:
-            self._end(key, begun)
-            begun.failed(error)
+            self._end(key, fetching)
+            fetching.failed(error)
         else:
             self._pump()
 
-    def _ask(self, key: Hashable, begun: _Round, ranges: list[tuple[int, int]]) -> bool:
+    def _ask(self, key: Hashable, fetching: _Fetching, ranges: list[tuple[int, int]]) -> bool:
         """Ask for all ranges that are mapped; False: none is."""
-        begun.answers = []
+        fetching.answers = []
         for number, (address, length) in enumerate(ranges):
             try:
                 self._memory.spans(address, length)
             except GuestMemoryError:
-                begun.answers.append(bytearray())
+                fetching.answers.append(bytearray())
                 continue
             self._touch(address, length)
-            begun.answers.append(bytearray(length))
+            fetching.answers.append(bytearray(length))
             for at in range(0, length, self._transfer):
-                begun.missing += 1
-                answered = partial(self._read, key, begun, number, address, at)
+                fetching.missing += 1
+                answered = partial(self._read, key, fetching, number, address, at)
                 size = min(length - at, self._transfer)
-                self._requests.append(_Request(address + at, size, answered, begun))
-        return begun.missing > 0
+                self._requests.append(_Request(address + at, size, answered, fetching))
+        return fetching.missing > 0
 
     def _read(
-        self, key: Hashable, begun: _Round, number: int, address: int, at: int, data: bytes | None
+        self, key: Hashable, fetching: _Fetching, number: int, address: int, at: int, data: bytes | None
     ) -> None:
-        if begun.over:
+        if fetching.over:
             return
         if data is None:
-            self._end(key, begun)
-            begun.failed(GuestMemoryError(f"the VM does not let its memory at {address + at:#x} be read"))
+            self._end(key, fetching)
+            fetching.failed(GuestMemoryError(f"the VM does not let its memory at {address + at:#x} be read"))
             return
-        begun.answers[number][at : at + len(data)] = data
-        begun.missing -= 1
-        if not begun.missing:
-            self._step(key, begun)
+        fetching.answers[number][at : at + len(data)] = data
+        fetching.missing -= 1
+        if not fetching.missing:
+            self._step(key, fetching)
 
-    def _end(self, key: Hashable, begun: _Round) -> None:
+    def _end(self, key: Hashable, fetching: _Fetching) -> None:
         """It went through, failed or is given up; answers that still come are ignored."""
-        begun.over = True
-        del self._rounds[key]
-        if begun.missing:
-            self._requests = deque(request for request in self._requests if request.reader is not begun)
+        fetching.over = True
+        del self._under_way[key]
+        if fetching.missing:
+            self._requests = deque(request for request in self._requests if request.reader is not fetching)
 
     # --- Writing ---
 
