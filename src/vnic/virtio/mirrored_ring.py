@@ -66,14 +66,15 @@ class MirroredRing:
         index = int.from_bytes(avail[2:4], "little")
         while len(self._costs) > (shown - queue.last_avail) & 0xFFFF:
             self._costs.popleft()
-        if (index - queue.last_avail) & 0xFFFF > size:
+        new = (index - shown) & 0xFFFF
+        if new > size or (index - queue.last_avail) & 0xFFFF > size:
             self._show(index)  # for the queue to find out
             return
         put(memory, queue.desc, table)
         put(memory, queue.avail + 4, avail[4:])
         room = ROUND_BYTES - sum(self._costs)
-        new = (index - shown) & 0xFFFF
-        heads = [int.from_bytes(avail[at : at + 2], "little") for at in self._places(shown, new)]
+        entries = struct.unpack_from(f"<{size}H", avail, 4)
+        heads = [entries[(shown + at) % size] for at in range(new)]
         yield from copy(memory, self._tables(table, heads, room))
         wanted: list[Range] = []
         taken = 0
@@ -88,10 +89,6 @@ class MirroredRing:
         yield from copy(memory, wanted)
         self.held_back = taken < new
         self._show((shown + taken) & 0xFFFF)
-
-    def _places(self, first: int, count: int) -> Iterator[int]:
-        """Offsets of entries of the available ring."""
-        return (4 + 2 * ((first + at) % self._queue.size) for at in range(count))
 
     def _tables(self, table: bytes, heads: list[int], room: int) -> list[Range]:
         """The indirect tables of the first chains, as many as `room` might take."""

@@ -149,6 +149,18 @@ def test_an_index_that_jumped_is_for_the_queue_to_find(rig: Rig) -> None:
         rig.queue.pop()
 
 
+def test_an_index_that_went_back(rig: Rig) -> None:
+    for _ in range(8):
+        rig.driver.add([(rig.ram.alloc(8), 8)])
+    rig.driver.publish(kick=False)
+    rig.fetch()
+    rig.driver.avail_idx = 3
+    rig.driver.publish(kick=False)
+    rig.fetch()
+    assert len(rig.asked) == 1
+    assert rig.queue.pending() == 3
+
+
 def test_after_the_mirror_was_emptied_what_is_not_taken_comes_again(rig: Rig) -> None:
     for number in range(4):
         buffer = rig.ram.alloc(8)
