@@ -11,14 +11,14 @@ from tests.fakes.vfio_user_device import ask, message
 from tests.fakes.virtio_lab import MAC, FarEnd, TurnScheduler, frame
 from tests.fuzz.test_vfio_user_fuzz import NoWatcher
 
-from vnic.attach.vfio_mirror import IN_FLIGHT_BYTES, MessageMirror
+from vnic.attach.vfio_mirror import IN_FLIGHT, IN_FLIGHT_BYTES, MessageMirror
 from vnic.attach.vfio_pci import VfioPciPort
 from vnic.net.network import Network
 from vnic.nic.e1000 import E1000, regs
 from vnic.nic.virtio_net import VirtioNet
 from vnic.pci.device import PciDevice
 from vnic.protocol.vfio_user import messages as m
-from vnic.protocol.vfio_user.server import MAX_DMA_REQUESTS, Server
+from vnic.protocol.vfio_user.server import Server
 from vnic.testing.driver import DriverRing
 from vnic.testing.guest_memory import FakeGuestMemory
 from vnic.testing.vfio_user_client import QEMU_VERSION
@@ -99,7 +99,7 @@ class Machine:
     def check(self) -> None:
         mirror = self.pci.mirror
         assert isinstance(mirror, MessageMirror)
-        assert mirror._in_flight <= MAX_DMA_REQUESTS
+        assert mirror._in_flight <= IN_FLIGHT
         assert mirror._bytes_in_flight < 2 * IN_FLIGHT_BYTES
         assert len(mirror._requests) < 4096
 

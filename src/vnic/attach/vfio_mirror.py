@@ -19,12 +19,20 @@ TRANSFER_BYTES: Final = 16 << 10
 """Data of one message. QEMU sends a reply in one go and never the rest of it (hw/vfio-user/proxy.c,
 vfio_user_send_qio): below 32 KiB a socket takes it whole or, to be tried again, not at all."""
 LEAST_TRANSFER_BYTES: Final = 64
-IN_FLIGHT_BYTES: Final = 256 << 10
-"""Data of the messages that wait for their answer: the replies to register accesses come behind them."""
+IN_FLIGHT: Final = 32
+IN_FLIGHT_BYTES: Final = 64 << 10
+"""Messages, and the data of theirs, that wait for their answer. With what the kernel keeps beside each they fit into
+the socket's buffers (208 KiB), both ways: a VM that answers without reading meanwhile waits for us no more than we for
+it. The replies to register accesses come behind them."""
+OWED_BYTES: Final = 4 << 20
+"""While more than this is to be written, nothing is fetched, so that no device can have more to write."""
+MESSAGE_COST_BYTES: Final = 256
+"""What a write takes of that at the least."""
 MIRROR_BYTES: Final = 16 << 20
 """What the mirror may take for each ring, and for all else once; beyond it all is forgotten and fetched anew. More
 than twice what a ring needs at a time, buffers of one byte a page apart."""
 _PAGE: Final = 4096
+assert IN_FLIGHT <= MAX_DMA_REQUESTS
 
 Failed = Callable[[GuestMemoryError], None]
 
@@ -60,6 +68,7 @@ class _Batch:
         self.done = done
         self.failed = failed
         self.missing = 0
+        self.cost = MESSAGE_COST_BYTES
         self.error: GuestMemoryError | None = None
 
 
@@ -85,7 +94,9 @@ class MessageMirror:
         self._transfer = max(self._transfer, LEAST_TRANSFER_BYTES)
         self._under_way: dict[Hashable, _Fetching] = {}
         self._keys: set[Hashable] = set()  # of all rings there ever were
+        self._waiting: dict[Hashable, tuple[Callable[[], Plan], Callable[[], None], Failed]] = {}
         self._batches: deque[_Batch] = deque()
+        self._owed = 0  # what the batches cost
         self._requests: deque[_Request] = deque()
         self._in_flight = self._bytes_in_flight = self._writes_in_flight = 0
         self._quiet: Callable[[], None] | None = None
@@ -115,7 +126,9 @@ class MessageMirror:
             return
         if before is not None:
             self._end(key, before)
-        if not self._closed:
+        if self._owed > OWED_BYTES:
+            self._waiting[key] = (plan, act, failed)
+        elif not self._closed:
             self._keys.add(key)
             self._under_way[key] = fetching = _Fetching(plan, act, failed)
             self._step(key, fetching)
@@ -129,17 +142,21 @@ class MessageMirror:
             for at in range(0, len(data), self._transfer):
                 piece = data[at : at + self._transfer]
                 batch.missing += 1
+                batch.cost += max(len(piece), MESSAGE_COST_BYTES)
                 written = partial(self._written, batch, address + at)
                 self._requests.append(_Request(address + at, piece, written))
         self._batches.append(batch)
+        self._owed += batch.cost
         self._finish_batches()
         self._pump()
 
     def drop(self, quiet: Callable[[], None] | None = None) -> None:
         for key, fetching in list(self._under_way.items()):
             self._end(key, fetching)
+        self._waiting.clear()
         self._requests.clear()
         self._batches.clear()
+        self._owed = 0
         self._quiet = quiet or self._quiet
         self._tell_quiet()
 
@@ -214,6 +231,7 @@ class MessageMirror:
         batches = self._batches
         while batches and not batches[0].missing:
             batch = batches.popleft()
+            self._owed -= batch.cost
             if batch.error is None:
                 batch.done()
             else:
@@ -231,7 +249,7 @@ class MessageMirror:
         while (
             self._requests
             and not self._closed
-            and self._in_flight < MAX_DMA_REQUESTS
+            and self._in_flight < IN_FLIGHT
             and self._bytes_in_flight < IN_FLIGHT_BYTES
         ):
             address, what, answered, _ = self._requests.popleft()
@@ -261,6 +279,10 @@ class MessageMirror:
             self._touched = 0
             self._forget()
         answered(data)
+        if self._waiting and self._owed <= OWED_BYTES:
+            waiting, self._waiting = self._waiting, {}
+            for key, (plan, act, failed) in waiting.items():
+                self.fetch(key, plan, act, failed)
         self._pump()
 
     def _touch(self, address: int, length: int) -> None:

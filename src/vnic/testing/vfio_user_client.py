@@ -54,8 +54,7 @@ class VfioUserClient:
         """All such requests: command, address, bytes."""
         self.refused: set[int] = set()
         """The commands that are answered with an error."""
-        self.holding = False
-        """Put such requests off until `release`."""
+        self._holding: set[int] = set()
         self._held: list[tuple[int, int, bytes]] = []
 
     def __enter__(self) -> VfioUserClient:
@@ -142,9 +141,13 @@ class VfioUserClient:
             count += 1
         return count
 
+    def hold(self, *commands: int) -> None:
+        """Put the answers to these, or to all requests, off until `release`."""
+        self._holding = set(commands or (m.DMA_READ, m.DMA_WRITE))
+
     def release(self) -> None:
         """Answer what was put off."""
-        self.holding = False
+        self._holding = set()
         held, self._held = self._held, []
         for ident, command, payload in held:
             self._answer(ident, command, payload)
@@ -152,7 +155,7 @@ class VfioUserClient:
     def _requested(self, ident: int, command: int, payload: bytes) -> None:
         address, count = m.DMA_ACCESS.unpack_from(payload)
         self.requests.append((command, address, count))
-        if self.holding:
+        if command in self._holding:
             self._held.append((ident, command, payload))
         else:
             self._answer(ident, command, payload)

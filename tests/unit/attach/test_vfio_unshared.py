@@ -15,7 +15,6 @@ from vnic.attach import vfio_mirror
 from vnic.nic.e1000 import E1000, mirrored, regs
 from vnic.nic.virtio_net import VirtioNet
 from vnic.protocol.vfio_user import messages as m
-from vnic.protocol.vfio_user.server import MAX_DMA_REQUESTS
 from vnic.testing.driver import DriverRing
 from vnic.testing.guest_memory import FakeGuestMemory
 from vnic.testing.vfio_user_client import VfioUserClient
@@ -109,7 +108,7 @@ def test_the_interrupt_comes_when_all_writes_are_acknowledged(path: Path) -> Non
         client = guest.client
         guest.post(2)
         client.serve_waiting(0.05)
-        client.holding = True
+        client.hold()
         bench.receive(frame(1))
         client.serve_waiting(0.05)
         # Data, then the element, then the index.
@@ -129,7 +128,7 @@ def test_a_reset_drops_what_is_under_way_and_ends_when_nothing_can_be_written_an
         client, driver = guest.client, guest.driver
         guest.post(2)
         client.serve_waiting(0.05)
-        client.holding = True
+        client.hold()
         bench.receive(frame(1))
         guest.transmit(frame(2))
         client.serve_waiting(0.05)
@@ -153,7 +152,7 @@ def test_a_reset_drops_what_is_under_way_and_ends_when_nothing_can_be_written_an
 def test_bus_mastering_goes_off_under_a_fetch(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def vm(bench: UnsharedBench, guest: UnsharedVirtio) -> None:
         client = guest.client
-        client.holding = True
+        client.hold()
         guest.transmit(frame(1))
         client.serve_waiting(0.02)
         guest.driver.config(4, 2, 0x0402)
@@ -187,7 +186,7 @@ def test_memory_is_unmapped_and_mapped_again_under_the_rings(path: Path) -> None
         guest.transmit(frame(1))
         client.serve(lambda: guest.rings[1].used_idx == 1)
         bench.receive(frame(10))
-        client.holding = True
+        client.hold()
         guest.transmit(frame(2))
         client.serve_waiting(0.02)
         client.unmap(guest.ram)
@@ -312,7 +311,7 @@ def test_icr_shows_a_cause_when_what_it_tells_of_is_there(path: Path) -> None:
         client.serve_waiting(0.05)
         guest.read(regs.ICR)
         client.interrupts(m.IRQ_INTX)
-        client.holding = True
+        client.hold()
         bench.receive(frame(1))
         client.serve_waiting(0.05)
         assert guest.read(regs.ICR) == 0
@@ -332,14 +331,14 @@ def test_icr_shows_a_cause_when_what_it_tells_of_is_there(path: Path) -> None:
 def test_e1000_memory_moves_and_the_ring_is_set_up_anew(path: Path) -> None:
     def vm(bench: UnsharedBench, guest: UnsharedE1000) -> None:
         client = guest.client
-        client.holding = True
+        client.hold()
         guest.send(frame(1))
         client.serve_waiting(0.02)
         client.unmap(guest.memory)
         client.map(guest.memory, shared=False)
         client.release()
         client.serve(lambda: guest.tx_done(0))
-        client.holding = True
+        client.hold()
         bench.receive(frame(2))
         guest.send(frame(3))
         client.serve_waiting(0.02)
@@ -416,7 +415,7 @@ def test_an_answer_of_the_wrong_size_ends_the_connection(
 def test_a_vm_that_never_answers_keeps_little_waiting(path: Path) -> None:
     def vm(bench: UnsharedBench, guest: UnsharedVirtio) -> None:
         client = guest.client
-        client.holding = True
+        client.hold()
         guest.post(100)
         guest.transmit(*map(frame, range(100)))
         for _ in range(2000):
@@ -426,7 +425,7 @@ def test_a_vm_that_never_answers_keeps_little_waiting(path: Path) -> None:
         assert guest.driver.status == 15
         client.serve_waiting(0.05)
         assert len(client.requests) <= 16  # one round a ring
-        for _ in range(200):
+        for _ in range(60):
             guest.driver.status = 0
             assert guest.driver.status == 0  # nothing was written that could still come
             for ring in guest.rings:
@@ -434,7 +433,27 @@ def test_a_vm_that_never_answers_keeps_little_waiting(path: Path) -> None:
             guest.driver.start(VERSION_1, guest.rings, msix=True)
             guest.driver.kick(1)
         client.serve_waiting(0.05)
-        assert len(client.requests) <= MAX_DMA_REQUESTS
+        assert len(client.requests) <= vfio_mirror.IN_FLIGHT
+
+    virtio(path, vm)
+
+
+def test_a_vm_that_acknowledges_no_write_gets_no_more_frames(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vfio_mirror, "OWED_BYTES", 20_000)
+
+    def vm(bench: UnsharedBench, guest: UnsharedVirtio) -> None:
+        client = guest.client
+        client.hold(m.DMA_WRITE)
+        for number in range(100):
+            guest.post(2)
+            bench.receive(frame(number, 1500), frame(number, 1500))
+            client.serve_waiting(0.001)
+        written = [count for command, _, count in client.requests if command == m.DMA_WRITE]
+        assert sum(written) < 40_000
+        client.release()
+        client.serve(lambda: guest.rings[0].used_idx == 200)
 
     virtio(path, vm)
 
@@ -443,7 +462,7 @@ def test_an_e1000_driver_that_moves_its_ring_about_keeps_little_waiting(path: Pa
     def vm(bench: UnsharedBench, guest: UnsharedE1000) -> None:
         client = guest.client
         client.serve_waiting(0.05)
-        client.holding = True
+        client.hold()
         for number in range(15):
             guest.descriptor(TX_BUFFERS + number, 2000, 0x0B)
         guest.kick()
@@ -451,7 +470,7 @@ def test_an_e1000_driver_that_moves_its_ring_about_keeps_little_waiting(path: Pa
             guest.write(regs.TDH, 0)
         assert guest.read(regs.TDH) == 0
         client.serve_waiting(0.05)
-        assert len(client.requests) <= MAX_DMA_REQUESTS + 64
+        assert len(client.requests) <= vfio_mirror.IN_FLIGHT + 64
         mirror = bench.pci.mirror
         assert isinstance(mirror, vfio_mirror.MessageMirror)
         assert len(mirror._requests) < 32
@@ -481,7 +500,7 @@ def test_the_vm_goes_in_the_middle_of_it_all(path: Path) -> None:
                 assert guest.driver.status == 15
                 guest.post(8)
                 guest.client.serve_waiting(0.02)
-                guest.client.holding = True
+                guest.client.hold()
                 bench.receive(frame(1))
                 guest.transmit(frame(2))
                 guest.client.serve_waiting(0.02)
