@@ -117,7 +117,7 @@ class VfioPciPort:
         for region in self.memory.regions:
             if isinstance(region, MirrorRegion):
                 region.forget()
-        self._look_at_mirror()
+        self._mirror_changed()
 
     def _refused(self, error: GuestMemoryError) -> Refused:
         log.warning("%s: the VM's memory map is refused: %s", self._name, error)
@@ -149,14 +149,14 @@ class VfioPciPort:
         self._device.dma_unmapped(address, size)
         if not self.memory.remove_within(address, size):
             raise Refused(errno.ENOENT, f"nothing is mapped in {address:#x}+{size:#x}")
-        self._look_at_mirror()
+        self._mirror_changed()
 
     def dma_unmap_all(self) -> None:
         self._device.dma_unmapped(0, ADDRESS_LIMIT)
         self.memory.close()
-        self._look_at_mirror()
+        self._mirror_changed()
 
-    def _look_at_mirror(self) -> None:
+    def _mirror_changed(self) -> None:
         """A part of it is gone, or holds nothing any more: the device is to fetch anew what it needs."""
         if self._mirror is not None:
             self._device.dma_mapped(0, ADDRESS_LIMIT)

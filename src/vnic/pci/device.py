@@ -102,7 +102,7 @@ class PciDevice:
         self._memory = self._dma = memory
 
     def use_mirror(self, mirror: Mirror) -> None:
-        """The VM does not share its memory: what `plug` gave is a mirror of it. Told before the guest runs."""
+        """The VM does not share its memory: what `plug` gave is a mirror of it. Told before a driver can use any."""
         assert self._memory is not None
         self.mirror = mirror
         self._dma = MirroredDma(self._memory, mirror, self.dma_refused)

@@ -133,6 +133,7 @@ def test_a_reset_drops_what_is_under_way_and_ends_when_nothing_can_be_written_an
         guest.transmit(frame(2))
         client.serve_waiting(0.05)
         driver.status = 0
+        driver.status = 0
         assert driver.status == 15
         client.release()
         client.serve_waiting(0.05)

@@ -117,7 +117,7 @@ class VirtioPci(PciDevice):
     def device_reset(self) -> None:
         if self.mirror is not None:
             # The driver waits for 0 (§4.1.4.3.1), and may use its memory for something else then.
-            self._old_status = self.device.status
+            self._old_status = self.device.status or self._old_status
             self.mirror.drop(self._quiet)
         self._clear()
         self.device.reset()
