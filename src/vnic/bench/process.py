@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self, cast
@@ -23,11 +24,13 @@ _PACKAGE_PARENT = str(Path(vnic.__file__).parents[1])
 
 
 class VnicProcess:
-    """A context manager around `vnic run ARGUMENTS`; `folder` is its own, for sockets, and goes with it."""
+    """A context manager around `vnic run ARGUMENTS`; `folder` is its own, for sockets, and goes with it. `environment`
+    is what its variables have beside ours."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="vnic-bench-")
         self.folder = Path(self._scratch.name)
+        self._environment = {**os.environ, "PYTHONPATH": _PACKAGE_PARENT, **(environment or {})}
         self._arguments = [argument.replace("@", str(self.folder)) for argument in arguments]
         self.start_seconds = 0.0
         """From the start of the process to QMP's greeting."""
@@ -49,7 +52,7 @@ class VnicProcess:
                     *self._arguments,
                 ],
                 stderr=log,
-                env={**os.environ, "PYTHONPATH": _PACKAGE_PARENT},
+                env=self._environment,
             )
         try:
             self.qmp = self._connect(path, started + GREETING_TIMEOUT_S)
