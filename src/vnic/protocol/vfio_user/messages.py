@@ -94,7 +94,7 @@ MAX_MAPS: Final = 512  # what virtio.memory.GuestMemory takes
 MAX_WRITES: Final = 200  # of one REGION_WRITE_MULTI; QEMU's VFIO_USER_MULTI_MAX
 MAX_PAYLOAD: Final = MAX_TRANSFER + 64
 MAX_VERSION: Final = (
-    4096  # bytes of a VERSION payload; QEMU's has 200, and 1 MiB of JSON takes 0.1 s to parse
+    4096  # bytes of a VERSION payload; QEMU's has 200, and 1 MiB of JSON takes 50 ms to parse
 )
 PAGE_SIZE: Final = 4096
 
