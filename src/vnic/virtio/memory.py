@@ -59,6 +59,12 @@ class Region:
 
     def close(self) -> None:
         """Let go of the file and the mapping. Bytes still viewed by someone stay mapped until they let go."""
+        if self.mapping is not None:
+            try:
+                self.mapping.close()
+            except BufferError:
+                pass  # a ring still holds a view: the mapping goes with the last one
+            self.mapping = None
 
 
 class MappedRegion(Region):
@@ -112,12 +118,7 @@ class MappedRegion(Region):
         if self.fd is not None:
             os.close(self.fd)
             self.fd = None
-        if self.mapping is not None:
-            try:
-                self.mapping.close()
-            except BufferError:
-                pass  # a ring still holds a view: the mapping goes with the last one
-            self.mapping = None
+        super().close()
 
 
 class GuestMemory:

@@ -77,14 +77,6 @@ class MirrorRegion(Region):
         assert self.mapping is not None
         self.mapping.madvise(mmap.MADV_DONTNEED)
 
-    def close(self) -> None:
-        if self.mapping is not None:
-            try:
-                self.mapping.close()
-            except BufferError:
-                pass  # a ring still holds a view: the mapping goes with the last one
-            self.mapping = None
-
 
 def put(memory: GuestMemory, address: int, data: bytes) -> None:
     """Into the mirror what the guest's memory holds, also where the device may only read. Raises GuestMemoryError."""
