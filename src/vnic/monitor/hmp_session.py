@@ -29,6 +29,7 @@ class HmpSession:
         self.machine = machine
         self.who = who
         self.negotiated = True
+        self.oob = False
         self._line = bytearray()
         self._after_cr = False
 

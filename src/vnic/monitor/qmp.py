@@ -37,13 +37,20 @@ class Dispatcher:
 
         Raises NetError.
         """
-        entry = self._entries.get(name) or self._enter(name)
-        visit, run = entry
+        visit, run = self._entry(name)
         if visit is not None:
             return run(session, visit(arguments, ""))
         if arguments:
             raise NetError(f"Parameter '{next(iter(arguments))}' is unexpected")
         return run(session)
+
+    def refuse_oob(self, name: str) -> None:
+        """QEMU lets those commands run out of band that could free a monitor that is stuck; none of ours ever is."""
+        self._entry(name)
+        raise NetError(f"The command {name} does not support OOB")
+
+    def _entry(self, name: str) -> tuple[Visit | None, Callable[..., Any]]:
+        return self._entries.get(name) or self._enter(name)
 
     def _enter(self, name: str) -> tuple[Visit | None, Callable[..., Any]]:
         command = COMMANDS.get(name)
@@ -62,12 +69,13 @@ class QmpSession:
         self.machine = dispatcher.machine
         self.who = who
         self.negotiated = False
+        self.oob = False
         self.pretty = pretty
         self._dispatcher = dispatcher
         self._stream = Stream()
 
     def greeting(self) -> bytes:
-        return self._encode({"QMP": {"version": version(), "capabilities": []}})
+        return self._encode({"QMP": {"version": version(), "capabilities": ["oob"]}})
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Yield the reply to each message that ends in `data`, a long one in pieces; nothing runs before the reply
@@ -98,11 +106,13 @@ class QmpSession:
                 raise NetError("QMP input must be a JSON object")
             if "id" in message:
                 reply["id"] = message["id"]
-            name = _check(message)
+            name, oob = _check(message, self.oob)
             if not self.negotiated and name != "qmp_capabilities":
                 raise NetError(
                     "Expecting capabilities negotiation with 'qmp_capabilities'", COMMAND_NOT_FOUND
                 )
+            if oob:
+                self._dispatcher.refuse_oob(name)
             result = self._dispatcher.execute(self, name, message.get("arguments", _NO_ARGUMENTS))
             if result is None and not reply and not self.pretty:
                 yield _EMPTY_RETURN
@@ -121,20 +131,23 @@ class QmpSession:
         return encode(message, self.pretty)
 
 
-def _check(message: dict[str, Any]) -> str:
-    """The command's name, if the message has the form of a request (qmp_dispatch_check_obj)."""
-    name: str | None = None
+def _check(message: dict[str, Any], allow_oob: bool) -> tuple[str, bool]:
+    """The command's name, if the message has the form of a request, and whether it is to run out of band
+    (qmp_dispatch_check_obj)."""
+    execute: str | None = None
     for key in in_qdict_order(message):
         value = message[key]
-        if key == "execute":
+        if key == "execute" or (key == "exec-oob" and allow_oob):
+            if execute is not None:
+                raise NetError(f"QMP input member '{key}' clashes with '{execute}'")
             if not isinstance(value, str):
-                raise NetError("QMP input member 'execute' must be a string")
-            name = value
+                raise NetError(f"QMP input member '{key}' must be a string")
+            execute = key
         elif key == "arguments":
             if not isinstance(value, dict):
                 raise NetError("QMP input member 'arguments' must be an object")
         elif key != "id":
             raise NetError(f"QMP input member '{key}' is unexpected")
-    if name is None:
+    if execute is None:
         raise NetError("QMP input lacks member 'execute'")
-    return name
+    return message[execute], execute == "exec-oob"

@@ -20,7 +20,7 @@ def fresh(machine: FakeMachine | None = None, pretty: bool = False) -> QmpSessio
 def test_greeting() -> None:
     greeting = json.loads(fresh().greeting())["QMP"]
     assert set(greeting["version"]["qemu"]) == {"major", "minor", "micro"}
-    assert greeting["capabilities"] == []
+    assert greeting["capabilities"] == ["oob"]
 
 
 def test_negotiation_comes_first() -> None:
@@ -36,7 +36,7 @@ def test_negotiation_comes_first() -> None:
             b'{"execute":"qmp_capabilities","arguments":{"enable":5}}'
             b'{"execute":"qmp_capabilities","arguments":{"enable":["x"]}}'
             b'{"execute":"qmp_capabilities","arguments":{"enable":[1]}}'
-            b'{"execute":"qmp_capabilities","arguments":{"enable":["oob"]}}'
+            b'{"exec-oob":"qmp_capabilities"}'
         )
     ]
     assert replies[0] == {"id": 1, "error": expecting}
@@ -47,11 +47,35 @@ def test_negotiation_comes_first() -> None:
         "Invalid parameter type for 'enable', expected: array",
         "Parameter 'null' does not accept value 'x'",
         "Invalid parameter type for 'enable[0]', expected: string",
-        "Capability oob not available",
+        "QMP input member 'exec-oob' is unexpected",
     ]
     assert not session.negotiated
     assert list(session.feed(b'{"execute":"qmp_capabilities"}\n')) == [b'{"return": {}}\r\n']
     assert session.negotiated
+
+
+@pytest.mark.parametrize(
+    ("request_", "klass", "desc"),
+    [
+        (b'{"exec-oob":"query-name","id":1}', "GenericError", "The command query-name does not support OOB"),
+        (b'{"exec-oob":"set_link","id":1}', "GenericError", "The command set_link does not support OOB"),
+        (b'{"exec-oob":"nope","id":1}', "CommandNotFound", "The command nope has not been found"),
+        (b'{"exec-oob":5,"id":1}', "GenericError", "QMP input member 'exec-oob' must be a string"),
+        (
+            b'{"execute":"quit","exec-oob":"quit","id":1}',
+            "GenericError",
+            "QMP input member 'execute' clashes with 'exec-oob'",
+        ),
+    ],
+)
+def test_out_of_band(request_: bytes, klass: str, desc: str) -> None:
+    """As a QEMU 7.2 answers, whose commands for it vnic has not."""
+    session = fresh()
+    assert list(session.feed(b'{"execute":"qmp_capabilities","arguments":{"enable":["oob"]}}')) == [
+        b'{"return": {}}\r\n'
+    ]
+    (reply,) = session.feed(request_)
+    assert json.loads(reply) == {"id": 1, "error": {"class": klass, "desc": desc}}
 
 
 def test_negotiation_comes_once(client: Client) -> None:

@@ -22,11 +22,10 @@ class QmpCapabilities(msgspec.Struct):
 
 @command("qmp_capabilities")
 def qmp_capabilities(caller: Caller, args: QmpCapabilities) -> None:
-    """Leave negotiation mode (monitor/qmp-cmds-control.c). No capability is offered, so none can be enabled."""
+    """Leave negotiation mode (monitor/qmp-cmds-control.c)."""
     if caller.negotiated:
         raise NetError("Capabilities negotiation is already complete, command ignored", COMMAND_NOT_FOUND)
-    if args.enable:
-        raise NetError(f"Capability {', '.join(args.enable)} not available")
+    caller.oob = "oob" in args.enable
     caller.negotiated = True
 
 

@@ -29,6 +29,8 @@ class Caller(Protocol):
     """For the journal: `QMP client python3[4711]`."""
     negotiated: bool
     """Whether the client has left capabilities negotiation mode."""
+    oob: bool
+    """Whether it may say `exec-oob`."""
 
 
 @dataclass(frozen=True, slots=True)
