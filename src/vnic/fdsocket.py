@@ -48,6 +48,14 @@ def receive(sock: socket.socket, size: int, max_fds: int) -> tuple[bytes, list[i
     return data, fds.tolist()
 
 
+def _reason(error: OSError) -> str | None:
+    """What is to be said of an error. A peer that closes is found gone by a read, or by a write that was faster, or
+    with something unread, as chance has it: that is one and the same end."""
+    if isinstance(error, ConnectionResetError | BrokenPipeError):
+        return None
+    return error.strerror or str(error)
+
+
 class ConnectionUser(Protocol):
     """What a Connection needs of the shell that owns it."""
 
@@ -59,7 +67,7 @@ class ConnectionUser(Protocol):
         """One piece; the descriptors belong to the callee."""
 
     def lost(self, reason: str | None) -> None:
-        """The connection is closed; `reason` is None at an orderly end of the stream. Called once at most,
+        """The connection is closed; `reason` is None where the peer closed it. Called once at most,
         never after `Connection.close`."""
 
 
@@ -98,7 +106,7 @@ class Connection:
                 self._lose(str(error))
                 return
             except OSError as error:
-                self._lose(error.strerror or str(error))
+                self._lose(_reason(error))
                 return
             if not data:
                 close_fds(fds)
@@ -117,7 +125,7 @@ class Connection:
                 sent = self._send_now(data, fds)
             except OSError as error:
                 log.debug("send failed: %s", error)
-                self._fail_later(error.strerror or str(error))
+                self._fail_later(_reason(error))
                 return
             if sent == len(data):
                 return
@@ -152,7 +160,7 @@ class Connection:
         except (BlockingIOError, InterruptedError):
             return 0
 
-    def _fail_later(self, reason: str) -> None:
+    def _fail_later(self, reason: str | None) -> None:
         """A user is never closed from within its own send."""
         if not self._failed:
             self._failed = True
@@ -164,7 +172,7 @@ class Connection:
             try:
                 sent = self._send_now(data, fds)
             except OSError as error:
-                self._lose(error.strerror or str(error))
+                self._lose(_reason(error))
                 return
             if sent < len(data):
                 if sent:

@@ -159,6 +159,20 @@ def test_pieces_that_cost_much_are_spread_over_turns() -> None:
     run(main())
 
 
+@pytest.mark.parametrize("found_by", ["read", "write"])
+def test_a_peer_that_closes_with_something_unread_has_closed(found_by: str) -> None:
+    async def main() -> None:
+        with connected() as (connection, user, theirs):
+            connection.send(b"never read")
+            theirs.close()
+            if found_by == "write":
+                connection.send(b"nor this")
+            await until(lambda: user.reasons)
+            assert user.reasons == [None]
+
+    run(main())
+
+
 def test_after_a_half_close_nothing_is_sent_and_the_peer_is_read_on() -> None:
     async def main() -> None:
         with connected() as (connection, user, theirs):
