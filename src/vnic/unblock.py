@@ -13,13 +13,18 @@ import signal
 import socket
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 
 PATIENCE_S: Final = 0.01
 """A call that is found under way twice, so long apart, blocks; any other takes a microsecond."""
 
+SIGNAL: Final = (1).to_bytes(8, "little")
+"""What is written to an eventfd; a socketpair in an eventfd's place (User-Mode Linux) gets the same eight bytes."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _NO_LINGER: Final = struct.pack("ii", 0, 0)
 
@@ -78,26 +83,12 @@ def _expired(number: int, frame: object) -> None:
 
 def write(fd: int, data: bytes) -> int:
     """os.write. BlockingIOError where there is no room, Blocked where the peer had us wait for it."""
-    watch = _watch
-    watch.calls = watch.inside = watch.calls + 1
-    if not watch.armed:
-        _arm()
-    try:
-        return os.write(fd, data)
-    finally:
-        watch.inside = 0
+    return _watched(os.write, fd, data)
 
 
 def read(fd: int, size: int) -> bytes:
     """os.read, as `write`."""
-    watch = _watch
-    watch.calls = watch.inside = watch.calls + 1
-    if not watch.armed:
-        _arm()
-    try:
-        return os.read(fd, size)
-    finally:
-        watch.inside = 0
+    return _watched(os.read, fd, size)
 
 
 def close(fd: int) -> None:
@@ -105,12 +96,16 @@ def close(fd: int) -> None:
     is taken off, and a wait that comes nevertheless is ended like those of the others."""
     if stat.S_ISSOCK(os.fstat(fd).st_mode):
         _forget_linger(fd)
+    _watched(os.close, fd)
+
+
+def _watched(call: Callable[P, T], *arguments: P.args, **more: P.kwargs) -> T:
     watch = _watch
     watch.calls = watch.inside = watch.calls + 1
     if not watch.armed:
         _arm()
     try:
-        os.close(fd)
+        return call(*arguments, **more)
     finally:
         watch.inside = 0
 

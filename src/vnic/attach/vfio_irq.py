@@ -19,10 +19,6 @@ from vnic.protocol.vfio_user.messages import Refused, SetIrqs
 
 log = logging.getLogger(__name__)
 
-ONE: Final = (1).to_bytes(8, "little")
-"""What an eventfd is written."""
-
-
 VAIN_UNMASKS: Final = 256
 VAIN_PAUSE_S: Final = 0.001
 """After so many unmasks while the device does nothing, each is followed by a pause: as with a kick, the descriptor
@@ -43,7 +39,7 @@ def _signal(fd: int) -> bool:
     """Add one to an eventfd. A counter that is full means an interrupt the VM has not even taken. False: the VM made
     the descriptor block; it is to be left."""
     try:
-        unblock.write(fd, ONE)
+        unblock.write(fd, unblock.SIGNAL)
     except unblock.Blocked as error:
         log.warning("an interrupt of a VM is not sent any more, its descriptor: %s", error.strerror)
         return False

@@ -36,9 +36,6 @@ from vnic.virtio.queue import QueueState
 
 log = logging.getLogger(__name__)
 
-SIGNAL: Final = (1).to_bytes(8, "little")
-"""What is written to an eventfd; a socketpair in an eventfd's place (UML) gets the same eight bytes."""
-
 GRACE_S: Final = 0.1
 """How long a new client that shows the link by its socket is kept although the link is down: QEMU boots no VM
 before its back-end has answered the whole set-up once."""
@@ -384,7 +381,7 @@ class VhostUserAttachment:
         if fd is None:
             return
         try:
-            unblock.write(fd, SIGNAL)
+            unblock.write(fd, unblock.SIGNAL)
         except BlockingIOError:
             pass  # full of signals already
         except unblock.Blocked as error:

@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Final
 
 from vnic import unblock
 from vnic.nic.device import QueueFds
 from vnic.pci.irq import IrqLines
-
-ONE: Final = (1).to_bytes(8, "little")
-"""What an eventfd is written."""
 
 
 class LentQueue:
@@ -43,7 +39,7 @@ class LentQueue:
         if self._deaf:
             return
         try:
-            unblock.write(self._kick, ONE)
+            unblock.write(self._kick, unblock.SIGNAL)
         except unblock.Blocked:
             self._deaf = True
         except OSError:
