@@ -16,6 +16,7 @@ from vnic.protocol import keyval
 from vnic.protocol.qmp import ParseError, decode
 
 from .client import Entry, Refused, Session, add_instance_options, session
+from .options import HelpTopic, parse_option_string
 from .show import print_json
 
 DELETE_TIMEOUT_S = 10.0
@@ -81,24 +82,15 @@ def _answer(args: argparse.Namespace, answer: object) -> None:
         print_json(answer)
 
 
-def _parse(text: str, implied: str) -> tuple[keyval.Tree, bool]:
-    """As `vnic run` reads the same string."""
-    from vnic.monitor.schema.unions import MODERN_NETDEVS
-
-    strict = implied == "type" and text.partition(",")[0] in MODERN_NETDEVS
-    return keyval.parse(text, implied, short_booleans=not strict)
-
-
 def _help(text: str, implied: str) -> str | None:
     """What `help` and `TYPE,help` ask for, as `vnic run` tells it; None where it was not asked. Raises Refused."""
     if text.startswith("{"):
         return None
     try:
-        tree, wants_help = _parse(text, implied)
+        tree, wants_help = parse_option_string(text, implied)
         if not wants_help:
             return None
         from .help import help_text
-        from .options import HelpTopic
 
         named = tree.get(implied)
         option = "netdev" if implied == "type" else "device"
@@ -112,9 +104,7 @@ def to_json(text: str, implied: str) -> Entry:
     try:
         if text.startswith("{"):
             return cast(Entry, decode(text))
-        tree, _ = _parse(text, implied)
-        if implied == "type":
-            keyval.spell_out_netdev(tree)
+        tree, _ = parse_option_string(text, implied)
         return _typed(tree, implied)
     except NetError as error:
         raise Refused(error.desc) from None

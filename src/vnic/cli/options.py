@@ -166,19 +166,25 @@ def _collect(options: RunOptions, into: list[Setting], where: str, text: str, im
     if text.startswith("{"):
         into.append(Setting(where, _json(where, text), typed=True))
         return
-    kind = text.partition(",")[0]
-    strict = implied == "qom-type" or (implied == "type" and kind in MODERN_NETDEVS)
-    tree, wants_help = keyval.parse(
-        text, implied, short_booleans=not strict, deprecated=_deprecated(options, where)
-    )
-    if implied == "type":
-        keyval.spell_out_netdev(tree)
+    tree, wants_help = parse_option_string(text, implied, _deprecated(options, where))
     if wants_help:
         named = tree.get(implied)
         option = where.removeprefix("-").partition(" ")[0]
         options.help = HelpTopic(option, named if isinstance(named, str) else None)
     else:
         into.append(Setting(where, dict(tree)))
+
+
+def parse_option_string(
+    text: str, implied: str, deprecated: Callable[[str, str], None] | None = None
+) -> tuple[keyval.Tree, bool]:
+    """`TYPE,key=value,…` of an object, a netdev or a device (which, is told by `implied`), and whether it asks for
+    help. Raises NetError."""
+    strict = implied == "qom-type" or (implied == "type" and text.partition(",")[0] in MODERN_NETDEVS)
+    tree, wants_help = keyval.parse(text, implied, short_booleans=not strict, deprecated=deprecated)
+    if implied == "type":
+        keyval.spell_out_netdev(tree)
+    return tree, wants_help
 
 
 def _deprecated(options: RunOptions, where: str) -> Callable[[str, str], None]:
