@@ -61,7 +61,7 @@ def encode(gso_type: int, gso_size: int, header_bytes: int, csum_start: int, csu
 
 
 def segment_bytes(offload: bytes) -> int:
-    """The size of the segments that a virtio_net_hdr asks for; MAX_FRAME_BYTES, more than any frame has, for none."""
+    """The size of the segments that a virtio_net_hdr asks for; for none, more than any frame has."""
     if offload[1] == GSO_NONE:
         return MAX_FRAME_BYTES + 1
     return offload[4] | offload[5] << 8 or 1

@@ -12,7 +12,15 @@ from ..net.incoming import Frame
 from ..virtio.constants import DESC_WRITE
 from ..virtio.queue import MAX_CHAIN, Chain, QueueError, SplitQueue
 from .engine import Mode, RingFormat, RingHost
-from .offload import GSO_NONE, HEADER_BYTES, MAX_FRAME_BYTES, NEEDS_CSUM, OffloadError, complete
+from .offload import (
+    GSO_NONE,
+    HEADER_BYTES,
+    MAX_FRAME_BYTES,
+    NEEDS_CSUM,
+    OffloadError,
+    complete,
+    segment_bytes,
+)
 
 BURST_PACKETS = 128
 BURST_BYTES = 512 * 1024
@@ -174,7 +182,7 @@ class TxPump:
                         offload = packet[:HEADER_BYTES]
                 room -= size
                 if offload and offload[_GSO_AT]:
-                    room -= BUFFER_COST_BYTES * (size // (offload[4] | offload[5] << 8 or 1))
+                    room -= BUFFER_COST_BYTES * (size // segment_bytes(offload))
                 if not send(peer_queue, frame, offload) and not client.can_send(peer_queue):
                     self._peer_is_full = True
                     return False

@@ -310,9 +310,8 @@ class E1000(PciDevice, Endpoint):
         self._lsc_owed = False
         self._set_driver_ok(False)
         if hasattr(self, "client"):
-            self.client.purge(
-                0
-            )  # no sender shall wait for a receiver that is off; the next guest gets none of it
+            # No sender shall wait for a receiver that is off, and the next guest gets none of it.
+            self.client.purge(0)
 
     def _read_status(self) -> int:
         status = regs.STATUS_RESET

@@ -93,9 +93,8 @@ MAX_TRANSFER: Final = 1 << 20  # data bytes of one access; QEMU's VFIO_USER_DEF_
 MAX_MAPS: Final = 512  # what virtio.memory.GuestMemory takes
 MAX_WRITES: Final = 200  # of one REGION_WRITE_MULTI; QEMU's VFIO_USER_MULTI_MAX
 MAX_PAYLOAD: Final = MAX_TRANSFER + 64
-MAX_VERSION: Final = (
-    4096  # bytes of a VERSION payload; QEMU's has 200, and 1 MiB of JSON takes 50 ms to parse
-)
+MAX_VERSION: Final = 4096
+"""Bytes of a VERSION payload; QEMU's has 200, and 1 MiB of JSON takes 50 ms to parse."""
 PAGE_SIZE: Final = 4096
 
 DMA_MAP_READ: Final = 1

@@ -76,9 +76,8 @@ class Server:
         """What the client said of itself."""
         self._pending: dict[int, tuple[int, int, DmaDone]] = {}  # message id: command, count, whom to tell
         self._next_id = 0
-        self._writes: deque[tuple[int, int, bytes]] = (
-            deque()
-        )  # of one REGION_WRITE_MULTI: region, offset, data
+        self._writes: deque[tuple[int, int, bytes]] = deque()
+        """Of one REGION_WRITE_MULTI: region, offset, data."""
 
     def receive(self, message: Message) -> bytes | None:
         """Carry a message out and return the reply, None if it wants none. Raises ProtocolError."""
