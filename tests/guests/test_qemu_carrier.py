@@ -5,6 +5,7 @@ One guest with eight NICs serves all tests of this file; each test leaves the li
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -254,7 +255,11 @@ def test_intels_own_self_test_passes(ports: dict[str, Port]) -> None:
     port = ports["e1000"]
     port.wait(True)
     done = port.guest.try_run(f"ethtool -t {port.interface} offline", timeout=60)
-    assert done.status == 0, done.output
-    assert "The test result is PASS" in done.output
+    results = dict(re.findall(r"(\w+) test +\(.*\)\s+(\d+)", done.output))
+    # 14 (e1000_run_loopback_test): every frame came back as it was sent, but comparing them took the guest's
+    # processor 2 jiffies or more. That judges the host.
+    if results.get("Loopback") == "14":
+        results["Loopback"] = "0"
+    assert results == dict.fromkeys(("Register", "Eeprom", "Interrupt", "Loopback", "Link"), "0"), done.output
     port.wait(True)
     assert port.ping() is not None
