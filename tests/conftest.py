@@ -5,6 +5,11 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes, or its making, says how busy the machine is, and nothing about the code.
+settings.register_profile("vnic", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("vnic")
 
 
 def require(condition: object, what: str) -> None:

@@ -7,7 +7,7 @@ import struct
 import time
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.fakes.e1000_driver import (
     DEXT,
@@ -54,7 +54,7 @@ def test_random_values_in_every_register(running: Rig) -> None:
     assert running.driver.received() == [FRAME]
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100)
 @given(
     descriptors=st.lists(
         st.tuples(
@@ -85,7 +85,7 @@ def test_random_transmit_descriptors(
     rig.close()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     ring=st.binary(min_size=256, max_size=256),
     head=st.sampled_from([0, 3, 15, 16, 0xFFFF]),
