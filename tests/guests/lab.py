@@ -25,7 +25,7 @@ from vnic.guest.uml import UmlGuest
 
 Reply = dict[str, Any]
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
 SOURCES = str(Path(__file__).parents[2] / "src")
 
 

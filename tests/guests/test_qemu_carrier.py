@@ -17,9 +17,6 @@ from tests.guests.qemu_lab import interfaces, interrupts, pci_nic, qemu
 
 from vnic.guest.qemu import QemuGuest
 
-E1000_TIMEOUT = 8
-"""Seconds: 0.5 of negotiation, and Linux's driver looks at its link every 2, on a machine that may be busy."""
-
 KINDS = {
     "msix": ("virtio-net-pci", {"speed": "2500", "duplex": "full"}),
     "intx": ("virtio-net-pci", {"msix": "off"}),
@@ -61,7 +58,7 @@ class Port:
         return KINDS[self.nic][0] == "virtio-net-pci"
 
     def wait(self, up: bool) -> None:
-        assert self.guest.wait_carrier(up, self.interface, timeout=E1000_TIMEOUT)
+        assert self.guest.wait_carrier(up, self.interface)
 
     def ping(self) -> float | None:
         return self.guest.ping(self.peer)
@@ -203,6 +200,7 @@ def test_each_nic_has_a_link_of_its_own(ports: dict[str, Port]) -> None:
             assert port in down or port.ping() is not None
     for port in ports.values():
         port.qmp.set_link(port.nic, True)
+        port.wait(True)
 
 
 def test_the_guest_is_interrupted_only_when_its_link_changed(ports: dict[str, Port]) -> None:

@@ -25,7 +25,7 @@ from vnic.testing.vhost_user_client import ALL_PROTOCOL_FEATURES, Disconnected, 
 
 SOURCE = Path(__file__).parents[2] / "src"
 COMMAND = [sys.executable, "-m", "vnic"]
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 class Place:

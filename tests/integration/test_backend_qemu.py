@@ -50,7 +50,7 @@ def qemu(*netdevs: str) -> Iterator[subprocess.Popen[bytes]]:
 
 def run(main: object) -> None:
     assert asyncio.iscoroutine(main)
-    asyncio.run(asyncio.wait_for(main, 30))
+    asyncio.run(asyncio.wait_for(main, 100))
 
 
 def free_ports(kind: int, count: int) -> list[int]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 
 from qemu.qmp import QMPClient
-from tests.integration.process import Place, guest_on, wait_for
+from tests.integration.process import PATIENCE_S, Place, guest_on, wait_for
 
 from vnic.testing.driver import DriverRing, NetDriver
 from vnic.testing.guest_memory import FakeGuestMemory
@@ -26,9 +26,9 @@ FULL = 2**64 - 2
 
 async def answer_time_s(path: str) -> float:
     client = QMPClient("test")
-    await asyncio.wait_for(client.connect(path), 5)
+    await asyncio.wait_for(client.connect(path), PATIENCE_S)
     began = time.monotonic()
-    await asyncio.wait_for(client.execute("query-links"), 5)
+    await asyncio.wait_for(client.execute("query-links"), PATIENCE_S)
     took = time.monotonic() - began
     await client.disconnect()
     return took

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 from qemu.qmp import ExecuteError, QMPClient
-from tests.integration.process import Place, Running, guest_on, wait_for
+from tests.integration.process import PATIENCE_S, Place, Running, guest_on, wait_for
 
 from vnic.protocol.vfio_user import messages as m
 from vnic.testing.guest_memory import FakeGuestMemory
@@ -72,7 +72,7 @@ def test_without_descriptors(place: Place) -> None:
         with socket.socket(socket.AF_UNIX) as listening:
             listening.bind(place.path("away.sock"))
             listening.listen()
-            listening.settimeout(5)
+            listening.settimeout(PATIENCE_S)
             listening.accept()[0].close()
     finally:
         code, stderr = running.end()
@@ -84,16 +84,16 @@ def test_without_descriptors(place: Place) -> None:
 
 async def refusals(place: Place, running: Running) -> None:
     client = QMPClient("test")
-    await asyncio.wait_for(client.connect(running.qmp_path), 5)
+    await asyncio.wait_for(client.connect(running.qmp_path), PATIENCE_S)
     try:
         with without_descriptors(running), socket.socket(socket.AF_UNIX) as waiting:
             waiting.connect(place.path("nic0.sock"))
             for command, arguments in ADDITIONS:
                 with pytest.raises(ExecuteError, match="Too many open files"):
-                    await asyncio.wait_for(client.execute(command, arguments), 5)
+                    await asyncio.wait_for(client.execute(command, arguments), PATIENCE_S)
             await asyncio.sleep(1.2)  # two attempts to accept
         for command, arguments in ADDITIONS[:2]:
-            await asyncio.wait_for(client.execute(command, arguments), 5)
+            await asyncio.wait_for(client.execute(command, arguments), PATIENCE_S)
     finally:
         await client.disconnect()
 

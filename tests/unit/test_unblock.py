@@ -72,7 +72,7 @@ def test_calls_that_block_are_ended() -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")

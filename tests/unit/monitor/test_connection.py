@@ -64,7 +64,7 @@ def with_wire(test: Callable[[Wire], Awaitable[None]]) -> None:
     async def main() -> None:
         wire = Wire(asyncio.get_running_loop())
         try:
-            await asyncio.wait_for(test(wire), 20)
+            await asyncio.wait_for(test(wire), 90)
         finally:
             wire.close()
         assert wire.ended == 1

@@ -40,7 +40,7 @@ def run(test: Callable[[Bench], Awaitable[None]]) -> None:
     async def main() -> None:
         bench = Bench()
         try:
-            await asyncio.wait_for(test(bench), 20)
+            await asyncio.wait_for(test(bench), 90)
         finally:
             bench.monitors.close()
 
@@ -440,7 +440,7 @@ def test_stdio(tmp_path: Path, source: str) -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        out, errors = running.communicate(None if source == "file" else commands, timeout=20)
+        out, errors = running.communicate(None if source == "file" else commands, timeout=60)
     assert out.endswith(b"(vnic) lab\r\n(vnic) ")
     assert errors == b""
     assert running.returncode == 0
