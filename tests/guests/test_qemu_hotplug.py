@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from tests.guests.lab import Vnic, vnic_run
+from tests.guests.lab import PATIENT, Vnic, vnic_run
 from tests.guests.qemu_lab import pci_nic, qemu, wait_detached
 
 from vnic.guest.qemu import QemuGuest
@@ -20,7 +20,7 @@ def lab() -> Iterator[Lab]:
     echo = ["-netdev", "echo,id=net0,ip=10.0.2.2", "-netdev", "echo,id=net1,ip=10.0.3.2"]
     nics = [*pci_nic("nic0", netdev="net0", msix="off"), *pci_nic("nic1", "e1000", netdev="net1")]
     echo += ["-netdev", "echo,id=net2,ip=10.0.4.2"]
-    with vnic_run("-name", "hotplug", *echo, *nics) as running, qemu(running) as guest:
+    with vnic_run("-name", "hotplug", *echo, *nics, command=PATIENT) as running, qemu(running) as guest:
         yield running, guest
 
 
@@ -72,7 +72,10 @@ def test_vnic_takes_a_nic_away_under_its_vm(lab: Lab, msix: bool) -> None:
 
 def test_vnics_end_is_seen_as_a_pulled_cable() -> None:
     echo = ["-netdev", "echo,id=net0,ip=10.0.2.2"]
-    with vnic_run("-name", "end", *echo, *pci_nic("nic0")) as running, qemu(running, "nic0") as guest:
+    with (
+        vnic_run("-name", "end", *echo, *pci_nic("nic0"), command=PATIENT) as running,
+        qemu(running, "nic0") as guest,
+    ):
         assert guest.carrier()
         guest.run("ping -i 0.01 10.0.2.2 >/dev/null 2>&1 &")
         assert running.end() == 0

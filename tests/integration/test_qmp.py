@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from qemu.qmp import ExecuteError, QMPClient
-from tests.integration.process import PATIENCE_S, Place, Running, guest_on, wait_for
+from tests.integration.process import PATIENCE_S, PATIENT, Place, Running, guest_on, wait_for
 
 from vnic.machine.nics import DEVICES
 
@@ -135,7 +135,7 @@ def test_a_nic_comes_and_goes(place: Place) -> None:
         assert await refusal(client, "device_del", id="nic1") == ("DeviceNotFound", "Device 'nic1' not found")
         await client.execute("device_add", NEW_NIC)
 
-    with place.run() as running:
+    with place.run(command=PATIENT) as running:
         talk(running, conversation)
 
 
