@@ -127,7 +127,7 @@ async def _restart(directory: Path) -> None:
         async with Lab() as lab, guest_kernel(lab, UserOptions(id="net0")) as (netdev, inside):
             os.kill(_pid(lab), signal.SIGKILL)
             await until(lambda: netdev.link_down)
-            assert lab.why("net0").endswith("; it is started again")
+            assert lab.why_last_down("net0").endswith("; it is started again")
             await until(lambda: not netdev.link_down)
             fetch = (*inside, sys.executable, "-c", FETCH, "http://10.0.2.2:8080/file")
             assert (await beside_the_loop(*fetch)).strip() == expected

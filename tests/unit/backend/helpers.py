@@ -89,6 +89,11 @@ class Lab:
         (hold,) = self.network.find_all(name)[0].holds.values()
         return hold.text
 
+    def why_last_down(self, name: str) -> str:
+        """The cause of a client's last loss of its link, whatever holds it by now."""
+        changes = self.network.journal.select(name)
+        return next(change.cause.text for change in reversed(changes) if not change.up)
+
     def info(self) -> str:
         return self.network.info_network(self.context.hubs.listing())
 
