@@ -58,6 +58,7 @@ async def _full_guest() -> None:
         with packet_socket("vt0") as host:
             for n in range(100):
                 host.send(frame(bytes([n]) * 50))
+            await until(lambda: len(guest.got) == 3)
             await asyncio.sleep(0.05)
             assert len(guest.got) == 3
             guest.make_room()

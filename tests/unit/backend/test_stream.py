@@ -143,6 +143,7 @@ def test_a_full_guest_pauses_reading_and_gets_all_in_order_later(tmp_path: Path)
             far = dial(str(path))
             await until(lambda: nic.link_up)
             writing = asyncio.ensure_future(far.write(framed(*frames)))
+            await until(lambda: len(guest.got) == 10)
             await asyncio.sleep(0.05)
             assert len(guest.got) == 10
             assert not writing.done(), "the sender is slowed down"

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from tests.fakes.monitored_machine import FakeMachine
+from tests.unit.backend.helpers import until
 
 from vnic.monitor import Mode, Monitors, SocketOptions
 from vnic.monitor import ports as ports_module
@@ -226,7 +227,7 @@ def test_events_go_to_all_that_negotiated(tmp_path: Path) -> None:
         assert await silent.ask("qmp_capabilities") == {"return": {}}
         for client in (first, second, silent):
             await client.close()
-        await asyncio.sleep(0.01)
+        await until(lambda: len(bench.connected) == 2)
         assert bench.connected == [True, False]
 
     run(test)
@@ -289,6 +290,7 @@ def test_out_of_descriptors_the_listener_rests(
         listening = port._listener.socket
         port._listener.socket = Exhausted(listening)  # type: ignore[assignment]  # plays one
         client = asyncio.create_task(join(path))
+        await until(lambda: "cannot accept" in caplog.text)
         await asyncio.sleep(0.05)
         assert caplog.text.count("cannot accept: Too many open files") == 1
         port._listener.socket = listening
@@ -349,8 +351,9 @@ def test_we_connect_and_reconnect(tmp_path: Path) -> None:
 
 def test_tcp_that_is_refused_is_tried_again() -> None:
     async def test(bench: Bench) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
+        listening = socket.socket()
+        listening.bind(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
         bench.add(host="127.0.0.1", port=str(port), reconnect_ms=20)
         await asyncio.sleep(0.05)  # refused meanwhile
         came = asyncio.Event()
@@ -360,7 +363,7 @@ def test_tcp_that_is_refused_is_tried_again() -> None:
             writer.close()
             came.set()
 
-        async with await asyncio.start_server(serve, "127.0.0.1", port):
+        async with await asyncio.start_server(serve, sock=listening):
             await came.wait()
 
     run(test)
@@ -375,6 +378,7 @@ def test_without_reconnect_it_is_tried_once(tmp_path: Path, caplog: pytest.LogCa
 
         async with await asyncio.start_unix_server(serve, path):
             bench.add(path=str(path))
+            await until(lambda: len(bench.connected) == 2)
             await asyncio.sleep(0.05)
         assert bench.connected == [True, False]
         assert f"monitor unix:{path}: the connection ended" in caplog.text
@@ -408,6 +412,7 @@ def test_a_connected_descriptor_can_be_passed() -> None:
 STDIO = """
 import asyncio
 from tests.fakes.monitored_machine import FakeMachine
+from tests.unit.backend.helpers import until
 from vnic.monitor import Mode, Monitors, RunState, StdioOptions
 
 async def main():
