@@ -9,6 +9,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from tests.fakes.ports import free_ports
 from tests.unit.backend.helpers import Lab, run, until
 
 from vnic.backend.datagram import RETRY_MAX_S, DatagramPort
@@ -25,9 +26,8 @@ from vnic.net.errors import NetError
 
 
 def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    (port,) = free_ports(socket.SOCK_DGRAM, 1)
+    return port
 
 
 def inet(port: int | str, host: str = "127.0.0.1") -> InetAddress:

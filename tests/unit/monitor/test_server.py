@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from tests.fakes.monitored_machine import FakeMachine
+from tests.fakes.ports import free_ports
 from tests.unit.backend.helpers import until
 
 from vnic.monitor import Mode, Monitors, SocketOptions
@@ -182,8 +183,7 @@ def test_abstract_and_tcp() -> None:
         client = Client(*await asyncio.open_unix_connection("\0" + name))
         assert "QMP" in await client.line()
         await client.close()
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
+        (port,) = free_ports(socket.SOCK_STREAM, 1)
         bench.add(id="mon1", host="127.0.0.1", port=str(port), server=True)
         with pytest.raises(NetError, match="Failed to find an available port: Address already in use"):
             bench.add(id="mon2", host="127.0.0.1", port=str(port), server=True)
@@ -412,6 +412,7 @@ def test_a_connected_descriptor_can_be_passed() -> None:
 STDIO = """
 import asyncio
 from tests.fakes.monitored_machine import FakeMachine
+from tests.fakes.ports import free_ports
 from tests.unit.backend.helpers import until
 from vnic.monitor import Mode, Monitors, RunState, StdioOptions
 
