@@ -15,7 +15,7 @@ from vnic.bench.process import VnicProcess
 from vnic.bench.testpmd import Testpmd, available
 from vnic.guest.uml import UmlGuest
 
-pytestmark = [pytest.mark.dpdk, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.dpdk, pytest.mark.timeout(600)]
 
 ADDRESS, PEER = "10.0.2.15", "10.0.2.2"
 CONNECTS = "socket,id=c0,path=@/c0.sock,reconnect-ms=50"

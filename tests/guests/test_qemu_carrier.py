@@ -252,10 +252,14 @@ def test_intels_own_self_test_passes(ports: dict[str, Port]) -> None:
     """ethtool -t: registers, EEPROM, interrupts, loopback, link. Two waits of 4 s are in the driver."""
     port = ports["e1000"]
     port.wait(True)
-    done = port.guest.try_run(f"ethtool -t {port.interface} offline", timeout=60)
-    results = dict(re.findall(r"(\w+) test +\(.*\)\s+(\d+)", done.output))
-    # 14 (e1000_run_loopback_test): every frame came back as it was sent, but comparing them took the guest's
-    # processor 2 jiffies or more. That judges the host.
+    # The driver's own clock judges the host, too (e1000_run_loopback_test). 13: not all of 64 frames had been compared
+    # after 20 jiffies, or one was wrong, which would be so again. 14: all came back as they were sent, but comparing
+    # them took the guest's processor 2 jiffies or more.
+    for _ in range(3):
+        done = port.guest.try_run(f"ethtool -t {port.interface} offline", timeout=100)
+        results = dict(re.findall(r"(\w+) test +\(.*\)\s+(\d+)", done.output))
+        if results.get("Loopback") != "13":
+            break
     if results.get("Loopback") == "14":
         results["Loopback"] = "0"
     assert results == dict.fromkeys(("Register", "Eeprom", "Interrupt", "Loopback", "Link"), "0"), done.output

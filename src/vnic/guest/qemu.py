@@ -20,7 +20,7 @@ from .qemu_monitor import QemuMonitor
 from .qemu_nic import QemuNic, vfio_user
 
 # Emulated, on a busy machine; 4 s on a quiet one.
-BOOT_TIMEOUT = 90.0
+BOOT_TIMEOUT = 180.0
 DEFAULT_MEMORY_MIB = 192
 
 # Everything is emulated, also where KVM is: what is measured or tested then means the same on every machine. The
