@@ -269,7 +269,12 @@ ONE = "exactly one of listen=, connect=, mcast= or udp= is required"
         ),
     ],
 )
-def test_refusals(options: NetdevOptions, text: str) -> None:
+def test_refusals(options: NetdevOptions, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_such_name(host: str) -> str:
+        raise socket.gaierror(host)
+
+    monkeypatch.setattr(socket, "gethostbyname", no_such_name)  # a name server may take its time
+
     async def main() -> None:
         before = len(os.listdir("/proc/self/fd"))
         async with Lab() as lab:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.fakes.monitored_machine import FakeMachine
@@ -159,7 +160,16 @@ def test_a_socket_that_somebody_else_put_there_meanwhile_stays(tmp_path: Path) -
         ({"host": "no.such.host.invalid", "port": "1", "server": True}, "address resolution failed for"),
     ],
 )
-def test_refused(options: dict[str, object], text: str) -> None:
+def test_refused(options: dict[str, object], text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    look_up = socket.getaddrinfo
+
+    def no_such_name(host: Any, *more: Any, **options: Any) -> Any:
+        if host == "no.such.host.invalid":  # a name server may take its time
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return look_up(host, *more, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_such_name)
+
     async def test(bench: Bench) -> None:
         with pytest.raises(NetError, match=text):
             bench.add(**options)
