@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,21 @@ def test_calls_that_block_are_ended() -> None:
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_call_blocks_when_it_waits_and_not_when_the_processor_is_elsewhere() -> None:
+    """On a machine that is busy the timer expires within a call of a microsecond, also twice."""
+
+    def call(in_between: float | None) -> str:
+        for _ in range(3):
+            unblock._expired(signal.SIGALRM, None)
+            if in_between is not None:
+                time.sleep(in_between)
+        return "done"
+
+    assert unblock._watched(call, None) == "done"
+    with pytest.raises(unblock.Blocked):
+        unblock._watched(call, 0.001)
 
 
 def test_unguarded_they_are_the_plain_calls() -> None:
