@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes, or its making, says how busy the machine is, and nothing about the code.
+settings.register_profile("vnic", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("vnic")
+
+# A shell script's `make test &` ignores Ctrl-C for ever (POSIX sh, 2.11), and so would what the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def require(condition: object, what: str) -> None:

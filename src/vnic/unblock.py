@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import signal
 import socket
 import stat
@@ -18,7 +19,8 @@ from contextlib import contextmanager
 from typing import Final, ParamSpec, TypeVar
 
 PATIENCE_S: Final = 0.01
-"""A call that is found under way twice, so long apart, blocks; any other takes a microsecond."""
+"""A call that is found under way twice, so long apart, and has slept in between, blocks; any other takes a microsecond
+of the processor, which may be elsewhere meanwhile."""
 
 SIGNAL: Final = (1).to_bytes(8, "little")
 """What is written to an eventfd; a socketpair in an eventfd's place (User-Mode Linux) gets the same eight bytes."""
@@ -44,6 +46,8 @@ class _Watch:
     """The number of the call under way, 0 for none."""
     suspect = 0
     """The one that was under way when the timer last expired."""
+    sleeps = 0
+    """How often this thread had waited for something by then."""
 
 
 _watch = _Watch()
@@ -74,11 +78,17 @@ def _expired(number: int, frame: object) -> None:
     if not _watch.inside:
         _watch.armed = False
         signal.setitimer(signal.ITIMER_REAL, 0)
-    elif _watch.inside == _watch.suspect:
+    elif _watch.inside == _watch.suspect and _sleeps() > _watch.sleeps:
         _watch.inside = 0  # so that this is raised once, wherever the call has got to
         raise Blocked(errno.EWOULDBLOCK, "it was made to block")
     else:
         _watch.suspect = _watch.inside
+        _watch.sleeps = _sleeps()
+
+
+def _sleeps() -> int:
+    """How often this thread gave the processor away because it had to wait; that it was taken away does not count."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 
 def write(fd: int, data: bytes) -> int:

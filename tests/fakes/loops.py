@@ -27,7 +27,7 @@ def fresh_loop() -> Iterator[asyncio.AbstractEventLoop]:
     assert not escaped, escaped
 
 
-def until(loop: asyncio.AbstractEventLoop, condition: Callable[[], object], seconds: float = 5.0) -> None:
+def until(loop: asyncio.AbstractEventLoop, condition: Callable[[], object], seconds: float = 60.0) -> None:
     """Run the loop until `condition()` holds; AssertionError after `seconds`."""
     end = time.monotonic() + seconds
     while not condition():

@@ -94,7 +94,7 @@ def main() -> int:
     for fd in (0, 1, 2):
         os.dup2(null, fd)
     if listener is not None:
-        asyncio.run(asyncio.wait_for(serve_rings(listener), 30))
+        asyncio.run(asyncio.wait_for(serve_rings(listener), 100))
     else:
         with socket.socket(fileno=given.fd) as sock:
             serve_frames(sock, given.die_after)

@@ -13,7 +13,7 @@ from vnic.protocol.vhost_user import messages as vu
 from vnic.protocol.vhost_user.frontend import FrontendEngine, Phase, SharedRegion, SharedRing
 from vnic.protocol.vhost_user.messages import ProtocolError
 
-QUICK = settings(max_examples=200, deadline=None)
+QUICK = settings(max_examples=200)
 
 numbers = st.sampled_from(
     [vu.GET_FEATURES, vu.GET_PROTOCOL_FEATURES, vu.GET_QUEUE_NUM, vu.GET_VRING_BASE, vu.SET_MEM_TABLE]

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.fakes.loops import no_fd_leak
 from tests.fakes.vhost_user_rig import EngineRig
@@ -17,7 +17,7 @@ from tests.fakes.vhost_user_rig import EngineRig
 from vnic.protocol.vhost_user import messages as vu
 from vnic.protocol.vhost_user.messages import ProtocolError
 
-QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+QUICK = settings(max_examples=150)
 
 EDGES = [0, 1, 2, 3, 7, 8, 64, 255, 256, 1024, 4095, 4096, 0xFFFF, 1 << 16, 1 << 31, (1 << 32) - 1]
 small = st.sampled_from(EDGES) | st.integers(0, (1 << 32) - 1)

@@ -44,7 +44,7 @@ START = [
 """A driver's start-up with three rings over whatever the memory holds, and a kick for each."""
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(0, 1 << 32), st.booleans(), st.lists(write, max_size=60), st.lists(st.binary(max_size=80)))
 def test_random_registers_over_random_memory(
     seed: int, started: bool, writes: list[tuple[tuple[int, int], int]], frames: list[bytes]

@@ -25,8 +25,10 @@ from vnic.guest.uml import UmlGuest
 
 Reply = dict[str, Any]
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
 SOURCES = str(Path(__file__).parents[2] / "src")
+COMMAND = [sys.executable, "-m", "vnic"]
+PATIENT = [sys.executable, str(Path(__file__).parents[1] / "fakes" / "patient_vnic.py")]
 
 
 class Qmp:
@@ -112,12 +114,12 @@ class Qmp:
 class Vnic:
     """A running `vnic run`; `folder` is its working directory, and holds its sockets."""
 
-    def __init__(self, folder: Path, options: Sequence[str]) -> None:
+    def __init__(self, folder: Path, options: Sequence[str], command: Sequence[str] = COMMAND) -> None:
         self.folder = folder
         self._log = folder / "vnic.log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "vnic", "run", "-qmp", "unix:qmp.sock,server=on,wait=off", *options],
+                [*command, "run", "-qmp", "unix:qmp.sock,server=on,wait=off", *options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -170,10 +172,10 @@ ECHO = ["-netdev", "echo,id=net0,ip=10.0.2.2"]
 
 
 @contextlib.contextmanager
-def vnic_run(*options: str) -> Iterator[Vnic]:
+def vnic_run(*options: str, command: Sequence[str] = COMMAND) -> Iterator[Vnic]:
     """A `vnic run` in a short folder (socket paths have 107 bytes); it must end well."""
     with tempfile.TemporaryDirectory(prefix="vnic-") as folder:
-        running = Vnic(Path(folder), options)
+        running = Vnic(Path(folder), options, command)
         try:
             yield running
         finally:

@@ -21,7 +21,7 @@ def test_its_carrier_follows_and_it_pings() -> None:
             assert guest.carrier()
             for _ in range(40):
                 assert guest.ping("10.0.2.2") is not None
-            assert guest.ping("10.0.2.77") is None
+            assert guest.ping("10.0.2.77", timeout=1) is None
             for up in (False, True, False, True):
                 running.qmp.set_link("nic0", up)
                 assert guest.wait_carrier(up)
@@ -36,7 +36,7 @@ def test_it_outlives_its_nic() -> None:
     with vnic_run("-name", "fake", *ECHO, *nic("nic0")) as running:
         guest = FakeGuest(running.socket("nic0"))
         guest.boot()
-    assert guest.ping("10.0.2.2") is None
+    assert guest.ping("10.0.2.2", timeout=1) is None
     guest.close()
 
 

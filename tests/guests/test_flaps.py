@@ -22,7 +22,7 @@ def flap(running: Vnic, changes: int, last: bool, name: str) -> None:
         running.qmp.events.clear()
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_ten_thousand_flaps() -> None:
     with vnic_run("-name", "flaps", *ECHO, *nic("nic0")) as running, uml(running, "nic0") as guest:
         guest.set_address("10.0.2.15/24")

@@ -54,7 +54,7 @@ class Lab:
             end.wait_carrier(up)
 
     def assert_pings(self) -> None:
-        assert " 0% packet loss" in self.ends[0].run("ping -c 3 -i 0.1 -W 2 10.9.0.2")
+        assert " 0% packet loss" in self.ends[0].run("ping -c 3 -i 0.1 -W 10 10.9.0.2")
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,6 @@ from tests.guests.qemu_lab import interfaces, interrupts, pci_nic, qemu
 
 from vnic.guest.qemu import QemuGuest
 
-E1000_TIMEOUT = 8
-"""Seconds: 0.5 of negotiation, and Linux's driver looks at its link every 2, on a machine that may be busy."""
-
 KINDS = {
     "msix": ("virtio-net-pci", {"speed": "2500", "duplex": "full"}),
     "intx": ("virtio-net-pci", {"msix": "off"}),
@@ -61,7 +58,7 @@ class Port:
         return KINDS[self.nic][0] == "virtio-net-pci"
 
     def wait(self, up: bool) -> None:
-        assert self.guest.wait_carrier(up, self.interface, timeout=E1000_TIMEOUT)
+        assert self.guest.wait_carrier(up, self.interface)
 
     def ping(self) -> float | None:
         return self.guest.ping(self.peer)
@@ -203,6 +200,7 @@ def test_each_nic_has_a_link_of_its_own(ports: dict[str, Port]) -> None:
             assert port in down or port.ping() is not None
     for port in ports.values():
         port.qmp.set_link(port.nic, True)
+        port.wait(True)
 
 
 def test_the_guest_is_interrupted_only_when_its_link_changed(ports: dict[str, Port]) -> None:
@@ -254,10 +252,14 @@ def test_intels_own_self_test_passes(ports: dict[str, Port]) -> None:
     """ethtool -t: registers, EEPROM, interrupts, loopback, link. Two waits of 4 s are in the driver."""
     port = ports["e1000"]
     port.wait(True)
-    done = port.guest.try_run(f"ethtool -t {port.interface} offline", timeout=60)
-    results = dict(re.findall(r"(\w+) test +\(.*\)\s+(\d+)", done.output))
-    # 14 (e1000_run_loopback_test): every frame came back as it was sent, but comparing them took the guest's
-    # processor 2 jiffies or more. That judges the host.
+    # The driver's own clock judges the host, too (e1000_run_loopback_test). 13: not all of 64 frames had been compared
+    # after 20 jiffies, or one was wrong, which would be so again. 14: all came back as they were sent, but comparing
+    # them took the guest's processor 2 jiffies or more.
+    for _ in range(3):
+        done = port.guest.try_run(f"ethtool -t {port.interface} offline", timeout=100)
+        results = dict(re.findall(r"(\w+) test +\(.*\)\s+(\d+)", done.output))
+        if results.get("Loopback") != "13":
+            break
     if results.get("Loopback") == "14":
         results["Loopback"] = "0"
     assert results == dict.fromkeys(("Register", "Eeprom", "Interrupt", "Loopback", "Link"), "0"), done.output

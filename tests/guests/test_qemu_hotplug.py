@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from tests.guests.lab import Vnic, vnic_run
+from tests.guests.lab import PATIENT, Vnic, vnic_run
 from tests.guests.qemu_lab import pci_nic, qemu, wait_detached
 
 from vnic.guest.qemu import QemuGuest
@@ -20,16 +20,16 @@ def lab() -> Iterator[Lab]:
     echo = ["-netdev", "echo,id=net0,ip=10.0.2.2", "-netdev", "echo,id=net1,ip=10.0.3.2"]
     nics = [*pci_nic("nic0", netdev="net0", msix="off"), *pci_nic("nic1", "e1000", netdev="net1")]
     echo += ["-netdev", "echo,id=net2,ip=10.0.4.2"]
-    with vnic_run("-name", "hotplug", *echo, *nics) as running, qemu(running) as guest:
+    with vnic_run("-name", "hotplug", *echo, *nics, command=PATIENT) as running, qemu(running) as guest:
         yield running, guest
 
 
 def plug(running: Vnic, guest: QemuGuest, nic: str, address: str) -> None:
     guest.device_add(vfio_user(running.socket(nic)), nic)
-    guest.run("for i in $(seq 50); do [ -e /sys/class/net/eth0 ] && break; usleep 100000; done", timeout=60)
+    guest.run("for i in $(seq 300); do [ -e /sys/class/net/eth0 ] && break; usleep 100000; done", timeout=60)
     guest.run("ip link set eth0 up")
     guest.set_address(address)
-    assert guest.wait_carrier(True, timeout=8)
+    assert guest.wait_carrier(True)
 
 
 @pytest.mark.parametrize(("nic", "network"), [("nic0", 2), ("nic1", 3)])
@@ -40,7 +40,7 @@ def test_qemu_plugs_a_nic_in_and_out_again(lab: Lab, nic: str, network: int) -> 
         plug(running, guest, nic, f"10.0.{network}.15/24")
         assert guest.ping(f"10.0.{network}.2") is not None
         running.qmp.set_link(nic, False)
-        assert guest.wait_carrier(False, timeout=8)
+        assert guest.wait_carrier(False)
         guest.device_del(nic)
         wait_detached(running, nic)
         assert guest.run("ls /sys/class/net") == "lo"
@@ -72,7 +72,10 @@ def test_vnic_takes_a_nic_away_under_its_vm(lab: Lab, msix: bool) -> None:
 
 def test_vnics_end_is_seen_as_a_pulled_cable() -> None:
     echo = ["-netdev", "echo,id=net0,ip=10.0.2.2"]
-    with vnic_run("-name", "end", *echo, *pci_nic("nic0")) as running, qemu(running, "nic0") as guest:
+    with (
+        vnic_run("-name", "end", *echo, *pci_nic("nic0"), command=PATIENT) as running,
+        qemu(running, "nic0") as guest,
+    ):
         assert guest.carrier()
         guest.run("ping -i 0.01 10.0.2.2 >/dev/null 2>&1 &")
         assert running.end() == 0

@@ -38,7 +38,7 @@ def guest(kit: qemu_kit.QemuKit) -> Iterator[QemuGuest]:
 
 
 def wait_until_gone(process: int) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while Path(f"/proc/{process}/cmdline").exists() and Path(f"/proc/{process}/cmdline").read_bytes():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -55,9 +55,9 @@ def test_has_what_tests_need(guest: QemuGuest, kit: qemu_kit.QemuKit) -> None:
 
 def test_qemus_own_nics_follow_qemus_set_link(guest: QemuGuest) -> None:
     for nic, interface in (("nic0", "eth0"), ("nic1", "eth1")):
-        assert guest.wait_carrier(True, interface, timeout=8)
+        assert guest.wait_carrier(True, interface)
         guest.qmp("set_link", name=nic, up=False)
-        assert guest.wait_carrier(False, interface, timeout=8)
+        assert guest.wait_carrier(False, interface)
         guest.qmp("set_link", name=nic, up=True)
 
 

@@ -44,7 +44,7 @@ def test_carrier_and_pings(bench: Bench, nic: str) -> None:
     address = f"10.0.{list(KINDS).index(nic)}.2"
     for up in (False, True):
         running.qmp.set_link(nic, up)
-        assert guest.wait_carrier(up, names[nic], timeout=8)
+        assert guest.wait_carrier(up, names[nic])
     assert guest.ping(address) is not None
     assert running.qmp.link(nic)["guest"]["seen"] == "up"
     guest.run(f"ping -q -c 20 -i 0.01 -s 1400 {address}")
@@ -58,7 +58,7 @@ def test_unbinding_and_binding_the_driver(bench: Bench, nic: str) -> None:
     device = guest.run(f"basename $(readlink -f /sys/class/net/{interface}/device)")
     guest.run(f"echo {device} >{where}/unbind; ! test -e /sys/class/net/{interface}")
     guest.run(f"echo {device} >{where}/bind; ip link set {interface} up")
-    assert guest.wait_carrier(True, interface, timeout=8)
+    assert guest.wait_carrier(True, interface)
     guest.set_address(f"10.0.{network}.15/24", interface)
     assert guest.ping(f"10.0.{network}.2") is not None
 

@@ -16,7 +16,7 @@ from vnic.guest.qemu_nic import QemuNic
 Lab = tuple[Vnic, QemuGuest]
 
 DRIVER = "/sys/bus/virtio/drivers/virtio_net"
-WAIT_S = 10.0
+WAIT_S = 30.0
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ class Terminal:
 
     def wait_for(self, text: str) -> None:
         """Until `text` was printed; what was printed before it is forgotten."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while text.encode() not in self._read:
             left = deadline - time.monotonic()
             assert left > 0, self._read
@@ -59,7 +59,7 @@ def test_a_persons_shell() -> None:
                 terminal.type("\x03")
                 terminal.wait_for("/ #")
                 terminal.type("exit")
-                assert process.wait(20) == 0
+                assert process.wait(60) == 0
             finally:
                 process.terminate()
                 os.close(master)

@@ -73,7 +73,7 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
 
 def wait_ping(guest: LinuxGuest) -> None:
     """The guest may still be resolving the address that did not answer before."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while guest.ping("10.0.2.2") is None:
         assert time.monotonic() < deadline, "no answer through the back-end"
 
@@ -104,6 +104,7 @@ def test_the_operators_hold_outlives_a_return(lab: Lab) -> None:
     running.qmp.set_link("nic0", False)
     assert guest.wait_carrier(False)
     back_end.kill()
+    running.qmp.forget_events()
     back_end.start()
     running.qmp.wait_event("NETDEV_VHOST_USER_CONNECTED")
     assert not guest.wait_carrier(True, timeout=1)

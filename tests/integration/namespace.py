@@ -28,7 +28,7 @@ def _child(main: Callable[..., Coroutine[Any, Any, None]], args: tuple[Any, ...]
             raise OSError(ctypes.get_errno(), "unshare")
         run("mount", "--make-rprivate", "/")
         ip("link", "set", "lo", "up")
-        asyncio.run(asyncio.wait_for(main(*args), 20))
+        asyncio.run(asyncio.wait_for(main(*args), 90))
     except BaseException:
         problems.put(traceback.format_exc())
         raise SystemExit(1) from None
@@ -41,7 +41,7 @@ def in_namespace(main: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> 
     problems = context.SimpleQueue()
     child = context.Process(target=_child, args=(main, args, problems))
     child.start()
-    child.join(30)
+    child.join(110)
     if child.exitcode is None:
         child.kill()
         child.join()
@@ -52,7 +52,7 @@ def in_namespace(main: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> 
 
 def run(*words: str) -> str:
     """What a command prints; its complaint where it fails."""
-    result = subprocess.run(words, capture_output=True, text=True, timeout=20)
+    result = subprocess.run(words, capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, f"{' '.join(words)}: {result.stderr}"
     return result.stdout
 
@@ -78,4 +78,4 @@ def frame(payload: bytes, target: bytes = b"\xff" * 6) -> bytes:
 
 
 async def receive(sock: socket.socket) -> bytes:
-    return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(sock, 70000), 5)
+    return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(sock, 70000), 60)

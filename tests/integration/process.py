@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,7 +25,8 @@ from vnic.testing.vhost_user_client import ALL_PROTOCOL_FEATURES, Disconnected, 
 
 SOURCE = Path(__file__).parents[2] / "src"
 COMMAND = [sys.executable, "-m", "vnic"]
-PATIENCE_S = 10.0
+PATIENT = [sys.executable, str(Path(__file__).parents[1] / "fakes" / "patient_vnic.py")]
+PATIENCE_S = 60.0
 
 
 class Place:
@@ -66,10 +67,10 @@ class Place:
             check=False,
         )
 
-    def start(self, *words: str) -> subprocess.Popen[str]:
+    def start(self, *words: str, command: Sequence[str] = COMMAND) -> subprocess.Popen[str]:
         """Start `vnic …`, its output in pipes."""
         return subprocess.Popen(
-            [*COMMAND, *words],
+            [*command, *words],
             env=self.environment,
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
@@ -78,10 +79,10 @@ class Place:
             text=True,
         )
 
-    def run(self, *options: str, name: str = "vnic") -> Running:
+    def run(self, *options: str, name: str = "vnic", command: Sequence[str] = COMMAND) -> Running:
         """Start `vnic run` and wait until its monitor is there."""
         given = ("-name", name) if name != "vnic" else ()
-        return Running(self, self.start("run", *given, *options), self.qmp_path(name))
+        return Running(self, self.start("run", *given, *options, command=command), self.qmp_path(name))
 
 
 class Running:

@@ -39,7 +39,7 @@ def resident_kib(pid: int) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_thousand_restarts_of_a_back_end_under_traffic() -> None:
     arguments = (
         *(

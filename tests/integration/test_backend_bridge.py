@@ -12,6 +12,7 @@ from tests.fakes.loops import open_fds
 from tests.integration.namespace import frame, in_namespace, ip, packet_socket, receive, run, up
 from tests.unit.backend.helpers import Lab, until
 
+from vnic.backend import bridge
 from vnic.backend.bridge import HELPERS
 from vnic.backend.options import BridgeOptions
 from vnic.net.errors import NetError
@@ -98,6 +99,7 @@ with socket.socket(fileno=int(options["fd"])) as sock:
 
 
 async def _by_helper(directory: Path) -> None:
+    bridge.HELPER_LIMIT_S = 60.0  # of this child; the helper has to load our modules
     make_bridge("lab0")
     script = directory / "helper.py"
     script.write_text(HELPER.format(source=str(Path(__file__).parents[2] / "src")))
@@ -116,6 +118,7 @@ def test_a_helper_passes_the_tap(tmp_path: Path) -> None:
 
 async def _by_qemus_helper(helper: str, directory: Path) -> None:
     """The helper's rules are read from a fixed place: this child's own /etc has them."""
+    bridge.HELPER_LIMIT_S = 60.0
     for name in ("upper", "work"):
         (directory / name).mkdir()
     layers = f"lowerdir=/etc,upperdir={directory}/upper,workdir={directory}/work"

@@ -25,7 +25,7 @@ from vnic.net.client import NetClient
 
 FETCH = """
 import hashlib, sys, urllib.request
-with urllib.request.urlopen(sys.argv[1], timeout=10) as answer:
+with urllib.request.urlopen(sys.argv[1], timeout=60) as answer:
     print(hashlib.sha256(answer.read()).hexdigest())
 """
 SERVE = """
@@ -37,7 +37,7 @@ Server((sys.argv[1], int(sys.argv[2])), functools.partial(
 """
 CONNECT = """
 import socket, sys, time
-for _ in range(200):
+for _ in range(1200):
     try:
         socket.create_connection((sys.argv[1], int(sys.argv[2]))).close()
         break
@@ -81,7 +81,7 @@ async def guest_kernel(lab: Lab, user: UserOptions) -> AsyncIterator[tuple[NetCl
     lab.add(HubPortOptions(id="h0", hubid=0, netdev=user.id))
     lab.add(TapOptions(id="card", ifname="card0"))
     lab.add(HubPortOptions(id="h1", hubid=0, netdev="card"))
-    with process("unshare", "--net", "sleep", "60") as child:
+    with process("unshare", "--net", "sleep", "1000") as child:
         own = os.stat("/proc/self/ns/net").st_ino
         await until(lambda: os.stat(f"/proc/{child.pid}/ns/net").st_ino != own)
         ip("link", "set", "card0", "netns", str(child.pid))
@@ -127,7 +127,7 @@ async def _restart(directory: Path) -> None:
         async with Lab() as lab, guest_kernel(lab, UserOptions(id="net0")) as (netdev, inside):
             os.kill(_pid(lab), signal.SIGKILL)
             await until(lambda: netdev.link_down)
-            assert lab.why("net0").endswith("; it is started again")
+            assert lab.why_last_down("net0").endswith("; it is started again")
             await until(lambda: not netdev.link_down)
             fetch = (*inside, sys.executable, "-c", FETCH, "http://10.0.2.2:8080/file")
             assert (await beside_the_loop(*fetch)).strip() == expected

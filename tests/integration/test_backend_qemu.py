@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import require
+from tests.fakes.ports import free_ports
 from tests.unit.backend.helpers import Guest, Lab, until
 
 from vnic.backend.options import (
@@ -50,17 +51,7 @@ def qemu(*netdevs: str) -> Iterator[subprocess.Popen[bytes]]:
 
 def run(main: object) -> None:
     assert asyncio.iscoroutine(main)
-    asyncio.run(asyncio.wait_for(main, 30))
-
-
-def free_ports(kind: int, count: int) -> list[int]:
-    socks = [socket.socket(socket.AF_INET, kind) for _ in range(count)]
-    for sock in socks:
-        sock.bind(("127.0.0.1", 0))
-    ports = [int(sock.getsockname()[1]) for sock in socks]
-    for sock in socks:
-        sock.close()
-    return ports
+    asyncio.run(asyncio.wait_for(main, 100))
 
 
 def listens(port: int) -> bool:
@@ -153,7 +144,7 @@ KINDS = [
 async def arrive(sender: Nic, guest: Guest) -> None:
     """Send all FRAMES, each until it has arrived: what is sent before QEMU's own start is lost on datagrams."""
     for frame in FRAMES:
-        for _ in range(500):
+        for _ in range(30_000):
             sender.send(0, frame)
             await asyncio.sleep(0.002)
             if frame in guest.got:

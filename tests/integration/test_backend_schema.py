@@ -23,7 +23,7 @@ def qemu_schema() -> dict[str, dict[str, Any]]:
         json.dumps({"execute": command}) + "\n"
         for command in ("qmp_capabilities", "query-qmp-schema", "quit")
     )
-    done = subprocess.run(words, input=script, capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(words, input=script, capture_output=True, text=True, timeout=100, check=True)
     replies = [json.loads(line) for line in done.stdout.splitlines()]
     entries = next(reply["return"] for reply in replies if isinstance(reply.get("return"), list))
     return {entry["name"]: entry for entry in entries}

@@ -16,6 +16,7 @@ from tests.fakes.loops import open_fds
 from tests.integration.namespace import HOST, frame, in_namespace, ip, packet_socket, receive, up
 from tests.unit.backend.helpers import Guest, Lab, until
 
+from vnic.backend import script
 from vnic.backend.options import HubPortOptions, TapOptions
 from vnic.dataplane.offload import checksum, complete
 from vnic.net.errors import NetError
@@ -58,6 +59,7 @@ async def _full_guest() -> None:
         with packet_socket("vt0") as host:
             for n in range(100):
                 host.send(frame(bytes([n]) * 50))
+            await until(lambda: len(guest.got) == 3)
             await asyncio.sleep(0.05)
             assert len(guest.got) == 3
             guest.make_room()
@@ -263,6 +265,7 @@ def test_passed_descriptors() -> None:
 
 
 async def _scripts(tmp_path: Path) -> None:
+    script.DOWN_SCRIPT_S = 60.0  # of this child
     up_script, down_script, slow, bad = (tmp_path / name for name in ("up", "down", "slow", "bad"))
     up_script.write_text(f"#!/bin/sh\nip link set $1 up && echo up $1 >> {tmp_path}/log\n")
     down_script.write_text(f"#!/bin/sh\nip link show $1 > /dev/null && echo down $1 >> {tmp_path}/log\n")

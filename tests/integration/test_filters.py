@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from qemu.qmp import ExecuteError, QMPClient
 from tests.conftest import require
-from tests.integration.process import Place, Running, wait_for
+from tests.integration.process import PATIENCE_S, Place, Running, wait_for
 
 FRAMES = [
     b"\xff" * 6 + bytes((0x52, 0x54, 0, 0, 0, n)) + b"\x88\xb5" + bytes([n]) * (46 + 97 * n)
@@ -54,7 +54,7 @@ class Cable:
 def _bound(path: str) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     sock.bind(path)
-    sock.settimeout(5)
+    sock.settimeout(PATIENCE_S)
     return sock
 
 
@@ -73,12 +73,12 @@ def ask(running: Running, *requests: tuple[str, dict[str, object]]) -> list[Any]
 
     async def main() -> list[Any]:
         client = QMPClient("test")
-        await asyncio.wait_for(client.connect(running.qmp_path), 5)
+        await asyncio.wait_for(client.connect(running.qmp_path), PATIENCE_S)
         answers: list[Any] = []
         try:
             for command, arguments in requests:
                 try:
-                    answers.append(await asyncio.wait_for(client.execute(command, arguments), 5))
+                    answers.append(await asyncio.wait_for(client.execute(command, arguments), PATIENCE_S))
                 except ExecuteError as error:
                     answers.append((error.error_class, str(error)))
         finally:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import require
-from tests.integration.process import Place, wait_for
+from tests.integration.process import PATIENCE_S, Place, is_listening, wait_for
 
 NETDEVS = ("hubport,id=h0,hubid=1", "hubport,id=h1,hubid=1", "hubport,id=h2,hubid=2")
 NICS = ("virtio-net-pci,id=nic0,netdev=h0,mac=52:54:00:12:34:56", "e1000,netdev=h1,mac=52:54:00:12:34:57")
@@ -35,7 +35,7 @@ class Monitor:
 
     def __init__(self, path: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(10)
+        self._socket.settimeout(PATIENCE_S)
         self._socket.connect(path)
         self._input = self._socket.makefile("rb")
         self._input.readline()
@@ -72,7 +72,7 @@ def both() -> Iterator[tuple[Monitor, Monitor]]:
     our_nics = [f"{nic},attach.type=vfio-user,attach.path={number}.sock" for number, nic in enumerate(NICS)]
     try:
         with ours.run("-S", *alike, *each("-device", our_nics)) as running:
-            wait_for(Path(path).exists)
+            wait_for(lambda: is_listening(path))
             monitors = Monitor(path), Monitor(running.qmp_path)
             yield monitors
             for monitor in monitors:

@@ -9,7 +9,7 @@ import stat
 import subprocess
 
 import pytest
-from tests.integration.process import COMMAND, Place, guest_on, wait_for
+from tests.integration.process import COMMAND, PATIENCE_S, PATIENT, Place, guest_on, wait_for
 
 NIC = "virtio-net,id=nic0,netdev=net0,attach.type=vhost-user,attach.path=nic0.sock"
 STREAM = "stream,id=net0,server=on,addr.type=unix,addr.path=net0.sock"
@@ -32,10 +32,11 @@ def test_the_sockets_are_for_nobody_else(place: Place) -> None:
 
 
 def test_a_guest_sees_its_link_go_when_vnic_ends(place: Place) -> None:
-    running = place.run("-netdev", "echo,id=net0", "-device", NIC)
+    running = place.run("-netdev", "echo,id=net0", "-device", NIC, command=PATIENT)
     with guest_on(place.path("nic0.sock")) as guest:
         assert guest.sees_up()
         assert running.end() == (0, "")
+        assert guest.gone.wait(PATIENCE_S)
         assert not guest.sees_up(), "the guest had the time to see its link go"
 
 

@@ -59,7 +59,7 @@ def test_a_peer_that_does_not_read_is_cut_off(fds: int) -> None:
             assert reason is not None
             assert "does not read" in reason
             assert connection.closed
-        assert open_fds() == before
+        assert open_fds() <= before
 
     run(main())
 
@@ -87,7 +87,7 @@ def test_a_slow_peer_gets_everything_in_order() -> None:
             assert not user.reasons
             theirs.sendall(b"done")
             await until(lambda: user.data == b"done")
-        assert open_fds() == before
+        assert open_fds() <= before
 
     run(main())
 
@@ -130,7 +130,7 @@ def test_without_descriptors_for_what_has_to_wait() -> None:
             await until(lambda: user.reasons)
             assert user.reasons == ["Too many open files"]
             theirs.close()
-        assert open_fds() == before
+        assert open_fds() <= before
 
     run(main())
 

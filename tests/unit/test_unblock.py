@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -29,11 +30,9 @@ def full(fd, piece):
     return fd
 
 def must_block(call, *arguments):
-    began = time.monotonic()
     try:
         call(*arguments)
     except unblock.Blocked:
-        assert time.monotonic() - began < 2
         return
     raise SystemExit(f"{call} returned")
 
@@ -52,10 +51,8 @@ with unblock.guarded():
         with socket.create_server(("127.0.0.1", 0)) as server:
             sender, receiver = socket.create_connection(server.getsockname()), server.accept()[0]
         full(sender.fileno(), bytes(65536))
-        sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 5))
-        began = time.monotonic()
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 1000))
         unblock.close(sender.detach())
-        assert time.monotonic() - began < 2
         receiver.close()
     time.sleep(0.1)
     assert not unblock._watch.armed
@@ -72,10 +69,25 @@ def test_calls_that_block_are_ended() -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_call_blocks_when_it_waits_and_not_when_the_processor_is_elsewhere() -> None:
+    """On a machine that is busy the timer expires within a call of a microsecond, also twice."""
+
+    def call(in_between: float | None) -> str:
+        for _ in range(3):
+            unblock._expired(signal.SIGALRM, None)
+            if in_between is not None:
+                time.sleep(in_between)
+        return "done"
+
+    assert unblock._watched(call, None) == "done"
+    with pytest.raises(unblock.Blocked):
+        unblock._watched(call, 0.001)
 
 
 def test_unguarded_they_are_the_plain_calls() -> None:

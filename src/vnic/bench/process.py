@@ -18,7 +18,7 @@ import vnic
 
 from .report import Missing
 
-GREETING_TIMEOUT_S = 10.0
+GREETING_TIMEOUT_S = 30.0
 _PACKAGE_PARENT = str(Path(vnic.__file__).parents[1])
 """So that the process runs this very vnic, installed or not."""
 
@@ -93,7 +93,7 @@ class VnicProcess:
         reply = cast(dict[str, list[dict[str, object]]], self.execute("query-links", name=name))
         return reply["return"][0]
 
-    def wait_link(self, name: str, up: bool, seconds: float = 20.0) -> None:
+    def wait_link(self, name: str, up: bool, seconds: float = 30.0) -> None:
         """Poll until the link is so; Missing if it does not become so."""
         deadline = time.perf_counter() + seconds
         while self.link(name)["link"] != ("up" if up else "down"):

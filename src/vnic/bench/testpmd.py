@@ -19,7 +19,7 @@ from typing import Self
 from .report import Missing
 
 BINARY = "dpdk-testpmd"
-START_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 60.0
 _PROMPT = b"testpmd> "
 _MEMORY_MIB = 192
 _MBUFS = 8192
@@ -83,7 +83,7 @@ class Testpmd:
                 pipe.close()
         self.process.wait()
 
-    def command(self, text: str, timeout: float = 10.0) -> str:
+    def command(self, text: str, timeout: float = 60.0) -> str:
         """Type a command; what it printed."""
         assert self.process.stdin is not None
         self.process.stdin.write(text.encode() + b"\n")

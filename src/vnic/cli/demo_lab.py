@@ -46,8 +46,8 @@ SOCKET = {
 TMPDIR_MAX = SUN_PATH_MAX - len("/vnic-demo-xxxxxxxx/nic0.sock")
 """Bytes that the path of the folder of temporary files may have."""
 
-START_TIMEOUT_S = 10.0
-EVENT_TIMEOUT_S = 5.0
+START_TIMEOUT_S = 30.0
+EVENT_TIMEOUT_S = 30.0
 
 
 class Program:

@@ -12,7 +12,7 @@ from .client import Entry
 from .demo_lab import NETDEV, NIC, PING_ADDRESS, Lab
 from .show import one_line
 
-CARRIER_TIMEOUT_S = 5
+CARRIER_TIMEOUT_S = 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ class Guest(Protocol):
     def carrier(self) -> bool:
         """Its /sys/class/net/eth0/carrier."""
 
-    def wait_carrier(self, up: bool, *, timeout: int = 5) -> bool:
+    def wait_carrier(self, up: bool, *, timeout: int = 30) -> bool:
         """Wait at most `timeout` seconds for the carrier; whether it became so."""
 
     def set_address(self, address: str) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from .errors import CommandFailed, GuestError, GuestGone
 
 READY = b"READY\n"
-DEFAULT_TIMEOUT = 20.0
+DEFAULT_TIMEOUT = 60.0
 
 # The guest's tty holds 4096 bytes and drops what comes beyond: longer scripts travel as files in the initrd.
 COMMAND_LIMIT_BYTES = 3072

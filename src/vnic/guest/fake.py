@@ -26,7 +26,7 @@ from vnic.virtio import features
 from .errors import BootFailed, GuestGone
 
 RX_BUFFERS = 16
-ANSWER_TIMEOUT_S = 1.0
+ANSWER_TIMEOUT_S = 10.0
 
 _FEATURES = features.VERSION_1 | vu.F_PROTOCOL_FEATURES | net.MAC | net.STATUS
 _MAC_AT, _MAC_BYTES = 0, 6  # in the config space (virtio 1.2 §5.1.4)
@@ -81,20 +81,20 @@ class FakeGuest:
     def carrier(self) -> bool:
         return self._up
 
-    def wait_carrier(self, up: bool, *, timeout: int = 5) -> bool:
+    def wait_carrier(self, up: bool, *, timeout: int = 30) -> bool:
         with self._changed:
             return self._changed.wait_for(lambda: self._up == up, timeout)
 
     def set_address(self, address: str) -> None:
         self._address = ipaddress.IPv4Interface(address).ip.packed
 
-    def ping(self, address: str) -> float | None:
+    def ping(self, address: str, timeout: float = ANSWER_TIMEOUT_S) -> float | None:
         target = ipaddress.IPv4Address(address).packed
-        answer = self._exchange(arp_request(self._mac, self._address, target))
+        answer = self._exchange(arp_request(self._mac, self._address, target), timeout)
         if answer is None:
             return None
         started = time.monotonic()
-        answer = self._exchange(echo_request(answer[6:12], self._mac, self._address, target))
+        answer = self._exchange(echo_request(answer[6:12], self._mac, self._address, target), timeout)
         return None if answer is None else (time.monotonic() - started) * 1e3
 
     def close(self) -> None:
@@ -123,11 +123,11 @@ class FakeGuest:
 
     # -- packets ------------------------------------------------------------------------------------------------
 
-    def _exchange(self, frame: bytes) -> bytes | None:
-        """Send a frame; the next one that comes back for this guest."""
+    def _exchange(self, frame: bytes, timeout: float) -> bytes | None:
+        """Send a frame; the next one that comes back for this guest within `timeout` seconds."""
         driver = self._running().driver
         driver.send(frame)
-        deadline = time.monotonic() + ANSWER_TIMEOUT_S
+        deadline = time.monotonic() + timeout
         while (left := deadline - time.monotonic()) > 0:
             if select.select([driver.rings[0].call_fd], [], [], left)[0]:
                 driver.rings[0].calls()

@@ -24,7 +24,10 @@ from .console import DEFAULT_TIMEOUT, Completed, Console, Pending, checked
 from .errors import BootFailed, GuestError, GuestGone
 from .initrd import build_initrd
 
-BOOT_TIMEOUT = 30.0
+# All are for a machine that is busy, or stands still for a while.
+BOOT_TIMEOUT = 60.0
+CARRIER_TIMEOUT = 30
+PING_TIMEOUT = 10
 TERMINATE_TIMEOUT = 2.0
 LOG_TAIL = 1500
 
@@ -185,7 +188,7 @@ class LinuxGuest(abc.ABC):
         """Give an interface an address, in place of those that it had."""
         self.run(f"ip addr flush dev {interface}; ip addr add {address} dev {interface}")
 
-    def ping(self, address: str, timeout: int = 2) -> float | None:
+    def ping(self, address: str, timeout: int = PING_TIMEOUT) -> float | None:
         """The round trip in milliseconds; None if no answer came in `timeout` seconds."""
         done = self.try_run(f"ping -c 1 -W {timeout} {address}")
         found = re.search(r"time=([0-9.]+) ms", done.output)
@@ -194,11 +197,13 @@ class LinuxGuest(abc.ABC):
     def carrier(self, interface: str = "eth0") -> bool:
         return self.run(f"cat /sys/class/net/{interface}/carrier") == "1"
 
-    def wait_carrier(self, up: bool, interface: str = "eth0", *, timeout: int = 5) -> bool:
+    def wait_carrier(self, up: bool, interface: str = "eth0", *, timeout: int = CARRIER_TIMEOUT) -> bool:
         """Wait at most `timeout` seconds for the carrier; whether it became so."""
         done = self.try_run(f"wait_carrier {interface} {up:d} {timeout}", timeout + DEFAULT_TIMEOUT)
         return done.status == 0
 
-    def start_wait_carrier(self, up: bool, interface: str = "eth0", *, timeout: int = 5) -> Pending:
+    def start_wait_carrier(
+        self, up: bool, interface: str = "eth0", *, timeout: int = CARRIER_TIMEOUT
+    ) -> Pending:
         """The same, begun before its cause: the result's status is 0 when the carrier became so."""
         return self.start(f"wait_carrier {interface} {up:d} {timeout}")

@@ -5,6 +5,7 @@ QEMU connects to each NIC's socket when it starts, so the NICs must listen befor
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -19,14 +20,18 @@ from .qemu_monitor import QemuMonitor
 from .qemu_nic import QemuNic, vfio_user
 
 # Emulated, on a busy machine; 4 s on a quiet one.
-BOOT_TIMEOUT = 90.0
+BOOT_TIMEOUT = 180.0
 DEFAULT_MEMORY_MIB = 192
 
 # Everything is emulated, also where KVM is: what is measured or tested then means the same on every machine. The
 # plainest CPU boots fastest, for the kernel patches in the least alternatives.
 _CPU = ("-accel", "tcg", "-cpu", "qemu64")
 _KERNEL_ARGUMENTS = "console=ttyS0 quiet panic=-1 rdinit=/init VNIC_TTY=ttyS1"
-_UNPLUG_TIMEOUT = 10.0
+_UNPLUG_TIMEOUT = 60.0
+
+# QEMU does not end by itself when we are killed. Who is killed before setpriv has asked for the signal is nobody's
+# parent any more: then nothing is started.
+_DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL", "sh", "-c", '[ "$PPID" = "$0" ] && exec "$@"')
 
 
 class QemuGuest(LinuxGuest):
@@ -114,13 +119,7 @@ class QemuGuest(LinuxGuest):
         self._monitor = QemuMonitor(host_end)
         with qemu_end:
             return subprocess.Popen(
-                # QEMU does not end by itself when we are killed.
-                [
-                    "setpriv",
-                    "--pdeathsig",
-                    "KILL",
-                    *self._command(initrd, console.fileno(), qemu_end.fileno()),
-                ],
+                with_us(self._command(initrd, console.fileno(), qemu_end.fileno())),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -153,6 +152,11 @@ class QemuGuest(LinuxGuest):
         for nic in self._nics:
             command += nic.options()
         return command
+
+
+def with_us(command: Sequence[str]) -> list[str]:
+    """The command as a child of this process that ends with it."""
+    return [*_DIES_WITH_US, str(os.getpid()), *command]
 
 
 def _nic(nic: QemuNic | str | Path) -> QemuNic:

@@ -10,7 +10,7 @@ from typing import Any
 
 from .errors import GuestError, GuestGone
 
-REPLY_TIMEOUT = 10.0
+REPLY_TIMEOUT = 60.0
 
 Message = dict[str, Any]
 

@@ -20,7 +20,7 @@ from . import exec_uml
 from .errors import BootFailed, GuestError
 from .initrd import module_closure
 from .kit import UmlKit, obtain_uml
-from .linux import BOOT_TIMEOUT, LOG_TAIL, LinuxGuest
+from .linux import BOOT_TIMEOUT, LOG_TAIL, TERMINATE_TIMEOUT, LinuxGuest
 
 # threads-max follows the memory, and boot forks a helper for each device: with 64 MiB the first fork of /init may fail.
 DEFAULT_MEMORY_MIB = 128
@@ -82,7 +82,7 @@ class UmlGuest(LinuxGuest):
             super().reboot(timeout)
         except BootFailed:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._booted_process().wait(1)
+                self._booted_process().wait(TERMINATE_TIMEOUT)
             if self.running:
                 raise
             self.close()

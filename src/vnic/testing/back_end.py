@@ -57,7 +57,7 @@ class BackEnd:
         """Whether a client's driver is at work."""
         return self._nic.guest.driver_ok
 
-    def until(self, condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+    def until(self, condition: Callable[[], bool], seconds: float = 60.0) -> bool:
         """Serve until `condition()` holds. False: it did not in time."""
         deadline = time.monotonic() + seconds
         while not condition():

@@ -26,7 +26,7 @@ QEMU_VERSION = (
 )
 """What QEMU 11.1.3 says of itself."""
 
-TIMEOUT_SECONDS = 5.0  # after which QEMU gives a device up
+TIMEOUT_SECONDS = 60.0  # QEMU gives a device up after 5; a busy machine may need longer
 
 
 class Reply(NamedTuple):

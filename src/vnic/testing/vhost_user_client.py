@@ -73,7 +73,7 @@ class SocketWire:
     def __init__(self, sock: socket.socket, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self.sock = sock
         self.loop = loop
-        sock.settimeout(5.0 if loop is None else 0.0)
+        sock.settimeout(60.0 if loop is None else 0.0)
 
     @classmethod
     def connect(cls, path: str, loop: asyncio.AbstractEventLoop | None = None) -> SocketWire:

@@ -122,7 +122,8 @@ class VirtioPciDriver:
         self.put(28, 2, 1)
 
     def start(self, features: int, rings: Sequence[DriverRing], *, msix: bool = False) -> None:
-        """The whole initialization: config vector 0, ring i on vector i + 1."""
+        """The whole initialization: config vector 0, ring i on vector i + 1. It is over when this returns: writes
+        are posted, and a read comes after them."""
         self.enable_bus(msix=msix)
         assert self.negotiate(features)
         if msix:
@@ -131,6 +132,7 @@ class VirtioPciDriver:
             self.start_ring(ring, ring.index + 1 if msix else None)
             assert self.get(28, 2) == 1
         self.status = 15
+        self.get(20, 1)
 
     def kick(self, index: int) -> None:
         self.put(22, 2, index)

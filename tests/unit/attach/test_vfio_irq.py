@@ -74,7 +74,7 @@ def rig() -> Iterator[Rig]:
     assert rig.watcher.readers == {}
     for fd in rig.ours:
         os.close(fd)
-    assert open_fds() == before, "a descriptor of the VM was left open"
+    assert open_fds() <= before, "a descriptor of the VM was left open"
 
 
 def test_what_is_offered(rig: Rig) -> None:

@@ -14,6 +14,8 @@ from vnic.net.incoming import Frame
 from vnic.net.network import Network
 
 MAC = bytes.fromhex("525400123456")
+PATIENCE_S = 60.0
+"""Far above what anything takes, also on a machine that is busy or stalls."""
 
 
 class Guest(Endpoint):
@@ -87,17 +89,22 @@ class Lab:
         (hold,) = self.network.find_all(name)[0].holds.values()
         return hold.text
 
+    def why_last_down(self, name: str) -> str:
+        """The cause of a client's last loss of its link, whatever holds it by now."""
+        changes = self.network.journal.select(name)
+        return next(change.cause.text for change in reversed(changes) if not change.up)
+
     def info(self) -> str:
         return self.network.info_network(self.context.hubs.listing())
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Let the loop run until `condition` holds; it has 5 s."""
-    end = time.monotonic() + 5
+    """Let the loop run until `condition` holds; it has PATIENCE_S."""
+    end = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < end, "it did not come to be"
         await asyncio.sleep(0.002)
 
 
 def run(coroutine: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(coroutine, 20))
+    asyncio.run(asyncio.wait_for(coroutine, 1.5 * PATIENCE_S))

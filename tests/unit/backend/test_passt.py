@@ -62,7 +62,7 @@ def test_it_starts_serves_dies_and_is_started_again(tmp_path: Path) -> None:
                 guest.got.clear()
                 os.kill(pid, signal.SIGKILL)
                 await until(lambda: not nic.link_up)
-                assert lab.why("net0") == "passt ended; it is started again"
+                assert lab.why_last_down("net0") == "passt ended; it is started again"
             await until(lambda: nic.link_up)
             assert guest.link == [True, False] * 2 + [True]
             assert {name for name, _ in lab.events} == {"LINK_CHANGED"}, (

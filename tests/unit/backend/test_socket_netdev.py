@@ -38,17 +38,17 @@ def test_listen_and_connect() -> None:
 
 def test_a_connect_that_fails_says_why() -> None:
     async def main() -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
         async with Lab() as lab:
+            port = deaf.getsockname()[1]
             a, nic, _ = lab.wire(SocketOptions(id="a", connect=f"127.0.0.1:{port}"))
             text = f"Failed to connect to '127.0.0.1:{port}': Connection refused"
             await until(lambda: lab.why("a") == text)
             assert not nic.link_up
             assert a.endpoint.info_text(0) == ""
 
-    run(main())
+    with socket.socket() as deaf:  # it has the port, and does not listen
+        deaf.bind(("127.0.0.1", 0))
+        run(main())
 
 
 def test_a_busy_port_is_refused() -> None:

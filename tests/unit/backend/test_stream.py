@@ -9,7 +9,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from tests.unit.backend.helpers import Guest, Lab, run, until
+from tests.unit.backend.helpers import PATIENCE_S, Guest, Lab, run, until
 
 from vnic.backend.options import (
     FdAddress,
@@ -38,14 +38,14 @@ class Far:
     async def read(self, size: int) -> bytes:
         data = b""
         while len(data) < size:
-            piece = await asyncio.wait_for(self.loop.sock_recv(self.sock, size - len(data)), 5)
+            piece = await asyncio.wait_for(self.loop.sock_recv(self.sock, size - len(data)), PATIENCE_S)
             if not piece:
                 break
             data += piece
         return data
 
     async def write(self, data: bytes) -> None:
-        await asyncio.wait_for(self.loop.sock_sendall(self.sock, data), 5)
+        await asyncio.wait_for(self.loop.sock_sendall(self.sock, data), PATIENCE_S)
 
     def close(self) -> None:
         self.sock.close()
@@ -143,6 +143,7 @@ def test_a_full_guest_pauses_reading_and_gets_all_in_order_later(tmp_path: Path)
             far = dial(str(path))
             await until(lambda: nic.link_up)
             writing = asyncio.ensure_future(far.write(framed(*frames)))
+            await until(lambda: len(guest.got) == 10)
             await asyncio.sleep(0.05)
             assert len(guest.got) == 10
             assert not writing.done(), "the sender is slowed down"

@@ -6,7 +6,6 @@ import itertools
 import select
 import socket
 import struct
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,21 +103,25 @@ def test_an_answer_that_never_comes(
     recovers(rig, backend)
 
 
-@pytest.mark.usefixtures("impatient")
 def test_memory_may_take_as_long_as_it_is_large(
     rig: WireRig, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vhost_user, "MEMORY_TIMEOUT_S_PER_GIB", 1.0 * (1 << 30) / rig.memory.size)
+    monkeypatch.setattr(vhost_user, "MEMORY_TIMEOUT_S_PER_GIB", 1000.0 * (1 << 30) / rig.memory.size)
     rig.wait_up()
-    backend.hook = lambda _: b"" if "SET_MEM_TABLE" in backend.messages else None
+
+    def hook(name: str) -> bytes | None:
+        monkeypatch.setattr(vhost_user, "ANSWER_TIMEOUT_S", 0.03)  # for what is asked from now on
+        return b"" if "SET_MEM_TABLE" in backend.messages else None
+
+    backend.hook = hook
     rig.boot()
     until(rig.loop, lambda: backend.count("SET_VRING_KICK") == 2)
     run_for(rig.loop, 0.3)
     assert rig.nic.link_up, "it was cut off while it mapped the memory"
+    monkeypatch.setattr(vhost_user, "ANSWER_TIMEOUT_S", 60.0)
     for number in (vu.SET_MEM_TABLE, vu.SET_VRING_ADDR, vu.SET_VRING_ADDR):
         backend.send(REPLY.pack(number, 5, 8, 0))
-    run_for(rig.loop, 0.1)
-    assert rig.serves(DataPath.TAKEN)
+    until(rig.loop, lambda: rig.serves(DataPath.TAKEN))
     assert backend.connections == 1
 
 
@@ -130,9 +133,7 @@ def test_rings_that_never_come_back(
     guest = rig.boot()
     rig.wait_up()
     backend.hook = lambda name: b"" if name == "GET_VRING_BASE" else None
-    began = time.monotonic()
     assert guest.stop_ring(rig.driver.rings[0]) == 0
-    assert time.monotonic() - began < 1
     assert "did not answer GET_VRING_BASE" in caplog.text
 
 
@@ -165,16 +166,16 @@ def test_netdev_del_of_a_hung_back_end(rig: WireRig, backend: FakeBackend) -> No
     until(rig.loop, lambda: backend.sock is None)
 
 
-@pytest.mark.usefixtures("impatient")
-def test_the_loop_is_never_held_up(rig: WireRig, backend: FakeBackend) -> None:
+def test_the_loop_is_never_held_up(
+    rig: WireRig, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vhost_user, "ANSWER_TIMEOUT_S", 1000.0)
     backend.hook = lambda name: b""
     rig.boot()
-    worst = 0.0
-    for _ in range(100):
-        began = time.monotonic()
+    until(rig.loop, lambda: "GET_FEATURES" in backend.messages)
+    for _ in range(100):  # where the answer is waited for in a call, this does not end
         run_for(rig.loop, 0.001)
-        worst = max(worst, time.monotonic() - began)
-    assert worst < 0.05
+    assert not rig.nic.link_up
 
 
 def reply(number: int, payload: bytes, flags: int = 5) -> bytes:

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 from tests.fakes.loops import no_fd_leak
-from tests.unit.backend.helpers import MAC, Guest, run, until
+from tests.unit.backend.helpers import MAC, PATIENCE_S, Guest, run, until
 
 from vnic.backend import BackendContext
 from vnic.backend.framing import MAX_FRAME_BYTES
@@ -86,7 +86,7 @@ class Peer:
     async def _exactly(self, size: int) -> bytes:
         data = b""
         while len(data) < size:
-            piece = await asyncio.wait_for(self.loop.sock_recv(self.sock, size - len(data)), 5)
+            piece = await asyncio.wait_for(self.loop.sock_recv(self.sock, size - len(data)), PATIENCE_S)
             assert piece, "closed"
             data += piece
         return data
@@ -111,7 +111,7 @@ class Peer:
     async def is_closed(self) -> bool:
         """Wait for the end of what vnic sends."""
         try:
-            while await asyncio.wait_for(self.loop.sock_recv(self.sock, 1 << 16), 5):
+            while await asyncio.wait_for(self.loop.sock_recv(self.sock, 1 << 16), PATIENCE_S):
                 pass
         except ConnectionResetError:
             pass
@@ -178,7 +178,7 @@ def test_a_client_connects_again(folder: Path, kind: str) -> None:
         listening.setblocking(False)
         rig.mirror()
         for _ in range(2):
-            sock, _ = await asyncio.wait_for(rig.loop.sock_accept(listening), 5)
+            sock, _ = await asyncio.wait_for(rig.loop.sock_accept(listening), PATIENCE_S)
             peer = Peer(sock)
             await until(lambda: rig.chardevs.find("o").connected)
             rig.nic.send(0, ONE)

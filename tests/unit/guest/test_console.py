@@ -49,7 +49,7 @@ def make_shell() -> Iterator[Callable[[Answer], Console]]:
 
     def make(answer: Answer) -> Console:
         shells.append(Shell(answer))
-        shells[-1].console.wait_ready(5)
+        shells[-1].console.wait_ready(60)
         return shells[-1].console
 
     yield make

@@ -25,7 +25,7 @@ def serve(path: Path, test: Callable[[FakeMachine], Awaitable[None]], mode: Mode
         monitors = Monitors(machine, loop)
         monitors.add(SocketOptions(id="mon0", path=str(path), server=True), mode)
         try:
-            await asyncio.wait_for(test(machine), 20)
+            await asyncio.wait_for(test(machine), 90)
         finally:
             monitors.close()
 

@@ -13,9 +13,12 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.fakes.monitored_machine import FakeMachine
+from tests.fakes.ports import free_ports
+from tests.unit.backend.helpers import until
 
 from vnic.monitor import Mode, Monitors, SocketOptions
 from vnic.monitor import ports as ports_module
@@ -40,7 +43,7 @@ def run(test: Callable[[Bench], Awaitable[None]]) -> None:
     async def main() -> None:
         bench = Bench()
         try:
-            await asyncio.wait_for(test(bench), 20)
+            await asyncio.wait_for(test(bench), 90)
         finally:
             bench.monitors.close()
 
@@ -157,7 +160,16 @@ def test_a_socket_that_somebody_else_put_there_meanwhile_stays(tmp_path: Path) -
         ({"host": "no.such.host.invalid", "port": "1", "server": True}, "address resolution failed for"),
     ],
 )
-def test_refused(options: dict[str, object], text: str) -> None:
+def test_refused(options: dict[str, object], text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    look_up = socket.getaddrinfo
+
+    def no_such_name(host: Any, *more: Any, **options: Any) -> Any:
+        if host == "no.such.host.invalid":  # a name server may take its time
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return look_up(host, *more, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_such_name)
+
     async def test(bench: Bench) -> None:
         with pytest.raises(NetError, match=text):
             bench.add(**options)
@@ -181,8 +193,7 @@ def test_abstract_and_tcp() -> None:
         client = Client(*await asyncio.open_unix_connection("\0" + name))
         assert "QMP" in await client.line()
         await client.close()
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
+        (port,) = free_ports(socket.SOCK_STREAM, 1)
         bench.add(id="mon1", host="127.0.0.1", port=str(port), server=True)
         with pytest.raises(NetError, match="Failed to find an available port: Address already in use"):
             bench.add(id="mon2", host="127.0.0.1", port=str(port), server=True)
@@ -226,7 +237,7 @@ def test_events_go_to_all_that_negotiated(tmp_path: Path) -> None:
         assert await silent.ask("qmp_capabilities") == {"return": {}}
         for client in (first, second, silent):
             await client.close()
-        await asyncio.sleep(0.01)
+        await until(lambda: len(bench.connected) == 2)
         assert bench.connected == [True, False]
 
     run(test)
@@ -289,6 +300,7 @@ def test_out_of_descriptors_the_listener_rests(
         listening = port._listener.socket
         port._listener.socket = Exhausted(listening)  # type: ignore[assignment]  # plays one
         client = asyncio.create_task(join(path))
+        await until(lambda: "cannot accept" in caplog.text)
         await asyncio.sleep(0.05)
         assert caplog.text.count("cannot accept: Too many open files") == 1
         port._listener.socket = listening
@@ -349,8 +361,9 @@ def test_we_connect_and_reconnect(tmp_path: Path) -> None:
 
 def test_tcp_that_is_refused_is_tried_again() -> None:
     async def test(bench: Bench) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
+        listening = socket.socket()
+        listening.bind(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
         bench.add(host="127.0.0.1", port=str(port), reconnect_ms=20)
         await asyncio.sleep(0.05)  # refused meanwhile
         came = asyncio.Event()
@@ -360,7 +373,7 @@ def test_tcp_that_is_refused_is_tried_again() -> None:
             writer.close()
             came.set()
 
-        async with await asyncio.start_server(serve, "127.0.0.1", port):
+        async with await asyncio.start_server(serve, sock=listening):
             await came.wait()
 
     run(test)
@@ -375,6 +388,7 @@ def test_without_reconnect_it_is_tried_once(tmp_path: Path, caplog: pytest.LogCa
 
         async with await asyncio.start_unix_server(serve, path):
             bench.add(path=str(path))
+            await until(lambda: len(bench.connected) == 2)
             await asyncio.sleep(0.05)
         assert bench.connected == [True, False]
         assert f"monitor unix:{path}: the connection ended" in caplog.text
@@ -408,6 +422,8 @@ def test_a_connected_descriptor_can_be_passed() -> None:
 STDIO = """
 import asyncio
 from tests.fakes.monitored_machine import FakeMachine
+from tests.fakes.ports import free_ports
+from tests.unit.backend.helpers import until
 from vnic.monitor import Mode, Monitors, RunState, StdioOptions
 
 async def main():
@@ -440,7 +456,7 @@ def test_stdio(tmp_path: Path, source: str) -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        out, errors = running.communicate(None if source == "file" else commands, timeout=20)
+        out, errors = running.communicate(None if source == "file" else commands, timeout=60)
     assert out.endswith(b"(vnic) lab\r\n(vnic) ")
     assert errors == b""
     assert running.returncode == 0

@@ -7,7 +7,7 @@ import struct
 import time
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.fakes.e1000_driver import (
     DEXT,
@@ -31,7 +31,7 @@ from vnic.testing.guest_memory import GUEST_ADDR
 
 FRAME = MAC + bytes(100)
 TURN_SECONDS = 0.25
-"""Far above what a turn takes (milliseconds), far below what an unbounded loop takes."""
+"""Of the processor. Far above what a turn takes (milliseconds), far below what an unbounded loop takes."""
 REGISTERS = [0, 4, 0x5FC, 0x1FFFC, *sorted(regs.BY_OFFSET)]
 INTERESTING = (0, 1, 2, 0xF, 0x7F, 0x80, 0xFF, 0xFFFF, 0xFFFF0, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 
@@ -54,7 +54,7 @@ def test_random_values_in_every_register(running: Rig) -> None:
     assert running.driver.received() == [FRAME]
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100)
 @given(
     descriptors=st.lists(
         st.tuples(
@@ -85,7 +85,7 @@ def test_random_transmit_descriptors(
     rig.close()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     ring=st.binary(min_size=256, max_size=256),
     head=st.sampled_from([0, 3, 15, 16, 0xFFFF]),
@@ -187,15 +187,15 @@ def test_no_turn_is_long() -> None:
     driver.context(l3=l3, l4=l4, at=l4 + 16, header=l4 + 20, mss=48, tse=True)
     for _ in range(1000):
         driver.descriptor(TX_BUFFERS, len(frame), EOP | RS | DEXT | TSE, 1, 3 << 8)
-    begun = time.perf_counter()
+    begun = time.thread_time()
     driver.kick()
-    assert time.perf_counter() - begun < TURN_SECONDS
+    assert time.thread_time() - begun < TURN_SECONDS
     assert len(rig.netdev.frames) == 1250
     for _ in range(3):
         rig.netdev.frames.clear()
-        begun = time.perf_counter()
+        begun = time.thread_time()
         rig.one_turn()
-        assert time.perf_counter() - begun < TURN_SECONDS
+        assert time.thread_time() - begun < TURN_SECONDS
         assert len(rig.netdev.frames) == 1250
     rig.close()
 
@@ -213,14 +213,14 @@ def test_an_endless_ring_of_bytes_is_cut_into_turns() -> None:
 
 
 def test_an_mmio_storm_is_cheap(running: Rig) -> None:
-    begun = time.perf_counter()
+    begun = time.thread_time()
     for _ in range(5000):
         running.driver.write(regs.TDT, 0)
         running.driver.write(regs.RDT, 15)
         running.driver.write(regs.RCTL, RCTL)
         running.driver.write(regs.TCTL, TCTL)
         running.driver.read(regs.STATUS)
-    assert (time.perf_counter() - begun) / 25_000 < 0.0001
+    assert (time.thread_time() - begun) / 25_000 < 0.0001
 
 
 def test_a_storm_is_cheap_while_a_frame_to_be_segmented_waits(running: Rig) -> None:
@@ -229,7 +229,7 @@ def test_a_storm_is_cheap_while_a_frame_to_be_segmented_waits(running: Rig) -> N
         running.wire(FRAME)
     frame, _, l4 = build(6, bytes(65_000))
     assert not running.netdev.client.send(0, MAC + frame[6:], encode(GSO_TCPV4, 48, l4 + 20, l4, 16))
-    begun = time.perf_counter()
+    begun = time.thread_time()
     for _ in range(100):
         running.driver.write(regs.RDT, 15)
-    assert (time.perf_counter() - begun) / 100 < 0.001
+    assert (time.thread_time() - begun) / 100 < 0.001
