@@ -122,10 +122,10 @@ class Machine:
     def device_del(self, device_id: str, by: str) -> None:
         """Show the link down, let the VM go, then remove the NIC; DEVICE_DELETED tells that it is gone."""
         plugged = self.plugged(device_id)
-        if plugged.leaving:
-            raise NetError(f"Device {device_id} is already in the process of unplug")
-        plugged.leaving = True
         nic, name = plugged.nic, plugged.nic.name
+        if nic.leaving:
+            raise NetError(f"Device {device_id} is already in the process of unplug")
+        nic.leaving = True
         nic.hold(HoldKind.OPERATOR, by, f"device_del {name}")
 
         def gone() -> None:

@@ -343,6 +343,21 @@ def test_the_end_may_come_while_a_nic_is_leaving(folder: Path) -> None:
     assert [name for name, _ in live(scenario)] in ([], ["DEVICE_DELETED"])
 
 
+@pytest.mark.parametrize("name", ["nic0", "net0"])
+def test_no_set_link_brings_a_leaving_nic_back(folder: Path, name: str) -> None:
+    async def scenario(machine: Machine) -> None:
+        machine.netdev_add(netdev(type="echo", id="net0"))
+        machine.device_add(nic(folder, netdev="net0"))
+        put_slow(machine, [], 0.01)
+        machine.device_del("nic0", "test")
+        machine.network.set_link(name, False, "test")
+        machine.network.set_link(name, True, "test")
+        down, up = machine.network.query_links("nic0") + machine.network.query_links("net0")
+        assert (down["link"], up["link"]) == ("down", "up")
+
+    live(scenario)
+
+
 @pytest.mark.parametrize("sees", [True, False])
 def test_a_guest_gets_the_moment_to_see_its_link_go(folder: Path, sees: bool) -> None:
     log: list[str] = []
