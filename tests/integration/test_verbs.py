@@ -225,6 +225,17 @@ def test_why_as_json_has_the_whole_chain(place: Place, echo: Running) -> None:
     assert said["causes"][0]["name"] == "net0"
 
 
+def test_why_tells_of_what_was_deleted(place: Place, echo: Running) -> None:
+    place.verb("link", "set", "nic0", "down")
+    place.verb("device", "del", "nic0")
+    lines = place.verb("why", "nic0").stdout.splitlines()
+    assert lines[0] == "nic0 was deleted"
+    assert "down, operator: set_link nic0 off (by QMP client " in lines[2]
+    said = json.loads(place.verb("why", "nic0", "--json").stdout)
+    assert said["links"] == []
+    assert [change["link"] for change in said["changes"]] == ["up", "down"]
+
+
 # -- watch ------------------------------------------------------------------------------------------------------------
 
 
