@@ -120,9 +120,22 @@ def netdev_add(caller: Caller, args: Arguments) -> str | None:
     shape = dataclasses.replace(
         netdev_options(types), unexpected=lambda _type, key: NetError(f"Invalid parameter '{key}'")
     )
+    _check_flat(tree)
     keyval.spell_out_netdev(tree)
     caller.machine.netdev_add(_options(tree, wants_help, shape), caller.who)
     return None
+
+
+def _check_flat(tree: keyval.Tree) -> None:
+    """HMP's option strings know no dotted keys, so that `stream` and `dgram` cannot be added by it
+    (qapi/opts-visitor.c): the members of `addr` are looked for beside `type`, which is the netdev's own."""
+    if tree.get("type") == "stream":
+        raise NetError("Parameter 'type' is missing")
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            raise NetError(f"Invalid parameter '{key}.{next(reversed(value))}'")
+        if isinstance(value, list):
+            raise NetError(f"Invalid parameter '{key}.0'")
 
 
 @hmp("netdev_del", "id:s", "id", "remove host network device")
