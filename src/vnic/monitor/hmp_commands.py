@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
+from vnic.net import qom
 from vnic.net.announce import AnnounceParameters
 from vnic.net.errors import NetError
 from vnic.net.names import is_identifier
 from vnic.protocol import keyval
-from vnic.protocol.qmp import ParseError, decode
+from vnic.protocol.qmp import ParseError, decode, encode
 
 from .hmp import Arguments, UsageError, help_text, hmp, run_line
 from .machine import RunState, ShutdownCause
@@ -225,6 +226,24 @@ def _property_lines(members: Iterable[Member], prefix: str) -> Iterator[str]:
 @hmp("object_del", "id:s", "id", "destroy QOM object")
 def object_del(caller: Caller, args: Arguments) -> None:
     caller.machine.object_del(args["id"])
+
+
+@hmp("qom-get", "path:s,property:s", "path property", "print QOM property")
+def qom_get(caller: Caller, args: Arguments) -> str:
+    value = qom.get(caller.machine.network, args["path"], args["property"])
+    return f"{encode(value).decode().strip()}\n"
+
+
+@hmp("qom-set", "path:s,property:s,value:S", "path property value", "set QOM property")
+def qom_set(caller: Caller, args: Arguments) -> None:
+    qom.set_(caller.machine.network, args["path"], args["property"], args["value"])
+
+
+@hmp("qom-list", "path:s?", "path", "list QOM properties")
+def qom_list(caller: Caller, args: Arguments) -> str:
+    if "path" not in args:
+        return "/\n"
+    return "".join(f"{name} ({type_})\n" for name, type_ in qom.list_(caller.machine.network, args["path"]))
 
 
 @hmp("chardev-add", "args:s", "args", "add chardev")
