@@ -38,8 +38,8 @@ class Chardev(Protocol):
     """The Struct that it was made from."""
     connected: bool
 
-    def claim(self, user: str) -> None:
-        """Take it into use; NetError while another has it."""
+    def claim(self, user: str, *, listens: bool = True) -> None:
+        """Take it into use; NetError while another has it. `listens`: what the peer says is wanted."""
 
     def release(self) -> None: ...
 

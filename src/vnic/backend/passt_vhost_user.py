@@ -39,7 +39,7 @@ class _PasstChardev:
         self.options = _SocketOptions(path)
         self.connected = False
 
-    def claim(self, user: str) -> None:
+    def claim(self, user: str, *, listens: bool = True) -> None:
         """It belongs to its netdev alone."""
 
     def release(self) -> None:

@@ -56,7 +56,7 @@ class Port:
         self._socket: ChardevSocket | None = None
         self._dropped = 0
         self._chardev = _find(context, label, whose)
-        self._chardev.claim(f"filter {user}")
+        self._chardev.claim(f"filter {user}", listens=received is not None)
         try:
             self._open()
         except BaseException:

@@ -147,21 +147,24 @@ class Chardev:
         self.label = options.id
         self.options = options
         self.user = ""
+        self.listened_to = False
+        """Whether the user takes what the peer says (`frontend-open`)."""
         self.connected = False
         """Whether a peer is there; told by the user."""
 
-    def claim(self, user: str) -> None:
-        """Take it into use; one user at a time (chardev/char-fe.c: qemu_chr_fe_init)."""
+    def claim(self, user: str, *, listens: bool = True) -> None:
+        """Take it into use; one user at a time (chardev/char-fe.c: qemu_chr_fe_init, qemu_chr_fe_set_handlers)."""
         if self.user:
             raise NetError(f"chardev '{self.label}' is already in use")
         self.user = user
+        self.listened_to = listens
 
     def set_connected(self, connected: bool) -> None:
         self.connected = connected
 
     def release(self) -> None:
         self.user = ""
-        self.connected = False
+        self.listened_to = self.connected = False
 
     @property
     def filename(self) -> str:
@@ -228,4 +231,4 @@ class Chardevs:
 
     def info(self) -> list[ChardevInfo]:
         """query-chardev."""
-        return [ChardevInfo(each.label, each.filename, bool(each.user)) for each in self]
+        return [ChardevInfo(each.label, each.filename, each.listened_to) for each in self]
