@@ -189,9 +189,10 @@ def test_qmp_adds_and_removes_them(place: Place, cable: Cable) -> None:
 
 
 def test_filters_are_switched_off_and_on(place: Place, cable: Cable) -> None:
-    slow = {"qom-type": "filter-buffer", "id": "f0", "netdev": "right", "interval": 0xFFFFFFFF}
-    replay = {"qom-type": "filter-replay", "id": "f1", "netdev": "right"}
-    status = {"path": "/objects/f0", "property": "status"}
+    slow: dict[str, object] = {"qom-type": "filter-buffer", "id": "f0", "netdev": "right"}
+    slow["interval"] = 0xFFFFFFFF
+    replay: dict[str, object] = {"qom-type": "filter-replay", "id": "f1", "netdev": "right"}
+    status: dict[str, object] = {"path": "/objects/f0", "property": "status"}
     with place.run(*cable.options) as running:
         assert ask(running, ("object-add", slow), ("object-add", replay)) == [{}, {}]
         cable.send(FRAMES[0])

@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from vnic.net.client import Endpoint
 from vnic.net.errors import NetError
@@ -20,6 +20,9 @@ from vnic.net.network import Network
 
 from .hub import Hubs
 from .options import NetdevOptions
+
+if TYPE_CHECKING:
+    from .chardev import ChardevListener
 
 log = logging.getLogger("vnic.backend")
 
@@ -37,6 +40,8 @@ class Chardev(Protocol):
     options: Any
     """The Struct that it was made from."""
     connected: bool
+    listener: ChardevListener | None
+    """What it listens on already; None: its user has to open it."""
 
     def claim(self, user: str, *, listens: bool = True) -> None:
         """Take it into use; NetError while another has it. `listens`: what the peer says is wanted."""

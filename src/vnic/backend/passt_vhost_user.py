@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from vnic.net.errors import NetError
 
 from .base import BackendContext, Chardev
+from .chardev import ChardevListener
 from .options import PasstOptions, VhostUserOptions
 from .passt_process import PasstKeeper, State, passt_arguments, private_directory
 from .vhost_user import VhostUserBackend
@@ -38,6 +39,7 @@ class _PasstChardev:
         self.label = "passt"
         self.options = _SocketOptions(path)
         self.connected = False
+        self.listener: ChardevListener | None = None
 
     def claim(self, user: str, *, listens: bool = True) -> None:
         """It belongs to its netdev alone."""

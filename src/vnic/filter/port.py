@@ -67,7 +67,9 @@ class Port:
         chardev = self._chardev
         if chardev.options.__struct_config__.tag == "null":
             return
-        self._socket = ChardevSocket(self._loop, chardev.label, chardev.options, self, passes_fds=False)
+        self._socket = ChardevSocket(
+            self._loop, chardev.label, chardev.options, self, passes_fds=False, listener=chardev.listener
+        )
         self._socket.start()
 
     def close(self) -> None:

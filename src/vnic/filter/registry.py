@@ -52,7 +52,12 @@ OBJECTS: dict[str, ObjectType] = dict(
             "sends frames away to a chardev, takes others from one",
             "mirror:RedirectorFilter",
         ),
-        _row("filter-replay", o.ReplayOptions, "lets all frames pass: vnic records nothing", "replay:ReplayFilter"),
+        _row(
+            "filter-replay",
+            o.ReplayOptions,
+            "lets all frames pass: vnic records nothing",
+            "replay:ReplayFilter",
+        ),
     )
 )
 """By the value of `qom-type`."""

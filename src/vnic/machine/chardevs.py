@@ -1,6 +1,7 @@
 """Character devices: the named addresses that monitors and vhost-user back-ends speak over (QEMU's -chardev).
 
-A Chardev is an address with a name; what is built on it claims it and opens it. `parse_flat` reads the command line's
+A Chardev is an address with a name; one that listens does so from the start, what is built on it claims it and opens
+the others. `parse_flat` reads the command line's
 form; the Structs here are QAPI's form of the same (chardev-add).
 """
 
@@ -11,6 +12,7 @@ from typing import TypeAlias, cast
 
 import msgspec
 
+from vnic.backend.chardev import ChardevListener, listener_of
 from vnic.monitor.address import SocketOptions, StdioOptions
 from vnic.monitor.machine import ChardevInfo
 from vnic.monitor.schema import convert_to_shape
@@ -143,9 +145,10 @@ CHARDEVS: dict[str, type[msgspec.Struct]] = {
 class Chardev:
     """One named address; `user` is what is built on it, "" while nothing is."""
 
-    def __init__(self, options: ChardevOptions) -> None:
+    def __init__(self, options: ChardevOptions, listener: ChardevListener | None = None) -> None:
         self.label = options.id
         self.options = options
+        self.listener = listener
         self.user = ""
         self.listened_to = False
         """Whether the user takes what the peer says (`frontend-open`)."""
@@ -162,6 +165,11 @@ class Chardev:
     def set_connected(self, connected: bool) -> None:
         self.connected = connected
 
+    def close(self) -> None:
+        """Listen no more."""
+        if self.listener is not None:
+            self.listener.close()
+
     def release(self) -> None:
         self.user = ""
         self.listened_to = self.connected = False
@@ -171,7 +179,10 @@ class Chardev:
         """What query-chardev calls it (chardev/char-socket.c: qemu_chr_socket_address)."""
         if not isinstance(self.options, SocketOptions):
             return "stdio" if isinstance(self.options, StdioOptions) else "null"
-        return self.options.filename if self.connected else f"disconnected:{self.options.filename}"
+        options = self.options
+        if self.listener is not None and (name := self.listener.inet_name) is not None:
+            options = msgspec.structs.replace(options, host=name[0], port=str(name[1]))
+        return options.filename if self.connected else f"disconnected:{options.filename}"
 
 
 class Chardevs:
@@ -183,12 +194,13 @@ class Chardevs:
     def __iter__(self) -> Iterator[Chardev]:
         return iter(self._by_label.values())
 
-    def add(self, options: ChardevOptions) -> Chardev:
-        """-chardev."""
+    def add(self, options: ChardevOptions, *, listens: bool = False) -> Chardev:
+        """-chardev. `listens`: open a socket with `server=on` at once; else its user does (a monitor: for nobody else
+        to connect to)."""
         check_identifier(options.id)
         self._check_free(options.id)
         self._check(options)
-        return self._made(options)
+        return self._made(options, listens)
 
     def add_qapi(self, label: str, backend: SocketChardev | StdioChardev | NullChardev) -> Chardev:
         """chardev-add, which takes any label (chardev/char.c: qmp_chardev_add)."""
@@ -196,9 +208,9 @@ class Chardevs:
         options = backend.flat(label)
         try:
             self._check(options)
+            return self._made(options, listens=True)
         except NetError as error:
             raise NetError(f"Failed to add chardev '{label}': {error.desc}") from None
-        return self._made(options)
 
     def _check_free(self, label: str) -> None:
         if label in self._by_label:
@@ -210,8 +222,8 @@ class Chardevs:
         if isinstance(options, StdioOptions) and any(isinstance(each.options, StdioOptions) for each in self):
             raise NetError("cannot use stdio by multiple character devices")
 
-    def _made(self, options: ChardevOptions) -> Chardev:
-        chardev = Chardev(options)
+    def _made(self, options: ChardevOptions, listens: bool) -> Chardev:
+        chardev = Chardev(options, listener_of(options, options.id) if listens else None)
         self._by_label[options.id] = chardev
         return chardev
 
@@ -227,7 +239,12 @@ class Chardevs:
             raise NetError(f"Chardev '{label}' not found")
         if self._by_label[label].user:
             raise NetError(f"Chardev '{label}' is busy")
-        del self._by_label[label]
+        self._by_label.pop(label).close()
+
+    def close(self) -> None:
+        """Listen no more (qemu_chr_cleanup)."""
+        for each in self:
+            each.close()
 
     def info(self) -> list[ChardevInfo]:
         """query-chardev."""

@@ -179,8 +179,9 @@ class Machine:
         assert isinstance(options, SocketChardev | StdioChardev | NullChardev)
         self.chardev_set.add_qapi(chardev_id, options)
 
-    def chardev_add_flat(self, tree: dict[str, object]) -> None:
-        self.chardev_set.add(parse_flat(tree))
+    def chardev_add_flat(self, tree: dict[str, object], *, listens: bool = True) -> None:
+        """`listens`: see Chardevs.add."""
+        self.chardev_set.add(parse_flat(tree), listens=listens)
 
     def chardev_remove(self, chardev_id: str) -> None:
         self.chardev_set.remove(chardev_id)
@@ -242,3 +243,4 @@ class Machine:
             log.error("ending without waiting for the VM of %s", ", ".join(stuck))
         self._nics.clear()
         self.network.close()
+        self.chardev_set.close()
