@@ -155,8 +155,8 @@ def person(client: Client) -> HmpSession:
 
 
 def test_banner_and_prompt(person: HmpSession) -> None:
-    assert person.greeting() == b"vnic 0.1.0 monitor - type 'help' for more information\r\n(vnic) "
-    assert list(person.feed(b"info name\n")) == [b"lab\r\n(vnic) "]
+    assert person.greeting() == b"vnic 0.1.0 monitor - type 'help' for more information\r\n(qemu) "
+    assert list(person.feed(b"info name\n")) == [b"lab\r\n(qemu) "]
     assert person.event({"event": "X"}) is None
 
 
