@@ -415,6 +415,29 @@ def test_the_instance_is_found_named_or_asked_for(place: Place) -> None:
             )
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-j", "link", "set", "nic0", "down"],
+        ["link", "-j", "set", "nic0", "down"],
+        ["--qmp", "{}", "--json", "link", "set", "nic0", "down"],
+        ["--qmp={}", "link", "set", "nic0", "down", "-j"],
+        ["-n", "vnic", "link", "--json", "set", "nic0", "down"],
+    ],
+)
+def test_options_may_stand_before_the_verb(place: Place, echo: Running, words: list[str]) -> None:
+    result = place.verb(*(word.format(echo.qmp_path) for word in words))
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["link"] == "down"
+
+
+@pytest.mark.parametrize("words", [["--json"], ["--qmp", "x"], ["--json", "nope"], ["-j", "run"]])
+def test_options_alone_are_no_verb(place: Place, words: list[str]) -> None:
+    result = place.verb(*words)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert " is no verb of vnic; " in result.stderr
+
+
 def test_a_socket_where_nobody_or_no_qmp_answers(place: Place) -> None:
     result = place.verb("link", "--qmp", "none")
     assert (result.returncode, result.stderr) == (1, "vnic: none: No such file or directory\n")

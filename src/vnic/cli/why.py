@@ -32,7 +32,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         default=DEFAULT_CHANGES,
         help=f"how many of the last changes to show (default {DEFAULT_CHANGES})",
     )
-    parser.add_argument("--json", action="store_true", help="print the state and the changes as JSON")
+    parser.add_argument("-j", "--json", action="store_true", help="print the state and the changes as JSON")
     add_instance_options(parser)
     parser.set_defaults(run=run)
 
