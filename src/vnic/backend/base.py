@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -45,6 +46,9 @@ class Chardev(Protocol):
 
     def claim(self, user: str, *, listens: bool = True) -> None:
         """Take it into use; NetError while another has it. `listens`: what the peer says is wanted."""
+
+    def set_connected(self, sock: socket.socket | None) -> None:
+        """Tell of the peer, or that it went."""
 
     def release(self) -> None: ...
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 from dataclasses import dataclass
 
 from vnic.net.errors import NetError
@@ -44,8 +45,11 @@ class _PasstChardev:
     def claim(self, user: str, *, listens: bool = True) -> None:
         """It belongs to its netdev alone."""
 
+    def set_connected(self, sock: socket.socket | None) -> None:
+        self.connected = sock is not None
+
     def release(self) -> None:
-        """Likewise."""
+        """It belongs to its netdev alone."""
 
 
 class _PasstContext(BackendContext):

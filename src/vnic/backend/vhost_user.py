@@ -116,6 +116,7 @@ class VhostUserBackend(Backend, RingTaker):
     def opened(self, sock: socket.socket) -> None:
         """CHR_EVENT_OPENED: vhost_user_start."""
         self.state = State.HANDSHAKE
+        self._chardev.set_connected(sock)
         self.hold_disconnected(f"connected to {self._socket.name}, asking the back-end what it can")
         self._connection = Connection(self.loop, sock, self, max_fds=MAX_FDS)
         self._engine = FrontendEngine(self._connection.send, self.queues)
@@ -168,7 +169,7 @@ class VhostUserBackend(Backend, RingTaker):
             return
         self._engine = None
         self.state = State.ABSENT
-        self._chardev.connected = False
+        self._chardev.set_connected(None)
         self.hold_disconnected(reason)
         self._give_back_now()
         self._socket.rearm(reason, pause_s)
@@ -228,7 +229,6 @@ class VhostUserBackend(Backend, RingTaker):
             except ValueError as error:
                 raise ProtocolError(str(error)) from None
         self.state = State.UP
-        self._chardev.connected = True
         self.release_disconnected(f"back-end connected: {self._socket.name}")
         data: dict[str, object] = {"netdev-id": self.name, "chardev-id": self._chardev.label}
         self.context.emit("NETDEV_VHOST_USER_CONNECTED", data)

@@ -88,11 +88,11 @@ class Port:
     def opened(self, sock: socket.socket) -> None:
         deframer = Deaf() if self._received is None else Deframer(LENGTH.size if self._vnet_hdr else 0)
         self._connection = FramedConnection(self._loop, sock, self, self._lost, deframer)
-        self._chardev.connected = True
+        self._chardev.set_connected(sock)
 
     def _lost(self, reason: str) -> None:
         self._connection = None
-        self._chardev.connected = False
+        self._chardev.set_connected(None)
         self._tell_dropped()
         assert self._socket is not None
         self._socket.rearm(reason)

@@ -7,6 +7,8 @@ form; the Structs here are QAPI's form of the same (chardev-add).
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from collections.abc import Iterator
 from typing import TypeAlias, cast
 
@@ -154,6 +156,8 @@ class Chardev:
         """Whether the user takes what the peer says (`frontend-open`)."""
         self.connected = False
         """Whether a peer is there; told by the user."""
+        self._ends: tuple[tuple[str, int], tuple[str, int]] | None = None
+        """Of a TCP connection: ours, the peer's."""
 
     def claim(self, user: str, *, listens: bool = True) -> None:
         """Take it into use; one user at a time (chardev/char-fe.c: qemu_chr_fe_init, qemu_chr_fe_set_handlers)."""
@@ -162,8 +166,13 @@ class Chardev:
         self.user = user
         self.listened_to = listens
 
-    def set_connected(self, connected: bool) -> None:
-        self.connected = connected
+    def set_connected(self, sock: socket.socket | None) -> None:
+        """A peer is there, or none any more."""
+        self.connected = sock is not None
+        self._ends = None
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            with contextlib.suppress(OSError):  # it may be gone already
+                self._ends = sock.getsockname()[:2], sock.getpeername()[:2]
 
     def close(self) -> None:
         """Listen no more."""
@@ -172,14 +181,20 @@ class Chardev:
 
     def release(self) -> None:
         self.user = ""
-        self.listened_to = self.connected = False
+        self.listened_to = False
+        self.set_connected(None)
 
     @property
     def filename(self) -> str:
-        """What query-chardev calls it (chardev/char-socket.c: qemu_chr_socket_address)."""
+        """What query-chardev calls it (chardev/char-socket.c: qemu_chr_socket_address, qemu_chr_compute_filename)."""
         if not isinstance(self.options, SocketOptions):
             return "stdio" if isinstance(self.options, StdioOptions) else "null"
         options = self.options
+        if self._ends is not None:
+            ours, theirs = (
+                f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self._ends
+            )
+            return f"tcp:{ours}{',server=on' if options.server else ''} <-> {theirs}"
         if self.listener is not None and (name := self.listener.inet_name) is not None:
             options = msgspec.structs.replace(options, host=name[0], port=str(name[1]))
         return options.filename if self.connected else f"disconnected:{options.filename}"

@@ -57,8 +57,33 @@ def test_qapis_form(addr: dict[str, object], filename: str) -> None:
     chardev = chardevs.add(convert(SocketChardev, {"addr": addr}).flat("c0"))
     assert chardevs.info() == [ChardevInfo("c0", f"disconnected:{filename}", False)]
     chardev.claim("a monitor")
-    chardev.set_connected(True)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        chardev.set_connected(ours)
     assert chardevs.info() == [ChardevInfo("c0", filename, True)]
+    chardev.set_connected(None)
+    assert chardevs.info() == [ChardevInfo("c0", f"disconnected:{filename}", True)]
+
+
+@pytest.mark.parametrize(("host", "name"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
+def test_both_ends_of_a_tcp_connection_are_told(host: str, name: str) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as listening:
+        port = listening.getsockname()[1]
+        with socket.create_connection((host, port)) as calling, listening.accept()[0] as called:
+            caller = calling.getsockname()[1]
+            for server, sock, ends in (("on", called, (port, caller)), ("off", calling, (caller, port))):
+                chardevs = Chardevs()
+                flat: dict[str, object] = {
+                    "backend": "socket",
+                    "id": "c0",
+                    "host": "x",
+                    "port": "5",
+                    "server": server,
+                }
+                chardevs.add(parse_flat(flat)).set_connected(sock)
+                on = ",server=on" if server == "on" else ""
+                assert chardevs.info()[0].filename == f"tcp:{name}:{ends[0]}{on} <-> {name}:{ends[1]}"
 
 
 def test_one_user_at_a_time() -> None:

@@ -33,7 +33,7 @@ class Bench:
 
     def add(self, mode: Mode = Mode.CONTROL, /, **options: object) -> None:
         chardev = SocketOptions(**{"id": "mon0", **options})  # type: ignore[arg-type]  # as the test gives them
-        self.monitors.add(chardev, mode, connected=self.connected.append)
+        self.monitors.add(chardev, mode, connected=lambda sock: self.connected.append(sock is not None))
 
 
 def run(test: Callable[[Bench], Awaitable[None]]) -> None:
