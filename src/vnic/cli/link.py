@@ -92,9 +92,9 @@ def row(link: Entry) -> tuple[str, ...]:
 
 
 def _guest(link: Entry) -> str:
-    guest = link.get("guest")
-    if guest is None:
+    if link["type"] != "nic":
         return "-"
+    guest = link["guest"]
     if follows_socket(link):
         return "by socket"
     if not guest["attached"]:

@@ -100,8 +100,8 @@ def describe(link: Entry, now: float) -> Iterator[str]:
         yield f"  held by {style(hold['kind'], 'yellow')}{end}: {one_line(cause_text(hold))} (since {since})"
     if not link["holds"]:
         yield "  nothing holds it down"
-    guest = link.get("guest")
-    if guest is not None:
+    if link["type"] == "nic":
+        guest = link["guest"]
         read_since = "seen-us" in link.get("last-change", {})
         yield f"  guest: {guest_text(guest, link['link'], read_since=read_since)}"
 

@@ -71,7 +71,7 @@ def info_links(caller: Caller, args: Arguments) -> str:
         lines.append(f",operstate={link['operstate']}")
         if "peer" in link:
             lines.append(f",peer={link['peer']}")
-        if "guest" in link:
+        if link["type"] == "nic":
             lines.append(f",seen={cast('dict[str, object]', link['guest'])['seen']}")
         lines.append("\n")
         lines += map(_hold_line, cast("list[dict[str, object]]", link["holds"]))
