@@ -130,7 +130,7 @@ def netdev_add(caller: Caller, args: Arguments) -> str | None:
 def _check_flat(tree: keyval.Tree) -> None:
     """HMP's option strings know no dotted keys, so that `stream` and `dgram` cannot be added by it
     (qapi/opts-visitor.c): the members of `addr` are looked for beside `type`, which is the netdev's own."""
-    if tree.get("type") == "stream":
+    if tree.get("type") == "stream" and "id" in tree:
         raise NetError("Parameter 'type' is missing")
     for key, value in tree.items():
         if isinstance(value, dict):

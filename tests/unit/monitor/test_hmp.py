@@ -73,6 +73,7 @@ from .conftest import Client
             "netdev_add hubport,id=h,hubid=1,local.type=unix",
             "Error: Invalid parameter 'local.type'\r\n",
         ),
+        ("netdev_add stream", "Error: Parameter 'id' is missing\r\n"),
         ("netdev_add hubport,id=h,hubid.0=1", "Error: Invalid parameter 'hubid.0'\r\n"),
         ("device_add rtl8139", "Error: 'rtl8139' is not built into vnic; there are virtio-net\r\n"),
         ("chardev-add null", "Error: chardev: no id specified\r\n"),
