@@ -10,17 +10,19 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Iterator
-from typing import TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import msgspec
 
-from vnic.backend.chardev import ChardevListener, listener_of
 from vnic.monitor.address import SocketOptions, StdioOptions
 from vnic.monitor.machine import ChardevInfo
 from vnic.monitor.schema import convert_to_shape
 from vnic.monitor.schema.shapes import Union, base_members, object_of
 from vnic.net.errors import NetError
 from vnic.net.names import check_identifier
+
+if TYPE_CHECKING:
+    from vnic.backend.chardev import ChardevListener
 
 
 class NullOptions(msgspec.Struct, tag_field="backend", tag="null", kw_only=True):
@@ -238,7 +240,12 @@ class Chardevs:
             raise NetError("cannot use stdio by multiple character devices")
 
     def _made(self, options: ChardevOptions, listens: bool) -> Chardev:
-        chardev = Chardev(options, listener_of(options, options.id) if listens else None)
+        listener = None
+        if listens:
+            from vnic.backend.chardev import listener_of  # only here: a start without chardevs is the sooner
+
+            listener = listener_of(options, options.id)
+        chardev = Chardev(options, listener)
         self._by_label[options.id] = chardev
         return chardev
 
