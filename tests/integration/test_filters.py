@@ -164,7 +164,7 @@ def test_qmp_adds_and_removes_them(place: Place, cable: Cable) -> None:
             ("object-add", {**slow, "id": "f1", "status": True}),
             ("object-add", {**slow, "id": "f1", "insert": "beside"}),
             ("object-add", {**slow, "id": "f1", "netdev": "nic0"}),
-            ("object-add", {"qom-type": "filter-replay", "id": "f1", "netdev": "right"}),
+            ("object-add", {"qom-type": "filter-rewriter", "id": "f1", "netdev": "right"}),
             ("object-add", {"qom-type": "filter-mirror", "id": "f1", "netdev": "right", "outdev": "zz"}),
             ("object-del", {"id": "f1"}),
         ) == [
@@ -176,7 +176,7 @@ def test_qmp_adds_and_removes_them(place: Place, cable: Cable) -> None:
             ("GenericError", "Invalid parameter type for 'status', expected: string"),
             ("GenericError", "Parameter 'insert' does not accept value 'beside'"),
             ("GenericError", "Parameter 'netdev' expects a network backend id"),
-            ("GenericError", "Parameter 'qom-type' does not accept value 'filter-replay'"),
+            ("GenericError", "Parameter 'qom-type' does not accept value 'filter-rewriter'"),
             ("DeviceNotFound", "Device 'zz' not found"),
             ("GenericError", "object 'f1' not found"),
         ]
@@ -186,6 +186,21 @@ def test_qmp_adds_and_removes_them(place: Place, cable: Cable) -> None:
         assert filters(running) == []
         assert ask(running, ("object-add", slow), ("netdev_del", {"id": "right"})) == [{}, {}]
         assert ask(running, ("object-del", {"id": "f0"})) == [("GenericError", "object 'f0' not found")]
+
+
+def test_filters_are_switched_off_and_on(place: Place, cable: Cable) -> None:
+    slow: dict[str, object] = {"qom-type": "filter-buffer", "id": "f0", "netdev": "right"}
+    slow["interval"] = 0xFFFFFFFF
+    replay: dict[str, object] = {"qom-type": "filter-replay", "id": "f1", "netdev": "right"}
+    status: dict[str, object] = {"path": "/objects/f0", "property": "status"}
+    with place.run(*cable.options) as running:
+        assert ask(running, ("object-add", slow), ("object-add", replay)) == [{}, {}]
+        cable.send(FRAMES[0])
+        assert ask(running, ("qom-set", {**status, "value": "off"}), ("qom-get", status)) == [{}, "off"]
+        cable.send(*FRAMES[1:])
+        assert received(cable.right, len(FRAMES)) == FRAMES
+        assert "f0: type=filter-buffer,interval=4294967295,position=tail,status=off," in filters(running)[0]
+        assert "f1: type=filter-replay,position=tail,status=on,insert=behind," in filters(running)[1]
 
 
 def test_hmp_says_it_as_qemu(place: Place, cable: Cable) -> None:

@@ -225,6 +225,17 @@ def test_why_as_json_has_the_whole_chain(place: Place, echo: Running) -> None:
     assert said["causes"][0]["name"] == "net0"
 
 
+def test_why_tells_of_what_was_deleted(place: Place, echo: Running) -> None:
+    place.verb("link", "set", "nic0", "down")
+    place.verb("device", "del", "nic0")
+    lines = place.verb("why", "nic0").stdout.splitlines()
+    assert lines[0] == "nic0 was deleted"
+    assert "down, operator: set_link nic0 off (by QMP client " in lines[2]
+    said = json.loads(place.verb("why", "nic0", "--json").stdout)
+    assert said["links"] == []
+    assert [change["link"] for change in said["changes"]] == ["up", "down"]
+
+
 # -- watch ------------------------------------------------------------------------------------------------------------
 
 
@@ -412,6 +423,29 @@ def test_the_instance_is_found_named_or_asked_for(place: Place) -> None:
             assert (
                 place.verb("link", "-n", "c").stderr == "vnic: no vnic named 'c' is running; running: a, b\n"
             )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-j", "link", "set", "nic0", "down"],
+        ["link", "-j", "set", "nic0", "down"],
+        ["--qmp", "{}", "--json", "link", "set", "nic0", "down"],
+        ["--qmp={}", "link", "set", "nic0", "down", "-j"],
+        ["-n", "vnic", "link", "--json", "set", "nic0", "down"],
+    ],
+)
+def test_options_may_stand_before_the_verb(place: Place, echo: Running, words: list[str]) -> None:
+    result = place.verb(*(word.format(echo.qmp_path) for word in words))
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["link"] == "down"
+
+
+@pytest.mark.parametrize("words", [["--json"], ["--qmp", "x"], ["--json", "nope"], ["-j", "run"]])
+def test_options_alone_are_no_verb(place: Place, words: list[str]) -> None:
+    result = place.verb(*words)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert " is no verb of vnic; " in result.stderr
 
 
 def test_a_socket_where_nobody_or_no_qmp_answers(place: Place) -> None:

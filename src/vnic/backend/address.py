@@ -85,7 +85,8 @@ def inet_family(address: InetAddress) -> int:
     return socket.AF_UNSPEC
 
 
-def _is_numeric(host: str) -> bool:
+def is_numeric(host: str) -> bool:
+    """Whether the host is an address, which needs no lookup."""
     if not host:
         return True
     try:
@@ -130,7 +131,7 @@ def resolve(
         if isinstance(address, UnixAddress):
             found([Resolved(socket.AF_UNIX, unix_sockaddr(address))])
             return _nothing
-        if _is_numeric(address.host):
+        if is_numeric(address.host):
             found(lookup(address, socket.SOCK_STREAM, passive=passive))
             return _nothing
     except AddressError as error:

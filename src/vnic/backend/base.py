@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from vnic.net.client import Endpoint
 from vnic.net.errors import NetError
@@ -20,6 +21,9 @@ from vnic.net.network import Network
 
 from .hub import Hubs
 from .options import NetdevOptions
+
+if TYPE_CHECKING:
+    from .chardev import ChardevListener
 
 log = logging.getLogger("vnic.backend")
 
@@ -37,9 +41,14 @@ class Chardev(Protocol):
     options: Any
     """The Struct that it was made from."""
     connected: bool
+    listener: ChardevListener | None
+    """What it listens on already; None: its user has to open it."""
 
-    def claim(self, user: str) -> None:
-        """Take it into use; NetError while another has it."""
+    def claim(self, user: str, *, listens: bool = True) -> None:
+        """Take it into use; NetError while another has it. `listens`: what the peer says is wanted."""
+
+    def set_connected(self, sock: socket.socket | None) -> None:
+        """Tell of the peer, or that it went."""
 
     def release(self) -> None: ...
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import os
 import socket
 from typing import Any, Protocol
 
 from vnic.net.errors import NetError
 
-from .address import AddressError, Resolved, describe, resolve
-from .connect import Connector, Listener, listen_on
+from .address import AddressError, Resolved, describe, is_numeric, lookup, resolve, unix_sockaddr
+from .connect import Connector, Listener, OwnPath, listen_on
 from .options import InetAddress, UnixAddress
 
 
@@ -63,6 +64,61 @@ def socket_options(options: Any, label: str) -> UnixAddress | InetAddress:
     return InetAddress(host=options.host or "", port=options.port, ipv4=options.ipv4, ipv6=options.ipv6)
 
 
+class ChardevListener:
+    """The socket that a `server=on` chardev listens on for as long as it exists, whoever uses it, as in QEMU.
+
+    Callers wait in its backlog while nobody does.
+    """
+
+    def __init__(self, address: UnixAddress | InetAddress) -> None:
+        """NetError, with QEMU's text, where that is not possible."""
+        reason = "no address was found"
+        for target in _targets(address):
+            try:
+                self.socket = listen_on(target, address)
+            except AddressError as error:
+                reason = str(error)
+                continue
+            break
+        else:
+            raise NetError(reason)
+        is_path = isinstance(address, UnixAddress) and not address.abstract
+        self._path = OwnPath(os.path.abspath(self.socket.getsockname())) if is_path else None
+
+    @property
+    def inet_name(self) -> tuple[str, int] | None:
+        """The address and port, which the kernel may have chosen; None for a UNIX socket."""
+        if self.socket.family == socket.AF_UNIX:
+            return None
+        host, port = self.socket.getsockname()[:2]
+        return host, port
+
+    def close(self) -> None:
+        self.socket.close()
+        if self._path is not None:
+            self._path.unlink()
+
+
+def _targets(address: UnixAddress | InetAddress) -> list[Resolved]:
+    try:
+        if isinstance(address, UnixAddress):
+            return [Resolved(socket.AF_UNIX, unix_sockaddr(address))]
+        return lookup(address, socket.SOCK_STREAM, passive=True)
+    except AddressError as error:
+        raise NetError(str(error)) from None
+
+
+def listener_of(options: Any, label: str) -> ChardevListener | None:
+    """What a chardev listens on from the start; None for one that does not listen, or at a name that has to be
+    looked up, which takes its time: its user sees to that. Raises NetError."""
+    if not getattr(options, "server", False) or options.fd is not None:
+        return None
+    address = socket_options(options, label)
+    if isinstance(address, InetAddress) and not is_numeric(address.host):
+        return None
+    return ChardevListener(address)
+
+
 class ChardevSocket:
     """One chardev's socket in the loop. `options` are those of `-chardev socket` (path, server, reconnect_ms)."""
 
@@ -74,13 +130,18 @@ class ChardevSocket:
         user: ChardevUser,
         *,
         passes_fds: bool = True,
+        listener: ChardevListener | None = None,
     ) -> None:
-        """NetError for a chardev that cannot serve its user. Nothing is opened before `start`."""
+        """NetError for a chardev that cannot serve its user. Nothing is opened before `start`.
+
+        `listener`: the chardev listens already, and goes on with that when this is closed.
+        """
         self._loop = loop
         self._user = user
         self._address = unix_options(options, label) if passes_fds else socket_options(options, label)
         self._server = bool(options.server)
         self._reconnect_s = options.reconnect_ms / 1000
+        self._shared = listener
         self._listener: Listener | None = None
         self._connector: Connector | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -98,6 +159,10 @@ class ChardevSocket:
         if not self._server:
             self._user.awaiting(f"connecting to {self.name}")
             self._wait(0)
+            return
+        if self._shared is not None:
+            self._listener = Listener(self._loop, self._shared.socket.dup(), self._open, keeps_path=True)
+            self._listening("")
             return
         self._cancel_resolve = resolve(
             self._loop, self._address, passive=True, found=self._listen, failed=self._cannot_listen
@@ -140,7 +205,7 @@ class ChardevSocket:
             self._listener.listen_again()
 
     def close(self) -> None:
-        """Stop, and remove the path that was listened on."""
+        """Stop, and remove the path that was listened on, if it is not the chardev's."""
         self.state = State.CLOSED
         self._cancel_resolve()
         if self._timer is not None:

@@ -212,15 +212,21 @@ class Listener:
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, accepted: Callable[[socket.socket], None]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        accepted: Callable[[socket.socket], None],
+        *,
+        keeps_path: bool = False,
     ) -> None:
+        """`sock` is closed at the end, and its path removed but for `keeps_path`."""
         self._loop = loop
         self._sock = sock
         self._accepted = accepted
         self._timer: asyncio.TimerHandle | None = None
         name = sock.getsockname()
         is_path = sock.family == socket.AF_UNIX and isinstance(name, str) and name
-        self._path = OwnPath(os.path.abspath(name)) if is_path else None
+        self._path = OwnPath(os.path.abspath(name)) if is_path and not keeps_path else None
         self.listen_again()
 
     @property

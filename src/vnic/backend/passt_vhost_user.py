@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 from dataclasses import dataclass
 
 from vnic.net.errors import NetError
 
 from .base import BackendContext, Chardev
+from .chardev import ChardevListener
 from .options import PasstOptions, VhostUserOptions
 from .passt_process import PasstKeeper, State, passt_arguments, private_directory
 from .vhost_user import VhostUserBackend
@@ -38,12 +40,16 @@ class _PasstChardev:
         self.label = "passt"
         self.options = _SocketOptions(path)
         self.connected = False
+        self.listener: ChardevListener | None = None
 
-    def claim(self, user: str) -> None:
+    def claim(self, user: str, *, listens: bool = True) -> None:
         """It belongs to its netdev alone."""
 
+    def set_connected(self, sock: socket.socket | None) -> None:
+        self.connected = sock is not None
+
     def release(self) -> None:
-        """Likewise."""
+        """It belongs to its netdev alone."""
 
 
 class _PasstContext(BackendContext):

@@ -67,7 +67,9 @@ class VhostUserBackend(Backend, RingTaker):
     def __init__(self, context: BackendContext, options: VhostUserOptions) -> None:
         super().__init__(context)
         self._chardev = context.chardevs.find(options.chardev)
-        self._socket = ChardevSocket(context.loop, options.chardev, self._chardev.options, self)
+        self._socket = ChardevSocket(
+            context.loop, options.chardev, self._chardev.options, self, listener=self._chardev.listener
+        )
         self.queues = options.queues if options.queues is not None else 1
         if self.queues < 1 or self.queues > 1024:
             raise NetError("vhost-user number of queues must be in range [1, 1024]")
@@ -114,6 +116,7 @@ class VhostUserBackend(Backend, RingTaker):
     def opened(self, sock: socket.socket) -> None:
         """CHR_EVENT_OPENED: vhost_user_start."""
         self.state = State.HANDSHAKE
+        self._chardev.set_connected(sock)
         self.hold_disconnected(f"connected to {self._socket.name}, asking the back-end what it can")
         self._connection = Connection(self.loop, sock, self, max_fds=MAX_FDS)
         self._engine = FrontendEngine(self._connection.send, self.queues)
@@ -166,7 +169,7 @@ class VhostUserBackend(Backend, RingTaker):
             return
         self._engine = None
         self.state = State.ABSENT
-        self._chardev.connected = False
+        self._chardev.set_connected(None)
         self.hold_disconnected(reason)
         self._give_back_now()
         self._socket.rearm(reason, pause_s)
@@ -226,7 +229,6 @@ class VhostUserBackend(Backend, RingTaker):
             except ValueError as error:
                 raise ProtocolError(str(error)) from None
         self.state = State.UP
-        self._chardev.connected = True
         self.release_disconnected(f"back-end connected: {self._socket.name}")
         data: dict[str, object] = {"netdev-id": self.name, "chardev-id": self._chardev.label}
         self.context.emit("NETDEV_VHOST_USER_CONNECTED", data)

@@ -44,7 +44,7 @@ def add_parser(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--rounds", type=_positive, default=7, help="rounds of each, medians are of these (7)"
     )
-    parser.add_argument("--json", action="store_true", help="one JSON array of all rows")
+    parser.add_argument("-j", "--json", action="store_true", help="one JSON array of all rows")
     parser.set_defaults(run=run)
 
 

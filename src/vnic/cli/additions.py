@@ -40,7 +40,7 @@ def add_verb(
     delete.add_argument("id", metavar="ID")
     delete.set_defaults(run=run_del, command=f"{verb}_del")
     for each in (add, delete):
-        each.add_argument("--json", action="store_true", help="print QMP's answer as JSON")
+        each.add_argument("-j", "--json", action="store_true", help="print QMP's answer as JSON")
         add_instance_options(each)
 
 

@@ -59,7 +59,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         help="uml: User-Mode Linux, over vhost-user; qemu: a Debian kernel in QEMU, over vfio-user; fake: the"
         " built-in driver without a kernel; auto (the default): uml, or fake where no kernel can be had",
     )
-    parser.add_argument("--json", action="store_true", help="print the rows as JSON, and nothing else")
+    parser.add_argument("-j", "--json", action="store_true", help="print the rows as JSON, and nothing else")
     parser.set_defaults(run=run)
 
 

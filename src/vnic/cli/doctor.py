@@ -54,7 +54,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         description="Say what this machine has and lacks for vnic, and the command that mends it. Exit code 1 if"
         " something is missing that `vnic run` cannot do without.",
     )
-    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    parser.add_argument("-j", "--json", action="store_true", help="print the findings as JSON")
     parser.set_defaults(run=run)
 
 

@@ -23,7 +23,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         description="Run one command of QEMU's human monitor, as `vnic hmp info network`; `vnic hmp help` lists them.",
     )
     parser.add_argument("command", nargs="+", metavar="COMMAND", help="the command and its arguments")
-    parser.add_argument("--json", action="store_true", help="print the answer as one JSON string")
+    parser.add_argument("-j", "--json", action="store_true", help="print the answer as one JSON string")
     add_instance_options(parser)
     parser.set_defaults(run=run)
 

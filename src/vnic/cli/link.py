@@ -29,7 +29,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         description="Show every NIC and netdev: how its link is, what the guest saw of it, and what holds it down.",
     )
     add_instance_options(parser)
-    parser.add_argument("--json", action="store_true", help="print query-links as JSON")
+    parser.add_argument("-j", "--json", action="store_true", help="print query-links as JSON")
     parser.set_defaults(run=run_show)
     what = parser.add_subparsers(title="to change a link", prog="vnic link", metavar="set")
     setter = what.add_parser(
@@ -47,7 +47,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         help="wait until the guest saw it; exit 1 if it did not within SECONDS",
     )
     setter.add_argument(
-        "--json", action="store_true", default=argparse.SUPPRESS, help="print the NIC's new state"
+        "-j", "--json", action="store_true", default=argparse.SUPPRESS, help="print the NIC's new state"
     )
     add_instance_options(setter, inner=True)
     setter.set_defaults(run=run_set)
@@ -92,9 +92,9 @@ def row(link: Entry) -> tuple[str, ...]:
 
 
 def _guest(link: Entry) -> str:
-    guest = link.get("guest")
-    if guest is None:
+    if link["type"] != "nic":
         return "-"
+    guest = link["guest"]
     if follows_socket(link):
         return "by socket"
     if not guest["attached"]:

@@ -110,7 +110,24 @@ def _fill_standard_files() -> None:
         sys.stderr = os.fdopen(2, "w", closefd=False)
 
 
+_BEFORE_VERB = {"-j": 0, "--json": 0, "-n": 1, "--name": 1, "--qmp": 1}
+"""Options of the verbs that may stand before the verb, too, as with ip(8), and how many words follow each."""
+
+
+def _verb_first(words: list[str]) -> list[str]:
+    """`--json link set …` as `link set … --json`; the options of `run` have their place."""
+    at = 0
+    while at < len(words) and (option := words[at].partition("="))[0] in _BEFORE_VERB:
+        at += 1 + (0 if option[1] else _BEFORE_VERB[option[0]])
+    before, rest = words[:at], words[at:]
+    if not rest or rest[0] == "run":
+        return words
+    end = rest.index("--") if "--" in rest else len(rest)
+    return [*rest[:end], *before, *rest[end:]]
+
+
 def _dispatch(words: list[str]) -> int:
+    words = _verb_first(words)
     verb = words[0] if words else ""
     if verb == "run":
         from .run import run

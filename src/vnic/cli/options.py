@@ -136,7 +136,10 @@ _KNOWN_CHARDEVS = ("telnet", "websocket", "udp", "pty", "vc", "file", "pipe", "c
 
 def _name(options: RunOptions, where: str, text: str) -> None:
     tree, _ = keyval.parse(text, "guest", short_booleans=True)
-    _only(where, tree, ("guest",))
+    # libvirt gives debug-threads always; vnic has no threads that would want names.
+    _only(where, tree, ("guest", "debug-threads"))
+    if tree.get("debug-threads", "on") not in ("on", "off"):
+        raise OptionError(where, "Parameter 'debug-threads' expects 'on' or 'off'")
     name = str(tree.get("guest", ""))
     if not name or "/" in name or "\0" in name or name.startswith("."):
         raise OptionError(

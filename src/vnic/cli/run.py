@@ -150,11 +150,12 @@ async def _live(options: RunOptions, ready: Callable[[], None]) -> None:
 
 def _set_up(machine: Machine, options: RunOptions) -> None:
     """Create all that the options name, in QEMU's order: chardevs, netdevs, objects, devices."""
+    of_monitors = {monitor.chardev for monitor in options.monitors}
     for setting in options.chardevs:
         with _naming(setting.where):
             if options.daemonize and setting.tree.get("backend") == "stdio":
                 raise NetError("cannot use stdio with -daemonize")
-            machine.chardev_add_flat(setting.tree)
+            machine.chardev_add_flat(setting.tree, listens=setting.tree.get("id") not in of_monitors)
     _create(options.netdevs, netdev_options(machine.netdev_types), machine.netdev_add)
     _create(options.objects, object_options(machine.object_types), machine.object_add)
     shape = dataclasses.replace(

@@ -20,7 +20,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         help="print events as they come",
         description="Print every event as it comes: link changes with their cause, and when the guest saw them.",
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object a line, as QMP sends it")
+    parser.add_argument("-j", "--json", action="store_true", help="one JSON object a line, as QMP sends it")
     add_instance_options(parser)
     parser.set_defaults(run=run)
 

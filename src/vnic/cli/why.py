@@ -9,7 +9,7 @@ import argparse
 import time
 from collections.abc import Iterator
 
-from .client import Entry, Session, add_instance_options, session
+from .client import Entry, Refused, Session, add_instance_options, session
 from .show import cause_text, link_word, micros, one_line, print_json, style, when
 
 DEFAULT_CHANGES = 8
@@ -32,7 +32,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         default=DEFAULT_CHANGES,
         help=f"how many of the last changes to show (default {DEFAULT_CHANGES})",
     )
-    parser.add_argument("--json", action="store_true", help="print the state and the changes as JSON")
+    parser.add_argument("-j", "--json", action="store_true", help="print the state and the changes as JSON")
     add_instance_options(parser)
     parser.set_defaults(run=run)
 
@@ -46,7 +46,7 @@ def _count(text: str) -> int:
 async def run(args: argparse.Namespace) -> int:
     async with session(args) as qmp:
         name = await qmp.name_of(args.link)
-        links = await qmp.links(name)
+        links = await _links(qmp, name)
         changes = await qmp.link_log(name, args.changes)
         causes = await _causes(qmp, changes)
     if args.json:
@@ -55,8 +55,20 @@ async def run(args: argparse.Namespace) -> int:
         now = time.time()
         for link in links:
             print("\n".join(describe(link, now)))
+        if not links:
+            print(f"{style(name, 'bold')} was deleted")
         print("\n".join(history(changes, causes, now)))
     return 0
+
+
+async def _links(qmp: Session, name: str) -> list[Entry]:
+    """The clients of that name; none where it was deleted and the journal still knows it. Else Refused."""
+    try:
+        return await qmp.links(name)
+    except Refused:
+        if not await qmp.link_log(name, 1):
+            raise
+        return []
 
 
 async def _causes(qmp: Session, changes: list[Entry]) -> dict[int, Entry]:
@@ -88,8 +100,8 @@ def describe(link: Entry, now: float) -> Iterator[str]:
         yield f"  held by {style(hold['kind'], 'yellow')}{end}: {one_line(cause_text(hold))} (since {since})"
     if not link["holds"]:
         yield "  nothing holds it down"
-    guest = link.get("guest")
-    if guest is not None:
+    if link["type"] == "nic":
+        guest = link["guest"]
         read_since = "seen-us" in link.get("last-change", {})
         yield f"  guest: {guest_text(guest, link['link'], read_since=read_since)}"
 

@@ -77,10 +77,16 @@ class BufferFilter(Filter):
         self._bytes -= len(frame)
         self.pass_on(sender, queue, frame, offload)
 
+    def status_changed(self) -> None:
+        """filter_buffer_status_changed."""
+        if not self.on:
+            self.cleanup()
+
     def cleanup(self) -> None:
         """Release all: frames that come after must not overtake them."""
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
         for _ in range(len(self._frames)):
             self._pass_oldest()
 

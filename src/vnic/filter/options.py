@@ -55,3 +55,7 @@ class RedirectorOptions(NetFilterOptions, tag="filter-redirector", frozen=True, 
     indev: str | None = None
     outdev: str | None = None
     vnet_hdr_support: bool = field(default=False, name="vnet_hdr_support")
+
+
+class ReplayOptions(NetFilterOptions, tag="filter-replay", frozen=True, kw_only=True):
+    """Nothing of its own."""

@@ -56,7 +56,7 @@ class Port:
         self._socket: ChardevSocket | None = None
         self._dropped = 0
         self._chardev = _find(context, label, whose)
-        self._chardev.claim(f"filter {user}")
+        self._chardev.claim(f"filter {user}", listens=received is not None)
         try:
             self._open()
         except BaseException:
@@ -67,7 +67,9 @@ class Port:
         chardev = self._chardev
         if chardev.options.__struct_config__.tag == "null":
             return
-        self._socket = ChardevSocket(self._loop, chardev.label, chardev.options, self, passes_fds=False)
+        self._socket = ChardevSocket(
+            self._loop, chardev.label, chardev.options, self, passes_fds=False, listener=chardev.listener
+        )
         self._socket.start()
 
     def close(self) -> None:
@@ -86,11 +88,11 @@ class Port:
     def opened(self, sock: socket.socket) -> None:
         deframer = Deaf() if self._received is None else Deframer(LENGTH.size if self._vnet_hdr else 0)
         self._connection = FramedConnection(self._loop, sock, self, self._lost, deframer)
-        self._chardev.connected = True
+        self._chardev.set_connected(sock)
 
     def _lost(self, reason: str) -> None:
         self._connection = None
-        self._chardev.connected = False
+        self._chardev.set_connected(None)
         self._tell_dropped()
         assert self._socket is not None
         self._socket.rearm(reason)

@@ -1,7 +1,7 @@
 """OBJECTS: each type of `-object`, its options and how it is made.
 
-What QEMU can create besides belongs to the VM, or needs what vnic has not: filter-replay, for one, is nothing without
-record and replay. Such a type is refused by name, as by a QEMU that is built without it.
+What QEMU can create besides belongs to the VM, or needs what vnic has not. Such a type is refused by name, as by a QEMU
+that is built without it.
 """
 
 from __future__ import annotations
@@ -51,6 +51,12 @@ OBJECTS: dict[str, ObjectType] = dict(
             o.RedirectorOptions,
             "sends frames away to a chardev, takes others from one",
             "mirror:RedirectorFilter",
+        ),
+        _row(
+            "filter-replay",
+            o.ReplayOptions,
+            "lets all frames pass: vnic records nothing",
+            "replay:ReplayFilter",
         ),
     )
 )

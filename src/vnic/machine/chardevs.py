@@ -1,13 +1,16 @@
 """Character devices: the named addresses that monitors and vhost-user back-ends speak over (QEMU's -chardev).
 
-A Chardev is an address with a name; what is built on it claims it and opens it. `parse_flat` reads the command line's
+A Chardev is an address with a name; one that listens does so from the start, what is built on it claims it and opens
+the others. `parse_flat` reads the command line's
 form; the Structs here are QAPI's form of the same (chardev-add).
 """
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from collections.abc import Iterator
-from typing import TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import msgspec
 
@@ -17,6 +20,9 @@ from vnic.monitor.schema import convert_to_shape
 from vnic.monitor.schema.shapes import Union, base_members, object_of
 from vnic.net.errors import NetError
 from vnic.net.names import check_identifier
+
+if TYPE_CHECKING:
+    from vnic.backend.chardev import ChardevListener
 
 
 class NullOptions(msgspec.Struct, tag_field="backend", tag="null", kw_only=True):
@@ -143,32 +149,57 @@ CHARDEVS: dict[str, type[msgspec.Struct]] = {
 class Chardev:
     """One named address; `user` is what is built on it, "" while nothing is."""
 
-    def __init__(self, options: ChardevOptions) -> None:
+    def __init__(self, options: ChardevOptions, listener: ChardevListener | None = None) -> None:
         self.label = options.id
         self.options = options
+        self.listener = listener
         self.user = ""
+        self.listened_to = False
+        """Whether the user takes what the peer says (`frontend-open`)."""
         self.connected = False
         """Whether a peer is there; told by the user."""
+        self._ends: tuple[tuple[str, int], tuple[str, int]] | None = None
+        """Of a TCP connection: ours, the peer's."""
 
-    def claim(self, user: str) -> None:
-        """Take it into use; one user at a time (chardev/char-fe.c: qemu_chr_fe_init)."""
+    def claim(self, user: str, *, listens: bool = True) -> None:
+        """Take it into use; one user at a time (chardev/char-fe.c: qemu_chr_fe_init, qemu_chr_fe_set_handlers)."""
         if self.user:
             raise NetError(f"chardev '{self.label}' is already in use")
         self.user = user
+        self.listened_to = listens
 
-    def set_connected(self, connected: bool) -> None:
-        self.connected = connected
+    def set_connected(self, sock: socket.socket | None) -> None:
+        """A peer is there, or none any more."""
+        self.connected = sock is not None
+        self._ends = None
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            with contextlib.suppress(OSError):  # it may be gone already
+                self._ends = sock.getsockname()[:2], sock.getpeername()[:2]
+
+    def close(self) -> None:
+        """Listen no more."""
+        if self.listener is not None:
+            self.listener.close()
 
     def release(self) -> None:
         self.user = ""
-        self.connected = False
+        self.listened_to = False
+        self.set_connected(None)
 
     @property
     def filename(self) -> str:
-        """What query-chardev calls it (chardev/char-socket.c: qemu_chr_socket_address)."""
+        """What query-chardev calls it (chardev/char-socket.c: qemu_chr_socket_address, qemu_chr_compute_filename)."""
         if not isinstance(self.options, SocketOptions):
             return "stdio" if isinstance(self.options, StdioOptions) else "null"
-        return self.options.filename if self.connected else f"disconnected:{self.options.filename}"
+        options = self.options
+        if self._ends is not None:
+            ours, theirs = (
+                f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self._ends
+            )
+            return f"tcp:{ours}{',server=on' if options.server else ''} <-> {theirs}"
+        if self.listener is not None and (name := self.listener.inet_name) is not None:
+            options = msgspec.structs.replace(options, host=name[0], port=str(name[1]))
+        return options.filename if self.connected else f"disconnected:{options.filename}"
 
 
 class Chardevs:
@@ -180,12 +211,13 @@ class Chardevs:
     def __iter__(self) -> Iterator[Chardev]:
         return iter(self._by_label.values())
 
-    def add(self, options: ChardevOptions) -> Chardev:
-        """-chardev."""
+    def add(self, options: ChardevOptions, *, listens: bool = False) -> Chardev:
+        """-chardev. `listens`: open a socket with `server=on` at once; else its user does (a monitor: for nobody else
+        to connect to)."""
         check_identifier(options.id)
         self._check_free(options.id)
         self._check(options)
-        return self._made(options)
+        return self._made(options, listens)
 
     def add_qapi(self, label: str, backend: SocketChardev | StdioChardev | NullChardev) -> Chardev:
         """chardev-add, which takes any label (chardev/char.c: qmp_chardev_add)."""
@@ -193,9 +225,9 @@ class Chardevs:
         options = backend.flat(label)
         try:
             self._check(options)
+            return self._made(options, listens=True)
         except NetError as error:
             raise NetError(f"Failed to add chardev '{label}': {error.desc}") from None
-        return self._made(options)
 
     def _check_free(self, label: str) -> None:
         if label in self._by_label:
@@ -207,8 +239,13 @@ class Chardevs:
         if isinstance(options, StdioOptions) and any(isinstance(each.options, StdioOptions) for each in self):
             raise NetError("cannot use stdio by multiple character devices")
 
-    def _made(self, options: ChardevOptions) -> Chardev:
-        chardev = Chardev(options)
+    def _made(self, options: ChardevOptions, listens: bool) -> Chardev:
+        listener = None
+        if listens:
+            from vnic.backend.chardev import listener_of  # only here: a start without chardevs is the sooner
+
+            listener = listener_of(options, options.id)
+        chardev = Chardev(options, listener)
         self._by_label[options.id] = chardev
         return chardev
 
@@ -224,8 +261,13 @@ class Chardevs:
             raise NetError(f"Chardev '{label}' not found")
         if self._by_label[label].user:
             raise NetError(f"Chardev '{label}' is busy")
-        del self._by_label[label]
+        self._by_label.pop(label).close()
+
+    def close(self) -> None:
+        """Listen no more (qemu_chr_cleanup)."""
+        for each in self:
+            each.close()
 
     def info(self) -> list[ChardevInfo]:
         """query-chardev."""
-        return [ChardevInfo(each.label, each.filename, bool(each.user)) for each in self]
+        return [ChardevInfo(each.label, each.filename, each.listened_to) for each in self]

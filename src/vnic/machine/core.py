@@ -122,10 +122,10 @@ class Machine:
     def device_del(self, device_id: str, by: str) -> None:
         """Show the link down, let the VM go, then remove the NIC; DEVICE_DELETED tells that it is gone."""
         plugged = self.plugged(device_id)
-        if plugged.leaving:
-            raise NetError(f"Device {device_id} is already in the process of unplug")
-        plugged.leaving = True
         nic, name = plugged.nic, plugged.nic.name
+        if nic.leaving:
+            raise NetError(f"Device {device_id} is already in the process of unplug")
+        nic.leaving = True
         nic.hold(HoldKind.OPERATOR, by, f"device_del {name}")
 
         def gone() -> None:
@@ -179,8 +179,9 @@ class Machine:
         assert isinstance(options, SocketChardev | StdioChardev | NullChardev)
         self.chardev_set.add_qapi(chardev_id, options)
 
-    def chardev_add_flat(self, tree: dict[str, object]) -> None:
-        self.chardev_set.add(parse_flat(tree))
+    def chardev_add_flat(self, tree: dict[str, object], *, listens: bool = True) -> None:
+        """`listens`: see Chardevs.add."""
+        self.chardev_set.add(parse_flat(tree), listens=listens)
 
     def chardev_remove(self, chardev_id: str) -> None:
         self.chardev_set.remove(chardev_id)
@@ -242,3 +243,4 @@ class Machine:
             log.error("ending without waiting for the VM of %s", ", ".join(stuck))
         self._nics.clear()
         self.network.close()
+        self.chardev_set.close()

@@ -118,8 +118,6 @@ class PluggedNic:
     attachment: ServedAttachment
     served: bool = False
     """The socket is open: not before `cont` where the machine was started paused."""
-    leaving: bool = False
-    """device_del was asked for and its VM is being let go."""
 
     def serve(self) -> None:
         """Open the socket, once. Raises NetError."""

@@ -15,7 +15,8 @@ from .version import version
 
 log = logging.getLogger(__name__)
 
-PROMPT = b"(vnic) "
+PROMPT = b"(qemu) "
+"""QEMU's: programs that drive a monitor wait for it."""
 LINE_MAX_BYTES = 4095
 """READLINE_CMD_BUF_SIZE of QEMU's readline.h; what is typed beyond is dropped."""
 

@@ -30,8 +30,8 @@ Serve: TypeAlias = Callable[[Channel, str, Callable[[], None]], Connection]
 """Start a session on a channel, for a client of that description; the callable is called when it ends."""
 
 
-Connected: TypeAlias = Callable[[bool], None]
-"""Told whether there is a client, when the first one comes and the last one goes."""
+Connected: TypeAlias = Callable[[socket.socket | None], None]
+"""Told of the client when the first one comes, and of none when the last one goes."""
 
 
 class Port(Protocol):
@@ -43,9 +43,8 @@ class Port(Protocol):
 class StdioPort:
     """The one client at our standard input and output."""
 
-    def __init__(self, serve: Serve, connected: Connected) -> None:
-        connected(True)
-        serve(StdioChannel(), "on stdio", lambda: connected(False))
+    def __init__(self, serve: Serve) -> None:
+        serve(StdioChannel(), "on stdio", lambda: None)
 
     def close(self) -> None:
         """Nothing is open but the client's own channel."""
@@ -94,14 +93,14 @@ class ServerPort:
         self._full = False
         self._clients += 1
         if self._clients == 1:
-            self._tell(True)
+            self._tell(client)
         _set_nodelay(client, self._options)
         self._serve(SocketChannel(client), describe_peer(client), self._left)
 
     def _left(self) -> None:
         self._clients -= 1
         if not self._clients:
-            self._tell(False)
+            self._tell(None)
 
     def close(self) -> None:
         if self._retry is not None:
@@ -159,12 +158,12 @@ class ClientPort:
             self._connected(connecting)
 
     def _connected(self, connected: socket.socket) -> None:
-        self._tell(True)
+        self._tell(connected)
         _set_nodelay(connected, self._options)
         self._serve(SocketChannel(connected), describe_peer(connected), self._left)
 
     def _left(self) -> None:
-        self._tell(False)
+        self._tell(None)
         self._again("the connection ended")
 
     def _again(self, why: str) -> None:

@@ -17,7 +17,7 @@ from .address import MonitorChardev, SocketOptions
 from .connection import Channel, Connection, Session
 from .hmp_session import HmpSession
 from .machine import MonitoredMachine
-from .ports import ClientPort, Port, ServerPort, StdioPort
+from .ports import ClientPort, Connected, Port, ServerPort, StdioPort
 from .qmp import Dispatcher, QmpSession
 
 log = logging.getLogger(__name__)
@@ -46,9 +46,9 @@ class Monitors:
         chardev: MonitorChardev,
         mode: Mode,
         pretty: bool = False,
-        connected: Callable[[bool], None] = lambda _: None,
+        connected: Connected = lambda _: None,
     ) -> None:
-        """Open a monitor on a chardev of that id; `connected` is told whether it has a client. Raises NetError."""
+        """Open a monitor on a chardev of that id; `connected` is told of its client. Raises NetError."""
         if chardev.id in self._ports:
             raise NetError(f"Chardev '{chardev.id}' is busy")
 
@@ -69,7 +69,7 @@ class Monitors:
             return connection
 
         if not isinstance(chardev, SocketOptions):
-            self._ports[chardev.id] = StdioPort(serve, connected)
+            self._ports[chardev.id] = StdioPort(serve)
             return
         chardev.check()
         if chardev.server and chardev.wait:

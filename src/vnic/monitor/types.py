@@ -74,10 +74,10 @@ class LinkInfo(_Info):
     carrier_changes: int
     carrier_up_changes: int
     carrier_down_changes: int
+    last_change: LinkChange
+    guest: GuestInfo
     peer: str | None = None
     mac: str | None = None
-    last_change: LinkChange | None = None
-    guest: GuestInfo | None = None
 
 
 RxState = Literal["normal", "none", "all"]

@@ -227,6 +227,8 @@ class Nic(NetClient):
         self.path = path
         """Its QOM path, as events of QEMU name it."""
         self.guest = GuestView()
+        self.leaving = False
+        """device_del was asked for and the VM is being let go: no set_link brings the link up any more."""
         self.rx_filter_notify = True
         """Whether the next filter change is told (QEMU's rxfilter_notify_enabled: once until it is queried)."""
 

@@ -66,10 +66,8 @@ class Filter:
 
     def __init__(self, options: FilterOptions) -> None:
         """NetError for a value that makes no sense by itself."""
-        if options.status not in ("on", "off"):
-            raise NetError("Invalid value for netfilter status, should be 'on' or 'off'")
         self.options = options
-        self.on = options.status == "on"
+        self.on = _is_on(options.status)
         """Off: it sees nothing."""
         both = (Direction.RX, Direction.TX)
         self.directions = frozenset(both if options.queue is Direction.ALL else (options.queue,))
@@ -90,14 +88,24 @@ class Filter:
     def setup(self) -> None:
         """Open what the filter needs; a NetError undoes it through `cleanup` and is raised on."""
 
+    def status_changed(self) -> None:
+        """`on` was set: pass on what is kept where the filter is off now."""
+
     def cleanup(self) -> None:
         """Pass on what is kept and close everything; called once, the filter still being in its place."""
 
     def own_properties(self) -> dict[str, object]:
-        """The properties of its type, in the order in which QEMU prints them; a bool or None is printed as there."""
+        """The properties of its type, in the order in which QEMU prints them; None is a string that was not given."""
         return {}
 
     # -- life -------------------------------------------------------------------------------------------------------
+
+    def set_status(self, status: str) -> None:
+        """Switch it on or off (netfilter_set_status)."""
+        on = _is_on(status)
+        if on is not self.on:
+            self.on = on
+            self.status_changed()
 
     def remove(self) -> None:
         """End the filter: object-del, or its netdev goes (netfilter_finalize)."""
@@ -126,25 +134,35 @@ class Filter:
         if not taken:
             peer.deliver(sender, queue, frame, offload)
 
-    def info_text(self) -> str:
-        """What stands behind `type=…` in `info network` (netfilter_print_info)."""
+    def all_properties(self) -> dict[str, object]:
+        """All properties but `type`, in the order of `info network`."""
         options = self.options
-        properties = {
-            **self.own_properties(),
+        own = self.own_properties().items()
+        return {
+            **{name: "" if value is None else value for name, value in own},
             "position": options.position,
             "status": "on" if self.on else "off",
-            "insert": options.insert,
+            "insert": str(options.insert),
             "netdev": options.netdev,
-            "queue": options.queue,
+            "queue": str(options.queue),
         }
-        return "".join(f",{name}={_text(value)}" for name, value in properties.items())
+
+    def info_text(self) -> str:
+        """What stands behind `type=…` in `info network` (netfilter_print_info)."""
+        return "".join(f",{name}={_text(value)}" for name, value in self.all_properties().items())
+
+
+def _is_on(status: str) -> bool:
+    if status not in ("on", "off"):
+        raise NetError("Invalid value for netfilter status, should be 'on' or 'off'")
+    return status == "on"
 
 
 def _text(value: object) -> str:
     """A property's value as QEMU's string-output-visitor has it."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    return "" if value is None else str(value)
+    return str(value)
 
 
 def _run(

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .client import NetClient, Nic, clients_of_wire
+from .client import GuestView, NetClient, Nic, clients_of_wire
 
 
 def link_info(client: NetClient) -> dict[str, object]:
     """One entry of query-links.
 
-    A NIC's `holds` are those of both ends of its wire, a netdev's its own: exactly those that keep `link` down.
+    A NIC's `holds` are those of both ends of its wire, a netdev's its own: exactly those that keep `link` down. A
+    netdev's `guest` is that of the NIC on its wire.
     """
     nic = client if isinstance(client, Nic) else None
+    behind = nic or client.peer
     holders = clients_of_wire(client) if nic else (client,)
     entry: dict[str, object] = {
         "name": client.name,
@@ -30,10 +32,9 @@ def link_info(client: NetClient) -> dict[str, object]:
     entry["carrier-changes"] = up_changes + down_changes
     entry["carrier-up-changes"] = up_changes
     entry["carrier-down-changes"] = down_changes
-    if client.last_change is not None:
-        entry["last-change"] = client.last_change.to_dict()
-    if nic:
-        entry["guest"] = nic.guest.to_dict()
+    assert client.last_change is not None  # its birth, if nothing else
+    entry["last-change"] = client.last_change.to_dict()
+    entry["guest"] = (behind.guest if isinstance(behind, Nic) else GuestView()).to_dict()
     return entry
 
 

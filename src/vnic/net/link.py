@@ -39,6 +39,8 @@ class Links:
             written += [
                 match.peer for match in matches if match.peer is not None and match.peer not in written
             ]
+        if up:
+            written = [client for client in written if not (isinstance(client, Nic) and client.leaving)]
         cause = Cause(HoldKind.OPERATOR, by, text)
         self._transition(written, HoldKind.OPERATOR, not up, cause, told=clients_of_wire(first))
 

@@ -46,6 +46,10 @@ def test_json_keeps_its_types() -> None:
     assert setting.tree == {"driver": "virtio-net", "link": False}
 
 
+def test_libvirts_name() -> None:
+    assert parse_run(["-name", "guest=lab,debug-threads=on"]).name == "lab"
+
+
 def test_two_dashes_serve_as_one() -> None:
     assert parse_run(["--name", "a", "--S"]).paused
 
@@ -166,6 +170,7 @@ def test_usage_errors(argv: list[str], line: str) -> None:
         ("-netdev", '{"id":"a","id":"b"}', "JSON parse error, duplicate key"),
         ("-netdev", '{"id":"a"}x', "Expecting at most one JSON value"),
         ("-name", "foo,bar=1", "Invalid parameter 'bar'"),
+        ("-name", "foo,debug-threads=1", "Parameter 'debug-threads' expects 'on' or 'off'"),
         (
             "-name",
             "a/b",

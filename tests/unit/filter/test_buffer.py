@@ -162,3 +162,17 @@ def test_info(rig: Rig) -> None:
     assert rig.network.info_network().splitlines()[-1] == (
         "  - f0: type=filter-buffer,interval=1000,position=tail,status=on,insert=behind,netdev=net0,queue=all"
     )
+
+
+def test_switched_off_it_keeps_nothing_and_on_again_it_ticks(rig: Rig) -> None:
+    rig.hold_back(100 * MS)
+    rig.guest.client.send(0, b"kept")
+    (held,) = rig.netdev.filters
+    held.set_status("off")
+    assert rig.host.got == [b"kept"]
+    rig.guest.client.send(0, b"not kept")
+    held.set_status("on")
+    rig.guest.client.send(0, b"kept again")
+    assert rig.host.got == [b"kept", b"not kept"]
+    rig.time.advance(0.1)
+    assert rig.host.got[-1] == b"kept again"

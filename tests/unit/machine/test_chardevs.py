@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
+from pathlib import Path
+
 import pytest
 
 from vnic.machine.chardevs import Chardevs, NullChardev, NullOptions, SocketChardev, parse_flat
@@ -53,8 +57,33 @@ def test_qapis_form(addr: dict[str, object], filename: str) -> None:
     chardev = chardevs.add(convert(SocketChardev, {"addr": addr}).flat("c0"))
     assert chardevs.info() == [ChardevInfo("c0", f"disconnected:{filename}", False)]
     chardev.claim("a monitor")
-    chardev.set_connected(True)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        chardev.set_connected(ours)
     assert chardevs.info() == [ChardevInfo("c0", filename, True)]
+    chardev.set_connected(None)
+    assert chardevs.info() == [ChardevInfo("c0", f"disconnected:{filename}", True)]
+
+
+@pytest.mark.parametrize(("host", "name"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
+def test_both_ends_of_a_tcp_connection_are_told(host: str, name: str) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as listening:
+        port = listening.getsockname()[1]
+        with socket.create_connection((host, port)) as calling, listening.accept()[0] as called:
+            caller = calling.getsockname()[1]
+            for server, sock, ends in (("on", called, (port, caller)), ("off", calling, (caller, port))):
+                chardevs = Chardevs()
+                flat: dict[str, object] = {
+                    "backend": "socket",
+                    "id": "c0",
+                    "host": "x",
+                    "port": "5",
+                    "server": server,
+                }
+                chardevs.add(parse_flat(flat)).set_connected(sock)
+                on = ",server=on" if server == "on" else ""
+                assert chardevs.info()[0].filename == f"tcp:{name}:{ends[0]}{on} <-> {name}:{ends[1]}"
 
 
 def test_one_user_at_a_time() -> None:
@@ -83,6 +112,38 @@ def test_labels_are_identifiers_and_unique() -> None:
     assert chardevs.add_qapi("0", NullChardev()).label == "0", "QMP's need not be"
     with pytest.raises(NetError, match="Chardev with id '0' already exists"):
         chardevs.add_qapi("0", NullChardev())
+
+
+def test_one_that_listens_does_so_from_the_start_to_its_end(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    chardevs = Chardevs()
+    chardevs.add_qapi("c0", convert(SocketChardev, {"addr": {"type": "unix", "data": {"path": path}}}))
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.connect(path)
+    with pytest.raises(NetError, match=r"^Failed to add chardev 'c1': Failed to bind socket to .*/s: "):
+        chardevs.add_qapi("c1", convert(SocketChardev, {"addr": {"type": "unix", "data": {"path": path}}}))
+    assert [each.label for each in chardevs] == ["c0"]
+    chardevs.remove("c0")
+    assert not os.path.exists(path)
+
+
+def test_the_port_that_the_kernel_chose_can_be_asked_for() -> None:
+    chardevs = Chardevs()
+    options = parse_flat(
+        {"backend": "socket", "id": "c0", "host": "", "port": "0", "server": "on", "ipv4": "on"}
+    )
+    chardevs.add(options, listens=True)
+    (info,) = chardevs.info()
+    host, port = info.filename.removeprefix("disconnected:tcp:").removesuffix(",server=on").split(":")
+    assert (host, int(port) > 0) == ("0.0.0.0", True)
+    socket.create_connection(("127.0.0.1", int(port))).close()
+    chardevs.close()
+
+
+def test_nobody_waits_for_the_lookup_of_a_name() -> None:
+    chardevs = Chardevs()
+    flat = {"backend": "socket", "id": "c0", "host": "no.such.host.invalid", "port": "5", "server": "on"}
+    assert chardevs.add(parse_flat(dict(flat)), listens=True).listener is None
 
 
 def test_chardev_add_says_which_one_failed() -> None:

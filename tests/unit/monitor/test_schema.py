@@ -9,7 +9,8 @@ import msgspec
 import pytest
 from tests.fakes.monitored_machine import FakeMachine
 
-from vnic.monitor.schema import convert, convert_to_shape, netdev_options, object_options
+from vnic.machine.nics import VhostUserAttach, VirtioNetOptions, device_structs
+from vnic.monitor.schema import convert, convert_to_shape, device_options, netdev_options, object_options
 from vnic.monitor.schema.shapes import shape_of
 from vnic.net.errors import NetError
 
@@ -180,3 +181,35 @@ def test_object_names_its_type_before_its_id() -> None:
         convert_to_shape(shape, {"qom-type": "bogus"})
     with pytest.raises(NetError, match="does not accept value 'filter-dump'"):
         convert_to_shape(object_options({}), {"qom-type": "filter-dump", "id": "a"})
+
+
+@pytest.mark.parametrize(
+    "attach",
+    [
+        {"attach": {"type": "vhost-user", "path": "s", "server": False}},
+        {"attach.type": "vhost-user", "attach.path": "s", "attach.server": False},
+        {"attach.type": "vhost-user", "attach.path": "s", "attach.server": "off"},
+    ],
+)
+def test_device_add_takes_dotted_keys_too(attach: dict[str, object]) -> None:
+    made = convert_to_shape(device_options(device_structs()), {"driver": "virtio-net", **attach})
+    assert made == VirtioNetOptions(attach=VhostUserAttach(path="s", server=False))
+
+
+@pytest.mark.parametrize(
+    ("attach", "desc"),
+    [
+        ({"attach.type": "vhost-user"}, "Parameter 'attach.path' is missing"),
+        ({"attach.type": "x"}, "Parameter 'type' does not accept value 'x'"),
+        ({"attach.type": "vhost-user", "attach.path": "s", "attach.a.b": 1}, "Parameter 'attach.a.b' is unexpected"),
+        (
+            {"attach": {"type": "vhost-user", "path": "s"}, "attach.path": "t"},
+            "Property 'virtio-net.attach.path' not found",
+        ),
+        ({"mac.x": "s"}, "Property 'virtio-net.mac.x' not found"),
+    ],
+)  # fmt: skip
+def test_dotted_keys_refused(attach: dict[str, object], desc: str) -> None:
+    with pytest.raises(NetError) as caught:
+        convert_to_shape(device_options(device_structs()), {"driver": "virtio-net", **attach})
+    assert caught.value.desc == desc

@@ -36,7 +36,7 @@ class Bench:
 
     def add(self, mode: Mode = Mode.CONTROL, /, **options: object) -> None:
         chardev = SocketOptions(**{"id": "mon0", **options})  # type: ignore[arg-type]  # as the test gives them
-        self.monitors.add(chardev, mode, connected=self.connected.append)
+        self.monitors.add(chardev, mode, connected=lambda sock: self.connected.append(sock is not None))
 
 
 def run(test: Callable[[Bench], Awaitable[None]]) -> None:
@@ -329,9 +329,9 @@ def test_a_person_at_a_readline_monitor(tmp_path: Path) -> None:
     async def test(bench: Bench) -> None:
         bench.add(Mode.READLINE, path=str(path), server=True)
         reader, writer = await asyncio.open_unix_connection(path)
-        assert (await reader.readuntil(b"(vnic) ")).startswith(b"vnic 0.1.0 monitor")
+        assert (await reader.readuntil(b"(qemu) ")).startswith(b"vnic 0.1.0 monitor")
         writer.write(b"info name\n")
-        assert await reader.readuntil(b"(vnic) ") == b"lab\r\n(vnic) "
+        assert await reader.readuntil(b"(qemu) ") == b"lab\r\n(qemu) "
         writer.close()
 
     run(test)
@@ -457,7 +457,7 @@ def test_stdio(tmp_path: Path, source: str) -> None:
             stderr=subprocess.PIPE,
         )
         out, errors = running.communicate(None if source == "file" else commands, timeout=60)
-    assert out.endswith(b"(vnic) lab\r\n(vnic) ")
+    assert out.endswith(b"(qemu) lab\r\n(qemu) ")
     assert errors == b""
     assert running.returncode == 0
 

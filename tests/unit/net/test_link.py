@@ -278,6 +278,18 @@ def test_the_latency_of_a_change_is_not_told_of_the_next(bench: Bench) -> None:
     assert "seen-latency-us" not in nic.guest.to_dict()
 
 
+def test_a_netdevs_guest_is_that_of_the_nic_on_its_wire(bench: Bench) -> None:
+    bench.netdev()
+    (lone,) = bench.network.query_links("net0")
+    assert lone["guest"] == {"attached": False, "driver-ok": False, "seen": "unknown"}
+    nic, _ = bench.nic()
+    nic.guest_attached(True)
+    nic.mark_seen(True)
+    netdev, seen = bench.network.query_links()
+    assert netdev["guest"] == seen["guest"]
+    assert netdev["guest"] != lone["guest"]
+
+
 def test_a_guest_that_reads_within_its_interrupt_is_told_of_after_the_change(bench: Bench) -> None:
     bench.netdev()
     nic, device = bench.nic()

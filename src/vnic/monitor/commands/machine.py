@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
+
+from vnic.net import qom
 
 from ..machine import ChardevInfo, MonitoredMachine, RunState, ShutdownCause
 from ..schema import chardev_backend, device_options, object_options
@@ -116,3 +120,39 @@ def object_add(caller: Caller, args: msgspec.Struct) -> None:
 @command("object-del")
 def object_del(caller: Caller, args: Id) -> None:
     caller.machine.object_del(args.id)
+
+
+class QomProperty(msgspec.Struct):
+    path: str
+    property: str
+
+
+@command("qom-get", returns=Any)
+def qom_get(caller: Caller, args: QomProperty) -> object:
+    """A property of a filter (qapi/qom.json)."""
+    return qom.get(caller.machine.network, args.path, args.property)
+
+
+class QomSet(QomProperty):
+    value: Any
+
+
+@command("qom-set")
+def qom_set(caller: Caller, args: QomSet) -> None:
+    """Switch a filter on or off: its `status`."""
+    qom.set_(caller.machine.network, args.path, args.property, args.value)
+
+
+class QomPath(msgspec.Struct):
+    path: str
+
+
+class ObjectPropertyInfo(msgspec.Struct):
+    name: str
+    type: str
+
+
+@command("qom-list")
+def qom_list(caller: Caller, args: QomPath) -> list[ObjectPropertyInfo]:
+    """The properties of a filter, or the filters of `/objects`."""
+    return [ObjectPropertyInfo(*each) for each in qom.list_(caller.machine.network, args.path)]

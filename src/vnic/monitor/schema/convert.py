@@ -355,6 +355,20 @@ def _unexpected(prefix: str, key: str) -> NetError:
     return NetError(f"Parameter '{prefix}{key}' is unexpected")
 
 
+def _undotted(data: dict[str, object], nested: frozenset[str]) -> dict[str, object]:
+    """`{"attach.path": …}` as `{"attach": {"path": …}}`, for the members in `nested` that are not given whole."""
+    made: dict[str, object] = {}
+    for key, value in data.items():
+        outer, dot, inner = key.partition(".")
+        if dot and outer in nested and outer not in data:
+            whole = made.setdefault(outer, {})
+            assert isinstance(whole, dict)
+            whole[inner] = value
+        else:
+            made[key] = value
+    return made
+
+
 def _union(shape: Union, form: Form) -> Visit:
     tag_name = shape.tag
     base = _members(shape.base, form)
@@ -378,8 +392,17 @@ def _union(shape: Union, form: Form) -> Visit:
             raise shape.unknown(tag)
         raise NetError(f"Parameter '{tag_name}' does not accept value '{tag}'")
 
+    nested = frozenset(
+        member.name
+        for branch in (shape.branches.values() if shape.dotted else ())
+        for member in branch.members
+        if isinstance(member.shape, Object | Union)
+    )
+
     def visit(value: object, name: str) -> object:
         data = _dict(value, name)
+        if nested:
+            data = _undotted(data, nested)
         prefix = name + "." if name else ""
         attributes: dict[str, object] = {}
         tag = None if shape.tag_last else tag_of(data, prefix)

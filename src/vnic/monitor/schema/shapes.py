@@ -83,6 +83,8 @@ class Union:
     """Whether the tag stands behind the base's members in QEMU's schema: it decides which error comes first."""
     lenient: bool = False
     """Whether members may come as strings where another type is due."""
+    dotted: bool = False
+    """Whether the members of a member may be given beside it as `outer.inner`, as in an option string."""
     older: frozenset[str] = frozenset()
     """Branches whose option strings QEMU reads with its older visitor, for the texts."""
     unknown: Callable[[str], NetError] | None = None

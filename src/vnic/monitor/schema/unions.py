@@ -44,7 +44,8 @@ def netdev_options(types: Types) -> Union:
 
 
 def device_options(types: Types, not_built: Collection[str] = ()) -> Union:
-    """device_add and -device. Values may be strings where another type is due, as in QMP before QEMU 9.2.
+    """device_add and -device. Values may be strings where another type is due, and keys dotted, as in QMP before
+    QEMU 9.2, where the arguments were an option string's.
 
     The errors are qdev's (system/qdev-monitor.c, qom/object.c), but for the NICs of QEMU that are `not_built`.
     """
@@ -55,7 +56,9 @@ def device_options(types: Types, not_built: Collection[str] = ()) -> Union:
         return NetError(f"'{name}' is not a valid device model name")
 
     branches, base = _branches(types)
-    return Union("driver", branches, base, lenient=True, unknown=unknown, unexpected=_unknown_property)
+    return Union(
+        "driver", branches, base, lenient=True, dotted=True, unknown=unknown, unexpected=_unknown_property
+    )
 
 
 def object_options(types: Types) -> Union:

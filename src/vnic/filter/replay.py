@@ -1,0 +1,17 @@
+"""filter-replay: lets all frames pass, as QEMU's does outside of its record and replay modes (net/filter-replay.c)."""
+
+from __future__ import annotations
+
+from vnic.backend.base import BackendContext
+from vnic.net.filters import Filter
+
+from .options import ReplayOptions
+
+
+class ReplayFilter(Filter):
+    """It is there for the command lines that name it; vnic records nothing."""
+
+    type = "filter-replay"
+
+    def __init__(self, context: BackendContext, options: ReplayOptions) -> None:
+        super().__init__(options)

@@ -1,0 +1,74 @@
+"""Filters as QOM objects: what qom-get, qom-set and qom-list can reach of a vnic (QEMU's qom/qom-qmp-cmds.c).
+
+A filter is `/objects/ID`, or any end of that path; its properties are those that `info network` prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .errors import DeviceNotFound, NetError
+from .filters import Filter
+from .network import Network
+
+CONTAINER = "objects"
+
+
+def get(network: Network, path: str, name: str) -> object:
+    """The value of a property."""
+    found = _find(network, path)
+    return _properties(found)[_known(found, name)]
+
+
+def set_(network: Network, path: str, name: str, value: object) -> None:
+    """Set a property. `status` is the one that can change while a filter works."""
+    found = _find(network, path)
+    if _known(found, name) != "status":
+        raise NetError(f"Property '{found.type}.{name}' is not writable")
+    if not isinstance(value, str):
+        raise NetError("Invalid parameter type for 'status', expected: string")
+    found.set_status(value)
+
+
+def list_(network: Network, path: str) -> list[tuple[str, str]]:
+    """The names and types of the properties of a filter; of `/objects`, the filters."""
+    if _parts(path) == [CONTAINER]:
+        return [("type", "string"), *((each.id, f"child<{each.type}>") for each in _filters(network))]
+    found = _find(network, path)
+    return [(name, _type(name, value)) for name, value in _properties(found).items()]
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in path.split("/") if part]
+
+
+def _filters(network: Network) -> Iterator[Filter]:
+    return (each for client in network.clients for each in client.filters)
+
+
+def _find(network: Network, path: str) -> Filter:
+    parts = _parts(path)
+    ends = [[CONTAINER, parts[-1]]] if parts else []
+    if parts and not path.startswith("/"):
+        ends.append([parts[-1]])  # a partial path (object_resolve_path)
+    if parts in ends:
+        for each in _filters(network):
+            if each.id == parts[-1]:
+                return each
+    raise DeviceNotFound(path)
+
+
+def _properties(of: Filter) -> dict[str, object]:
+    return {"type": of.type, **dict(reversed(of.all_properties().items()))}
+
+
+def _known(of: Filter, name: str) -> str:
+    if name not in _properties(of):
+        raise NetError(f"Property '{of.type}.{name}' not found")
+    return name
+
+
+def _type(name: str, value: object) -> str:
+    if name == "queue":
+        return "NetFilterDirection"
+    return "bool" if isinstance(value, bool) else "uint32" if isinstance(value, int) else "string"
