@@ -5,6 +5,11 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# No test measures time, and Hypothesis does of its own accord: a busy machine must not fail one.
+settings.register_profile("vnic", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("vnic")
 
 
 def require(condition: object, what: str) -> None:
