@@ -132,8 +132,14 @@ class PciDevice:
 
     def config_write(self, offset: int, data: bytes) -> None:
         """As `config_read`; carries out what the written bits mean."""
-        before, message_before = self.config.get(COMMAND, 2), self.msix_enabled
+        before, message_before, power_before = (
+            self.config.get(COMMAND, 2),
+            self.msix_enabled,
+            self._power_state,
+        )
         self.config.write(offset, data)
+        if self._power_state not in capability.PM_STATES:
+            self._power_state = power_before
         after = self.config.get(COMMAND, 2)
         self._drive_intx()  # INTx Disable and the enables of MSI and MSI-X all gate it
         if (before ^ after) & COMMAND_MASTER:
@@ -229,6 +235,17 @@ class PciDevice:
         return self.msi_enabled and self.irq.msi_notify(vector)
 
     # --- Inside ---
+
+    @property
+    def _power_state(self) -> int:
+        """PowerState of PMCSR: the n of Dn. A state that is not supported is discarded (PCI PM 1.2 §3.2.4)."""
+        at = self.config.find(capability.CAP_PM)
+        return self.config.data[at + capability.PM_CONTROL] & capability.PM_STATE_MASK if at else 0
+
+    @_power_state.setter
+    def _power_state(self, state: int) -> None:
+        at = self.config.find(capability.CAP_PM) + capability.PM_CONTROL
+        self.config.data[at] = self.config.data[at] & ~capability.PM_STATE_MASK | state
 
     def _drive_intx(self) -> None:
         blocked = self.config.get(COMMAND, 2) & COMMAND_INTX_DISABLE or self.msix_enabled or self.msi_enabled

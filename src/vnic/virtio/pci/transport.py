@@ -264,8 +264,8 @@ class VirtioPci(PciDevice):
 
     def _set_queue_size(self, value: int) -> None:
         queue = self._queue()
-        if queue is not None and not queue.ready and value:
-            queue.size = value  # checked when the queue is enabled
+        if queue is not None and not queue.ready and 0 < value <= queue.max_size:
+            queue.size = value  # whether it is a power of two is seen when the queue is enabled
 
     def _set_queue_vector(self, value: int) -> None:
         if self._queue() is not None:
