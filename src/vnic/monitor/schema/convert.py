@@ -378,8 +378,12 @@ def _union(shape: Union, form: Form) -> Visit:
             raise shape.unknown(tag)
         raise NetError(f"Parameter '{tag_name}' does not accept value '{tag}'")
 
+    heads = own.union(*([member[0] for member in members] for members in rest.values()))
+
     def visit(value: object, name: str) -> object:
         data = _dict(value, name)
+        if form is Form.LENIENT:
+            data = _nested(data, heads)
         prefix = name + "." if name else ""
         attributes: dict[str, object] = {}
         tag = None if shape.tag_last else tag_of(data, prefix)
@@ -393,3 +397,18 @@ def _union(shape: Union, form: Form) -> Visit:
         return shape.branches[tag].make(**attributes)
 
     return visit
+
+
+def _nested(data: dict[str, object], heads: set[str]) -> dict[str, object]:
+    """With "a.b": c, where `a` is a member, as "a": {"b": c}: what is copied from an option string says the same."""
+    dotted = [key for key in data if "." in key and key.partition(".")[0] in heads]
+    if not dotted:
+        return data
+    nested = {key: value for key, value in data.items() if key not in dotted}
+    for key in dotted:
+        head, _, tail = key.partition(".")
+        inner = nested.get(head, {})
+        if not isinstance(inner, dict) or tail in inner:
+            return data  # said twice
+        nested[head] = {**inner, tail: data[key]}
+    return nested
