@@ -14,7 +14,7 @@ import pytest
 from tests.fakes.loops import open_fds
 from tests.fakes.virtio_device import FakeVirtioDevice
 
-from vnic.attach.vfio_user import State, VfioUserAttachment
+from vnic.attach.vfio_user import PIECE_BYTES, State, VfioUserAttachment
 from vnic.net.client import Endpoint, Nic
 from vnic.net.errors import NetError
 from vnic.net.holds import HoldKind
@@ -304,7 +304,7 @@ def test_a_bug_in_the_model_costs_one_vm(path: Path, caplog: pytest.LogCaptureFi
 
 
 def test_a_storm_of_writes_lets_the_loop_run(path: Path) -> None:
-    """While one VM posts as fast as it can, a timer of the loop is never late by much."""
+    """While one VM posts as fast as it can, each turn of the loop carries out one piece of it."""
 
     def vm(client: VfioUserClient) -> None:
         write = m.encode(
@@ -318,15 +318,15 @@ def test_a_storm_of_writes_lets_the_loop_run(path: Path) -> None:
         client = await asyncio.to_thread(bench.client)
         await asyncio.to_thread(client.attach)
         storm = asyncio.get_running_loop().run_in_executor(None, vm, client)
-        worst = 0.0
+        most = 0
         while not storm.done():
-            before = asyncio.get_running_loop().time()
+            before = len(bench.device.calls)
             await asyncio.sleep(0)
-            worst = max(worst, asyncio.get_running_loop().time() - before)
+            most = max(most, len(bench.device.calls) - before)
         await storm
         client.close()
         assert len(bench.device.calls) >= 20_000
-        assert worst < 0.25
+        assert most <= PIECE_BYTES // 36 + 1
 
     run(path, test)
 
@@ -387,6 +387,36 @@ def test_messages_that_cost_much_are_carried_out_over_many_turns(path: Path) -> 
         await bench.state(State.LISTENING)
 
     run(path, test)
+
+
+def test_a_vm_that_was_killed_behind_a_backlog_is_gone(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A VM that is started again at once finds its NIC, and not itself."""
+
+    async def test(bench: Bench) -> None:
+        first = await asyncio.to_thread(bench.client)
+        await asyncio.to_thread(first.attach)
+        reset = bench.pci.reset
+        begun = asyncio.Event()
+        resets = 0
+
+        def slow_reset() -> None:
+            nonlocal resets
+            resets += 1
+            begun.set()
+            time.sleep(0.003)  # longer than a turn
+            reset()
+
+        bench.pci.reset = slow_reset  # type: ignore[method-assign]  # stands for anything that takes long
+        first.sock.sendall(m.encode(1, m.DEVICE_RESET, flags=m.FLAG_NO_REPLY) * 100)
+        await begun.wait()
+        first.close()
+        second = bench.client()
+        await asyncio.to_thread(second.attach)
+        assert resets < 100
+        second.close()
+
+    run(path, test)
+    assert not caplog.records
 
 
 def test_the_end_is_announced_drained_and_half_closed(path: Path) -> None:
@@ -529,6 +559,27 @@ def test_the_next_vm_waits_until_a_back_end_has_given_the_rings_back(path: Path)
             await waiting
             assert bench.attachment.state is State.SERVING
             second.close()
+            third.close()
+
+    run(path, test)
+
+
+def test_a_vm_that_was_killed_while_it_waited_is_not_waited_for(path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        taker = bench.device.taker = SlowTaker()
+        with FakeGuestMemory(1 << 20) as ram:
+            first = await asyncio.to_thread(start_driver, bench, ram)
+            bench.device.taker = None
+            first.close()
+            await bench.state(State.RETURNING)
+            second = await asyncio.to_thread(bench.client)
+            await asyncio.sleep(0.02)
+            second.close()
+            third = await asyncio.to_thread(bench.client)
+            waiting = asyncio.create_task(asyncio.to_thread(third.attach, ram))
+            await asyncio.sleep(0.02)
+            taker.returned(bench.device)
+            await waiting
             third.close()
 
     run(path, test)
