@@ -525,12 +525,10 @@ RAM = 1 << 20
         ([4 * RAM], [], False),
         ([4 * RAM], [16 * RAM], False),  # a video card's
         ([4 * RAM], [128 * RAM], True),  # a NUMA node's
-        ([], [RAM // 2], None),
-        ([], [], None),
     ],
 )
 def test_a_vm_shares_its_memory_or_does_not(
-    path: Path, shared: list[int], unshared: list[int], mirrored: bool | None
+    path: Path, shared: list[int], unshared: list[int], mirrored: bool
 ) -> None:
     def run(bench: UnsharedBench) -> None:
         with VfioUserClient(bench.attachment.path) as client:
@@ -542,8 +540,33 @@ def test_a_vm_shares_its_memory_or_does_not(
                 at += 1 << 30
             client.rams.clear()
             client.attach_to_mapped()
+            assert (bench.pci.mirror is not None) is mirrored
+
+    with_bench(path, VirtioNet, run)
+
+
+@pytest.mark.parametrize("asks", [True, False])
+@pytest.mark.parametrize(
+    ("shared", "unshared", "mirrored"),
+    [([], [RAM // 2], True), ([RAM // 4], [RAM // 2], False), ([], [RAM], True), ([], [], None)],
+)
+def test_what_is_not_known_at_the_start_is_decided_by_bus_mastering(
+    path: Path, shared: list[int], unshared: list[int], mirrored: bool | None, asks: bool
+) -> None:
+    """A small VM, one that never asks for DEVICE_GET_INFO, one behind an IOMMU, which maps its memory later."""
+
+    def run(bench: UnsharedBench) -> None:
+        with VfioUserClient(bench.attachment.path) as client:
+            client.version()
+            if asks:
+                client.attach_to_mapped()
+            for at, size in enumerate(shared + unshared):
+                with FakeGuestMemory(size, guest_addr=at << 30) as ram:
+                    client.map(ram, shared=size in shared)
+            assert bench.pci.mirror is None
+            VirtioPciDriver(client).enable_bus()
             assert (bench.pci.mirror is not None) is bool(mirrored)
-            if mirrored is None:  # behind an IOMMU: the driver's memory comes later
+            if mirrored is None:
                 with FakeGuestMemory(4096, guest_addr=1 << 40) as ram:
                     client.map(ram, shared=False)
                 assert bench.pci.mirror is not None
