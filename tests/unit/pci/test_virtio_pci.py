@@ -198,6 +198,7 @@ def test_msix(rig: Rig) -> None:
     rig.driver.kick(0)
     assert rig.irq.sent == [("msix", 0), ("msix", 1)]
     assert rig.irq.edges == []
+    assert rig.driver.isr() == 3, "§4.1.4.5.1: the bit of a config change is set in any case"
     assert rig.driver.isr() == 0
     rig.irq.deliver = False
     assert not rig.device.change_config(b"y")
