@@ -337,7 +337,9 @@ class VirtioDevice(ABC):
         if self.datapath is DataPath.RETURNING:
             return  # comes here again when they are back
         wanted = self.wanted_datapath()
-        taker = self.ring_taker() if wanted is DataPath.LOCAL and self._rings_in_memory() else None
+        taker = self.ring_taker() if wanted is DataPath.LOCAL else None
+        if taker is not None and not self._rings_in_memory():
+            taker = None
         if self.datapath is DataPath.TAKEN:
             if taker is not self._taker or taker is None:
                 self._take_back()

@@ -312,7 +312,7 @@ class VirtioPci(PciDevice):
         return isr.to_bytes(1, "little")
 
     def _interrupt(self, vector: int, isr: int) -> bool:
-        self._isr |= isr  # also with MSI-X (§4.1.4.5.1: before a config change is told), as QEMU's virtio_set_isr
+        self._isr |= isr  # also with MSI-X (§4.1.4.5.1), as QEMU's virtio_set_isr
         if self.msix_enabled:
             return vector != layout.NO_VECTOR and self.notify(vector)
         self.set_intx(True)
