@@ -93,7 +93,7 @@ def test_set_link_reaches_the_guest_and_the_events_tell_it(place: Place) -> None
         seen = await next_event(client, "LINK_SEEN")
         assert (changed["name"], changed["link"], changed["cause"]["kind"]) == ("nic0", "down", "operator")
         assert (seen["name"], seen["link"], seen["id"]) == ("nic0", "down", changed["id"])
-        assert 0 < seen["latency-us"] < 5_000_000
+        assert seen["latency-us"] > 0
 
     with place.run("-netdev", ECHO, "-device", NIC) as running, guest_on(place.path("nic0.sock")) as guest:
         talk(running, conversation)

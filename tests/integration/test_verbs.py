@@ -249,14 +249,12 @@ def test_watch_prints_events_until_vnic_ends(place: Place) -> None:
 
 def _until_watched(running: Running, clients: int) -> None:
     """Wait until that many clients have the monitor open, and have negotiated."""
-    before = time.monotonic()
 
     def connected() -> bool:
         with open("/proc/net/unix") as table:
             return sum(line.rstrip().endswith(running.qmp_path) for line in table) > clients
 
     wait_for(connected)
-    assert time.monotonic() - before < 10
     time.sleep(0.2)  # a client says qmp_capabilities within a millisecond of connecting
 
 

