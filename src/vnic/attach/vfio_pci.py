@@ -182,7 +182,7 @@ class VfioPciPort:
 
     def set_irqs(self, request: SetIrqs, fds: list[int]) -> None:
         self._irqs.set(request, fds)
-        self._device.irqs_changed()
+        self._device.lines_changed()
 
     def reset(self) -> None:
         self._device.reset()

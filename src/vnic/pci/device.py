@@ -164,6 +164,11 @@ class PciDevice:
         else:
             self.region_write(region, offset, data)
 
+    def lines_changed(self) -> None:
+        """The VM gave eventfds for its interrupts, or took them away."""
+        self._drive_intx()
+        self.irqs_changed()
+
     # --- What a model overrides ---
 
     def region_read(self, region: int, offset: int, length: int) -> bytes:
@@ -205,9 +210,12 @@ class PciDevice:
 
     @property
     def msix_enabled(self) -> bool:
-        """The guest has MSI-X on: the INTx pin is not to be used (PCI 3.0 §6.8.3.3)."""
+        """MSI-X is on: the INTx pin is not to be used (PCI 3.0 §6.8.3.3)."""
         at = self.config.find(capability.CAP_MSIX)
-        return bool(at and self.config.get(at + capability.MSIX_CONTROL, 2) & capability.MSIX_ENABLE)
+        if not at:
+            return False
+        enabled = self.config.get(at + capability.MSIX_CONTROL, 2) & capability.MSIX_ENABLE
+        return bool(enabled) or self.irq.msix_on()
 
     @property
     def msi_enabled(self) -> bool:

@@ -150,6 +150,60 @@ def test_intx_over_the_socket(path: Path) -> None:
     run(path, test)
 
 
+def test_msix_is_turned_on_by_eventfds_alone(path: Path) -> None:
+    """As with Linux VFIO, where a client never writes the capability's enable bit."""
+
+    def vm(bench: Bench) -> None:
+        with FakeGuestMemory(1 << 20) as ram, bench.client() as client:
+            client.attach(ram)
+            client.set_eventfds(m.IRQ_INTX, 0, 1)
+            driver = VirtioPciDriver(client)
+            rings = [DriverRing(ram, index, 64) for index in range(3)]
+            driver.start(VERSION_1, rings)
+            driver.put(16, 2, 3)
+            for on in (True, False, True):
+                if on:
+                    client.set_eventfds(m.IRQ_MSIX, 0, 4)
+                else:
+                    client.irq_action(m.IRQ_ACTION_TRIGGER, m.IRQ_MSIX, 0)
+                bench.device.change_config(b"x")
+                assert client.interrupts(m.IRQ_MSIX, 3) == on
+                assert client.interrupts(m.IRQ_INTX) == (not on)
+                assert driver.isr() == 3
+                client.irq_action(m.IRQ_ACTION_UNMASK, m.IRQ_INTX)
+            for ring in rings:
+                ring.close()
+
+    async def test(bench: Bench) -> None:
+        await asyncio.to_thread(vm, bench)
+        await bench.state(State.LISTENING)
+
+    run(path, test)
+
+
+def test_intx_that_is_asserted_when_msix_takes_over_is_silent(path: Path) -> None:
+    def vm(bench: Bench) -> None:
+        with FakeGuestMemory(1 << 20) as ram, bench.client() as client:
+            client.attach(ram)
+            driver = VirtioPciDriver(client)
+            rings = [DriverRing(ram, index, 64) for index in range(3)]
+            driver.start(VERSION_1, rings)
+            bench.device.change_config(b"x")
+            client.set_eventfds(m.IRQ_MSIX, 0, 4)
+            client.set_eventfds(m.IRQ_INTX, 0, 1)
+            assert client.interrupts(m.IRQ_INTX) == 0
+            client.irq_action(m.IRQ_ACTION_TRIGGER, m.IRQ_MSIX, 0)
+            assert client.interrupts(m.IRQ_INTX) == 1, "the level is still there"
+            for ring in rings:
+                ring.close()
+
+    async def test(bench: Bench) -> None:
+        await asyncio.to_thread(vm, bench)
+        await bench.state(State.LISTENING)
+
+    run(path, test)
+
+
 def test_posted_and_multiple_writes_keep_their_order(path: Path) -> None:
     def vm(bench: Bench) -> None:
         with bench.client() as client:
