@@ -589,7 +589,9 @@ def start_driver(bench: Bench, ram: FakeGuestMemory) -> VfioUserClient:
     client = bench.client()
     client.attach(ram)
     rings = [DriverRing(ram, index, 64) for index in range(3)]
-    VirtioPciDriver(client).start(VERSION_1, rings)
+    driver = VirtioPciDriver(client)
+    driver.start(VERSION_1, rings)
+    assert driver.status == 15  # a read comes after all posted writes
     for ring in rings:
         ring.close()
     return client

@@ -183,8 +183,7 @@ def test_a_client_connects_again(folder: Path, kind: str) -> None:
             await until(lambda: rig.chardevs.find("o").connected)
             rig.nic.send(0, ONE)
             assert await peer.frame() == ONE
-            peer.close()
-            await until(lambda: not rig.chardevs.find("o").connected)
+            peer.close()  # and it connects again, at once
         listening.close()
         rig.network.close()
 
