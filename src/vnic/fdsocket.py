@@ -9,6 +9,7 @@ import array
 import asyncio
 import logging
 import os
+import select
 import socket
 from collections import deque
 from collections.abc import Sequence
@@ -46,6 +47,14 @@ def receive(sock: socket.socket, size: int, max_fds: int) -> tuple[bytes, list[i
         close_fds(fds)
         raise FrameError("descriptors were cut off: too many in one message, or no room for more")
     return data, fds.tolist()
+
+
+def peer_is_gone(sock: socket.socket) -> bool:
+    """Whether the peer has closed its end, though what it sent before may be unread. One that only half-closed its end
+    is there."""
+    poll = select.poll()
+    poll.register(sock, 0)  # POLLHUP and POLLERR come unasked
+    return bool(poll.poll(0))
 
 
 def _reason(error: OSError) -> str | None:
@@ -188,6 +197,10 @@ class Connection:
     def _close_sent(self, fds: list[int]) -> None:
         self._waiting_fds -= len(fds)
         close_fds(fds)
+
+    def is_abandoned(self) -> bool:
+        """Whether the peer has closed its end, which may be found by reading much later (see `peer_is_gone`)."""
+        return self.closed or peer_is_gone(self._sock)
 
     def pause(self) -> None:
         """Read nothing until `resume`."""

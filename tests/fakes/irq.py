@@ -33,6 +33,9 @@ class FakeIrq:
     def msix_pending(self) -> int:
         return self.pending
 
+    def msix_on(self) -> bool:
+        return bool(self.fds)
+
     def msix_fd(self, vector: int) -> int | None:
         return self.fds.get(vector)
 

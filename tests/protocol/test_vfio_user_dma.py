@@ -59,6 +59,8 @@ def test_unmap_all() -> None:
         (m.DMA_UNMAP, dma_unmap(0, 4096, flags=4), 22),
         (m.DMA_UNMAP, dma_unmap(0, 4096, flags=m.DMA_UNMAP_DIRTY_BITMAP) + bytes(16), 95),
         (m.DMA_UNMAP, dma_unmap(0xDEAD000, 4096), 2),
+        (m.DMA_UNMAP, dma_unmap(0x1000, 0), 22),
+        (m.DMA_UNMAP, dma_unmap(0x1000, (1 << 64) - 0xFFF), 22),
     ],
 )
 def test_refused(command: int, payload: bytes, errno: int) -> None:

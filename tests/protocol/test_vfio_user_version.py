@@ -41,6 +41,27 @@ def test_a_client_with_little_room_gets_the_defaults(text: bytes) -> None:
     assert reply.payload == VERSION_0_0 + b"{}\0"
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (b'{"capabilities":{"max_msg_fds":16}}\0', {"max_msg_fds"}),
+        (
+            b'{"capabilities":{"max_msg_fds":8,"max_data_xfer_size":1048576}}\0',
+            {"max_msg_fds", "max_dma_maps"},
+        ),
+        (
+            b'{"capabilities":{"max_msg_fds":1,"max_data_xfer_size":1048576,"migration":{"pgsize":4096}}}\0',
+            {"max_msg_fds", "max_dma_maps", "write_multiple", "pgsizes"},
+        ),
+    ],
+)
+def test_a_client_with_some_room_is_told_what_differs_from_the_defaults(text: bytes, told: set[str]) -> None:
+    reply = ask(Server(FakeDevice()), m.VERSION, VERSION_0_0 + text)
+    assert reply is not None
+    assert len(reply.payload) <= 4 + len(text)
+    assert set(json.loads(reply.payload[4:-1])["capabilities"]) == told
+
+
 def test_a_later_minor_version_is_met_with_ours() -> None:
     reply = ask(Server(FakeDevice()), m.VERSION, m.VERSION_NUMBERS.pack(0, 3) + b"{}\0")
     assert reply is not None

@@ -173,6 +173,21 @@ def test_a_peer_that_closes_with_something_unread_has_closed(found_by: str) -> N
     run(main())
 
 
+def test_a_peer_that_is_gone_is_told_from_one_that_half_closed() -> None:
+    async def main() -> None:
+        with connected() as (connection, _, theirs):
+            connection.pause()
+            theirs.sendall(b"unread")
+            assert not connection.is_abandoned()
+            theirs.shutdown(socket.SHUT_WR)
+            assert not connection.is_abandoned()
+            theirs.close()
+            assert connection.is_abandoned()
+        assert connection.is_abandoned()
+
+    run(main())
+
+
 def test_after_a_half_close_nothing_is_sent_and_the_peer_is_read_on() -> None:
     async def main() -> None:
         with connected() as (connection, user, theirs):

@@ -157,6 +157,9 @@ class MessageVectors:
     def fd(self, vector: int) -> int | None:
         return self._fds[vector] if vector < len(self._fds) else None
 
+    def has_fds(self) -> bool:
+        return any(fd is not None for fd in self._fds)
+
     def set(self, start: int, count: int, fds: list[int]) -> None:
         """Replace the descriptors of `count` vectors; none given takes theirs away."""
         self._enabled = True
@@ -208,6 +211,9 @@ class EventfdIrqs:
 
     def msix_pending(self) -> int:
         return self._msix.pending
+
+    def msix_on(self) -> bool:
+        return self._msix.has_fds()
 
     def msix_fd(self, vector: int) -> int | None:
         return self._msix.fd(vector)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from vnic.attach.vfio_irq import EventfdIrqs, Watcher
 from vnic.attach.vfio_mirror import MessageMirror
 from vnic.pci.capability import CAP_MSI, MSI_CONTROL
-from vnic.pci.config import CONFIG_SIZE, INTERRUPT_PIN
+from vnic.pci.config import COMMAND, COMMAND_MASTER, CONFIG_SIZE, INTERRUPT_PIN
 from vnic.pci.device import PciDevice
 from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vfio_user.messages import DmaMap, IrqInfo, Refused, RegionInfo, SetIrqs
@@ -38,7 +38,6 @@ class VfioPciPort:
         self._device = device
         self._name = name
         self._connected: tuple[Server, Callable[[bytes], None]] | None = None
-        self._opened = False
         self._shared: bool | None = None
         """Whether the VM shares its memory; None while that is not known."""
         self._mirror: MessageMirror | None = None
@@ -77,16 +76,22 @@ class VfioPciPort:
     # --- protocol.vfio_user.server.Device ---
 
     def opened(self) -> None:
-        """QEMU has mapped its memory: shared, all of it that matters, or to be mirrored, all of it, as rings in one
-        kind with buffers in the other could not be kept apart. A VM without any (behind an IOMMU) shows it later."""
+        """QEMU has mapped its memory by now, so that it hears at its start of a memory map that cannot be used."""
+        self._settle(_RAM_BYTES)
+
+    def _settle(self, least: int) -> None:
+        """Decide by the maps of `least` bytes and more: the VM shares all of its memory that matters, or all is
+        mirrored, as rings in one kind with buffers in the other could not be kept apart. Raises Refused.
+
+        With no such map it stays open: a small VM has none of the size of RAM, one behind an IOMMU none at all yet.
+        """
         if self._shared is None:
-            unshared = [r.size for r in self.memory.regions if r.fd is None and r.size >= _RAM_BYTES]
-            shared = any(r.fd is not None and r.size >= _RAM_BYTES for r in self.memory.regions)
+            unshared = [r.size for r in self.memory.regions if r.fd is None and r.size >= least]
+            shared = any(r.fd is not None and r.size >= least for r in self.memory.regions)
             if unshared and (not shared or max(unshared) > _VIDEO_BYTES):
                 self._begin_mirror()
             elif shared:
                 self._shared = True
-        self._opened = True
 
     def _begin_mirror(self) -> None:
         """The VM does not share its memory. Raises Refused."""
@@ -124,7 +129,7 @@ class VfioPciPort:
         return Refused(errno.EINVAL, str(error))
 
     def dma_map(self, request: DmaMap, fd: int | None) -> None:
-        if self._opened and self._shared is None:
+        if self._shared is None and self._device.bus_master:
             if fd is None:
                 self._begin_mirror()
             else:
@@ -168,13 +173,22 @@ class VfioPciPort:
 
     def region_write(self, index: int, offset: int, data: bytes) -> None:
         if index == m.REGION_CONFIG:
+            if self._shared is None and _sets_master(offset, data):  # from now on the device reaches memory
+                self._settle(_RAM_BYTES)
+                self._settle(1)
             self._device.config_write(offset, data)
         else:
             self._device.window_write(index, offset, data)
 
     def set_irqs(self, request: SetIrqs, fds: list[int]) -> None:
         self._irqs.set(request, fds)
-        self._device.irqs_changed()
+        self._device.lines_changed()
 
     def reset(self) -> None:
         self._device.reset()
+
+
+def _sets_master(offset: int, data: bytes) -> bool:
+    """Whether a write to config space turns bus mastering on."""
+    at = COMMAND - offset
+    return 0 <= at < len(data) and bool(data[at] & COMMAND_MASTER)

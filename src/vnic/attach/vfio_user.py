@@ -16,7 +16,7 @@ from typing import Final
 
 from vnic.attach.base import Listener, peer_name
 from vnic.attach.vfio_pci import VfioPciPort
-from vnic.fdsocket import TURN_S, Connection
+from vnic.fdsocket import TURN_S, Connection, peer_is_gone
 from vnic.net.client import Nic, ShownBy
 from vnic.pci.device import PciDevice
 from vnic.protocol.frames import FrameError, Message
@@ -82,6 +82,14 @@ class VfioUserAttachment:
     # --- A VM comes and goes ---
 
     def _accepted(self, sock: socket.socket) -> None:
+        connection = self._connection
+        if connection is not None and self.state is State.SERVING and connection.is_abandoned():
+            # Killed, behind messages that are not carried out yet. Nobody is left who could want them.
+            connection.close()
+            self.lost(None)
+        if self._waiting is not None and peer_is_gone(self._waiting):
+            self._waiting.close()
+            self._waiting = None
         if self.state is State.LISTENING:
             self._serve(sock)
         elif self.state is State.RETURNING and self._waiting is None:

@@ -198,6 +198,11 @@ class VhostUserAttachment:
     # --- The client comes and goes --------------------------------------------------------------------------
 
     def _accepted(self, sock: socket.socket) -> None:
+        connection = self._connection
+        if connection is not None and connection.is_abandoned():
+            # Killed, behind messages that are not carried out yet. Nobody is left who could want them.
+            connection.close()
+            self.lost(None)
         if self.state is not State.WAITING:
             log.warning("%s: refused a second vhost-user client, %s", self._nic.name, peer_name(sock))
             sock.close()

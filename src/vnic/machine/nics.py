@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol, TypeAlias
+from typing import Annotated, Any, Literal, Protocol, TypeAlias
 
 import msgspec
 
@@ -72,7 +72,10 @@ class VirtioNetOptions(_VirtioNet, tag_field="driver", tag="virtio-net", kw_only
 
 
 class VirtioNetPciOptions(_VirtioNet, tag_field="driver", tag="virtio-net-pci", kw_only=True):
-    """virtio-net as a PCI device."""
+    """virtio-net as a PCI device, a modern one: what QEMU's properties ask beyond that is refused."""
+
+    disable_legacy: Literal["on", "off", "auto"] = msgspec.field(name="disable-legacy", default="auto")
+    disable_modern: bool = msgspec.field(name="disable-modern", default=False)
 
 
 class E1000Options(NicOptions, tag_field="driver", tag="e1000", kw_only=True):
@@ -216,6 +219,13 @@ def build_virtio_net_pci(builder: Builder, options: _VirtioNet) -> PluggedNic:
         raise _attach_missing("vfio-user")
     if not isinstance(attach, VfioUserAttach):
         raise NetError("Property 'virtio-net-pci.attach' is for vfio-user; over vhost-user it is virtio-net")
+    if isinstance(options, VirtioNetPciOptions) and (
+        options.disable_legacy == "off" or options.disable_modern
+    ):
+        key = "disable-modern" if options.disable_modern else "disable-legacy"
+        raise NetError(
+            f"Property 'virtio-net-pci.{key}': legacy and transitional devices are not built into vnic"
+        )
     from vnic.attach.vfio_user import VfioUserAttachment
     from vnic.virtio.pci.transport import VirtioPci
 

@@ -338,6 +338,8 @@ class VirtioDevice(ABC):
             return  # comes here again when they are back
         wanted = self.wanted_datapath()
         taker = self.ring_taker() if wanted is DataPath.LOCAL else None
+        if taker is not None and not self._rings_in_memory():
+            taker = None
         if self.datapath is DataPath.TAKEN:
             if taker is not self._taker or taker is None:
                 self._take_back()
@@ -346,6 +348,11 @@ class VirtioDevice(ABC):
             return
         self.datapath = wanted
         self.serve(wanted)
+
+    def _rings_in_memory(self) -> bool:
+        """While a VM has a part of its memory unmapped that a ring lies in, no back-end can work on the ring."""
+        rings = (queue for queue in self.queues if queue.ready and self.carries_packets(queue.index))
+        return all(queue.in_memory() for queue in rings)
 
     def _hand_over(self, taker: RingTaker) -> bool:
         ours = [queue for queue in self.queues if queue.ready and self.carries_packets(queue.index)]
@@ -371,12 +378,8 @@ class VirtioDevice(ABC):
         if self.datapath is not DataPath.RETURNING:
             return
         for queue in self.queues:
-            if not queue.ready or not self.carries_packets(queue.index) or self.memory is None:
-                continue
-            try:
-                queue.setup(self.memory, bases[queue.index] if queue.index < len(bases) else None)
-            except QueueError as error:
-                self.queue_failed(queue, error)
+            if queue.ready and self.carries_packets(queue.index):
+                queue.resume(bases[queue.index] if queue.index < len(bases) else None)
         while self._when_returned:  # all of them, before the rings may go out again
             self._when_returned.pop(0)()
         self.datapath = DataPath.OFF

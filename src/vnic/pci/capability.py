@@ -24,6 +24,7 @@ MSI_ENABLE = 0x0001
 MSIX_ENABLE = 0x8000
 MSIX_MASK_ALL = 0x4000
 PM_STATE_MASK = 0x0003
+PM_STATES = (0, 3)  # D0 and D3hot; D1 and D2 are optional
 PCIE_FLR = 0x8000  # Device Control: Initiate Function Level Reset
 MSIX_ENTRY_SIZE = 16
 MSIX_MAX_VECTORS = 2048

@@ -21,6 +21,7 @@ COMMAND = 0x04  # 2
 STATUS = 0x06  # 2
 REVISION = 0x08  # 1
 CLASS_CODE = 0x09  # 3
+CACHE_LINE_SIZE = 0x0C  # 1
 BAR0 = 0x10  # 6 of 4
 SUBSYSTEM_VENDOR_ID = 0x2C  # 2
 SUBSYSTEM_ID = 0x2E  # 2
@@ -79,7 +80,8 @@ class ConfigSpace:
             self.set(offset, size, value)
         command = COMMAND_IO | COMMAND_MEMORY | COMMAND_MASTER | COMMAND_PARITY | COMMAND_SERR
         self._writable[COMMAND : COMMAND + 2] = (command | COMMAND_INTX_DISABLE).to_bytes(2, "little")
-        self._writable[INTERRUPT_LINE] = 0xFF
+        # §6.2.4: a bus master has it writable; PCI Express keeps it so, without effect.
+        self._writable[CACHE_LINE_SIZE] = self._writable[INTERRUPT_LINE] = 0xFF
         self._clears[STATUS : STATUS + 2] = _STATUS_ERRORS.to_bytes(2, "little")
 
     def add_bar(self, bar: Bar) -> None:

@@ -132,8 +132,14 @@ class PciDevice:
 
     def config_write(self, offset: int, data: bytes) -> None:
         """As `config_read`; carries out what the written bits mean."""
-        before, message_before = self.config.get(COMMAND, 2), self.msix_enabled
+        before, message_before, power_before = (
+            self.config.get(COMMAND, 2),
+            self.msix_enabled,
+            self._power_state,
+        )
         self.config.write(offset, data)
+        if self._power_state not in capability.PM_STATES:
+            self._power_state = power_before
         after = self.config.get(COMMAND, 2)
         self._drive_intx()  # INTx Disable and the enables of MSI and MSI-X all gate it
         if (before ^ after) & COMMAND_MASTER:
@@ -157,6 +163,11 @@ class PciDevice:
             self.msix.write(offset, data)
         else:
             self.region_write(region, offset, data)
+
+    def lines_changed(self) -> None:
+        """The VM gave eventfds for its interrupts, or took them away."""
+        self._drive_intx()
+        self.irqs_changed()
 
     # --- What a model overrides ---
 
@@ -199,9 +210,12 @@ class PciDevice:
 
     @property
     def msix_enabled(self) -> bool:
-        """The guest has MSI-X on: the INTx pin is not to be used (PCI 3.0 §6.8.3.3)."""
+        """MSI-X is on: the INTx pin is not to be used (PCI 3.0 §6.8.3.3)."""
         at = self.config.find(capability.CAP_MSIX)
-        return bool(at and self.config.get(at + capability.MSIX_CONTROL, 2) & capability.MSIX_ENABLE)
+        if not at:
+            return False
+        enabled = self.config.get(at + capability.MSIX_CONTROL, 2) & capability.MSIX_ENABLE
+        return bool(enabled) or self.irq.msix_on()
 
     @property
     def msi_enabled(self) -> bool:
@@ -229,6 +243,17 @@ class PciDevice:
         return self.msi_enabled and self.irq.msi_notify(vector)
 
     # --- Inside ---
+
+    @property
+    def _power_state(self) -> int:
+        """PowerState of PMCSR: the n of Dn. A state that is not supported is discarded (PCI PM 1.2 §3.2.4)."""
+        at = self.config.find(capability.CAP_PM)
+        return self.config.data[at + capability.PM_CONTROL] & capability.PM_STATE_MASK if at else 0
+
+    @_power_state.setter
+    def _power_state(self, state: int) -> None:
+        at = self.config.find(capability.CAP_PM) + capability.PM_CONTROL
+        self.config.data[at] = self.config.data[at] & ~capability.PM_STATE_MASK | state
 
     def _drive_intx(self) -> None:
         blocked = self.config.get(COMMAND, 2) & COMMAND_INTX_DISABLE or self.msix_enabled or self.msi_enabled

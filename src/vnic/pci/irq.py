@@ -24,6 +24,10 @@ class IrqLines(Protocol):
     def msix_pending(self) -> int:
         """The latched vectors as a bit mask: what the pending bit array shows (PCI 3.0 §6.8.2.10)."""
 
+    def msix_on(self) -> bool:
+        """Whether the VM has eventfds for MSI-X vectors. A client of VFIO may turn MSI-X on by these alone (Linux VFIO
+        keeps the capability's own enable bit from it)."""
+
     def msix_fd(self, vector: int) -> int | None:
         """The eventfd behind MSI-X `vector`, if it is one: valid until the lines change."""
 
@@ -47,6 +51,9 @@ class NoIrq:
 
     def msix_pending(self) -> int:
         return 0
+
+    def msix_on(self) -> bool:
+        return False
 
     def msix_fd(self, vector: int) -> int | None:
         return None

@@ -99,6 +99,8 @@ class SplitQueue:
         """VIRTIO_F_INDIRECT_DESC was negotiated."""
         self.kicks_suppressed = False
         self._memory: GuestMemory | None = None
+        self._resuming = False
+        self._base: int | None = None
         # Heads read from the available ring ahead of time, and how many of them were taken since.
         self._heads: list[int] = []
         self._at = 0
@@ -146,11 +148,45 @@ class SplitQueue:
             self._map(memory)
         except GuestMemoryError as error:
             raise QueueError(str(error)) from None
+        self._begin(base)
+        self.state = QueueState.RUNNING
+
+    def resume(self, base: int | None) -> None:
+        """Go on with a running ring that was lent; `base` as for `setup`. Its memory may be away just now: it is
+        begun with when that is back."""
+        self._unmap()
+        self._base = base
+        self._resuming = True
+        if base is not None:
+            self._last_avail = base & 0xFFFF
+        self._map_again()
+
+    def in_memory(self) -> bool:
+        """Whether the memory of a running ring is there now: a client may unmap it, and map it again."""
+        if self._memory is None:
+            return False
+        try:
+            for addr, length, write in self._areas():
+                self._memory.span(addr, length, write=write)
+        except GuestMemoryError:
+            return False
+        return True
+
+    def _areas(self) -> tuple[tuple[int, int, bool], ...]:
+        """Address, bytes, and whether we write there: descriptor table, available ring, used ring."""
+        size = self.size
+        return (
+            (self.desc, DESC_BYTES * size, False),
+            (self.avail, 6 + 2 * size, False),
+            (self.used, 6 + 8 * size, True),
+        )
+
+    def _begin(self, base: int | None) -> None:
+        self._resuming = False
         self.used_idx = self._used16[1]
         self._last_avail = self.used_idx if base is None else base & 0xFFFF
         self._used16[0] = 0
         self.kicks_suppressed = False
-        self.state = QueueState.RUNNING
 
     def stop(self) -> int:
         """Let go of the ring; returns the avail index from which it can be resumed."""
@@ -159,11 +195,12 @@ class SplitQueue:
         self.state = QueueState.STOPPED
         self._unmap()
         self._memory = None
+        self._resuming = False
         return self.last_avail
 
     def lend(self) -> None:
-        """Another back-end works on the ring from `last_avail` on, until the next `setup`: look away."""
-        if self._mapped:
+        """Another back-end works on the ring from `last_avail` on, until `resume` or `setup`: look away."""
+        if self._mapped or (self._resuming and self._map_again()):
             self._used16[0] = 0
         self._unmap()
 
@@ -196,28 +233,31 @@ class SplitQueue:
 
     def _map(self, memory: GuestMemory) -> None:
         size = self.size
-        desc = memory.slice(self.desc, DESC_BYTES * size)
-        avail = memory.slice(self.avail, 6 + 2 * size)
-        used = memory.slice(self.used, 6 + 8 * size, write=True)
+        desc, avail, used = (memory.slice(addr, length, write=write) for addr, length, write in self._areas())
         self._desc64 = desc.cast("Q")  # per descriptor: addr; len | flags << 32 | next << 48
         self._avail16 = avail.cast("H")  # flags, idx, ring[size], used_event
         self._used16 = used[:4].cast("H")  # flags, idx
         self._used64 = used[4 : 4 + 8 * size].cast("Q")  # per element: id | len << 32
         self._mapped = True
 
+    def _map_again(self) -> bool:
+        """False: the ring does not run, or its memory is away."""
+        if self.state is not QueueState.RUNNING or self._memory is None:
+            return False
+        try:
+            self._map(self._memory)
+        except GuestMemoryError:
+            return False
+        if self._resuming:
+            self._begin(self._base)
+        return True
+
     # -- taking chains ------------------------------------------------------------------------------------------
 
     def _fetch(self) -> bool:
         """Read the heads that the driver has made available since; False: none, or the ring is not to be used."""
-        if not self._mapped:
-            if self.state is not QueueState.RUNNING or self._memory is None:
-                return False
-            try:
-                self._map(self._memory)
-            except GuestMemoryError:
-                return (
-                    False  # between an unmap and a map of the client; the device is kicked after each change
-                )
+        if not self._mapped and not self._map_again():
+            return False  # between an unmap and a map of the client; the device is kicked after each change
         avail, size, last = self._avail16, self.size, self.last_avail
         count = (avail[1] - last) & 0xFFFF
         if count == 0:

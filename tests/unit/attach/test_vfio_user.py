@@ -153,6 +153,60 @@ def test_intx_over_the_socket(path: Path) -> None:
     run(path, test)
 
 
+def test_msix_is_turned_on_by_eventfds_alone(path: Path) -> None:
+    """As with Linux VFIO, where a client never writes the capability's enable bit."""
+
+    def vm(bench: Bench) -> None:
+        with FakeGuestMemory(1 << 20) as ram, bench.client() as client:
+            client.attach(ram)
+            client.set_eventfds(m.IRQ_INTX, 0, 1)
+            driver = VirtioPciDriver(client)
+            rings = [DriverRing(ram, index, 64) for index in range(3)]
+            driver.start(VERSION_1, rings)
+            driver.put(16, 2, 3)
+            for on in (True, False, True):
+                if on:
+                    client.set_eventfds(m.IRQ_MSIX, 0, 4)
+                else:
+                    client.irq_action(m.IRQ_ACTION_TRIGGER, m.IRQ_MSIX, 0)
+                bench.device.change_config(b"x")
+                assert client.interrupts(m.IRQ_MSIX, 3) == on
+                assert client.interrupts(m.IRQ_INTX) == (not on)
+                assert driver.isr() == 3
+                client.irq_action(m.IRQ_ACTION_UNMASK, m.IRQ_INTX)
+            for ring in rings:
+                ring.close()
+
+    async def test(bench: Bench) -> None:
+        await asyncio.to_thread(vm, bench)
+        await bench.state(State.LISTENING)
+
+    run(path, test)
+
+
+def test_intx_that_is_asserted_when_msix_takes_over_is_silent(path: Path) -> None:
+    def vm(bench: Bench) -> None:
+        with FakeGuestMemory(1 << 20) as ram, bench.client() as client:
+            client.attach(ram)
+            driver = VirtioPciDriver(client)
+            rings = [DriverRing(ram, index, 64) for index in range(3)]
+            driver.start(VERSION_1, rings)
+            bench.device.change_config(b"x")
+            client.set_eventfds(m.IRQ_MSIX, 0, 4)
+            client.set_eventfds(m.IRQ_INTX, 0, 1)
+            assert client.interrupts(m.IRQ_INTX) == 0
+            client.irq_action(m.IRQ_ACTION_TRIGGER, m.IRQ_MSIX, 0)
+            assert client.interrupts(m.IRQ_INTX) == 1, "the level is still there"
+            for ring in rings:
+                ring.close()
+
+    async def test(bench: Bench) -> None:
+        await asyncio.to_thread(vm, bench)
+        await bench.state(State.LISTENING)
+
+    run(path, test)
+
+
 def test_posted_and_multiple_writes_keep_their_order(path: Path) -> None:
     def vm(bench: Bench) -> None:
         with bench.client() as client:
@@ -390,6 +444,36 @@ def test_messages_that_cost_much_are_carried_out_over_many_turns(path: Path) -> 
     run(path, test)
 
 
+def test_a_vm_that_was_killed_behind_a_backlog_is_gone(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A VM that is started again at once finds its NIC, and not itself."""
+
+    async def test(bench: Bench) -> None:
+        first = await asyncio.to_thread(bench.client)
+        await asyncio.to_thread(first.attach)
+        reset = bench.pci.reset
+        begun = asyncio.Event()
+        resets = 0
+
+        def slow_reset() -> None:
+            nonlocal resets
+            resets += 1
+            begun.set()
+            time.sleep(0.003)  # longer than a turn
+            reset()
+
+        bench.pci.reset = slow_reset  # type: ignore[method-assign]  # stands for anything that takes long
+        first.sock.sendall(m.encode(1, m.DEVICE_RESET, flags=m.FLAG_NO_REPLY) * 100)
+        await begun.wait()
+        first.close()
+        second = bench.client()
+        await asyncio.to_thread(second.attach)
+        assert resets < 100
+        second.close()
+
+    run(path, test)
+    assert not caplog.records
+
+
 @pytest.fixture
 def waits_for_the_vm(monkeypatch: pytest.MonkeyPatch) -> None:
     """What ends a drain is the VM, which falls silent and then hangs up, however slow the machine is."""
@@ -515,7 +599,9 @@ def start_driver(bench: Bench, ram: FakeGuestMemory) -> VfioUserClient:
     client = bench.client()
     client.attach(ram)
     rings = [DriverRing(ram, index, 64) for index in range(3)]
-    VirtioPciDriver(client).start(VERSION_1, rings)
+    driver = VirtioPciDriver(client)
+    driver.start(VERSION_1, rings)
+    assert driver.status == 15  # a read comes after all posted writes
     for ring in rings:
         ring.close()
     return client
@@ -539,6 +625,27 @@ def test_the_next_vm_waits_until_a_back_end_has_given_the_rings_back(path: Path)
             await waiting
             assert bench.attachment.state is State.SERVING
             second.close()
+            third.close()
+
+    run(path, test)
+
+
+def test_a_vm_that_was_killed_while_it_waited_is_not_waited_for(path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        taker = bench.device.taker = SlowTaker()
+        with FakeGuestMemory(1 << 20) as ram:
+            first = await asyncio.to_thread(start_driver, bench, ram)
+            bench.device.taker = None
+            first.close()
+            await bench.state(State.RETURNING)
+            second = await asyncio.to_thread(bench.client)
+            await asyncio.sleep(0.02)
+            second.close()
+            third = await asyncio.to_thread(bench.client)
+            waiting = asyncio.create_task(asyncio.to_thread(third.attach, ram))
+            await asyncio.sleep(0.02)
+            taker.returned(bench.device)
+            await waiting
             third.close()
 
     run(path, test)

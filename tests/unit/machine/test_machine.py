@@ -55,7 +55,7 @@ def netdev(**options: object) -> msgspec.Struct:
 def nic(
     folder: Path, name: object = "nic0", driver: object = "virtio-net", **options: object
 ) -> msgspec.Struct:
-    kind = "vfio-user" if str(driver).startswith("e1000") else "vhost-user"
+    kind = "vhost-user" if driver == "virtio-net" else "vfio-user"
     attach = {"type": kind, "path": str(folder / f"{name}.sock")}
     given = {"driver": driver, "attach": attach, **({"id": name} if name else {}), **options}
     struct = convert_to_shape(device_options(device_structs()), given)
@@ -125,6 +125,35 @@ def test_a_nic_that_cannot_be_leaves_nothing(folder: Path, options: dict[str, ob
         assert os.listdir(folder) == []
 
     assert live(scenario) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        ({"disable-legacy": "on", "disable-modern": False}, None),
+        ({"disable-legacy": "auto"}, None),
+        ({"disable-legacy": "off"}, "disable-legacy"),
+        ({"disable-legacy": "on", "disable-modern": "on"}, "disable-modern"),
+    ],
+)
+def test_a_card_that_is_not_modern_is_refused_by_name(
+    folder: Path, options: dict[str, object], key: str | None
+) -> None:
+    """QEMU's properties may stand in a command line that is moved over, as long as they ask for what there is."""
+
+    async def scenario(machine: Machine) -> None:
+        card = nic(folder, driver="virtio-net-pci", **options)
+        if key is None:
+            machine.device_add(card)
+            return
+        with pytest.raises(NetError) as refused:
+            machine.device_add(card)
+        assert refused.value.desc == (
+            f"Property 'virtio-net-pci.{key}': legacy and transitional devices are not built into vnic"
+        )
+        assert names(machine) == []
+
+    live(scenario)
 
 
 def test_a_nic_without_a_socket_is_told_how_to_get_one(folder: Path) -> None:

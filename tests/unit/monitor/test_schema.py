@@ -9,7 +9,6 @@ import msgspec
 import pytest
 from tests.fakes.monitored_machine import FakeMachine
 
-from vnic.machine.nics import VhostUserAttach, VirtioNetOptions, device_structs
 from vnic.monitor.schema import convert, convert_to_shape, device_options, netdev_options, object_options
 from vnic.monitor.schema.shapes import shape_of
 from vnic.net.errors import NetError
@@ -183,33 +182,47 @@ def test_object_names_its_type_before_its_id() -> None:
         convert_to_shape(object_options({}), {"qom-type": "filter-dump", "id": "a"})
 
 
+class Inner(msgspec.Struct):
+    path: str
+    server: bool = True
+
+
+class Card(msgspec.Struct, tag_field="driver", tag="card"):
+    id: str | None = None
+    attach: Inner | None = None
+
+
+CARDS = device_options({"card": Card})
+
+
 @pytest.mark.parametrize(
     "attach",
     [
-        {"attach": {"type": "vhost-user", "path": "s", "server": False}},
-        {"attach.type": "vhost-user", "attach.path": "s", "attach.server": False},
-        {"attach.type": "vhost-user", "attach.path": "s", "attach.server": "off"},
+        {"attach": {"path": "s", "server": False}},
+        {"attach.path": "s", "attach.server": "off"},
+        {"attach": {"path": "s"}, "attach.server": False},
     ],
 )
-def test_device_add_takes_dotted_keys_too(attach: dict[str, object]) -> None:
-    made = convert_to_shape(device_options(device_structs()), {"driver": "virtio-net", **attach})
-    assert made == VirtioNetOptions(attach=VhostUserAttach(path="s", server=False))
+def test_a_device_takes_members_as_in_an_option_string(attach: dict[str, object]) -> None:
+    """`attach.path=s`, as -device says it, may be copied into device_add's JSON."""
+    given = {"driver": "card", "id": "a", **attach}
+    before = dict(given)
+    assert convert_to_shape(CARDS, given) == Card("a", Inner("s", False))
+    assert given == before
 
 
 @pytest.mark.parametrize(
     ("attach", "desc"),
     [
-        ({"attach.type": "vhost-user"}, "Parameter 'attach.path' is missing"),
-        ({"attach.type": "x"}, "Parameter 'type' does not accept value 'x'"),
-        ({"attach.type": "vhost-user", "attach.path": "s", "attach.a.b": 1}, "Parameter 'attach.a.b' is unexpected"),
-        (
-            {"attach": {"type": "vhost-user", "path": "s"}, "attach.path": "t"},
-            "Property 'virtio-net.attach.path' not found",
-        ),
-        ({"mac.x": "s"}, "Property 'virtio-net.mac.x' not found"),
+        ({"attach": {"path": "s"}, "attach.path": "s"}, "Property 'card.attach.path' not found"),
+        ({"attach": "s", "attach.path": "s"}, "Invalid parameter type for 'attach', expected: object"),
+        ({"other.path": "s"}, "Property 'card.other.path' not found"),
+        ({"attach.no": "s"}, "Parameter 'attach.path' is missing"),
+        ({"attach.path": "s", "attach.no": "s"}, "Parameter 'attach.no' is unexpected"),
+        ({"attach.": "s", "attach.path": "s"}, "Parameter 'attach.' is unexpected"),
     ],
-)  # fmt: skip
-def test_dotted_keys_refused(attach: dict[str, object], desc: str) -> None:
+)
+def test_members_as_in_an_option_string_refused(attach: dict[str, object], desc: str) -> None:
     with pytest.raises(NetError) as caught:
-        convert_to_shape(device_options(device_structs()), {"driver": "virtio-net", **attach})
+        convert_to_shape(CARDS, {"driver": "card", **attach})
     assert caught.value.desc == desc

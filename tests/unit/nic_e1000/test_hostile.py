@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import struct
-import time
+import sys
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -30,8 +31,6 @@ from vnic.nic.e1000.tx import MAX_FRAME_BYTES, WORK_PER_TURN
 from vnic.testing.guest_memory import GUEST_ADDR
 
 FRAME = MAC + bytes(100)
-TURN_SECONDS = 0.25
-"""Of the processor. Far above what a turn takes (milliseconds), far below what an unbounded loop takes."""
 REGISTERS = [0, 4, 0x5FC, 0x1FFFC, *sorted(regs.BY_OFFSET)]
 INTERESTING = (0, 1, 2, 0xF, 0x7F, 0x80, 0xFF, 0xFFFF, 0xFFFF0, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 
@@ -187,15 +186,11 @@ def test_no_turn_is_long() -> None:
     driver.context(l3=l3, l4=l4, at=l4 + 16, header=l4 + 20, mss=48, tse=True)
     for _ in range(1000):
         driver.descriptor(TX_BUFFERS, len(frame), EOP | RS | DEXT | TSE, 1, 3 << 8)
-    begun = time.thread_time()
     driver.kick()
-    assert time.thread_time() - begun < TURN_SECONDS
     assert len(rig.netdev.frames) == 1250
     for _ in range(3):
         rig.netdev.frames.clear()
-        begun = time.thread_time()
         rig.one_turn()
-        assert time.thread_time() - begun < TURN_SECONDS
         assert len(rig.netdev.frames) == 1250
     rig.close()
 
@@ -212,15 +207,29 @@ def test_an_endless_ring_of_bytes_is_cut_into_turns() -> None:
     rig.close()
 
 
-def test_an_mmio_storm_is_cheap(running: Rig) -> None:
-    begun = time.thread_time()
-    for _ in range(5000):
-        running.driver.write(regs.TDT, 0)
-        running.driver.write(regs.RDT, 15)
-        running.driver.write(regs.RCTL, RCTL)
-        running.driver.write(regs.TCTL, TCTL)
-        running.driver.read(regs.STATUS)
-    assert (time.thread_time() - begun) / 25_000 < 0.0001
+def calls_of(work: Callable[[], object]) -> int:
+    """How many functions are called: the same on every machine, unlike the time."""
+    calls = 0
+
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        work()
+    finally:
+        sys.setprofile(before)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("offset", "value"), [(regs.TDT, 0), (regs.RDT, 15), (regs.RCTL, RCTL), (regs.TCTL, TCTL)]
+)
+def test_an_mmio_storm_is_cheap(running: Rig, offset: int, value: int) -> None:
+    assert calls_of(lambda: running.driver.write(offset, value)) < 50
+    assert calls_of(lambda: running.driver.read(regs.STATUS)) < 50
 
 
 def test_a_storm_is_cheap_while_a_frame_to_be_segmented_waits(running: Rig) -> None:
@@ -229,7 +238,5 @@ def test_a_storm_is_cheap_while_a_frame_to_be_segmented_waits(running: Rig) -> N
         running.wire(FRAME)
     frame, _, l4 = build(6, bytes(65_000))
     assert not running.netdev.client.send(0, MAC + frame[6:], encode(GSO_TCPV4, 48, l4 + 20, l4, 16))
-    begun = time.thread_time()
-    for _ in range(100):
-        running.driver.write(regs.RDT, 15)
-    assert (time.thread_time() - begun) / 100 < 0.001
+    running.driver.write(regs.RDT, 15)
+    assert calls_of(lambda: running.driver.write(regs.RDT, 15)) < 100

@@ -13,7 +13,7 @@ from vnic.nic.e1000.rx import EMPTY_PER_FRAME, buffer_bytes
 from vnic.testing.guest_memory import GUEST_ADDR
 
 PEER = bytes.fromhex("525400000002")
-LPE, BSEX, SECRC, UPE, MPE, VFE = 1 << 5, 1 << 25, 1 << 26, 1 << 3, 1 << 4, 1 << 18
+SBP, LPE, BSEX, SECRC, UPE, MPE, VFE = 1 << 2, 1 << 5, 1 << 25, 1 << 26, 1 << 3, 1 << 4, 1 << 18
 
 
 def frame(size: int = 100, to: bytes = MAC) -> bytes:
@@ -55,6 +55,15 @@ def test_a_long_frame_takes_several_buffers(rig: Rig) -> None:
     rig.wire(frame(2000))
     assert rig.driver.read(regs.RDH) == 12
     assert rig.driver.received() == [frame(1000), frame(2000)]
+
+
+@pytest.mark.parametrize(("bits", "size"), [(SBP, 1519), (SBP | LPE, 16381)])
+def test_oversized_frames_are_stored_with_bad_ones(rig: Rig, bits: int, size: int) -> None:
+    """RCTL.SBP, as QEMU's e1000x_is_oversized."""
+    rig.driver.start(rctl=RCTL | bits)
+    rig.wire(frame(size))
+    assert rig.driver.received() == [frame(size)]
+    assert rig.driver.read(regs.ROC) == 0
 
 
 def test_oversized_frames_are_counted_and_dropped(running: Rig) -> None:

@@ -13,6 +13,7 @@ from vnic.net.incoming import Frame
 from vnic.nic.device import QueueFds, RingTaker, VirtioDevice
 from vnic.nic.virtio_net import VirtioNet, features
 from vnic.virtio.features import INDIRECT_DESC, VERSION_1
+from vnic.virtio.memory import Region
 
 ALL = features.OF_THE_RINGS
 
@@ -279,25 +280,69 @@ def test_changes_of_memory_are_told(lab: VirtioLab, taker: Taker) -> None:
     memory = lab.device.memory
     assert memory is not None
     before = taker.changes
-    memory.remove(lab.guest.guest_addr, lab.guest.size)
-    memory.add(lab.guest.region())
+    memory.add(Region(lab.guest.guest_addr + lab.guest.size, 4096))
+    memory.remove(lab.guest.guest_addr + lab.guest.size, 4096)
     assert taker.changes == before + 2
-    lab.set_link(False)
-    lab.driver.send(frame(1))
-    lab.settle()
-    assert lab.driver.rings[1].used_idx == 1
+    assert taker.times == 1
 
 
-def test_rings_whose_memory_is_gone_when_they_come_back(lab: VirtioLab, taker: Taker) -> None:
+@pytest.mark.parametrize("prompt", [True, False])
+def test_rings_come_back_while_their_memory_is_away(lab: VirtioLab, taker: Taker, prompt: bool) -> None:
+    """A client unmaps memory and maps it again: no back-end can work on a ring in it meanwhile."""
+    taker.prompt = prompt
     lab.plug()
+    lab.driver.send(*(frame(number) for number in range(3)))
+    lab.guest.write(lab.driver.rings[1].used + 2, b"\2\0")  # the back-end returned two
+    taker.bases = [0, 2]
+    memory = lab.device.memory
+    assert memory is not None
+    memory.remove(lab.guest.guest_addr, lab.guest.size)
+    if not prompt:
+        taker.answer()
+    assert taker.device is None
+    lab.settle()
+    memory.add(lab.guest.region())
+    assert taker.times == 2
+    assert [base for base, _ in taker.taken.values()] == [0, 2]
+    assert (lab.device.status, lab.nic.link_up) == (15, True)
+    taker.prompt = True
+    lab.set_link(False)
+    lab.settle()
+    assert lab.driver.rings[1].used_idx == 3
+
+
+@pytest.mark.parametrize("base", [None, 2])
+def test_rings_whose_memory_is_gone_when_they_come_back(
+    lab: VirtioLab, taker: Taker, base: int | None
+) -> None:
+    """They go on when it is there again, also where the back-end died and its base is only in the ring."""
+    lab.plug()
+    lab.driver.send(*(frame(number) for number in range(3)))
+    lab.guest.write(lab.driver.rings[1].used + 2, b"\2\0")
+    taker.bases = [0, base]
     memory = lab.device.memory
     assert memory is not None
     memory.remove(lab.guest.guest_addr, lab.guest.size)
     lab.set_link(False)
-    assert not lab.device.queues[0].ready
+    lab.settle()
+    assert lab.datapath == "discard"
     lab.set_link(True)
-    assert lab.datapath != "taken"
+    assert lab.datapath == "local", "with nothing to work on"
+    memory.add(lab.guest.region())
+    assert lab.datapath == "taken"
+    assert [base for base, _ in taker.taken.values()] == [0, 2]
+
+
+def test_a_reset_while_the_memory_is_away(lab: VirtioLab, taker: Taker) -> None:
+    lab.plug()
+    memory = lab.device.memory
+    assert memory is not None
+    memory.remove(lab.guest.guest_addr, lab.guest.size)
+    lab.device.set_status(0)
+    memory.add(lab.guest.region())
+    assert (lab.datapath, lab.device.queues[0].last_avail) == ("off", 0)
     lab.driver.start()
+    assert lab.datapath == "taken"
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ def test_a_guest_changes_only_what_it_may() -> None:
     assert u32(space, 0) == 0x100E_8086
     assert u16(space, c.COMMAND) == 0x0547
     assert u16(space, c.STATUS) == 0
+    assert space.read(c.CACHE_LINE_SIZE, 4) == b"\xff\0\0\0"
     assert space.read(c.INTERRUPT_LINE, 2) == b"\xff\x01"
     assert space.read(c.HEADER_SIZE, 192) == bytes(192)
     assert u32(space, c.BAR0) == 0

@@ -11,6 +11,7 @@ from tests.fakes.virtio_device import FakeVirtioDevice
 
 from vnic.net.errors import NetError
 from vnic.nic.device import QueueFds, RingTaker, VirtioDevice
+from vnic.pci.capability import CAP_PM, PM_CONTROL
 from vnic.testing.driver import DriverRing
 from vnic.testing.guest_memory import FakeGuestMemory
 from vnic.testing.virtio_pci_driver import (
@@ -161,6 +162,24 @@ def test_a_queue_that_cannot_be(rig: Rig, caplog: pytest.LogCaptureFixture) -> N
     assert "queue 0 is broken" in caplog.text
 
 
+def test_a_queue_is_no_larger_than_it_can_be(rig: Rig) -> None:
+    """As QEMU's virtio_queue_set_num: a size that cannot be is not taken."""
+    driver = rig.driver
+    for size in (0, 257, 512, 0xFFFF):
+        driver.put(24, 2, size)
+        assert driver.get(24, 2) == 256
+    driver.put(24, 2, 1)
+    assert driver.get(24, 2) == 1
+
+
+def test_power_states(rig: Rig) -> None:
+    """PCI PM 1.2 §3.2.4: D1 and D2 are not supported, so that a write of them is discarded."""
+    at = rig.pci.config.find(CAP_PM) + PM_CONTROL
+    for written, state in ((1, 0), (2, 0), (3, 3), (1, 3), (2, 3), (0, 0)):
+        rig.pci.config_write(at, bytes((written, 0)))
+        assert rig.pci.config_read(at, 2) == bytes((8 | state, 0))
+
+
 def test_isr_of_a_config_change_is_both_bits(rig: Rig) -> None:
     rig.start()
     generation = rig.driver.generation
@@ -179,6 +198,7 @@ def test_msix(rig: Rig) -> None:
     rig.driver.kick(0)
     assert rig.irq.sent == [("msix", 0), ("msix", 1)]
     assert rig.irq.edges == []
+    assert rig.driver.isr() == 3, "§4.1.4.5.1: the bit of a config change is set in any case"
     assert rig.driver.isr() == 0
     rig.irq.deliver = False
     assert not rig.device.change_config(b"y")

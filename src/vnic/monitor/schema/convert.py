@@ -355,20 +355,6 @@ def _unexpected(prefix: str, key: str) -> NetError:
     return NetError(f"Parameter '{prefix}{key}' is unexpected")
 
 
-def _undotted(data: dict[str, object], nested: frozenset[str]) -> dict[str, object]:
-    """`{"attach.path": …}` as `{"attach": {"path": …}}`, for the members in `nested` that are not given whole."""
-    made: dict[str, object] = {}
-    for key, value in data.items():
-        outer, dot, inner = key.partition(".")
-        if dot and outer in nested and outer not in data:
-            whole = made.setdefault(outer, {})
-            assert isinstance(whole, dict)
-            whole[inner] = value
-        else:
-            made[key] = value
-    return made
-
-
 def _union(shape: Union, form: Form) -> Visit:
     tag_name = shape.tag
     base = _members(shape.base, form)
@@ -392,17 +378,12 @@ def _union(shape: Union, form: Form) -> Visit:
             raise shape.unknown(tag)
         raise NetError(f"Parameter '{tag_name}' does not accept value '{tag}'")
 
-    nested = frozenset(
-        member.name
-        for branch in (shape.branches.values() if shape.dotted else ())
-        for member in branch.members
-        if isinstance(member.shape, Object | Union)
-    )
+    heads = own.union(*([member[0] for member in members] for members in rest.values()))
 
     def visit(value: object, name: str) -> object:
         data = _dict(value, name)
-        if nested:
-            data = _undotted(data, nested)
+        if form is Form.LENIENT:
+            data = _nested(data, heads)
         prefix = name + "." if name else ""
         attributes: dict[str, object] = {}
         tag = None if shape.tag_last else tag_of(data, prefix)
@@ -416,3 +397,21 @@ def _union(shape: Union, form: Form) -> Visit:
         return shape.branches[tag].make(**attributes)
 
     return visit
+
+
+def _nested(data: dict[str, object], heads: set[str]) -> dict[str, object]:
+    """With "a.b": c, where `a` is a member, as "a": {"b": c}: what is copied from an option string says the same."""
+    nested: dict[str, object] = {}
+    inners: dict[str, dict[str, object]] = {}
+    for key, value in data.items():
+        head, dot, tail = key.partition(".")
+        if dot and head in heads:
+            inners.setdefault(head, {})[tail] = value
+        else:
+            nested[key] = value
+    for head, inner in inners.items():
+        given = nested.get(head, {})
+        if not isinstance(given, dict) or given.keys() & inner.keys():
+            return data  # said twice
+        nested[head] = {**given, **inner}
+    return nested

@@ -82,9 +82,7 @@ class Union:
     tag_last: bool = False
     """Whether the tag stands behind the base's members in QEMU's schema: it decides which error comes first."""
     lenient: bool = False
-    """Whether members may come as strings where another type is due."""
-    dotted: bool = False
-    """Whether the members of a member may be given beside it as `outer.inner`, as in an option string."""
+    """Whether members may come as strings where another type is due, and as `outer.inner` beside the others."""
     older: frozenset[str] = frozenset()
     """Branches whose option strings QEMU reads with its older visitor, for the texts."""
     unknown: Callable[[str], NetError] | None = None

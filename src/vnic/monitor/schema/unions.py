@@ -56,9 +56,7 @@ def device_options(types: Types, not_built: Collection[str] = ()) -> Union:
         return NetError(f"'{name}' is not a valid device model name")
 
     branches, base = _branches(types)
-    return Union(
-        "driver", branches, base, lenient=True, dotted=True, unknown=unknown, unexpected=_unknown_property
-    )
+    return Union("driver", branches, base, lenient=True, unknown=unknown, unexpected=_unknown_property)
 
 
 def object_options(types: Types) -> Union:

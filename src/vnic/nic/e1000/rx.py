@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # RCTL, SDM §13.4.22
 RCTL_EN = 1 << 1
+_RCTL_SBP = 1 << 2
 _RCTL_LPE = 1 << 5
 _RCTL_BSEX = 1 << 25
 _RCTL_SECRC = 1 << 26
@@ -86,7 +87,8 @@ class Receiver:
         if len(frame) < _MIN_BYTES:
             frame = bytes(frame).ljust(_MIN_BYTES, b"\0")
         size = len(frame)
-        if size > _MAX_LONG_BYTES or (size > _MAX_SHORT_BYTES and not self.rctl & _RCTL_LPE):
+        longest = _MAX_LONG_BYTES if self.rctl & _RCTL_LPE else _MAX_SHORT_BYTES
+        if size > longest and not self.rctl & _RCTL_SBP:
             device.counters.add(regs.ROC)
             return True
         destination = bytes(frame[:6])

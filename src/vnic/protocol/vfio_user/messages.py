@@ -138,6 +138,8 @@ CAPABILITIES: Final = {
     "max_dma_maps": MAX_MAPS,
     "write_multiple": True,
 }
+_DEFAULTS: Final = {"max_data_xfer_size": 1 << 20, "pgsizes": 4096}
+"""What a client takes for granted where it is not told (vfio-user.rst, Version): left out first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,12 +202,16 @@ def encode(
 
 
 def encode_version(room: int) -> bytes:
-    """Our VERSION payload. `room`: QEMU takes no reply longer than its request was; one that leaves less than our
-    capabilities need gets the protocol's defaults, which any server may use."""
-    text = json.dumps({"capabilities": CAPABILITIES}, separators=(",", ":")).encode() + b"\0"
-    return VERSION_NUMBERS.pack(MAJOR, MINOR) + (
-        text if VERSION_NUMBERS.size + len(text) <= room else b"{}\0"
-    )
+    """Our VERSION payload. `room`: QEMU takes no reply longer than its request was; where not all our capabilities
+    fit, those do that matter most, and a client that named none gets the protocol's defaults."""
+    told: dict[str, object] = {}
+    payload = VERSION_NUMBERS.pack(MAJOR, MINOR) + b"{}\0"
+    for name in sorted(CAPABILITIES, key=lambda name: CAPABILITIES[name] == _DEFAULTS.get(name)):
+        more = {**told, name: CAPABILITIES[name]}
+        text = json.dumps({"capabilities": more}, separators=(",", ":")).encode() + b"\0"
+        if VERSION_NUMBERS.size + len(text) <= room:
+            told, payload = more, VERSION_NUMBERS.pack(MAJOR, MINOR) + text
+    return payload
 
 
 def decode_version(payload: bytes) -> tuple[int, int, dict[str, Any]]:

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 from vnic.protocol.frames import Message
 from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vfio_user.messages import DmaMap, IrqInfo, ProtocolError, Refused, RegionInfo, SetIrqs
+from vnic.virtio.memory import ADDRESS_LIMIT
 
 DmaDone = Callable[[bytes | None], None]
 """Told the outcome of a DMA request: the data read (b"" for a write), None if the client refused it."""
@@ -156,6 +157,8 @@ class Server:
         if argsz < m.DMA_UNMAP_LAYOUT.size or flags & ~m.DMA_UNMAP_ALL:
             raise Refused(errno.EINVAL, f"DMA_UNMAP with argsz {argsz}, flags {flags:#x}")
         if not flags & m.DMA_UNMAP_ALL:
+            if not 0 < size <= ADDRESS_LIMIT - address:
+                raise Refused(errno.EINVAL, f"DMA_UNMAP of {address:#x}+{size:#x}")
             self.device.dma_unmap(address, size)
         elif address or size:
             raise Refused(errno.EINVAL, "DMA_UNMAP of all with a range")

@@ -264,8 +264,8 @@ class VirtioPci(PciDevice):
 
     def _set_queue_size(self, value: int) -> None:
         queue = self._queue()
-        if queue is not None and not queue.ready and value:
-            queue.size = value  # checked when the queue is enabled
+        if queue is not None and not queue.ready and 0 < value <= queue.max_size:
+            queue.size = value  # whether it is a power of two is seen when the queue is enabled
 
     def _set_queue_vector(self, value: int) -> None:
         if self._queue() is not None:
@@ -312,9 +312,9 @@ class VirtioPci(PciDevice):
         return isr.to_bytes(1, "little")
 
     def _interrupt(self, vector: int, isr: int) -> bool:
+        self._isr |= isr  # also with MSI-X (§4.1.4.5.1), as QEMU's virtio_set_isr
         if self.msix_enabled:
             return vector != layout.NO_VECTOR and self.notify(vector)
-        self._isr |= isr
         self.set_intx(True)
         return True
 
