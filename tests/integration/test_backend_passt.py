@@ -104,13 +104,17 @@ async def _http(directory: Path) -> None:
     with process(*server, "127.0.0.1", "8080", str(directory)):
         await beside_the_loop(sys.executable, "-c", CONNECT, "127.0.0.1", "8080")
         async with Lab() as lab, guest_kernel(lab, user) as (_, inside):
-            fetch = (*inside, sys.executable, "-c", FETCH)
-            assert (await beside_the_loop(*fetch, "http://10.0.2.2:8080/file")).strip() == expected
+            # passt learns the guest's MAC address from what the guest sends.
+            await beside_the_loop(*inside, sys.executable, "-c", CONNECT, "10.0.2.2", "8080")
             with process(*inside, *server, "10.0.2.15", "8023", str(directory)):
                 listening = (*inside, sys.executable, "-c", CONNECT, "10.0.2.15", "8023")
                 await beside_the_loop(*listening)
                 mirror = (sys.executable, "-c", FETCH, "http://127.0.0.1:8022/file")
                 assert (await beside_the_loop(*mirror)).strip() == expected
+            # Last, because Debian 12's passt can be left in an endless loop by it: it drops what a busy machine has no
+            # room for, and then does not get over the FIN that the guest repeats.
+            fetch = (*inside, sys.executable, "-c", FETCH)
+            assert (await beside_the_loop(*fetch, "http://10.0.2.2:8080/file")).strip() == expected
 
 
 def test_a_guest_fetches_a_file_and_is_reached(tmp_path: Path) -> None:
