@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import pytest
 
-from vnic.net.filters import Direction, Filter, Insert, add_filter
+from vnic.filter.options import ReplayOptions
+from vnic.net.filters import Filter, add_filter
 
 from .conftest import Client
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    id: str
-    netdev: str = "net0"
-    queue: Direction = Direction.ALL
-    status: str = "on"
-    position: str = "tail"
-    insert: Insert = Insert.BEHIND
 
 
 class Dump(Filter):
@@ -42,9 +32,9 @@ class Mirror(Filter):
 
 @pytest.fixture
 def dump(client: Client) -> Dump:
-    made = Dump(Options("f"))
+    made = Dump(ReplayOptions(id="f", netdev="net0"))
     add_filter(client.machine.network, made)
-    add_filter(client.machine.network, Mirror(Options("m")))
+    add_filter(client.machine.network, Mirror(ReplayOptions(id="m", netdev="net0")))
     return made
 
 
