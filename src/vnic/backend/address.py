@@ -85,8 +85,7 @@ def inet_family(address: InetAddress) -> int:
     return socket.AF_UNSPEC
 
 
-def is_numeric(host: str) -> bool:
-    """Whether the host is an address, which needs no lookup."""
+def _is_numeric(host: str) -> bool:
     if not host:
         return True
     try:
@@ -115,6 +114,13 @@ def lookup(
     return [Resolved(int(family), sockaddr) for family, _, _, _, sockaddr in found]
 
 
+def resolve_at_once(address: InetAddress | UnixAddress, *, passive: bool) -> list[Resolved] | None:
+    """What a stream address stands for; None for a host name, whose lookup may take its time. Raises AddressError."""
+    if isinstance(address, UnixAddress):
+        return [Resolved(socket.AF_UNIX, unix_sockaddr(address))]
+    return lookup(address, socket.SOCK_STREAM, passive=passive) if _is_numeric(address.host) else None
+
+
 def resolve(
     loop: asyncio.AbstractEventLoop,
     address: InetAddress | UnixAddress,
@@ -128,15 +134,14 @@ def resolve(
     The returned function calls it off.
     """
     try:
-        if isinstance(address, UnixAddress):
-            found([Resolved(socket.AF_UNIX, unix_sockaddr(address))])
-            return _nothing
-        if is_numeric(address.host):
-            found(lookup(address, socket.SOCK_STREAM, passive=passive))
-            return _nothing
+        targets = resolve_at_once(address, passive=passive)
     except AddressError as error:
         failed(str(error))
         return _nothing
+    if targets is not None:
+        found(targets)
+        return _nothing
+    assert isinstance(address, InetAddress)
     try:
         future = loop.run_in_executor(None, lambda: lookup(address, socket.SOCK_STREAM, passive=passive))
     except (OSError, RuntimeError) as error:  # no descriptors, or no thread more

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import os
 import socket
 from typing import Any, Protocol
 
 from vnic.net.errors import NetError
 
-from .address import AddressError, Resolved, describe, is_numeric, lookup, resolve, unix_sockaddr
+from .address import AddressError, Resolved, describe, resolve, resolve_at_once
 from .connect import Connector, Listener, OwnPath, listen_on
 from .options import InetAddress, UnixAddress
 
@@ -70,20 +69,9 @@ class ChardevListener:
     Callers wait in its backlog while nobody does.
     """
 
-    def __init__(self, address: UnixAddress | InetAddress) -> None:
-        """NetError, with QEMU's text, where that is not possible."""
-        reason = "no address was found"
-        for target in _targets(address):
-            try:
-                self.socket = listen_on(target, address)
-            except AddressError as error:
-                reason = str(error)
-                continue
-            break
-        else:
-            raise NetError(reason)
-        is_path = isinstance(address, UnixAddress) and not address.abstract
-        self._path = OwnPath(os.path.abspath(self.socket.getsockname())) if is_path else None
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self._path = OwnPath.of(sock)
 
     @property
     def inet_name(self) -> tuple[str, int] | None:
@@ -99,24 +87,17 @@ class ChardevListener:
             self._path.unlink()
 
 
-def _targets(address: UnixAddress | InetAddress) -> list[Resolved]:
-    try:
-        if isinstance(address, UnixAddress):
-            return [Resolved(socket.AF_UNIX, unix_sockaddr(address))]
-        return lookup(address, socket.SOCK_STREAM, passive=True)
-    except AddressError as error:
-        raise NetError(str(error)) from None
-
-
 def listener_of(options: Any, label: str) -> ChardevListener | None:
     """What a chardev listens on from the start; None for one that does not listen, or at a name that has to be
     looked up, which takes its time: its user sees to that. Raises NetError."""
     if not getattr(options, "server", False) or options.fd is not None:
         return None
     address = socket_options(options, label)
-    if isinstance(address, InetAddress) and not is_numeric(address.host):
-        return None
-    return ChardevListener(address)
+    try:
+        targets = resolve_at_once(address, passive=True)
+        return None if targets is None else ChardevListener(listen_on(targets, address))
+    except AddressError as error:
+        raise NetError(str(error)) from None
 
 
 class ChardevSocket:
@@ -171,17 +152,13 @@ class ChardevSocket:
             raise NetError(self._failure)
 
     def _listen(self, targets: list[Resolved]) -> None:
-        reason = "no address was found"
-        for target in targets:
-            try:
-                listening = listen_on(target, self._address)
-            except AddressError as error:
-                reason = str(error)
-                continue
-            self._listener = Listener(self._loop, listening, self._open)
-            self._listening("")
+        try:
+            listening = listen_on(targets, self._address)
+        except AddressError as error:
+            self._cannot_listen(str(error))
             return
-        self._cannot_listen(reason)
+        self._listener = Listener(self._loop, listening, self._open)
+        self._listening("")
 
     def _cannot_listen(self, reason: str) -> None:
         """Told to the user, and by `start` unless the lookup of a host name outlasted it."""

@@ -127,8 +127,19 @@ class Connector:
         return f"{self._address.host}:{self._address.port}"
 
 
-def listen_on(target: Resolved, address: InetAddress | UnixAddress) -> socket.socket:
-    """A socket that listens on `target`; AddressError with QEMU's text where it cannot."""
+def listen_on(targets: list[Resolved], address: InetAddress | UnixAddress) -> socket.socket:
+    """A socket that listens on the first of `targets` where that is possible; else AddressError with QEMU's text for
+    the last."""
+    failure = AddressError("no address was found")
+    for target in targets:
+        try:
+            return _listen_on(target, address)
+        except AddressError as error:
+            failure = error
+    raise failure
+
+
+def _listen_on(target: Resolved, address: InetAddress | UnixAddress) -> socket.socket:
     try:
         sock = socket.socket(target.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     except OSError as error:
@@ -196,6 +207,13 @@ class OwnPath:
         self._path = path
         self._inode = _identity(path)
 
+    @classmethod
+    def of(cls, sock: socket.socket) -> OwnPath | None:
+        """That of a bound socket; None for one without a path."""
+        name = sock.getsockname()
+        is_path = sock.family == socket.AF_UNIX and isinstance(name, str) and name
+        return cls(os.path.abspath(name)) if is_path else None
+
     def unlink(self) -> None:
         if self._inode is not None and _identity(self._path) == self._inode:
             try:
@@ -224,9 +242,7 @@ class Listener:
         self._sock = sock
         self._accepted = accepted
         self._timer: asyncio.TimerHandle | None = None
-        name = sock.getsockname()
-        is_path = sock.family == socket.AF_UNIX and isinstance(name, str) and name
-        self._path = OwnPath(os.path.abspath(name)) if is_path and not keeps_path else None
+        self._path = None if keeps_path else OwnPath.of(sock)
         self.listen_again()
 
     @property

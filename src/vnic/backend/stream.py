@@ -87,16 +87,12 @@ class StreamBackend(Backend):
         if self.state is State.ENDED:
             return
         assert isinstance(self._address, InetAddress | UnixAddress)
-        reason = "no address was found"
-        for target in targets:
-            try:
-                sock = listen_on(target, self._address)
-            except AddressError as error:
-                reason = str(error)
-                continue
-            self._listen(sock)
+        try:
+            sock = listen_on(targets, self._address)
+        except AddressError as error:
+            self._failed(str(error))
             return
-        self._failed(reason)
+        self._listen(sock)
 
     def _listen_on_fd(self, sock: socket.socket) -> None:
         """A passed socket is bound; whether it listens already makes no difference (socket_listen)."""

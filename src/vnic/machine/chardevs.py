@@ -1,8 +1,8 @@
 """Character devices: the named addresses that monitors and vhost-user back-ends speak over (QEMU's -chardev).
 
-A Chardev is an address with a name; one that listens does so from the start, what is built on it claims it and opens
-the others. `parse_flat` reads the command line's
-form; the Structs here are QAPI's form of the same (chardev-add).
+A Chardev is an address with a name. One with `server=on` listens as long as it exists; what is built on a chardev
+claims it, and opens any other. `parse_flat` reads the command line's form; the Structs here are QAPI's form of the same
+(chardev-add).
 """
 
 from __future__ import annotations
@@ -212,8 +212,7 @@ class Chardevs:
         return iter(self._by_label.values())
 
     def add(self, options: ChardevOptions, *, listens: bool = False) -> Chardev:
-        """-chardev. `listens`: open a socket with `server=on` at once; else its user does (a monitor: for nobody else
-        to connect to)."""
+        """-chardev. `listens`: one with `server=on` opens its socket at once; else its user, a monitor, does."""
         check_identifier(options.id)
         self._check_free(options.id)
         self._check(options)
