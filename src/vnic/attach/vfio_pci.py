@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from vnic.attach.vfio_irq import EventfdIrqs, Watcher
 from vnic.attach.vfio_mirror import MessageMirror
 from vnic.pci.capability import CAP_MSI, MSI_CONTROL
-from vnic.pci.config import COMMAND, COMMAND_MASTER, CONFIG_SIZE, INTERRUPT_PIN
+from vnic.pci.config import COMMAND, COMMAND_MASTER, INTERRUPT_PIN
 from vnic.pci.device import PciDevice
 from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vfio_user.messages import DmaMap, IrqInfo, Refused, RegionInfo, SetIrqs
@@ -44,7 +44,7 @@ class VfioPciPort:
         regions = [RegionInfo()] * m.REGION_COUNT
         for index, bar in device.bars.items():
             regions[index] = RegionInfo(bar.size, _READ_WRITE)
-        regions[m.REGION_CONFIG] = RegionInfo(CONFIG_SIZE, _READ_WRITE)
+        regions[m.REGION_CONFIG] = RegionInfo(device.config.size, _READ_WRITE)
         self.regions: Sequence[RegionInfo] = regions
         msi = device.config.find(CAP_MSI)
         self._irqs = EventfdIrqs(

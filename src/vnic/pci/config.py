@@ -1,4 +1,4 @@
-"""A device's config space: 256 bytes of type 0 header and capabilities, with the bits a guest may write.
+"""A device's config space: type 0 header and capabilities, with the bits a guest may write.
 
 `PciDevice` owns one; attachments read and write it. Every byte has a mask, as QEMU's PCIDevice.wmask, so that
 no register needs code unless writing it has an effect.
@@ -12,6 +12,8 @@ from vnic.pci.bar import Bar
 from vnic.pci.capability import Capability
 
 CONFIG_SIZE = 256
+EXTENDED_CONFIG_SIZE = 4096
+"""Of a PCI Express function (PCIe 3.0 §7.2.2): its extended capabilities start at `CONFIG_SIZE`."""
 HEADER_SIZE = 64
 
 # Type 0 header, PCI 3.0 §6.1: name, offset, size in bytes.
@@ -57,14 +59,17 @@ class PciId:
 class ConfigSpace:
     """The bytes, their masks and the list of capabilities.
 
-    `read` and `write` take any range inside of `CONFIG_SIZE`; the caller has checked it.
+    `read` and `write` take any range inside of `size`, which is `CONFIG_SIZE` or, for an `express` function,
+    `EXTENDED_CONFIG_SIZE`; the caller has checked it.
     """
 
-    def __init__(self, ident: PciId, *, interrupt_pin: int = 1) -> None:
+    def __init__(self, ident: PciId, *, interrupt_pin: int = 1, express: bool = False) -> None:
         self.ident = ident
-        self.data = bytearray(CONFIG_SIZE)
-        self._writable = bytearray(CONFIG_SIZE)
-        self._clears = bytearray(CONFIG_SIZE)
+        # Without extended capabilities, the header at 100h is zero and ends their list (§7.9.1).
+        self.size = EXTENDED_CONFIG_SIZE if express else CONFIG_SIZE
+        self.data = bytearray(self.size)
+        self._writable = bytearray(self.size)
+        self._clears = bytearray(self.size)
         self._free = HEADER_SIZE
         self._last_link = CAPABILITIES
         self._offsets: dict[int, list[int]] = {}
@@ -137,4 +142,4 @@ class ConfigSpace:
         data, writable, clears = (
             int.from_bytes(each, "little") for each in (self.data, self._writable, self._clears)
         )
-        self.set(0, CONFIG_SIZE, data & ~(writable | clears))
+        self.set(0, self.size, data & ~(writable | clears))

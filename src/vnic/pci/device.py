@@ -78,7 +78,10 @@ class PciDevice:
         msix: MsixWindow | None = None,
         interrupt_pin: int = 1,
     ) -> None:
-        self.config = ConfigSpace(ident, interrupt_pin=interrupt_pin)
+        # A function with the PCI Express capability has extended config space: firmware that finds the one without
+        # the other gives up on it (edk2's PciCapLib).
+        express = any(each.id == capability.CAP_PCIE for each in capabilities)
+        self.config = ConfigSpace(ident, interrupt_pin=interrupt_pin, express=express)
         self.msix = msix
         self.bars: dict[int, Bar] = {bar.index: bar for bar in (*bars, *((msix.bar,) if msix else ()))}
         if len(self.bars) != len(bars) + (msix is not None):
@@ -127,7 +130,7 @@ class PciDevice:
         self.device_reset()
 
     def config_read(self, offset: int, length: int) -> bytes:
-        """Inside of the 256 bytes, which the caller has checked."""
+        """Inside of `config.size`, which the caller has checked."""
         return self.config.read(offset, length)
 
     def config_write(self, offset: int, data: bytes) -> None:

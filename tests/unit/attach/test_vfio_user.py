@@ -87,7 +87,7 @@ def test_a_driver_over_the_socket(path: Path) -> None:
         with FakeGuestMemory(1 << 20) as ram, bench.client() as client:
             client.attach(ram)
             assert client.regions == [
-                (0, 0), (4096, 3), (0, 0), (0, 0), (0x4000, 3), (0, 0), (0, 0), (256, 3), (0, 0),
+                (0, 0), (4096, 3), (0, 0), (0, 0), (0x4000, 3), (0, 0), (0, 0), (4096, 3), (0, 0),
             ]  # fmt: skip
             assert client.irqs == [(1, 7), (0, 1), (4, 1), (1, 1), (0, 0)]
             client.set_eventfds(m.IRQ_MSIX, 0, 4)

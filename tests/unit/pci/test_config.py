@@ -122,3 +122,15 @@ def test_a_full_config_space_takes_no_more() -> None:
         space.add_capability(cap.pcie_endpoint())
     with pytest.raises(ValueError, match="no room"):
         space.add_capability(cap.pcie_endpoint())
+
+
+def test_an_express_function_has_extended_config_space() -> None:
+    space = c.ConfigSpace(IDENT, express=True)
+    space.add_capability(cap.pcie_endpoint())
+    before = space.read(0, space.size)
+    space.write(c.CONFIG_SIZE, b"\xff" * (space.size - c.CONFIG_SIZE))
+    assert space.size == 4096
+    # The header at 100h ends the list before its first entry.
+    assert space.read(c.CONFIG_SIZE, 3840) == bytes(3840)
+    space.reset()
+    assert space.read(0, space.size) == before
