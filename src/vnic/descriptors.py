@@ -1,0 +1,103 @@
+"""What a descriptor is that somebody passed to us, found without a call into its file system.
+
+fstat, mmap and close of a file on FUSE wait for a daemon that may be the sender's own and may never answer. Everything
+that takes descriptors from a socket asks here first; only what is `HARMLESS` is touched by the thread of the loop.
+"""
+
+from __future__ import annotations
+
+import enum
+import fcntl
+import os
+from dataclasses import dataclass
+from typing import Final
+
+_F_GET_SEALS: Final = 1034
+"""include/uapi/linux/fcntl.h. Succeeds for files of shmem (memfd, tmpfs) and hugetlbfs, and for no others."""
+
+
+class Kind(enum.Enum):
+    """What an open file is, as far as it matters here; the value names it for a person."""
+
+    EVENTFD = "an eventfd"
+    SOCKET = "a socket"
+    PIPE = "a pipe"
+    MEMORY = "a memory file"
+    """A file of shmem or hugetlbfs: its operations never wait for another process."""
+    ANONYMOUS = "an anonymous file"
+    """Another file of the kernel's own: epoll, timerfd, io_uring, …"""
+    FILE = "a file"
+    """A file, folder, device or named pipe of some file system, which may be FUSE."""
+    CLOSED = "a closed descriptor"
+
+
+HARMLESS: Final = frozenset({Kind.EVENTFD, Kind.SOCKET, Kind.PIPE, Kind.MEMORY})
+"""What a message may carry. Closing one of these does not wait, but for a socket's SO_LINGER (see `unblock`)."""
+
+NOTIFIERS: Final = frozenset({Kind.EVENTFD, Kind.SOCKET, Kind.PIPE})
+"""What can serve as a kick, a call or an interrupt; User-Mode Linux passes socketpairs."""
+
+_BY_PREFIX: Final = (
+    ("anon_inode:[eventfd", Kind.EVENTFD),
+    ("anon_inode:", Kind.ANONYMOUS),
+    ("socket:", Kind.SOCKET),
+    ("pipe:", Kind.PIPE),
+)
+
+
+def seals_of(fd: int) -> int | None:
+    """The seals (F_SEAL_…) of a file of shmem or hugetlbfs; None for anything else. Never waits."""
+    try:
+        return fcntl.fcntl(fd, _F_GET_SEALS)
+    except OSError:
+        return None
+
+
+def name_of(fd: int) -> str:
+    """The kernel's name of an open file, `anon_inode:[eventfd]` or a path; "" where it cannot be had. Never waits: the
+    kernel makes it from what it has in memory (d_path)."""
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return ""
+
+
+def kind_of(fd: int) -> Kind:
+    """What `fd` is. Never waits and never raises; without /proc only memory files are known, all else is a FILE."""
+    if seals_of(fd) is not None:
+        return Kind.MEMORY
+    name = name_of(fd)
+    for prefix, kind in _BY_PREFIX:
+        if name.startswith(prefix):
+            return kind
+    try:
+        fcntl.fcntl(fd, fcntl.F_GETFD)
+    except OSError:
+        return Kind.CLOSED
+    return Kind.FILE
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """Where a file is mounted."""
+
+    kind: str
+    """The file system's type: `ext4`, `fuse.sshfs`."""
+    device: int
+    """The minor number of its device, which is the connection's number for FUSE (Linux, fuse.rst)."""
+
+
+def mount_of(fd: int) -> Mount | None:
+    """The mount of an open file, None where it is not in this process's mount namespace. Never waits."""
+    try:
+        with open(f"/proc/self/fdinfo/{fd}", encoding="ascii", errors="replace") as info:
+            fields = dict(line.split(":", 1) for line in info if ":" in line)
+        wanted = fields["mnt_id"].strip()
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
+            for line in mounts:
+                words = line.split()
+                if words[0] == wanted:
+                    return Mount(words[words.index("-") + 1], int(words[2].partition(":")[2]))
+    except (OSError, KeyError, ValueError, IndexError):
+        pass
+    return None
