@@ -51,6 +51,9 @@ class Endpoint:
         """
         return True
 
+    def overrun(self, queue: int) -> None:
+        """A frame was lost, for too many wait for room already."""
+
     def sent(self, queue: int) -> None:
         """The peer took the frames for which `client.send` returned False: send on (QEMU's sent_cb)."""
 

@@ -61,6 +61,7 @@ class IncomingQueue:
     def _keep(self, sender: NetClient, frame: Frame, offload: bytes) -> None:
         if len(self.frames) >= QUEUE_LIMIT or self._bytes >= QUEUE_LIMIT_BYTES:
             self._receiver.dropped += 1
+            self._receiver.endpoint.overrun(self._index)
             return
         self.frames.append((sender, bytes(frame), offload))
         self._bytes += len(frame)

@@ -8,6 +8,7 @@ import pytest
 from tests.fakes.e1000_driver import RCTL, RX_RING
 from tests.unit.nic_e1000.conftest import MAC, Rig
 
+from vnic.net import incoming
 from vnic.nic.e1000 import regs
 from vnic.nic.e1000.rx import EMPTY_PER_FRAME, buffer_bytes
 from vnic.testing.guest_memory import GUEST_ADDR
@@ -151,10 +152,8 @@ def test_frames_wait_while_there_is_no_buffer(running: Rig) -> None:
         running.wire(frame(64 + number))
     driver = running.driver
     assert driver.read(regs.RDH) == 15
-    cause = driver.read(regs.ICR)
-    assert cause & regs.ICR_RXO
-    assert cause & regs.ICR_RXDMT0
-    assert driver.read(regs.RNBC) == 1
+    assert driver.read(regs.ICR) == regs.ICR_RXT0 | regs.ICR_RXDMT0  # the frames wait, none is lost
+    assert (driver.read(regs.RNBC), driver.read(regs.MPC)) == (1, 0)
     assert [len(each) for each in driver.received()] == list(range(64, 79))
     assert [len(each) for each in driver.received()] == list(range(79, 84))
     assert running.netdev.sent_calls == 1
@@ -165,7 +164,41 @@ def test_rxdmt0_at_the_threshold(running: Rig) -> None:
     for _ in range(9):
         running.wire(frame())
         causes.append(bool(running.driver.read(regs.ICR) & regs.ICR_RXDMT0))
-    assert causes == [False] * 6 + [True] * 3  # 8 of 16 left: half, RDMTS 0
+    assert causes == [False] * 6 + [True, False, False]  # 8 of 16 left: half, RDMTS 0
+
+
+def test_a_waiting_frame_counts_once(running: Rig) -> None:
+    for _ in range(17):
+        running.wire(frame())
+    running.driver.write(regs.RCTL, RCTL)
+    running.driver.write(regs.RCTL, RCTL)
+    assert running.driver.read(regs.RNBC) == 1
+
+
+def test_an_overrun_is_a_missed_frame(running: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(incoming, "QUEUE_LIMIT", 2)
+    causes = []
+    for _ in range(19):
+        running.wire(frame())
+        causes.append(bool(running.driver.read(regs.ICR) & regs.ICR_RXO))
+    assert causes == [False] * 17 + [True] * 2
+    assert (running.driver.read(regs.MPC), running.driver.read(regs.RNBC)) == (2, 1)
+
+
+def test_an_overrun_of_a_receiver_that_is_off_is_none(running: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(incoming, "QUEUE_LIMIT", 0)
+    for _ in range(15):
+        running.wire(frame())
+    running.driver.write(regs.RCTL, 0)
+    running.wire(frame())
+    assert running.driver.read(regs.MPC) == 0
+
+
+@pytest.mark.parametrize(("threshold", "small"), [(0, False), (99, False), (100, True)])
+def test_a_small_frame_is_told_by_srpd(running: Rig, threshold: int, small: bool) -> None:
+    running.driver.write(regs.RSRPD, threshold)
+    running.wire(frame(100))
+    assert running.driver.read(regs.ICR) == regs.ICR_RXT0 | regs.ICR_SRPD * small
 
 
 def test_a_frame_that_can_never_fit_is_dropped(rig: Rig) -> None:

@@ -30,6 +30,22 @@ def test_no_status_without_rs(running: Rig) -> None:
     assert running.driver.read(regs.ICR) == regs.ICR_TXQE
 
 
+def test_txd_low_when_the_threshold_is_passed(running: Rig) -> None:
+    running.driver.write(regs.TXDCTL, 1 << 25)
+    running.driver.send_extended(FRAME, 0, pieces=6)
+    assert not running.driver.read(regs.ICR) & regs.ICR_TXD_LOW  # it never had eight
+    running.driver.send_extended(FRAME, 0, pieces=8)
+    assert running.driver.read(regs.ICR) & regs.ICR_TXD_LOW
+
+
+def test_a_looped_frame_without_a_buffer_is_missed(running: Rig) -> None:
+    running.driver.phy_write(0, 0x4000)
+    for _ in range(16):
+        running.driver.send(MAC + FRAME[6:])
+    assert running.driver.read(regs.ICR) & regs.ICR_RXO
+    assert running.driver.read(regs.MPC) == 1
+
+
 def test_a_frame_in_pieces_over_the_ring_s_end(running: Rig) -> None:
     for _ in range(5):
         running.driver.send_extended(FRAME, 0, pieces=7)

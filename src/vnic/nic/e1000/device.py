@@ -103,6 +103,10 @@ class E1000(PciDevice, Endpoint):
     def receive(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
         return self.rx.receive(frame)
 
+    def overrun(self, queue: int) -> None:
+        if self.rx.enabled and self.bus_master:
+            self.rx.missed()
+
     def sent(self, queue: int) -> None:
         self.tx.resume()
 
@@ -137,7 +141,8 @@ class E1000(PciDevice, Endpoint):
         if self.phy.loopback:
             try:
                 for part in complete(offload, frame) if offload else (frame,):
-                    self.rx.receive(part, looped=True)
+                    if not self.rx.receive(part, looped=True):
+                        self.rx.missed()  # nothing offers it again
             except OffloadError as error:
                 self.complain("TX offload", str(error))
             return True

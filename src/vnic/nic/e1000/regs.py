@@ -45,6 +45,8 @@ ICR, ITR, ICS, IMS, IMC = 0x00C0, 0x00C4, 0x00C8, 0x00D0, 0x00D8
 RCTL, RDBAL, RDBAH, RDLEN, RDH, RDT = 0x0100, 0x2800, 0x2804, 0x2808, 0x2810, 0x2818
 # Transmit (§13.4.33 to §13.4.45)
 TCTL, TDBAL, TDBAH, TDLEN, TDH, TDT = 0x0400, 0x3800, 0x3804, 0x3808, 0x3810, 0x3818
+# What a frame's size or a ring's filling has to be for an interrupt
+RSRPD, TXDCTL = 0x2C00, 0x3828
 # Filters (§13.5)
 MTA, RA, VFTA = 0x5200, 0x5400, 0x5600
 MTA_COUNT, RA_COUNT, VFTA_COUNT = 128, 32, 128
@@ -76,7 +78,7 @@ STATUS_MTXCKOK = 1 << 10
 STATUS_AS_QEMU = 0x80080000
 """Reserved bits that QEMU's model has set; guests print STATUS, so that it equals QEMU's."""
 STATUS_RESET = STATUS_FD | STATUS_SPEED_1000 | STATUS_ASDV_1000 | STATUS_MTXCKOK | STATUS_AS_QEMU
-# Causes in ICR, ICS, IMS and IMC, §13.4.17
+# Causes in ICR, ICS, IMS and IMC, §13.4.17. RXSEQ and RXCFG are of fibre, PHYINT and GPI of pins that nothing drives.
 ICR_TXDW = 1 << 0
 ICR_TXQE = 1 << 1
 ICR_LSC = 1 << 2
@@ -84,6 +86,8 @@ ICR_RXDMT0 = 1 << 4
 ICR_RXO = 1 << 6
 ICR_RXT0 = 1 << 7
 ICR_MDAC = 1 << 9
+ICR_TXD_LOW = 1 << 15
+ICR_SRPD = 1 << 16
 # RAH, §13.5.3
 RAH_AV = 1 << 31
 
@@ -133,7 +137,7 @@ REGISTERS = (
     Register("RDTR", 0x2820, RW, _LOW16),
     Register("RXDCTL", 0x2828, RW),
     Register("RADV", 0x282C, RW, _LOW16),
-    Register("RSRPD", 0x2C00, RW),
+    Register("RSRPD", RSRPD, RW, 0xFFF),
     Register("TXDMAC", 0x3000, RW),
     Register("TDFH", 0x3410, RW, 0x7FF),
     Register("TDFT", 0x3418, RW, 0x7FF),
@@ -146,7 +150,7 @@ REGISTERS = (
     Register("TDH", TDH, UNIT, _LOW16),
     Register("TDT", TDT, UNIT, _LOW16),
     Register("TIDV", 0x3820, RW, _LOW16),
-    Register("TXDCTL", 0x3828, RW),
+    Register("TXDCTL", TXDCTL, RW),
     Register("TADV", 0x382C, RW, _LOW16),
     Register("TSPMT", 0x3830, RW),
     # CRCERRS, ALGNERRC, SYMERRS, RXERRC, MPC, SCC, ECOL, MCC, LATECOL; COLC; DC, TNCRS, SEC, CEXTERR, RLEC;

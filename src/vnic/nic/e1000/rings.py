@@ -42,6 +42,11 @@ class DescriptorRing:
         """How many descriptors are the chip's; only of a `usable` ring."""
         return (self.tail - self.head) % self.count
 
+    @property
+    def posted(self) -> int:
+        """How many descriptors the guest gave, whether they were fetched or not; only of a `usable` ring."""
+        return (self.posted_tail - self.head) % self.count
+
     def address(self, index: int) -> int:
         """Guest address of descriptor `index`; it may wrap past 2**64 no further than GuestMemory refuses."""
         return (self.base_high << 32 | self.base_low) + index * DESCRIPTOR_BYTES

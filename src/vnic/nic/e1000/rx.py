@@ -65,11 +65,13 @@ class Receiver:
         self._device = device
         self._filter = address_filter
         self.ring = DescriptorRing()
-        self.rctl = 0
+        self.reset()
 
     def reset(self) -> None:
         self.ring.reset()
         self.rctl = 0
+        self._waits = False
+        """The frame that is offered next was offered before."""
 
     @property
     def enabled(self) -> bool:
@@ -78,6 +80,7 @@ class Receiver:
     def receive(self, frame: bytes | bytearray | memoryview, *, looped: bool = False) -> bool:
         """Take one frame from the wire. False: no buffer is free now; it is to be offered again when RDT moves.
 
+        What waits for a buffer stands for the chip's FIFO: a frame counts as missed once there is no room there.
         With the receiver off or the link down the frame is gone, as on a cable that nobody listens to; one that the
         PHY loops back needs no link.
         """
@@ -116,30 +119,38 @@ class Receiver:
             )
             return True
         if len(data) > ring.available * buffer_size:
-            device.counters.add(regs.RNBC)
-            device.interrupts.set(regs.ICR_RXO)
-            if len(data) > (ring.count - 1) * buffer_size:
-                device.counters.add(regs.MPC)
-                return True  # it would never fit
-            return False
-        head = ring.head
+            if not self._waits:
+                device.counters.add(regs.RNBC)
+            self._waits = len(data) <= (ring.count - 1) * buffer_size
+            if not self._waits:
+                self.missed()  # it would never fit
+            return not self._waits
+        self._waits = False
+        head, posted = ring.head, ring.posted
         try:
             if not self._fill(data, buffer_size, status, special):
                 # Descriptors without a buffer used up what there was; those passed stay passed.
-                device.counters.add(regs.MPC)
-                device.interrupts.set(regs.ICR_RXO)
+                self.missed()
                 return True
         except GuestMemoryError as error:
             ring.head = head
             device.bus_error("RX", error)
-            device.counters.add(regs.MPC)
+            self.missed()
             return True
         device.counters.received(size, destination)
         causes = regs.ICR_RXT0
-        if ring.available <= ring.count >> ((self.rctl >> _RDMTS_SHIFT & 3) + 1):
+        threshold = ring.count >> ((self.rctl >> _RDMTS_SHIFT & 3) + 1)
+        if ring.posted <= threshold < posted:  # when it is reached (§3.2.7.3), not while it stays so
             causes |= regs.ICR_RXDMT0
+        if len(data) <= device.values.get(regs.RSRPD, 0):  # as stored, §3.2.7.2
+            causes |= regs.ICR_SRPD
         device.interrupt(causes)
         return True
+
+    def missed(self) -> None:
+        """A frame was lost for want of room: RXO is for that alone (§13.4.17, §13.7.6)."""
+        self._device.counters.add(regs.MPC)
+        self._device.interrupts.set(regs.ICR_RXO)
 
     def _fill(self, data: bytes, buffer_size: int, status: int, special: int) -> bool:
         """Write the frame into the next buffers; False: the ring, or our patience, ended first. Raises

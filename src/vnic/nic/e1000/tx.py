@@ -42,6 +42,7 @@ _CONTEXT_IP = 1 << 25
 _IXSM = 1 << 0
 _TXSM = 1 << 1
 _DD = 1 << 0
+_LWTHRESH_SHIFT = 25  # of TXDCTL, §13.4.43: in units of eight descriptors
 _ERRORS = 0xE  # excess collisions, late collision, underrun: cleared when done
 
 MAX_FRAME_BYTES = offload.MAX_FRAME_BYTES
@@ -163,6 +164,7 @@ class Transmitter:
             )
             return
         causes = 0
+        pending = ring.posted
         budget = WORK_PER_TURN
         self._running = True
         try:
@@ -175,9 +177,12 @@ class Transmitter:
             device.bus_error("TX", error)
         finally:
             self._running = False
-        if ring.head == ring.tail:
+        low = 8 * (device.values.get(regs.TXDCTL, 0) >> _LWTHRESH_SHIFT)
+        if ring.posted < low <= pending:
+            causes |= regs.ICR_TXD_LOW
+        if not ring.posted:
             causes |= regs.ICR_TXQE
-        elif budget <= 0 and not self._paused:
+        if ring.head != ring.tail and budget <= 0 and not self._paused:
             self._later()
         if causes:
             device.interrupt(causes)
