@@ -23,6 +23,7 @@ from .tap_device import (
     set_offload,
     set_up_queue,
 )
+from .tap_vhost import check_vhost, do_without
 
 READ_BYTES = 65536 + VNET_HEADER_BYTES + 256
 """The longest frame that the kernel hands over: 64 KiB of TSO and its headers."""
@@ -131,7 +132,7 @@ class TapBackend(Backend):
 
     def __init__(self, context: BackendContext, options: TapOptions) -> None:
         super().__init__(context)
-        _check_vhost(options)
+        self._vhost = check_vhost(options)
         self._options = options
         if options.fd is not None:
             _only_with(options, _OWN_DEVICE | {"helper", "queues", "fds", "vhostfds"}, _WITH_FD)
@@ -158,6 +159,9 @@ class TapBackend(Backend):
     def start(self) -> None:
         options = self._options
         names = [options.fd] if options.fd is not None else _split_fds(options.fds or "")
+        if self._vhost:
+            passed = [options.vhostfd] if options.vhostfd is not None else _split_fds(options.vhostfds or "")
+            do_without(self.name, passed, self._passed_fd)
         if names:
             self._adopt([self._passed_fd(name) for name in names])
         else:
@@ -278,17 +282,6 @@ _WITH_FDS = "ifname=, script=, downscript=, vnet_hdr=, helper=, queues=, and vho
 def _only_with(options: TapOptions, excluded: set[str], text: str) -> None:
     if any(getattr(options, name) is not None for name in excluded):
         raise NetError(text)
-
-
-def _check_vhost(options: TapOptions) -> None:
-    """The kernel's vhost-net would need the guest's memory; vnic hands rings over to vhost-user back-ends only."""
-    for name in ("vhost", "vhostforce"):
-        if getattr(options, name):
-            raise NetError(f"Parameter '{name}' of tap is not built in: packets pass through vnic")
-    if options.vhostfds is not None and options.fds is None and options.fd is None:
-        raise NetError("vhostfds= is invalid if fds= wasn't specified")
-    if options.vhostfd is not None or options.vhostfds is not None:
-        raise NetError("vhostfd(s)= is not valid without vhost")
 
 
 def _split_fds(text: str) -> list[str]:

@@ -12,6 +12,7 @@ from vnic.backend import NETDEVS
 from vnic.filter import OBJECTS, object_structs
 from vnic.machine.chardevs import FLAT_CHARDEVS
 from vnic.machine.nics import DEVICES
+from vnic.machine.place import PLACE
 from vnic.monitor.schema.shapes import (
     Array,
     Builtin,
@@ -54,6 +55,12 @@ Monitors (QMP is QEMU's JSON protocol, HMP its command line for people):
   -mon [chardev=]ID[,mode=readline|control][,pretty=on]
                  a monitor on a -chardev; control is QMP
 
+From a QEMU command line:
+  -machine, -m, -nodefaults, -display, -drive, -global and all others that describe the VM, and its devices that are no
+                 NICs, are taken without effect; one note names them
+  -nic none, -net none
+                 no NIC but those of -device, as always
+
 This process:
   -name NAME     by which the other verbs find it (default: vnic)
   -S             let no guest in before QMP's or HMP's `cont`
@@ -86,6 +93,7 @@ PROPERTIES = {
     "mq": "as many queue pairs as the netdev has queues",
     "vectors": "MSI-X vectors",
     "msix": "off: the guest uses INTx, and QEMU survives device_del of it",
+    **dict.fromkeys(PLACE.values(), "taken without effect: the VM's own -device decides it"),
     "server": "whether vnic listens, or connects",
     "queue": "which frames the filter sees: rx are those that the guest sent",
     "status": "on or off",

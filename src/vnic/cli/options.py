@@ -9,10 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from vnic.machine.nics import DEVICES
 from vnic.monitor.schema.unions import MODERN_NETDEVS
 from vnic.net.errors import NetError
 from vnic.protocol import keyval
 from vnic.protocol.qmp import ParseError, decode
+
+from . import vm_options
 
 DEFAULT_NAME = "vnic"
 
@@ -77,6 +80,12 @@ class RunOptions:
     version: bool = False
     warnings: list[str] = field(default_factory=list)
     """Deprecated spellings that were taken, in QEMU's words."""
+    vm_options: list[str] = field(default_factory=list)
+    """What describes the VM and has no effect here, as `-m` or `-device virtio-blk-pci`."""
+
+    def notes(self) -> list[str]:
+        """What to tell the user before the start: the warnings, and one line for all `vm_options`."""
+        return [*self.warnings, *([vm_options.note(self.vm_options)] if self.vm_options else [])]
 
     @property
     def instance(self) -> str:
@@ -101,32 +110,25 @@ def parse_run(argv: Sequence[str]) -> RunOptions:
         option = word.removeprefix("-").removeprefix("-")
         if option in _FLAGS:
             _FLAGS[option](options)
-        elif option in _WITH_ARGUMENT:
+        elif option in _WITH_ARGUMENT or option in vm_options.WITH_ARGUMENT:
             text = next(words, None)
             if text is None:
                 raise UsageError(f"-{option}", "requires an argument")
             where = f"-{option} {text}"
             try:
-                _WITH_ARGUMENT[option](options, where, text)
+                _WITH_ARGUMENT.get(option, _vm_option)(options, where, text)
             except NetError as refused:
                 raise OptionError(where, refused.desc) from None
-        elif option in NOT_BUILT:
-            raise OptionError(f"-{option}", NOT_BUILT[option])
+        elif option in vm_options.FLAGS:
+            options.vm_options.append(f"-{option}")
+        elif option in vm_options.NOT_BUILT:
+            raise OptionError(f"-{option}", vm_options.NOT_BUILT[option])
         else:
             raise UsageError(f"-{option}", "invalid option")
         if options.help is not None or options.version:
             break
     return options
 
-
-NOT_BUILT = {
-    "nic": "vnic has no -nic: give a -netdev and a -device",
-    "net": "vnic has no -net: give a -netdev and a -device",
-    "qmp-pretty": "vnic has no -qmp-pretty: give a -chardev and -mon …,mode=control,pretty=on",
-    "readconfig": "vnic reads no configuration files",
-    "incoming": "vnic cannot be migrated",
-}
-"""Options that QEMU users may try, and what to say."""
 
 _KNOWN_CHARDEVS = ("telnet", "websocket", "udp", "pty", "vc", "file", "pipe", "con", "mon", "fdset")
 
@@ -150,10 +152,12 @@ def _name(options: RunOptions, where: str, text: str) -> None:
 
 def _chardev(options: RunOptions, where: str, text: str) -> None:
     _collect(options, options.chardevs, where, text, "backend")
+    _leave_to_the_vm(options, options.chardevs, "backend", vm_options.CHARDEVS.__contains__)
 
 
 def _object(options: RunOptions, where: str, text: str) -> None:
     _collect(options, options.objects, where, text, "qom-type")
+    _leave_to_the_vm(options, options.objects, "qom-type", vm_options.is_vm_object)
 
 
 def _netdev(options: RunOptions, where: str, text: str) -> None:
@@ -162,6 +166,39 @@ def _netdev(options: RunOptions, where: str, text: str) -> None:
 
 def _device(options: RunOptions, where: str, text: str) -> None:
     _collect(options, options.devices, where, text, "driver")
+    _leave_to_the_vm(options, options.devices, "driver", vm_options.is_vm_device)
+
+
+def _leave_to_the_vm(
+    options: RunOptions, settings: list[Setting], key: str, is_vms: Callable[[str], bool]
+) -> None:
+    """Set the newest of `settings` aside where it is a part of the VM."""
+    named = settings[-1].tree.get(key) if settings else None
+    if isinstance(named, str) and is_vms(named):
+        setting = settings.pop()
+        options.vm_options.append(f"{setting.where.split(' ', 1)[0]} {named}")
+
+
+def _vm_option(options: RunOptions, where: str, text: str) -> None:
+    options.vm_options.append(where.split(" ", 1)[0])
+
+
+def _global(options: RunOptions, where: str, text: str) -> None:
+    """`DRIVER.PROPERTY=VALUE`, or the three as keys: without effect, unless it is a NIC's."""
+    tree, _ = (
+        keyval.parse(text) if text.startswith("driver=") else ({"driver": text.partition(".")[0]}, False)
+    )
+    driver = str(tree.get("driver", ""))
+    if driver in DEVICES or driver in ("virtio-net-device", "virtio-pci", "virtio-device", "pci-device"):
+        raise OptionError(where, f"vnic has no -global: give the property to each -device {driver}")
+    options.vm_options.append(f"-global {driver}")
+
+
+def _no_nic(options: RunOptions, where: str, text: str) -> None:
+    """`-nic none` and `-net none` ask for no NIC but those of -device, which is how vnic is."""
+    if text != "none":
+        option = where.split(" ", 1)[0]
+        raise OptionError(where, f"vnic has no {option} but {option} none: give a -netdev and a -device")
 
 
 def _collect(options: RunOptions, into: list[Setting], where: str, text: str, implied: str) -> None:
@@ -183,7 +220,7 @@ def parse_option_string(
 ) -> tuple[keyval.Tree, bool]:
     """`TYPE,key=value,…` of an object, a netdev or a device (which, is told by `implied`), and whether it asks for
     help. Raises NetError."""
-    strict = implied == "qom-type" or (implied == "type" and text.partition(",")[0] in MODERN_NETDEVS)
+    strict = implied == "type" and text.partition(",")[0] in MODERN_NETDEVS
     tree, wants_help = keyval.parse(text, implied, short_booleans=not strict, deprecated=deprecated)
     if implied == "type":
         keyval.spell_out_netdev(tree)
@@ -323,4 +360,7 @@ _WITH_ARGUMENT: dict[str, Handler] = {
     "monitor": _monitor,
     "mon": _mon,
     "pidfile": _pidfile,
+    "nic": _no_nic,
+    "net": _no_nic,
+    "global": _global,
 }

@@ -79,7 +79,7 @@ def _start(options: RunOptions) -> int:
         ready = forked.ready
     _allow_open_files()
     wrong = logs.set_up()
-    for text in (*([wrong] if wrong else []), *options.warnings):
+    for text in (*([wrong] if wrong else []), *options.notes()):
         print(f"vnic: {text}", file=sys.stderr)
     asyncio.run(_guarded(options, ready))
     return 0

@@ -21,6 +21,7 @@ from vnic.net.holds import VNIC, HoldKind
 from vnic.net.names import is_identifier
 from vnic.net.network import Network
 
+from . import place
 from .chardevs import CHARDEVS, Chardevs, NullChardev, SocketChardev, StdioChardev, parse_flat
 from .nics import DEVICES, NOT_BUILT, Builder, NicOptions, PluggedNic, device_structs
 
@@ -111,6 +112,7 @@ class Machine:
             builder.undo()
             raise
         self._nics[plugged.nic.name] = plugged
+        place.note(plugged.nic.name, options)
 
     def plugged(self, device_id: str) -> PluggedNic:
         """The NIC of that id, name or QOM path, with its socket."""

@@ -18,6 +18,8 @@ from vnic.net.errors import NetError
 from vnic.net.names import default_mac, parse_mac
 from vnic.net.network import Network
 
+from .place import PlaceOptions
+
 DEFAULT_MACS = 0xFF - 0x56
 """Default MACs before QEMU gives up counting: 52:54:00:12:34:56 and on (net/net.c: qemu_macaddr_get_free)."""
 
@@ -43,7 +45,7 @@ U32: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
 I32: TypeAlias = Annotated[int, msgspec.Meta(ge=-0x80000000, le=0x7FFFFFFF)]
 
 
-class NicOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class NicOptions(PlaceOptions, kw_only=True, forbid_unknown_fields=True):
     """The properties of every NIC. `link`: how it is when the VM first looks."""
 
     id: str | None = None
@@ -322,10 +324,8 @@ NOT_BUILT = frozenset(
 """NICs of QEMU that vnic does not have: refused by name rather than as unknown."""
 
 
-_VMS_OWN = frozenset(
-    {"bus", "addr", "bootindex", "romfile", "rombar", "romsize", "multifunction", "failover"}
-)
-"""Properties that on a QEMU command line sit beside ours, and stay there with the VM's own -device."""
+_VMS_OWN = frozenset({"failover", "failover_pair_id"})
+"""Properties that on a QEMU command line sit beside ours, and change what the VM's own -device is."""
 
 
 def unknown_property(driver: str, name: str) -> NetError:

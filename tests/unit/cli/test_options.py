@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from vnic.cli.options import HelpTopic, MonitorSetting, OptionError, UsageError, parse_run
+from vnic.cli.vm_options import is_vm_device
+from vnic.machine.nics import DEVICES, NOT_BUILT
 
 
 def test_the_command_line_of_the_manual() -> None:
@@ -195,5 +197,75 @@ def test_refused_arguments(option: str, text: str, desc: str) -> None:
 
 
 def test_options_of_qemu_that_vnic_lacks_are_refused_by_name() -> None:
-    with pytest.raises(OptionError, match="-nic: vnic has no -nic: give a -netdev and a -device"):
+    with pytest.raises(
+        OptionError, match="-nic user: vnic has no -nic but -nic none: give a -netdev and a -"
+    ):
         parse_run(["-nic", "user"])
+
+
+def test_an_object_takes_short_form_booleans_as_qemu_does() -> None:
+    options = parse_run(["-object", "filter-dump,id=f,netdev=n,status"])
+    assert options.objects[0].tree["status"] == "on"
+    assert options.warnings[0].endswith(
+        "warning: short-form boolean option 'status' deprecated; use status=on instead"
+    )
+
+
+def test_what_describes_the_vm_is_taken_with_one_note() -> None:
+    options = parse_run(
+        [
+            "-machine", "none", "-m", "512", "-nodefaults", "-display", "none", "-accel", "kvm", "-m", "1G",
+            "-object", "memory-backend-memfd,id=m,size=512M,share=on",
+            "-device", "pcie-root-port,id=r",
+            "-device", '{"driver":"virtio-blk-pci","drive":"d"}',
+            "-global", "kvm-pit.lost_tick_policy=delay",
+            "-device", "virtio-net,id=nic0",
+        ]
+    )  # fmt: skip
+    assert options.notes() == [
+        "note: without effect here, for they describe the VM, which is another process: -machine, -m, -nodefaults,"
+        " -display, -accel, -object memory-backend-memfd, -device pcie-root-port, -device virtio-blk-pci,"
+        " -global kvm-pit"
+    ]
+    assert [setting.tree["driver"] for setting in options.devices] == ["virtio-net"]
+    assert options.objects == []
+
+
+@pytest.mark.parametrize("argv", [["-nic", "none"], ["-net", "none"]])
+def test_no_default_nic_is_how_vnic_is(argv: list[str]) -> None:
+    assert parse_run(argv).notes() == []
+
+
+def test_an_option_of_the_vm_still_needs_its_argument() -> None:
+    with pytest.raises(UsageError, match="-m: requires an argument"):
+        parse_run(["-m"])
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["-global", "e1000.mac=1"], "vnic has no -global: give the property to each -device e1000"),
+        (["-global", "driver=virtio-net-pci,property=mq,value=on"], "to each -device virtio-net-pci"),
+        (
+            ["-sandbox", "on"],
+            "-sandbox: vnic has no -sandbox: systemd's SystemCallFilter= does it for a service",
+        ),
+        (["-incoming", "defer"], "-incoming: vnic cannot be migrated"),
+    ],
+)
+def test_options_that_would_change_what_vnic_does_are_refused_by_name(argv: list[str], line: str) -> None:
+    with pytest.raises(OptionError) as refused:
+        parse_run(argv)
+    assert line in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "driver", ["virtio-blk-pci", "pci-bridge", "usb-tablet", "qxl-vga", "nvme", "vfio-pci"]
+)
+def test_devices_of_the_vm(driver: str) -> None:
+    assert is_vm_device(driver)
+
+
+@pytest.mark.parametrize("driver", [*DEVICES, *NOT_BUILT, "virtio-nett", "e1000x", "", "help"])
+def test_nics_and_misspelt_ones_are_no_devices_of_the_vm(driver: str) -> None:
+    assert not is_vm_device(driver)

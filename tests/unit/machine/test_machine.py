@@ -431,3 +431,16 @@ def test_only_inherited_descriptors_can_be_named(inherited: bool) -> None:
     live(scenario)
     ours.close()
     theirs.close()
+
+
+def test_where_a_nic_sits_in_the_vm_is_taken_with_a_note(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(machine: Machine) -> None:
+        machine.device_add(nic(folder, bus="pcie.0", addr="0x3", bootindex=1, romfile=""))
+
+    live(scenario)
+    assert (
+        "nic0: bus=, addr=, romfile=, bootindex= without effect: the VM's own -device takes them"
+        in caplog.text
+    )

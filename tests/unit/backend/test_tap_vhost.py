@@ -1,0 +1,46 @@
+"""vhost= of a tap: QEMU's rules for what goes together, and what becomes of the descriptors."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from vnic.backend.options import TapOptions
+from vnic.backend.tap_vhost import check_vhost, do_without
+from vnic.net.errors import NetError
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        (TapOptions(id="t"), False),
+        (TapOptions(id="t", vhost=True), True),
+        (TapOptions(id="t", vhostforce=True), True),
+        (TapOptions(id="t", vhost=False, vhostforce=True), False),
+        (TapOptions(id="t", fd="3", vhostfd="4"), True),
+        (TapOptions(id="t", fds="3:4", vhostfds="5:6"), True),
+    ],
+)
+def test_when_vhost_is_asked_for(options: TapOptions, asked: bool) -> None:
+    assert check_vhost(options) is asked
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (TapOptions(id="t", vhost=False, vhostfd="3"), r"vhostfd\(s\)= is not valid without vhost"),
+        (TapOptions(id="t", vhostfds="3"), "vhostfds= is invalid if fds= wasn't specified"),
+    ],
+)
+def test_contradictions(options: TapOptions, text: str) -> None:
+    with pytest.raises(NetError, match=text):
+        check_vhost(options)
+
+
+def test_the_descriptors_are_closed_and_the_user_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    reading, writing = os.pipe()
+    do_without("t", [str(writing)], int)
+    assert os.read(reading, 1) == b""
+    os.close(reading)
+    assert caplog.messages == ["netdev t: packets go through vnic: vhost-net is not used"]
