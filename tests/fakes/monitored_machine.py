@@ -7,7 +7,16 @@ from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
-from vnic.monitor.machine import ChardevInfo, RunState, ShutdownCause
+from vnic.monitor.machine import (
+    ChardevInfo,
+    Descriptors,
+    GuestMapping,
+    LoopLag,
+    Memory,
+    RunState,
+    ShutdownCause,
+    VnicInfo,
+)
 from vnic.net.client import Endpoint, Nic
 from vnic.net.clock import Scheduler
 from vnic.net.errors import DeviceNotFound, NetError
@@ -100,6 +109,10 @@ class FakeMachine:
         self.added: list[msgspec.Struct] = []
         self._chardevs: dict[str, object] = {}
         self._objects: dict[str, msgspec.Struct] = {}
+
+    def vnic_info(self) -> VnicInfo:
+        memory = Memory(1 << 20, [GuestMapping("nic0", 1 << 30)])
+        return VnicInfo("0.2.0", 4711, 3.5, 0, LoopLag(7, 12, 400, 900), memory, Descriptors(12, 1024))
 
     def netdev_add(self, options: msgspec.Struct, by: str = "test") -> None:
         assert isinstance(options, StreamOptions | HubportOptions)

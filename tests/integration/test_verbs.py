@@ -31,6 +31,32 @@ def links(place: Place) -> dict[str, Any]:
     return {link["name"]: link for link in json.loads(place.verb("link", "--json").stdout)}
 
 
+# -- ps ---------------------------------------------------------------------------------------------------------------
+
+
+def test_ps_shows_each_vnic_and_how_it_fares(place: Place, echo: Running) -> None:
+    with place.run(name="other"), guest_on(place.path("nic0.sock")):
+        told = {entry["name"]: entry for entry in json.loads(place.verb("ps", "--json").stdout)}
+        rows = [line.split("\t") for line in place.verb("ps").stdout.splitlines()]
+        named = place.verb("ps", "-n", "other", "--json").stdout
+    assert {name: entry["pid"] for name, entry in told.items()} == {
+        "vnic": echo.process.pid,
+        "other": json.loads(named)[0]["pid"],
+    }
+    (guest,) = told["vnic"]["memory"]["guests"]
+    assert guest["name"] == "nic0"
+    assert guest["mapped-bytes"] > 0
+    assert told["other"]["memory"]["guests"] == []
+    assert 0 < told["vnic"]["loop-lag"]["p50-us"] <= told["vnic"]["loop-lag"]["max-us"]
+    assert 10 < told["vnic"]["descriptors"]["open"] <= told["vnic"]["descriptors"]["limit"]
+    assert rows[0][:3] == ["NAME", "PID", "UP"]
+    assert {row[0] for row in rows[1:]} == {"vnic", "other"}
+
+
+def test_ps_without_any(place: Place) -> None:
+    assert json.loads(place.verb("ps", "--json").stdout) == []
+
+
 # -- link -------------------------------------------------------------------------------------------------------------
 
 

@@ -205,6 +205,10 @@ class VfioUserAttachment:
             except GuestMemoryError as error:
                 self._throw_out(str(error))
 
+    def mapped_bytes(self) -> int:
+        """How much memory the VM shares with us."""
+        return self._port.memory.mapped_bytes if self._port is not None else 0
+
     def _throw_out(self, reason: str) -> None:
         log.warning("%s: the VM is cut off: %s", self._name, reason)
         assert self._connection is not None

@@ -292,6 +292,10 @@ class VhostUserAttachment:
             except GuestMemoryError as error:
                 self.failed(ProtocolError(str(error)))
 
+    def mapped_bytes(self) -> int:
+        """How much memory the VM shares with us."""
+        return self._memory.mapped_bytes
+
     def negotiated(self) -> None:
         self._by_socket = not self._engine_has(P_CONFIG)
         self._nic.guest.shown_by = ShownBy.SOCKET if self._by_socket else ShownBy.DEVICE

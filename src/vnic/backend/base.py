@@ -115,6 +115,8 @@ class BackendContext:
     hubs: Hubs = field(default_factory=Hubs)
     take_fd: Callable[[str], int] = take_fd
     """Resolves `fd=` of an option; the descriptor belongs to the caller."""
+    restarts: int = 0
+    """How often a program that belongs to a back-end was started again, for query-vnic."""
 
     def emit(self, event: str, data: dict[str, object]) -> None:
         """Send a QMP event to every monitor."""

@@ -54,6 +54,9 @@ class PasstBackend(Backend):
             log.warning("netdev %s: %s", self.name, text)
             self._said = text
 
+    def passt_starts_again(self) -> None:
+        self.context.restarts += 1
+
     def _lost(self, reason: str) -> None:
         self._connection = None
         self._keeper.lost("passt ended" if reason == "peer closed the connection" else f"passt: {reason}")

@@ -198,6 +198,9 @@ class PasstUser(Protocol):
     def passt_awaited(self, text: str) -> None:
         """It is not there; `text` says why and what is done about it."""
 
+    def passt_starts_again(self) -> None:
+        """It is started, and was before."""
+
 
 class PasstKeeper:
     """Starts passt, and starts it again when it ended (net_passt_send of QEMU's net/passt.c)."""
@@ -223,6 +226,8 @@ class PasstKeeper:
         self._launch()
 
     def _launch(self) -> None:
+        if self.state is State.WAITING:
+            self._user.passt_starts_again()
         self._timer = None
         self.state = State.STARTING
         words, pass_fds = self._user.passt_socket()

@@ -81,6 +81,7 @@ class PasstVhostUserBackend(VhostUserBackend):
                 "passt could not reach a socket of vnic's as the user that it becomes: leave --runas out"
             )
         self._directory = directory
+        self._machine_context = context
         self._path = os.path.join(directory, "vhost-user.sock")
         super().__init__(
             _PasstContext(context, self._path),
@@ -108,6 +109,9 @@ class PasstVhostUserBackend(VhostUserBackend):
 
     def passt_awaited(self, text: str) -> None:
         self.hold_disconnected(text)
+
+    def passt_starts_again(self) -> None:
+        self._machine_context.restarts += 1
 
     def awaiting(self, text: str) -> None:
         """No connection: while passt starts that is no news; where it served it is over."""

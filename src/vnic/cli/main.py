@@ -27,6 +27,7 @@ EXIT_PIPE = 141
 VERBS = {
     "link": ("vnic.cli.link", "show all links, or put one up or down"),
     "why": ("vnic.cli.why", "say why a link is up or down"),
+    "ps": ("vnic.cli.ps", "show the running vnics and how they fare"),
     "watch": ("vnic.cli.watch", "print events as they come"),
     "netdev": ("vnic.cli.netdev", "add or delete a back-end"),
     "device": ("vnic.cli.device", "add or delete a NIC"),

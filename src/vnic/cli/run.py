@@ -18,6 +18,7 @@ from typing import cast
 import msgspec
 
 from vnic import __version__, logs, sigbus, unblock
+from vnic.lag import LagLoop
 from vnic.machine import Machine
 from vnic.machine.nics import unknown_property
 from vnic.machine.pidfile import PidFile
@@ -81,7 +82,8 @@ def _start(options: RunOptions) -> int:
     wrong = logs.set_up()
     for text in (*([wrong] if wrong else []), *options.notes()):
         print(f"vnic: {text}", file=sys.stderr)
-    asyncio.run(_guarded(options, ready))
+    with asyncio.Runner(loop_factory=LagLoop) as runner:
+        runner.run(_guarded(options, ready))
     return 0
 
 
@@ -120,7 +122,8 @@ async def _guarded(options: RunOptions, ready: Callable[[], None]) -> None:
 async def _live(options: RunOptions, ready: Callable[[], None]) -> None:
     """Set up, live, take down. The monitors stay until last, so that clients see all of the end."""
     loop = asyncio.get_running_loop()
-    machine = Machine(loop, options.name, paused=options.paused)
+    lag = loop.lag if isinstance(loop, LagLoop) else None
+    machine = Machine(loop, options.name, paused=options.paused, lag=lag)
     monitors = Monitors(machine, loop)
     pidfile = claim = None
     # From before there is anything to clean up; a signal that comes early is heeded when all is set up.

@@ -15,7 +15,8 @@ import msgspec
 from vnic.backend import BackendContext, NetdevOptions, netdev_add, netdev_structs
 from vnic.backend.base import take_inherited_fd
 from vnic.filter import NetFilterOptions, object_add, object_del, object_structs
-from vnic.monitor.machine import ChardevInfo, RunState, ShutdownCause
+from vnic.lag import Lag
+from vnic.monitor.machine import ChardevInfo, RunState, ShutdownCause, VnicInfo
 from vnic.net.errors import DeviceNotFound, NetError
 from vnic.net.holds import VNIC, HoldKind
 from vnic.net.names import is_identifier
@@ -23,6 +24,7 @@ from vnic.net.network import Network
 
 from . import place
 from .chardevs import CHARDEVS, Chardevs, NullChardev, SocketChardev, StdioChardev, parse_flat
+from .health import Health
 from .nics import DEVICES, NOT_BUILT, Builder, NicOptions, PluggedNic, device_structs
 
 log = logging.getLogger(__name__)
@@ -38,9 +40,14 @@ class Machine:
     """Everything that one `vnic run` holds."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, name: str | None = None, *, paused: bool = False
+        self,
+        loop: asyncio.AbstractEventLoop,
+        name: str | None = None,
+        *,
+        paused: bool = False,
+        lag: Lag | None = None,
     ) -> None:
-        """`paused`: no NIC opens its socket before `cont` (QEMU's -S)."""
+        """`paused`: no NIC opens its socket before `cont` (QEMU's -S). `lag`: that of the loop, where it knows it."""
         self._loop = loop
         self._name = name
         self.network = Network(loop)
@@ -48,6 +55,7 @@ class Machine:
         self.chardev_set = Chardevs()
         self._backends = BackendContext(loop, self.network, self.chardev_set, take_fd=take_inherited_fd)
         self._nics: dict[str, PluggedNic] = {}
+        self._health = Health(lag)
         self._ended = asyncio.Event()
 
     # -- what there is ------------------------------------------------------------------------------------------
@@ -59,6 +67,10 @@ class Machine:
     @property
     def runstate(self) -> RunState:
         return self._runstate
+
+    def vnic_info(self) -> VnicInfo:
+        """How the process itself fares (query-vnic)."""
+        return self._health.info(self._nics.values(), self._backends.restarts)
 
     @property
     def netdev_types(self) -> Mapping[str, type[msgspec.Struct]]:

@@ -114,6 +114,9 @@ class ServedAttachment(Protocol):
     def check_memory(self) -> None:
         """Cut the VM off if it took memory away that it shares."""
 
+    def mapped_bytes(self) -> int:
+        """How much memory the VM shares with us."""
+
 
 @dataclass(slots=True)
 class PluggedNic:

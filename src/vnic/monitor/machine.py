@@ -40,6 +40,47 @@ class ChardevInfo(msgspec.Struct, rename="kebab", frozen=True):
     frontend_open: bool
 
 
+class LoopLag(msgspec.Struct, rename="kebab", frozen=True):
+    """How long the turns of the event loop took, that is how long everybody waited for one, in the last minute."""
+
+    turns: int
+    p50_us: int
+    p99_us: int
+    max_us: int
+
+
+class GuestMapping(msgspec.Struct, rename="kebab", frozen=True):
+    """What of its memory the VM of a NIC shares with vnic."""
+
+    name: str
+    mapped_bytes: int
+
+
+class Memory(msgspec.Struct, rename="kebab", frozen=True):
+    rss_bytes: int
+    guests: list[GuestMapping]
+
+
+class Descriptors(msgspec.Struct, rename="kebab", frozen=True, omit_defaults=True):
+    open: int
+    limit: int | None = None
+    """None: there is none."""
+
+
+class VnicInfo(msgspec.Struct, rename="kebab", frozen=True):
+    """query-vnic: how the process fares."""
+
+    version: str
+    pid: int
+    uptime: float
+    """Seconds."""
+    restarts: int
+    """How often a helper program that belongs to a netdev (passt) was started again."""
+    loop_lag: LoopLag
+    memory: Memory
+    descriptors: Descriptors
+
+
 class MonitoredMachine(Protocol):
     """The machine as its monitor sees it.
 
@@ -57,6 +98,8 @@ class MonitoredMachine(Protocol):
 
     @property
     def runstate(self) -> RunState: ...
+
+    def vnic_info(self) -> VnicInfo: ...
 
     @property
     def netdev_types(self) -> Mapping[str, type[msgspec.Struct]]:

@@ -135,6 +135,11 @@ class GuestMemory:
         """The regions, lowest guest address first."""
         return tuple(self._regions)
 
+    @property
+    def mapped_bytes(self) -> int:
+        """How much of it the VM shares with us."""
+        return sum(region.size for region in self._regions if region.fd is not None)
+
     def add(self, region: Region) -> None:
         """Take `region` over (it is closed when it is removed). Raises GuestMemoryError, and closes it, when it
         overlaps another one or when there are too many."""

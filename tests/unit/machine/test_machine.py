@@ -310,6 +310,9 @@ class SlowAttachment:
     def start(self) -> None:
         self.log.append("start")
 
+    def mapped_bytes(self) -> int:
+        return 0
+
     def check_memory(self) -> None:
         pass
 

@@ -8,7 +8,7 @@ import msgspec
 
 from vnic.net import qom
 
-from ..machine import ChardevInfo, MonitoredMachine, RunState, ShutdownCause
+from ..machine import ChardevInfo, MonitoredMachine, RunState, ShutdownCause, VnicInfo
 from ..schema import chardev_backend, device_options, object_options
 from ..schema.shapes import Builtin, Member, Object, Shape
 from .table import Caller, command
@@ -32,6 +32,12 @@ class StatusInfo(msgspec.Struct):
 def query_status(caller: Caller) -> StatusInfo:
     state = caller.machine.runstate
     return StatusInfo(state is RunState.RUNNING, state)
+
+
+@command("query-vnic")
+def query_vnic(caller: Caller) -> VnicInfo:
+    """How the process itself fares: age, lag of its loop, memory, descriptors."""
+    return caller.machine.vnic_info()
 
 
 @command("stop")

@@ -1,0 +1,82 @@
+"""`vnic ps`: the running vnics, how old they are and how they fare: QMP's query-vnic of each, side by side."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+
+from vnic import rundir
+
+from .client import Entry, Refused, add_instance_options, session
+from .show import duration, micros, print_json, print_table
+
+COLUMNS = ("NAME", "PID", "UP", "LAG P50", "P99", "MAX", "MEMORY", "SHARED", "DESCRIPTORS", "VERSION")
+EXPENDABLE = ("PID", "SHARED", "VERSION")
+
+
+def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = verbs.add_parser(
+        "ps",
+        help="show the running vnics and how they fare",
+        description="Show every running vnic, or the one that is named: its age, how long its loop let others wait in"
+        " the last minute, its memory, what its VMs share with it, and its open descriptors.",
+    )
+    parser.add_argument("-j", "--json", action="store_true", help="print query-vnic of each, with its name")
+    add_instance_options(parser)
+    parser.set_defaults(run=run)
+
+
+async def run(args: argparse.Namespace) -> int:
+    if args.name is not None or args.qmp is not None:
+        found = [await _ask(args)]
+    else:
+        each = [
+            argparse.Namespace(name=None, qmp=str(path)) for path in await asyncio.to_thread(_socket_paths)
+        ]
+        found = [entry for entry in await asyncio.gather(*map(_ask_if_there, each)) if entry is not None]
+    if args.json:
+        print_json(found)
+    else:
+        print_table(COLUMNS, [row(entry) for entry in found], EXPENDABLE)
+    return 0
+
+
+def _socket_paths() -> list[str]:
+    return [str(path) for path in rundir.running().values()]
+
+
+async def _ask_if_there(which: argparse.Namespace) -> Entry | None:
+    """None for one that ended meanwhile, or does not know the command: an older vnic."""
+    try:
+        return await _ask(which)
+    except Refused:
+        return None
+
+
+async def _ask(which: argparse.Namespace) -> Entry:
+    async with session(which) as qmp:
+        name = await qmp.execute("query-name")
+        return {"name": name.get("name", "vnic"), **await qmp.execute("query-vnic")}
+
+
+def row(entry: Entry) -> tuple[str, ...]:
+    """The cells of one vnic."""
+    lag, memory, descriptors = entry["loop-lag"], entry["memory"], entry["descriptors"]
+    return (
+        entry["name"],
+        str(entry["pid"]),
+        duration(entry["uptime"]),
+        *(micros(lag[f"{name}-us"]) for name in ("p50", "p99", "max")),
+        _size(memory["rss-bytes"]),
+        _size(sum(guest["mapped-bytes"] for guest in memory["guests"])),
+        f"{descriptors['open']} of {descriptors['limit']}"
+        if "limit" in descriptors
+        else str(descriptors["open"]),
+        entry["version"],
+    )
+
+
+def _size(count: int) -> str:
+    if count < 1 << 20:
+        return f"{count >> 10} KiB"
+    return f"{count / (1 << 20):.0f} MiB" if count < 10 << 30 else f"{count / (1 << 30):.0f} GiB"
