@@ -9,24 +9,18 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from tests.conftest import require
 
 from vnic.bench.process import VnicProcess
-from vnic.bench.testpmd import Testpmd, available
+from vnic.bench.testpmd import Testpmd
 from vnic.guest.uml import UmlGuest
 
-pytestmark = [pytest.mark.dpdk, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.dpdk, pytest.mark.timeout(600), pytest.mark.needs("testpmd", "uml")]
 
 ADDRESS, PEER = "10.0.2.15", "10.0.2.2"
 CONNECTS = "socket,id=c0,path=@/c0.sock,reconnect-ms=50"
 LISTENS = "socket,id=c0,path=@/c0.sock,server=on,wait=off"
 NETDEV = "vhost-user,id=vu0,chardev=c0"
 NIC = "virtio-net,id=nic0,netdev=vu0,attach.type=vhost-user,attach.path=@/nic0.sock"
-
-
-@pytest.fixture(autouse=True)
-def _testpmd_is_here() -> None:
-    require(available(), "dpdk-testpmd (apt-get install dpdk-dev librte-net-vhost23 librte-net-virtio23)")
 
 
 def vnic(chardev: str) -> VnicProcess:

@@ -12,13 +12,14 @@ import select
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
-from tests.conftest import require
+from tests.needs import need
+from tests.places import short_folder
 
 from vnic.guest import kit
 from vnic.guest.uml import UmlGuest
@@ -112,7 +113,7 @@ class Qmp:
 
 
 class Vnic:
-    """A running `vnic run`; `folder` is its working directory, and holds its sockets."""
+    """A running `vnic run`, ended by the `with` around it; `folder` is its working directory, and holds its sockets."""
 
     def __init__(self, folder: Path, options: Sequence[str], command: Sequence[str] = COMMAND) -> None:
         self.folder = folder
@@ -126,15 +127,33 @@ class Vnic:
                 cwd=folder,
                 env={**os.environ, "PYTHONPATH": SOURCES},
             )
+        try:
+            self.qmp = self._connected()
+        except BaseException:
+            self._kill()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+    def _connected(self) -> Qmp:
         deadline = time.monotonic() + TIMEOUT_S
         while True:
             try:
-                self.qmp = Qmp(self.socket("qmp"))
-                return
+                return Qmp(self.socket("qmp"))
             except (FileNotFoundError, ConnectionRefusedError):
                 assert self.process.poll() is None, self.log()
                 assert time.monotonic() < deadline, self.log()
                 time.sleep(0.01)
+
+    def _kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
 
     def socket(self, name: str) -> Path:
         return self.folder / f"{name}.sock"
@@ -150,15 +169,20 @@ class Vnic:
         raise AssertionError("no VmRSS")
 
     def end(self) -> int:
-        """SIGTERM; the exit code."""
+        """SIGTERM; the exit code. May be called again."""
         self.qmp.close()
         if self.process.poll() is None:
             self.process.terminate()
         try:
             return self.process.wait(TIMEOUT_S)
         finally:
-            self.process.kill()
-            self.process.wait()
+            self._kill()
+
+    def kill(self) -> None:
+        """SIGKILL: its sockets stay behind, but for the monitor's, which the next one is waited for at."""
+        self._kill()
+        self.qmp.close()
+        self.socket("qmp").unlink(missing_ok=True)
 
 
 def nic(name: str, netdev: str | None = "net0", **more: str) -> list[str]:
@@ -173,14 +197,11 @@ ECHO = ["-netdev", "echo,id=net0,ip=10.0.2.2"]
 
 @contextlib.contextmanager
 def vnic_run(*options: str, command: Sequence[str] = COMMAND) -> Iterator[Vnic]:
-    """A `vnic run` in a short folder (socket paths have 107 bytes); it must end well."""
-    with tempfile.TemporaryDirectory(prefix="vnic-") as folder:
-        running = Vnic(Path(folder), options, command)
-        try:
+    """A `vnic run` in a folder of its own; it must end well."""
+    with short_folder() as folder:
+        with Vnic(folder, options, command) as running:
             yield running
-        finally:
-            code = running.end()
-            log = running.log()
+        code, log = running.process.returncode, running.log()
         assert code == 0, log
         assert "Traceback" not in log, log
 
@@ -188,9 +209,8 @@ def vnic_run(*options: str, command: Sequence[str] = COMMAND) -> Iterator[Vnic]:
 @contextlib.contextmanager
 def uml(running: Vnic, *nics: str, modules: Sequence[str] = ()) -> Iterator[UmlGuest]:
     """A booted guest on these NICs."""
-    found = kit.find_uml()
-    require(found, "User-Mode Linux (`vnic doctor` tells how to get it)")
-    with UmlGuest([running.socket(name) for name in nics], kit=found, modules=modules) as guest:
+    need("uml")
+    with UmlGuest([running.socket(name) for name in nics], kit=kit.find_uml(), modules=modules) as guest:
         yield guest
 
 

@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-from tests.conftest import require
 from tests.guests.lab import TIMEOUT_S, Vnic
+from tests.needs import need
 
 from vnic.guest import qemu_kit
 from vnic.guest.console import DEFAULT_TIMEOUT
@@ -26,10 +26,9 @@ def pci_nic(name: str, driver: str = "virtio-net-pci", netdev: str | None = "net
 
 def qemu_guest(running: Vnic, *nics: str | QemuNic, **more: Any) -> QemuGuest:
     """A guest, not booted yet, on these NICs of vnic, by name, or on those given."""
-    kit = qemu_kit.find_qemu()
-    require(kit, "the QEMU guest kit (`vnic demo --guest qemu` downloads it)")
+    need("qemu-guest")
     devices = [nic if isinstance(nic, QemuNic) else running.socket(nic) for nic in nics]
-    return QemuGuest(devices, kit=kit, **more)
+    return QemuGuest(devices, kit=qemu_kit.find_qemu(), **more)
 
 
 @contextlib.contextmanager

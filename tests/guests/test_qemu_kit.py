@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.conftest import require
 from tests.guests.lab import SOURCES
+from tests.needs import need
 
 from vnic.guest import qemu_kit
 from vnic.guest.errors import BootFailed, GuestError, GuestGone
@@ -22,8 +22,8 @@ from vnic.guest.qemu_nic import emulated
 
 @pytest.fixture(scope="module")
 def kit() -> qemu_kit.QemuKit:
+    need("qemu-guest")
     found = qemu_kit.find_qemu()
-    require(found, "the QEMU guest kit (`vnic demo --guest qemu` downloads it)")
     assert found is not None
     return found
 

@@ -9,10 +9,8 @@ import subprocess
 import sys
 import time
 
-from tests.conftest import require
+import pytest
 from tests.guests.lab import ECHO, SOURCES, nic, vnic_run
-
-from vnic.guest import kit
 
 
 class Terminal:
@@ -36,8 +34,8 @@ class Terminal:
         self._read = self._read.partition(text.encode())[2]
 
 
+@pytest.mark.needs("uml")
 def test_a_persons_shell() -> None:
-    require(kit.find_uml(), "User-Mode Linux (`vnic doctor` tells how to get it)")
     with vnic_run("-name", "shell", *ECHO, *nic("nic0")) as running:
         master, slave = pty.openpty()
         command = [sys.executable, "-m", "vnic", "guest", str(running.socket("nic0"))]
@@ -65,8 +63,8 @@ def test_a_persons_shell() -> None:
                 os.close(master)
 
 
+@pytest.mark.needs("uml")
 def test_without_a_nic_behind_the_socket_it_says_so() -> None:
-    require(kit.find_uml(), "User-Mode Linux (`vnic doctor` tells how to get it)")
     done = subprocess.run(
         [sys.executable, "-m", "vnic", "guest", "/nonesuch/nic0.sock"],
         env={**os.environ, "PYTHONPATH": SOURCES},

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.conftest import require
 from tests.guests.lab import SOURCES
+from tests.needs import need
 
 from vnic.guest import kit
 from vnic.guest.errors import CommandFailed, GuestError, GuestGone
@@ -21,8 +21,8 @@ from vnic.guest.uml import UmlGuest
 
 @pytest.fixture(scope="module")
 def found_kit() -> kit.UmlKit:
+    need("uml")
     found = kit.find_uml()
-    require(found, "User-Mode Linux (`vnic doctor` tells how to get it)")
     assert found is not None
     return found
 

@@ -6,10 +6,11 @@ The NIC's rings are run by the second process; the first one only hands them on 
 from __future__ import annotations
 
 import contextlib
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import pytest
 from tests.guests.lab import ECHO, Vnic, nic, uml, vnic_run
@@ -26,25 +27,33 @@ BACKEND = [
 
 
 class BackEnd:
-    """The second vnic, which comes and goes in the first one's folder."""
+    """The second vnic, which comes and goes in the first one's folder; the `with` around it ends it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._ends = contextlib.ExitStack()
         self.running: Vnic | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ends.close()
 
     def start(self) -> Vnic:
         self._folder.mkdir(exist_ok=True)
         far = nic("far0")
         far[1] = far[1].replace("attach.path=far0.sock", "attach.path=../backend.sock")
-        self.running = Vnic(self._folder, [*ECHO, *far])
+        self.running = self._ends.enter_context(Vnic(self._folder, [*ECHO, *far]))
         return self.running
 
     def kill(self) -> None:
         """SIGKILL: its sockets stay behind."""
-        assert self.running is not None
-        self.running.process.send_signal(signal.SIGKILL)
-        self.running.end()
-        self.running = None
+        if self.running is not None:
+            self.running.kill()
+            self.running = None
 
 
 Lab = tuple[Vnic, BackEnd, LinuxGuest]
@@ -53,22 +62,33 @@ Lab = tuple[Vnic, BackEnd, LinuxGuest]
 @contextlib.contextmanager
 def lab_on(kind: str) -> Iterator[Lab]:
     options = nic("nic0", "vu0") if kind == "uml" else pci_nic("nic0", netdev="vu0")
-    with vnic_run("-name", "front", *BACKEND, *options) as running:
-        back_end = BackEnd(running.folder / "second")
-        back_end.start()
-        with uml(running, "nic0") if kind == "uml" else qemu(running, "nic0") as guest:
-            guest.set_address("10.0.2.15/24")
-            try:
-                yield running, back_end, guest
-            finally:
-                if back_end.running is not None:
-                    back_end.running.end()
+    with (
+        vnic_run("-name", "front", *BACKEND, *options) as running,
+        BackEnd(running.folder / "second") as back_end,
+        uml(running, "nic0") if kind == "uml" else qemu(running, "nic0") as guest,
+    ):
+        guest.set_address("10.0.2.15/24")
+        yield running, back_end, guest
 
 
 @pytest.fixture(scope="module", params=["uml", "qemu"])
-def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+def module_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     with lab_on(request.param) as made:
         yield made
+
+
+@pytest.fixture
+def lab(module_lab: Lab) -> Lab:
+    """With a back-end that runs, and no hold of an operator, whatever the test before left."""
+    running, back_end, _ = module_lab
+    if back_end.running is None:
+        back_end.start()
+    running.qmp.set_link("nic0", True)
+    assert back_end.running is not None
+    back_end.running.qmp.set_link("far0", True)
+    if not any(link["name"] == "vu0" for link in running.qmp.execute("query-links")):
+        running.qmp.execute("netdev_add", type="vhost-user", id="vu0", chardev="c0")
+    return module_lab
 
 
 def wait_ping(guest: LinuxGuest) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import multiprocessing
-import os
 import socket
 import subprocess
 import traceback
@@ -13,7 +12,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import require
+from tests.needs import need
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWNET = 0x40000000
@@ -36,7 +35,7 @@ def _child(main: Callable[..., Coroutine[Any, Any, None]], args: tuple[Any, ...]
 
 def in_namespace(main: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
     """Run a coroutine function in a child with network and mount namespaces of its own."""
-    require(os.geteuid() == 0 and os.access("/dev/net/tun", os.W_OK), "root and /dev/net/tun")
+    need("namespaces", "ip", "tun")
     context = multiprocessing.get_context("fork")
     problems = context.SimpleQueue()
     child = context.Process(target=_child, args=(main, args, problems))

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.conftest import require
 from tests.fakes.loops import open_fds
 from tests.integration.namespace import frame, in_namespace, ip, packet_socket, receive, run, up
 from tests.unit.backend.helpers import Lab, until
@@ -134,7 +133,7 @@ async def _by_qemus_helper(helper: str, directory: Path) -> None:
             lab.add(BridgeOptions(id="net1", br="other0", helper=helper))
 
 
+@pytest.mark.needs("bridge-helper")
 def test_qemus_own_helper(tmp_path: Path) -> None:
-    helper = next((path for path in HELPERS if os.access(path, os.X_OK)), None)
-    require(helper, "qemu-bridge-helper")
+    helper = next(path for path in HELPERS if os.access(path, os.X_OK))
     in_namespace(_by_qemus_helper, helper, tmp_path)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
-from tests.conftest import require
+import pytest
 from tests.integration.namespace import in_namespace, ip, run
 from tests.unit.backend.helpers import Lab, until
 
@@ -117,8 +116,8 @@ async def _http(directory: Path) -> None:
             assert (await beside_the_loop(*fetch, "http://10.0.2.2:8080/file")).strip() == expected
 
 
+@pytest.mark.needs("passt")
 def test_a_guest_fetches_a_file_and_is_reached(tmp_path: Path) -> None:
-    require(shutil.which("passt"), "passt")
     in_namespace(_http, tmp_path)
 
 
@@ -147,8 +146,8 @@ def _pid(lab: Lab) -> int:
     return int(next(change.cause.text for change in reversed(changes) if change.up).rpartition(" ")[2])
 
 
+@pytest.mark.needs("passt")
 def test_passt_is_killed_and_returns(tmp_path: Path) -> None:
-    require(shutil.which("passt"), "passt")
     in_namespace(_restart, tmp_path)
 
 
@@ -161,8 +160,8 @@ async def _too_old() -> None:
         assert text == "passt does not know --vhost-user: the one that is installed is too old"
 
 
+@pytest.mark.needs("passt")
 def test_a_passt_without_vhost_user_is_refused_by_name() -> None:
-    require(shutil.which("passt"), "passt")
     if (
         "--vhost-user"
         not in subprocess.run(["passt", "--help"], capture_output=True, text=True, check=False).stdout

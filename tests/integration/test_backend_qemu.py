@@ -6,7 +6,6 @@ No guest runs in it (-M none): what one of its netdevs gets, its hub sends out o
 from __future__ import annotations
 
 import asyncio
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.conftest import require
 from tests.fakes.ports import free_ports
+from tests.needs import need
 from tests.unit.backend.helpers import Guest, Lab, until
 
 from vnic.backend.options import (
@@ -35,7 +34,7 @@ FRAMES = [bytes([n & 0xFF]) * (60 + 97 * n) for n in range(15)]
 @contextmanager
 def qemu(*netdevs: str) -> Iterator[subprocess.Popen[bytes]]:
     """A QEMU whose netdevs (`stream,…`, without an id) hang on one hub."""
-    require(shutil.which("qemu-system-x86_64"), "qemu-system-x86_64")
+    need("qemu")
     words = ["qemu-system-x86_64", "-M", "none", "-nodefaults", "-display", "none"]
     for number, netdev in enumerate(netdevs):
         kind, _, rest = netdev.partition(",")

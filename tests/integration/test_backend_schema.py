@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from typing import Any
 
 from msgspec import inspect
-from tests.conftest import require
+from tests.needs import need
 
 from vnic.backend import netdev_structs
 
@@ -17,7 +16,7 @@ GONE = {("stream", "reconnect")}
 
 
 def qemu_schema() -> dict[str, dict[str, Any]]:
-    require(shutil.which("qemu-system-x86_64"), "qemu-system-x86_64")
+    need("qemu")
     words = ["qemu-system-x86_64", "-M", "none", "-nodefaults", "-display", "none", "-qmp", "stdio"]
     script = "".join(
         json.dumps({"execute": command}) + "\n"

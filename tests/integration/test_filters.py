@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -14,8 +13,8 @@ from typing import Any
 
 import pytest
 from qemu.qmp import ExecuteError, QMPClient
-from tests.conftest import require
 from tests.integration.process import PATIENCE_S, Place, Running, wait_for
+from tests.needs import need
 
 FRAMES = [
     b"\xff" * 6 + bytes((0x52, 0x54, 0, 0, 0, n)) + b"\x88\xb5" + bytes([n]) * (46 + 97 * n)
@@ -103,7 +102,7 @@ def filters(running: Running) -> list[str]:
 
 def tshark(file: Path, *fields: str) -> list[list[str]]:
     """The fields of each frame."""
-    require(shutil.which("tshark"), "tshark")
+    need("tshark")
     words = [word for field in fields for word in ("-e", field)]
     done = subprocess.run(
         ["tshark", "-r", str(file), "-T", "fields", *words], capture_output=True, text=True, check=False
@@ -254,7 +253,7 @@ def test_the_command_line_refuses_what_cannot_be(place: Place, cable: Cable, giv
 @contextmanager
 def qemu(*words: str) -> Iterator[None]:
     """A QEMU without a guest."""
-    require(shutil.which("qemu-system-x86_64"), "qemu-system-x86_64")
+    need("qemu")
     process = subprocess.Popen(
         ["qemu-system-x86_64", "-M", "none", "-nodefaults", "-display", "none", *words],
         stdin=subprocess.DEVNULL,

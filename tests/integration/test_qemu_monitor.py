@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import socket
 import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.conftest import require
 from tests.integration.process import PATIENCE_S, Place, is_listening, wait_for
+from tests.needs import need
 
 NETDEVS = ("hubport,id=h0,hubid=1", "hubport,id=h1,hubid=1", "hubport,id=h2,hubid=2")
 NICS = ("virtio-net-pci,id=nic0,netdev=h0,mac=52:54:00:12:34:56", "e1000,netdev=h1,mac=52:54:00:12:34:57")
@@ -58,12 +57,21 @@ class Monitor:
 @pytest.fixture(scope="module")
 def both() -> Iterator[tuple[Monitor, Monitor]]:
     """QEMU's monitor and ours, each with two NICs and three netdevs."""
-    program = shutil.which("qemu-system-x86_64")
-    require(program, "qemu-system-x86_64")
-    assert program is not None
+    need("qemu")
     theirs, ours = Place(), Place()
     path = theirs.path("q")
-    words = [program, "-M", "pc", "-accel", "tcg", "-m", "16", "-S", "-nodefaults", "-no-user-config"]
+    words = [
+        "qemu-system-x86_64",
+        "-M",
+        "pc",
+        "-accel",
+        "tcg",
+        "-m",
+        "16",
+        "-S",
+        "-nodefaults",
+        "-no-user-config",
+    ]
     words += ["-display", "none", "-qmp", f"unix:{path},server=on,wait=off", *each("-device", NICS)]
     alike = [*each("-netdev", NETDEVS), *each("-chardev", CHARDEVS)]
     qemu = subprocess.Popen(

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from tests.conftest import require
 from tests.integration.process import Place
 
 from vnic.guest.kit import find_uml
 from vnic.guest.uml import UmlGuest
 
-pytestmark = pytest.mark.guest
+pytestmark = [pytest.mark.guest, pytest.mark.needs("uml")]
 
 NIC = "virtio-net,id=nic0,netdev=net0,attach.type=vhost-user,attach.path=nic0.sock"
 
@@ -20,7 +19,6 @@ NIC = "virtio-net,id=nic0,netdev=net0,attach.type=vhost-user,attach.path=nic0.so
 def guest(place: Place) -> Iterator[UmlGuest]:
     """A User-Mode Linux on nic0, which is plugged into an echo."""
     kit = find_uml()
-    require(kit, "User-Mode Linux and a static busybox")
     with (
         place.run("-netdev", "echo,id=net0", "-device", NIC),
         UmlGuest([place.path("nic0.sock")], kit=kit) as booted,
@@ -59,7 +57,6 @@ def test_a_nic_that_is_deleted_leaves_the_guest(place: Place, guest: UmlGuest) -
 
 def test_a_cable_that_is_out_at_boot_is_out(place: Place) -> None:
     kit = find_uml()
-    require(kit, "User-Mode Linux and a static busybox")
     with (
         place.run("-netdev", "echo,id=net0", "-device", f"{NIC},link=off"),
         UmlGuest([place.path("nic0.sock")], kit=kit) as booted,

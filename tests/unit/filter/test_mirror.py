@@ -6,8 +6,6 @@ import asyncio
 import os
 import socket
 import struct
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +32,8 @@ OFFLOAD = bytes((1, 0, 0, 0, 0, 0, 20, 0, 6, 0))
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="vf-") as name:
-        yield Path(name)
+def folder(tmp_path: Path) -> Path:
+    return tmp_path
 
 
 class Rig:

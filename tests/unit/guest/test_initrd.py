@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import lzma
-import shutil
 import stat
 import subprocess
 from pathlib import Path
 
 import pytest
-from tests.conftest import require
 
 from vnic.guest.errors import GuestError
 from vnic.guest.initrd import CpioArchive, build_initrd, module_closure, read_module
@@ -76,8 +74,8 @@ def test_pads_names_and_contents_of_every_length(length: int) -> None:
     assert list(entries(archive.finish())) == ["n" * (length + 1), "after"]
 
 
+@pytest.mark.needs("cpio")
 def test_cpio_reads_it(tmp_path: Path) -> None:
-    require(shutil.which("cpio"), "cpio")
     archive = CpioArchive()
     archive.add_folder("folder")
     archive.add_file("folder/file", b"content")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 
-from tests.conftest import require
+import pytest
 
 from vnic.guest.qemu import with_us
 
@@ -16,8 +15,8 @@ def outcome(words: list[str]) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
+@pytest.mark.needs("setpriv")
 def test_nothing_is_started_for_a_parent_that_is_gone() -> None:
-    require(shutil.which("setpriv"), "setpriv (util-linux)")
     words = with_us(["echo", "here", "and there"])
     assert outcome(words) == (0, "here and there\n")
     words[words.index(str(os.getpid()))] = str(os.getpid() + 1)  # as init is the parent of an orphan

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
@@ -25,9 +24,8 @@ Told = list[tuple[str, dict[str, object]]]
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="vnic-t-") as name:
-        yield Path(name)
+def folder(tmp_path: Path) -> Path:
+    return tmp_path
 
 
 def live(scenario: Callable[[Machine], Awaitable[None]], *, paused: bool = False) -> Told:

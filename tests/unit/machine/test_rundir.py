@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import stat
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,11 +14,10 @@ from vnic.rundir import Claim, RunDirError
 
 
 @pytest.fixture
-def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """$XDG_RUNTIME_DIR with a short path."""
-    with tempfile.TemporaryDirectory(prefix="vnic-t-") as folder:
-        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
-        yield Path(folder)
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """$XDG_RUNTIME_DIR."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    return tmp_path
 
 
 def test_a_sessions_own_folder_excludes_the_others(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:

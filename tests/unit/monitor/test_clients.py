@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 from qemu.qmp import EventListener, ExecuteError, QMPClient
 from qemu.qmp.legacy import QEMUMonitorProtocol
-from tests.conftest import require
 from tests.fakes.monitored_machine import FakeMachine
+from tests.needs import beside_python, need
 
 from vnic.monitor import Mode, Monitors, SocketOptions
 
@@ -84,11 +82,8 @@ def test_legacy_client(tmp_path: Path) -> None:
 
 
 def qmp_shell() -> str:
-    beside = Path(sys.executable).with_name("qmp-shell")
-    found = str(beside) if beside.exists() else shutil.which("qmp-shell")
-    require(found, "qmp-shell (of the package qemu.qmp)")
-    assert found is not None
-    return found
+    need("qmp-shell")
+    return str(beside_python("qmp-shell"))
 
 
 def test_qmp_shell(tmp_path: Path) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-from tests.conftest import require
 from tests.fakes.virtio_device import FakeVirtioDevice
 
 from vnic.pci import config as c
@@ -35,15 +33,13 @@ def dump(data: bytes) -> str:
     return "00:03.0 Ethernet controller\n" + "".join(lines)
 
 
+@pytest.mark.needs("lspci")
 @pytest.mark.parametrize(("name", "vectors"), [("virtio-net-pci", None), ("virtio-net-pci-msix-off", 0)])
 def test_lspci(name: str, vectors: int | None, tmp_path: Path) -> None:
-    lspci = shutil.which("lspci")
-    require(lspci, "lspci (package pciutils)")
-    assert lspci is not None
     path = tmp_path / "dump"
     path.write_text(dump(running(vectors).config_read(0, c.CONFIG_SIZE)))
     printed = subprocess.run(
-        [lspci, "-n", "-vvv", "-F", str(path)], capture_output=True, text=True, check=True, timeout=60
+        ["lspci", "-n", "-vvv", "-F", str(path)], capture_output=True, text=True, check=True, timeout=60
     ).stdout
     # The PCIe part of the text changes with lspci's version; what it is made of is tested beside this.
     kept, skipping = [], False

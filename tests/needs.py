@@ -1,0 +1,182 @@
+"""What a test may need of the machine, as one table: how to find out whether it is there, and where it comes from.
+
+`@pytest.mark.needs("ip", "tun")` skips a test by these names, and `need("ip")` does from a fixture or a helper. CI sets
+VNIC_REQUIRE_GUESTS=1: a need that is not met fails there, so that no part drops out of the suite unseen.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from vnic.backend.bridge import HELPERS
+from vnic.guest import kit, qemu_kit
+
+FILES = 1024
+"""Descriptors that a process of the tests may have open; the hungriest come to some 700."""
+CLONE_NEWNS = 0x00020000
+CLONE_NEWNET = 0x40000000
+
+
+class Need(NamedTuple):
+    """One row of the table."""
+
+    is_met: Callable[[], object]
+    what: str
+    remedy: str
+
+
+def _program(name: str, package: str) -> Need:
+    return Need(lambda: shutil.which(name), name, f"apt-get install {package}")
+
+
+def _has_namespaces() -> bool:
+    """Root in a container may lack the capability, so a child tries."""
+    if os.geteuid() != 0:
+        return False
+    child = os.fork()
+    if child == 0:
+        os._exit(ctypes.CDLL(None).unshare(CLONE_NEWNET | CLONE_NEWNS) != 0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def _may_become(user: int) -> bool:
+    """Root in a container may be kept from becoming another user."""
+    if os.geteuid() != 0:
+        return False
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setresgid(user, user, user)
+            os.setresuid(user, user, user)
+        except OSError:
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def _has_tun() -> bool:
+    try:
+        os.close(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
+def _is_reachable(family: socket.AddressFamily, host: str) -> bool:
+    """Whether a connection to this address of the loopback interface comes about."""
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as server, socket.socket(family) as client:
+            server.bind((host, 0))
+            server.listen()
+            client.settimeout(5)
+            client.connect(server.getsockname())
+    except OSError:
+        return False
+    return True
+
+
+def _may_execute() -> bool:
+    """Whether a program in the temporary folder may be run; a mount option may forbid it."""
+    with tempfile.TemporaryDirectory() as folder:
+        return runs_programs(Path(folder))
+
+
+def runs_programs(folder: Path) -> bool:
+    """Whether programs in this folder, which has to be writable, may be run."""
+    program = folder / "program"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o700)
+    try:
+        return subprocess.run([program], check=False).returncode == 0
+    except OSError:
+        return False
+    finally:
+        program.unlink()
+
+
+def beside_python(name: str) -> str | None:
+    """A program of the virtual environment, else of the PATH."""
+    beside = Path(sys.executable).with_name(name)
+    return str(beside) if beside.exists() else shutil.which(name)
+
+
+NEEDS = {
+    # Programs.
+    "ip": _program("ip", "iproute2"),
+    "passt": _program("passt", "passt"),
+    "tshark": _program("tshark", "tshark"),
+    "qemu": _program("qemu-system-x86_64", "qemu-system-x86"),
+    "cpio": _program("cpio", "cpio"),
+    "setpriv": _program("setpriv", "util-linux"),
+    "lspci": _program("lspci", "pciutils"),
+    "testpmd": _program("dpdk-testpmd", "dpdk-dev librte-net-vhost23 librte-net-virtio23"),
+    "bridge-helper": Need(
+        lambda: any(os.access(path, os.X_OK) for path in HELPERS),
+        "qemu-bridge-helper",
+        "apt-get install qemu-system-common",
+    ),
+    "qmp-shell": Need(lambda: beside_python("qmp-shell"), "qmp-shell", "pip install qemu.qmp"),
+    "git": _program("git", "git"),
+    # Guests.
+    "uml": Need(kit.find_uml, "User-Mode Linux", "apt-get install user-mode-linux busybox-static"),
+    "qemu-guest": Need(qemu_kit.find_qemu, "the QEMU guest", "make guests"),
+    # Rights.
+    "root": Need(lambda: os.geteuid() == 0, "root", "run as root"),
+    "no-root": Need(lambda: os.geteuid() != 0, "a plain user", "run as a plain user"),
+    "namespaces": Need(
+        _has_namespaces, "root's right to make namespaces", "run as root, with CAP_SYS_ADMIN in a container"
+    ),
+    "other-users": Need(
+        lambda: _may_become(65534), "root's right to become another user", "run as root, with CAP_SETUID"
+    ),
+    "tun": Need(_has_tun, "/dev/net/tun that opens", "modprobe tun; chmod 0666 /dev/net/tun"),
+    # The host's network.
+    "loopback": Need(
+        lambda: _is_reachable(socket.AF_INET, "127.0.0.1"), "127.0.0.1 that answers", "ip link set lo up"
+    ),
+    "ipv6": Need(
+        lambda: _is_reachable(socket.AF_INET6, "::1"),
+        "::1 that answers",
+        "sysctl net.ipv6.conf.lo.disable_ipv6=0",
+    ),
+    # Limits.
+    "exec-tmp": Need(
+        _may_execute, "a temporary folder that programs run in", "export TMPDIR=A_FOLDER without noexec"
+    ),
+    "files": Need(
+        lambda: resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= FILES,
+        f"{FILES} descriptors for a process",
+        f"ulimit -n {FILES}",
+    ),
+}
+
+
+@functools.cache
+def is_met(name: str) -> bool:
+    """Whether the machine has what the table calls so; asked once a process."""
+    return bool(NEEDS[name].is_met())
+
+
+def need(*names: str) -> None:
+    """Skip the test when this machine lacks one of these; fail instead where all parts are demanded."""
+    missing = [NEEDS[name] for name in names if not is_met(name)]
+    if not missing:
+        return
+    text = "this machine lacks " + ", ".join(f"{what} ({remedy})" for _, what, remedy in missing)
+    if os.environ.get("VNIC_REQUIRE_GUESTS") == "1":
+        pytest.fail(f"{text}, and VNIC_REQUIRE_GUESTS=1 demands it")
+    pytest.skip(text)
