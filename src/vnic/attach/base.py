@@ -16,6 +16,8 @@ from collections.abc import Callable
 from typing import Final
 
 from vnic.net.errors import NetError
+from vnic.virtio.address_space import in_units
+from vnic.virtio.memory import GuestMemory
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +86,22 @@ def peer_name(sock: socket.socket) -> str:
     except OSError:
         return "unknown process"
     return f"process {credentials[0]}"
+
+
+def tell_of_unsealed(memory: GuestMemory, name: str) -> None:
+    """Say once, as soon as a VM shares memory that it could truncate, what happens then."""
+
+    def changed() -> None:
+        if size := memory.unsealed_bytes:
+            memory.on_change.remove(changed)
+            log.info(
+                "%s: the VM shares %s of memory that is not sealed against shrinking (F_SEAL_SHRINK): it is cut off if"
+                " it truncates the file",
+                name,
+                in_units(size),
+            )
+
+    memory.on_change.append(changed)
 
 
 class Listener:

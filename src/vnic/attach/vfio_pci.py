@@ -98,6 +98,7 @@ class VfioPciPort:
         assert self._connected is not None
         mirrors: list[Region] = []
         try:
+            self.memory.expect(*(region.size for region in self.memory.regions), instead=True)
             mirrors.extend(
                 MirrorRegion(region.guest_addr, region.size, writable=region.writable)
                 for region in self.memory.regions
@@ -142,6 +143,8 @@ class VfioPciPort:
 
     def _region(self, request: DmaMap, fd: int | None) -> Region:
         """Raises GuestMemoryError."""
+        if self._shared is False or fd is not None:
+            self.memory.expect(request.size)
         if self._shared is False:
             return MirrorRegion(request.address, request.size, writable=request.writable)
         if fd is not None:

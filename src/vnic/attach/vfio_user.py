@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from vnic.attach.base import Listener, peer_name
+from vnic.attach.base import Listener, peer_name, tell_of_unsealed
 from vnic.attach.vfio_pci import VfioPciPort
 from vnic.fdsocket import TURN_S, Connection, peer_is_gone
 from vnic.net.client import Nic, ShownBy
@@ -103,6 +103,7 @@ class VfioUserAttachment:
         self.state = State.SERVING
         self._nic.guest_attached(True, ShownBy.DEVICE)
         self._port = VfioPciPort(self._device, self._loop, self._name)
+        tell_of_unsealed(self._port.memory, self._name)
         self._server = Server(self._port)
         self._frames = m.assembler()
         self._connection = Connection(self._loop, sock, self, max_fds=m.MAX_FDS)

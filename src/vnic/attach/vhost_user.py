@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Final
 
 from vnic import unblock
-from vnic.attach.base import Listener, check_path, peer_name
+from vnic.attach.base import Listener, check_path, peer_name, tell_of_unsealed
 from vnic.attach.kicks import Kicks
 from vnic.attach.request_channel import RequestChannel
 from vnic.fdsocket import Connection
@@ -212,6 +212,7 @@ class VhostUserAttachment:
         self.state = State.CONNECTED
         self._by_socket = False
         self._memory = GuestMemory()
+        tell_of_unsealed(self._memory, self._nic.name)
         self._device.attach(self, self._memory)
         self._engine = DeviceEngine(self._device, self._memory, self, queue_pairs=self._nic.queues)
         self._connection = Connection(self._loop, sock, self, max_fds=MAX_FDS)

@@ -66,6 +66,9 @@ This process:
   -S             let no guest in before QMP's or HMP's `cont`
   -daemonize     go to the background when all is set up
   -pidfile FILE  write the process id there, and keep the file locked
+  -guest-memory [max=SIZE][,total=SIZE]
+                 how much memory one VM, and all together, may share (default: 1T or four times this host's memory,
+                 and half of the address space); beyond it the VM is refused
   -version       print the version
   -h, -help      print this
 

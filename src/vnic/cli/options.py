@@ -74,6 +74,7 @@ class RunOptions:
     default_qmp: bool = True
     """Nothing was said of QMP: listen where the verbs look for it."""
     pidfile: str | None = None
+    guest_memory: Setting | None = None
     paused: bool = False
     daemonize: bool = False
     help: HelpTopic | None = None
@@ -326,6 +327,11 @@ def _pidfile(options: RunOptions, where: str, text: str) -> None:
     options.pidfile = text
 
 
+def _guest_memory(options: RunOptions, where: str, text: str) -> None:
+    tree, _ = keyval.parse(text)
+    options.guest_memory = Setting(where, dict(tree))
+
+
 def _pause(options: RunOptions) -> None:
     options.paused = True
 
@@ -360,6 +366,7 @@ _WITH_ARGUMENT: dict[str, Handler] = {
     "monitor": _monitor,
     "mon": _mon,
     "pidfile": _pidfile,
+    "guest-memory": _guest_memory,
     "nic": _no_nic,
     "net": _no_nic,
     "global": _global,

@@ -18,6 +18,7 @@ from typing import cast
 import msgspec
 
 from vnic import __version__, logs, sigbus, unblock
+from vnic.backend.options import Size
 from vnic.lag import LagLoop
 from vnic.machine import Machine
 from vnic.machine.nics import unknown_property
@@ -25,11 +26,12 @@ from vnic.machine.pidfile import PidFile
 from vnic.monitor.address import SocketOptions, StdioOptions
 from vnic.monitor.machine import ShutdownCause
 from vnic.monitor.schema import convert_to_shape, device_options, netdev_options, object_options
-from vnic.monitor.schema.shapes import Shape
+from vnic.monitor.schema.shapes import Shape, object_of
 from vnic.monitor.server import Mode, Monitors
 from vnic.net.errors import NetError
 from vnic.net.names import check_identifier
 from vnic.rundir import Claim, RunDirError
+from vnic.virtio.address_space import SPACE, NoRoom
 
 from .options import HelpTopic, OptionError, RunOptions, Setting, UsageError, parse_run
 
@@ -151,8 +153,27 @@ async def _live(options: RunOptions, ready: Callable[[], None]) -> None:
                     pidfile.remove()
 
 
+class _GuestMemory(msgspec.Struct):
+    """-guest-memory."""
+
+    max: Size | None = None
+    total: Size | None = None
+
+
+def _limit_memory(setting: Setting) -> None:
+    with _naming(setting.where):
+        limits = convert_to_shape(object_of(_GuestMemory), setting.tree, strings=True)
+        assert isinstance(limits, _GuestMemory)
+        try:
+            SPACE.limit(limits.max, limits.total)
+        except NoRoom as error:
+            raise NetError(str(error)) from None
+
+
 def _set_up(machine: Machine, options: RunOptions) -> None:
     """Create all that the options name, in QEMU's order: chardevs, netdevs, objects, devices."""
+    if options.guest_memory is not None:
+        _limit_memory(options.guest_memory)
     of_monitors = {monitor.chardev for monitor in options.monitors}
     for setting in options.chardevs:
         with _naming(setting.where):

@@ -322,7 +322,9 @@ class VirtioDevice(ABC):
         """Break a ring: one log line, NEEDS_RESET where the driver knows it (§2.1.2), and the others go on."""
         queue.fail()
         self._breaks += 1
-        level = logging.WARNING if self._breaks <= LOGGED_BREAKS else logging.DEBUG
+        # A VM whose memory is lost is about to be cut off, which says all that there is to say.
+        told = self._breaks <= LOGGED_BREAKS and not (self.memory is not None and self.memory.lost)
+        level = logging.WARNING if told else logging.DEBUG
         log.log(level, "%s: queue %d is broken until the guest resets it: %s", self.name, queue.index, error)
         if self.driver_features & VERSION_1 and self.status & STATUS_DRIVER_OK:
             self.status |= STATUS_NEEDS_RESET

@@ -7,11 +7,16 @@ inside mapped regions raises GuestMemoryError and nothing is touched.
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
-import stat
 from bisect import bisect_right
 from collections.abc import Callable
+
+from vnic.descriptors import seals_of
+
+from .address_space import SPACE, NoRoom
+from .mapping import GuestMapping
 
 ADDRESS_LIMIT = 1 << 64
 MAX_REGIONS = 512
@@ -29,13 +34,15 @@ class Region:
     """One range of guest memory. `mapping` is None where the guest shares no file (vfio-user DMA without an fd):
     such a range is known, so that overlaps are found and it can be removed, but a ring in it is refused."""
 
-    mapping: mmap.mmap | None = None
+    mapping: GuestMapping | None = None
     mapping_start: int = 0
     """Where the region begins inside `mapping` (a mapping starts on a page of its file, a region need not)."""
     fd: int | None = None
     """The region's file, ours until the region is closed: what a vhost-user back-end is handed."""
     fd_offset: int = 0
     writable: bool = False
+    sealed: bool = False
+    """Its file cannot be truncated (F_SEAL_SHRINK)."""
 
     def __init__(self, guest_addr: int, size: int, user_addr: int | None = None) -> None:
         if size <= 0:
@@ -53,9 +60,14 @@ class Region:
     def __repr__(self) -> str:
         return f"<Region {self.guest_addr:#x}+{self.size:#x}>"
 
-    def is_whole(self) -> bool:
-        """Whether its file still has all of its bytes."""
-        return True
+    @property
+    def lost(self) -> bool:
+        """Whether an access to it failed, so that what it holds means nothing any more."""
+        return self.mapping is not None and self.mapping.lost
+
+    def why_lost(self) -> str:
+        """What made the access fail, as well as it can be told."""
+        return "is gone"
 
     def close(self) -> None:
         """Let go of the file and the mapping. Bytes still viewed by someone stay mapped until they let go."""
@@ -82,37 +94,52 @@ class MappedRegion(Region):
     ) -> None:
         """Map `size` bytes of `fd` from `fd_offset`. `fd` is duplicated: the caller still owns its own.
 
-        The file's size is checked now. A client may truncate it later, unless it sealed it (F_SEAL_SHRINK): then
-        every access is a SIGBUS, which `vnic.sigbus` survives, and the client is cut off (`GuestMemory.check`).
+        Nothing is done with a descriptor that is no memory file (`descriptors.seals_of`). The file's size is checked
+        now. A client may truncate it later, unless it sealed it, or there may be no room for its pages: then an access
+        is a SIGBUS, which `vnic.sigbus` survives, and the client is cut off (`GuestMemory.check`).
         """
         super().__init__(guest_addr, size, user_addr)
-        info = os.fstat(fd)
-        if not stat.S_ISREG(info.st_mode):
-            raise GuestMemoryError(f"memory region at {guest_addr:#x}: its fd is not a regular file or memfd")
-        if fd_offset < 0 or size > info.st_size or fd_offset > info.st_size - size:
+        try:
+            self._map(fd, fd_offset, writable)
+        except NoRoom as error:
+            raise GuestMemoryError(f"memory region at {guest_addr:#x}: {error}") from None
+        except (OSError, ValueError, OverflowError) as error:
+            self.close()
+            raise GuestMemoryError(f"memory region at {guest_addr:#x} cannot be mapped: {error}") from None
+        self.fd_offset = fd_offset
+        self.writable = writable
+
+    def _map(self, fd: int, fd_offset: int, writable: bool) -> None:
+        # Nobody can make an access to these wait, and no call of ours below. F_SEAL_SHRINK is not added where it is not
+        # there: that would change for good what is the client's, who may want to shrink it when its VM is gone, and
+        # would not hold off one that means harm, as it takes a file that cannot be sealed.
+        seals = seals_of(fd)
+        if seals is None:
             raise GuestMemoryError(
-                f"memory region at {guest_addr:#x}: {size:#x} bytes at offset {fd_offset:#x} exceed its file"
-                f" of {info.st_size:#x} bytes"
+                f"memory region at {self.guest_addr:#x}: its descriptor is no memory file"
+                " (memfd, or a file on tmpfs or hugetlbfs)"
+            )
+        self.sealed = bool(seals & fcntl.F_SEAL_SHRINK)
+        info = os.fstat(fd)
+        if fd_offset < 0 or self.size > info.st_size or fd_offset > info.st_size - self.size:
+            raise GuestMemoryError(
+                f"memory region at {self.guest_addr:#x}: {self.size:#x} bytes at offset {fd_offset:#x} exceed its"
+                f" file of {info.st_size:#x} bytes"
             )
         # hugetlbfs maps and unmaps whole huge pages only, and st_blksize is their size there.
         page = mmap.ALLOCATIONGRANULARITY
         if info.st_blksize > page and info.st_blksize & (info.st_blksize - 1) == 0:
             page = info.st_blksize
         start = fd_offset & ~(page - 1)
-        stop = min((fd_offset + size + page - 1) & ~(page - 1), info.st_size)
-        access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-        try:
-            self.mapping = mmap.mmap(fd, stop - start, mmap.MAP_SHARED, access, offset=start)
-            self.fd = os.dup(fd)
-        except (OSError, ValueError, OverflowError) as error:
-            self.close()
-            raise GuestMemoryError(f"memory region at {guest_addr:#x} cannot be mapped: {error}") from None
+        stop = min((fd_offset + self.size + page - 1) & ~(page - 1), info.st_size)
+        self.mapping = GuestMapping.of_file(fd, start, stop - start, page=page, writable=writable)
         self.mapping_start = fd_offset - start
-        self.fd_offset = fd_offset
-        self.writable = writable
+        self.fd = os.dup(fd)
 
-    def is_whole(self) -> bool:
-        return self.fd is None or os.fstat(self.fd).st_size >= self.fd_offset + self.size
+    def why_lost(self) -> str:
+        if self.fd is not None and os.fstat(self.fd).st_size < self.fd_offset + self.size:
+            return "was truncated"
+        return "has no room for its pages (a full tmpfs, or no free huge page)"
 
     def close(self) -> None:
         if self.fd is not None:
@@ -139,6 +166,20 @@ class GuestMemory:
     def mapped_bytes(self) -> int:
         """How much of it the VM shares with us."""
         return sum(region.size for region in self._regions if region.fd is not None)
+
+    def expect(self, *sizes: int, instead: bool = False) -> None:
+        """Raise GuestMemoryError where regions of these sizes, beside those that there are or `instead` of them, are
+        more than one guest may have mapped. To be asked before they are made."""
+        mapped = 0 if instead else sum(region.size for region in self._regions if region.mapping is not None)
+        try:
+            SPACE.check_guest(mapped + sum(sizes))
+        except NoRoom as error:
+            raise GuestMemoryError(str(error)) from None
+
+    @property
+    def unsealed_bytes(self) -> int:
+        """How much of what the VM shares it could take away by truncating its file."""
+        return sum(region.size for region in self._regions if region.fd is not None and not region.sealed)
 
     def add(self, region: Region) -> None:
         """Take `region` over (it is closed when it is removed). Raises GuestMemoryError, and closes it, when it
@@ -218,10 +259,15 @@ class GuestMemory:
             callback()
 
     def check(self) -> None:
-        """Raise GuestMemoryError if the guest's side has truncated a file that it shares."""
+        """Raise GuestMemoryError if an access to the guest's memory failed."""
         for region in self._regions:
-            if not region.is_whole():
-                raise GuestMemoryError(f"the file of memory region {region!r} was truncated")
+            if region.lost:
+                raise GuestMemoryError(f"the file of memory region {region!r} {region.why_lost()}")
+
+    @property
+    def lost(self) -> bool:
+        """Whether an access to it failed: the guest is about to be cut off, and its rings mean nothing."""
+        return any(region.lost for region in self._regions)
 
     def find(self, guest_addr: int) -> Region | None:
         """The region that holds this address."""

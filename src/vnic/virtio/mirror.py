@@ -11,6 +11,8 @@ import mmap
 from collections.abc import Callable, Generator, Hashable, Sequence
 from typing import Final, Protocol
 
+from .address_space import NoRoom
+from .mapping import GuestMapping
 from .memory import GuestMemory, GuestMemoryError, Region
 
 Range = tuple[int, int]
@@ -27,8 +29,6 @@ frame needs; the rest follows when that is done."""
 BUFFER_COST_BYTES: Final = 1024
 """What a buffer takes of that at the least: it is work, however short it is."""
 _COPIED_AT_ONCE: Final = 256
-
-_MAP_NORESERVE: Final = 0x4000  # linux/mman.h; mmap.MAP_NORESERVE from Python 3.13 on
 
 
 class Mirror(Protocol):
@@ -66,8 +66,8 @@ class MirrorRegion(Region):
         super().__init__(guest_addr, size)
         self.writable = writable
         try:
-            self.mapping = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
-        except (OSError, ValueError, OverflowError) as error:
+            self.mapping = GuestMapping.private(size)
+        except (NoRoom, OSError, ValueError, OverflowError) as error:
             raise GuestMemoryError(f"memory region at {guest_addr:#x} cannot be mirrored: {error}") from None
         with contextlib.suppress(OSError):  # a kernel without huge pages
             self.mapping.madvise(mmap.MADV_NOHUGEPAGE)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vnic.testing.guest_memory import FakeGuestMemory
+from vnic.virtio import mapping as mapping_module
+from vnic.virtio import memory as memory_module
+from vnic.virtio.address_space import AddressSpace, NoRoom, of_this_process
 from vnic.virtio.memory import MAX_REGIONS, GuestMemory, GuestMemoryError, MappedRegion, Region
+from vnic.virtio.mirror import MirrorRegion
 
 PAGE = mmap.PAGESIZE
 
@@ -75,11 +81,51 @@ def test_regions_that_are_refused(memfd: int, guest_addr: int, size: int, offset
         region(memfd, guest_addr, size, offset)
 
 
-def test_fds_that_are_no_memory_are_refused() -> None:
-    for fd in os.pipe():
-        with pytest.raises(GuestMemoryError, match="not a regular file"):
+def test_only_memory_files_are_taken(tmp_path: Path) -> None:
+    """Neither is anything else done with a stranger's descriptor than to ask what it is."""
+    on_disk = tmp_path / "file"
+    on_disk.write_bytes(bytes(PAGE))
+    memfd = os.memfd_create("guest")
+    os.ftruncate(memfd, PAGE)
+    kinds = [
+        *os.pipe(),
+        os.eventfd(0),
+        os.open("/dev/zero", os.O_RDWR),
+        os.open(tmp_path, os.O_RDONLY),
+        os.open("/proc/self/mem", os.O_RDWR),
+        os.open(f"/proc/self/fd/{memfd}", os.O_PATH),
+        memfd,
+    ]
+    if not _is_tmpfs(tmp_path):
+        kinds.insert(0, os.open(on_disk, os.O_RDWR))
+    for fd in kinds[:-1]:
+        with pytest.raises(GuestMemoryError, match="is no memory file"):
             region(fd, 0, PAGE, 0)
+    region(memfd, 0, PAGE, 0).close()
+    for fd in kinds:
         os.close(fd)
+
+
+def _is_tmpfs(path: Path) -> bool:
+    with open(path / "probe", "w+b") as file:
+        try:
+            return fcntl.fcntl(file, fcntl.F_GET_SEALS) >= 0
+        except OSError:
+            return False
+
+
+def test_a_region_knows_whether_its_file_can_be_truncated() -> None:
+    fd = os.memfd_create("guest", os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, 2 * PAGE)
+    for sealed in (False, True):
+        made = region(fd, 0, PAGE, 0)
+        assert made.sealed is sealed
+        made.close()
+        assert fcntl.fcntl(fd, fcntl.F_GET_SEALS) == (
+            fcntl.F_SEAL_SHRINK if sealed else 0
+        )  # it is the client's
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+    os.close(fd)
 
 
 def test_a_file_opened_read_only_cannot_be_mapped_writable(memory: GuestMemory, memfd: int) -> None:
@@ -218,3 +264,80 @@ def test_a_range_is_found_exactly_where_every_byte_is_mapped(
                 memory.spans(start, length)
     memory.close()
     os.close(fd)
+
+
+# -- limits -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def space(monkeypatch: pytest.MonkeyPatch) -> AddressSpace:
+    """Small limits, with nothing used: 8 pages a guest, 12 for all, 6 mappings."""
+    made = AddressSpace(8 * PAGE, 12 * PAGE, 6)
+    for module in (memory_module, mapping_module):
+        monkeypatch.setattr(module, "SPACE", made)
+    return made
+
+
+def test_a_guest_has_a_limit(space: AddressSpace, memory: GuestMemory, memfd: int) -> None:
+    memory.expect(8 * PAGE)
+    memory.add(region(memfd, 0, 5 * PAGE, 0))
+    memory.expect(3 * PAGE)
+    memory.expect(4 * PAGE, 4 * PAGE, instead=True)
+    memory.add(Region(16 * PAGE, 64 * PAGE))  # which it does not share takes no addresses
+    for sizes, instead in (((4 * PAGE,), False), ((2 * PAGE, 2 * PAGE), False), ((8 * PAGE, 1), True)):
+        with pytest.raises(GuestMemoryError, match="of memory are above the limit of 32 KiB for one guest"):
+            memory.expect(*sizes, instead=instead)
+
+
+def test_all_guests_have_a_limit_and_get_back_what_is_unmapped(
+    space: AddressSpace, memory: GuestMemory, memfd: int
+) -> None:
+    other = GuestMemory()
+    memory.add(region(memfd, 0, 7 * PAGE, 0))
+    other.add(region(memfd, 0, 5 * PAGE, 0))
+    assert (space.mapped_bytes, space.mappings) == (12 * PAGE, 2)
+    with pytest.raises(GuestMemoryError, match=r"4 KiB beside the 48 KiB .* limit of 48 KiB for all guests"):
+        region(memfd, 0, PAGE, 0)
+    with pytest.raises(GuestMemoryError, match="for all guests"):
+        MirrorRegion(0, PAGE, writable=True)
+    view = other.slice(0, 4)
+    other.close()
+    assert space.mapped_bytes == 12 * PAGE  # mapped as long as a ring views it
+    view.release()
+    assert space.mapped_bytes == 7 * PAGE
+    read_only = os.open(f"/proc/self/fd/{memfd}", os.O_RDONLY)
+    with pytest.raises(GuestMemoryError, match="cannot be mapped"):
+        region(read_only, 0, PAGE, 0)
+    os.close(read_only)
+    memory.close()
+    assert (space.mapped_bytes, space.mappings) == (0, 0)
+
+
+def test_the_guests_leave_mappings_for_the_rest(space: AddressSpace, memory: GuestMemory, memfd: int) -> None:
+    for number in range(6):
+        memory.add(region(memfd, number * PAGE, PAGE, 0))
+    with pytest.raises(GuestMemoryError, match="6 mappings, all that they may have"):
+        region(memfd, 0, PAGE, 0)
+
+
+def test_the_limits_of_this_machine() -> None:
+    space = of_this_process()
+    assert space.guest_bytes <= space.total_bytes <= 1 << 56
+    assert space.guest_bytes >= 4 * os.sysconf("SC_PAGESIZE") * os.sysconf("SC_PHYS_PAGES") or (
+        space.guest_bytes == space.total_bytes
+    )
+    assert space.max_mappings > 0
+    space.limit(None, 1 << 30)
+    assert (space.guest_bytes, space.total_bytes) == (1 << 30, 1 << 30)
+    space.limit(1 << 20, None)
+    assert (space.guest_bytes, space.total_bytes) == (1 << 20, 1 << 30)
+    for guest, total, text in (
+        (0, None, "let no VM share"),
+        (None, 0, "let no VM share"),
+        ((1 << 30) + 1, None, "1073741825 bytes for one guest are above the 1 GiB for all"),
+        (2 << 20, 1 << 20, "2 MiB for one guest are above the 1 MiB for all"),
+        (None, 1 << 63, "above the address space"),
+    ):
+        with pytest.raises(NoRoom, match=text):
+            space.limit(guest, total)
+    assert (space.guest_bytes, space.total_bytes) == (1 << 20, 1 << 30)

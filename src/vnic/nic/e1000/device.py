@@ -150,6 +150,8 @@ class E1000(PciDevice, Endpoint):
 
     def complain(self, what: str, text: str) -> None:
         """One line for each kind of mistake of a VM's; a guest that resets and errs in a loop cannot fill the log."""
+        if self._memory is not None and self._memory.lost:
+            return  # it is about to be cut off, which says all that there is to say
         if what not in self._complaints:
             self._complaints.add(what)
             log.warning("%s: %s: %s; said once for this VM", self._name, what, text)

@@ -310,7 +310,7 @@ class DeviceEngine:
     # --- Memory ---------------------------------------------------------------------------------------------
 
     def _set_mem_table(self, message: Message) -> None:
-        self._memory.replace(map_table(message))
+        self._memory.replace(map_table(message, self._memory))
         self.rings.memory_replaced()
 
     def _get_max_mem_slots(self, message: Message) -> bytes:
@@ -319,7 +319,9 @@ class DeviceEngine:
     def _add_mem_reg(self, message: Message) -> None:
         if len(self._memory.regions) >= MAX_MEM_SLOTS:
             raise ProtocolError(f"ADD_MEM_REG beyond {MAX_MEM_SLOTS} regions")
-        self._memory.add(map_region(single_region(message), message.fds[0]))
+        row = single_region(message)
+        self._memory.expect(row.size)
+        self._memory.add(map_region(row, message.fds[0]))
         self.rings.memory_replaced()
 
     def _rem_mem_reg(self, message: Message) -> None:

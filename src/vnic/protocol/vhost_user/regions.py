@@ -7,14 +7,15 @@ from typing import Final
 from vnic.protocol.frames import Message
 from vnic.protocol.vhost_user import messages as vu
 from vnic.protocol.vhost_user.messages import MemRegion, ProtocolError
-from vnic.virtio.memory import GuestMemoryError, MappedRegion, Region
+from vnic.virtio.memory import GuestMemory, GuestMemoryError, MappedRegion, Region
 
 MAX_MEM_SLOTS: Final = 32
 """Regions that ADD_MEM_REG may build up; as libvhost-user's VHOST_USER_MAX_RAM_SLOTS on most machines."""
 
 
-def map_table(message: Message) -> list[Region]:
-    """The regions of SET_MEM_TABLE. Raises ProtocolError, or GuestMemoryError for one that cannot be mapped."""
+def map_table(message: Message, memory: GuestMemory) -> list[Region]:
+    """The regions of SET_MEM_TABLE, which are to be all that `memory` has. Raises ProtocolError, or GuestMemoryError
+    for one that cannot be mapped."""
     count, _ = vu.MEM_TABLE.unpack_from(message.payload)
     body = message.payload[vu.MEM_TABLE.size :]
     # UML always sends two regions and counts those that are meant: a surplus is no fault.
@@ -22,10 +23,11 @@ def map_table(message: Message) -> list[Region]:
         raise ProtocolError(f"SET_MEM_TABLE of {count} regions in {len(message.payload)} bytes")
     if len(message.fds) != count:
         raise ProtocolError(f"SET_MEM_TABLE of {count} regions with {len(message.fds)} descriptors")
+    rows = [MemRegion(*vu.MEM_REGION.unpack_from(body, at * vu.MEM_REGION.size)) for at in range(count)]
+    memory.expect(*(row.size for row in rows), instead=True)
     regions: list[Region] = []
     try:
-        for index, fd in enumerate(message.fds):
-            row = MemRegion(*vu.MEM_REGION.unpack_from(body, index * vu.MEM_REGION.size))
+        for row, fd in zip(rows, message.fds, strict=True):
             regions.append(map_region(row, fd))
     except GuestMemoryError:
         for region in regions:
