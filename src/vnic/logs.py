@@ -1,6 +1,7 @@
-"""Log lines of `vnic run`: on stderr, one line each, `vnic: nic0: …`, as QEMU writes its own.
+"""Log lines of `vnic run`: on stderr or in a file, one line each, `vnic: nic0: …`, as QEMU writes its own.
 
-VNIC_LOG=debug|info|warning|error sets how much; a person at a terminal hears of guests that come and go.
+VNIC_LOG=debug|info|warning|error sets how much. A person at a terminal, the system's journal and a log file hear of
+guests that come and go, and of links that change.
 """
 
 from __future__ import annotations
@@ -83,11 +84,42 @@ class OneLine(logging.Formatter):
         return line
 
 
-def set_up() -> str | None:
-    """Send log lines to stderr. Returns what is wrong with VNIC_LOG, if anything."""
-    name = os.environ.get(ENVIRONMENT, "info" if sys.stderr.isatty() else "warning")
-    handler = logging.StreamHandler()
-    handler.setFormatter(OneLine())
+class Stamped(OneLine):
+    """A line of a file: the local time before it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(record.created))
+        return f"{stamp}.{int(record.msecs):03d} {super().format(record)}"
+
+
+class Journald(OneLine):
+    """A line of a systemd service: its priority before it (sd-daemon(3))."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        priority = next(number for level, number in _PRIORITIES if record.levelno >= level)
+        return "\n".join(f"<{priority}>{line}" for line in super().format(record).split("\n"))
+
+
+_PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))
+
+
+def under_journald() -> bool:
+    """Whether stderr is the journal's socket: JOURNAL_STREAM names it by device and inode (systemd.exec(5))."""
+    device, _, inode = os.environ.get("JOURNAL_STREAM", "").partition(":")
+    try:
+        found = os.fstat(2)
+    except OSError:
+        return False
+    return (device, inode) == (str(found.st_dev), str(found.st_ino))
+
+
+def set_up(file: logging.Handler | None = None) -> str | None:
+    """Send log lines to stderr, or to `file` from now on. Returns what is wrong with VNIC_LOG, if anything."""
+    journald = file is None and under_journald()
+    told = file is not None or journald or sys.stderr.isatty()
+    name = os.environ.get(ENVIRONMENT, "info" if told else "warning")
+    handler = file or logging.StreamHandler()
+    handler.setFormatter(Stamped() if file is not None else Journald() if journald else OneLine())
     handler.addFilter(Throttle())
     logging.basicConfig(level=LEVELS.get(name, logging.WARNING), handlers=[handler], force=True)
     logging.raiseExceptions = False  # a closed stderr is no reason to end

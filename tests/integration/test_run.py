@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import stat
@@ -109,15 +110,40 @@ def test_cont_says_which_socket_it_cannot_open(place: Place) -> None:
 
 
 def test_daemonize_returns_when_it_runs(place: Place) -> None:
-    result = place.verb("run", "-daemonize", "-pidfile", "pid", "-netdev", STREAM, "-device", NIC)
+    del place.environment["VNIC_LOG"]
+    result = place.verb("run", "-daemonize", "-pidfile", "pid", "-netdev", "echo,id=net0", "-device", NIC)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     pid = int((place.folder / "pid").read_text())
     try:
         assert place.verb("link").returncode == 0
         assert os.getsid(pid) != os.getsid(0)
+        assert place.verb("link", "set", "nic0", "down").returncode == 0
     finally:
         os.kill(pid, signal.SIGTERM)
-    wait_for(lambda: place.files() == [])
+    wait_for(lambda: place.files() == ["vnic.log"])
+    (log,) = place.folder.rglob("vnic.log")
+    assert re.search(
+        r"T[0-9:.]+ vnic: nic0: link down, operator: set_link nic0 off \(by QMP client .*\] of ",
+        log.read_text(),
+    )
+
+
+def test_a_log_file_is_told_of_link_changes(place: Place) -> None:
+    del place.environment["VNIC_LOG"]
+    with place.run("-D", "log", "-netdev", "echo,id=net0", "-device", NIC):
+        assert place.verb("link", "set", "nic0", "down").returncode == 0
+    text = (place.folder / "log").read_text()
+    assert re.search(
+        r" vnic: nic0: link down, operator: set_link nic0 off \(by QMP client \S+\[\d+\] of .+\)\n", text
+    )
+
+
+def test_a_log_file_has_to_be_a_plain_one(place: Place) -> None:
+    os.mkfifo(place.folder / "fifo")
+    for option in ("-D", "-pidfile"):
+        result = place.verb("run", option, "fifo")
+        assert result.returncode == 1
+        assert "it is a FIFO, and has to be a plain file\n" in result.stderr
 
 
 def test_daemonize_tells_of_a_failed_start(place: Place) -> None:

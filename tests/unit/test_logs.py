@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
 
-from vnic.logs import ALIKE_MAX, ALIKE_S, KINDS_MAX, OneLine, Throttle
+import pytest
+
+from vnic import logs
+from vnic.logs import ALIKE_MAX, ALIKE_S, KINDS_MAX, Journald, OneLine, Stamped, Throttle
 
 
 class Log:
@@ -53,3 +58,44 @@ def test_names_without_end_are_forgotten() -> None:
         log.warn("%s: it failed", f"name{number}")
     assert len(log.lines) == 3 * KINDS_MAX
     assert len(log._throttle._kinds) == KINDS_MAX
+
+
+def line(formatter: logging.Formatter, level: int, text: str) -> str:
+    return formatter.format(logging.LogRecord("vnic", level, __file__, 1, text, (), None))
+
+
+def test_a_line_of_the_journal_has_its_priority() -> None:
+    levels = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
+    assert [line(Journald(), level, "x")[:9] for level in levels] == [
+        "<7>vnic: ",
+        "<6>vnic: ",
+        "<4>vnic: ",
+        "<3>vnic: ",
+        "<3>vnic: ",
+    ]
+
+
+def test_each_line_of_a_traceback_has_its_priority() -> None:
+    try:
+        raise ValueError("no")
+    except ValueError as error:
+        info = (ValueError, error, error.__traceback__)
+    text = Journald().format(logging.LogRecord("vnic", logging.ERROR, __file__, 1, "x", (), info))
+    assert text.count("\n") > 1
+    assert all(each.startswith("<3>") for each in text.split("\n"))
+
+
+def test_a_line_of_a_file_has_the_time() -> None:
+    assert re.fullmatch(
+        r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3} vnic: warning: x", line(Stamped(), logging.WARNING, "x")
+    )
+
+
+def test_the_journal_is_known_by_its_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = os.fstat(2)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+    assert logs.under_journald()
+    monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino + 1}")
+    assert not logs.under_journald()
+    monkeypatch.delenv("JOURNAL_STREAM")
+    assert not logs.under_journald()

@@ -16,12 +16,12 @@ class Background:
     def __init__(self, pipe: int) -> None:
         self._pipe = pipe
 
-    def ready(self) -> None:
-        """Let go of the terminal and tell the parent that all is well. The working directory stays: the paths of
-        sockets may be relative."""
+    def ready(self, log: int | None = None) -> None:
+        """Let go of the terminal and tell the parent that all is well; `log` becomes stderr, for children. The working
+        directory stays: the paths of sockets may be relative."""
         null = os.open(os.devnull, os.O_RDWR)
         for fd in (0, 1, 2):
-            os.dup2(null, fd)
+            os.dup2(null if log is None or fd < 2 else log, fd)
         if null > 2:
             os.close(null)
         os.write(self._pipe, READY)

@@ -64,7 +64,8 @@ From a QEMU command line:
 This process:
   -name NAME     by which the other verbs find it (default: vnic)
   -S             let no guest in before QMP's or HMP's `cont`
-  -daemonize     go to the background when all is set up
+  -daemonize     go to the background when all is set up; the log goes on in NAME.log beside NAME.qmp
+  -D FILE        write the log there, with the time before each line
   -pidfile FILE  write the process id there, and keep the file locked
   -guest-memory [max=SIZE][,total=SIZE]
                  how much memory one VM, and all together, may share (default: 1T or four times this host's memory,

@@ -75,6 +75,7 @@ class RunOptions:
     """Nothing was said of QMP: listen where the verbs look for it."""
     pidfile: str | None = None
     guest_memory: Setting | None = None
+    log_file: str | None = None
     paused: bool = False
     daemonize: bool = False
     help: HelpTopic | None = None
@@ -332,6 +333,10 @@ def _guest_memory(options: RunOptions, where: str, text: str) -> None:
     options.guest_memory = Setting(where, dict(tree))
 
 
+def _log_file(options: RunOptions, where: str, text: str) -> None:
+    options.log_file = text
+
+
 def _pause(options: RunOptions) -> None:
     options.paused = True
 
@@ -367,6 +372,7 @@ _WITH_ARGUMENT: dict[str, Handler] = {
     "mon": _mon,
     "pidfile": _pidfile,
     "guest-memory": _guest_memory,
+    "D": _log_file,
     "nic": _no_nic,
     "net": _no_nic,
     "global": _global,

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import resource
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
@@ -30,10 +31,15 @@ from vnic.monitor.schema.shapes import Shape, object_of
 from vnic.monitor.server import Mode, Monitors
 from vnic.net.errors import NetError
 from vnic.net.names import check_identifier
-from vnic.rundir import Claim, RunDirError
+from vnic.rundir import Claim, RunDirError, own_folder
 from vnic.virtio.address_space import SPACE, NoRoom
 
 from .options import HelpTopic, OptionError, RunOptions, Setting, UsageError, parse_run
+
+if TYPE_CHECKING:
+    from vnic.logfile import LogFile
+
+    from .daemon import Background
 
 EXIT_REFUSED = 1
 EXIT_USAGE = 2
@@ -79,14 +85,44 @@ def _start(options: RunOptions) -> int:
         forked = fork_to_background()
         if isinstance(forked, int):
             return forked
-        ready = forked.ready
+        ready = functools.partial(_to_background, forked, _background_log(options))
     _allow_open_files()
-    wrong = logs.set_up()
+    wrong = logs.set_up(None if options.log_file is None else _open_log(options.log_file))
     for text in (*([wrong] if wrong else []), *options.notes()):
         print(f"vnic: {text}", file=sys.stderr)
     with asyncio.Runner(loop_factory=LagLoop) as runner:
         runner.run(_guarded(options, ready))
     return 0
+
+
+def _open_log(path: str, max_bytes: int | None = None) -> LogFile:
+    from vnic.logfile import LogFile
+
+    try:
+        return LogFile(path, max_bytes)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise OptionError(f"-D {path}", f"Could not open '{path}': {why}") from None
+
+
+def _background_log(options: RunOptions) -> LogFile | None:
+    """Where a vnic in the background writes to: -D's file, else NAME.log in the folder where the verbs look."""
+    from vnic.logfile import BACKGROUND_MAX_BYTES
+
+    if options.log_file is not None:
+        return _open_log(options.log_file)
+    try:
+        path = own_folder() / f"{options.instance}.log"
+        return _open_log(str(path), BACKGROUND_MAX_BYTES)
+    except (RunDirError, OptionError) as error:
+        print(f"vnic: warning: no log is kept in the background: {error}", file=sys.stderr)
+        return None
+
+
+def _to_background(background: Background, log_file: LogFile | None) -> None:
+    if log_file is not None:
+        logs.set_up(log_file)
+    background.ready(None if log_file is None else log_file.fileno())
 
 
 def _allow_open_files() -> None:

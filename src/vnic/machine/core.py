@@ -25,6 +25,7 @@ from vnic.net.network import Network
 from . import place
 from .chardevs import CHARDEVS, Chardevs, NullChardev, SocketChardev, StdioChardev, parse_flat
 from .health import Health
+from .linklog import log_event
 from .nics import DEVICES, NOT_BUILT, Builder, NicOptions, PluggedNic, device_structs
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class Machine:
         self._loop = loop
         self._name = name
         self.network = Network(loop)
+        self.network.subscribe(log_event)
         self._runstate = RunState.PRELAUNCH if paused else RunState.RUNNING
         self.chardev_set = Chardevs()
         self._backends = BackendContext(loop, self.network, self.chardev_set, take_fd=take_inherited_fd)

@@ -9,6 +9,7 @@ import fcntl
 import os
 
 from vnic.net.errors import NetError
+from vnic.plainfile import open_plain
 
 
 class PidFile:
@@ -17,7 +18,7 @@ class PidFile:
     def __init__(self, path: str) -> None:
         self._path = os.path.abspath(path)
         try:
-            self._fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+            self._fd = open_plain(path, os.O_CREAT | os.O_WRONLY)
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else error
             raise NetError(f"cannot create PID file: Could not create '{path}': {why}") from None

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import socket
@@ -188,19 +189,37 @@ def _set_nodelay(connected: socket.socket, options: SocketOptions) -> None:
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
+PASSWD = "/etc/passwd"
+
+
+@functools.lru_cache(maxsize=64)
+def user_name(uid: int) -> str:
+    """The name of a user of this machine, else `uid 1000`. Only /etc/passwd is asked: other databases answer by
+    network, and the loop does not wait for that."""
+    try:
+        with open(PASSWD, encoding="utf-8", errors="replace") as passwd:
+            for line in passwd:
+                name, _, rest = line.partition(":")
+                if rest.split(":")[1:2] == [str(uid)] and name.isprintable():
+                    return name
+    except OSError:
+        pass  # there may be none in a container
+    return f"uid {uid}"
+
+
 _UCRED = struct.Struct("3i")
 
 
 def describe_peer(connected: socket.socket) -> str:
-    """Who is at the other end, for the journal: `client python3[4711]`, `client 192.0.2.1:5000`."""
+    """Who is at the other end, for the journal: `client python3[4711] of root`, `client 192.0.2.1:5000`."""
     try:
         if connected.family != socket.AF_UNIX:
             host, port = connected.getpeername()[:2]
             return f"client [{host}]:{port}" if ":" in host else f"client {host}:{port}"
-        pid, _, _ = _UCRED.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+        pid, uid, _ = _UCRED.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
         with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
             name = comm.read().strip()
         # A program may call itself anything, and this becomes part of log lines and of HMP's.
-        return f"client {''.join(char if char.isprintable() else '?' for char in name)}[{pid}]"
+        return f"client {''.join(char if char.isprintable() else '?' for char in name)}[{pid}] of {user_name(uid)}"
     except (OSError, ValueError):
         return "client"

@@ -24,7 +24,7 @@ def test_the_timer_of_the_guard_ends_before_the_loop(monkeypatch: pytest.MonkeyP
         guarded.append(unblock._watch.installed)
         close(loop)
 
-    monkeypatch.setattr(logs, "set_up", lambda: None)
+    monkeypatch.setattr(logs, "set_up", lambda _: None)
     monkeypatch.setattr(run, "_live", live)
     monkeypatch.setattr(BaseSelectorEventLoop, "close", closing)
     assert run._start(RunOptions()) == 0

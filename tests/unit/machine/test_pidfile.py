@@ -44,3 +44,19 @@ def test_another_process_finds_it_locked(tmp_path: Path) -> None:
 def test_a_path_that_cannot_be(tmp_path: Path, name: str) -> None:
     with pytest.raises(NetError, match="cannot create PID file: Could not create"):
         PidFile(str(tmp_path / name))
+
+
+@pytest.mark.timeout(20)
+def test_only_a_plain_file_is_taken(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with pytest.raises(NetError, match="it is a FIFO, and has to be a plain file"):
+        PidFile(str(fifo))
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    with pytest.raises(NetError, match="it is a FIFO, and has to be a plain file"):
+        PidFile(str(fifo))
+    os.close(reader)
+    with pytest.raises(NetError, match="it is a folder, and has to be a plain file"):
+        PidFile(str(tmp_path))
+    with pytest.raises(NetError, match="it is a device, and has to be a plain file"):
+        PidFile("/dev/null")

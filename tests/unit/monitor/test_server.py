@@ -466,10 +466,21 @@ def test_a_client_cannot_write_lines_by_its_name() -> None:
     comm = Path("/proc/self/comm")
     before = comm.read_text()
     ours, theirs = socket.socketpair()
+    user = ports_module.user_name(os.getuid())
     try:
         comm.write_text("a\nnic0\x1b[2J")
-        assert ports_module.describe_peer(ours) == f"client a?nic0?[2J[{os.getpid()}]"
+        assert ports_module.describe_peer(ours) == f"client a?nic0?[2J[{os.getpid()}] of {user}"
     finally:
         comm.write_text(before)
         ours.close()
         theirs.close()
+
+
+def test_a_user_has_the_name_that_this_machine_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    passwd = tmp_path / "passwd"
+    passwd.write_text("root:x:0:0:root:/root:/bin/sh\nfoo:x:1000:50::/:\nb\x1bd:x:1001:1::/:\n")
+    monkeypatch.setattr(ports_module, "PASSWD", str(passwd))
+    name = ports_module.user_name.__wrapped__
+    assert [name(0), name(1000), name(50), name(1001)] == ["root", "foo", "uid 50", "uid 1001"]
+    monkeypatch.setattr(ports_module, "PASSWD", str(tmp_path / "none"))
+    assert name(0) == "uid 0"
