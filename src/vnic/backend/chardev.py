@@ -47,6 +47,7 @@ def unix_options(options: Any, label: str) -> UnixAddress:
     path = getattr(options, "path", None)
     if not hasattr(options, "reconnect_ms"):
         raise NetError(f'chardev "{label}" is not reconnectable')
+    _check_plain(options, label)
     if path is None:
         raise NetError(f'chardev "{label}" does not support FD passing')
     return UnixAddress(path=path, abstract=options.abstract, tight=options.tight)
@@ -60,7 +61,13 @@ def socket_options(options: Any, label: str) -> UnixAddress | InetAddress:
         raise NetError(
             f"chardev '{label}' cannot carry frames: it takes a socket with 'path', or 'host' and 'port'"
         )
+    _check_plain(options, label)
     return InetAddress(host=options.host or "", port=options.port, ipv4=options.ipv4, ipv6=options.ipv6)
+
+
+def _check_plain(options: Any, label: str) -> None:
+    if options.telnet:
+        raise NetError(f"chardev '{label}' cannot carry frames: telnet=on is for monitors")
 
 
 class ChardevListener:

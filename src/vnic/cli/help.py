@@ -48,7 +48,8 @@ Network:
                  a named socket for monitors and vhost-user back-ends; `-chardev help` lists them
 
 Monitors (QMP is QEMU's JSON protocol, HMP its command line for people):
-  -qmp DEV       QMP on unix:PATH,server=on or tcp:HOST:PORT,server=on, or on stdio; none: no QMP at all.
+  -qmp DEV       QMP on unix:PATH,server=on, tcp:HOST:PORT,server=on or telnet:HOST:PORT,server=on, on stdio or
+                 null; none: no QMP at all. -qmp-pretty DEV: with its replies over several lines.
                  Without -qmp it is at $XDG_RUNTIME_DIR/vnic/NAME.qmp (else /run/vnic/, else /tmp/vnic-UID/),
                  where `vnic link` and the other verbs find it
   -monitor DEV   HMP on DEV

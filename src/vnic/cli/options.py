@@ -132,7 +132,7 @@ def parse_run(argv: Sequence[str]) -> RunOptions:
     return options
 
 
-_KNOWN_CHARDEVS = ("telnet", "websocket", "udp", "pty", "vc", "file", "pipe", "con", "mon", "fdset")
+_KNOWN_CHARDEVS = ("websocket", "udp", "pty", "vc", "file", "pipe", "con", "mon", "fdset")
 
 
 # -- one function an option -----------------------------------------------------------------------------------------
@@ -270,30 +270,39 @@ def _qmp(options: RunOptions, where: str, text: str) -> None:
         _monitor_on(options, where, text, "control")
 
 
+def _qmp_pretty(options: RunOptions, where: str, text: str) -> None:
+    if text == "none":
+        options.default_qmp = False
+    else:
+        _monitor_on(options, where, text, "control", pretty=True)
+
+
 def _monitor(options: RunOptions, where: str, text: str) -> None:
     if text != "none":
         _monitor_on(options, where, text, "readline")
 
 
-def _monitor_on(options: RunOptions, where: str, text: str, mode: str) -> None:
+def _monitor_on(options: RunOptions, where: str, text: str, mode: str, *, pretty: bool = False) -> None:
     """QEMU's short form of a character device: `unix:PATH,server=on` (chardev/char.c: qemu_chr_parse_compat)."""
     scheme, colon, rest = text.partition(":")
     if colon and scheme == "chardev":
-        _add_monitor(options, MonitorSetting(where, rest, mode))
+        _add_monitor(options, MonitorSetting(where, rest, mode, pretty))
         return
-    if text == "stdio":
-        tree: dict[str, object] = {"backend": "stdio"}
-    elif colon and scheme in ("unix", "tcp"):
+    if text in ("stdio", "null"):
+        tree: dict[str, object] = {"backend": text}
+    elif colon and scheme in ("unix", "tcp", "telnet"):
         tree = _socket(options, where, scheme, rest)
     elif scheme in _KNOWN_CHARDEVS:
-        raise OptionError(where, f"vnic's monitors speak over unix:, tcp: and stdio, not over '{scheme}'")
+        raise OptionError(
+            where, f"vnic's monitors speak over unix:, tcp:, telnet: and stdio, not over '{scheme}'"
+        )
     else:
         raise OptionError(where, f"'{text}' is not a valid char driver")
     chardev = (
         f"compat_monitor{sum(setting.where.startswith(('-qmp', '-monitor')) for setting in options.chardevs)}"
     )
     options.chardevs.append(Setting(where, {**tree, "id": chardev}))
-    _add_monitor(options, MonitorSetting(where, chardev, mode))
+    _add_monitor(options, MonitorSetting(where, chardev, mode, pretty))
 
 
 def _socket(options: RunOptions, where: str, scheme: str, rest: str) -> dict[str, object]:
@@ -309,6 +318,8 @@ def _socket(options: RunOptions, where: str, scheme: str, rest: str) -> dict[str
         raise OptionError(where, f"'{address}' is not HOST:PORT")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
+    if scheme == "telnet":
+        tree["telnet"] = "on"
     return {"backend": "socket", "host": host, "port": port, **tree}
 
 
@@ -368,6 +379,7 @@ _WITH_ARGUMENT: dict[str, Handler] = {
     "netdev": _netdev,
     "device": _device,
     "qmp": _qmp,
+    "qmp-pretty": _qmp_pretty,
     "monitor": _monitor,
     "mon": _mon,
     "pidfile": _pidfile,

@@ -99,6 +99,7 @@ class SocketChardev(msgspec.Struct, rename="kebab", kw_only=True):
     server: bool = True
     wait: bool = False
     nodelay: bool = False
+    telnet: bool = False
     reconnect_ms: int = 0
 
     def flat(self, label: str) -> SocketOptions:
@@ -107,6 +108,7 @@ class SocketChardev(msgspec.Struct, rename="kebab", kw_only=True):
             server=self.server,
             wait=self.wait,
             nodelay=self.nodelay,
+            telnet=self.telnet,
             reconnect_ms=self.reconnect_ms,
         )
         match self.addr:

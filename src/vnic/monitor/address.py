@@ -35,6 +35,7 @@ class SocketOptions(msgspec.Struct, rename="kebab", tag_field="backend", tag="so
     server: bool = False
     wait: bool = True
     nodelay: bool = True
+    telnet: bool = False
     reconnect_ms: int = 0
 
     def check(self) -> None:
@@ -44,6 +45,8 @@ class SocketOptions(msgspec.Struct, rename="kebab", tag_field="backend", tag="so
             raise NetError("None or one of 'path', 'fd' or 'host' option required.")
         if not given and not self.port:
             raise NetError("chardev: socket: 'path', 'host' or 'fd' is needed")
+        if self.fd is not None and self.telnet:
+            raise NetError("'telnet' option is incompatible with 'fd' address type")
         if self.path is not None:
             unix_address(self)
         if self.host is not None and not self.port:
@@ -63,7 +66,7 @@ class SocketOptions(msgspec.Struct, rename="kebab", tag_field="backend", tag="so
         elif self.fd is not None:
             where = f"fd:{self.fd}"
         else:
-            where = f"tcp:{self.host or ''}:{self.port}"
+            where = f"{'telnet' if self.telnet else 'tcp'}:{self.host or ''}:{self.port}"
         return where + (",server=on" if self.server else "")
 
 

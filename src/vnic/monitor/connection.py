@@ -83,7 +83,13 @@ class StdioChannel:
     O_NONBLOCK belongs to the open file, which the shell and our stderr share: a terminal or pipe is opened anew.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, raw: bool = False) -> None:
+        """`raw`: a terminal passes on each key and shows none, as long as this is open (qemu_chr_set_echo_stdio)."""
+        self._restore: Callable[[], None] = _nothing
+        if raw and os.isatty(0):
+            from .terminal import pass_on_keys  # only here: programs have no terminal
+
+            self._restore = pass_on_keys(0)
         self.reading = os.dup(0)
         mode = os.fstat(1).st_mode
         if stat.S_ISCHR(mode) or stat.S_ISFIFO(mode):
@@ -100,8 +106,13 @@ class StdioChannel:
         return os.write(self.writing, data)
 
     def close(self) -> None:
+        self._restore()
         os.close(self.reading)
         os.close(self.writing)
+
+
+def _nothing() -> None:
+    """No terminal was changed."""
 
 
 class Connection:

@@ -1,4 +1,4 @@
-"""A person at `-monitor`: lines in, text and a prompt out. No line editing: a terminal or socat gives that.
+"""A person or a program at `-monitor`: what is typed is echoed as QEMU does, then what it prints, and a prompt.
 
 `server.py` makes one for each connection of a readline monitor.
 """
@@ -6,21 +6,20 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator
 
 from .hmp_commands import run_line
 from .machine import MonitoredMachine, RunState
+from .readline import ReadLine
 from .version import version
 
 log = logging.getLogger(__name__)
 
 PROMPT = b"(qemu) "
 """QEMU's: programs that drive a monitor wait for it."""
-LINE_MAX_BYTES = 4095
-"""READLINE_CMD_BUF_SIZE of QEMU's readline.h; what is typed beyond is dropped."""
-
-_LINE_END = re.compile(rb"\r\n?|\n")
+ECHO_PIECE_BYTES = 4096
+"""An echo is sent when it is this long, or at its line's end: each byte typed has the whole line shown again, so that a
+long line is echoed with the square of its length."""
 
 
 class HmpSession:
@@ -31,8 +30,7 @@ class HmpSession:
         self.who = who
         self.negotiated = True
         self.oob = False
-        self._line = bytearray()
-        self._after_cr = False
+        self._readline = ReadLine()
 
     def greeting(self) -> bytes:
         told = version().qemu
@@ -44,22 +42,20 @@ class HmpSession:
         return None
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield what each line that ends in `data` prints, with the next prompt."""
-        if self._after_cr and data.startswith(b"\n"):
-            data = data[1:]  # the other half of a CRLF
-        self._after_cr = data.endswith(b"\r")
-        *lines, rest = _LINE_END.split(data)
-        for part in lines:
-            line = self._take(part)
-            self._line.clear()
-            yield self._run(line)
-            if self.machine.runstate is RunState.SHUTDOWN:
-                return
-        self._take(rest)
-
-    def _take(self, part: bytes) -> str:
-        self._line += part[: LINE_MAX_BYTES - len(self._line)]
-        return self._line.decode(errors="replace").replace("\0", "")
+        """Yield the echo of `data`, and what each line that ends in it prints, with the next prompt."""
+        echo = bytearray()
+        for byte in data:
+            line = self._readline.put(byte, echo)
+            if line is not None:
+                yield bytes(echo) + self._run(line.decode(errors="replace"))
+                echo.clear()
+                if self.machine.runstate is RunState.SHUTDOWN:
+                    return
+            elif len(echo) >= ECHO_PIECE_BYTES:
+                yield bytes(echo)
+                echo.clear()
+        if echo:
+            yield bytes(echo)
 
     def _run(self, line: str) -> bytes:
         try:

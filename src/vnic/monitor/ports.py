@@ -44,8 +44,9 @@ class Port(Protocol):
 class StdioPort:
     """The one client at our standard input and output."""
 
-    def __init__(self, serve: Serve) -> None:
-        serve(StdioChannel(), "on stdio", lambda: None)
+    def __init__(self, serve: Serve, *, echoes: bool) -> None:
+        """`echoes`: the session shows what is typed, so that a terminal is not to do it as well."""
+        serve(StdioChannel(raw=echoes), "on stdio", lambda: None)
 
     def close(self) -> None:
         """Nothing is open but the client's own channel."""
@@ -96,7 +97,7 @@ class ServerPort:
         if self._clients == 1:
             self._tell(client)
         _set_nodelay(client, self._options)
-        self._serve(SocketChannel(client), describe_peer(client), self._left)
+        self._serve(_channel(client, self._options), describe_peer(client), self._left)
 
     def _left(self) -> None:
         self._clients -= 1
@@ -161,7 +162,7 @@ class ClientPort:
     def _connected(self, connected: socket.socket) -> None:
         self._tell(connected)
         _set_nodelay(connected, self._options)
-        self._serve(SocketChannel(connected), describe_peer(connected), self._left)
+        self._serve(_channel(connected, self._options), describe_peer(connected), self._left)
 
     def _left(self) -> None:
         self._tell(None)
@@ -182,6 +183,15 @@ class ClientPort:
         if self._connecting is not None:
             self._loop.remove_writer(self._connecting.fileno())
             self._connecting.close()
+
+
+def _channel(connected: socket.socket, options: SocketOptions) -> Channel:
+    channel = SocketChannel(connected)
+    if not options.telnet:
+        return channel
+    from .telnet import TelnetChannel  # only here: few monitors speak it
+
+    return TelnetChannel(channel)
 
 
 def _set_nodelay(connected: socket.socket, options: SocketOptions) -> None:

@@ -69,7 +69,7 @@ class Monitors:
             return connection
 
         if not isinstance(chardev, SocketOptions):
-            self._ports[chardev.id] = StdioPort(serve)
+            self._ports[chardev.id] = StdioPort(serve, echoes=mode is Mode.READLINE)
             return
         chardev.check()
         if chardev.server and chardev.wait:

@@ -184,7 +184,7 @@ def test_usage_errors(argv: list[str], line: str) -> None:
         ("-mon", "c0,pretty=maybe,mode=control", "Parameter 'pretty' expects 'on' or 'off'"),
         ("-mon", "c0,pretty=on", "'pretty' is not compatible with HMP monitors"),
         ("-qmp", "foo:bar", "'foo:bar' is not a valid char driver"),
-        ("-qmp", "telnet::1,server", "vnic's monitors speak over unix:, tcp: and stdio, not over 'telnet'"),
+        ("-qmp", "udp::1", "vnic's monitors speak over unix:, tcp:, telnet: and stdio, not over 'udp'"),
         ("-qmp", "tcp:host", "'host' is not HOST:PORT"),
         ("-qmp", "unix:", "an address is missing behind 'unix:'"),
     ],
@@ -269,3 +269,27 @@ def test_devices_of_the_vm(driver: str) -> None:
 @pytest.mark.parametrize("driver", [*DEVICES, *sorted(NOT_BUILT), "virtio-nett", "e1000x", "", "help"])
 def test_nics_and_misspelt_ones_are_no_devices_of_the_vm(driver: str) -> None:
     assert not is_vm_device(driver)
+
+
+def test_a_monitor_on_telnet() -> None:
+    options = parse_run(["-monitor", "telnet:127.0.0.1:4444,server,nowait"])
+    assert [setting.tree for setting in options.chardevs] == [
+        {
+            "backend": "socket", "id": "compat_monitor0", "host": "127.0.0.1", "port": "4444", "telnet": "on",
+            "server": "on", "wait": "off",
+        }
+    ]  # fmt: skip
+    assert [monitor.mode for monitor in options.monitors] == ["readline"]
+
+
+@pytest.mark.parametrize("option", ["-monitor", "-qmp"])
+def test_a_monitor_that_nobody_speaks_to(option: str) -> None:
+    (setting,) = parse_run([option, "null"]).chardevs
+    assert setting.tree == {"backend": "null", "id": "compat_monitor0"}
+
+
+def test_qmp_pretty() -> None:
+    options = parse_run(["-qmp-pretty", "unix:q,server=on"])
+    assert [(monitor.mode, monitor.pretty) for monitor in options.monitors] == [("control", True)]
+    assert not options.default_qmp
+    assert not parse_run(["-qmp-pretty", "none"]).default_qmp

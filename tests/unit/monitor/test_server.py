@@ -7,10 +7,13 @@ import contextlib
 import errno
 import json
 import os
+import pty
+import select
 import socket
 import stat
 import subprocess
 import sys
+import termios
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -323,6 +326,11 @@ def test_close_ends_the_clients(tmp_path: Path) -> None:
     run(test)
 
 
+def echo(line: bytes) -> bytes:
+    """What a terminal is shown while a line is typed."""
+    return b"".join(b"\x1b[D" * (end - 1) + line[:end] + b"\x1b[K" for end in range(1, len(line) + 1))
+
+
 def test_a_person_at_a_readline_monitor(tmp_path: Path) -> None:
     path = tmp_path / "m"
 
@@ -331,7 +339,7 @@ def test_a_person_at_a_readline_monitor(tmp_path: Path) -> None:
         reader, writer = await asyncio.open_unix_connection(path)
         assert (await reader.readuntil(b"(qemu) ")).startswith(b"vnic 0.1.0 monitor")
         writer.write(b"info name\n")
-        assert await reader.readuntil(b"(qemu) ") == b"lab\r\n(qemu) "
+        assert await reader.readuntil(b"(qemu) ") == echo(b"info name") + b"\r\nlab\r\n(qemu) "
         writer.close()
 
     run(test)
@@ -457,9 +465,43 @@ def test_stdio(tmp_path: Path, source: str) -> None:
             stderr=subprocess.PIPE,
         )
         out, errors = running.communicate(None if source == "file" else commands, timeout=60)
-    assert out.endswith(b"(qemu) lab\r\n(qemu) ")
+    assert out.endswith(b"(qemu) " + echo(b"info name") + b"\r\nlab\r\n(qemu) " + echo(b"quit") + b"\r\n")
     assert errors == b""
     assert running.returncode == 0
+
+
+def test_stdio_on_a_terminal_shows_each_key_once() -> None:
+    root = Path(__file__).parents[3]
+    ours, theirs = pty.openpty()
+    before = termios.tcgetattr(theirs)
+    running = subprocess.Popen(
+        [sys.executable, "-c", STDIO],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": f"{root / 'src'}:{root}"},
+        stdin=theirs,
+        stdout=theirs,
+    )
+
+    def shown_until(end: bytes) -> bytes:
+        shown = b""
+        while not shown.endswith(end):
+            assert select.select([ours], [], [], 60)[0], shown
+            shown += os.read(ours, 1000).replace(b"\r\r", b"\r")  # the terminal makes CRLF of LF
+        return shown
+
+    try:
+        shown_until(b"(qemu) ")
+        os.write(ours, b"info name\r")
+        assert shown_until(b"(qemu) ") == echo(b"info name") + b"\r\nlab\r\n(qemu) "
+        os.write(ours, b"quit\r")
+        assert shown_until(b"\n") == echo(b"quit") + b"\r\n"
+        assert running.wait(60) == 0
+        assert termios.tcgetattr(theirs) == before
+    finally:
+        running.kill()
+        running.wait()
+        os.close(ours)
+        os.close(theirs)
 
 
 def test_a_client_cannot_write_lines_by_its_name() -> None:
