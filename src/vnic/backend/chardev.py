@@ -66,7 +66,7 @@ def socket_options(options: Any, label: str) -> UnixAddress | InetAddress:
 
 
 def _check_plain(options: Any, label: str) -> None:
-    if options.telnet:
+    if getattr(options, "telnet", False):
         raise NetError(f"chardev '{label}' cannot carry frames: telnet=on is for monitors")
 
 

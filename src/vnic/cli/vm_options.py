@@ -32,7 +32,6 @@ WITH_ARGUMENT = frozenset(
 """With one."""
 
 NOT_BUILT = {
-    "qmp-pretty": "vnic has no -qmp-pretty: give a -chardev and -mon …,mode=control,pretty=on",
     "readconfig": "vnic reads no configuration files",
     "incoming": "vnic cannot be migrated",
     "loadvm": "vnic has no snapshots",
