@@ -15,6 +15,7 @@ from vnic.monitor.machine import (
     Memory,
     RunState,
     ShutdownCause,
+    UserNetwork,
     VnicInfo,
 )
 from vnic.net.client import Endpoint, Nic
@@ -166,6 +167,9 @@ class FakeMachine:
     def object_del(self, object_id: str) -> None:
         if self._objects.pop(object_id, None) is None:
             raise NetError(f"object '{object_id}' not found")
+
+    def user_networks(self) -> dict[str, UserNetwork]:
+        return {}
 
     def info_network(self) -> str:
         return self.network.info_network()

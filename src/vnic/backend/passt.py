@@ -57,6 +57,15 @@ class PasstBackend(Backend):
     def passt_starts_again(self) -> None:
         self.context.restarts += 1
 
+    def start_again(self, arguments: list[str], reason: str) -> None:
+        """Replace passt by one with other arguments."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        self._close_pair()
+        self.hold_disconnected(reason)
+        self._keeper.restart(arguments)
+
     def _lost(self, reason: str) -> None:
         self._connection = None
         self._keeper.lost("passt ended" if reason == "peer closed the connection" else f"passt: {reason}")

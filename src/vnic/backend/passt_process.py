@@ -26,6 +26,8 @@ RESTART_S = 0.1
 RESTART_MAX_S = 10.0
 """up to this."""
 ERROR_BYTES = 4096
+FAILURES_TOLD = 3
+"""A start that fails so often with the same words is told as one that will not get better by itself."""
 
 
 class PasstProcess:
@@ -126,9 +128,11 @@ class _PidFile:
 
 
 def private_directory(arguments: list[str]) -> str | None:
-    """A new directory that a passt with those arguments can write to, and nobody else.
+    """A new directory that only root and a passt with those arguments can write to.
 
-    None where that cannot be had: as root passt becomes nobody before it writes, or whoever --runas names.
+    As root passt becomes nobody before it writes. Releases since 2025 give up CAP_DAC_OVERRIDE before that, and do
+    some of the writing as root: the directory is root's, and open to nobody's group. None where passt becomes another
+    user, by --runas.
     """
     as_root = os.geteuid() == 0
     if as_root and any(word.startswith("--runas") for word in arguments):
@@ -136,8 +140,8 @@ def private_directory(arguments: list[str]) -> str | None:
     directory = tempfile.mkdtemp(prefix="vnic-passt-")
     if as_root:
         try:
-            nobody = pwd.getpwnam("nobody")
-            os.chown(directory, nobody.pw_uid, nobody.pw_gid)
+            os.chown(directory, 0, pwd.getpwnam("nobody").pw_gid)
+            os.chmod(directory, 0o770)
         except (KeyError, OSError):
             os.rmdir(directory)
             return None
@@ -215,6 +219,8 @@ class PasstKeeper:
         self._arguments = arguments
         self._user = user
         self._wait_s = RESTART_S
+        self._last_failure = ""
+        self._same_failures = 0
         self._process: PasstProcess | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -248,15 +254,30 @@ class PasstKeeper:
                 pass  # gone already: its socket tells next
         self.state = State.SERVING
         self._wait_s = RESTART_S
+        self._same_failures = 0
         self._user.passt_serves()
 
     def _failed(self, complaint: Complaint) -> None:
         self._process = None
+        self._same_failures = self._same_failures + 1 if complaint.text == self._last_failure else 1
+        self._last_failure = complaint.text
         if complaint.hopeless:
             self.state = State.ENDED
             self._user.passt_awaited(complaint.text)
+        elif self._same_failures >= FAILURES_TOLD:
+            self._start_later(f"{complaint.text}, {FAILURES_TOLD} times in a row or more")
         else:
             self._start_later(complaint.text)
+
+    def restart(self, arguments: list[str]) -> None:
+        """End this passt, or its start, and start one with other arguments at once."""
+        self._arguments = arguments
+        if self.state is State.NEW:
+            return
+        self._stop()
+        self._wait_s = RESTART_S
+        self.state = State.WAITING
+        self._launch()
 
     def lost(self, reason: str) -> None:
         """The user's connection ended: so does this passt, and another one is started."""
@@ -282,8 +303,12 @@ class PasstKeeper:
 
     def close(self) -> None:
         self.state = State.ENDED
+        self._stop()
+
+    def _stop(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
         if self._process is not None:
             self._process.cancel()
             self._process = None

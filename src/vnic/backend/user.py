@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import ipaddress
-import socket
 
 from vnic.net.errors import NetError
+from vnic.net.incoming import Frame
 
 from .base import Backend, BackendContext
+from .host_forward import TABLE_HEAD, HostForward, parse_rule, parse_source
 from .options import UserOptions
 from .passt import PasstBackend
+from .restricted import RestrictedGuest
 
 _NOT_PASST = ("tftp", "bootfile", "tftp_server_name", "smb", "smbserver", "guestfwd", "domainname")
 """What slirp has and passt lacks."""
@@ -26,12 +28,49 @@ class UserBackend(PasstBackend):
     """One user netdev."""
 
     def __init__(self, context: BackendContext, options: UserOptions) -> None:
-        plan = UserPlan(options)
+        self._plan = plan = UserPlan(options)
         super().__init__(context, plan.arguments())
+        self._restricted = RestrictedGuest(plan.forwards) if options.restrict else None
         self._info = f"net={plan.net.network_address},restrict={'on' if options.restrict else 'off'}"
 
     def info_text(self, queue: int) -> str:
         return self._info
+
+    def receive(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
+        if self._restricted is not None and not self._restricted.may_send(frame):
+            return True
+        return super().receive(queue, frame, offload)
+
+    # -- host forwarding at run time ------------------------------------------------------------------------------
+
+    def info_usernet(self) -> str:
+        """The table of HMP `info usernet`: the rules. Connections are known to passt alone."""
+        return TABLE_HEAD + "".join(forward.line() for forward in self._plan.forwards)
+
+    def add_forward(self, rule: str) -> None:
+        """HMP hostfwd_add. passt takes rules at its start only, and is started again: connections through it end."""
+        forward = parse_rule(rule, str(self._plan.guest))
+        taken = any(each.source == forward.source for each in self._plan.forwards)
+        if taken or not forward.can_listen():
+            raise NetError(f"Could not set up host forwarding rule '{rule}'")
+        self._change([*self._plan.forwards, forward])
+
+    def remove_forward(self, source: str) -> bool | None:
+        """HMP hostfwd_remove. False: there is no such rule; None: `source` is malformed."""
+        wanted = parse_source(source)
+        if wanted is None:
+            return None
+        left = [each for each in self._plan.forwards if each.source != wanted]
+        if len(left) == len(self._plan.forwards):
+            return False
+        self._change(left)
+        return True
+
+    def _change(self, forwards: list[HostForward]) -> None:
+        self._plan.forwards = forwards
+        if self._restricted is not None:
+            self._restricted = RestrictedGuest(forwards)
+        self.start_again(self._plan.arguments(), "passt is started again with other host forwarding rules")
 
 
 def user_netdev(context: BackendContext, options: UserOptions) -> Backend:
@@ -47,10 +86,6 @@ class UserPlan:
             if getattr(options, name):
                 key = name.replace("_", "-")
                 raise NetError(f"Parameter '{key}' of user is not built in: passt has nothing like it")
-        if options.restrict and options.hostfwd:
-            raise NetError(
-                "Parameters 'restrict' and 'hostfwd' of user exclude each other: passt cannot do both"
-            )
         # One family asked for by name is the only one (net_init_slirp).
         self._ipv4 = options.ipv4 if options.ipv4 is not None else not options.ipv6
         self._ipv6 = options.ipv6 if options.ipv6 is not None else not options.ipv4
@@ -71,7 +106,7 @@ class UserPlan:
         if self.guest in (self.host, self.dns):
             raise NetError("DHCP must be different from host and DNS")
         self._ipv6_words = self._ipv6_arguments()
-        self.forwards = [_parse_hostfwd(each.text, str(self.guest)) for each in options.hostfwd or ()]
+        self.forwards = [parse_rule(each.text, str(self.guest)) for each in options.hostfwd or ()]
 
     def _address(self, name: str, given: str | None, default: int) -> ipaddress.IPv4Address:
         if given is None:
@@ -98,9 +133,11 @@ class UserPlan:
         if options.dnssearch:
             words += ["--search", " ".join(each.text for each in options.dnssearch)]
         if options.restrict:
-            words += ["--no-tcp", "--no-udp", "--no-icmp", "--no-map-gw", "--no-dhcp-dns"]
+            words += ["--no-icmp", "--no-map-gw", "--no-dhcp-dns"]
         for protocol, word in (("tcp", "--tcp-ports"), ("udp", "--udp-ports")):
-            specs = [spec for each, spec in self.forwards if each == protocol]
+            specs = [each.specification() for each in self.forwards if each.protocol == protocol]
+            if options.restrict and not specs:
+                words.append(f"--no-{protocol}")
             for spec in specs or ["none"]:
                 words += [word, spec]
         return words
@@ -171,52 +208,3 @@ def _ipv6(name: str, text: str) -> ipaddress.IPv6Address:
         return ipaddress.IPv6Address(text)
     except ValueError:
         raise NetError(f"Failed to parse {_LABELS[name]}") from None
-
-
-def _parse_hostfwd(rule: str, guest: str) -> tuple[str, str]:
-    """`[tcp|udp]:[hostaddr]:hostport-[guestaddr]:guestport` to (protocol, passt's port specification)
-    (net/slirp.c: slirp_hostfwd)."""
-
-    def bad(reason: str) -> NetError:
-        return NetError(f"Invalid host forwarding rule '{rule}' ({reason})")
-
-    protocol, colon, rest = rule.partition(":")
-    if not colon:
-        raise bad("No : separators")
-    if protocol not in ("", "tcp", "udp"):
-        raise bad("Bad protocol name")
-    host, colon, rest = rest.partition(":")
-    if not colon:
-        raise bad("Missing : separator")
-    host_port, dash, target = rest.partition("-")
-    if not dash:
-        raise bad("Bad host port separator")
-    guest_address, colon, guest_port = target.partition(":")
-    if not colon:
-        raise bad("Missing guest address")
-    if host and not _is_ipv4(host):
-        raise bad("Bad host address")
-    if not _is_port(host_port):
-        raise bad("Bad host port")
-    if guest_address and not _is_ipv4(guest_address):
-        raise bad("Bad guest address")
-    if not _is_port(guest_port):
-        raise bad("Bad guest port")
-    if guest_address not in ("", "0.0.0.0", guest):
-        raise bad(f"passt forwards to the guest that it serves only: {guest}")
-    spec = f"{host_port}:{guest_port}"
-    if host not in ("", "0.0.0.0"):
-        spec = f"{host}/{spec}"
-    return protocol or "tcp", spec
-
-
-def _is_ipv4(text: str) -> bool:
-    try:
-        socket.inet_pton(socket.AF_INET, text)
-    except OSError:
-        return False
-    return True
-
-
-def _is_port(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and 1 <= int(text) <= 0xFFFF

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import cast
 
 import msgspec
 
@@ -16,7 +17,7 @@ from vnic.backend import BackendContext, NetdevOptions, netdev_add, netdev_struc
 from vnic.backend.base import take_inherited_fd
 from vnic.filter import NetFilterOptions, object_add, object_del, object_structs
 from vnic.lag import Lag
-from vnic.monitor.machine import ChardevInfo, RunState, ShutdownCause, VnicInfo
+from vnic.monitor.machine import ChardevInfo, RunState, ShutdownCause, UserNetwork, VnicInfo
 from vnic.net.errors import DeviceNotFound, NetError
 from vnic.net.holds import VNIC, HoldKind
 from vnic.net.names import is_identifier
@@ -103,6 +104,13 @@ class Machine:
 
     def netdev_del(self, netdev_id: str, by: str) -> None:
         self.network.delete_netdev(netdev_id, by)
+
+    def user_networks(self) -> dict[str, UserNetwork]:
+        return {
+            client.name: cast(UserNetwork, client.endpoint)
+            for client in self.network.clients
+            if client.model == "user"
+        }
 
     def info_network(self) -> str:
         return self.network.info_network(self._backends.hubs.listing())

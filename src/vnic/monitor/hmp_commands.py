@@ -19,6 +19,7 @@ from vnic.net.names import is_identifier
 from vnic.protocol import keyval
 from vnic.protocol.qmp import ParseError, decode, encode
 
+from . import hmp_usernet
 from .hmp import Arguments, UsageError, help_text, hmp, run_line
 from .machine import RunState, ShutdownCause
 from .schema import convert_to_shape, device_options, netdev_options, object_options
@@ -28,8 +29,8 @@ from .version import version
 if TYPE_CHECKING:
     from .commands.table import Caller
 
-__all__ = ["run_line"]
-"""Importing this module fills the table that run_line looks in."""
+__all__ = ["hmp_usernet", "run_line"]
+"""Importing these modules fills the table that run_line looks in."""
 
 log = logging.getLogger(__name__)
 

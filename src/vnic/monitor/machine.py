@@ -81,6 +81,19 @@ class VnicInfo(msgspec.Struct, rename="kebab", frozen=True):
     descriptors: Descriptors
 
 
+class UserNetwork(Protocol):
+    """A user netdev, as HMP's commands for host forwarding see it."""
+
+    def info_usernet(self) -> str:
+        """The table of `info usernet`."""
+
+    def add_forward(self, rule: str) -> None:
+        """Add `[tcp|udp]:[hostaddr]:hostport-[guestaddr]:guestport`. Raises NetError with QEMU's text."""
+
+    def remove_forward(self, source: str) -> bool | None:
+        """Remove the rule for `[tcp|udp]:[hostaddr]:hostport`. False: there is none; None: malformed."""
+
+
 class MonitoredMachine(Protocol):
     """The machine as its monitor sees it.
 
@@ -143,6 +156,9 @@ class MonitoredMachine(Protocol):
     def object_add(self, options: msgspec.Struct) -> None: ...
 
     def object_del(self, object_id: str) -> None: ...
+
+    def user_networks(self) -> Mapping[str, UserNetwork]:
+        """The user netdevs by id, the oldest first."""
 
     def info_network(self) -> str:
         """The text of HMP `info network` with "\\n" line ends: `network.info_network` given the hubs."""

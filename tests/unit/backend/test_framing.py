@@ -67,9 +67,9 @@ def test_any_host_forwarding_rule(rule: str) -> None:
         plan = UserPlan(UserOptions(id="u", hostfwd=[String(text=rule)]))
     except NetError:
         return
-    ((protocol, spec),) = plan.forwards
-    assert protocol in ("tcp", "udp")
-    assert spec.isascii()
+    (forward,) = plan.forwards
+    assert forward.protocol in ("tcp", "udp")
+    assert forward.specification().isascii()
 
 
 @given(st.from_regex(r"[0-9.:x/-]{0,24}", fullmatch=True))
