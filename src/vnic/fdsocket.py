@@ -15,6 +15,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, Protocol
 
+from vnic import unblock
+from vnic.descriptors import HARMLESS, Kind, kind_of, mount_of
 from vnic.protocol.frames import FrameError, close_fds
 
 log = logging.getLogger(__name__)
@@ -29,11 +31,12 @@ WAITING_MAX_FDS: Final = 512
 which leaves in one go, stays below."""
 
 
-def receive(sock: socket.socket, size: int, max_fds: int) -> tuple[bytes, list[int]]:
+def receive(sock: socket.socket, size: int, max_fds: int, owner: str = "") -> tuple[bytes, list[int]]:
     """Read one piece with its descriptors, which the caller owns; b"" at the end of the stream.
 
     Raises BlockingIOError and the other errors of recvmsg; FrameError, with everything closed, when descriptors
-    were cut off (MSG_CTRUNC): the peer sent more than `max_fds`, or this process can open no more.
+    were cut off (MSG_CTRUNC): the peer sent more than `max_fds`, or this process can open no more; and when one is of
+    a kind that no message carries. `owner` is the NIC that has to wait where their close does.
     """
     flags = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
     data, ancillary, result, _ = sock.recvmsg(size, socket.CMSG_LEN(4 * max_fds), flags)
@@ -43,10 +46,29 @@ def receive(sock: socket.socket, size: int, max_fds: int) -> tuple[bytes, list[i
     for level, kind, payload in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
-    if result & socket.MSG_CTRUNC:
-        close_fds(fds)
-        raise FrameError("descriptors were cut off: too many in one message, or no room for more")
+    try:
+        if result & socket.MSG_CTRUNC:
+            raise FrameError("descriptors were cut off: too many in one message, or no room for more")
+        for fd in fds:
+            what = kind_of(fd)
+            if what not in HARMLESS:
+                raise FrameError(f"{what.value} was passed{_where(fd, what)}, which no message carries")
+    except FrameError:
+        for fd in fds:
+            unblock.close(fd, owner)
+        raise
     return data, fds.tolist()
+
+
+def _where(fd: int, kind: Kind) -> str:
+    """Where a file that was passed lies, and what ends its close where that hangs."""
+    mount = mount_of(fd) if kind is Kind.FILE else None
+    if mount is None:
+        return ""
+    if not mount.kind.startswith("fuse"):
+        return f" (of {mount.kind})"
+    end = f"/sys/fs/fuse/connections/{mount.device}/abort"
+    return f" (of {mount.kind}; 'echo 1 > {end}' ends a close that hangs)"
 
 
 def peer_is_gone(sock: socket.socket) -> bool:
@@ -88,12 +110,20 @@ class Connection:
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, user: ConnectionUser, *, max_fds: int
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        user: ConnectionUser,
+        *,
+        max_fds: int,
+        owner: str = "",
     ) -> None:
+        """`owner`: the NIC or netdev, as `receive` has it."""
         self._loop = loop
         self._sock = sock
         self._user = user
         self._max_fds = max_fds
+        self._owner = owner
         self._output: deque[tuple[bytes, list[int]]] = deque()
         self._waiting_fds = 0
         self._failed = False
@@ -108,7 +138,7 @@ class Connection:
         end = self._loop.time() + TURN_S
         for _ in range(PIECES_PER_TURN):
             try:
-                data, fds = receive(self._sock, user.wanted, self._max_fds)
+                data, fds = receive(self._sock, user.wanted, self._max_fds, self._owner)
             except (BlockingIOError, InterruptedError):
                 return
             except FrameError as error:

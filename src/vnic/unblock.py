@@ -12,11 +12,13 @@ import os
 import resource
 import signal
 import socket
-import stat
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, ParamSpec, TypeVar
+
+from vnic.closers import closers
+from vnic.descriptors import HARMLESS, Kind, kind_of
 
 PATIENCE_S: Final = 0.01
 """A call that is found under way twice, so long apart, and has slept in between, blocks; any other takes a microsecond
@@ -101,11 +103,16 @@ def read(fd: int, size: int) -> bytes:
     return _watched(os.read, fd, size)
 
 
-def close(fd: int) -> None:
-    """os.close. The last close of a TCP socket waits for its peer, O_NONBLOCK or not, where SO_LINGER says so: that
-    is taken off, and a wait that comes nevertheless is ended like those of the others."""
-    if stat.S_ISSOCK(os.fstat(fd).st_mode):
+def close(fd: int, owner: str = "") -> None:
+    """os.close, in any case. The last close of a TCP socket waits for its peer, O_NONBLOCK or not, where SO_LINGER says
+    so: that is taken off, and a wait that comes nevertheless is ended like those of the others. What is not known to
+    be harmless is closed beside the loop (see `closers`), for the NIC `owner`."""
+    kind = kind_of(fd)
+    if kind is Kind.SOCKET:
         _forget_linger(fd)
+    elif kind not in HARMLESS and kind is not Kind.CLOSED:
+        closers.close(fd, owner)
+        return
     _watched(os.close, fd)
 
 

@@ -28,6 +28,9 @@ class FakeScheduler:
         self._order = itertools.count()
         self._calls: list[tuple[float, int, FakeTimer]] = []
 
+    def time(self) -> float:
+        return self.now
+
     def call_soon(self, callback: Callable[..., object], *args: Any) -> FakeTimer:
         return self.call_later(0.0, callback, *args)
 

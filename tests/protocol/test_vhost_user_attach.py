@@ -15,6 +15,7 @@ import pytest
 from tests.fakes.loops import fresh_loop, no_fd_leak, turn, until
 from tests.fakes.vhost_user_rig import SocketRig, closed_by_device
 
+from vnic.attach import gate
 from vnic.attach.base import check_path
 from vnic.attach.kicks import VAIN_KICKS
 from vnic.attach.vhost_user import State
@@ -147,6 +148,19 @@ def test_a_second_client_is_refused_while_the_first_goes_on(
     assert caplog.text.count("refused a second vhost-user client") == 3
     assert first.link_up()
     assert transmit(rig) == [FRAME]
+
+
+def test_a_silent_client_goes_for_the_next_one(
+    rig: SocketRig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(gate, "CONTESTED_S", 0.01)
+    rig.attachment.start()
+    silent = rig.connect()
+    other = rig.connect()
+    until(rig.loop, lambda: closed_by_device(silent))
+    assert "it did not negotiate, and another client waits" in caplog.text
+    until(rig.loop, lambda: rig.attachment.state is State.CONNECTED)
+    other.negotiate()
 
 
 def test_the_next_client_is_served(rig: SocketRig) -> None:
@@ -311,7 +325,7 @@ def _counter(eventfd: int) -> int:
     return int(value, 16)
 
 
-def test_a_kick_that_is_neither_file_nor_eventfd_harms_nobody(rig: SocketRig) -> None:
+def test_a_kick_that_is_no_eventfd_harms_nobody(rig: SocketRig) -> None:
     rig.attachment.start()
     client = rig.connect()
     client.negotiate()
@@ -320,8 +334,9 @@ def test_a_kick_that_is_neither_file_nor_eventfd_harms_nobody(rig: SocketRig) ->
     odd = os.pidfd_open(os.getpid())  # an inode without a type on older kernels, a regular file on newer ones
     client.send_u64(vu.SET_VRING_KICK, 1, [odd])
     os.close(odd)
-    rig.serve(10)
-    other = rig.connect() if closed_by_device(client) else client
+    assert closed_by_device(client)
+    other = rig.connect()
+    until(rig.loop, lambda: rig.attachment.state is State.CONNECTED)
     assert other.ask_u64(vu.GET_FEATURES)
 
 

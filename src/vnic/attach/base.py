@@ -15,6 +15,7 @@ import stat
 from collections.abc import Callable
 from typing import Final
 
+from vnic.attach.gate import Gate
 from vnic.net.errors import NetError
 from vnic.virtio.address_space import in_units
 from vnic.virtio.memory import GuestMemory
@@ -114,11 +115,13 @@ class Listener:
         accepted: Callable[[socket.socket], None],
         *,
         mode: int = 0o600,
+        gate: Gate | None = None,
     ) -> None:
-        """Raises NetError when `path` cannot be listened on."""
+        """Raises NetError when `path` cannot be listened on. `gate` may keep clients waiting in the backlog."""
         self._loop = loop
         self.path = path
         self._accepted = accepted
+        self._gate = gate
         self._sock = bind_path(path, mode=mode)
         found = os.lstat(path)
         self._inode = (found.st_dev, found.st_ino)
@@ -134,6 +137,10 @@ class Listener:
 
     def _accept(self) -> None:
         if self._paused or self._sock.fileno() < 0:
+            return
+        delay = self._gate.delay() if self._gate is not None else 0.0
+        if delay:
+            self._loop.call_later(delay, self._retry)
             return
         try:
             client, _ = self._sock.accept()

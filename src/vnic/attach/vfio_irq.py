@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from vnic import unblock
+from vnic.descriptors import Kind, kind_of
 from vnic.net.clock import Timer
 from vnic.protocol.frames import close_fds
 from vnic.protocol.vfio_user import messages as m
@@ -230,6 +231,8 @@ class EventfdIrqs:
         """Carry SET_IRQS out; its range is checked already. The descriptors are ours from now on, also if Refused."""
         try:
             for fd in fds:
+                if kind_of(fd) is not Kind.EVENTFD:
+                    raise Refused(errno.EINVAL, "SET_IRQS with a descriptor that is no eventfd")
                 # A write must never wait for a VM that lets its counter fill up; QEMU's are non-blocking anyway.
                 os.set_blocking(fd, False)
             if request.index == m.IRQ_INTX:

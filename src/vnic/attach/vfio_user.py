@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from vnic.attach.base import Listener, peer_name, tell_of_unsealed
+from vnic.attach.gate import Gate
 from vnic.attach.vfio_pci import VfioPciPort
 from vnic.fdsocket import TURN_S, Connection, peer_is_gone
 from vnic.net.client import Nic, ShownBy
@@ -23,6 +24,7 @@ from vnic.protocol.frames import FrameError, Message
 from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vfio_user.messages import ProtocolError
 from vnic.protocol.vfio_user.server import Server
+from vnic.protocol.vfio_user.server import State as ServerState
 from vnic.virtio.memory import GuestMemoryError
 
 log = logging.getLogger(__name__)
@@ -56,6 +58,7 @@ class VfioUserAttachment:
         self._nic = nic
         self._name = nic.name
         self._path = path
+        self._gate = Gate(nic.name, loop)
         self._listener: Listener | None = None
         self._waiting: socket.socket | None = None  # the next VM, while the last one's rings come back
         self._connection: Connection | None = None
@@ -72,7 +75,7 @@ class VfioUserAttachment:
 
     def start(self) -> None:
         """Listen. Raises NetError when the path cannot be listened on."""
-        self._listener = Listener(self._loop, self._path, self._accepted)
+        self._listener = Listener(self._loop, self._path, self._accepted, gate=self._gate)
         self.state = State.LISTENING
 
     @property
@@ -106,8 +109,9 @@ class VfioUserAttachment:
         tell_of_unsealed(self._port.memory, self._name)
         self._server = Server(self._port)
         self._frames = m.assembler()
-        self._connection = Connection(self._loop, sock, self, max_fds=m.MAX_FDS)
+        self._connection = Connection(self._loop, sock, self, max_fds=m.MAX_FDS, owner=self._name)
         self._port.connect(self._server, self._connection.send)
+        self._gate.began(self._throw_out)
 
     def lost(self, reason: str | None) -> None:
         """ConnectionUser: the VM is gone, or has been thrown out."""
@@ -116,7 +120,8 @@ class VfioUserAttachment:
         log.info("%s: the VM detached%s", self._name, f": {reason}" if reason else "")
         self._detach()
 
-    def _detach(self) -> None:
+    def _detach(self, *, violated: bool = False) -> None:
+        self._gate.ended(violated=violated)
         closing = self.state in (State.DRAINING, State.HALF_CLOSED)
         self._frames.close()
         self._drop_messages()
@@ -186,6 +191,8 @@ class VfioUserAttachment:
             self._throw_out("internal error")
         else:
             self._steps = None
+            if server.state is not ServerState.NEGOTIATING:
+                self._gate.negotiated()
             if more:
                 self._let_others_run(connection)
 
@@ -214,7 +221,7 @@ class VfioUserAttachment:
         log.warning("%s: the VM is cut off: %s", self._name, reason)
         assert self._connection is not None
         self._connection.close()
-        self._detach()
+        self._detach(violated=True)
 
     def _let_others_run(self, connection: Connection) -> None:
         """A VM with a backlog (a storm of register writes) is served on in the loop's next turn."""

@@ -21,6 +21,7 @@ from typing import Final
 
 from vnic import unblock
 from vnic.attach.base import Listener, check_path, peer_name, tell_of_unsealed
+from vnic.attach.gate import Gate
 from vnic.attach.kicks import Kicks
 from vnic.attach.request_channel import RequestChannel
 from vnic.fdsocket import Connection
@@ -97,6 +98,7 @@ class VhostUserAttachment:
         self._requests = RequestChannel(loop, nic.name)
         self._when_closed: list[Callable[[], None]] = []
         self._unsubscribe: Callable[[], None] | None = None
+        self._gate = Gate(nic.name, loop)
         self._complaint = ""
 
     # --- Life -----------------------------------------------------------------------------------------------
@@ -106,7 +108,7 @@ class VhostUserAttachment:
         if self.state is not State.CLOSED:
             return
         if self.server:
-            self._listener = Listener(self._loop, self.path, self._accepted, mode=self._mode)
+            self._listener = self._listen()
             self.state = State.WAITING
         else:
             self.state = State.WAITING
@@ -161,10 +163,13 @@ class VhostUserAttachment:
         else:
             self._listen_again()
 
+    def _listen(self) -> Listener:
+        return Listener(self._loop, self.path, self._accepted, mode=self._mode, gate=self._gate)
+
     def _listen_again(self) -> None:
         self._retry = None
         try:
-            self._listener = Listener(self._loop, self.path, self._accepted, mode=self._mode)
+            self._listener = self._listen()
         except NetError as error:
             self._complain(f"cannot listen again: {error}")
             self._retry = self._loop.call_later(RETRY_S, self._listen_again)
@@ -172,6 +177,10 @@ class VhostUserAttachment:
     def _connect(self) -> None:
         """One attempt; a UNIX socket's connect() is over at once."""
         self._retry = None
+        delay = self._gate.delay()
+        if delay:
+            self._retry = self._loop.call_later(delay, self._connect)
+            return
         try:
             sock = socket.socket(
                 socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
@@ -215,11 +224,14 @@ class VhostUserAttachment:
         tell_of_unsealed(self._memory, self._nic.name)
         self._device.attach(self, self._memory)
         self._engine = DeviceEngine(self._device, self._memory, self, queue_pairs=self._nic.queues)
-        self._connection = Connection(self._loop, sock, self, max_fds=MAX_FDS)
+        self._connection = Connection(self._loop, sock, self, max_fds=MAX_FDS, owner=self._nic.name)
+        if self.server:
+            self._gate.began(lambda text: self.failed(ProtocolError(text)))
         self._nic.guest_attached(True)
 
-    def _leave(self, then: State) -> None:
+    def _leave(self, then: State, *, violated: bool = False) -> None:
         """Part from the client; `then` LEAVING to serve the next one, or CLOSING."""
+        self._gate.ended(violated=violated)
         connection, engine, memory = self._connection, self._engine, self._memory
         assert connection is not None
         assert engine is not None
@@ -283,7 +295,7 @@ class VhostUserAttachment:
     def failed(self, error: ProtocolError) -> None:
         log.warning("%s: vhost-user connection closed: %s", self._nic.name, error)
         self._by_socket = False
-        self._leave(State.LEAVING)
+        self._leave(State.LEAVING, violated=True)
 
     def check_memory(self) -> None:
         """Cut the client off if it took memory away that it shares."""
@@ -298,6 +310,7 @@ class VhostUserAttachment:
         return self._memory.mapped_bytes
 
     def negotiated(self) -> None:
+        self._gate.negotiated()
         self._by_socket = not self._engine_has(P_CONFIG)
         self._nic.guest.shown_by = ShownBy.SOCKET if self._by_socket else ShownBy.DEVICE
         if self._by_socket and not self._nic.link_up and self._grace is None:

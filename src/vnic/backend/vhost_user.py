@@ -118,7 +118,7 @@ class VhostUserBackend(Backend, RingTaker):
         self.state = State.HANDSHAKE
         self._chardev.set_connected(sock)
         self.hold_disconnected(f"connected to {self._socket.name}, asking the back-end what it can")
-        self._connection = Connection(self.loop, sock, self, max_fds=MAX_FDS)
+        self._connection = Connection(self.loop, sock, self, max_fds=MAX_FDS, owner=self.name)
         self._engine = FrontendEngine(self._connection.send, self.queues)
         self._engine.begin(self._ready)
         self._watch_time()

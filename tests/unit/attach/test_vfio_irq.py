@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from tests.fakes.loops import open_fds
@@ -145,15 +144,14 @@ def test_an_unmask_descriptor_that_is_never_empty_does_not_spin(rig: Rig, level:
     assert rig.watcher.readers, "and is not suspected while the device is at work"
 
 
-def test_an_unmask_descriptor_that_is_no_eventfd_is_dropped(rig: Rig) -> None:
-    rig.set(m.IRQ_INTX, EVENTFD | TRIGGER, fds=1)
-    reading, writing = os.pipe()
-    rig.theirs.append(reading)
-    rig.irqs.set(SetIrqs(m.IRQ_INTX, 0, 1, UNMASK, EVENTFD), [reading])
-    os.write(writing, b"x")
-    rig.watcher.readers[reading]()
-    assert rig.watcher.readers == {}
-    os.close(writing)
+def test_a_descriptor_that_is_no_eventfd_is_refused_and_closed(rig: Rig) -> None:
+    for action in (TRIGGER, UNMASK):
+        reading, writing = os.pipe()
+        with pytest.raises(Refused, match="no eventfd"):
+            rig.irqs.set(SetIrqs(m.IRQ_INTX, 0, 1, action, EVENTFD), [reading])
+        assert rig.watcher.readers == {}
+        assert not is_open(reading)
+        os.close(writing)
 
 
 def test_a_new_intx_descriptor_replaces_the_old_one(rig: Rig) -> None:
@@ -229,14 +227,14 @@ def test_refused_forms_leave_nothing_open(rig: Rig, index: int, flags: int, coun
     assert not any(map(is_open, rig.theirs))
 
 
-def test_descriptors_that_are_no_eventfds(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_eventfds_that_cannot_be_used(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_epoll(fd: int, callback: Callable[[], object], /) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
-    monkeypatch.setattr(rig.watcher, "add_reader", no_epoll)  # as epoll answers for a regular file
-    (tmp_path / "file").touch()
-    for action, flags in ((UNMASK, os.O_RDWR), (TRIGGER, os.O_PATH)):
-        fd = os.open(tmp_path / "file", flags)
+    monkeypatch.setattr(rig.watcher, "add_reader", no_epoll)
+    eventfd = os.eventfd(0)
+    only_path = os.open(f"/proc/self/fd/{eventfd}", os.O_PATH)
+    for action, fd in ((UNMASK, eventfd), (TRIGGER, only_path)):
         with pytest.raises(Refused):
             rig.irqs.set(SetIrqs(m.IRQ_INTX, 0, 1, action, EVENTFD), [fd])
         assert not is_open(fd)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-import select
+import errno
+import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from tests.fakes.vhost_user_backend import FEATURES, FakeBackend
 from tests.fakes.vhost_user_wire import WireRig
 
 from vnic.backend import vhost_user
+from vnic.descriptors import Kind, kind_of
 from vnic.net.client import Endpoint
 from vnic.nic.device import DataPath
 from vnic.nic.virtio_net.features import CTRL_VQ
@@ -138,21 +139,28 @@ def test_rings_that_never_come_back(
 
 
 def test_a_guest_whose_kick_cannot_be_served_when_its_rings_come_back(
-    rig: WireRig, backend: FakeBackend, caplog: pytest.LogCaptureFixture
+    rig: WireRig, backend: FakeBackend, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While a back-end has the ring nobody here waits for its kick, so nobody sees what it is good for."""
     guest = rig.boot()
     rig.wait_up()
-    nested = [select.epoll() for _ in range(5)]  # deeper than the kernel lets an epoll wait for
-    for outer, inner in itertools.pairwise(nested):
-        outer.register(inner)
-    guest.send_u64(vu.SET_VRING_KICK, 0, [nested[0].fileno()])
+    eventfd = os.eventfd(0, os.EFD_NONBLOCK)
+    guest.send_u64(vu.SET_VRING_KICK, 0, [eventfd])
     rig.settle()
-    backend.drop()
-    until(rig.loop, lambda: "kick descriptor of ring 0 cannot be waited for" in caplog.text)
+
+    add_reader = rig.loop.add_reader
+
+    def no_eventfds(fd: int, callback: Callable[..., object], *arguments: object) -> None:
+        if isinstance(fd, int) and kind_of(fd) is Kind.EVENTFD:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        add_reader(fd, callback, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.loop, "add_reader", no_eventfds)
+        backend.drop()
+        until(rig.loop, lambda: "kick descriptor of ring 0 cannot be waited for" in caplog.text)
     until(rig.loop, lambda: rig.serves(DataPath.OFF))
-    for each in nested:
-        each.close()
+    os.close(eventfd)
     assert not [record for record in caplog.records if record.exc_info]
 
 
@@ -230,7 +238,8 @@ def test_descriptors_that_the_back_end_sends_are_closed(
     rig.boot()
     rig.wait_up()
     assert backend.sock is not None
-    socket.send_fds(backend.sock, [reply(vu.GET_FEATURES, bytes(8))], [0, 1, 2])
+    with socket.socket() as passed:
+        socket.send_fds(backend.sock, [reply(vu.GET_FEATURES, bytes(8))], [passed.fileno()] * 3)
     until(rig.loop, lambda: "answered with descriptors" in caplog.text)
     recovers(rig, backend)
 

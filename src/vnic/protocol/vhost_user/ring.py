@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import enum
 import os
-import stat
 from typing import Final, NamedTuple
 
+from vnic.descriptors import NOTIFIERS, Kind, kind_of
 from vnic.protocol.frames import close_fds
 from vnic.protocol.vhost_user.messages import ProtocolError
 
@@ -82,14 +82,13 @@ def check_notifier(fd: int, what: str) -> None:
     device node could do anything. O_NONBLOCK belongs to the open file that we share with the client: it is what
     keeps a full counter or an empty pipe from stopping the loop.
     """
-    kind = stat.S_IFMT(os.fstat(fd).st_mode)
-    if kind not in (0, stat.S_IFSOCK, stat.S_IFIFO):  # an eventfd is an anonymous inode without a type
+    if kind_of(fd) not in NOTIFIERS:
         raise ProtocolError(f"{what} with a descriptor that is no eventfd, pipe or socket")
     os.set_blocking(fd, False)
 
 
 def check_channel(fd: int, what: str) -> None:
     """Refuse a descriptor that is no socket as the channel for back-end requests; make it non-blocking."""
-    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+    if kind_of(fd) is not Kind.SOCKET:
         raise ProtocolError(f"{what} with a descriptor that is no socket")
     os.set_blocking(fd, False)

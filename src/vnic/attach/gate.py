@@ -1,0 +1,111 @@
+"""When a NIC takes its next client, and how long one may be silent: clients that misbehave harm only themselves.
+
+Both attachments tell it how their clients begin and end; the Listener asks it before each accept.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from vnic.closers import closers
+from vnic.net.clock import Timer
+
+log = logging.getLogger(__name__)
+
+FREE_STRIKES: Final = 3
+"""So many clients may misbehave before the next one has to wait: a program that is being written, a probe."""
+FIRST_PAUSE_S: Final = 0.1
+LONGEST_PAUSE_S: Final = 10.0
+FORGIVEN_AFTER_S: Final = 5.0
+"""One strike is forgotten for every so many seconds without one."""
+HANDSHAKE_S: Final = 30.0
+"""How long a client may take to negotiate the protocol. QEMU, User-Mode Linux and DPDK do so as soon as they connect,
+in milliseconds and before the guest's first instruction (also with -S, also under TCG)."""
+CONTESTED_S: Final = 1.0
+"""The same where another one waits for the NIC. It is as long as that, so that a storm of newcomers does not end the
+handshake of an honest client."""
+CONTESTED_POLL_S: Final = 0.05
+"""How often it is looked whether the present client has negotiated: the newcomer is refused then."""
+BUSY_POLL_S: Final = 0.05
+"""How often it is looked whether the descriptors of the last client are closed."""
+
+
+class Clock(Protocol):
+    """The part of asyncio's event loop that tells the time."""
+
+    def time(self) -> float: ...
+
+    def call_later(self, delay: float, callback: Callable[..., object], /, *args: Any) -> Timer: ...
+
+
+class Gate:
+    """One NIC's. A strike is a client that broke the protocol, or went before it had spoken it."""
+
+    def __init__(self, name: str, loop: Clock) -> None:
+        """`name`: the NIC's."""
+        self._name = name
+        self._loop = loop
+        self._began = 0.0
+        self._timer: Timer | None = None
+        """Runs while a client has not negotiated yet."""
+        self._give_up: Callable[[str], None] | None = None
+        self._strikes = 0
+        self._last = 0.0
+        self._until = 0.0
+        self._told = False
+
+    def began(self, give_up: Callable[[str], None]) -> None:
+        """A client connected. `give_up(reason)` is called where it does not negotiate in time."""
+        self._began = self._loop.time()
+        self._give_up = give_up
+        text = f"it did not negotiate within {HANDSHAKE_S:g} s"
+        self._timer = self._loop.call_later(HANDSHAKE_S, give_up, text)
+
+    def negotiated(self) -> None:
+        """The client speaks the protocol."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def ended(self, *, violated: bool) -> None:
+        """The client is gone, or is being let go; `violated`: because of what it sent."""
+        silent = self._timer is not None
+        self.negotiated()
+        if violated or silent:
+            self._strike()
+
+    def _contest(self) -> None:
+        """Another client waits."""
+        assert self._give_up is not None
+        if self._timer is not None:
+            self._timer.cancel()
+        left = self._began + CONTESTED_S - self._loop.time()
+        text = "it did not negotiate, and another client waits"
+        self._timer = self._loop.call_later(max(left, 0.0), self._give_up, text)
+
+    def _strike(self) -> None:
+        now = self._loop.time()
+        if self._strikes:
+            self._strikes -= min(self._strikes, int((now - self._last) / FORGIVEN_AFTER_S))
+        self._strikes += 1
+        self._last = now
+        if self._strikes > FREE_STRIKES:
+            doublings = min(self._strikes - FREE_STRIKES - 1, 16)
+            self._until = now + min(FIRST_PAUSE_S * 2**doublings, LONGEST_PAUSE_S)
+
+    def delay(self) -> float:
+        """How many seconds to wait before a client is taken, or is asked about again; 0: now."""
+        if closers.busy(self._name):
+            if not self._told:
+                self._told = True
+                log.warning(
+                    "%s: no client is taken until the descriptors of the last one are closed", self._name
+                )
+            return BUSY_POLL_S
+        self._told = False
+        if self._timer is not None:
+            self._contest()
+            return CONTESTED_POLL_S
+        return max(0.0, self._until - self._loop.time())
