@@ -49,11 +49,11 @@ def connected() -> Iterator[tuple[Connection, User, socket.socket]]:
 def test_a_peer_that_does_not_read_is_cut_off(fds: int) -> None:
     async def main() -> None:
         before = open_fds()
-        with connected() as (connection, user, _):
+        with socket.socket() as passed, connected() as (connection, user, _):
             for _ in range(2 * WAITING_MAX_MESSAGES):
-                connection.send(b"message", [0] * fds)
+                connection.send(b"message", [passed.fileno()] * fds)
             assert not user.reasons, "never from within its own send"
-            assert open_fds() <= before + 2 + WAITING_MAX_FDS
+            assert open_fds() <= before + 3 + WAITING_MAX_FDS
             await until(lambda: user.reasons)
             (reason,) = user.reasons
             assert reason is not None
