@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
+import struct
 from collections.abc import Iterator
 
+import pytest
 from qemu.qmp import QMPClient
+from tests.conftest import require
+from tests.fakes.hostile_memory import (
+    MMIO,
+    E1000Sender,
+    HonestGuest,
+    arp_request,
+    memory_of,
+    other_pages,
+    private_mounts,
+    sparse_file,
+)
 from tests.integration.process import PATIENCE_S, Place, guest_on, wait_for
 
+from vnic.nic.e1000 import regs
+from vnic.protocol.vfio_user import messages as m
+from vnic.protocol.vhost_user import messages as vu
 from vnic.testing.driver import DriverRing, NetDriver
-from vnic.testing.guest_memory import FakeGuestMemory
+from vnic.testing.guest_memory import GUEST_ADDR, FakeGuestMemory
 from vnic.testing.vfio_user_client import VfioUserClient
 from vnic.testing.vhost_user_client import SocketWire, VhostUserClient
 from vnic.testing.virtio_pci_driver import NOTIFY, VERSION_1, VirtioPciDriver
@@ -29,32 +46,40 @@ async def ask(path: str) -> None:
 
 
 @contextlib.contextmanager
-def beside_a_good_guest(place: Place, attach_type: str, complaint: str) -> Iterator[str]:
-    """The socket of a NIC for a bad guest; in the end another guest and the monitor are served, and `complaint` is
-    the one thing that was said."""
-    bad = f"virtio-net,id=bad,attach.type={attach_type},attach.path=bad.sock"
-    good = "virtio-net,id=good,attach.type=vhost-user,attach.path=good.sock"
-    with place.run("-device", bad, "-device", good) as running:
-        yield place.path("bad.sock")
-        asyncio.run(ask(running.qmp_path))
-        with guest_on(place.path("good.sock")) as guest:
-            assert not guest.sees_up()
+def beside_a_good_guest(
+    place: Place, attach_type: str, complaint: str, *, model: str = "virtio-net", netdev: str = ""
+) -> Iterator[str]:
+    """The socket of a NIC for a bad guest. Another guest is there all the time, and in the end its memory is as it was;
+    it, the monitor and a new guest are served, and `complaint` is the one thing that was said."""
+    bad = f"{model},id=bad{netdev},attach.type={attach_type},attach.path=bad.sock"
+    good = "virtio-net,id=good,netdev=net0,attach.type=vhost-user,attach.path=good.sock"
+    new = "virtio-net,id=new,attach.type=vhost-user,attach.path=new.sock"
+    nets = ("-netdev", "echo,id=net0,ip=10.0.2.2", "-netdev", "echo,id=net1,ip=10.0.2.2")
+    options = (*nets, "-device", bad, "-device", good, "-device", new)
+    with place.run(*options) as running:
+        with HonestGuest(place.path("good.sock")) as honest:
+            honest.assert_untouched()
+            yield place.path("bad.sock")
+            honest.assert_untouched()
+            asyncio.run(ask(running.qmp_path))
+            with guest_on(place.path("new.sock")) as guest:
+                assert not guest.sees_up()
         code, stderr = running.end()
     assert code == 0
-    assert stderr.count("\n") == 1
+    assert stderr.count("\n") == 1, stderr
     assert complaint in stderr
 
 
 @contextlib.contextmanager
-def bad_guest(path: str) -> Iterator[NetDriver]:
+def bad_guest(path: str, memory: FakeGuestMemory | None = None) -> Iterator[NetDriver]:
     """Its running driver; it is cut off in the end."""
-    memory = FakeGuestMemory()
+    memory = memory or FakeGuestMemory()
     driver = NetDriver(memory)
     wire = SocketWire.connect(path)
     client = VhostUserClient(wire, memory, driver)
     try:
         client.start()
-        assert not client.link_up()  # with the answer, all before it is done
+        client.link_up()  # with the answer, all before it is done
         yield driver
         wait_for(wire.closed)
     finally:
@@ -101,3 +126,92 @@ def test_shared_memory_truncated_over_vfio_user(place: Place) -> None:
         driver.put(doorbell, 2, ring.index, NOTIFY)
         assert client.at_end()
         ring.close()
+
+
+def test_shared_memory_truncated_with_an_e1000(place: Place) -> None:
+    with (
+        beside_a_good_guest(place, "vfio-user", "was truncated", model="e1000") as path,
+        FakeGuestMemory() as memory,
+        VfioUserClient(path) as client,
+    ):
+        client.attach(memory)
+        sender = E1000Sender(client, memory)
+        sender.send(other_pages(memory, 100))
+        sender.wait()
+        os.ftruncate(memory.fd, 0)
+        with contextlib.suppress(OSError):
+            client.window_write(MMIO, regs.TDT, bytes(4))
+        assert client.at_end()
+
+
+SPARSE = 1 << 30
+
+
+@pytest.fixture
+def sparse_fd() -> int:
+    require(private_mounts(), "a mount namespace of one's own")
+    return sparse_file(SPARSE, "512k")
+
+
+def test_no_room_for_shared_memory_over_vhost_user(place: Place, sparse_fd: int) -> None:
+    """Its file has the size that was promised, and tmpfs has no more pages: TX from each second page."""
+    with (
+        beside_a_good_guest(place, "vhost-user", "has no room for its pages", netdev=",netdev=net1") as path,
+        bad_guest(path, FakeGuestMemory(SPARSE, fd=sparse_fd)) as driver,
+    ):
+        ring = driver.rings[1]
+        for address in other_pages(driver.memory, 250):
+            ring.add([(address, 100)])
+        ring.publish()
+
+
+def test_no_room_for_shared_memory_with_an_e1000(place: Place, sparse_fd: int) -> None:
+    with (
+        beside_a_good_guest(place, "vfio-user", "has no room for its pages", model="e1000") as path,
+        memory_of(sparse_fd, SPARSE) as memory,
+        VfioUserClient(path) as client,
+    ):
+        client.attach(memory)
+        E1000Sender(client, memory, size=1024).send(other_pages(memory, 1000))
+        assert client.at_end()
+
+
+def test_no_room_for_what_a_guest_receives(place: Place, sparse_fd: int) -> None:
+    """RX buffers in pages that cannot be had: it is vnic that writes to them first."""
+    with (
+        beside_a_good_guest(place, "vhost-user", "has no room for its pages", netdev=",netdev=net1") as path,
+        bad_guest(path, FakeGuestMemory(SPARSE, fd=sparse_fd)) as driver,
+    ):
+        receiving, sending = driver.rings[:2]
+        for address in other_pages(driver.memory, 250):
+            receiving.add([], [(address, 2048)])
+        receiving.publish()
+        frame = driver.memory.alloc(2048)
+        driver.memory.write(frame, bytes(driver.header_bytes) + arp_request())
+        for _ in range(250):
+            sending.add([(frame, driver.header_bytes + len(arp_request()))])
+        sending.publish()
+
+
+@pytest.mark.parametrize("attach_type", ["vhost-user", "vfio-user"])
+def test_memory_that_is_no_memory_file(place: Place, attach_type: str) -> None:
+    """A file on a disk, or whatever else is no file of shmem or hugetlbfs."""
+    with beside_a_good_guest(place, attach_type, "its descriptor is no memory file") as path:
+        other = os.open("/proc/self/mem", os.O_RDWR)
+        try:
+            if attach_type == "vfio-user":
+                with VfioUserClient(path) as client:
+                    client.version()
+                    request = m.DMA_MAP_LAYOUT.pack(32, 3, 0, GUEST_ADDR, 1 << 20)
+                    assert client.ask(m.DMA_MAP, request, [other]).errno == errno.EINVAL
+            else:
+                with FakeGuestMemory() as memory:
+                    wire, driver = SocketWire.connect(path), NetDriver(memory)
+                    front_end = VhostUserClient(wire, memory, driver)
+                    front_end.negotiate()
+                    front_end.send(vu.SET_MEM_TABLE, struct.pack("<II", 1, 0) + front_end.region(), [other])
+                    wait_for(wire.closed)
+                    front_end.close()
+                    driver.close()
+        finally:
+            os.close(other)

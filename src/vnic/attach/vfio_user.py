@@ -25,7 +25,7 @@ from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vfio_user.messages import ProtocolError
 from vnic.protocol.vfio_user.server import Server
 from vnic.protocol.vfio_user.server import State as ServerState
-from vnic.virtio.memory import GuestMemoryError
+from vnic.virtio.memory import GuestMemory, GuestMemoryError
 
 log = logging.getLogger(__name__)
 
@@ -213,9 +213,9 @@ class VfioUserAttachment:
             except GuestMemoryError as error:
                 self._throw_out(str(error))
 
-    def mapped_bytes(self) -> int:
-        """How much memory the VM shares with us."""
-        return self._port.memory.mapped_bytes if self._port is not None else 0
+    def guest_memory(self) -> GuestMemory | None:
+        """The memory of the VM that is there."""
+        return self._port.memory if self._port is not None else None
 
     def _throw_out(self, reason: str) -> None:
         log.warning("%s: the VM is cut off: %s", self._name, reason)

@@ -305,9 +305,9 @@ class VhostUserAttachment:
             except GuestMemoryError as error:
                 self.failed(ProtocolError(str(error)))
 
-    def mapped_bytes(self) -> int:
-        """How much memory the VM shares with us."""
-        return self._memory.mapped_bytes
+    def guest_memory(self) -> GuestMemory | None:
+        """The memory of the VM that is there, or whose rings a back-end still has."""
+        return self._memory
 
     def negotiated(self) -> None:
         self._gate.negotiated()

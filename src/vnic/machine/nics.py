@@ -17,6 +17,7 @@ from vnic.net.client import Endpoint, Nic
 from vnic.net.errors import NetError
 from vnic.net.names import default_mac, parse_mac
 from vnic.net.network import Network
+from vnic.virtio.memory import GuestMemory
 
 from .place import PlaceOptions
 
@@ -114,8 +115,8 @@ class ServedAttachment(Protocol):
     def check_memory(self) -> None:
         """Cut the VM off if it took memory away that it shares."""
 
-    def mapped_bytes(self) -> int:
-        """How much memory the VM shares with us."""
+    def guest_memory(self) -> GuestMemory | None:
+        """The memory of the VM that is there."""
 
 
 @dataclass(slots=True)

@@ -49,16 +49,26 @@ class LoopLag(msgspec.Struct, rename="kebab", frozen=True):
     max_us: int
 
 
-class GuestMapping(msgspec.Struct, rename="kebab", frozen=True):
+class SharedMemory(msgspec.Struct, rename="kebab", frozen=True):
     """What of its memory the VM of a NIC shares with vnic."""
 
     name: str
     mapped_bytes: int
+    unsealed_bytes: int
+    """What of it the VM could take away by truncating its file."""
 
 
-class Memory(msgspec.Struct, rename="kebab", frozen=True):
+class Memory(msgspec.Struct, rename="kebab", frozen=True, omit_defaults=True):
     rss_bytes: int
-    guests: list[GuestMapping]
+    """What the process has in RAM, `touched_bytes` included."""
+    touched_bytes: int
+    """Of the memory that VMs share, what this process touched."""
+    mapped_bytes: int
+    """What all VMs share, and the copies of memory that one does not share: what -guest-memory limits."""
+    guests: list[SharedMemory]
+    charged_shared_bytes: int | None = None
+    """The shared memory that the kernel charges to the control group of this process, which for a page of a VM's is
+    that of the process that touched it first. None: it cannot be known here."""
 
 
 class Descriptors(msgspec.Struct, rename="kebab", frozen=True, omit_defaults=True):

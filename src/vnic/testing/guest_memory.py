@@ -26,13 +26,17 @@ class FakeGuestMemory:
         guest_addr: int = GUEST_ADDR,
         user_addr: int | None = USER_ADDR,
         fd_offset: int = 0,
+        fd: int | None = None,
     ) -> None:
+        """`fd`: a file of that size, closed with this; by default a new memfd."""
         self.size = size
         self.guest_addr = guest_addr
         self.user_addr = user_addr
         self.fd_offset = fd_offset
-        self.fd = os.memfd_create("guest", os.MFD_CLOEXEC)
-        os.ftruncate(self.fd, fd_offset + size)
+        if fd is None:
+            fd = os.memfd_create("guest", os.MFD_CLOEXEC)
+            os.ftruncate(fd, fd_offset + size)
+        self.fd = fd
         self.mapping = mmap.mmap(self.fd, fd_offset + size)
         self._next = guest_addr
         self._served: list[GuestMemory] = []

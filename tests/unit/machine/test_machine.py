@@ -308,8 +308,8 @@ class SlowAttachment:
     def start(self) -> None:
         self.log.append("start")
 
-    def mapped_bytes(self) -> int:
-        return 0
+    def guest_memory(self) -> None:
+        return None
 
     def check_memory(self) -> None:
         pass
