@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from tests.fakes.loops import open_fds
 from tests.integration.namespace import frame, in_namespace, ip, packet_socket, receive, run, up
 from tests.unit.backend.helpers import Lab, until
 
-from vnic.backend import bridge
+from vnic.backend import bridge, netdev_add
 from vnic.backend.bridge import HELPERS
 from vnic.backend.options import BridgeOptions
 from vnic.net.errors import NetError
@@ -68,15 +69,29 @@ async def _refused(directory: Path) -> None:
         with pytest.raises(NetError, match=r"could not add tap0 to bridge 'lo': it is no bridge"):
             lab.add(BridgeOptions(id="net0", br="lo"))
         with pytest.raises(NetError, match="bridge helper failed"):
-            lab.add(BridgeOptions(id="net0", helper="/bin/false"))
+            await lab.add_prepared(BridgeOptions(id="net0", helper="/bin/false"))
         with pytest.raises(NetError, match="could not launch bridge helper /nonexistent: No such file"):
-            lab.add(BridgeOptions(id="net0", helper="/nonexistent"))
+            await lab.add_prepared(BridgeOptions(id="net0", helper="/nonexistent"))
         liar = directory / "liar"
         liar.write_text("#!/bin/sh\nexit 0\n")
         liar.chmod(0o755)
         with pytest.raises(NetError, match="bridge helper failed"):
-            lab.add(BridgeOptions(id="net0", helper=str(liar)))
-    assert open_fds() == before
+            await lab.add_prepared(BridgeOptions(id="net0", helper=str(liar)))
+        deaf = directory / "deaf"
+        deaf.write_text("#!/bin/sh\nexec sleep 100\n")
+        deaf.chmod(0o755)
+        bridge.HELPER_LIMIT_S = 0.05  # of this child
+        with pytest.raises(NetError, match=r"bridge helper failed: it took more than 0.05 s"):
+            await lab.add_prepared(BridgeOptions(id="net0", helper=str(deaf)))
+        bridge.HELPER_LIMIT_S = 60.0
+        later = netdev_add(lab.context, BridgeOptions(id="net0", helper=str(deaf)))
+        assert later is not None
+        await asyncio.sleep(0)
+        later.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await later
+        assert lab.context.coming == {}
+    await until(lambda: open_fds() == before)  # the helpers that were ended are gone in a moment
     assert "tap0" not in ip("link")
 
 
@@ -104,7 +119,8 @@ async def _by_helper(directory: Path) -> None:
     script.write_text(HELPER.format(source=str(Path(__file__).parents[2] / "src")))
     helper = f"{sys.executable} {script}"
     async with Lab() as lab:
-        netdev, nic, _ = lab.wire(BridgeOptions(id="net0", br="lab0", helper=helper))
+        netdev = await lab.add_prepared(BridgeOptions(id="net0", br="lab0", helper=helper))
+        nic, _ = lab.nic("net0")
         assert netdev.endpoint.info_text(0) == f"helper={helper},br=lab0"
         assert nic.link_up
         assert netdev.endpoint.wants_offload
@@ -125,12 +141,13 @@ async def _by_qemus_helper(helper: str, directory: Path) -> None:
     run("sh", "-c", "mkdir -p /etc/qemu && echo allow lab0 > /etc/qemu/bridge.conf")
     make_bridge("lab0")
     async with Lab() as lab:
-        netdev, nic, _ = lab.wire(BridgeOptions(id="net0", br="lab0", helper=helper))
+        netdev = await lab.add_prepared(BridgeOptions(id="net0", br="lab0", helper=helper))
+        nic, _ = lab.nic("net0")
         assert nic.link_up
         assert netdev.endpoint.info_text(0) == f"helper={helper},br=lab0"
         assert "tap0" in ip("link", "show", "master", "lab0")
         with pytest.raises(NetError, match="bridge helper failed"):
-            lab.add(BridgeOptions(id="net1", br="other0", helper=helper))
+            await lab.add_prepared(BridgeOptions(id="net1", br="other0", helper=helper))
 
 
 @pytest.mark.needs("bridge-helper")

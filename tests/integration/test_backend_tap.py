@@ -292,6 +292,41 @@ def test_scripts_run_beside_the_loop(tmp_path: Path) -> None:
     in_namespace(_scripts, tmp_path)
 
 
+async def _leaving(tmp_path: Path) -> None:
+    """Each `downscript` waits until all have begun, which they never would one behind another."""
+    script.DOWN_SCRIPT_S = 60.0
+    down = tmp_path / "down"
+    down.write_text(
+        f"#!/bin/sh\ncd {tmp_path}; : > began-$1\nuntil [ $(ls began-* | wc -l) = 10 ]; do sleep 0.01; done\n"
+        "ip link show $1 > /dev/null && : > done-$1\n"
+    )
+    down.chmod(0o755)
+    async with Lab() as lab:
+        for n in range(10):
+            lab.add(TapOptions(id=f"net{n}", ifname=f"vt{n}", downscript=str(down)))
+        lab.network.close_netdevs()
+        assert lab.network.clients == []
+        assert lab.context.leaving_of("net3") is not None
+    assert len([name for name in os.listdir(tmp_path) if name.startswith("done-")]) == 10
+    assert lab.context.leaving == {}
+    assert "vt0" not in ip("link")
+
+    script.DOWN_SCRIPT_S = 0.05
+    down.write_text("#!/bin/sh\nexec sleep 100\n")
+    async with Lab() as lab:
+        lab.add(TapOptions(id="net0", ifname="vt0", downscript=str(down)))
+        lab.network.delete_netdev("net0", "test")
+        assert "vt0" in ip("link"), "it is there for its script"
+        leaving = lab.context.leaving_of("net0")
+        assert leaving is not None
+        await leaving
+        lab.add(TapOptions(id="net0", ifname="vt0"))
+
+
+def test_downscripts_run_side_by_side(tmp_path: Path) -> None:
+    in_namespace(_leaving, tmp_path)
+
+
 async def _gone() -> None:
     async with Lab() as lab:
         _, nic, guest = lab.wire(TapOptions(id="net0", ifname="vt0"))

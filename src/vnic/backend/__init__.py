@@ -5,9 +5,10 @@ Modules are imported when the first netdev of theirs is made, so that `vnic run`
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 
-from vnic.net.client import NetClient
+from vnic.net.errors import NetError
 from vnic.net.holds import VNIC
 
 from .base import Backend, BackendContext, Chardev, ChardevTable, NetdevType
@@ -34,11 +35,33 @@ def netdev_structs() -> Mapping[str, type[NetdevOptions]]:
     return {name: row.options for name, row in NETDEVS.items()}
 
 
-def netdev_add(context: BackendContext, options: NetdevOptions, by: str = VNIC) -> NetClient:
-    """Create a netdev (qmp_netdev_add); `by` names who asked. NetError where it is refused; nothing is left then."""
-    context.network.check_netdev_id(options.id)
+def netdev_add(context: BackendContext, options: NetdevOptions, by: str = VNIC) -> asyncio.Task[None] | None:
+    """Create a netdev (qmp_netdev_add); `by` names who asked. NetError where it is refused; nothing is left then.
+
+    Where it has to wait for something first, the task that ends when it is there, or with the NetError; its id is
+    taken until then.
+    """
+    network = context.network
+    network.check_netdev_id(options.id)
+    if options.id in context.coming:
+        raise NetError(f"Duplicate ID '{options.id}'")
     row = netdev_type(str(options.__struct_config__.tag))
     endpoint = row.create(context, options)
-    return context.network.add_netdev(
-        options.id, row.name, endpoint, queues=endpoint.queues, link=options.link, by=by
-    )
+
+    def add() -> None:
+        network.add_netdev(options.id, row.name, endpoint, queues=endpoint.queues, link=options.link, by=by)
+
+    preparation = endpoint.preparation()
+    if preparation is None:
+        add()
+        return None
+
+    async def prepare_and_add() -> None:
+        try:
+            await preparation
+        finally:
+            del context.coming[options.id]
+        add()
+
+    task = context.coming[options.id] = context.loop.create_task(prepare_and_add())
+    return task

@@ -6,6 +6,7 @@ The rules and texts are those of QEMU's util/qemu-sockets.c.
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import os
 import socket
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from vnic.lookup import LookupFailed, look_up
 from vnic.net.errors import NetError
 
 from .options import FdAddress, InetAddress, SocketAddress, UnixAddress
@@ -142,11 +144,7 @@ def resolve(
         found(targets)
         return _nothing
     assert isinstance(address, InetAddress)
-    try:
-        future = loop.run_in_executor(None, lambda: lookup(address, socket.SOCK_STREAM, passive=passive))
-    except (OSError, RuntimeError) as error:  # no descriptors, or no thread more
-        failed(f"address resolution failed for {address.host}:{address.port}: {error}")
-        return _nothing
+    future = look_up(loop, functools.partial(lookup, address, socket.SOCK_STREAM, passive=passive))
 
     def done(future: asyncio.Future[list[Resolved]]) -> None:
         if future.cancelled():
@@ -154,6 +152,8 @@ def resolve(
         error = future.exception()
         if error is None:
             found(future.result())
+        elif isinstance(error, LookupFailed):
+            failed(f"address resolution failed for {address.host}:{address.port}: {error}")
         else:
             failed(str(error))
 

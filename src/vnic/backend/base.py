@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -115,8 +115,22 @@ class BackendContext:
     hubs: Hubs = field(default_factory=Hubs)
     take_fd: Callable[[str], int] = take_fd
     """Resolves `fd=` of an option; the descriptor belongs to the caller."""
+    coming: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    """Netdevs that wait for a name server or a helper before they are there, by id."""
+    leaving: dict[asyncio.Task[None], str] = field(default_factory=dict)
+    """What deleted netdevs still have to wait for (a `downscript`), and their ids."""
     restarts: int = 0
     """How often a program that belongs to a back-end was started again, for query-vnic."""
+
+    def leave(self, netdev_id: str, work: Coroutine[Any, Any, None]) -> None:
+        """Run the last of a netdev beside the loop."""
+        task = self.loop.create_task(work)
+        self.leaving[task] = netdev_id
+        task.add_done_callback(self.leaving.pop)
+
+    def leaving_of(self, netdev_id: str) -> asyncio.Task[None] | None:
+        """The last of the newest netdev of that id, while it lasts."""
+        return next((task for task, each in reversed(self.leaving.items()) if each == netdev_id), None)
 
     def emit(self, event: str, data: dict[str, object]) -> None:
         """Send a QMP event to every monitor."""
@@ -132,6 +146,13 @@ class Backend(Endpoint):
     def __init__(self, context: BackendContext) -> None:
         self.context = context
         self.loop = context.loop
+
+    def preparation(self) -> Coroutine[Any, Any, None] | None:
+        """What has to be waited for before `start`: a host name, a helper. Bounded; a NetError refuses the netdev.
+
+        None: nothing. The netdev is not there before, and QEMU's clients wait for their reply as long.
+        """
+        return None
 
     @property
     def name(self) -> str:

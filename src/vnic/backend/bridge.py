@@ -7,23 +7,26 @@ With the right to do so vnic makes the tap itself; else QEMU's setuid helper doe
 from __future__ import annotations
 
 import array
+import asyncio
 import os
 import shlex
 import socket
-import subprocess
+from collections.abc import Coroutine
+from typing import Any
 
+from vnic.children import Child
 from vnic.net.errors import NetError
 
 from .base import BackendContext
 from .options import BridgeOptions, TapOptions
 from .tap import TapBackend
-from .tap_device import add_to_bridge
+from .tap_device import add_to_bridge, open_tap
 
 DEFAULT_BRIDGE = "br0"
 HELPERS = ("/usr/lib/qemu/qemu-bridge-helper", "/usr/libexec/qemu-bridge-helper")
 """Where distributions install QEMU's helper."""
-HELPER_LIMIT_S = 3.0
-"""How long the helper may take; there is no netdev without its answer, so this is waited for."""
+HELPER_LIMIT_S = 10.0
+"""How long the helper may take; there is no netdev without its answer, but only who adds it waits."""
 
 
 class BridgeBackend(TapBackend):
@@ -33,50 +36,72 @@ class BridgeBackend(TapBackend):
         super().__init__(context, TapOptions(id=options.id, link=options.link))
         self._bridge = options.br or DEFAULT_BRIDGE
         self._helper = options.helper
+        self._tap = -1
+        """The tap that was made here, or that the helper passed, until `start` takes it."""
+
+    def preparation(self) -> Coroutine[Any, Any, None] | None:
+        """Without the permission to make a tap there is none before the helper has answered."""
+        if self._helper is None:
+            try:
+                self._tap, _, _ = open_tap(None, vnet_hdr=None, multi_queue=False)
+                return None
+            except NetError as error:
+                if "not permitted" not in error.desc and "Permission denied" not in error.desc:
+                    raise
+            self._helper = next((path for path in HELPERS if os.access(path, os.X_OK)), HELPERS[0])
+        return self._ask_helper(self._helper)
+
+    async def _ask_helper(self, helper: str) -> None:
+        self._tap = await run_helper(self.loop, helper, self._bridge)
 
     def start(self) -> None:
-        if self._helper is None and self._start_natively():
-            return
-        helper = self._helper or next((path for path in HELPERS if os.access(path, os.X_OK)), HELPERS[0])
-        self._adopt([run_helper(helper, self._bridge)])
-        self._info = f"helper={helper},br={self._bridge}"
-
-    def _start_natively(self) -> bool:
-        """Make the tap here. False without the permission, where the helper may have it."""
-        try:
-            self._open(None, None)
-        except NetError as error:
-            if "not permitted" in error.desc or "Permission denied" in error.desc:
-                return False
-            raise
-        add_to_bridge(self.ifname, self._bridge)
-        self._info = f"ifname={self.ifname},br={self._bridge}"
-        return True
+        fd, self._tap = self._tap, -1
+        self._adopt([fd])
+        if self._helper is None:
+            add_to_bridge(self.ifname, self._bridge)
+            self._info = f"ifname={self.ifname},br={self._bridge}"
+        else:
+            self._info = f"helper={self._helper},br={self._bridge}"
 
 
-def run_helper(helper: str, bridge: str) -> int:
+async def run_helper(loop: asyncio.AbstractEventLoop, helper: str, bridge: str) -> int:
     """Run the bridge helper; the tap that it sends (net_bridge_run_helper of QEMU's net/tap.c)."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     with ours:
+        ours.setblocking(False)
         with theirs:
             words = _helper_command(helper, bridge, theirs.fileno())
             try:
-                process = subprocess.Popen(words, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),))
+                child = Child(loop, words, pass_fds=(theirs.fileno(),))
             except OSError as error:
                 raise NetError(f"could not launch bridge helper {helper}: {error.strerror}") from None
-        ours.settimeout(HELPER_LIMIT_S)
-        fd = _receive_fd(ours)
+        fd: int | None = None
+        try:
+            async with asyncio.timeout(HELPER_LIMIT_S):
+                await _readable(loop, ours)
+                fd = _receive_fd(ours)
+                status = await child.wait()
+            if fd is None or status:
+                raise NetError("bridge helper failed")
+            os.set_blocking(fd, False)
+            tap, fd = fd, None
+            return tap
+        except TimeoutError:
+            raise NetError(f"bridge helper failed: it took more than {HELPER_LIMIT_S:g} s") from None
+        finally:
+            child.kill()
+            if fd is not None:
+                os.close(fd)
+
+
+async def _readable(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+    """Wait for bytes, or the end."""
+    there = asyncio.Event()
+    loop.add_reader(sock, there.set)
     try:
-        status = process.wait(HELPER_LIMIT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        status = process.wait()
-    if fd is None or status:
-        if fd is not None:
-            os.close(fd)
-        raise NetError("bridge helper failed")
-    os.set_blocking(fd, False)
-    return fd
+        await there.wait()
+    finally:
+        loop.remove_reader(sock)
 
 
 def _helper_command(helper: str, bridge: str, fd: int) -> list[str]:

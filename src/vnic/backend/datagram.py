@@ -6,12 +6,15 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import ipaddress
 import os
 import socket
-import threading
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from vnic.lookup import LookupFailed, look_up
 from vnic.net.client import NetClient
 from vnic.net.errors import NetError
 from vnic.net.incoming import Frame
@@ -23,8 +26,6 @@ RETRY_S = 0.0005
 RETRY_MAX_S = 0.016
 """The wait for a unix peer with a full queue, doubled while that stays full: the kernel tells only connected sockets
 when it has room, and an unconnected one would report room at once, again and again (QEMU spins here)."""
-LOOKUP_LIMIT_S = 0.5
-"""How long a host name may take: datagram netdevs need their addresses before they exist."""
 
 Inet4 = tuple[str, int]
 
@@ -116,48 +117,49 @@ class DatagramPort:
 # -- addresses: convert_host_port and parse_host_port of QEMU's net/net.c -------------------------------------------
 
 
-def ipv4_address(host: str, port: str) -> Inet4:
-    """The address that `host` and `port` stand for; an empty host is any."""
-    return _ipv4_host(host), _port(port)
+class Hosts:
+    """IPv4 addresses for what users write; names are looked up before the netdev starts, which needs them."""
 
+    def __init__(self) -> None:
+        self._found: dict[str, str] = {}
 
-def parse_host_port(text: str) -> Inet4:
-    """`HOST:PORT`, as socket's options have it."""
-    host, colon, port = text.partition(":")
-    if not colon:
-        raise NetError(f"host address '{text}' doesn't contain ':' separating host from port")
-    return ipv4_address(host, port)
+    def preparation(
+        self, loop: asyncio.AbstractEventLoop, hosts: Iterable[str]
+    ) -> Coroutine[Any, Any, None] | None:
+        """The lookup of those of `hosts` that are names; None where there is none."""
+        names = [host for host in hosts if host and not host[0].isdigit()]
+        return self._look_up(loop, names) if names else None
 
+    async def _look_up(self, loop: asyncio.AbstractEventLoop, names: list[str]) -> None:
+        for name in names:
+            problem = f"can't resolve host address '{name}'"
+            try:
+                self._found[name] = await look_up(loop, functools.partial(socket.gethostbyname, name))
+            except LookupFailed as error:
+                raise NetError(f"{problem}: {error}") from None
+            except (OSError, UnicodeError):
+                raise NetError(problem) from None
 
-def _ipv4_host(host: str) -> str:
-    if not host:
-        return "0.0.0.0"
-    if host[0].isdigit():
+    def address(self, host: str, port: str) -> Inet4:
+        """The address that `host` and `port` stand for; an empty host is any."""
+        return self._number(host), _port(port)
+
+    def parse(self, text: str) -> Inet4:
+        """`HOST:PORT`, as socket's options have it."""
+        host, colon, port = text.partition(":")
+        if not colon:
+            raise NetError(f"host address '{text}' doesn't contain ':' separating host from port")
+        return self.address(host, port)
+
+    def _number(self, host: str) -> str:
+        if not host:
+            return "0.0.0.0"
+        if host in self._found:
+            return self._found[host]
         try:
             return socket.inet_ntoa(socket.inet_aton(host))
         except OSError:
             raise NetError(f"host address '{host}' is not a valid IPv4 address") from None
-    return _look_up(host)
-
-
-def _look_up(host: str) -> str:
-    """A host name, looked up in a thread so that a slow name server costs LOOKUP_LIMIT_S at the most."""
-    found: list[str] = []
-
-    def work() -> None:
-        try:
-            found.append(socket.gethostbyname(host))
-        except (OSError, UnicodeError):
-            pass
-
-    thread = threading.Thread(target=work, name="vnic-lookup", daemon=True)
-    thread.start()
-    thread.join(LOOKUP_LIMIT_S)
-    if thread.is_alive():
-        raise NetError(f"can't resolve host address '{host}' within {LOOKUP_LIMIT_S} s: give its number")
-    if not found:
-        raise NetError(f"can't resolve host address '{host}'")
-    return found[0]
 
 
 def _port(text: str) -> int:
@@ -168,6 +170,14 @@ def _port(text: str) -> int:
     if not 0 <= port <= 0xFFFF:
         raise NetError(f"port number '{text}' is invalid")
     return port
+
+
+def is_group(host: str) -> bool:
+    """Whether `host` is the number of a multicast group."""
+    try:
+        return ipaddress.IPv4Address(host).is_multicast
+    except ValueError:
+        return False
 
 
 def is_multicast(address: Inet4) -> bool:

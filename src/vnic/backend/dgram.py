@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Coroutine
+from typing import Any
 
 from vnic.net.errors import NetError
 from vnic.net.incoming import Frame
@@ -16,10 +18,11 @@ from .base import Backend, BackendContext
 from .connect import OwnPath, remove_stale_socket
 from .datagram import (
     DatagramPort,
+    Hosts,
     datagram_socket_from_fd,
     family_word,
     inet4_text,
-    ipv4_address,
+    is_group,
     is_multicast,
     multicast_socket,
     udp_socket,
@@ -34,14 +37,25 @@ class DgramBackend(Backend):
         super().__init__(context)
         self._local = options.local
         self._remote = options.remote
+        self._hosts = Hosts()
         self._port: DatagramPort | None = None
         self._path: OwnPath | None = None
         self._info = ""
 
+    def preparation(self) -> Coroutine[Any, Any, None] | None:
+        """Names of hosts are looked up first; a group's local address has to be a number (net_dgram_mcast_init)."""
+        local, remote = self._local, self._remote
+        hosts = []
+        if isinstance(remote, InetAddress):
+            hosts.append(remote.host)
+            if isinstance(local, InetAddress) and not is_group(remote.host):
+                hosts.append(local.host)
+        return self._hosts.preparation(self.loop, hosts)
+
     def start(self) -> None:
         local, remote = self._local, self._remote
         if isinstance(remote, InetAddress):
-            group = ipv4_address(remote.host, remote.port)
+            group = self._hosts.address(remote.host, remote.port)
             if is_multicast(group):
                 self._start_multicast(group, local)
                 return
@@ -63,7 +77,10 @@ class DgramBackend(Backend):
             raise NetError("only support inet or fd type for local")
 
     def _start_udp(self, local: InetAddress, remote: InetAddress) -> None:
-        here, there = ipv4_address(local.host, local.port), ipv4_address(remote.host, remote.port)
+        here, there = (
+            self._hosts.address(local.host, local.port),
+            self._hosts.address(remote.host, remote.port),
+        )
         self._port = DatagramPort(self.loop, udp_socket(here), self.client, there)
         self._info = f"udp={inet4_text(here)}/{inet4_text(there)}"
 

@@ -6,72 +6,41 @@ QEMU waits for them with everything else standing still (net/tap.c: launch_scrip
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import subprocess
-from collections.abc import Callable
 
+from vnic.children import Child, check_executable, with_us
 from vnic.net.errors import NetError
 
-from .base import log
-
 DOWN_SCRIPT_S = 2.0
+"""How long the interface of a netdev that was deleted stays for its `downscript`."""
 
 
-class NetworkScript:
-    """One run of `path ifname`. `ended(None)` is called when it exits with 0, else with what to say."""
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        path: str,
-        ifname: str,
-        ended: Callable[[str | None], None],
-    ) -> None:
-        self._loop = loop
-        self._path = path
-        self._ended = ended
-        try:
-            self._process = subprocess.Popen([path, ifname], stdin=subprocess.DEVNULL)
-        except OSError as error:
-            raise NetError(f"could not launch network script {path}: {error.strerror}") from None
-        self._pidfd = os.pidfd_open(self._process.pid)
-        loop.add_reader(self._pidfd, self._exited)
-
-    def _exited(self) -> None:
-        self._close()
-        status = self._process.wait()
-        if status == 0:
-            self._ended(None)
-        else:
-            self._ended(f"network script {self._path} failed with status {_wait_word(status)}")
-
-    def cancel(self) -> None:
-        """Its interface goes away: end it."""
-        self._close()
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            self._process.wait(timeout=0.2)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    def _close(self) -> None:
-        self._loop.remove_reader(self._pidfd)
-        os.close(self._pidfd)
-
-
-def run_down_script(path: str, ifname: str) -> None:
-    """Run a `downscript` to its end, for DOWN_SCRIPT_S at most: the interface goes away right after."""
+def start_script(loop: asyncio.AbstractEventLoop, path: str, ifname: str) -> Child:
+    """Begin `path ifname`. NetError where it cannot be run."""
     try:
-        status = subprocess.run([path, ifname], stdin=subprocess.DEVNULL, timeout=DOWN_SCRIPT_S).returncode
+        check_executable(path)
+        return Child(loop, with_us([path, ifname]))
     except OSError as error:
-        log.warning("could not launch network script %s: %s", path, error.strerror)
-    except subprocess.TimeoutExpired:
-        log.warning("network script %s was ended: it ran for more than %g s", path, DOWN_SCRIPT_S)
-    else:
-        if status:
-            log.warning("network script %s failed with status %d", path, _wait_word(status))
+        raise NetError(f"could not launch network script {path}: {error.strerror}") from None
+
+
+def script_failure(path: str, status: int) -> str | None:
+    """What to say of a script that ended so; None for one that did its work."""
+    return f"network script {path} failed with status {_wait_word(status)}" if status else None
+
+
+async def run_down_script(loop: asyncio.AbstractEventLoop, path: str, ifname: str) -> str | None:
+    """Run a `downscript`, for DOWN_SCRIPT_S at most: the interface goes right after. What went wrong, if anything."""
+    try:
+        child = start_script(loop, path, ifname)
+    except NetError as error:
+        return error.desc
+    try:
+        async with asyncio.timeout(DOWN_SCRIPT_S):
+            return script_failure(path, await child.wait())
+    except TimeoutError:
+        return f"network script {path} was ended: it ran for more than {DOWN_SCRIPT_S:g} s"
+    finally:
+        child.kill()
 
 
 def _wait_word(status: int) -> int:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Coroutine
+from typing import Any
 
 from vnic.net.errors import NetError
 from vnic.net.incoming import Frame
@@ -16,11 +18,11 @@ from .connect import Connector, Listener, set_stream_options
 from .connection import FramedConnection
 from .datagram import (
     DatagramPort,
+    Hosts,
     Inet4,
     family_word,
     inet4_text,
     multicast_socket,
-    parse_host_port,
     udp_socket,
 )
 from .options import InetAddress, SocketOptions
@@ -39,26 +41,37 @@ class SocketBackend(Backend):
         if options.udp is not None and options.localaddr is None:
             raise NetError("localaddr= is mandatory with udp=")
         self._options = options
+        self._hosts = Hosts()
         self._info = ""
         self._port: DatagramPort | None = None
         self._listener: Listener | None = None
         self._connector: Connector | None = None
         self._connection: FramedConnection | None = None
 
+    def preparation(self) -> Coroutine[Any, Any, None] | None:
+        """Names of hosts are looked up first."""
+        options = self._options
+        texts = [options.listen, options.connect, options.mcast, options.udp]
+        if options.udp is not None:
+            texts.append(options.localaddr)
+        return self._hosts.preparation(
+            self.loop, [text.partition(":")[0] for text in texts if text and ":" in text]
+        )
+
     def start(self) -> None:
         options = self._options
         if options.fd is not None:
             self._start_fd(options.fd)
         elif options.listen is not None:
-            self._start_listen(parse_host_port(options.listen))
+            self._start_listen(self._hosts.parse(options.listen))
         elif options.connect is not None:
-            self._start_connect(parse_host_port(options.connect))
+            self._start_connect(self._hosts.parse(options.connect))
         elif options.mcast is not None:
-            group = parse_host_port(options.mcast)
+            group = self._hosts.parse(options.mcast)
             self._start_datagrams(multicast_socket(group, options.localaddr), group)
             self._info = f"socket: mcast={inet4_text(group)}"
         else:
-            here, there = parse_host_port(options.localaddr or ""), parse_host_port(options.udp or "")
+            here, there = self._hosts.parse(options.localaddr or ""), self._hosts.parse(options.udp or "")
             self._start_datagrams(udp_socket(here), there)
             self._info = f"socket: udp={inet4_text(there)}"
 

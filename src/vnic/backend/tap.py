@@ -9,12 +9,13 @@ from __future__ import annotations
 import errno
 import os
 
+from vnic.children import Child
 from vnic.net.errors import NetError
 from vnic.net.incoming import Frame
 
 from .base import READ_BUDGET_FRAMES, Backend, BackendContext, log
 from .options import TapOptions
-from .script import NetworkScript, run_down_script
+from .script import run_down_script, script_failure, start_script
 from .tap_device import (
     ALL_OFFLOADS,
     VNET_HEADER_BYTES,
@@ -118,12 +119,18 @@ class TapQueue:
         self._loop.remove_writer(self.fd)
         self._tap.client.flush(self._index)
 
-    def stop(self) -> None:
-        """Close the descriptor; an interface that is not persistent goes with its last one."""
-        if self.fd >= 0:
-            fd, self.fd = self.fd, -1
+    def detach(self) -> int:
+        """Move no frames any more; the descriptor is the caller's. -1: it was so before."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
             self._loop.remove_reader(fd)
             self._loop.remove_writer(fd)
+        return fd
+
+    def stop(self) -> None:
+        """Close the descriptor; an interface that is not persistent goes with its last one."""
+        fd = self.detach()
+        if fd >= 0:
             os.close(fd)
 
 
@@ -151,7 +158,7 @@ class TapBackend(Backend):
         self.ifname = ""
         self._queues: list[TapQueue] = []
         self._info = ""
-        self._script: NetworkScript | None = None
+        self._script: Child | None = None
         self._down_script: str | None = None
 
     # -- opening ------------------------------------------------------------------------------------------------
@@ -214,10 +221,14 @@ class TapBackend(Backend):
     def _run_script(self, path: str) -> None:
         """Run the script beside the loop; the wire waits for it."""
         self.hold_disconnected(f"network script {path} {self.ifname} is running")
-        self._script = NetworkScript(self.loop, path, self.ifname, self._script_ended)
+        self._script = start_script(self.loop, path, self.ifname)
+        self._script.ended.add_done_callback(lambda ended: self._script_ended(path, ended.result()))
 
-    def _script_ended(self, failure: str | None) -> None:
+    def _script_ended(self, path: str, status: int) -> None:
+        if self._script is None:
+            return  # the netdev was deleted meanwhile, or its interface
         self._script = None
+        failure = script_failure(path, status)
         if failure is None:
             self.release_disconnected("the network script is through")
         else:
@@ -265,11 +276,28 @@ class TapBackend(Backend):
         self._queues.clear()
 
     def cleanup(self) -> None:
-        if self._script is not None:
-            self._script.cancel()
-        if self._down_script is not None and self._queues:
-            run_down_script(self._down_script, self.ifname)  # while the interface is still there
-        self._close_queues()
+        script, self._script = self._script, None
+        if script is not None:
+            script.end()
+        if script is None and self._down_script is None:
+            self._close_queues()
+            return
+        fds = [fd for fd in (queue.detach() for queue in self._queues) if fd >= 0]
+        self._queues.clear()
+        self.context.leave(self.name, self._leave(script, fds))
+
+    async def _leave(self, script: Child | None, fds: list[int]) -> None:
+        """The `downscript` runs behind the script, and while the interface is still there."""
+        try:
+            if script is not None:
+                await script.wait()
+            if self._down_script is not None and fds:
+                failure = await run_down_script(self.loop, self._down_script, self.ifname)
+                if failure is not None:
+                    log.warning("netdev %s: %s", self.name, failure)
+        finally:
+            for fd in fds:
+                os.close(fd)
 
 
 _OWN_DEVICE = {"ifname", "script", "downscript", "vnet_hdr"}

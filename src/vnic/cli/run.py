@@ -26,7 +26,7 @@ from vnic.machine.chardevs import NullOptions
 from vnic.machine.nics import unknown_property
 from vnic.machine.pidfile import PidFile
 from vnic.monitor.address import SocketOptions
-from vnic.monitor.machine import ShutdownCause
+from vnic.monitor.machine import Later, ShutdownCause
 from vnic.monitor.schema import convert_to_shape, device_options, netdev_options, object_options
 from vnic.monitor.schema.shapes import Shape, object_of
 from vnic.monitor.server import Mode, Monitors
@@ -173,7 +173,7 @@ async def _live(options: RunOptions, ready: Callable[[], None]) -> None:
             if options.pidfile is not None:
                 with _naming(""):
                     pidfile = PidFile(options.pidfile)
-            _set_up(machine, options)
+            await _set_up(machine, options)
             claim = _open_monitors(machine, monitors, options)
             ready()
             if not options.daemonize and sys.stderr.isatty():
@@ -207,7 +207,7 @@ def _limit_memory(setting: Setting) -> None:
             raise NetError(str(error)) from None
 
 
-def _set_up(machine: Machine, options: RunOptions) -> None:
+async def _set_up(machine: Machine, options: RunOptions) -> None:
     """Create all that the options name, in QEMU's order: chardevs, netdevs, objects, devices."""
     if options.guest_memory is not None:
         _limit_memory(options.guest_memory)
@@ -217,24 +217,27 @@ def _set_up(machine: Machine, options: RunOptions) -> None:
             if options.daemonize and setting.tree.get("backend") == "stdio":
                 raise NetError("cannot use stdio with -daemonize")
             machine.chardev_add_flat(setting.tree, listens=setting.tree.get("id") not in of_monitors)
-    _create(options.netdevs, netdev_options(machine.netdev_types), machine.netdev_add)
-    _create(options.objects, object_options(machine.object_types), machine.object_add)
+    await _create(options.netdevs, netdev_options(machine.netdev_types), machine.netdev_add)
+    await _create(options.objects, object_options(machine.object_types), machine.object_add)
     shape = dataclasses.replace(
         device_options(machine.device_types, machine.devices_not_built),
         lenient=False,
         unexpected=unknown_property,
     )
-    _create(options.devices, shape, machine.device_add)
+    await _create(options.devices, shape, machine.device_add)
 
 
-def _create(settings: Sequence[Setting], shape: Shape, add: Callable[[msgspec.Struct], None]) -> None:
+async def _create(settings: Sequence[Setting], shape: Shape, add: Callable[[msgspec.Struct], Later]) -> None:
     for setting in settings:
         with _naming(setting.where):
             if not setting.typed and isinstance(name := setting.tree.get("id"), str):
                 check_identifier(
                     name
                 )  # before all else, as QEMU's option strings; JSON's is for `add` to check
-            add(cast(msgspec.Struct, convert_to_shape(shape, setting.tree, strings=not setting.typed)))
+            made = cast(msgspec.Struct, convert_to_shape(shape, setting.tree, strings=not setting.typed))
+            later = add(made)
+            if later is not None:
+                await later
 
 
 def _open_monitors(machine: Machine, monitors: Monitors, options: RunOptions) -> Claim | None:

@@ -17,7 +17,7 @@ from vnic.backend import BackendContext, NetdevOptions, netdev_add, netdev_struc
 from vnic.backend.base import take_inherited_fd
 from vnic.filter import NetFilterOptions, object_add, object_del, object_structs
 from vnic.lag import Lag
-from vnic.monitor.machine import ChardevInfo, RunState, ShutdownCause, UserNetwork, VnicInfo
+from vnic.monitor.machine import ChardevInfo, Later, RunState, ShutdownCause, UserNetwork, VnicInfo
 from vnic.net.errors import DeviceNotFound, NetError
 from vnic.net.holds import VNIC, HoldKind
 from vnic.net.names import is_identifier
@@ -97,13 +97,15 @@ class Machine:
 
     # -- netdevs ------------------------------------------------------------------------------------------------
 
-    def netdev_add(self, options: msgspec.Struct, by: str = VNIC) -> None:
+    def netdev_add(self, options: msgspec.Struct, by: str = VNIC) -> Later:
         """Create a back-end; a NIC that waits for its id is plugged in."""
         assert isinstance(options, NetdevOptions)
-        netdev_add(self._backends, options, by)
+        return netdev_add(self._backends, options, by)
 
-    def netdev_del(self, netdev_id: str, by: str) -> None:
+    def netdev_del(self, netdev_id: str, by: str) -> Later:
+        """Delete a back-end; who asked is answered when the last of it is over, as by QEMU."""
         self.network.delete_netdev(netdev_id, by)
+        return self._backends.leaving_of(netdev_id)
 
     def user_networks(self) -> dict[str, UserNetwork]:
         return {
@@ -254,6 +256,8 @@ class Machine:
     async def close(self) -> None:
         """End in QEMU's order: the back-ends first, so that each guest sees its link go; then, when the VMs were
         let go, the NICs. The monitors are the caller's and stay until after this."""
+        for task in self._backends.coming.values():
+            task.cancel()
         self.network.close_netdevs()
         waiting = {name: asyncio.Event() for name in self._nics}
         for name, plugged in list(self._nics.items()):
@@ -262,9 +266,12 @@ class Machine:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 for closed in waiting.values():
                     await closed.wait()
+                if self._backends.leaving:
+                    await asyncio.wait(self._backends.leaving)
         except TimeoutError:
-            stuck = [name for name, closed in waiting.items() if not closed.is_set()]
-            log.error("ending without waiting for the VM of %s", ", ".join(stuck))
+            stuck = [f"the VM of {name}" for name, closed in waiting.items() if not closed.is_set()]
+            stuck += [f"the downscript of {name}" for name in self._backends.leaving.values()]
+            log.error("ending without waiting for %s", ", ".join(stuck))
         self._nics.clear()
         self.network.close()
         self.chardev_set.close()

@@ -12,7 +12,7 @@ import os
 import socket
 import stat
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,8 @@ class Session(Protocol):
     """The language spoken on a connection: a QMP or HMP session."""
 
     who: str
+    waits_for: asyncio.Future[Any] | None
+    """The next reply is asked for when this is done."""
 
     def greeting(self) -> bytes: ...
 
@@ -137,7 +139,7 @@ class Connection:
         """Replies to what was read, made one by one as the client takes them."""
         self._running = False
         self._more_later = False
-        """The rest of what was read waits for the loop's next turn."""
+        """The rest of what was read waits for the loop's next turn, or for what a command has to wait for."""
         self._ended = False
         """The client sends no more; it still gets what it asked for."""
         self._closed = False
@@ -213,6 +215,10 @@ class Connection:
                 if reply is None:
                     self._work = None
                     break
+                if self.session.waits_for is not None:
+                    self._more_later = True
+                    self.session.waits_for.add_done_callback(self._go_on)
+                    break
                 self._output += reply
                 self._amid_reply = not reply.endswith(b"\n")
                 if self._held and not self._amid_reply:
@@ -223,9 +229,18 @@ class Connection:
         finally:
             self._running = False
         self._flush()
-        if self._work is not None and not self._closed and len(self._output) <= PAUSE_BYTES:
+        if (
+            self._work is not None
+            and not self._more_later
+            and not self._closed
+            and len(self._output) <= PAUSE_BYTES
+        ):
             self._more_later = True
             self._loop.call_soon(self._run)
+
+    def _go_on(self, done: asyncio.Future[Any]) -> None:
+        """What the last command had to wait for is done."""
+        self._run()
 
     # -- what the loop watches ----------------------------------------------------------------------------------
 

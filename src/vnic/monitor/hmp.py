@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Arguments: TypeAlias = dict[str, str]
-Run: TypeAlias = "Callable[[Caller, Arguments], str | None]"
+Text: TypeAlias = str | asyncio.Future[str]
+"""What a line prints, now or later."""
+Run: TypeAlias = "Callable[[Caller, Arguments], str | asyncio.Future[None] | None]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +69,13 @@ class UsageError(Exception):
     """The arguments were no good: `str()` is printed (if anything), then where to find help."""
 
 
-def run_line(caller: Caller, line: str) -> str:
+def run_line(caller: Caller, line: str) -> Text:
     """Run one line; what it prints, with "\\r\\n" line ends."""
-    return _run(caller, line).replace("\n", "\r\n")
+    text = _run(caller, line)
+    return text.replace("\n", "\r\n") if isinstance(text, str) else text
 
 
-def _run(caller: Caller, line: str) -> str:
+def _run(caller: Caller, line: str) -> Text:
     if not line.strip():
         return ""
     found, at = _find(COMMANDS, line, 0)
@@ -81,12 +85,25 @@ def _run(caller: Caller, line: str) -> str:
     if found is None:
         return f"unknown command: '{typed}'\n"
     try:
-        return found.run(caller, _arguments(found, line[at:])) or ""
+        text = found.run(caller, _arguments(found, line[at:])) or ""
+        return text if isinstance(text, str) else asyncio.ensure_future(_told_later(text))
     except UsageError as error:
         text = f"{error}\n" if str(error) else ""
         return f'{text}Try "help {typed}" for more information\n'
     except NetError as error:
-        return f"Error: {error.desc}\n" + (f"{error.hint}\n" if error.hint else "")
+        return _refusal(error)
+
+
+async def _told_later(done: asyncio.Future[None]) -> str:
+    try:
+        await asyncio.shield(done)
+    except NetError as error:
+        return _refusal(error).replace("\n", "\r\n")
+    return ""
+
+
+def _refusal(error: NetError) -> str:
+    return f"Error: {error.desc}\n" + (f"{error.hint}\n" if error.hint else "")
 
 
 def _find(table: list[HmpCommand], line: str, start: int) -> tuple[HmpCommand | None, int]:

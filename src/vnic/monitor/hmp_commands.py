@@ -21,7 +21,7 @@ from vnic.protocol.qmp import ParseError, decode, encode
 
 from . import hmp_usernet
 from .hmp import Arguments, UsageError, help_text, hmp, run_line
-from .machine import RunState, ShutdownCause
+from .machine import Later, RunState, ShutdownCause
 from .schema import convert_to_shape, device_options, netdev_options, object_options
 from .schema.shapes import Builtin, Enumeration, Integer, Member, Shape, Union
 from .version import version
@@ -105,7 +105,7 @@ def _asks_for_list(text: str, implied: str) -> bool:
     "[type=]type,id=str[,prop=value][,...]",
     "add host network device",
 )
-def netdev_add(caller: Caller, args: Arguments) -> str | None:
+def netdev_add(caller: Caller, args: Arguments) -> str | Later:
     types = caller.machine.netdev_types
     text = args["netdev"]
     if _asks_for_list(text, "type"):
@@ -124,8 +124,7 @@ def netdev_add(caller: Caller, args: Arguments) -> str | None:
     )
     _check_flat(tree)
     keyval.spell_out_netdev(tree)
-    caller.machine.netdev_add(_options(tree, wants_help, shape), caller.who)
-    return None
+    return caller.machine.netdev_add(_options(tree, wants_help, shape), caller.who)
 
 
 def _check_flat(tree: keyval.Tree) -> None:
@@ -141,8 +140,8 @@ def _check_flat(tree: keyval.Tree) -> None:
 
 
 @hmp("netdev_del", "id:s", "id", "remove host network device")
-def netdev_del(caller: Caller, args: Arguments) -> None:
-    caller.machine.netdev_del(args["id"], caller.who)
+def netdev_del(caller: Caller, args: Arguments) -> Later:
+    return caller.machine.netdev_del(args["id"], caller.who)
 
 
 @hmp(

@@ -5,11 +5,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterator
+from typing import Any
+
+from vnic.net.errors import NetError
 
 from .hmp_commands import run_line
-from .machine import MonitoredMachine, RunState
+from .machine import MonitoredMachine, RunState, finished
 from .readline import ReadLine
 from .version import version
 
@@ -31,6 +35,7 @@ class HmpSession:
         self.negotiated = True
         self.oob = False
         self._readline = ReadLine()
+        self.waits_for: asyncio.Future[Any] | None = None
 
     def greeting(self) -> bytes:
         told = version().qemu
@@ -47,7 +52,8 @@ class HmpSession:
         for byte in data:
             line = self._readline.put(byte, echo)
             if line is not None:
-                yield bytes(echo) + self._run(line.decode(errors="replace"))
+                yield bytes(echo)
+                yield from self._run(line.decode(errors="replace"))
                 echo.clear()
                 if self.machine.runstate is RunState.SHUTDOWN:
                     return
@@ -57,13 +63,20 @@ class HmpSession:
         if echo:
             yield bytes(echo)
 
-    def _run(self, line: str) -> bytes:
+    def _run(self, line: str) -> Iterator[bytes]:
         try:
             text = run_line(self, line)
+            if isinstance(text, asyncio.Future):
+                self.waits_for = text
+                yield b""
+                self.waits_for = None
+                text = finished(text)
+        except NetError as error:
+            text = f"Error: {error.desc}\r\n"
         except OSError as error:  # no descriptors, no memory: the machine's limits, not ours
             text = f"Error: {error.strerror or error}\r\n"
         except Exception as error:  # a bug in one command must not take the monitor away
             log.exception("HMP: %r of %s failed", line, self.who)
             text = f"Error: internal error: {error!r}\r\n"
         prompt = b"" if self.machine.runstate is RunState.SHUTDOWN else PROMPT
-        return text.encode(errors="replace") + prompt
+        yield text.encode(errors="replace") + prompt

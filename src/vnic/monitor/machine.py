@@ -6,11 +6,14 @@ from the control thread, must not wait for a guest or a peer, and report a refus
 
 from __future__ import annotations
 
+import asyncio
 import enum
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import msgspec
+
+from vnic.net.errors import NetError
 
 if TYPE_CHECKING:
     from vnic.net.network import Network
@@ -38,6 +41,18 @@ class ChardevInfo(msgspec.Struct, rename="kebab", frozen=True):
     label: str
     filename: str
     frontend_open: bool
+
+
+Later: TypeAlias = asyncio.Future[None] | None
+"""What a command returns that may have to wait for something: the client gets its reply when that is done, and every
+other one is served meanwhile. None: it is done."""
+
+
+def finished(future: asyncio.Future[Any]) -> Any:
+    """The result of a future that is done, or its exception."""
+    if future.cancelled():
+        raise NetError("vnic is shutting down")
+    return future.result()
 
 
 class LoopLag(msgspec.Struct, rename="kebab", frozen=True):
@@ -144,10 +159,10 @@ class MonitoredMachine(Protocol):
     def object_types(self) -> Mapping[str, type[msgspec.Struct]]:
         """By QOM type ("filter-dump"); each Struct has an `id` field and the tag field `qom-type`."""
 
-    def netdev_add(self, options: msgspec.Struct, by: str) -> None:
+    def netdev_add(self, options: msgspec.Struct, by: str) -> Later:
         """`by`, here and below, names who asked, for the journal."""
 
-    def netdev_del(self, netdev_id: str, by: str) -> None: ...
+    def netdev_del(self, netdev_id: str, by: str) -> Later: ...
 
     def device_add(self, options: msgspec.Struct, by: str) -> None: ...
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,7 +15,7 @@ from vnic.protocol.qmp import ParseError, Stream, encode, encode_reply
 from vnic.protocol.qmp.encode import in_qdict_order
 
 from .commands import COMMANDS
-from .machine import MonitoredMachine, RunState
+from .machine import MonitoredMachine, RunState, finished
 from .schema.convert import Visit, compile_shape
 from .version import version
 
@@ -71,6 +72,7 @@ class QmpSession:
         self.negotiated = False
         self.oob = False
         self.pretty = pretty
+        self.waits_for: asyncio.Future[Any] | None = None
         self._dispatcher = dispatcher
         self._stream = Stream()
 
@@ -114,6 +116,11 @@ class QmpSession:
             if oob:
                 self._dispatcher.refuse_oob(name)
             result = self._dispatcher.execute(self, name, message.get("arguments", _NO_ARGUMENTS))
+            if isinstance(result, asyncio.Future):
+                self.waits_for = result
+                yield b""
+                self.waits_for = None
+                result = finished(result)
             if result is None and not reply and not self.pretty:
                 yield _EMPTY_RETURN
                 return

@@ -64,10 +64,26 @@ class Lab:
 
     async def __aexit__(self, *_: object) -> None:
         self.network.close()
+        if self.context.leaving:
+            await asyncio.wait(self.context.leaving)
         await asyncio.sleep(0)
 
     def add(self, options: NetdevOptions) -> NetClient:
-        return netdev_add(self.context, options)
+        """Create a netdev that needs no preparation."""
+        assert netdev_add(self.context, options) is None
+        return self._added(options)
+
+    async def add_prepared(self, options: NetdevOptions) -> NetClient:
+        """Create a netdev that may have to be prepared."""
+        later = netdev_add(self.context, options)
+        if later is not None:
+            await later
+        return self._added(options)
+
+    def _added(self, options: NetdevOptions) -> NetClient:
+        client = self.network.find_netdev(options.id)
+        assert client is not None
+        return client
 
     def nic(self, netdev_id: str, name: str = "nic0", queues: int = 1) -> tuple[Nic, Guest]:
         guest = Guest()

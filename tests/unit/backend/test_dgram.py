@@ -6,12 +6,15 @@ import asyncio
 import os
 import re
 import socket
+import threading
 from pathlib import Path
 
 import pytest
 from tests.fakes.ports import free_ports
 from tests.unit.backend.helpers import Lab, run, until
 
+from vnic import lookup
+from vnic.backend import netdev_add
 from vnic.backend.datagram import RETRY_MAX_S, DatagramPort
 from vnic.backend.options import (
     DgramOptions,
@@ -279,7 +282,7 @@ def test_refusals(options: NetdevOptions, text: str, monkeypatch: pytest.MonkeyP
         before = len(os.listdir("/proc/self/fd"))
         async with Lab() as lab:
             with pytest.raises(NetError, match=re.escape(text)):
-                lab.add(options)
+                await lab.add_prepared(options)
             assert lab.network.clients == []
         assert len(os.listdir("/proc/self/fd")) <= before
 
@@ -299,5 +302,67 @@ def test_the_wrong_kind_of_passed_socket() -> None:
             with pytest.raises(NetError, match=f"File descriptor '{read}' is not a socket"):
                 lab.add(DgramOptions(id="d", local=FdAddress(text=str(read))))
             os.close(write)
+
+    run(main())
+
+
+def test_a_name_is_looked_up_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only who adds the netdev waits; its id is taken meanwhile, and a NIC that waits for it is plugged in then."""
+    answer = threading.Event()
+
+    def slow_server(host: str) -> str:
+        assert answer.wait(60)
+        return "127.0.0.1"
+
+    monkeypatch.setattr(socket, "gethostbyname", slow_server)
+
+    async def main() -> None:
+        async with Lab() as lab:
+            first = lab.add(DgramOptions(id="a", local=inet(0), remote=inet(1)))
+            nic, _ = lab.nic("a")
+            lab.network.delete_netdev(first.name, "test")
+            options = DgramOptions(id="a", local=inet(0, "here"), remote=inet(1, "there"))
+            later = netdev_add(lab.context, options)
+            assert later is not None
+            with pytest.raises(NetError, match="Duplicate ID 'a'"):
+                netdev_add(lab.context, options)
+            for _ in range(10):  # the loop goes on
+                await asyncio.sleep(0)
+            assert not later.done()
+            assert not nic.link_up
+            answer.set()
+            await later
+            assert nic.link_up
+
+    run(main())
+
+
+def test_a_name_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = threading.Event()
+    monkeypatch.setattr(socket, "gethostbyname", lambda _: answer.wait(60))
+    monkeypatch.setattr(lookup, "LIMIT_S", 0.01)
+
+    async def main() -> None:
+        async with Lab() as lab:
+            with pytest.raises(NetError, match=r"can't resolve host address 'x': no answer within 0\.01 s"):
+                await lab.add_prepared(SocketOptions(id="a", connect="x:1"))
+            assert lab.network.clients == []
+
+    try:
+        run(main())
+    finally:
+        answer.set()
+
+
+def test_without_threads_a_name_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_thread(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+
+    async def main() -> None:
+        async with Lab() as lab:
+            with pytest.raises(NetError, match="can't resolve host address 'x': can't start new thread"):
+                await lab.add_prepared(SocketOptions(id="a", connect="x:1"))
 
     run(main())

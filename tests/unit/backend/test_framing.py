@@ -11,7 +11,7 @@ from tests.fakes.loops import fresh_loop, turn, until
 
 from vnic.backend.address import AddressError, unix_sockaddr
 from vnic.backend.connection import FramedConnection
-from vnic.backend.datagram import parse_host_port
+from vnic.backend.datagram import Hosts
 from vnic.backend.framing import LENGTH, MAX_FRAME_BYTES, Deframer, FramingError
 from vnic.backend.options import String, UnixAddress, UserOptions
 from vnic.backend.user import UserPlan
@@ -75,7 +75,7 @@ def test_any_host_forwarding_rule(rule: str) -> None:
 @given(st.from_regex(r"[0-9.:x/-]{0,24}", fullmatch=True))
 def test_any_host_and_port(text: str) -> None:
     try:
-        host, port = parse_host_port(text)
+        host, port = Hosts().parse(text)
     except NetError:
         return
     assert host.count(".") == 3

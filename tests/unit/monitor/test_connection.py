@@ -21,6 +21,7 @@ from vnic.monitor.connection import (
     SocketChannel,
 )
 from vnic.monitor.qmp import Dispatcher, QmpSession
+from vnic.net.errors import NetError
 
 
 class Wire:
@@ -290,5 +291,81 @@ def test_closed_from_within_its_own_command() -> None:
         wire.session.feed = feed_and_close  # type: ignore[method-assign]  # a machine that ends at once
         await wire.send(b'{"execute":"query-name"}')
         assert await wire.loop.sock_recv(wire.far, 1) == b""
+
+    with_wire(test)
+
+
+# -- commands that have to wait for something -------------------------------------------------------------------------
+
+
+def slow_deletions(wire: Wire) -> asyncio.Future[None]:
+    """From now on each netdev_del is done when this is."""
+    done = wire.loop.create_future()
+    wire.machine.netdev_del = lambda netdev_id, by: done  # type: ignore[method-assign, assignment]
+    return done
+
+
+DELETE = b'{"execute":"netdev_del","arguments":{"id":"net0"},"id":1}'
+HMP_DELETE = b'{"execute":"human-monitor-command","arguments":{"command-line":"netdev_del net0"},"id":1}'
+
+
+@pytest.mark.parametrize(("command", "result"), [(DELETE, {}), (HMP_DELETE, "")])
+def test_a_command_that_waits_holds_up_its_client_only(command: bytes, result: object) -> None:
+    async def test(wire: Wire) -> None:
+        await wire.negotiate()
+        done = slow_deletions(wire)
+        await wire.send(command + b'{"execute":"stop"}')
+        other = Wire(wire.loop)
+        await other.negotiate()
+        await other.send(b'{"execute":"query-name"}')
+        assert await other.lines(1) == [{"return": {"name": "lab"}}]
+        other.close()
+        wire.connection.event({"event": "RESUME"})
+        assert await wire.lines(1) == [{"event": "RESUME"}], "events go on"
+        assert wire.machine.runstate == "running", "the next command waits for its turn"
+        done.set_result(None)
+        assert await wire.lines(2) == [{"return": result, "id": 1}, {"return": {}}]
+
+    with_wire(test)
+
+
+def test_a_command_that_waited_may_fail() -> None:
+    async def test(wire: Wire) -> None:
+        await wire.negotiate()
+        done = slow_deletions(wire)
+        await wire.send(DELETE + HMP_DELETE)
+        done.set_exception(NetError("bridge helper failed"))
+        text = "Error: bridge helper failed\r\n"
+        assert await wire.lines(2) == [
+            {"error": {"class": "GenericError", "desc": "bridge helper failed"}, "id": 1},
+            {"return": text, "id": 1},
+        ]
+
+    with_wire(test)
+
+
+def test_a_client_that_leaves_while_its_command_waits() -> None:
+    async def test(wire: Wire) -> None:
+        await wire.negotiate()
+        done = slow_deletions(wire)
+        await wire.send(DELETE + b'{"execute":"quit"}')
+        await until(lambda: wire.session.waits_for is done)
+        wire.connection.close()
+        done.set_result(None)
+        await asyncio.sleep(0)
+        assert wire.machine.runstate == "running", "the rest is not run"
+
+    with_wire(test)
+
+
+def test_a_command_that_waits_when_vnic_ends() -> None:
+    async def test(wire: Wire) -> None:
+        await wire.negotiate()
+        done = slow_deletions(wire)
+        await wire.send(DELETE)
+        await until(lambda: wire.session.waits_for is done)
+        done.cancel()
+        (reply,) = await wire.lines(1)
+        assert reply["error"] == {"class": "GenericError", "desc": "vnic is shutting down"}
 
     with_wire(test)

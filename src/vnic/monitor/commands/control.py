@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Literal
 
 import msgspec
@@ -69,8 +70,8 @@ class HumanMonitorCommand(msgspec.Struct, rename="kebab"):
     cpu_index: int | None = None
 
 
-@command("human-monitor-command")
-def human_monitor_command(caller: Caller, args: HumanMonitorCommand) -> str:
+@command("human-monitor-command", returns=str)
+def human_monitor_command(caller: Caller, args: HumanMonitorCommand) -> str | asyncio.Future[str]:
     """One HMP line; what it prints is returned, errors too. As if there were one CPU: qmp-shell names it."""
     if args.cpu_index:
         raise NetError("Parameter 'cpu-index' expects a CPU number")

@@ -6,7 +6,7 @@ import msgspec
 
 from vnic.net.announce import AnnounceParameters
 
-from ..machine import MonitoredMachine
+from ..machine import Later, MonitoredMachine
 from ..schema import netdev_options
 from ..schema.shapes import Shape
 from ..types import LinkChange, LinkInfo, RxFilterInfo
@@ -29,8 +29,8 @@ def _netdev(machine: MonitoredMachine) -> Shape:
 
 
 @command("netdev_add", arguments=_netdev)
-def netdev_add(caller: Caller, args: msgspec.Struct) -> None:
-    caller.machine.netdev_add(args, caller.who)
+def netdev_add(caller: Caller, args: msgspec.Struct) -> Later:
+    return caller.machine.netdev_add(args, caller.who)
 
 
 class NetdevDel(msgspec.Struct):
@@ -38,8 +38,8 @@ class NetdevDel(msgspec.Struct):
 
 
 @command("netdev_del")
-def netdev_del(caller: Caller, args: NetdevDel) -> None:
-    caller.machine.netdev_del(args.id, caller.who)
+def netdev_del(caller: Caller, args: NetdevDel) -> Later:
+    return caller.machine.netdev_del(args.id, caller.who)
 
 
 class AnnounceSelf(msgspec.Struct):

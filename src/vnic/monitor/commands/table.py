@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
-from ..machine import MonitoredMachine
+from ..machine import Later, MonitoredMachine
 from ..schema.shapes import Shape, shape_of
 
 Function = TypeVar("Function", bound=Callable[..., object])
@@ -71,7 +71,7 @@ def command(
             name,
             function,
             arguments or (parameters[0] if parameters else None),
-            returns or (None if result is type(None) else result),
+            returns or (None if result in (type(None), Later) else result),
         )
         return function
 
