@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Sequence
 from typing import Any, Final
 
-GRACE_S: Final = 0.2
+GRACE_S = 0.2
 """Between SIGTERM and SIGKILL."""
 
 # Who is killed before setpriv has asked for the signal is nobody's parent any more: then nothing is started.

@@ -6,18 +6,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import os
 import pwd
 import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from vnic.children import Child, with_us
 from vnic.net.errors import NetError
+from vnic.scratch import ScratchFolder
 
 from .options import PasstOptions, String
 
@@ -45,7 +47,6 @@ class PasstProcess:
         ready: Callable[[int | None], None],
         failed: Callable[[Complaint], None],
     ) -> None:
-        self._loop = loop
         self._ready = ready
         self._failed = failed
         words = list(arguments)
@@ -54,48 +55,36 @@ class PasstProcess:
             words += ["--pid", self._pid_file.path]
         errors = os.memfd_create("passt-stderr")
         try:
-            self._process = subprocess.Popen(
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=errors,
-                pass_fds=pass_fds,
+            self._child = Child(
+                loop, with_us(words), stdout=subprocess.DEVNULL, stderr=errors, pass_fds=pass_fds
             )
         except OSError as error:
             os.close(errors)
             self._remove_pid_file()
             raise not_executable(words[0], error.strerror or str(error)) from None
         self._errors = errors
-        self._pidfd = os.pidfd_open(self._process.pid)
-        loop.add_reader(self._pidfd, self._ended)
+        self._cancelled = False
+        self._child.ended.add_done_callback(self._ended)
 
-    def _ended(self) -> None:
-        status = self._process.wait()
+    def _ended(self, ended: asyncio.Future[int]) -> None:
+        status = ended.result()
         said = os.pread(self._errors, ERROR_BYTES, 0).decode(errors="replace")
         pid = self._pid_file.read() if self._pid_file is not None else None
-        self._close()
-        if status == 0:
+        os.close(self._errors)
+        self._remove_pid_file()
+        if self._cancelled:
+            if pid is not None:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGTERM)
+        elif status == 0:
             self._ready(pid)
         else:
             self._failed(_complaint(status, said))
 
     def cancel(self) -> None:
         """Give up a start that is under way, with what it may have put into the background already."""
-        self._process.kill()
-        self._process.wait()
-        pid = self._pid_file.read() if self._pid_file is not None else None
-        if pid is not None:
-            try:
-                os.kill(pid, signal.SIGTERM)
-            except OSError:
-                pass
-        self._close()
-
-    def _close(self) -> None:
-        self._loop.remove_reader(self._pidfd)
-        os.close(self._pidfd)
-        os.close(self._errors)
-        self._remove_pid_file()
+        self._cancelled = True
+        self._child.kill()
 
     def _remove_pid_file(self) -> None:
         if self._pid_file is not None:
@@ -105,30 +94,32 @@ class PasstProcess:
 class _PidFile:
     """Where passt writes its number, in a directory that only it and vnic can enter."""
 
-    def __init__(self, directory: str) -> None:
-        self._directory = directory
-        self.path = os.path.join(directory, "pid")
+    def __init__(self, folder: ScratchFolder) -> None:
+        self._folder = folder
+        self.path = str(folder.path / "pid")
 
     @classmethod
     def make(cls, arguments: list[str]) -> _PidFile | None:
         """None where passt could not write it."""
-        directory = private_directory(arguments)
-        return cls(directory) if directory is not None else None
+        folder = private_folder(arguments)
+        return cls(folder) if folder is not None else None
 
     def read(self) -> int | None:
         try:
-            with open(self.path) as file:
+            # Whom passt became may have put anything there.
+            fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+            with open(fd) as file:
                 pid = int(file.read(32))
         except (OSError, ValueError):
             return None
         return pid if pid > 0 else None
 
     def remove(self) -> None:
-        shutil.rmtree(self._directory, ignore_errors=True)
+        self._folder.remove()
 
 
-def private_directory(arguments: list[str]) -> str | None:
-    """A new directory that only root and a passt with those arguments can write to.
+def private_folder(arguments: list[str]) -> ScratchFolder | None:
+    """A new folder that only root and a passt with those arguments can write to.
 
     As root passt becomes nobody before it writes. Releases since 2025 give up CAP_DAC_OVERRIDE before that, and do
     some of the writing as root: the directory is root's, and open to nobody's group. None where passt becomes another
@@ -137,15 +128,15 @@ def private_directory(arguments: list[str]) -> str | None:
     as_root = os.geteuid() == 0
     if as_root and any(word.startswith("--runas") for word in arguments):
         return None
-    directory = tempfile.mkdtemp(prefix="vnic-passt-")
+    folder = ScratchFolder("vnic-passt-")
     if as_root:
         try:
-            os.chown(directory, 0, pwd.getpwnam("nobody").pw_gid)
-            os.chmod(directory, 0o770)
+            os.chown(folder.path, 0, pwd.getpwnam("nobody").pw_gid)
+            os.chmod(folder.path, 0o770)
         except (KeyError, OSError):
-            os.rmdir(directory)
+            folder.remove()
             return None
-    return directory
+    return folder
 
 
 def not_executable(program: str, reason: str) -> NetError:

@@ -6,7 +6,6 @@ It is the vhost-user back-end, over a socket of its own that nobody else reaches
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ from vnic.net.errors import NetError
 from .base import BackendContext, Chardev
 from .chardev import ChardevListener
 from .options import PasstOptions, VhostUserOptions
-from .passt_process import PasstKeeper, State, passt_arguments, private_directory
+from .passt_process import PasstKeeper, State, passt_arguments, private_folder
 from .vhost_user import VhostUserBackend
 
 RECONNECT_MS = 50
@@ -75,14 +74,14 @@ class PasstVhostUserBackend(VhostUserBackend):
 
     def __init__(self, context: BackendContext, options: PasstOptions) -> None:
         arguments = passt_arguments(options)
-        directory = private_directory(arguments)
-        if directory is None:
+        folder = private_folder(arguments)
+        if folder is None:
             raise NetError(
                 "passt could not reach a socket of vnic's as the user that it becomes: leave --runas out"
             )
-        self._directory = directory
+        self._folder = folder
         self._machine_context = context
-        self._path = os.path.join(directory, "vhost-user.sock")
+        self._path = str(folder.path / "vhost-user.sock")
         super().__init__(
             _PasstContext(context, self._path),
             VhostUserOptions(id=options.id, link=options.link, chardev="passt"),
@@ -129,4 +128,4 @@ class PasstVhostUserBackend(VhostUserBackend):
     def cleanup(self) -> None:
         super().cleanup()
         self._keeper.close()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        self._folder.remove()

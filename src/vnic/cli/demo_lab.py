@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -20,7 +19,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from vnic.children import with_us
 from vnic.rundir import SUN_PATH_MAX
+from vnic.scratch import ScratchFolder, remove_leftovers
 
 from .client import Entry, Refused, Session, session
 
@@ -59,7 +60,10 @@ class Program:
         qmp = f"unix:{self.qmp_path},server=on,wait=off"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "vnic", "run", "-name", f"demo-{name}", "-qmp", qmp, *options],
+                with_us(
+                    [sys.executable, "-m", "vnic", "run", "-name", f"demo-{name}", "-qmp", qmp, *options],
+                    "TERM",
+                ),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -104,14 +108,16 @@ class Lab:
             raise Refused(
                 f"{tempfile.gettempdir()} is too long a path for sockets in it; choose another: export TMPDIR=/tmp"
             )
-        self.folder = Path(tempfile.mkdtemp(prefix="vnic-demo-"))
+        remove_leftovers()
+        self._scratch = ScratchFolder("vnic-demo-")
+        self.folder = self._scratch.path
         self.nic_socket = self.folder / "nic0.sock"
         self._stack = contextlib.AsyncExitStack()
         self._peer: Program | None = None
         self.qmp: Session
 
     async def __aenter__(self) -> Self:
-        self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
+        self._stack.callback(self._scratch.remove)
         try:
             options = ["-netdev", f"echo,id={NETDEV},ip={PING_ADDRESS}"]
             options += ["-device", self._device]

@@ -25,7 +25,7 @@ from vnic.machine import Machine
 from vnic.machine.chardevs import NullOptions
 from vnic.machine.nics import unknown_property
 from vnic.machine.pidfile import PidFile
-from vnic.monitor.address import SocketOptions
+from vnic.monitor.address import SocketOptions, look_up_addresses
 from vnic.monitor.machine import Later, ShutdownCause
 from vnic.monitor.schema import convert_to_shape, device_options, netdev_options, object_options
 from vnic.monitor.schema.shapes import Shape, object_of
@@ -33,6 +33,7 @@ from vnic.monitor.server import Mode, Monitors
 from vnic.net.errors import NetError
 from vnic.net.names import check_identifier
 from vnic.rundir import Claim, RunDirError, own_folder
+from vnic.scratch import remove_leftovers
 from vnic.virtio.address_space import SPACE, NoRoom
 
 from .options import HelpTopic, OptionError, RunOptions, Setting, UsageError, parse_run
@@ -91,6 +92,7 @@ def _start(options: RunOptions) -> int:
     wrong = logs.set_up(None if options.log_file is None else _open_log(options.log_file))
     for text in (*([wrong] if wrong else []), *options.notes()):
         print(f"vnic: {text}", file=sys.stderr)
+    remove_leftovers()
     with asyncio.Runner(loop_factory=LagLoop) as runner:
         runner.run(_guarded(options, ready))
     return 0
@@ -174,7 +176,7 @@ async def _live(options: RunOptions, ready: Callable[[], None]) -> None:
                 with _naming(""):
                     pidfile = PidFile(options.pidfile)
             await _set_up(machine, options)
-            claim = _open_monitors(machine, monitors, options)
+            claim = await _open_monitors(machine, monitors, options)
             ready()
             if not options.daemonize and sys.stderr.isatty():
                 print(_hello(options, claim), file=sys.stderr)
@@ -240,7 +242,7 @@ async def _create(settings: Sequence[Setting], shape: Shape, add: Callable[[msgs
                 await later
 
 
-def _open_monitors(machine: Machine, monitors: Monitors, options: RunOptions) -> Claim | None:
+async def _open_monitors(machine: Machine, monitors: Monitors, options: RunOptions) -> Claim | None:
     """Open the monitors that were asked for; with no word of QMP, one where the verbs look for it."""
     for monitor in options.monitors:
         with _naming(monitor.where):
@@ -248,7 +250,13 @@ def _open_monitors(machine: Machine, monitors: Monitors, options: RunOptions) ->
             chardev.claim("a monitor")
             if isinstance(chardev.options, NullOptions):
                 continue  # its client never comes
-            monitors.add(chardev.options, Mode(monitor.mode), monitor.pretty, chardev.set_connected)
+            addresses = None
+            if isinstance(chardev.options, SocketOptions) and chardev.options.host:
+                chardev.options.check()
+                addresses = await look_up_addresses(asyncio.get_running_loop(), chardev.options)
+            monitors.add(
+                chardev.options, Mode(monitor.mode), monitor.pretty, chardev.set_connected, addresses
+            )
     if not options.default_qmp:
         return None
     try:

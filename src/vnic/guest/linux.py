@@ -8,17 +8,17 @@ from __future__ import annotations
 import abc
 import contextlib
 import re
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from os import killpg
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
+
+from vnic.scratch import ScratchFolder, remove_leftovers
 
 from .console import DEFAULT_TIMEOUT, Completed, Console, Pending, checked
 from .errors import BootFailed, GuestError, GuestGone
@@ -38,7 +38,7 @@ class LinuxGuest(abc.ABC):
     def __init__(self, files: Mapping[str, bytes] | None, boot_timeout: float) -> None:
         self._files = files
         self._boot_timeout = boot_timeout
-        self._folder: Path | None = None
+        self._scratch: ScratchFolder | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._console: Console | None = None
         self.boot_seconds = 0.0
@@ -90,13 +90,15 @@ class LinuxGuest(abc.ABC):
         if self._process is not None:
             raise GuestError("the guest was booted already")
         started = time.monotonic()
-        self._folder = Path(tempfile.mkdtemp(prefix="vnic-guest-"))
-        initrd = self._folder / "initrd"
+        remove_leftovers()
+        self._scratch = ScratchFolder("vnic-guest-")
+        folder = self._scratch.path
+        initrd = folder / "initrd"
         initrd.write_bytes(build_initrd(*self._parts(), self._files))
         host_end, guest_end = socket.socketpair()
         self._console = Console(host_end)
-        with guest_end, (self._folder / "log").open("wb") as log:
-            self._process = self._launch(self._folder, initrd, guest_end, log)
+        with guest_end, (folder / "log").open("wb") as log:
+            self._process = self._launch(folder, initrd, guest_end, log)
         self._wait_ready(timeout)
         self.boot_seconds = time.monotonic() - started
 
@@ -125,9 +127,9 @@ class LinuxGuest(abc.ABC):
         if self._console is not None:
             self._console.close()
             self._console = None
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
+        if self._scratch is not None:
+            self._scratch.remove()
+            self._scratch = None
 
     @staticmethod
     def _end(process: subprocess.Popen[bytes]) -> None:
@@ -166,9 +168,9 @@ class LinuxGuest(abc.ABC):
 
     def log(self) -> str:
         """What the kernel printed."""
-        if self._folder is None:
+        if self._scratch is None:
             return ""
-        return (self._folder / "log").read_text(errors="replace")
+        return (self._scratch.path / "log").read_text(errors="replace")
 
     # -- commands -----------------------------------------------------------------------------------------------
 

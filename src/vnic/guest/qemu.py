@@ -5,12 +5,13 @@ QEMU connects to each NIC's socket when it starts, so the NICs must listen befor
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from vnic.children import with_us
 
 from .errors import GuestError
 from .initrd import module_closure
@@ -28,10 +29,6 @@ DEFAULT_MEMORY_MIB = 192
 _CPU = ("-accel", "tcg", "-cpu", "qemu64")
 _KERNEL_ARGUMENTS = "console=ttyS0 quiet panic=-1 rdinit=/init VNIC_TTY=ttyS1"
 _UNPLUG_TIMEOUT = 60.0
-
-# QEMU does not end by itself when we are killed. Who is killed before setpriv has asked for the signal is nobody's
-# parent any more: then nothing is started.
-_DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL", "sh", "-c", '[ "$PPID" = "$0" ] && exec "$@"')
 
 
 class QemuGuest(LinuxGuest):
@@ -152,11 +149,6 @@ class QemuGuest(LinuxGuest):
         for nic in self._nics:
             command += nic.options()
         return command
-
-
-def with_us(command: Sequence[str]) -> list[str]:
-    """The command as a child of this process that ends with it."""
-    return [*_DIES_WITH_US, str(os.getpid()), *command]
 
 
 def _nic(nic: QemuNic | str | Path) -> QemuNic:

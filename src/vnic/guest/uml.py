@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from vnic.children import with_us
+
 from . import exec_uml
 from .errors import BootFailed, GuestError
 from .initrd import module_closure
@@ -108,7 +110,7 @@ class UmlGuest(LinuxGuest):
                     passed.callback(os.close, fd)
                 arguments += [f"con1=fd:{fds[1]},fd:{fds[2]}", "VNIC_SHELL=tty1"]
             return subprocess.Popen(
-                [*self._launcher(), *arguments],
+                with_us([*self._launcher(), *arguments], "TERM"),  # on which it takes its helpers with it
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

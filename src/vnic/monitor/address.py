@@ -6,14 +6,17 @@ with QEMU's texts (util/qemu-sockets.c).
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import functools
 import os
 import socket
 import stat
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
+from vnic.lookup import LookupFailed, look_up
 from vnic.net.errors import NetError
 
 SUN_PATH_MAX = 108
@@ -83,14 +86,15 @@ MonitorChardev = SocketOptions | StdioOptions
 class Listener:
     """A listening socket; a UNIX one leaves no file behind."""
 
-    def __init__(self, options: SocketOptions) -> None:
+    def __init__(self, options: SocketOptions, addresses: Addresses | None = None) -> None:
+        """`addresses`: of `look_up_addresses`; without them the name server is waited for."""
         self._path: tuple[str, int, int] | None = None
         if options.fd is not None:
             self.socket = _listening_fd(options.fd)
         elif options.path is not None:
             self.socket = self._listen_unix(options)
         else:
-            self.socket = _listen_inet(options)
+            self.socket = _listen_inet(addresses or _resolve(options))
         self.socket.setblocking(False)
 
     def _listen_unix(self, options: SocketOptions) -> socket.socket:
@@ -156,17 +160,26 @@ def _remove_stale(path: str) -> None:
             pass  # its backlog is full: it lives
 
 
-def _resolve(options: SocketOptions, passive: bool) -> list[tuple[socket.AddressFamily, Any]]:
-    """The addresses of a host and port, in the order to try them.
+Addresses: TypeAlias = list[tuple[socket.AddressFamily, Any]]
+"""The addresses of a host and port, in the order to try them."""
 
-    Name resolution blocks, so it happens only while options are read.
-    """
+
+async def look_up_addresses(loop: asyncio.AbstractEventLoop, options: SocketOptions) -> Addresses:
+    """What `host` and `port` stand for, asked of the name server beside the loop. NetError where it has no answer."""
+    try:
+        return await look_up(loop, functools.partial(_resolve, options))
+    except LookupFailed as error:
+        raise NetError(f"address resolution failed for {options.host}:{options.port}: {error}") from None
+
+
+def _resolve(options: SocketOptions) -> Addresses:
+    """The same, waiting for the name server."""
     family = socket.AF_UNSPEC
     if options.ipv4 and not options.ipv6:
         family = socket.AF_INET
     elif options.ipv6 and not options.ipv4:
         family = socket.AF_INET6
-    flags = socket.AI_PASSIVE if passive else 0
+    flags = socket.AI_PASSIVE if options.server else 0
     host, port = options.host or None, options.port
     try:
         found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=flags)
@@ -175,9 +188,9 @@ def _resolve(options: SocketOptions, passive: bool) -> list[tuple[socket.Address
     return [(each[0], each[4]) for each in found]
 
 
-def _listen_inet(options: SocketOptions) -> socket.socket:
+def _listen_inet(addresses: Addresses) -> socket.socket:
     problem = "Address family not supported by protocol"
-    for family, address in _resolve(options, passive=True):
+    for family, address in addresses:
         try:
             listening = socket.socket(family, socket.SOCK_STREAM)
         except OSError as error:
@@ -215,11 +228,11 @@ def socket_of_fd(text: str) -> socket.socket:
         raise NetError(f"File descriptor '{text}' is not a socket") from None
 
 
-def far_address(options: SocketOptions) -> tuple[socket.AddressFamily, Any]:
+def far_address(options: SocketOptions, addresses: Addresses | None) -> tuple[socket.AddressFamily, Any]:
     """Where `server=off` connects to; of several addresses, the first."""
     if options.path is not None:
         return socket.AF_UNIX, unix_address(options)
-    return _resolve(options, passive=False)[0]
+    return (addresses or _resolve(options))[0]
 
 
 def start_connecting(family: socket.AddressFamily, address: Any) -> socket.socket:

@@ -16,7 +16,7 @@ from typing import Protocol, TypeAlias
 
 from vnic.net.errors import NetError
 
-from .address import Listener, SocketOptions, far_address, socket_of_fd, start_connecting
+from .address import Addresses, Listener, SocketOptions, far_address, socket_of_fd, start_connecting
 from .connection import Channel, Connection, SocketChannel, StdioChannel
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,12 @@ class ServerPort:
     """A listening socket and however many clients."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, options: SocketOptions, serve: Serve, connected: Connected
+        self,
+        loop: asyncio.AbstractEventLoop,
+        options: SocketOptions,
+        serve: Serve,
+        connected: Connected,
+        addresses: Addresses | None,
     ) -> None:
         self._loop = loop
         self._options = options
@@ -66,7 +71,7 @@ class ServerPort:
         self._failing = self._full = False
         """Said once, not at every attempt of a client."""
         self._retry: asyncio.TimerHandle | None = None
-        self._listener = Listener(options)
+        self._listener = Listener(options, addresses)
         self._listen()
 
     def _listen(self) -> None:
@@ -115,7 +120,12 @@ class ClientPort:
     """A socket that we connect (`server=off`), again and again where `reconnect-ms` is given."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, options: SocketOptions, serve: Serve, connected: Connected
+        self,
+        loop: asyncio.AbstractEventLoop,
+        options: SocketOptions,
+        serve: Serve,
+        connected: Connected,
+        addresses: Addresses | None,
     ) -> None:
         self._loop = loop
         self._options = options
@@ -127,7 +137,7 @@ class ClientPort:
         if options.fd is not None:
             self._connected(socket_of_fd(options.fd))
             return
-        self._address = far_address(options)
+        self._address = far_address(options, addresses)
         try:
             self._dial()
         except OSError as error:

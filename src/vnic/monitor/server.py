@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from vnic.net.errors import NetError
 
-from .address import MonitorChardev, SocketOptions
+from .address import Addresses, MonitorChardev, SocketOptions
 from .connection import Channel, Connection, Session
 from .hmp_session import HmpSession
 from .machine import MonitoredMachine
@@ -47,8 +47,12 @@ class Monitors:
         mode: Mode,
         pretty: bool = False,
         connected: Connected = lambda _: None,
+        addresses: Addresses | None = None,
     ) -> None:
-        """Open a monitor on a chardev of that id; `connected` is told of its client. Raises NetError."""
+        """Open a monitor on a chardev of that id; `connected` is told of its client. Raises NetError.
+
+        `addresses`: those of its host, where they were looked up before; else the name server is waited for.
+        """
         if chardev.id in self._ports:
             raise NetError(f"Chardev '{chardev.id}' is busy")
 
@@ -75,7 +79,7 @@ class Monitors:
         if chardev.server and chardev.wait:
             log.info("%s: wait=on: vnic starts without waiting for a client", chardev.filename)
         kind = ServerPort if chardev.server else ClientPort
-        self._ports[chardev.id] = kind(self._loop, chardev, serve, connected)
+        self._ports[chardev.id] = kind(self._loop, chardev, serve, connected, addresses)
 
     def _event(self, name: str, data: dict[str, object]) -> None:
         seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)

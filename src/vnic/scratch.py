@@ -1,0 +1,83 @@
+"""Folders for temporary files that are not left behind: a start removes those whose makers were killed.
+
+Each holds a file that its maker has locked for as long as it lives; the kernel takes the lock off where that is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+LOCK_NAME: Final = ".vnic-lock"
+PREFIXES: Final = ("vnic-passt-", "vnic-guest-", "vnic-demo-")
+
+
+class ScratchFolder:
+    """A folder of mode 0700 in that of temporary files, or in `parent`; `remove` it."""
+
+    def __init__(self, prefix: str, parent: Path | None = None) -> None:
+        while True:
+            self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+            try:
+                self._lock = os.open(
+                    self.path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
+                )
+            except BaseException:
+                self.path.rmdir()
+                raise
+            if _lock(self._lock) and _is_at(self._lock, self.path / LOCK_NAME):
+                return
+            os.close(self._lock)  # a start of just now took it for a leftover
+
+    def remove(self) -> None:
+        """Once is enough, twice no error."""
+        if self._lock >= 0:
+            shutil.rmtree(self.path, ignore_errors=True)
+            os.close(self._lock)
+            self._lock = -1
+
+
+def remove_leftovers(parent: Path | None = None, prefixes: tuple[str, ...] = PREFIXES) -> None:
+    """Remove the folders of makers that are dead: of this user, and none without a lock file."""
+    for path in _folders(parent or Path(tempfile.gettempdir()), prefixes):
+        with contextlib.suppress(OSError):
+            _remove_if_left(path)
+
+
+def _folders(parent: Path, prefixes: tuple[str, ...]) -> Iterator[str]:
+    with contextlib.suppress(OSError), os.scandir(parent) as entries:
+        for entry in entries:
+            if entry.name.startswith(prefixes) and entry.is_dir(follow_symlinks=False):
+                yield entry.path
+
+
+def _remove_if_left(path: str) -> None:
+    lock = os.open(os.path.join(path, LOCK_NAME), os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        found = os.fstat(lock)
+        if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and _lock(lock):
+            shutil.rmtree(path, ignore_errors=True)
+    finally:
+        os.close(lock)
+
+
+def _lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except OSError:
+        return False
