@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.conftest import require
 
 from vnic import children
 from vnic.children import Child, check_executable, with_us
@@ -25,8 +24,8 @@ def outcome(words: list[str]) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
+@pytest.mark.needs("setpriv")
 def test_nothing_is_started_for_a_parent_that_is_gone() -> None:
-    require(shutil.which("setpriv"), "setpriv (util-linux)")
     words = with_us(["echo", "here", "and there"])
     assert outcome(words) == (0, "here and there\n")
     words[words.index(str(os.getpid()))] = str(os.getpid() + 1)  # as init is the parent of an orphan
@@ -42,9 +41,9 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.needs("setpriv")
 @pytest.mark.parametrize("number", ["KILL", "TERM"])
 def test_a_program_ends_with_its_parent(number: str) -> None:
-    require(shutil.which("setpriv"), "setpriv (util-linux)")
     with subprocess.Popen(
         [sys.executable, "-c", PARENT, number],
         stdin=subprocess.PIPE,

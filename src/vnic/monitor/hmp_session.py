@@ -52,8 +52,7 @@ class HmpSession:
         for byte in data:
             line = self._readline.put(byte, echo)
             if line is not None:
-                yield bytes(echo)
-                yield from self._run(line.decode(errors="replace"))
+                yield from self._run(line.decode(errors="replace"), bytes(echo))
                 echo.clear()
                 if self.machine.runstate is RunState.SHUTDOWN:
                     return
@@ -63,10 +62,13 @@ class HmpSession:
         if echo:
             yield bytes(echo)
 
-    def _run(self, line: str) -> Iterator[bytes]:
+    def _run(self, line: str, echo: bytes) -> Iterator[bytes]:
+        """The echo and what the line prints, in one piece unless that takes its time."""
         try:
             text = run_line(self, line)
             if isinstance(text, asyncio.Future):
+                yield echo
+                echo = b""
                 self.waits_for = text
                 yield b""
                 self.waits_for = None
@@ -79,4 +81,4 @@ class HmpSession:
             log.exception("HMP: %r of %s failed", line, self.who)
             text = f"Error: internal error: {error!r}\r\n"
         prompt = b"" if self.machine.runstate is RunState.SHUTDOWN else PROMPT
-        yield text.encode(errors="replace") + prompt
+        yield echo + text.encode(errors="replace") + prompt

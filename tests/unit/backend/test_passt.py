@@ -130,7 +130,7 @@ def test_deleted_while_it_starts(tmp_path: Path) -> None:
             lab.add(PasstOptions(id="net0", path=passt_program.install(tmp_path)))
             lab.network.delete_netdev("net0", "test")
             lab.add(PasstOptions(id="net0", path=passt_program.install(tmp_path), vhost_user=True))
-        assert len(os.listdir("/proc/self/fd")) <= before
+        await until(lambda: len(os.listdir("/proc/self/fd")) <= before)  # when those that were ended are gone
 
     run(main())
 
