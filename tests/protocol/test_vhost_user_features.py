@@ -14,7 +14,11 @@ from vnic.protocol.vhost_user import messages as vu
 from vnic.protocol.vhost_user.device import PROTOCOL_FEATURES
 from vnic.protocol.vhost_user.messages import ProtocolError
 from vnic.protocol.vhost_user.ring import RingState
-from vnic.testing.vhost_user_client import UML_PROTOCOL_FEATURES
+from vnic.testing.vhost_user_client import (
+    NEW_UML_PROTOCOL_FEATURES,
+    QEMU_NETDEV_PROTOCOL_FEATURES,
+    UML_PROTOCOL_FEATURES,
+)
 
 
 @contextlib.contextmanager
@@ -72,9 +76,23 @@ def test_a_message_with_a_reply_of_its_own_is_answered_once(rig: EngineRig) -> N
 
 
 @pytest.mark.parametrize("pairs", [1, 4])
-def test_queue_num_counts_pairs(pairs: int) -> None:
+@pytest.mark.parametrize(
+    ("protocol_features", "counts_pairs"),
+    [
+        (QEMU_NETDEV_PROTOCOL_FEATURES, True),
+        (QEMU_NETDEV_PROTOCOL_FEATURES | vu.P_CONFIG, False),
+        (NEW_UML_PROTOCOL_FEATURES, False),
+        (vu.P_MQ | vu.P_CONFIGURE_MEM_SLOTS | vu.P_REPLY_ACK, False),
+    ],
+    ids=["QEMU's netdev", "QEMU's vhost-user-device", "UML", "Cloud Hypervisor"],
+)
+def test_queue_num_is_counted_as_the_front_end_counts(
+    pairs: int, protocol_features: int, counts_pairs: bool
+) -> None:
     with engine_rig(pairs) as rig:
-        assert rig.client.ask_u64(vu.GET_QUEUE_NUM) == pairs
+        rig.client.negotiate(protocol_features)
+        rings = 2 * pairs + 1  # the control queue is the last
+        assert rig.client.ask_u64(vu.GET_QUEUE_NUM) == (pairs if counts_pairs else rings)
 
 
 @pytest.mark.parametrize(

@@ -283,8 +283,14 @@ class DeviceEngine:
         return later
 
     def _get_queue_num(self, message: Message) -> bytes:
-        # For a network device the number is that of queue pairs (QEMU net/vhost-user.c, DPDK virtio_user_dev.c).
-        return vu.U64.pack(self._queue_pairs)
+        """The maximum of queues, which front-ends count in two ways and only compare with what they want.
+
+        QEMU's -netdev vhost-user counts queue pairs (net/vhost-user.c); it leaves CONFIG out and takes RARP. All others
+        count virtqueues, the control queue too: Linux' virtio_uml since 6.12 (vu_find_vqs fails where there are fewer
+        than it wants), QEMU's vhost-user-device, crosvm, Cloud Hypervisor. DPDK's virtio-user does not ask.
+        """
+        counts_pairs = self.has(vu.P_RARP) and not self.has(vu.P_CONFIG)
+        return vu.U64.pack(self._queue_pairs if counts_pairs else len(self.rings))
 
     def _set_status(self, message: Message) -> Later | None:
         (status,) = vu.U64.unpack(message.payload)

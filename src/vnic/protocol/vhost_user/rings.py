@@ -64,6 +64,9 @@ class DeviceRings:
         self._changed = changed
         self._rings = [Ring(index) for index in range(len(device.queues))]
 
+    def __len__(self) -> int:
+        return len(self._rings)
+
     def __iter__(self) -> Iterator[Ring]:
         return iter(self._rings)
 
