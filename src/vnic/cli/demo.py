@@ -1,7 +1,7 @@
 """`vnic demo`: boots a small Linux guest on one NIC, pulls its cable in every way, and shows what the guest saw.
 
 The steps are in demo_steps.py; this module chooses the guest, runs the steps, and draws the table. Exit code 0 only
-if every row is as it should be.
+if every row is as it should be, 3 if they are but no kernel could be had and the built-in guest took its place.
 """
 
 from __future__ import annotations
@@ -30,8 +30,12 @@ if TYPE_CHECKING:
 
 Kit = TypeVar("Kit")
 
+NO_KERNEL = "NO KERNEL: this shows no real guest."
+
 PIPE_WIDTH = 110
 """Columns of the table where the output is no terminal."""
+
+EXIT_NO_KERNEL = 3
 
 _COLUMNS = (("<", 5), ("<", max(len(step.title) for step in STEPS)), ("^", 7), (">", 10), (">", 9))
 """How the cells of a row stand, and how wide: right or not, what was done, carrier, seen after, ping."""
@@ -68,44 +72,58 @@ async def run(args: argparse.Namespace) -> int:
 
     width = None if sys.stdout.isatty() else PIPE_WIDTH
     console = Console(width=width, highlight=False, quiet=args.json)
-    console.print("[bold]vnic demo[/]: one guest, one NIC, and its cable pulled in every way there is")
     started = time.monotonic()
     # A SIGTERM ends it as Ctrl-C does: guest and programs first.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
     async with Lab(*(VFIO_USER if args.guest == "qemu" else VHOST_USER)) as lab:
-        guest = await _boot(args.guest, lab, console)
+        guest, missing = await _boot(args.guest, lab, console)
         try:
             rows = await _run_steps(lab, guest, console)
         finally:
             await asyncio.to_thread(guest.close)
     wrong = sum(not row.right for row in rows)
     if args.json:
-        print_json({"guest": guest.label, "rows": [row.to_dict() for row in rows]})
+        shown: dict[str, object] = {"guest": guest.label, "rows": [row.to_dict() for row in rows]}
+        if missing is not None:
+            shown["no-kernel"] = {"reason": missing.what, "remedy": missing.remedy}
+        print_json(shown)
     seconds = time.monotonic() - started
     verdict = f"[bold red]{wrong} wrong[/]" if wrong else "[green]all as they should be[/]"
     console.print(f"{len(rows)} rows, {verdict}, in {seconds:.1f} s. Guest: {guest.label}.")
-    return 1 if wrong else 0
+    if missing is not None:
+        console.print(f"[bold red]{NO_KERNEL}[/] Mend it with: {escape(missing.remedy)}")
+    return 1 if wrong else EXIT_NO_KERNEL if missing is not None else 0
 
 
 # -- the guest ------------------------------------------------------------------------------------------------------
 
 
-async def _boot(kind: str, lab: Lab, console: Console) -> Guest:
-    """The guest, booted and with an address; the fake one if `kind` lets it be and no kernel boots."""
+async def _boot(kind: str, lab: Lab, console: Console) -> tuple[Guest, GuestUnavailable | None]:
+    """The guest, booted and with an address; the fake one, and why, if `kind` lets it be and no kernel boots.
+
+    The first line that is printed for good tells which of the two it is.
+    """
+    make = {"fake": _fake, "qemu": _qemu}.get(kind, _uml)
     try:
-        if kind == "fake":
-            return await _take(_fake(lab), console)
-        make = _qemu if kind == "qemu" else _uml
-        return await _take(await make(lab, console), console)
+        return await _take(await make(lab, console), console), None
     except (GuestUnavailable, BootFailed) as error:
         if kind != "auto":
             raise Refused(str(error)) from None
-        console.print(f"[yellow]No kernel boots here:[/] {escape(str(error))}")
-        console.print("[yellow]The built-in fake guest driver takes its place: real rings, but no Linux.[/]")
-        return await _take(_fake(lab), console)
+        missing = error if isinstance(error, GuestUnavailable) else _does_not_boot(error)
+    console.print(f"[bold red]{NO_KERNEL}[/] Mend it with: {escape(missing.remedy)}")
+    console.print(f"[yellow]The reason:[/] {escape(missing.what)}")
+    console.print(
+        "[yellow]In its place, the built-in guest driver: real rings, but no Linux. Exit code 3.[/]"
+    )
+    return await _take(await _fake(lab, console), console), missing
 
 
-def _fake(lab: Lab) -> Guest:
+def _does_not_boot(error: BootFailed) -> GuestUnavailable:
+    """Another kernel may: that of QEMU needs neither ptrace nor this machine's memory layout."""
+    return GuestUnavailable(str(error), "vnic demo --guest qemu")
+
+
+async def _fake(lab: Lab, _console: Console) -> Guest:
     from vnic.guest.fake import FakeGuest
 
     return FakeGuest(lab.nic_socket)
@@ -132,7 +150,7 @@ async def _download(what: str, download: Callable[[Progress], Kit], console: Con
     from rich.progress import Progress as Bar
 
     broken_off = threading.Event()
-    with Bar(console=console, transient=True) as bar:
+    with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"downloading {what}", total=1.0)
 
         def tell(done: float, text: str) -> None:

@@ -135,6 +135,17 @@ class Apt:
         return GuestUnavailable(f"apt-get {' '.join(arguments)} failed: {self._complaint or reason}", REMEDY)
 
 
+def download(packages: Sequence[str], folder: Path, progress: Progress | None = None) -> list[Path]:
+    """The .deb files of `packages`, in `folder`, from the machine's own sources."""
+    try:
+        return Apt().download(packages, folder, progress)
+    except GuestUnavailable:
+        # No package lists, as in a container image, or old ones: fetch them into a private place.
+        private = Apt.private("machine")
+        private.update(progress)
+        return private.download(packages, folder, progress)
+
+
 def _reason(log: str) -> str:
     """What apt-get complained of, in one line."""
     errors = re.findall(r"^E: (.*)", log, re.M)

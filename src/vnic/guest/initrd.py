@@ -6,6 +6,7 @@ that no cpio program is needed.
 
 from __future__ import annotations
 
+import contextlib
 import lzma
 import re
 import stat
@@ -62,12 +63,16 @@ def module_name(path: Path) -> str:
 def module_closure(folder: Path, names: Iterable[str]) -> list[Path]:
     """The files of the named modules and of all that they depend on, in the order to load them.
 
-    GuestError if one is missing. The dependencies are in the modules themselves (`depends=` in .modinfo).
+    What is built into the kernel has none. GuestError if one is missing. The dependencies are in the modules
+    themselves (`depends=` in .modinfo).
     """
     files = {module_name(path): path for path in folder.rglob("*.ko*")}
+    built_in = builtin_modules(folder)
     ordered: list[Path] = []
 
     def visit(name: str) -> None:
+        if name in built_in:
+            return
         if name not in files:
             raise GuestError(f"the kernel module {name} is not below {folder}")
         if files[name] in ordered:
@@ -80,6 +85,22 @@ def module_closure(folder: Path, names: Iterable[str]) -> list[Path]:
     for name in names:
         visit(name)
     return ordered
+
+
+def builtin_modules(folder: Path) -> set[str]:
+    """The names of what is in the kernel itself.
+
+    `modules.builtin` has what could be a module; `modules.builtin.modinfo`, of texts that begin with "NAME.", what
+    never is one as well, as ipv6 in Linux 7.2 (Documentation/kbuild/kbuild.rst).
+    """
+    names = set()
+    for file, name in (
+        ("modules.builtin", rb"([^/\n]+)\.ko\n"),
+        ("modules.builtin.modinfo", rb"(?:^|\0)([^.\0]+)\."),
+    ):
+        with contextlib.suppress(OSError):
+            names |= set(re.findall(name, (folder / file).read_bytes()))
+    return {name.decode().replace("-", "_") for name in names}
 
 
 def read_module(path: Path) -> bytes:

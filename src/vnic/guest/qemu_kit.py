@@ -9,15 +9,25 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import cache
 from .apt import Progress
+from .debian import LOADER, Debian, copy_files, find_file, libraries, require_means
 from .errors import GuestUnavailable
 from .initrd import module_closure
-from .qemu_packages import QEMU_PACKAGES, REMEDY, TOOL_PACKAGES, Trixie, require_means
+
+SUITES = ("trixie", "trixie-backports")
+"""QEMU that speaks vfio-user is in the backports."""
+QEMU_PACKAGES = ("qemu-system-x86", "seabios", "ipxe-qemu")
+TOOL_PACKAGES = ("busybox-static", "ethtool", "pciutils")
+KERNEL_PACKAGE = "linux-image-amd64"
+"""A metapackage; the cloud kernel, which is smaller, has no e1000."""
+
+REMEDY = "vnic demo --guest uml"
+"""Where the QEMU guest cannot be had: it always takes its kernel from the cache, so no installed QEMU would help."""
 
 FIRST_VERSION = (10, 1)
 """Of QEMU: that with vfio-user-pci."""
@@ -31,7 +41,6 @@ FIRMWARE = ("bios-256k.bin", "kvmvapic.bin", "linuxboot_dma.bin", "efi-virtio.ro
 # A change of what they hold needs a new name: entries of another vnic are then left alone.
 _QEMU_ENTRY = "qemu-1"
 _LINUX_ENTRY = "linux-2"
-_LOADER = "ld-linux-x86-64.so.2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +58,7 @@ class QemuKit:
 
     def tools(self) -> dict[str, bytes]:
         """ethtool and lspci with their libraries, by their paths in a guest."""
-        places = {_LOADER: "lib64", **dict.fromkeys(TOOLS, "usr/bin")}
+        places = {LOADER: "lib64", **dict.fromkeys(TOOLS, "usr/bin")}
         return {
             f"/{places.get(path.name, 'usr/lib/x86_64-linux-gnu')}/{path.name}": path.read_bytes()
             for path in sorted(self.tools_folder.iterdir())
@@ -87,7 +96,7 @@ def cached_qemu() -> tuple[tuple[str, ...], tuple[int, ...]] | None:
     if folder is None:
         return None
     lib = folder / "lib"
-    loader = (str(lib / _LOADER), "--library-path", str(lib))
+    loader = (str(lib / LOADER), "--library-path", str(lib))
     command = (*loader, str(folder / PROGRAM), "-L", str(folder / "firmware"))
     version = qemu_version(command)
     return (command, version) if version >= FIRST_VERSION else None
@@ -114,9 +123,9 @@ def find_qemu() -> QemuKit | None:
 
 def download_kit(progress: Progress | None = None) -> QemuKit:
     """Download what is not here into the cache; no root is needed. Some 160 MB, if nothing is here."""
-    require_means()
+    require_means("a machine with Debian's apt and dpkg")
     try:
-        with Trixie(progress) as trixie:
+        with Debian(SUITES, progress) as trixie:
             no_qemu = (installed_qemu() or cached_qemu()) is None
             no_linux = cache.entry(_LINUX_ENTRY) is None
             wanted = QEMU_PACKAGES * no_qemu + TOOL_PACKAGES * no_linux
@@ -124,7 +133,7 @@ def download_kit(progress: Progress | None = None) -> QemuKit:
             if no_qemu:
                 cache.store(_QEMU_ENTRY, lambda folder: _take_qemu(root, folder))
             if no_linux:
-                kernel = trixie.unpack(trixie.fetch_kernel((0.4, 0.95)))
+                kernel = trixie.unpack(trixie.fetch_what_it_means(KERNEL_PACKAGE, (0.4, 0.95)))
                 cache.store(_LINUX_ENTRY, lambda folder: _take_linux(root, kernel, folder))
     except OSError as error:
         raise cache.unwritable(error) from error
@@ -141,49 +150,16 @@ def obtain_qemu(progress: Progress | None = None) -> QemuKit:
 
 def _take_qemu(root: Path, folder: Path) -> None:
     """Of packages unpacked at `root`: QEMU, its libraries, and the firmware that it loads."""
-    program = _find(root, f"*bin/{PROGRAM}")
+    program = find_file(root, f"*bin/{PROGRAM}")
     shutil.copy2(program, folder)
-    _copy(libraries(root, [program]), folder / "lib")
-    _copy((_find(root, name) for name in FIRMWARE), folder / "firmware")
+    copy_files(libraries(root, [program]), folder / "lib")
+    copy_files((find_file(root, name) for name in FIRMWARE), folder / "firmware")
 
 
 def _take_linux(root: Path, kernel: Path, folder: Path) -> None:
     """Of the kernel unpacked at `kernel` and packages at `root`: the kernel, modules, busybox and tools."""
-    shutil.copy2(_find(kernel, "vmlinuz-*"), folder)
-    _copy(module_closure(kernel, MODULES), folder / "modules")
-    shutil.copy2(_find(root, "*bin/busybox"), folder)
-    tools = [_find(root, f"*bin/{name}") for name in TOOLS]
-    _copy([*tools, *libraries(root, tools)], folder / "tools")
-
-
-def libraries(root: Path, programs: Iterable[Path]) -> list[Path]:
-    """The shared libraries that programs load, and the loader, all of them below `root`; by their sonames."""
-    loader = _find(root, _LOADER)
-    folders = sorted({str(path.parent) for path in root.rglob("*.so.*")})
-    found = {loader.name: loader}
-    for program in programs:
-        command = [str(loader), "--library-path", ":".join(folders), "--list", str(program)]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-        for name, path in re.findall(r"^\s*(\S+) => (\S+) \(0x", done.stdout, re.M):
-            if Path(path).is_relative_to(root):
-                found[Path(name).name] = Path(path)
-        if done.returncode != 0 or "not found" in done.stdout:
-            raise GuestUnavailable(
-                f"{program.name} of Debian's packages lacks libraries: {done.stderr}", REMEDY
-            )
-    return list(found.values())
-
-
-def _find(root: Path, pattern: str) -> Path:
-    """The first file of unpacked packages whose path ends so."""
-    for path in sorted(root.rglob(pattern)):
-        if path.is_file():
-            return path
-    raise GuestUnavailable(f"Debian's packages hold no {pattern}", REMEDY)
-
-
-def _copy(files: Iterable[Path], folder: Path) -> None:
-    """Copy files, or what links point to, under their own names."""
-    folder.mkdir()
-    for path in files:
-        shutil.copy2(path, folder)
+    shutil.copy2(find_file(kernel, "vmlinuz-*"), folder)
+    copy_files(module_closure(kernel, MODULES), folder / "modules")
+    shutil.copy2(find_file(root, "*bin/busybox"), folder)
+    tools = [find_file(root, f"*bin/{name}") for name in TOOLS]
+    copy_files([*tools, *libraries(root, tools)], folder / "tools")

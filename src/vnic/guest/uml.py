@@ -109,14 +109,16 @@ class UmlGuest(LinuxGuest):
                 for fd in fds[1:]:
                     passed.callback(os.close, fd)
                 arguments += [f"con1=fd:{fds[1]},fd:{fds[2]}", "VNIC_SHELL=tty1"]
+            options = self._kit.process_options()
+            options["env"]["TMPDIR"] = self._memory_folder()
             return subprocess.Popen(
                 with_us([*self._launcher(), *arguments], "TERM"),  # on which it takes its helpers with it
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 pass_fds=fds,
-                env={**os.environ, "TMPDIR": self._memory_folder()},
                 start_new_session=True,
+                **options,
             )
 
     def _memory_folder(self) -> str:

@@ -71,7 +71,7 @@ def test_a_download_names_the_folder_it_cannot_write_and_the_way_to_another(
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     monkeypatch.setattr(kit, "apt_available", lambda: True)
-    monkeypatch.setattr(qemu_kit, "require_means", lambda: None)
+    monkeypatch.setattr(qemu_kit, "require_means", lambda _remedy: None)
     with pytest.raises(GuestUnavailable) as error:
         download()
     assert error.value.what == f"cannot write below {tmp_path}/file/vnic: Not a directory"

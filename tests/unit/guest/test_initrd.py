@@ -104,3 +104,11 @@ def test_modules_come_after_what_they_depend_on(tmp_path: Path) -> None:
     assert [path.name for path in found] == names
     with pytest.raises(GuestError, match="the kernel module e1000 is not below"):
         module_closure(tmp_path, ["e1000"])
+
+
+def test_what_is_built_into_the_kernel_is_no_missing_module(tmp_path: Path) -> None:
+    (tmp_path / "modules.builtin").write_text("kernel/net/core/failover.ko\nkernel/lib/crc-ccitt.ko\n")
+    (tmp_path / "modules.builtin.modinfo").write_bytes(b"tcp.parm=x:y\0ipv6.parmtype=disable:int\0")
+    (tmp_path / "virtio_net.ko").write_bytes(b"\0depends=failover,crc-ccitt\0")
+    found = module_closure(tmp_path, ["virtio_net", "ipv6"])
+    assert [path.name for path in found] == ["virtio_net.ko"]

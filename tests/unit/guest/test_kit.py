@@ -74,7 +74,26 @@ def test_without_apt_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert not apt.apt_available()
     with pytest.raises(GuestUnavailable) as error:
         kit.obtain_uml()
-    assert error.value.remedy == "sudo apt-get install user-mode-linux busybox-static"
+    assert error.value.remedy == kit.remedy()
+
+
+@pytest.mark.parametrize(
+    ("system", "uid", "text"),
+    [
+        ("debian", 0, "apt-get update && apt-get install user-mode-linux busybox-static"),
+        ("debian", 1000, "sudo apt-get update && sudo apt-get install user-mode-linux busybox-static"),
+        ("ubuntu", 1000, "sudo apt-get update, with the network up, then try again"),
+    ],
+)
+def test_the_remedy_is_for_this_very_system(
+    monkeypatch: pytest.MonkeyPatch, system: str, uid: int, text: str
+) -> None:
+    monkeypatch.setattr("platform.freedesktop_os_release", lambda: {"ID": system})
+    monkeypatch.setattr("os.geteuid", lambda: uid)
+    monkeypatch.setattr(kit, "apt_available", lambda: True)
+    assert kit.remedy() == text
+    monkeypatch.setattr(kit, "apt_available", lambda: False)
+    assert kit.remedy().startswith("a Debian or Ubuntu system")
 
 
 @pytest.mark.parametrize(
@@ -96,3 +115,34 @@ def test_a_file_that_is_no_socket_is_refused_before_a_kernel_is_booted(root: Pat
     with pytest.raises(BootFailed, match=r"no NIC listens on .*nic0\.sock: start `vnic run`"):
         guest.boot()
     guest.close()
+
+
+def test_a_newer_kernel_finds_its_own_loader_in_its_working_folder(tmp_path: Path) -> None:
+    root, folder = tmp_path / "root", tmp_path / "entry"
+    folder.mkdir()
+    modules = root / "usr/lib/uml/modules/7.2.7"
+    files = {
+        "usr/bin/linux.uml": b"ELF\0/lib64/ld-linux-x86-64.so.2\0more",
+        "usr/bin/busybox": b"",
+        "usr/lib/ld-linux-x86-64.so.2": b"#!/bin/sh\n",
+    }
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+        (root / name).chmod(0o755)
+    modules.mkdir(parents=True)
+    (modules / "virtio_net.ko").write_bytes(b"\0depends=\0")
+    (modules / "modules.builtin").touch()
+    (modules / "modules.builtin.modinfo").write_bytes(b"ipv6.parm=\0")
+    kit._take(root, folder)
+    program = (folder / "linux.uml").read_bytes()
+    assert program == b"ELF\0ld-linux-x86-64.so.2" + bytes(8) + b"more"
+    assert sorted(path.name for path in (folder / "modules").iterdir()) == [
+        "modules.builtin", "modules.builtin.modinfo", "virtio_net.ko",
+    ]  # fmt: skip
+    options = kit.process_options(folder / "lib")
+    assert options["cwd"] == folder / "lib"
+    assert options["env"]["LD_LIBRARY_PATH"] == str(folder / "lib")
+    (root / "usr/bin/linux.uml").write_bytes(b"no loader")
+    with pytest.raises(GuestUnavailable, match="names no loader"):
+        kit._take(root, tmp_path / "other")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vnic.guest import cache, qemu_kit, qemu_packages
+from vnic.guest import cache, debian, qemu_kit
 from vnic.guest.errors import GuestUnavailable
 
 
@@ -17,7 +17,7 @@ def indexes(*places: str) -> list[str]:
 
 
 def test_the_mirror_is_debians_own() -> None:
-    found = qemu_packages.find_mirror(
+    found = debian.find_mirror(
         indexes(
             "http://tools.example/linux/debian/dists/bookworm",
             "http://mirror.example/debian/dists/bookworm",
@@ -30,8 +30,14 @@ def test_the_mirror_is_debians_own() -> None:
 
 
 def test_where_no_source_is_debians_there_is_no_mirror() -> None:
-    assert qemu_packages.find_mirror(indexes("http://mirror.example/ubuntu/dists/noble")) is None
-    assert qemu_packages.find_mirror([]) is None
+    assert debian.find_mirror(indexes("http://mirror.example/ubuntu/dists/noble")) is None
+    assert debian.find_mirror([]) is None
+
+
+def test_what_apt_knows_of_debian_names_its_mirror() -> None:
+    text = "Suite: forky\nRepositoryType: deb\nBaseURI: https://mirror.example/debian/\nMatchURI: x\n"
+    assert debian.described_mirror(text) == "http://mirror.example/debian"
+    assert debian.described_mirror("Suite: forky\n") is None
 
 
 @pytest.fixture
@@ -42,7 +48,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", str(programs))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    monkeypatch.setattr(qemu_packages, "KEYRING", tmp_path / "keyring.gpg")
+    monkeypatch.setattr(debian, "KEYRING", tmp_path / "keyring.gpg")
     (tmp_path / "keyring.gpg").touch()
     return programs
 
@@ -128,8 +134,9 @@ def test_says_what_is_missing_for_a_download(machine: Path, monkeypatch: pytest.
         script(machine / name, "exit 0")
     with pytest.raises(GuestUnavailable, match="name no mirror of Debian"):
         qemu_kit.obtain_qemu()
-    qemu_packages.KEYRING.unlink()
-    with pytest.raises(GuestUnavailable, match="debian-archive-keyring"):
+    script(machine / "apt-get", "echo \"'http://mirror.example/debian/dists/trixie/InRelease' x 0 \"")
+    debian.KEYRING.unlink()
+    with pytest.raises(GuestUnavailable, match="lack debian-archive-keyring"):
         qemu_kit.obtain_qemu()
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     with pytest.raises(GuestUnavailable, match="not aarch64"):

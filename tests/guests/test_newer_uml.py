@@ -1,0 +1,56 @@
+"""A User-Mode Linux of a newer release, which asks for the number of queues and has ipv6 built in."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from tests.conftest import require
+from tests.guests.lab import ECHO, SOURCES, nic, vnic_run
+
+from vnic.cli.demo_lab import GUEST_ADDRESS, VHOST_USER, Lab
+from vnic.cli.demo_steps import STEPS, first_row, run_step
+from vnic.guest import kit
+from vnic.guest.uml import UmlGuest
+
+FIRST_VERSION = (6, 12)
+
+
+@pytest.fixture
+def newer() -> kit.UmlKit:
+    """The downloaded one, or this machine's own if it is that new."""
+    own = kit.find_uml()
+    found = kit.newer_kit() or (own if own is not None and own.version >= FIRST_VERSION else None)
+    require(found, "a newer User-Mode Linux (`make guests` downloads it)")
+    assert found is not None
+    return found
+
+
+def test_every_row_of_the_demo_is_right(newer: kit.UmlKit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", SOURCES)
+
+    async def wrong() -> list[str]:
+        async with Lab(*VHOST_USER) as lab:
+            guest = UmlGuest([lab.nic_socket], kit=newer)
+            try:
+                await asyncio.to_thread(guest.boot)
+                await asyncio.to_thread(guest.set_address, GUEST_ADDRESS)
+                first = await first_row(lab, guest)
+                rows = [first, *[await run_step(step, lab, guest) for step in STEPS]]
+            finally:
+                await asyncio.to_thread(guest.close)
+            return [row.wrong for row in rows]
+
+    assert asyncio.run(wrong()) == [""] * (1 + len(STEPS))
+
+
+def test_it_reboots_and_needs_no_ipv6_module(newer: kit.UmlKit) -> None:
+    with (
+        vnic_run("-name", "newer", *ECHO, *nic("nic0")) as running,
+        UmlGuest([running.socket("nic0")], kit=newer, modules=["ipv6"]) as guest,
+    ):
+        for _ in range(2):
+            guest.set_address(GUEST_ADDRESS)
+            assert guest.ping("10.0.2.2") is not None
+            assert guest.run("test -e /proc/sys/net/ipv6 && uname -r") == newer.version_text()
+            guest.reboot()
