@@ -26,6 +26,8 @@ from vnic.guest import kit, qemu_kit
 
 FILES = 1024
 """Descriptors that a process of the tests may have open; the hungriest come to some 700."""
+NEWER_UML = (6, 13)
+"""The first User-Mode Linux that asks for the number of queues."""
 CLONE_NEWNS = 0x00020000
 CLONE_NEWNET = 0x40000000
 
@@ -108,6 +110,19 @@ def runs_programs(folder: Path) -> bool:
         program.unlink()
 
 
+def _newer_uml() -> kit.UmlKit | None:
+    """The downloaded one, or this machine's own if it is that new."""
+    own = kit.find_uml()
+    return kit.newer_kit() or (own if own is not None and own.version >= NEWER_UML else None)
+
+
+def newer_uml() -> kit.UmlKit:
+    need("newer-uml")
+    found = _newer_uml()
+    assert found is not None
+    return found
+
+
 def beside_python(name: str) -> str | None:
     """A program of the virtual environment, else of the PATH."""
     beside = Path(sys.executable).with_name(name)
@@ -133,6 +148,7 @@ NEEDS = {
     "git": _program("git", "git"),
     # Guests.
     "uml": Need(kit.find_uml, "User-Mode Linux", "apt-get install user-mode-linux busybox-static"),
+    "newer-uml": Need(_newer_uml, "a newer User-Mode Linux", "make guests"),
     "qemu-guest": Need(qemu_kit.find_qemu, "the QEMU guest", "make guests"),
     # Rights.
     "root": Need(lambda: os.geteuid() == 0, "root", "run as root"),

@@ -5,25 +5,18 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.conftest import require
 from tests.guests.lab import ECHO, SOURCES, nic, vnic_run
+from tests.needs import newer_uml
 
 from vnic.cli.demo_lab import GUEST_ADDRESS, VHOST_USER, Lab
 from vnic.cli.demo_steps import STEPS, first_row, run_step
 from vnic.guest import kit
 from vnic.guest.uml import UmlGuest
 
-FIRST_VERSION = (6, 12)
-
 
 @pytest.fixture
 def newer() -> kit.UmlKit:
-    """The downloaded one, or this machine's own if it is that new."""
-    own = kit.find_uml()
-    found = kit.newer_kit() or (own if own is not None and own.version >= FIRST_VERSION else None)
-    require(found, "a newer User-Mode Linux (`make guests` downloads it)")
-    assert found is not None
-    return found
+    return newer_uml()
 
 
 def test_every_row_of_the_demo_is_right(newer: kit.UmlKit, monkeypatch: pytest.MonkeyPatch) -> None:

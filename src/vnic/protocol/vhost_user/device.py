@@ -286,7 +286,7 @@ class DeviceEngine:
         """The maximum of queues, which front-ends count in two ways and only compare with what they want.
 
         QEMU's -netdev vhost-user counts queue pairs (net/vhost-user.c); it leaves CONFIG out and takes RARP. All others
-        count virtqueues, the control queue too: Linux' virtio_uml since 6.12 (vu_find_vqs fails where there are fewer
+        count virtqueues, the control queue too: Linux' virtio_uml since 6.13 (vu_find_vqs fails where there are fewer
         than it wants), QEMU's vhost-user-device, crosvm, Cloud Hypervisor. DPDK's virtio-user does not ask.
         """
         counts_pairs = self.has(vu.P_RARP) and not self.has(vu.P_CONFIG)
