@@ -23,7 +23,7 @@ from .errors import GuestUnavailable
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _KEYRING_PACKAGE = "debian-archive-keyring"
 _DESCRIPTION_PACKAGE = "python-apt-common"
-_DESCRIPTION = "usr/share/python-apt/templates/Debian.info"
+_DESCRIPTIONS = [f"usr/share/python-apt/templates/{name}" for name in ("Debian.info", "debian.info")]
 """What apt's graphical programs know of Debian: Ubuntu has it as well."""
 
 LOADER = "ld-linux-x86-64.so.2"
@@ -128,7 +128,7 @@ class Debian:
         return self._apt
 
     def _described_mirror(self) -> str:
-        description = self._file_of(_DESCRIPTION_PACKAGE, _DESCRIPTION)
+        description = self._file_of(_DESCRIPTION_PACKAGE, *_DESCRIPTIONS)
         mirror = described_mirror(description.read_text())
         if mirror is None:
             raise GuestUnavailable(f"{description.name} names no mirror of Debian", REMEDY)
@@ -138,16 +138,17 @@ class Debian:
         """What Debian's packages are checked with."""
         return KEYRING if KEYRING.exists() else self._file_of(_KEYRING_PACKAGE, str(KEYRING).lstrip("/"))
 
-    def _file_of(self, package: str, path: str) -> Path:
-        """A file of a package of the machine's own sources."""
+    def _file_of(self, package: str, *paths: str) -> Path:
+        """The first of these files that there is, of a package of the machine's own sources."""
         what = f"this machine's package sources name no mirror of Debian, and lack {package}"
         try:
-            file = self.unpack(download([package], self._fresh())) / path
+            root = self.unpack(download([package], self._fresh()))
         except GuestUnavailable as error:
             raise GuestUnavailable(f"{what}: {error.what}", REMEDY) from None
-        if not file.exists():
-            raise GuestUnavailable(what, REMEDY)
-        return file
+        for path in paths:
+            if (root / path).exists():
+                return root / path
+        raise GuestUnavailable(what, REMEDY)
 
     def _part(self, span: tuple[float, float]) -> Progress | None:
         if self._progress is None:
