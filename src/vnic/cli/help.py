@@ -13,6 +13,7 @@ from vnic.filter import OBJECTS, object_structs
 from vnic.machine.chardevs import FLAT_CHARDEVS
 from vnic.machine.nics import DEVICES
 from vnic.machine.place import PLACE
+from vnic.machine.virtio_features import NOT_BUILT, SWITCHED
 from vnic.monitor.schema.shapes import (
     Array,
     Builtin,
@@ -99,9 +100,11 @@ PROPERTIES = {
     "vectors": "MSI-X vectors",
     "msix": "off: the guest uses INTx, and QEMU survives device_del of it",
     **dict.fromkeys(PLACE.values(), "taken without effect: the VM's own -device decides it"),
+    **dict.fromkeys(SWITCHED, "a feature: off withholds it from the driver"),
+    **dict.fromkeys(NOT_BUILT, "a feature that vnic does not have: only off is taken"),
     "server": "whether vnic listens, or connects",
     "queue": "which frames the filter sees: rx are those that the guest sent",
-    "status": "on or off",
+    "status": "on or off; of a NIC: whether the driver is offered the link's status",
     "position": "head (nearest to the netdev), tail, or id=ID of another filter",
     "insert": "the side of the filter that position names",
     "interval": "microseconds from one release of the frames to the next",

@@ -27,7 +27,8 @@ from . import place
 from .chardevs import CHARDEVS, Chardevs, NullChardev, SocketChardev, StdioChardev, parse_flat
 from .health import Health
 from .linklog import log_event
-from .nics import DEVICES, NOT_BUILT, Builder, NicOptions, PluggedNic, device_structs
+from .nics import DEVICES, NOT_BUILT, Builder, PluggedNic, device_structs
+from .virtio_features import NicOptions
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Protocol, TypeAlias
-
-import msgspec
+from typing import Any, Protocol
 
 from vnic.net.client import Endpoint, Nic
 from vnic.net.errors import NetError
@@ -19,86 +17,20 @@ from vnic.net.names import default_mac, parse_mac
 from vnic.net.network import Network
 from vnic.virtio.memory import GuestMemory
 
-from .place import PlaceOptions
+from .nic_options import (
+    E1000Em2Options,
+    E1000EmOptions,
+    E1000GcOptions,
+    E1000Options,
+    VfioUserAttach,
+    VirtioNetBase,
+    VirtioNetOptions,
+    VirtioNetPciOptions,
+)
+from .virtio_features import NicOptions, withheld
 
 DEFAULT_MACS = 0xFF - 0x56
 """Default MACs before QEMU gives up counting: 52:54:00:12:34:56 and on (net/net.c: qemu_macaddr_get_free)."""
-
-# -- properties -----------------------------------------------------------------------------------------------------
-
-
-class _Attach(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    path: str
-    """The socket; with `server` vnic listens there, else it connects."""
-    server: bool = True
-
-
-class VhostUserAttach(_Attach, tag_field="type", tag="vhost-user", kw_only=True):
-    """The VM reaches the NIC as its vhost-user back-end."""
-
-
-class VfioUserAttach(_Attach, tag_field="type", tag="vfio-user", kw_only=True):
-    """The VM reaches the NIC as a PCI device over vfio-user."""
-
-
-U16: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
-U32: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
-I32: TypeAlias = Annotated[int, msgspec.Meta(ge=-0x80000000, le=0x7FFFFFFF)]
-
-
-class NicOptions(PlaceOptions, kw_only=True, forbid_unknown_fields=True):
-    """The properties of every NIC. `link`: how it is when the VM first looks."""
-
-    id: str | None = None
-    netdev: str | None = None
-    mac: str | None = None
-    link: bool = True
-
-
-class _VirtioNet(NicOptions, kw_only=True):
-    """QEMU's virtio-net properties, as far as vnic has them. `speed` is in Mbit/s, -1: not told."""
-
-    attach: VhostUserAttach | VfioUserAttach | None = None
-    host_mtu: U16 = 0
-    mtu: U16 = 0
-    speed: I32 = -1
-    duplex: str | None = None
-    mq: bool = False
-    vectors: U32 | None = None
-    msix: bool = True
-    rx_queue_size: U16 = 1024
-    tx_queue_size: U16 = 1024
-
-
-class VirtioNetOptions(_VirtioNet, tag_field="driver", tag="virtio-net", kw_only=True):
-    """virtio-net, over either kind of socket."""
-
-
-class VirtioNetPciOptions(_VirtioNet, tag_field="driver", tag="virtio-net-pci", kw_only=True):
-    """virtio-net as a PCI device, a modern one: what QEMU's properties ask beyond that is refused."""
-
-    disable_legacy: Literal["on", "off", "auto"] = msgspec.field(name="disable-legacy", default="auto")
-    disable_modern: bool = msgspec.field(name="disable-modern", default=False)
-
-
-class E1000Options(NicOptions, tag_field="driver", tag="e1000", kw_only=True):
-    """Intel's gigabit card. `autonegotiation=off`: its link comes up without the 500 ms that a real one takes."""
-
-    attach: VfioUserAttach | None = None
-    autonegotiation: bool = True
-
-
-class E1000EmOptions(E1000Options, tag="e1000-82540em", kw_only=True):
-    """QEMU's alias of e1000."""
-
-
-class E1000GcOptions(E1000Options, tag="e1000-82544gc", kw_only=True):
-    """The 82544GC."""
-
-
-class E1000Em2Options(E1000Options, tag="e1000-82545em", kw_only=True):
-    """The 82545EM."""
-
 
 # -- what a NIC is made of ------------------------------------------------------------------------------------------
 
@@ -155,7 +87,7 @@ class Builder:
     nic: Nic | None = None
     """The NIC, once it is in the network: it has to go again if a later step fails."""
 
-    def pairs(self, options: _VirtioNet) -> int:
+    def pairs(self, options: VirtioNetBase) -> int:
         """With mq=on, as many queue pairs as the netdev has queues (virtio_net_device_realize)."""
         if not options.mq or options.netdev is None:
             return 1
@@ -218,7 +150,7 @@ def build_virtio_net(builder: Builder, options: VirtioNetOptions) -> PluggedNic:
     return PluggedNic(nic, attachment)
 
 
-def build_virtio_net_pci(builder: Builder, options: _VirtioNet) -> PluggedNic:
+def build_virtio_net_pci(builder: Builder, options: VirtioNetBase) -> PluggedNic:
     """virtio-net on a PCI function of its own (virtio 1.2 §4.1)."""
     attach = options.attach
     if attach is None:
@@ -262,7 +194,7 @@ def _check_server(attach: VfioUserAttach) -> None:
         raise NetError("Parameter 'attach.server' has to be on: a vfio-user device listens, the VM connects")
 
 
-def _virtio_net(builder: Builder, options: _VirtioNet, model: str) -> tuple[Any, Nic]:
+def _virtio_net(builder: Builder, options: VirtioNetBase, model: str) -> tuple[Any, Nic]:
     from vnic.nic.virtio_net import VirtioNet
 
     if options.mtu and options.host_mtu and options.mtu != options.host_mtu:
@@ -274,11 +206,13 @@ def _virtio_net(builder: Builder, options: _VirtioNet, model: str) -> tuple[Any,
         speed=None if options.speed == -1 else options.speed,
         duplex=options.duplex,
         queue_size=_queue_size(options),
+        withheld=withheld(options, model),
+        in_order=bool(options.in_order),
     )
     return device, builder.add_nic(model, device, options, "virtio-net-device", pairs)
 
 
-def _queue_size(options: _VirtioNet) -> int:
+def _queue_size(options: VirtioNetBase) -> int:
     """The largest ring the driver may make; QEMU's bounds, one value for both directions."""
     for key in ("rx_queue_size", "tx_queue_size"):
         size = getattr(options, key)

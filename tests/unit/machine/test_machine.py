@@ -17,6 +17,8 @@ from vnic.machine.nics import PluggedNic, device_structs
 from vnic.monitor.machine import RunState, ShutdownCause
 from vnic.monitor.schema import convert_to_shape, device_options, netdev_options, object_options
 from vnic.net.errors import DeviceNotFound, NetError
+from vnic.nic.virtio_net import VirtioNet
+from vnic.nic.virtio_net import features as f
 
 NO_X = "Failed to bind socket to /no/x: No such file or directory"
 
@@ -150,6 +152,34 @@ def test_a_card_that_is_not_modern_is_refused_by_name(
             f"Property 'virtio-net-pci.{key}': legacy and transitional devices are not built into vnic"
         )
         assert names(machine) == []
+
+    live(scenario)
+
+
+def test_features_are_switched_by_qemu_s_properties(folder: Path) -> None:
+    """As DPDK's and Open vSwitch's instructions have them."""
+    how_to = dict.fromkeys(("csum", "gso", "guest_tso4", "guest_tso6", "guest_ecn", "mrg_rxbuf"), "off")
+
+    async def scenario(machine: Machine) -> None:
+        for driver in ("virtio-net", "virtio-net-pci"):
+            machine.device_add(nic(folder, driver, driver, **how_to))
+            device = next(each.endpoint for each in machine.network.nics if each.name == driver)
+            assert isinstance(device, VirtioNet)
+            assert not device.offer_features() & (f.CSUM | f.GUEST_TSO4 | f.MRG_RXBUF)
+            assert device.offer_features() & f.STATUS
+
+    live(scenario)
+
+
+@pytest.mark.parametrize("name", ["gso", "event_idx", "packed", "rss", "host_ufo", "iommu_platform"])
+def test_a_feature_that_is_not_built_is_refused_by_name(folder: Path, name: str) -> None:
+    async def scenario(machine: Machine) -> None:
+        machine.device_add(nic(folder, "off", "virtio-net-pci", **{name: False}))
+        with pytest.raises(NetError) as refused:
+            machine.device_add(nic(folder, "on", "virtio-net-pci", **{name: True}))
+        assert refused.value.desc == (
+            f"Property 'virtio-net-pci.{name}': vnic does not have this feature, so that it has to be off"
+        )
 
     live(scenario)
 

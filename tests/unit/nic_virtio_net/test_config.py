@@ -6,8 +6,9 @@ import pytest
 from tests.fakes.virtio_lab import FarEnd, VirtioLab
 
 from vnic.net.errors import NetError
-from vnic.nic.virtio_net import VirtioNet, features
-from vnic.virtio.features import EVENT_IDX, INDIRECT_DESC, RING_PACKED, VERSION_1
+from vnic.nic.virtio_net import VirtioNet
+from vnic.nic.virtio_net import features as f
+from vnic.virtio.features import EVENT_IDX, IN_ORDER, INDIRECT_DESC, RING_PACKED, VERSION_1
 
 
 def test_the_golden_of_qemu() -> None:
@@ -70,24 +71,76 @@ def test_options_that_are_refused(options: dict[str, object], text: str) -> None
 
 
 def test_what_is_offered() -> None:
-    always = VERSION_1 | INDIRECT_DESC | features.ALWAYS
+    always = VERSION_1 | INDIRECT_DESC | f.ALWAYS
     with VirtioLab() as lab:
         assert lab.device.host_features == always
-        assert not always & (EVENT_IDX | RING_PACKED | features.OFFLOADS | features.MQ)
+        assert not always & (EVENT_IDX | RING_PACKED | f.OFFLOADS | f.MQ)
     with VirtioLab(VirtioNet(pairs=2, mtu=1500, speed=10)) as lab:
-        assert lab.device.host_features == always | features.MQ | features.MTU | features.SPEED_DUPLEX
+        assert lab.device.host_features == always | f.MQ | f.MTU | f.SPEED_DUPLEX
     with VirtioLab(far=FarEnd(wants_offload=True)) as lab:
-        assert lab.device.host_features == always | features.OFFLOADS
+        assert lab.device.host_features == always | f.OFFLOADS
+
+
+@pytest.mark.parametrize(
+    ("off", "gone"),
+    [
+        ("csum", f.CSUM | f.HOST_TSO4 | f.HOST_TSO6 | f.HOST_ECN),
+        ("guest_csum", f.GUEST_CSUM | f.GUEST_TSO4 | f.GUEST_TSO6 | f.GUEST_ECN),
+        ("guest_tso4", f.GUEST_TSO4),
+        ("guest_tso4 guest_tso6", f.GUEST_TSO4 | f.GUEST_TSO6 | f.GUEST_ECN),
+        ("guest_ecn", f.GUEST_ECN),
+        ("host_tso4", f.HOST_TSO4),
+        ("host_tso4 host_tso6", f.HOST_TSO4 | f.HOST_TSO6 | f.HOST_ECN),
+        ("host_ecn", f.HOST_ECN),
+        ("mrg_rxbuf", f.MRG_RXBUF),
+        ("status", f.STATUS),
+        (
+            "ctrl_vq",
+            f.CTRL_VQ | f.CTRL_RX | f.CTRL_VLAN | f.CTRL_RX_EXTRA | f.CTRL_MAC_ADDR | f.GUEST_ANNOUNCE | f.MQ,
+        ),
+        ("ctrl_rx", f.CTRL_RX),
+        ("ctrl_vlan", f.CTRL_VLAN),
+        ("ctrl_rx_extra", f.CTRL_RX_EXTRA),
+        ("ctrl_mac_addr", f.CTRL_MAC_ADDR),
+        ("guest_announce", f.GUEST_ANNOUNCE),
+        ("indirect_desc", INDIRECT_DESC),
+        ("in_order", 0),
+    ],
+)
+def test_a_feature_that_is_off_takes_with_it_what_needs_it(off: str, gone: int) -> None:
+    """§5.1.3.1."""
+    withheld = sum(f.SWITCHES[name] for name in off.split())
+    with VirtioLab(VirtioNet(pairs=2), FarEnd(wants_offload=True)) as full:
+        whole = full.device.host_features
+    with VirtioLab(VirtioNet(pairs=2, withheld=withheld), FarEnd(wants_offload=True)) as lab:
+        assert lab.device.host_features == whole & ~gone
+        lab.plug()
+        assert not lab.device.driver_features & gone
+
+
+def test_in_order_is_offered_where_it_is_asked_for() -> None:
+    with VirtioLab(VirtioNet(in_order=True)) as lab:
+        assert lab.device.host_features & IN_ORDER
+
+
+def test_without_status_there_is_none_to_read() -> None:
+    with VirtioLab(VirtioNet(withheld=f.STATUS)) as lab:
+        lab.plug()
+        assert lab.device.config_size == 6
+        assert lab.device.read_config(0, 8) == bytes.fromhex("525400123456ffff")
+        lab.set_link(False)
+        lab.device.read_config(6, 2)
+        assert not [name for name, _ in lab.events if name == "LINK_SEEN"]
 
 
 def test_offers_follow_the_back_end_until_a_driver_is_there() -> None:
     with VirtioLab() as lab:
         lab.network.delete_netdev("net0", "test")
         lab.network.add_netdev("net0", "tap", FarEnd(wants_offload=True))
-        assert lab.device.host_features & features.CSUM
+        assert lab.device.host_features & f.CSUM
         lab.plug()
         lab.network.delete_netdev("net0", "test")
-        assert lab.device.host_features & features.CSUM
+        assert lab.device.host_features & f.CSUM
 
 
 def test_features_that_were_not_offered_are_refused() -> None:
@@ -105,7 +158,7 @@ def test_features_that_were_not_offered_are_refused() -> None:
 
 def test_a_legacy_driver_sets_its_mac_in_config() -> None:
     with VirtioLab() as lab:
-        lab.plug(features.MAC)
+        lab.plug(f.MAC)
         lab.device.write_config(0, bytes.fromhex("020304"))
         lab.device.write_config(3, bytes.fromhex("0506070809"))
         assert lab.device.read_config(0, 8) == bytes.fromhex("0203040506070100")

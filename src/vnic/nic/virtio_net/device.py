@@ -12,7 +12,7 @@ from ...net.client import Endpoint, Nic
 from ...net.errors import NetError
 from ...net.incoming import Frame
 from ...virtio.constants import ID_NET, STATUS_DRIVER_OK
-from ...virtio.features import VERSION_1
+from ...virtio.features import IN_ORDER, VERSION_1
 from ...virtio.queue import SplitQueue
 from ..device import DataPath, RingTaker, VirtioDevice
 from . import features as f
@@ -44,7 +44,8 @@ _MODES = {DataPath.DISCARD: Mode.DISCARD, DataPath.LOCAL: Mode.RUN}
 class VirtioNet(VirtioDevice, Endpoint):
     """One virtio network device with `pairs` queue pairs and a control queue.
 
-    `speed` is in Mbit/s, `duplex` "half" or "full"; 0 and None leave a field, and its feature, out.
+    `speed` is in Mbit/s, `duplex` "half" or "full"; 0 and None leave a field, and its feature, out. `withheld` are
+    features that no driver is offered; `in_order` offers IN_ORDER also where the back-end did not ask for it.
     """
 
     device_id = ID_NET
@@ -58,6 +59,8 @@ class VirtioNet(VirtioDevice, Endpoint):
         speed: int | None = None,
         duplex: str | None = None,
         queue_size: int = QUEUE_SIZES[-1],
+        withheld: int = 0,
+        in_order: bool = False,
     ) -> None:
         """Raises NetError, with QEMU's text, for values that cannot be."""
         if not 1 <= pairs <= MAX_PAIRS:
@@ -86,12 +89,15 @@ class VirtioNet(VirtioDevice, Endpoint):
             SPEED_UNKNOWN if speed is None else speed,
             DUPLEX_UNKNOWN if duplex is None else DUPLEX[duplex],
         )
-        self._own_features = (
+        own_features = (
             f.ALWAYS
+            | (IN_ORDER if in_order else 0)
             | (f.MQ if pairs > 1 else 0)
             | (f.MTU if mtu else 0)
             | (f.SPEED_DUPLEX if speed is not None or duplex is not None else 0)
         )
+        self._withheld = withheld
+        self._own_features = f.consistent(own_features & ~withheld)
         self.config_size = config_size(self._own_features)
         self._active_pairs = 1
         self._peer_queues = pairs
@@ -183,7 +189,7 @@ class VirtioNet(VirtioDevice, Endpoint):
         taker = self.ring_taker()
         if taker is not None and taker.ring_features is not None:
             offered = (offered | f.WITH_A_TAKER) & (taker.ring_features | ~f.OF_THE_RINGS)
-        return offered
+        return f.consistent(offered & ~self._withheld)
 
     def features_changed(self) -> None:
         ring_format = f.ring_format(self.driver_features)
@@ -216,7 +222,7 @@ class VirtioNet(VirtioDevice, Endpoint):
         vhost-user client reads from 0 whatever it wants, and QEMU all of it before any guest runs.
         """
         end = offset + length
-        if offset < STATUS_END and end > STATUS_AT:
+        if offset < STATUS_END and end > STATUS_AT and self.host_features & f.STATUS:
             if self.status & STATUS_DRIVER_OK:
                 self.client.mark_seen(bool(self.config.status & LINK_UP))
             elif end == STATUS_END:

@@ -56,6 +56,46 @@ OF_THE_RINGS: Final = WITH_A_TAKER | VERSION_1 | INDIRECT_DESC | MRG_RXBUF | MTU
 (user_feature_bits of QEMU's net/vhost-user.c). The rest is done here whoever runs them."""
 
 
+SWITCHES: Final = {
+    "csum": CSUM,
+    "guest_csum": GUEST_CSUM,
+    "guest_tso4": GUEST_TSO4,
+    "guest_tso6": GUEST_TSO6,
+    "guest_ecn": GUEST_ECN,
+    "host_tso4": HOST_TSO4,
+    "host_tso6": HOST_TSO6,
+    "host_ecn": HOST_ECN,
+    "mrg_rxbuf": MRG_RXBUF,
+    "status": STATUS,
+    "ctrl_vq": CTRL_VQ,
+    "ctrl_rx": CTRL_RX,
+    "ctrl_vlan": CTRL_VLAN,
+    "ctrl_rx_extra": CTRL_RX_EXTRA,
+    "ctrl_mac_addr": CTRL_MAC_ADDR,
+    "guest_announce": GUEST_ANNOUNCE,
+    "indirect_desc": INDIRECT_DESC,
+    "in_order": IN_ORDER,
+}
+"""The properties, under QEMU's names, that withhold a feature from the driver."""
+
+_NEEDS: Final = (
+    (GUEST_TSO4 | GUEST_TSO6, GUEST_CSUM),
+    (GUEST_ECN, GUEST_TSO4 | GUEST_TSO6),
+    (HOST_TSO4 | HOST_TSO6, CSUM),
+    (HOST_ECN, HOST_TSO4 | HOST_TSO6),
+    (CTRL_RX | CTRL_RX_EXTRA | CTRL_VLAN | GUEST_ANNOUNCE | MQ | CTRL_MAC_ADDR, CTRL_VQ),
+)
+"""Features, and those of which they need one (§5.1.3.1), in order of dependence."""
+
+
+def consistent(features: int) -> int:
+    """Without the features that lack one they need."""
+    for bits, needed in _NEEDS:
+        if not features & needed:
+            features &= ~bits
+    return features
+
+
 def ring_format(features: int) -> RingFormat:
     """How packets lie in the rings of a driver that negotiated `features` (§5.1.6)."""
     gso = set()
