@@ -25,7 +25,7 @@ class FakeVirtioDevice(VirtioDevice):
         return "fake0"
 
     def offer_features(self) -> int:
-        return VERSION_1 | INDIRECT_DESC | 1
+        return VERSION_1 | INDIRECT_DESC | self.transport_features | 1
 
     def features_changed(self) -> None:
         pass

@@ -60,6 +60,13 @@ def interfaces(running: Vnic, guest: QemuGuest, nics: Sequence[str]) -> dict[str
     return found
 
 
+def resize_rings(where: Commands, interface: str) -> None:
+    """`ethtool -G`, down and up again: the driver has its rings reset one by one (VIRTIO_F_RING_RESET)."""
+    for size in (64, 256):
+        where.run(f"ethtool -G {interface} rx {size} tx {size}")
+        assert where.run(f"ethtool -g {interface}").split("Current")[1].count(f"\t{size}") == 2
+
+
 def interrupts(guest: QemuGuest, name: str) -> int:
     """How often the guest was interrupted on behalf of what /proc/interrupts calls so, on its one CPU."""
     lines = guest.run("cat /proc/interrupts").replace(",", "").splitlines()
@@ -73,7 +80,7 @@ class Apart:
 
     def __init__(self, guest: QemuGuest, interface: str, address: str) -> None:
         self._guest = guest
-        self._interface = interface
+        self.interface = interface
         # Its own /sys shows its own interfaces; /tmp is everybody's.
         hold = "mount -t sysfs sys /sys; touch /tmp/held; exec sleep 100000"
         self._holder = guest.run(
@@ -88,7 +95,7 @@ class Apart:
         return self._guest.run(f"nsenter -t {self._holder} -n -m sh -c '{command}'", timeout)
 
     def wait_carrier(self, up: bool, seconds: int = CARRIER_TIMEOUT) -> None:
-        look = f"[ $(cat /sys/class/net/{self._interface}/carrier) = {up:d} ] && exit 0; usleep 5000"
+        look = f"[ $(cat /sys/class/net/{self.interface}/carrier) = {up:d} ] && exit 0; usleep 5000"
         self.run(
             f"for i in $(seq {seconds * 200}); do {look}; done; exit 1", timeout=seconds + DEFAULT_TIMEOUT
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.guests.lab import Vnic, nic, vnic_run
-from tests.guests.qemu_lab import Apart, interfaces, pci_nic, qemu, transfer
+from tests.guests.qemu_lab import Apart, interfaces, pci_nic, qemu, resize_rings, transfer
 from tests.places import short_folder
 
 from vnic.guest.qemu import QemuGuest
@@ -68,7 +68,7 @@ def module_lab() -> Iterator[Lab]:
             options += ["-chardev", f"socket,id=c{index},path={folder / name}.sock,reconnect-ms=50"]
             options += ["-netdev", f"vhost-user,id=vu{index},chardev=c{index}"]
             options += pci_nic(name, netdev=f"vu{index}", **more)
-        with vnic_run("-name", "front", *options) as front, qemu(front, *NICS) as guest:
+        with vnic_run("-name", "front", *options) as front, qemu(front, *NICS, tools=True) as guest:
             yield Lab(folder, ends, front, guest)
 
 
@@ -112,6 +112,12 @@ def test_set_link_stops_the_rings_and_starts_them_where_they_were(lab: Lab) -> N
         lab.ends[1].wait_carrier(False)
         lab.front.qmp.set_link("nic1", True)
         lab.ends[1].wait_carrier(True)
+        lab.assert_pings()
+
+
+def test_rings_get_another_size(lab: Lab) -> None:
+    for end in lab.ends:
+        resize_rings(end, end.interface)
         lab.assert_pings()
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import pytest
 from tests.guests.lab import Qmp, Vnic, vnic_run
-from tests.guests.qemu_lab import interfaces, interrupts, pci_nic, qemu
+from tests.guests.qemu_lab import interfaces, interrupts, pci_nic, qemu, resize_rings
 
 from vnic.guest.qemu import QemuGuest
 
@@ -163,6 +163,16 @@ def test_set_link_as_every_tool_in_the_guest_tells_it(port: Port, what: str) -> 
         assert ("Link detected: yes" if up else "Link detected: no") in ethtool
         assert not up or ETHTOOL[port.nic] <= ethtool
         assert port.is_virtio or f"e1000: {port.interface} {E1000_LOG[up]}" in port.guest.run("dmesg")
+    assert port.ping() is not None
+
+
+@pytest.mark.parametrize("name", [name for name, (driver, _) in KINDS.items() if driver == "virtio-net-pci"])
+def test_rings_get_another_size(ports: dict[str, Port], name: str) -> None:
+    port = ports[name]
+    port.qmp.set_link(name, True)
+    port.wait(True)
+    port.set_address()
+    resize_rings(port.guest, port.interface)
     assert port.ping() is not None
 
 

@@ -32,7 +32,7 @@ def lab() -> Iterator[Lab]:
         rings = {"num_vqs": 3, "vq_size": 256, "config_size": 24}
         device = QemuNic({"driver": "vhost-user-test-device-pci", "virtio-id": 1, "chardev": "c1", **rings})
         chardev = ["-chardev", f"socket,id=c1,path={running.socket('nic1')}"]
-        with qemu(running, netdev, device, options=chardev) as guest:
+        with qemu(running, netdev, device, options=chardev, tools=True) as guest:
             yield running, guest
 
 
@@ -68,6 +68,15 @@ def test_carrier_follows_and_traffic_goes_on(lab: Lab, name: str) -> None:
         wait_carrier(guest, names[name], False)
         running.qmp.set_link(name, True)
         wait_carrier(guest, names[name], True)
+    assert_pings(guest)
+
+
+@pytest.mark.parametrize("name", ["nic0", "nic1"])
+def test_rings_keep_their_size(lab: Lab, name: str) -> None:
+    """QEMU does not tell a vhost-user back-end that a ring was reset, so that the guest may not do that."""
+    running, guest = lab
+    names = up(running, guest)
+    assert guest.try_run(f"ethtool -G {names[name]} rx 64").status != 0
     assert_pings(guest)
 
 

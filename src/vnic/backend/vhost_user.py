@@ -323,13 +323,15 @@ class VhostUserBackend(Backend, RingTaker):
         self._lent.clear()
 
     def _usable(self, device: VirtioDevice) -> list[int]:
-        """The rings to hand over. ValueError where the guest uses more than there are queues for: the NIC was made
-        for another netdev."""
-        usable = [q.index for q in device.queues if q.ready and q.enabled and device.is_data_queue(q.index)]
-        if usable and usable[-1] >= 2 * self.queues:
-            pairs = usable[-1] // 2 + 1
+        """The rings to hand over: all that the guest set up, those that it does not use yet as well (QEMU's
+        vhost_net_start). ValueError where it uses more than there are queues for: the NIC was made for another netdev.
+        """
+        usable = [q.index for q in device.queues if q.ready and q.enabled and device.carries_packets(q.index)]
+        used = [index for index in usable if device.is_data_queue(index)]
+        if used and used[-1] >= 2 * self.queues:
+            pairs = used[-1] // 2 + 1
             raise ValueError(f"the guest uses {pairs} queue pairs, the netdev has queues={self.queues}")
-        return usable
+        return [index for index in usable if index < 2 * self.queues]
 
     def _lend(self, device: VirtioDevice, index: int, told: SharedRing | None = None) -> SharedRing:
         """ValueError where the ring cannot be handed over."""
@@ -347,6 +349,7 @@ class VhostUserBackend(Backend, RingTaker):
             queue.used,
             fds.kick,
             fds.call,
+            device.is_data_queue(index),
         )
 
     def _mtu(self, device: VirtioDevice) -> int:

@@ -47,6 +47,7 @@ class VirtioFeatures(NicOptions, kw_only=True):
     ctrl_mac_addr: bool = True
     guest_announce: bool = True
     indirect_desc: bool = True
+    queue_reset: bool = True
     any_layout: bool = True
     """Any layout is taken, whatever this says: a driver of VERSION_1 may count on it (§2.7.4)."""
     in_order: bool | None = None

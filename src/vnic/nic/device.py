@@ -74,8 +74,9 @@ class RingTaker(ABC):
 
     @abstractmethod
     def take_rings(self, device: VirtioDevice) -> bool:
-        """Start on the device's data queues that are `ready` and `enabled`: memory, addresses, `last_avail` as
-        base, fds from `device.attachment.lend_queue`. False: it cannot, nothing was lent, the rings stay here."""
+        """Start on the device's rings for packets that are `ready` and `enabled`, with those that are not in use
+        disabled: memory, addresses, `last_avail` as base, fds from `device.attachment.lend_queue`. False: it cannot,
+        nothing was lent, the rings stay here."""
 
     @abstractmethod
     def give_back(self, device: VirtioDevice, done: Callable[[Sequence[int | None]], None]) -> None:
@@ -120,6 +121,8 @@ class VirtioDevice(ABC):
         self.host_features = 0
         """What the driver is offered; settled when a VM attaches and at each reset."""
         self.driver_features = 0
+        self.transport_features = 0
+        """What the transport adds to the device's own, before a VM attaches."""
         self.generation = 0
         """Config generation (§2.5): differs after each change of config space."""
         self.config_size = 0
@@ -304,7 +307,7 @@ class VirtioDevice(ABC):
 
     def queue_fds_changed(self, index: int) -> None:
         """The ring's kick or call eventfd was replaced: a back-end that has the ring gets the new ones."""
-        if self._taker is not None and self.is_data_queue(index):
+        if self._taker is not None and self.carries_packets(index):
             self._taker.rings_changed(self)
 
     def _rings_changed(self) -> None:

@@ -134,6 +134,12 @@ class VirtioPciDriver:
         self.status = 15
         self.get(20, 1)
 
+    def reset_ring(self, index: int) -> bool:
+        """Ask for a reset of a ring (§2.6.1); whether it is over at once."""
+        self.put(22, 2, index)
+        self.put(58, 2, 1)
+        return self.get(58, 2) == 0
+
     def kick(self, index: int) -> None:
         self.put(22, 2, index)
         self.put(self.get(30, 2) * self.multiplier, 2, index, NOTIFY)

@@ -20,7 +20,7 @@ from vnic.testing.guest_memory import FakeGuestMemory
 from vnic.testing.vfio_user_client import VfioUserClient
 from vnic.testing.virtio_pci_driver import VERSION_1, VirtioPciDriver
 from vnic.virtio import mirrored_ring
-from vnic.virtio.features import INDIRECT_DESC
+from vnic.virtio.features import INDIRECT_DESC, RING_RESET
 
 RX, TX = 1, 2
 """MSI-X vectors."""
@@ -121,6 +121,35 @@ def test_the_interrupt_comes_when_all_writes_are_acknowledged(path: Path) -> Non
         assert len(guest.rings[0].take_used()) == 1
 
     virtio(path, vm)
+
+
+def test_a_ring_s_reset_ends_when_all_that_was_written_is_there(path: Path) -> None:
+    def vm(bench: UnsharedBench, guest: UnsharedVirtio) -> None:
+        client, driver, ring = guest.client, guest.driver, guest.rings[0]
+        guest.post(2)
+        bench.settle(client)
+        client.hold()
+        bench.receive(frame(1))
+        bench.settle(client)
+        assert not driver.reset_ring(0)
+        client.release()
+        client.serve(lambda: driver.get(58, 2) == 0)
+        assert len(ring.take_used()) == 1
+        assert driver.get(28, 2) == 0
+        ring.restart()
+        driver.start_ring(ring, RX)
+        guest.post(1)
+        bench.settle(client)
+        bench.receive(frame(2))
+        client.serve(lambda: ring.used_idx == 1)
+        guest.transmit(frame(3))  # the other ring went on
+        client.serve(lambda: guest.rings[1].used_idx == 1)
+
+    def run(bench: UnsharedBench) -> None:
+        with UnsharedVirtio(bench, features=VERSION_1 | RING_RESET) as guest:
+            vm(bench, guest)
+
+    with_bench(path, VirtioNet, run)
 
 
 def test_a_reset_drops_what_is_under_way_and_ends_when_nothing_can_be_written_any_more(path: Path) -> None:

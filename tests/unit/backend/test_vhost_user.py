@@ -260,6 +260,26 @@ def test_two_pairs(tmp_path: Path) -> None:
         backend.close()
 
 
+def test_pairs_that_the_driver_never_asked_for_are_started_and_not_enabled(tmp_path: Path) -> None:
+    """A driver that never sends VQ_PAIRS_SET, with the control queue here: a back-end may wait for all its rings."""
+    with fresh_loop() as loop, no_fd_leak():
+        backend = FakeBackend(loop, str(tmp_path / "backend.sock"))
+        backend.pairs = 2
+        rig = WireRig(loop, tmp_path, pairs=2)
+        rig.wait_up()
+        rig.boot(rig.device.host_features | vu.F_PROTOCOL_FEATURES)
+        rig.settle()
+        assert backend.count("SET_VRING_KICK") == 4
+        enabled = [
+            struct.unpack("<II", payload)
+            for name, payload, _ in backend.payloads
+            if name == "SET_VRING_ENABLE"
+        ]
+        assert enabled == [(0, 1), (1, 1)]
+        rig.close()
+        backend.close()
+
+
 # --- Features, MTU, RARP -----------------------------------------------------------------------------------------
 
 

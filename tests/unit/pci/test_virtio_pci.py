@@ -23,6 +23,7 @@ from vnic.testing.virtio_pci_driver import (
     VERSION_1,
     VirtioPciDriver,
 )
+from vnic.virtio.features import RING_RESET
 from vnic.virtio.pci import layout
 from vnic.virtio.pci.transport import VirtioPci
 
@@ -80,7 +81,7 @@ def test_identity_and_structures(rig: Rig) -> None:
 
 def test_common_configuration_before_a_driver(rig: Rig) -> None:
     driver = rig.driver
-    assert driver.features() == VERSION_1 | 1 << 28 | 1
+    assert driver.features() == VERSION_1 | RING_RESET | 1 << 28 | 1
     driver.put(0, 4, 2)
     assert driver.get(4, 4) == 0
     assert driver.get(18, 2) == 3
@@ -299,7 +300,7 @@ def test_access_through_config_space(rig: Rig) -> None:
     point(4, 0, 4)
     rig.driver.config(at + 16, 4, 1)  # device_feature_select
     point(4, 4, 4)
-    assert rig.driver.config(at + 16, 4) == 1  # VERSION_1
+    assert rig.driver.config(at + 16, 4) == (VERSION_1 | RING_RESET) >> 32
     for bar, offset, length in ((0, 0, 4), (4, 0x3FFE, 4), (4, 0, 3), (4, 0xFFFFFFFF, 4)):
         point(bar, offset, length)
         rig.driver.config(at + 16, 4, 0x55)
@@ -375,6 +376,45 @@ def test_rings_of_a_back_end(rig: Rig) -> None:
     assert rig.driver.status == 0
     assert rig.irq.watched == {}
     os.close(own)
+
+
+def test_a_ring_is_reset_and_made_anew_with_another_size(rig: Rig) -> None:
+    """`ethtool -G`."""
+    rig.driver.start(VERSION_1 | RING_RESET, rig.rings, msix=True)
+    assert rig.driver.reset_ring(1)
+    assert (rig.driver.get(24, 2), rig.driver.get(26, 2), rig.driver.get(28, 2)) == (256, 0xFFFF, 0)
+    assert rig.driver.get(32, 8) == 0
+    smaller = DriverRing(rig.ram, 1, 16)
+    rig.rings.append(smaller)
+    rig.driver.start_ring(smaller, 2)
+    smaller.add([(rig.ram.alloc(64), 64)])
+    smaller.publish(kick=False)
+    rig.driver.kick(1)
+    assert smaller.used_idx == 1
+    assert rig.irq.sent == [("msix", 2)]
+    assert rig.driver.status == 15
+
+
+def test_a_ring_is_reset_only_by_a_driver_that_knows_how(rig: Rig) -> None:
+    rig.start()
+    assert rig.driver.reset_ring(1)
+    assert rig.driver.get(28, 2) == 1
+
+
+def test_a_ring_s_reset_waits_for_the_back_end(rig: Rig) -> None:
+    taker = rig.device.taker = Taker()
+    rig.driver.start(VERSION_1 | RING_RESET, rig.rings)
+    assert not rig.driver.reset_ring(1)
+    assert not rig.driver.reset_ring(1)  # once is enough
+    taker.returned(rig.device)
+    assert (rig.driver.get(58, 2), rig.driver.get(28, 2)) == (0, 0)
+    rig.driver.put(22, 2, 0)
+    assert rig.driver.get(28, 2) == 1  # the other is as it was
+    taker.fds.clear()
+    rig.rings[1].restart()
+    rig.driver.start_ring(rig.rings[1])
+    assert len(taker.fds) == 2  # and both are at the back-end again
+    taker.returned(rig.device)
 
 
 def test_the_vm_goes_while_a_back_end_has_the_rings(rig: Rig) -> None:

@@ -182,7 +182,7 @@ class VirtioNet(VirtioDevice, Endpoint):
     # -- VirtioDevice: what the transport asks ------------------------------------------------------------------
 
     def offer_features(self) -> int:
-        offered = self._own_features
+        offered = self._own_features | self.transport_features
         peer = self.client.peer
         if peer is not None and peer.endpoint.wants_offload:
             offered |= f.OFFLOADS

@@ -6,7 +6,7 @@ from typing import Final
 
 from ...dataplane.engine import RingFormat
 from ...dataplane.offload import GSO_ECN, GSO_TCPV4, GSO_TCPV6
-from ...virtio.features import IN_ORDER, INDIRECT_DESC, VERSION_1
+from ...virtio.features import IN_ORDER, INDIRECT_DESC, RING_RESET, VERSION_1
 
 CSUM: Final = 1 << 0
 GUEST_CSUM: Final = 1 << 1
@@ -75,6 +75,7 @@ SWITCHES: Final = {
     "guest_announce": GUEST_ANNOUNCE,
     "indirect_desc": INDIRECT_DESC,
     "in_order": IN_ORDER,
+    "queue_reset": RING_RESET,
 }
 """The properties, under QEMU's names, that withhold a feature from the driver."""
 

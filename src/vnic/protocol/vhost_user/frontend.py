@@ -41,7 +41,10 @@ class SharedRegion(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SharedRing:
-    """One ring to be run by the back-end; addresses are the guest's. No `kick`: it is polled; no `call`: silent."""
+    """One ring to be run by the back-end; addresses are the guest's. No `kick`: it is polled; no `call`: silent.
+
+    One that is not `enabled` is started all the same, as by QEMU: a back-end may wait for all that there are.
+    """
 
     index: int
     size: int
@@ -51,6 +54,7 @@ class SharedRing:
     used: int
     kick: int | None
     call: int | None
+    enabled: bool = True
 
 
 class Phase(enum.Enum):
@@ -241,7 +245,7 @@ class FrontendEngine:
         if told is None or told.call != ring.call:
             self._send_fd(vu.SET_VRING_CALL, ring.index, ring.call)
         # Before the kick, as QEMU: a ring that is started and not yet enabled has its frames thrown away.
-        self.enable_ring(ring.index, True)
+        self.enable_ring(ring.index, ring.enabled)
         if told is None or told.kick != ring.kick:
             self._send_fd(vu.SET_VRING_KICK, ring.index, ring.kick)
 

@@ -48,7 +48,7 @@ COMMON_CFG: Final = (
     ("queue_driver", 40, 8, "rw"),
     ("queue_device", 48, 8, "rw"),
     ("queue_notify_data", 56, 2, "r"),
-    ("queue_reset", 58, 2, "r"),  # without RING_RESET it stays zero
+    ("queue_reset", 58, 2, "rw"),
 )
 PLACE: Final = {name: (offset, size) for name, offset, size, _ in COMMON_CFG}
 COMMON_LAYOUT: Final = struct.Struct("<IIIIHHBBHHHHHQQQHH")

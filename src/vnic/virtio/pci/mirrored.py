@@ -11,7 +11,7 @@ from functools import partial
 
 from vnic.nic.device import VirtioDevice
 from vnic.virtio.memory import GuestMemory, GuestMemoryError
-from vnic.virtio.mirror import Mirror
+from vnic.virtio.mirror import Mirror, Plan
 from vnic.virtio.mirrored_ring import MirroredRing
 from vnic.virtio.queue import QueueError
 
@@ -61,6 +61,12 @@ class MirroredRings:
                     parts, partial(self._interrupt, queue.index), partial(self._failed, queue.index)
                 )
 
+    def stopped(self, index: int, done: Callable[[], None]) -> None:
+        """The device has stopped the ring: nothing more is fetched for it. `done` when all it wrote is there."""
+        failed = partial(self._failed, index)
+        self._mirror.fetch(index, _no_plan, _nothing, failed, anew=True)
+        self._mirror.write((), done, failed)
+
     def restart(self) -> None:
         """The mirror is a new one, of some memory at least: fetch anew what is not taken."""
         self.save()
@@ -73,3 +79,11 @@ class MirroredRings:
         queue = self._device.queues[index]
         if queue.ready:
             self._device.queue_failed(queue, QueueError(str(error)))
+
+
+def _no_plan() -> Plan:
+    yield from ()
+
+
+def _nothing() -> None:
+    pass

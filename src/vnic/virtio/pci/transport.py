@@ -16,7 +16,7 @@ from vnic.pci.device import PciDevice
 from vnic.pci.irq import IrqLines
 from vnic.pci.msix import MsixWindow
 from vnic.virtio.constants import STATUS_DRIVER_OK, STATUS_FEATURES_OK
-from vnic.virtio.features import VERSION_1
+from vnic.virtio.features import RING_RESET, VERSION_1
 from vnic.virtio.memory import GuestMemory
 from vnic.virtio.mirror import Mirror
 from vnic.virtio.pci import layout
@@ -64,6 +64,9 @@ class VirtioPci(PciDevice):
             capabilities=(pcie_endpoint(), power_management(), *layout.capabilities()),
         )
         self.device = device
+        # Not over vhost-user, where rings are stopped one by one, too: QEMU does not tell its back-end that the guest
+        # reset a ring, which would be worked on for ever where it was.
+        device.transport_features = RING_RESET
         self._vectors = vectors
         self._access = self.config.find_all(CAP_VENDOR)[-1]  # the PCI configuration access capability
         self._lent: dict[int, LentQueue] = {}
@@ -81,6 +84,7 @@ class VirtioPci(PciDevice):
             layout.PLACE["queue_size"]: self._set_queue_size,
             layout.PLACE["queue_msix_vector"]: self._set_queue_vector,
             layout.PLACE["queue_enable"]: self._set_queue_enable,
+            layout.PLACE["queue_reset"]: self._set_queue_reset,
         }
 
     def _clear(self) -> None:
@@ -91,6 +95,8 @@ class VirtioPci(PciDevice):
         self._queue_select = 0
         self._config_vector = layout.NO_VECTOR
         self._queue_vectors = [layout.NO_VECTOR] * len(self.device.queues)
+        self._resetting: set[int] = set()
+        """The queues whose reset is not over."""
         self._isr = 0
 
     # --- PciDevice: the VM side ---
@@ -219,7 +225,7 @@ class VirtioPci(PciDevice):
             queue.avail if queue else 0,
             queue.used if queue else 0,
             select if queue else 0,
-            0,
+            select in self._resetting,
         )
 
     def _write_common(self, at: int, data: bytes) -> None:
@@ -278,6 +284,31 @@ class VirtioPci(PciDevice):
             if self._mirrored is not None:
                 self._mirrored.enable(queue.index)
             self.device.queue_ready(queue.index)
+
+    def _set_queue_reset(self, value: int) -> None:
+        """§2.6.1: the driver waits until this register reads 0, and may then give the queue another size."""
+        queue = self._queue()
+        if queue is None or value != 1 or not self.device.driver_features & RING_RESET:
+            return
+        index = queue.index
+        if index in self._resetting:
+            return
+        self._resetting.add(index)
+
+        def over() -> None:
+            self.device.queues[index].reset()
+            self._queue_vectors[index] = layout.NO_VECTOR
+            self._resetting.discard(index)
+
+        def stopped(_base: int) -> None:
+            if self._mirrored is None:
+                over()
+            else:
+                self._mirrored.stopped(index, over)
+
+        if self._mirrored is not None:
+            self._mirrored.save()
+        self.device.queue_stopped(index, stopped)
 
     def _set_queue_address(self, at: int, data: bytes) -> None:
         queue = self._queue()
