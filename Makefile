@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST_ARGS ?= -n auto --dist loadfile
 
-.PHONY: help demo test check guests format bench setup clean
+.PHONY: help demo test check guests format bench setup clean attack
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -27,6 +27,9 @@ guests: $(VENV)/.dev ## fetch all guests of the tests, some 200 MB, into the cac
 format: $(VENV)/.dev ## format the code and mend what lint can mend
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+
+attack: $(VENV)/.dev ## attack a running vnic for some minutes, with figures
+	@$(BIN)/python -m tests.attack.run
 
 bench: $(VENV)/.run ## measure how fast links change and packets move
 	$(BIN)/vnic bench

@@ -52,7 +52,12 @@ def receive(sock: socket.socket, size: int, max_fds: int, owner: str = "") -> tu
         for fd in fds:
             what = kind_of(fd)
             if what not in HARMLESS:
-                raise FrameError(f"{what.value} was passed{_where(fd, what)}, which no message carries")
+                memory = (
+                    "; memory has to be memfd, or files on tmpfs or hugetlbfs" if what is Kind.FILE else ""
+                )
+                raise FrameError(
+                    f"{what.value} was passed{_where(fd, what)}, which no message carries{memory}"
+                )
     except FrameError:
         for fd in fds:
             unblock.close(fd, owner)

@@ -147,12 +147,13 @@ class HonestGuest:
             time.sleep(0.0001)
         return time.monotonic() - began
 
-    def assert_untouched(self) -> None:
-        """It is still attached and served, and its memory holds what it wrote."""
+    def assert_untouched(self) -> float:
+        """It is still attached and served, and its memory holds what it wrote; how many seconds an answer took."""
         self._client.link_up()  # is answered
         self._driver.fill_rx(1)
-        self.ask()
+        seconds = self.ask()
         assert self._memory.read(self._pattern_at, len(self.PATTERN)) == self.PATTERN
+        return seconds
 
 
 @contextlib.contextmanager

@@ -245,3 +245,52 @@ for each in (fd, fd2, fd3):
         + program
     )
     assert done.returncode == -signal.SIGBUS, (outcome, done)
+
+
+def free_huge_pages() -> int:
+    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    return int(fields.get("HugePages_Free", "0").split()[0])
+
+
+HUGE = """
+huge = int([line.split()[1] for line in open("/proc/meminfo") if line.startswith("Hugepagesize")][0]) << 10
+fd = os.memfd_create("guest", os.MFD_HUGETLB)
+os.ftruncate(fd, 2 * huge)
+"""
+
+
+def test_huge_pages_that_are_truncated() -> None:
+    require(free_huge_pages() >= 2, "two free huge pages (vm.nr_hugepages)")
+    survived(
+        HUGE
+        + """
+memory = GuestMemory()
+memory.add(MappedRegion(0, 2 * huge, fd))
+other = guest(fill=b"o")
+with sigbus.survived(lambda: lost.append(1)):
+    memory.write(0, b"first")
+    memory.write(huge, b"second")
+    os.ftruncate(fd, huge)
+    assert memory.read(0, 5) == b"first" and not lost
+    assert memory.read(huge, 6) == bytes(6)
+    assert len(lost) == 1 and "was truncated" in reason(memory)
+    assert other[2][:] == b"o" * (1 << 20)
+memory.close()
+"""
+    )
+
+
+def test_huge_pages_that_are_not_there_are_refused() -> None:
+    """mmap reserves them."""
+    require(free_huge_pages() == 0, "a system without free huge pages")
+    survived(
+        HUGE
+        + """
+try:
+    MappedRegion(0, 2 * huge, fd)
+except GuestMemoryError as error:
+    assert "cannot be mapped" in str(error), error
+else:
+    raise SystemExit("mapped")
+"""
+    )

@@ -114,11 +114,13 @@ class VfioUserAttachment:
         self._gate.began(self._throw_out)
 
     def lost(self, reason: str | None) -> None:
-        """ConnectionUser: the VM is gone, or has been thrown out."""
+        """ConnectionUser: the VM is gone, or it sent what is refused, or the socket failed (`reason`)."""
+        violated = reason is not None
         if self._frames.pending and reason is None:
             reason = "the connection ended within a message"
-        log.info("%s: the VM detached%s", self._name, f": {reason}" if reason else "")
-        self._detach()
+        level = logging.WARNING if violated else logging.INFO
+        log.log(level, "%s: the VM detached%s", self._name, f": {reason}" if reason else "")
+        self._detach(violated=violated)
 
     def _detach(self, *, violated: bool = False) -> None:
         self._gate.ended(violated=violated)

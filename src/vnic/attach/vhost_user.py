@@ -260,12 +260,14 @@ class VhostUserAttachment:
         self._nic.guest_attached(False, ShownBy.SOCKET if self._by_socket else None)
 
     def lost(self, reason: str | None) -> None:
-        """ConnectionUser: the client closed its end, or the socket failed."""
+        """ConnectionUser: the client closed its end, or it sent what is refused, or the socket failed (`reason`)."""
+        violated = reason is not None
         if self._engine is not None and self._engine.pending and reason is None:
             reason = "in the middle of a message"
-        log.info("%s: vhost-user client left%s", self._nic.name, f": {reason}" if reason else "")
+        level = logging.WARNING if violated else logging.INFO
+        log.log(level, "%s: vhost-user client left%s", self._nic.name, f": {reason}" if reason else "")
         self._by_socket = False  # who comes next may be another kind of client
-        self._leave(State.LEAVING)
+        self._leave(State.LEAVING, violated=violated)
 
     # --- Messages (ConnectionUser, DeviceShell) ---------------------------------------------------------------
 
