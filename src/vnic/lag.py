@@ -45,9 +45,13 @@ class Lag:
     def __init__(self, clock: Callable[[], int] = time.monotonic_ns) -> None:
         """`clock`: nanoseconds. A test may leave out those in which the processor was elsewhere."""
         self.clock = clock
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all turns: those of the start, in which nobody waits yet."""
         self._half = _Half()
         self._before = _Half()
-        self._turns_over_at = clock() + HALF_WINDOW_S * 1_000_000_000
+        self._turns_over_at = self.clock() + HALF_WINDOW_S * 1_000_000_000
 
     def add(self, began_ns: int, ended_ns: int) -> None:
         """Count one turn."""

@@ -333,7 +333,8 @@ async def _gone() -> None:
         up("vt0")
         ip("link", "del", "vt0")
         await until(lambda: not nic.link_up)
-        assert lab.why("net0") == "interface vt0 is gone (File descriptor in bad state)"
+        gone = "interface vt0 is gone (File descriptor in bad state); waiting for one of that name"
+        assert lab.why("net0") == gone
         assert nic.send(0, frame(b"x" * 50))
         assert guest.link == [False]
         lab.network.delete_netdev("net0", "test")
@@ -343,6 +344,39 @@ async def _gone() -> None:
 
 def test_an_interface_that_is_deleted_takes_the_link_down() -> None:
     in_namespace(_gone)
+
+
+async def _back(tmp_path: Path) -> None:
+    script_path = tmp_path / "up"
+    script_path.write_text(f"#!/bin/sh\nip link set $1 up && echo up $1 >> {tmp_path}/log\n")
+    script_path.chmod(0o755)
+    before = open_fds()
+    async with Lab() as lab:
+        _, nic, guest = lab.wire(TapOptions(id="net0", ifname="vt0", script=str(script_path)))
+        await until(lambda: nic.link_up)
+        ip("link", "del", "vt0")
+        await until(lambda: not nic.link_up)
+        ip("link", "add", "vt0", "type", "veth", "peer", "name", "other")
+        refusal = "interface vt0 is back: could not configure /dev/net/tun (vt0): Invalid argument"
+        await until(lambda: lab.why("net0") == refusal)
+        ip("link", "del", "vt0")
+        ip("tuntap", "add", "vt0", "mode", "tap")
+        await until(lambda: nic.link_up)
+        assert (tmp_path / "log").read_text() == "up vt0\n" * 2, "its script ran again"
+        with packet_socket("vt0") as host:
+            host.send(frame(b"x" * 50))
+            await until(lambda: frame(b"x" * 50) in guest.got)
+        ip("link", "del", "vt0")
+        await until(lambda: not nic.link_up)
+        lab.network.delete_netdev("net0", "test")
+        ip("tuntap", "add", "vt0", "mode", "tap")
+        await asyncio.sleep(0)
+    assert open_fds() == before
+    ip("tuntap", "del", "vt0", "mode", "tap")
+
+
+def test_an_interface_that_comes_back_is_plugged_in_again(tmp_path: Path) -> None:
+    in_namespace(_back, tmp_path)
 
 
 async def _down_interface() -> None:

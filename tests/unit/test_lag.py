@@ -46,6 +46,14 @@ def test_percentiles() -> None:
     assert told.max_us == 100
 
 
+def test_turns_of_the_start_can_be_forgotten() -> None:
+    clock = Clock()
+    lag = Lag(clock)
+    turn(lag, clock, 900)
+    lag.reset()
+    assert lag.summary().turns == 0
+
+
 def test_the_window_ends() -> None:
     clock = Clock()
     lag = Lag(clock)

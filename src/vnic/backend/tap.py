@@ -6,7 +6,9 @@ pass between guest and kernel undone.
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import functools
 import os
 
 from vnic.children import Child
@@ -14,6 +16,7 @@ from vnic.net.errors import NetError
 from vnic.net.incoming import Frame
 
 from .base import READ_BUDGET_FRAMES, Backend, BackendContext, log
+from .interface_watch import InterfaceWatch, interface_exists
 from .options import TapOptions
 from .script import run_down_script, script_failure, start_script
 from .tap_device import (
@@ -160,6 +163,11 @@ class TapBackend(Backend):
         self._info = ""
         self._script: Child | None = None
         self._down_script: str | None = None
+        self._comes_back = False
+        """Whether an interface of its name is taken into use where this one was deleted."""
+        self._watch: InterfaceWatch | None = None
+        self._refusal = ""
+        """Why the interface that is back could not be taken."""
 
     # -- opening ------------------------------------------------------------------------------------------------
 
@@ -173,11 +181,11 @@ class TapBackend(Backend):
             self._adopt([self._passed_fd(name) for name in names])
         else:
             self._open(options.ifname, options.vnet_hdr)
+            self._comes_back = True
             script, down_script = options.script or "no", options.downscript or "no"
             self._info = f"ifname={self.ifname},script={script},downscript={down_script}"
             self._down_script = None if down_script == "no" else down_script
-            if script != "no":
-                self._run_script(script)
+            self._run_script()
 
     def _passed_fd(self, name: str) -> int:
         try:
@@ -218,16 +226,21 @@ class TapBackend(Backend):
 
     # -- scripts ------------------------------------------------------------------------------------------------
 
-    def _run_script(self, path: str) -> None:
-        """Run the script beside the loop; the wire waits for it."""
+    def _run_script(self) -> bool:
+        """Run the script beside the loop; the wire waits for it. False: there is none."""
+        path = self._options.script or "no"
+        if path == "no":
+            return False
         self.hold_disconnected(f"network script {path} {self.ifname} is running")
         self._script = start_script(self.loop, path, self.ifname)
-        self._script.ended.add_done_callback(lambda ended: self._script_ended(path, ended.result()))
+        self._script.ended.add_done_callback(functools.partial(self._script_ended, self._script, path))
+        return True
 
-    def _script_ended(self, path: str, status: int) -> None:
-        if self._script is None:
+    def _script_ended(self, script: Child, path: str, ended: asyncio.Future[int]) -> None:
+        if self._script is not script:
             return  # the netdev was deleted meanwhile, or its interface
         self._script = None
+        status = ended.result()
         failure = script_failure(path, status)
         if failure is None:
             self.release_disconnected("the network script is through")
@@ -265,8 +278,42 @@ class TapBackend(Backend):
         if not self._queues:
             return
         self._close_queues()
-        self.hold_disconnected(f"interface {self.ifname} is gone ({error.strerror})")
-        log.warning("netdev %s: interface %s is gone: %s", self.name, self.ifname, error.strerror)
+        if self._script is not None:
+            self._script.end()
+            self._script = None
+        text = f"interface {self.ifname} is gone ({error.strerror})"
+        log.warning("netdev %s: %s", self.name, text)
+        if self._comes_back:
+            try:
+                self._watch = InterfaceWatch(self.loop, self._look_for_interface)
+                text += "; waiting for one of that name"
+            except OSError as problem:
+                text += f"; its return cannot be seen: {problem.strerror}"
+        self.hold_disconnected(text)
+
+    def _look_for_interface(self) -> None:
+        """An interface of this host changed: is it ours that is back?"""
+        if not interface_exists(self.ifname):
+            self._refusal = ""
+            return
+        try:
+            self._open(self.ifname, self._options.vnet_hdr)
+            scripted = self._run_script()
+        except NetError as error:
+            self._close_queues()
+            if error.desc != self._refusal:  # an interface in use changes often
+                self._refusal = error.desc
+                log.warning("netdev %s: interface %s is back: %s", self.name, self.ifname, error.desc)
+                self.hold_disconnected(f"interface {self.ifname} is back: {error.desc}")
+            return
+        self._stop_watching()
+        if not scripted:
+            self.release_disconnected(f"interface {self.ifname} is back")
+
+    def _stop_watching(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
 
     def _close_queues(self) -> None:
         if not self._info and self._queues:
@@ -276,6 +323,7 @@ class TapBackend(Backend):
         self._queues.clear()
 
     def cleanup(self) -> None:
+        self._stop_watching()
         script, self._script = self._script, None
         if script is not None:
             script.end()

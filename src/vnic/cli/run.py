@@ -180,6 +180,9 @@ async def _live(options: RunOptions, ready: Callable[[], None]) -> None:
             ready()
             if not options.daemonize and sys.stderr.isatty():
                 print(_hello(options, claim), file=sys.stderr)
+            if lag is not None:
+                await asyncio.sleep(0)  # this turn, too
+                lag.reset()
             await machine.wait_quit()
         finally:
             try:
