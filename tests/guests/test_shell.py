@@ -12,6 +12,8 @@ import time
 import pytest
 from tests.guests.lab import ECHO, SOURCES, nic, vnic_run
 
+from vnic.cli.guest import default_address
+
 
 class Terminal:
     """The master's end of a pty."""
@@ -75,3 +77,44 @@ def test_without_a_nic_behind_the_socket_it_says_so() -> None:
     )
     assert done.returncode == 1
     assert done.stderr == "vnic: no NIC listens on /nonesuch/nic0.sock: start `vnic run` first\n"
+
+
+def guest(*words: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "vnic", "guest", *words],
+        env={**os.environ, "PYTHONPATH": SOURCES},
+        input=stdin or "",
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.needs("uml")
+def test_a_command_is_run_and_its_exit_code_passed_on() -> None:
+    with vnic_run("-name", "script", *ECHO, *nic("nic0"), *nic("nic1", netdev=None)) as running:
+        sockets = [str(running.socket(name)) for name in ("nic0", "nic1")]
+        done = guest(*sockets, "--", "sh", "-c", "ip -4 -o addr show eth0; echo 'a  b' >&2; exit 7")
+        assert (done.returncode, done.stderr) == (7, "")
+        address, said = done.stdout.splitlines()
+        assert "10.0.2.15/24" in address.split()
+        assert said == "a  b"
+        addresses = ["--address", "10.0.2.99/24", "--address", "fd00::9/64"]
+        done = guest(*addresses, *sockets, stdin="ping -c 1 10.0.2.2 >/dev/null && ip addr\nfalse\n")
+        assert done.returncode == 1
+        assert "10.0.2.99/24" in done.stdout
+        assert "fd00::9/64" in done.stdout
+
+
+def test_what_does_not_fit_is_refused_before_anything_boots() -> None:
+    done = guest("--address", "10.0.2.5/24", "--address", "10.0.3.5/24", "nic0.sock", "--", "true")
+    assert (done.returncode, done.stderr) == (1, "vnic: 2 addresses for 1 NICs\n")
+    assert guest("--address", "10.0.2.500/24", "nic0.sock").returncode == 2
+
+
+def test_default_addresses_differ_as_mac_addresses_do() -> None:
+    macs = [f"52:54:00:12:{number >> 8:02x}:{number & 255:02x}" for number in range(0x3456, 0x3456 + 240)]
+    addresses = [default_address(mac) for mac in macs]
+    assert addresses[:2] == ["10.0.2.15/24", "10.0.2.16/24"]
+    assert addresses[-1] == "10.0.2.254/24"
+    assert len(set(addresses)) == 240

@@ -5,11 +5,13 @@ A random token frames each command and its answer, so a command may print whatev
 
 from __future__ import annotations
 
+import math
 import secrets
 import select
 import socket
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from .errors import CommandFailed, GuestError, GuestGone
@@ -59,6 +61,15 @@ class Console:
         with self._turn:
             return self.start(command).result(timeout)
 
+    def follow(self, command: str, write: Callable[[bytes], object]) -> int:
+        """Run a command, however long it takes, and pass its output on as it comes; returns its status."""
+        with self._turn:
+            pending = self.start(command)
+            self._read_until(b"\n" + pending._token + b" ", math.inf, write)
+            status = self._read_until(b"\n", DEFAULT_TIMEOUT)
+            self._running = None
+            return int(status)
+
     def start(self, command: str) -> Pending:
         """Have the guest start a command, and return at once."""
         if self._running is not None:
@@ -91,14 +102,21 @@ class Console:
         self._running = None
         return Completed(int(status), output.decode(errors="replace"))
 
-    def _read_until(self, mark: bytes, timeout: float) -> bytes:
-        """The bytes before `mark`, which is taken too."""
+    def _read_until(
+        self, mark: bytes, timeout: float, write: Callable[[bytes], object] | None = None
+    ) -> bytes:
+        """The bytes before `mark`, which is taken too; those that `write` has taken meanwhile are not among them."""
         deadline = time.monotonic() + timeout
         searched = 0
         while (found := self._received.find(mark, searched)) < 0:
             searched = max(0, len(self._received) - len(mark))
+            if write is not None and searched:
+                write(bytes(self._received[:searched]))
+                del self._received[:searched]
+                searched = 0
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select([self._stream], [], [], left)[0]:
+            wait = None if left == math.inf else left
+            if left <= 0 or not select.select([self._stream], [], [], wait)[0]:
                 raise GuestError(
                     f"no answer from the guest in {timeout:g} s; so far: {bytes(self._received[-400:])!r}"
                 )
@@ -111,6 +129,8 @@ class Console:
             self._received += received
         before = bytes(self._received[:found])
         del self._received[: found + len(mark)]
+        if write is not None and before:
+            write(before)
         return before
 
 

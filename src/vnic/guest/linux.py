@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from os import killpg
 from pathlib import Path
 from types import TracebackType
@@ -181,6 +181,10 @@ class LinuxGuest(abc.ABC):
     def try_run(self, command: str, timeout: float = DEFAULT_TIMEOUT) -> Completed:
         """Run a shell command in the guest; returns how it ended."""
         return self._booted_console().run(command, timeout)
+
+    def follow(self, command: str, write: Callable[[bytes], object]) -> int:
+        """Run a shell command in the guest, however long it takes, and pass its output on; returns its status."""
+        return self._booted_console().follow(command, write)
 
     def start(self, command: str) -> Pending:
         """Start a shell command in the guest and return at once; one runs at a time."""
