@@ -202,8 +202,8 @@ def test_wrong_usage_gives_2(place: Place, options: list[str]) -> None:
 @pytest.mark.parametrize(
     ("made", "why"),
     [
-        ("file", "the path exists and is not a socket"),
-        ("socket", "a process listens there already"),
+        ("file", "a plain file is there, which is left alone"),
+        ("socket", "another program listens there already"),
     ],
 )
 def test_a_nic_socket_that_is_taken_is_refused(place: Place, made: str, why: str) -> None:

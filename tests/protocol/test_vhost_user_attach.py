@@ -72,13 +72,13 @@ def test_a_path_in_use_is_refused(rig: SocketRig) -> None:
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(rig.path)
         other.listen()
-        with pytest.raises(NetError, match="a process listens there already"):
+        with pytest.raises(NetError, match="another program listens there already"):
             rig.attachment.start()
 
 
 def test_a_path_that_is_no_socket_is_refused(rig: SocketRig) -> None:
     Path(rig.path).write_text("mine")
-    with pytest.raises(NetError, match="exists and is not a socket"):
+    with pytest.raises(NetError, match="a plain file is there"):
         rig.attachment.start()
     assert Path(rig.path).read_text() == "mine"
 

@@ -19,10 +19,11 @@ BELOW = {
     "pci": {"pci", "net", "virtio"},
     "nic": {"nic", "net", "virtio", "pci", "dataplane"},
     "dataplane": {"dataplane", "net", "nic", "virtio"},
-    "backend": {"backend", "net", "protocol", "nic", "virtio", "dataplane"},
+    "sockets": {"sockets", "net"},
+    "backend": {"backend", "net", "protocol", "nic", "virtio", "dataplane", "sockets"},
     "filter": {"filter", "net", "backend", "dataplane"},
-    "attach": {"attach", "net", "nic", "virtio", "pci", "protocol"},
-    "monitor": {"monitor", "net", "protocol"},
+    "attach": {"attach", "sockets", "net", "nic", "virtio", "pci", "protocol"},
+    "monitor": {"monitor", "net", "protocol", "sockets"},
 }
 """Which packages of vnic a package may import."""
 

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import array
 import asyncio
-import errno
 import logging
 import os
 import socket
-import stat
 from collections.abc import Callable
 from typing import Final
 
 from vnic.attach.gate import Gate
 from vnic.net.errors import NetError
+from vnic.sockets.bind import PRIVATE, BoundPath, bind_path
+from vnic.sockets.lock import PathError
 from vnic.virtio.address_space import in_units
 from vnic.virtio.memory import GuestMemory
 
@@ -35,48 +35,20 @@ def check_path(path: str) -> None:
         raise NetError(f"UNIX socket path '{path}' is too long: at most {MAX_PATH_BYTES} bytes")
 
 
-def bind_path(path: str, *, mode: int = 0o600, backlog: int = 8) -> socket.socket:
-    """A non-blocking listening socket at `path`, with the permissions `mode` from its first moment.
-
-    A socket that a dead process left behind is replaced. NetError if something else is there or a process
-    still listens.
-    """
+def listen_at(path: str, *, mode: int = PRIVATE, backlog: int = 8) -> tuple[socket.socket, BoundPath]:
+    """A non-blocking listening socket at `path`, by the rule of `vnic.sockets.bind`. Raises NetError."""
     check_path(path)
-    _remove_stale(path)
     try:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     except OSError as error:  # no descriptors
         raise NetError(f"Failed to create a socket for {path}: {error.strerror}") from None
     try:
-        os.fchmod(sock.fileno(), mode)  # Linux unix_bind() gives the path the mode of the socket's inode
-        sock.bind(path)
-        sock.listen(backlog)
-    except OSError as error:
+        bound = bind_path(sock, path, mode=mode)
+    except PathError as error:
         sock.close()
-        raise NetError(f"Failed to bind socket to {path}: {os.strerror(error.errno or 0)}") from None
-    return sock
-
-
-def _remove_stale(path: str) -> None:
-    try:
-        found = os.lstat(path)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise NetError(f"Failed to bind socket to {path}: {os.strerror(error.errno or 0)}") from None
-    if not stat.S_ISSOCK(found.st_mode):
-        raise NetError(f"Failed to bind socket to {path}: the path exists and is not a socket")
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
-            refused = probe.connect_ex(path)
-    except OSError as error:  # no descriptors
-        raise NetError(f"Failed to create a socket for {path}: {error.strerror}") from None
-    if refused != errno.ECONNREFUSED:
-        raise NetError(f"Failed to bind socket to {path}: a process listens there already")
-    try:
-        os.unlink(path)
-    except OSError as error:
-        raise NetError(f"Failed to remove stale socket {path}: {os.strerror(error.errno or 0)}") from None
+        raise NetError(f"Failed to bind socket to {path}: {error}") from None
+    sock.listen(backlog)
+    return sock, bound
 
 
 def peer_name(sock: socket.socket) -> str:
@@ -114,7 +86,7 @@ class Listener:
         path: str,
         accepted: Callable[[socket.socket], None],
         *,
-        mode: int = 0o600,
+        mode: int = PRIVATE,
         gate: Gate | None = None,
     ) -> None:
         """Raises NetError when `path` cannot be listened on. `gate` may keep clients waiting in the backlog."""
@@ -122,9 +94,7 @@ class Listener:
         self.path = path
         self._accepted = accepted
         self._gate = gate
-        self._sock = bind_path(path, mode=mode)
-        found = os.lstat(path)
-        self._inode = (found.st_dev, found.st_ino)
+        self._sock, self._bound = listen_at(path, mode=mode)
         self._paused = False
         self._failing = False
         loop.add_reader(self._sock, self._readable)
@@ -180,9 +150,4 @@ class Listener:
             return
         self._loop.remove_reader(self._sock)
         self._sock.close()
-        try:
-            found = os.lstat(self.path)
-            if (found.st_dev, found.st_ino) == self._inode:
-                os.unlink(self.path)
-        except OSError:
-            pass  # somebody removed it already
+        self._bound.remove()

@@ -12,9 +12,10 @@ import socket
 from typing import Any, Protocol
 
 from vnic.net.errors import NetError
+from vnic.sockets.bind import socket_mode
 
 from .address import AddressError, Resolved, describe, resolve, resolve_at_once
-from .connect import Connector, Listener, OwnPath, listen_on
+from .connect import Connector, Listener, Listening, listen_on
 from .options import InetAddress, UnixAddress
 
 
@@ -76,9 +77,9 @@ class ChardevListener:
     Callers wait in its backlog while nobody does.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
-        self.socket = sock
-        self._path = OwnPath.of(sock)
+    def __init__(self, listening: Listening) -> None:
+        self.socket = listening.socket
+        self._listening = listening
 
     @property
     def inet_name(self) -> tuple[str, int] | None:
@@ -89,9 +90,7 @@ class ChardevListener:
         return host, port
 
     def close(self) -> None:
-        self.socket.close()
-        if self._path is not None:
-            self._path.unlink()
+        self._listening.close()
 
 
 def listener_of(options: Any, label: str) -> ChardevListener | None:
@@ -102,7 +101,9 @@ def listener_of(options: Any, label: str) -> ChardevListener | None:
     address = socket_options(options, label)
     try:
         targets = resolve_at_once(address, passive=True)
-        return None if targets is None else ChardevListener(listen_on(targets, address))
+        if targets is None:
+            return None
+        return ChardevListener(listen_on(targets, address, socket_mode(options.mode)))
     except AddressError as error:
         raise NetError(str(error)) from None
 
@@ -128,6 +129,7 @@ class ChardevSocket:
         self._user = user
         self._address = unix_options(options, label) if passes_fds else socket_options(options, label)
         self._server = bool(options.server)
+        self._mode = socket_mode(options.mode)
         self._reconnect_s = options.reconnect_ms / 1000
         self._shared = listener
         self._listener: Listener | None = None
@@ -149,7 +151,7 @@ class ChardevSocket:
             self._wait(0)
             return
         if self._shared is not None:
-            self._listener = Listener(self._loop, self._shared.socket.dup(), self._open, keeps_path=True)
+            self._listener = Listener(self._loop, Listening(self._shared.socket.dup(), None), self._open)
             self._listening("")
             return
         self._cancel_resolve = resolve(
@@ -160,7 +162,7 @@ class ChardevSocket:
 
     def _listen(self, targets: list[Resolved]) -> None:
         try:
-            listening = listen_on(targets, self._address)
+            listening = listen_on(targets, self._address, self._mode)
         except AddressError as error:
             self._cannot_listen(str(error))
             return

@@ -10,8 +10,11 @@ import asyncio
 import errno
 import os
 import socket
-import stat
 from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from vnic.sockets.bind import PRIVATE, BoundPath, bind_path
+from vnic.sockets.lock import PathError
 
 from .address import AddressError, Failed, Resolved, resolve
 from .options import InetAddress, UnixAddress
@@ -127,26 +130,42 @@ class Connector:
         return f"{self._address.host}:{self._address.port}"
 
 
-def listen_on(targets: list[Resolved], address: InetAddress | UnixAddress) -> socket.socket:
+class Listening(NamedTuple):
+    """A socket that listens, with the path that goes when it is closed."""
+
+    socket: socket.socket
+    path: BoundPath | None
+
+    def close(self) -> None:
+        self.socket.close()
+        if self.path is not None:
+            self.path.remove()
+
+
+def listen_on(targets: list[Resolved], address: InetAddress | UnixAddress, mode: int = PRIVATE) -> Listening:
     """A socket that listens on the first of `targets` where that is possible; else AddressError with QEMU's text for
     the last."""
     failure = AddressError("no address was found")
     for target in targets:
         try:
-            return _listen_on(target, address)
+            return _listen_on(target, address, mode)
         except AddressError as error:
             failure = error
     raise failure
 
 
-def _listen_on(target: Resolved, address: InetAddress | UnixAddress) -> socket.socket:
+def _listen_on(target: Resolved, address: InetAddress | UnixAddress, mode: int) -> Listening:
     try:
         sock = socket.socket(target.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     except OSError as error:
         raise AddressError(f"Failed to create a socket: {error.strerror}") from None
+    path = None
     try:
         if isinstance(address, UnixAddress):
-            _bind_unix(sock, target, address)
+            try:
+                path = bind_unix(sock, target.sockaddr, address, mode)
+            except PathError as error:
+                raise AddressError(f"Failed to bind socket to {address.path}: {error}") from None
         else:
             _bind_inet(sock, target, address)
         try:
@@ -154,9 +173,9 @@ def _listen_on(target: Resolved, address: InetAddress | UnixAddress) -> socket.s
         except OSError as error:
             raise AddressError(f"Failed to listen on socket: {error.strerror}") from None
     except BaseException:
-        sock.close()
+        Listening(sock, path).close()
         raise
-    return sock
+    return Listening(sock, path)
 
 
 def _bind_inet(sock: socket.socket, target: Resolved, address: InetAddress) -> None:
@@ -175,52 +194,15 @@ def _bind_inet(sock: socket.socket, target: Resolved, address: InetAddress) -> N
     raise AddressError(f"Failed to find an available port: {os.strerror(errno.EADDRINUSE)}")
 
 
-def _bind_unix(sock: socket.socket, target: Resolved, address: UnixAddress) -> None:
-    """Bind to a path. A socket there that nobody listens on is a leftover and is removed; QEMU removes whatever it
-    finds, the socket of a running program and plain files included."""
+def bind_unix(sock: socket.socket, sockaddr: Any, address: UnixAddress, mode: int) -> BoundPath | None:
+    """Bind to a path, by the rule of `vnic.sockets.bind`, or to an abstract name, which has none. Raises PathError."""
+    if not address.abstract:
+        return bind_path(sock, address.path, mode=mode)
     try:
-        if not address.abstract:
-            remove_stale_socket(address.path)
-        sock.bind(target.sockaddr)
+        sock.bind(sockaddr)
     except OSError as error:
-        raise AddressError(f"Failed to bind socket to {address.path}: {error.strerror}") from None
-
-
-def remove_stale_socket(path: str) -> None:
-    """Unlink a unix socket that refuses connections; leave everything else for bind to trip over."""
-    try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            return
-        # A stream or a datagram socket: the wrong kind says EPROTOTYPE, and so that somebody is there.
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
-            probe.connect(path)
-    except ConnectionRefusedError:
-        os.unlink(path)
-    except OSError:
-        return
-
-
-class OwnPath:
-    """The path of a unix socket that we bound: unlinked at the end, unless it has become somebody else's."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._inode = _identity(path)
-
-    @classmethod
-    def of(cls, sock: socket.socket) -> OwnPath | None:
-        """That of a bound socket; None for one without a path."""
-        name = sock.getsockname()
-        is_path = sock.family == socket.AF_UNIX and isinstance(name, str) and name
-        return cls(os.path.abspath(name)) if is_path else None
-
-    def unlink(self) -> None:
-        if self._inode is not None and _identity(self._path) == self._inode:
-            try:
-                os.unlink(self._path)
-            except OSError:
-                pass
-        self._inode = None
+        raise PathError(error.strerror or str(error)) from None
+    return None
 
 
 class Listener:
@@ -232,17 +214,15 @@ class Listener:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        sock: socket.socket,
+        listening: Listening,
         accepted: Callable[[socket.socket], None],
-        *,
-        keeps_path: bool = False,
     ) -> None:
-        """`sock` is closed at the end, and its path removed but for `keeps_path`."""
+        """`listening` is closed at the end."""
         self._loop = loop
-        self._sock = sock
+        self._listening = listening
+        self._sock = listening.socket
         self._accepted = accepted
         self._timer: asyncio.TimerHandle | None = None
-        self._path = None if keeps_path else OwnPath.of(sock)
         self.listen_again()
 
     @property
@@ -276,14 +256,4 @@ class Listener:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._sock.close()
-        if self._path is not None:
-            self._path.unlink()
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+        self._listening.close()

@@ -5,17 +5,18 @@ Datagrams know no connection, so there is nothing here that would hold the link.
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Coroutine
 from typing import Any
 
 from vnic.net.errors import NetError
 from vnic.net.incoming import Frame
+from vnic.sockets.bind import BoundPath, socket_mode
+from vnic.sockets.lock import PathError
 
 from .address import AddressError, unix_sockaddr
 from .base import Backend, BackendContext
-from .connect import OwnPath, remove_stale_socket
+from .connect import bind_unix
 from .datagram import (
     DatagramPort,
     Hosts,
@@ -38,8 +39,12 @@ class DgramBackend(Backend):
         self._local = options.local
         self._remote = options.remote
         self._hosts = Hosts()
+        self._mode = socket_mode(options.mode)
+        is_path = isinstance(options.local, UnixAddress) and not options.local.abstract
+        if options.mode is not None and not is_path:
+            raise NetError("Parameter 'mode' is that of a path in local")
         self._port: DatagramPort | None = None
-        self._path: OwnPath | None = None
+        self._path: BoundPath | None = None
         self._info = ""
 
     def preparation(self) -> Coroutine[Any, Any, None] | None:
@@ -114,13 +119,10 @@ class DgramBackend(Backend):
             raise NetError(str(error)) from None
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         try:
-            if not local.abstract:
-                remove_stale_socket(local.path)
-            sock.bind(here)
-        except OSError as error:
+            self._path = bind_unix(sock, here, local, self._mode)
+        except PathError as error:
             sock.close()
-            raise NetError(f"can't bind unix={local.path} to socket: {error.strerror}") from None
-        self._path = None if local.abstract else OwnPath(os.path.abspath(local.path))
+            raise NetError(f"can't bind unix={local.path} to socket: {error}") from None
         self._port = DatagramPort(self.loop, sock, self.client, there)
         self._info = f"udp={local.path}:{remote.path}"
 
@@ -140,4 +142,4 @@ class DgramBackend(Backend):
         if self._port is not None:
             self._port.close()
         if self._path is not None:
-            self._path.unlink()
+            self._path.remove()

@@ -90,11 +90,14 @@ class StreamOptions(NetdevOptions, tag="stream", frozen=True, kw_only=True):
     addr: SocketAddress
     server: bool = False
     reconnect_ms: int | None = None
+    mode: str | None = None
+    """Of the socket's path, in octal; vnic's own."""
 
 
 class DgramOptions(NetdevOptions, tag="dgram", frozen=True, kw_only=True):
     local: SocketAddress | None = None
     remote: SocketAddress | None = None
+    mode: str | None = None
 
 
 class SocketOptions(NetdevOptions, tag="socket", frozen=True, kw_only=True):

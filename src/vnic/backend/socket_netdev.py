@@ -14,7 +14,7 @@ from vnic.net.errors import NetError
 from vnic.net.incoming import Frame
 
 from .base import Backend, BackendContext, log
-from .connect import Connector, Listener, set_stream_options
+from .connect import Connector, Listener, Listening, set_stream_options
 from .connection import FramedConnection
 from .datagram import (
     DatagramPort,
@@ -110,7 +110,7 @@ class SocketBackend(Backend):
             sock.close()
             raise NetError(f"can't bind ip={address[0]} to socket: {error.strerror}") from None
         self._listening_on = f"tcp:{inet4_text(sock.getsockname())}"
-        self._listener = Listener(self.loop, sock, self._accepted)
+        self._listener = Listener(self.loop, Listening(sock, None), self._accepted)
         self.hold_disconnected(f"listening on {self._listening_on}, no peer yet")
 
     def _accepted(self, sock: socket.socket) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from vnic.net.errors import NetError
 from vnic.net.incoming import Frame
+from vnic.sockets.bind import BoundPath, socket_mode
 
 from .address import (
     AddressError,
@@ -23,7 +24,7 @@ from .address import (
     stream_socket_from_fd,
 )
 from .base import Backend, BackendContext, log
-from .connect import LISTEN_BACKLOG, Connector, Listener, listen_on, set_stream_options
+from .connect import LISTEN_BACKLOG, Connector, Listener, Listening, listen_on, set_stream_options
 from .connection import FramedConnection
 from .options import FdAddress, InetAddress, StreamOptions, UnixAddress, VsockAddress
 
@@ -55,6 +56,10 @@ class StreamBackend(Backend):
         self.state = State.NEW
         self._address: InetAddress | UnixAddress | FdAddress = options.addr
         self._server = options.server
+        self._mode = socket_mode(options.mode)
+        is_path = isinstance(options.addr, UnixAddress) and not options.addr.abstract
+        if options.mode is not None and not (options.server and is_path):
+            raise NetError("Parameter 'mode' is that of a path with server=on")
         self._reconnect_s = (options.reconnect_ms or 0) / 1000
         self._info = "initializing" if options.server else "connecting"
         self._listener: Listener | None = None
@@ -88,11 +93,11 @@ class StreamBackend(Backend):
             return
         assert isinstance(self._address, InetAddress | UnixAddress)
         try:
-            sock = listen_on(targets, self._address)
+            listening = listen_on(targets, self._address, self._mode)
         except AddressError as error:
             self._failed(str(error))
             return
-        self._listen(sock)
+        self._listen(listening)
 
     def _listen_on_fd(self, sock: socket.socket) -> None:
         """A passed socket is bound; whether it listens already makes no difference (socket_listen)."""
@@ -101,10 +106,10 @@ class StreamBackend(Backend):
         except OSError as error:
             sock.close()
             raise NetError(f"Failed to listen on fd socket: {error.strerror}") from None
-        self._listen(sock)
+        self._listen(Listening(sock, BoundPath.of(sock)))
 
-    def _listen(self, sock: socket.socket) -> None:
-        self._listener = Listener(self.loop, sock, self._accepted)
+    def _listen(self, listening: Listening) -> None:
+        self._listener = Listener(self.loop, listening, self._accepted)
         self.state = State.LISTENING
         self._info = "listening"
         self.hold_disconnected(f"listening on {self._listening_on()}, no peer yet")

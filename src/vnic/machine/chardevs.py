@@ -101,6 +101,7 @@ class SocketChardev(msgspec.Struct, rename="kebab", kw_only=True):
     nodelay: bool = False
     telnet: bool = False
     reconnect_ms: int = 0
+    mode: str | None = None
 
     def flat(self, label: str) -> SocketOptions:
         options = SocketOptions(
@@ -110,6 +111,7 @@ class SocketChardev(msgspec.Struct, rename="kebab", kw_only=True):
             nodelay=self.nodelay,
             telnet=self.telnet,
             reconnect_ms=self.reconnect_ms,
+            mode=self.mode,
         )
         match self.addr:
             case UnixBranch(data):

@@ -7,17 +7,17 @@ with QEMU's texts (util/qemu-sockets.c).
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import os
 import socket
-import stat
 from typing import Any, TypeAlias
 
 import msgspec
 
 from vnic.lookup import LookupFailed, look_up
 from vnic.net.errors import NetError
+from vnic.sockets.bind import BoundPath, bind_path, socket_mode
+from vnic.sockets.lock import PathError
 
 SUN_PATH_MAX = 108
 BACKLOG = 16
@@ -40,6 +40,8 @@ class SocketOptions(msgspec.Struct, rename="kebab", tag_field="backend", tag="so
     nodelay: bool = True
     telnet: bool = False
     reconnect_ms: int = 0
+    mode: str | None = None
+    """Of the socket's path, in octal; vnic's own."""
 
     def check(self) -> None:
         """Refuse what contradicts itself."""
@@ -54,6 +56,9 @@ class SocketOptions(msgspec.Struct, rename="kebab", tag_field="backend", tag="so
             unix_address(self)
         if self.host is not None and not self.port:
             raise NetError("chardev: socket: no port given")
+        socket_mode(self.mode)
+        if self.mode is not None and (self.path is None or self.abstract or not self.server):
+            raise NetError("chardev: socket: 'mode' is that of a path with server=on")
         if self.reconnect_ms < 0:
             raise NetError("Parameter 'reconnect-ms' expects a non-negative integer")
         if self.reconnect_ms and self.server:
@@ -88,7 +93,7 @@ class Listener:
 
     def __init__(self, options: SocketOptions, addresses: Addresses | None = None) -> None:
         """`addresses`: of `look_up_addresses`; without them the name server is waited for."""
-        self._path: tuple[str, int, int] | None = None
+        self._path: BoundPath | None = None
         if options.fd is not None:
             self.socket = _listening_fd(options.fd)
         elif options.path is not None:
@@ -101,32 +106,23 @@ class Listener:
         address = unix_address(options)
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            if not options.abstract:
-                _remove_stale(address)
-            # Nobody else may connect, not even between bind and a chmod.
-            umask = os.umask(0o177)
-            try:
+            if options.abstract:
                 listening.bind(address)
-            finally:
-                os.umask(umask)
-            if not options.abstract:
-                made = os.stat(address)
-                self._path = (address, made.st_dev, made.st_ino)
+            else:
+                self._path = bind_path(listening, address, mode=socket_mode(options.mode))
             listening.listen(BACKLOG)
         except OSError as error:
             listening.close()
             raise NetError(f"Failed to bind socket to {options.path}: {error.strerror}") from None
+        except PathError as error:
+            listening.close()
+            raise NetError(f"Failed to bind socket to {options.path}: {error}") from None
         return listening
 
     def close(self) -> None:
         self.socket.close()
-        if self._path is None:
-            return
-        path, device, inode = self._path
-        with contextlib.suppress(OSError):
-            found = os.stat(path)
-            if (found.st_dev, found.st_ino) == (device, inode):  # not one that another program put there
-                os.unlink(path)
+        if self._path is not None:
+            self._path.remove()
 
 
 def unix_address(options: SocketOptions) -> str:
@@ -140,24 +136,6 @@ def unix_address(options: SocketOptions) -> str:
     if len(os.fsencode(address)) > SUN_PATH_MAX - (0 if options.abstract else 1):
         raise NetError(f"UNIX socket path '{path}' is too long")
     return address
-
-
-def _remove_stale(path: str) -> None:
-    """Remove the socket that a dead program left at `path`; OSError if a living one listens there."""
-    try:
-        found = os.lstat(path)
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(found.st_mode):
-        return  # bind says what is wrong
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-        except BlockingIOError:
-            pass  # its backlog is full: it lives
 
 
 Addresses: TypeAlias = list[tuple[socket.AddressFamily, Any]]

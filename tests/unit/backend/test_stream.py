@@ -486,11 +486,11 @@ def test_a_live_socket_and_a_file_are_left_alone_and_a_leftover_is_not(tmp_path:
         stale = tmp_path / "stale"
         listening(stale).close()
         other = listening(live)
-        in_use = "Failed to bind socket to {}: Address already in use"
+        failed = "error: Failed to bind socket to {}: {}"
         async with Lab() as lab:
             for netdev_id, path, info in (
-                ("a", plain, f"error: {in_use.format(plain)}"),
-                ("b", live, f"error: {in_use.format(live)}"),
+                ("a", plain, failed.format(plain, "a plain file is there, which is left alone")),
+                ("b", live, failed.format(live, "another program listens there already")),
                 ("c", stale, "listening"),
             ):
                 options = StreamOptions(id=netdev_id, server=True, addr=UnixAddress(path=str(path)))

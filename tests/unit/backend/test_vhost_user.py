@@ -407,7 +407,7 @@ def test_info_network_text(rig: WireRig) -> None:
         ("c0", 1, "chardev 'c0' is already in use"),
         ("c0", 0, r"vhost-user number of queues must be in range \[1, 1024\]"),
         ("c0", 1025, r"vhost-user number of queues must be in range \[1, 1024\]"),
-        ("busy", 1, "Address already in use"),
+        ("busy", 1, "this vnic listens there already"),
     ],
 )
 def test_refusals(rig: WireRig, chardev: str, queues: int, text: str) -> None:

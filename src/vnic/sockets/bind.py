@@ -1,0 +1,111 @@
+"""Binding a UNIX socket to a path: the one rule for what may be there already, for every socket that vnic makes.
+
+A path is locked first (`lock`), so that it is known without a connection whether another vnic uses it. A socket that
+nobody is bound to is a leftover of a program that was killed, and is replaced if it is our user's. Everything else
+stays where it is and is an error. QEMU unlinks whatever it finds.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import stat
+from typing import Final
+
+from vnic.net.errors import NetError
+
+from .diag import is_in_use
+from .lock import PathError, PathLock
+
+PRIVATE: Final = 0o600
+"""The mode of a socket where nobody asked for another."""
+
+_WORDS: Final = (
+    (stat.S_ISREG, "a plain file"),
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISLNK, "a symbolic link"),
+    (stat.S_ISFIFO, "a named pipe"),
+)
+
+
+def socket_mode(text: str | None) -> int:
+    """The permissions that `mode=` names, in octal as for chmod; NetError where it names none."""
+    if text is None:
+        return PRIVATE
+    if not re.fullmatch("0?[0-7]{3}", text):
+        raise NetError(f"Parameter 'mode' expects permissions in octal, such as 0660, not '{text}'")
+    return int(text, 8)
+
+
+class BoundPath:
+    """A path that a socket is bound to: removed in the end, unless it has become somebody else's."""
+
+    def __init__(self, path: str, lock: PathLock | None = None) -> None:
+        self.path = os.path.abspath(path)
+        self._lock = lock
+        self._inode = _inode(self.path)
+
+    @classmethod
+    def of(cls, sock: socket.socket) -> BoundPath | None:
+        """That of a bound socket which was passed to us; None for one without a path."""
+        name = sock.getsockname()
+        is_path = sock.family == socket.AF_UNIX and isinstance(name, str) and name
+        return cls(name) if is_path else None
+
+    def remove(self) -> None:
+        """Remove the path and let go of its lock. May be called again."""
+        if self._inode is not None and _inode(self.path) == self._inode:
+            try:
+                os.unlink(self.path)
+            except OSError:
+                pass  # the folder is not ours any more
+        self._inode = None
+        if self._lock is not None:
+            self._lock.release()
+
+
+def bind_path(sock: socket.socket, path: str, *, mode: int = PRIVATE) -> BoundPath:
+    """Bind a UNIX socket to `path`, which has the permissions `mode` from its first moment. Raises PathError."""
+    lock = PathLock(path)
+    try:
+        _make_room(path)
+        os.fchmod(
+            sock.fileno(), mode
+        )  # Linux unix_bind() gives the path the mode of the socket, but for the umask
+        umask = os.umask(0)
+        try:
+            sock.bind(path)
+        finally:
+            os.umask(umask)
+    except OSError as error:
+        lock.release()
+        raise PathError(error.strerror or str(error)) from None
+    except PathError:
+        lock.release()
+        raise
+    return BoundPath(path, lock)
+
+
+def _make_room(path: str) -> None:
+    """Remove a leftover. Raises PathError for anything else that is there."""
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        word = next((word for test, word in _WORDS if test(found.st_mode)), "a device")
+        raise PathError(f"{word} is there, which is left alone")
+    if found.st_uid != os.geteuid():
+        raise PathError(f"a socket of user {found.st_uid} is there, which is left alone")
+    if is_in_use(path):
+        raise PathError("another program listens there already")
+    os.unlink(path)
+
+
+def _inode(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

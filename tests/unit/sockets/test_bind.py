@@ -1,0 +1,275 @@
+"""The rule for what may be at a path that vnic listens on, and that a live vnic is known without a connection."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.fakes.loops import no_fd_leak
+
+from vnic.net.errors import NetError
+from vnic.sockets import bind, diag, lock
+from vnic.sockets.bind import BoundPath, bind_path, socket_mode
+from vnic.sockets.lock import PathError, PathLock
+
+SOURCE = Path(__file__).parents[3] / "src"
+
+HOLDER = """
+import socket, sys, time
+from vnic.sockets.bind import bind_path
+sock = socket.socket(socket.AF_UNIX)
+bound = bind_path(sock, sys.argv[1])
+sock.listen()
+print("bound", flush=True)
+time.sleep(600)
+"""
+"""Another vnic, as far as paths go."""
+
+
+@pytest.fixture(autouse=True)
+def _in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Relative paths: TMPDIR may be too long for a socket's."""
+    monkeypatch.chdir(tmp_path)
+    with no_fd_leak():
+        yield
+
+
+@pytest.fixture(params=["unix_diag", "proc"])
+def _each_way_to_ask(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> Iterator[diag._Bound]:
+        raise FileNotFoundError
+
+    if request.param == "proc":
+        monkeypatch.setattr(diag, "_bound", absent)
+
+
+def bound(path: str, mode: int = bind.PRIVATE) -> BoundPath:
+    """Bind to `path`, and forget the socket: what remains is what a test looks at."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        return bind_path(sock, path, mode=mode)
+
+
+def stale(path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(path)
+
+
+def test_nothing_is_left() -> None:
+    path = bound("s")
+    assert sorted(os.listdir()) == ["s", "s.lock"]
+    path.remove()
+    assert os.listdir() == []
+    path.remove()
+
+
+def test_the_mode_does_not_depend_on_the_umask() -> None:
+    before = os.umask(0o077)
+    try:
+        for mode in (0o600, 0o660, 0o666):
+            path = bound("s", mode)
+            assert stat.S_IMODE(os.lstat("s").st_mode) == mode
+            path.remove()
+        assert os.umask(0o077) == 0o077
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.usefixtures("_each_way_to_ask")
+def test_a_leftover_is_replaced() -> None:
+    stale("s")
+    before = os.lstat("s").st_ino, os.lstat("s").st_ctime_ns
+    path = bound("s")
+    assert (os.lstat("s").st_ino, os.lstat("s").st_ctime_ns) != before
+    path.remove()
+
+
+@pytest.mark.usefixtures("_each_way_to_ask")
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+def test_another_program_is_known_without_a_connection(kind: socket.SocketKind) -> None:
+    with socket.socket(socket.AF_UNIX, kind) as other:
+        other.bind("s")
+        if kind is socket.SOCK_STREAM:
+            other.listen()
+        with pytest.raises(PathError, match="another program listens there already"):
+            bound("s")
+        assert select.select([other], [], [], 0) == ([], [], [])
+    assert sorted(os.listdir()) == ["s"]
+
+
+def test_an_old_connection_does_not_keep_a_path() -> None:
+    with socket.socket(socket.AF_UNIX) as other, socket.socket(socket.AF_UNIX) as client:
+        other.bind("s")
+        other.listen()
+        client.connect("s")
+        accepted = other.accept()[0]
+    with accepted:
+        bound("s").remove()
+
+
+def test_a_socket_of_the_same_name_elsewhere_is_none_here() -> None:
+    os.mkdir("elsewhere")
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind("elsewhere/s")
+        other.listen()
+        stale("s")
+        bound("s").remove()
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (lambda: Path("s").write_text("precious"), "a plain file"),
+        (lambda: os.mkdir("s"), "a folder"),
+        (lambda: os.symlink("nowhere", "s"), "a symbolic link"),
+        (lambda: os.symlink("s.lock", "s"), "a symbolic link"),
+        (lambda: os.mkfifo("s"), "a named pipe"),
+    ],
+)
+def test_what_is_no_socket_is_left_alone(make: object, word: str) -> None:
+    assert callable(make)
+    make()
+    before = os.lstat("s")
+    with pytest.raises(PathError, match=f"{word} is there, which is left alone"):
+        bound("s")
+    assert os.lstat("s") == before
+    assert os.listdir() == ["s"]
+
+
+def test_a_socket_of_another_user_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    stale("s")
+    owner = os.lstat("s").st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    with pytest.raises(PathError, match=f"a socket of user {owner} is there, which is left alone"):
+        bound("s")
+    assert os.listdir() == ["s"]
+
+
+def test_what_another_put_there_is_not_removed() -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        path = bind_path(sock, "s")
+        os.unlink("s")
+        Path("s").write_text("precious")
+        path.remove()
+    assert os.listdir() == ["s"]
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("missing/s", "No such file or directory"),
+        ("file/s", "Not a directory"),
+        ("s" * 300, "File name too long"),
+    ],
+)
+def test_a_folder_that_is_none(path: str, why: str) -> None:
+    Path("file").touch()
+    with pytest.raises(PathError, match=why):
+        bound(path)
+
+
+# -- locks ------------------------------------------------------------------------------------------------------------
+
+
+def test_this_process_uses_a_path_once() -> None:
+    path = bound("s")
+    with pytest.raises(PathError, match="this vnic listens there already"):
+        bound("s")
+    path.remove()
+    bound("s").remove()
+
+
+def test_another_vnic_is_named_until_it_is_killed() -> None:
+    """Nobody connects to it, and what it leaves behind means nothing."""
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, "s"], env=environment, stdout=subprocess.PIPE
+    ) as holder:
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"bound\n"
+            with pytest.raises(
+                PathError, match=rf"another vnic \(process {holder.pid}\) listens there already"
+            ):
+                bound("s")
+            os.unlink("s")  # also where its socket was removed
+            with pytest.raises(PathError, match="another vnic"):
+                bound("s")
+        finally:
+            holder.send_signal(signal.SIGKILL)
+    assert os.listdir() == ["s.lock"]
+    bound("s").remove()
+    assert os.listdir() == []
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: os.mkfifo("s.lock"), lambda: os.mkdir("s.lock"), lambda: os.symlink("precious", "s.lock")],
+)
+def test_what_is_no_lock_is_left_alone(make: object) -> None:
+    assert callable(make)
+    make()
+    before = os.lstat("s.lock")
+    with pytest.raises(PathError, match=r"s\.lock"):
+        bound("s")
+    assert os.lstat("s.lock") == before
+    assert os.listdir() == ["s.lock"]
+
+
+def test_a_lock_that_is_replaced_meanwhile_is_taken_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its holder ended, and removed the file, between our open and our flock."""
+    real = fcntl.flock
+    calls = []
+
+    def flock(fd: int, operation: int) -> None:
+        calls.append(operation)
+        if len(calls) == 1:
+            os.unlink("s.lock")
+        real(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    held = PathLock("s")
+    assert os.path.exists("s.lock")
+    assert len(calls) == 2
+    held.release()
+
+
+def test_a_holder_that_was_killed_but_cannot_end_is_passed_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its main thread is a zombie while another one hangs in the kernel, with the table of descriptors."""
+    first = PathLock("s")
+    fields = lock._stat_fields(os.getpid())
+    monkeypatch.setattr(lock, "_stat_fields", lambda pid: ["Z", *fields[1:]])
+    second = PathLock("s")
+    monkeypatch.undo()
+    first.release()
+    assert os.path.exists(second._path)
+    second.release()
+    assert not os.path.exists(second._path)
+
+
+def test_a_later_process_of_the_same_number_is_no_holder() -> None:
+    assert not lock._is_dead(f"{os.getpid()} 0\n")
+    assert not lock._is_dead("")
+    assert lock._name("") == "another vnic"
+
+
+# -- options ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("text", "mode"), [(None, 0o600), ("660", 0o660), ("0666", 0o666)])
+def test_modes(text: str | None, mode: int) -> None:
+    assert socket_mode(text) == mode
+
+
+@pytest.mark.parametrize("text", ["", "rw", "0o660", "6600", "-660", "888", "66"])
+def test_modes_that_are_none(text: str) -> None:
+    with pytest.raises(NetError, match="expects permissions in octal"):
+        socket_mode(text)
