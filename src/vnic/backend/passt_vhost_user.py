@@ -30,6 +30,7 @@ class _SocketOptions:
     tight: bool = True
     server: bool = False
     reconnect_ms: int = RECONNECT_MS
+    mode: str | None = None
 
 
 class _PasstChardev:

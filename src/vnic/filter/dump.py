@@ -42,7 +42,7 @@ class PcapFile:
         """What a full FIFO has not yet taken of the last record."""
         flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
         try:
-            self._fd = os.open(path, flags, 0o644)
+            self._fd = os.open(path, flags, 0o600)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "Invalid argument"
             raise NetError(f"Could not open '{path}': {reason}") from None
