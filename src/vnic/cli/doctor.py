@@ -21,12 +21,13 @@ from pathlib import Path
 
 from vnic import rundir
 from vnic.guest import cache, kit, qemu_kit
+from vnic.guest.memory_folder import memory_folders
 
 from .show import print_json, style
 
 PYTHON_WANTED = (3, 11)
 LIBRARIES = ("msgspec", "pyroute2", "qemu.qmp", "rich")
-GUEST_MEMORY_BYTES = 128 << 20
+GUEST_MEMORY_BYTES = 64 << 20
 FILES_WANTED = 1024
 
 _CAP_NET_ADMIN = 12  # capabilities(7)
@@ -194,12 +195,9 @@ def check_ptrace() -> Finding:
 
 
 def check_guest_memory() -> Finding:
-    rooms = {
-        folder: shutil.disk_usage(folder).free for folder in ("/dev/shm", "/tmp") if os.path.isdir(folder)
-    }
-    folder, room = max(rooms.items(), key=lambda item: item[1], default=("/tmp", 0))
-    detail = f"{room >> 20} MiB free in {folder}"
-    mend = f"free space in {folder}, or mount a larger one"
+    folder, room = max(memory_folders(), key=lambda item: item[1], default=("", 0))
+    detail = f"{room >> 20} MiB free in {folder}" if folder else "there is no tmpfs"
+    mend = f"free space in {folder}, or mount a larger one" if folder else "mount -t tmpfs tmpfs /dev/shm"
     return Finding("guest memory", room >= GUEST_MEMORY_BYTES, detail, "guests of vnic demo", mend)
 
 

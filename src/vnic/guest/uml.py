@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -23,6 +21,7 @@ from .errors import BootFailed, GuestError
 from .initrd import module_closure
 from .kit import UmlKit, obtain_uml
 from .linux import BOOT_TIMEOUT, LOG_TAIL, TERMINATE_TIMEOUT, LinuxGuest
+from .memory_folder import memory_folder
 
 # threads-max follows the memory, and boot forks a helper for each device: with 64 MiB the first fork of /init may fail.
 DEFAULT_MEMORY_MIB = 128
@@ -122,11 +121,10 @@ class UmlGuest(LinuxGuest):
             )
 
     def _memory_folder(self) -> str:
-        """Where the guest's memory file goes: a tmpfs with room for it, so that no disk is written."""
-        with contextlib.suppress(OSError):
-            if shutil.disk_usage("/dev/shm").free > self._memory_mib << 20:
-                return "/dev/shm"
-        return tempfile.gettempdir()
+        folder = memory_folder(self._memory_mib << 20)
+        if folder is None:
+            raise GuestError("there is no tmpfs for the guest's memory: mount one on /dev/shm")
+        return folder
 
     def _launcher(self) -> list[str]:
         if self._kit.version >= _FIRST_VERSION_WITH_FULL_STATE:
