@@ -12,6 +12,7 @@ from vnic.monitor.machine import (
     Descriptors,
     LoopLag,
     Memory,
+    PciInfo,
     RunState,
     SharedMemory,
     ShutdownCause,
@@ -174,6 +175,9 @@ class FakeMachine:
 
     def info_network(self) -> str:
         return self.network.info_network()
+
+    def pci_info(self) -> list[PciInfo]:
+        return []
 
     def stop(self) -> None:
         if self.runstate is RunState.RUNNING:

@@ -17,7 +17,7 @@ from vnic.backend import BackendContext, NetdevOptions, netdev_add, netdev_struc
 from vnic.backend.base import take_inherited_fd
 from vnic.filter import NetFilterOptions, object_add, object_del, object_structs
 from vnic.lag import Lag
-from vnic.monitor.machine import ChardevInfo, Later, RunState, ShutdownCause, UserNetwork, VnicInfo
+from vnic.monitor.machine import ChardevInfo, Later, PciInfo, RunState, ShutdownCause, UserNetwork, VnicInfo
 from vnic.net.errors import DeviceNotFound, NetError
 from vnic.net.holds import VNIC, HoldKind
 from vnic.net.names import is_identifier
@@ -28,6 +28,7 @@ from .chardevs import CHARDEVS, Chardevs, NullChardev, SocketChardev, StdioChard
 from .health import Health
 from .linklog import log_event
 from .nics import DEVICES, NOT_BUILT, Builder, PluggedNic, device_structs
+from .pci_info import pci_info
 from .virtio_features import NicOptions
 
 log = logging.getLogger(__name__)
@@ -131,6 +132,7 @@ class Machine:
         builder = Builder(self.network, self._loop, by)
         try:
             plugged = DEVICES[str(options.__struct_config__.tag)].build(builder, options)
+            plugged.slot = place.slot(options)
             if self._runstate is RunState.RUNNING:
                 plugged.serve()
         except BaseException:
@@ -196,6 +198,9 @@ class Machine:
         """Memory that a VM shares was found gone: cut off whose it is."""
         for plugged in self._nics.values():
             plugged.attachment.check_memory()
+
+    def pci_info(self) -> list[PciInfo]:
+        return pci_info(self._nics.values())
 
     # -- chardevs and objects -----------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from vnic.net.client import Endpoint, Nic
 from vnic.net.errors import NetError
@@ -28,6 +28,9 @@ from .nic_options import (
     VirtioNetPciOptions,
 )
 from .virtio_features import NicOptions, withheld
+
+if TYPE_CHECKING:
+    from vnic.pci.device import PciDevice
 
 DEFAULT_MACS = 0xFF - 0x56
 """Default MACs before QEMU gives up counting: 52:54:00:12:34:56 and on (net/net.c: qemu_macaddr_get_free)."""
@@ -59,6 +62,10 @@ class PluggedNic:
     attachment: ServedAttachment
     served: bool = False
     """The socket is open: not before `cont` where the machine was started paused."""
+    function: PciDevice | None = None
+    """The PCI function that it is, over vfio-user."""
+    slot: int | None = None
+    """Where `addr=` puts it."""
 
     def serve(self) -> None:
         """Open the socket, once. Raises NetError."""
@@ -171,7 +178,7 @@ def build_virtio_net_pci(builder: Builder, options: VirtioNetBase) -> PluggedNic
     device, nic = _virtio_net(builder, options, "virtio-net-pci")
     vectors = options.vectors if options.msix else 0
     pci = VirtioPci(device, vectors=vectors)
-    return PluggedNic(nic, VfioUserAttachment(builder.loop, pci, nic, attach.path))
+    return PluggedNic(nic, VfioUserAttachment(builder.loop, pci, nic, attach.path), function=pci)
 
 
 def build_e1000(builder: Builder, options: E1000Options) -> PluggedNic:
@@ -186,7 +193,7 @@ def build_e1000(builder: Builder, options: E1000Options) -> PluggedNic:
     model = MODELS[str(options.__struct_config__.tag)]
     device = E1000(model, autonegotiation=options.autonegotiation)
     nic = builder.add_nic(model.name, device, options, model.name)
-    return PluggedNic(nic, VfioUserAttachment(builder.loop, device, nic, attach.path))
+    return PluggedNic(nic, VfioUserAttachment(builder.loop, device, nic, attach.path), function=device)
 
 
 def _check_server(attach: VfioUserAttach) -> None:

@@ -6,9 +6,12 @@ They are taken without effect, so that a -device can be moved over as it is; `no
 from __future__ import annotations
 
 import logging
+import re
 from typing import Annotated, TypeAlias
 
 import msgspec
+
+from vnic.net.errors import NetError
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +31,9 @@ class PlaceOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     bootindex: Number | None = None
 
 
+SLOT_MAX = 31
+_ADDR = re.compile(r"(?:0[xX])?([0-9A-Fa-f]{1,2})(?:\.(?:0[xX])?[0-7])?")
+
 PLACE = {field.name: field.encode_name for field in msgspec.structs.fields(PlaceOptions)}
 """By attribute, the property's name."""
 
@@ -37,3 +43,13 @@ def note(nic: str, options: PlaceOptions) -> None:
     given = [f"{key}=" for attribute, key in PLACE.items() if getattr(options, attribute) is not None]
     if given:
         log.warning("%s: %s without effect: the VM's own -device takes them", nic, ", ".join(given))
+
+
+def slot(options: PlaceOptions) -> int | None:
+    """The slot that `addr=` names, as 3 of `0x3` and `03.1`, for query-pci. NetError as qdev's for another text."""
+    if options.addr is None:
+        return None
+    found = _ADDR.fullmatch(options.addr)
+    if found is None or int(found[1], 16) > SLOT_MAX:
+        raise NetError(f"Property '{options.__struct_config__.tag}.addr' doesn't take value '{options.addr}'")
+    return int(found[1], 16)

@@ -5,6 +5,8 @@ Whoever has one to tell calls `Network.emit`; the monitor's server sends it to e
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from .machine import ShutdownCause
@@ -62,6 +64,11 @@ class Shutdown(msgspec.Struct):
     reason: ShutdownCause
 
 
+class Reset(msgspec.Struct):
+    guest: bool
+    reason: Literal["host-qmp-system-reset"]
+
+
 EVENTS: dict[str, type[msgspec.Struct] | None] = {
     "LINK_CHANGED": LinkChanged,
     "LINK_SEEN": LinkSeen,
@@ -73,5 +80,6 @@ EVENTS: dict[str, type[msgspec.Struct] | None] = {
     "DEVICE_DELETED": DeviceDeleted,
     "STOP": None,
     "RESUME": None,
+    "RESET": Reset,
     "SHUTDOWN": Shutdown,
 }

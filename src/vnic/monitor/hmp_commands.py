@@ -304,6 +304,11 @@ def cont(caller: Caller, args: Arguments) -> None:
     caller.machine.cont()
 
 
+@hmp("system_reset", "", "", "reset the system")
+def system_reset(caller: Caller, args: Arguments) -> None:
+    caller.machine.network.emit("RESET", {"guest": False, "reason": "host-qmp-system-reset"})
+
+
 @hmp("quit|q", "", "", "quit the emulator")
 def quit_(caller: Caller, args: Arguments) -> None:
     caller.machine.quit(ShutdownCause.HOST_QMP_QUIT)

@@ -119,6 +119,46 @@ class UserNetwork(Protocol):
         """Remove the rule for `[tcp|udp]:[hostaddr]:hostport`. False: there is none; None: malformed."""
 
 
+class PciRegion(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A window, as qapi/pci.json has it (and what follows); `address` is -1 while the guest has it closed."""
+
+    bar: int
+    type: str
+    address: int
+    size: int
+    prefetch: bool | None = None
+    mem_type_64: bool | None = None
+
+
+class PciClass(msgspec.Struct, frozen=True):
+    class_: int = msgspec.field(name="class")
+    desc: str
+
+
+class PciDeviceId(msgspec.Struct, rename="kebab", frozen=True):
+    device: int
+    vendor: int
+    subsystem: int
+    subsystem_vendor: int
+
+
+class PciDeviceInfo(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    bus: int
+    slot: int
+    function: int
+    class_info: PciClass
+    id: PciDeviceId
+    irq: int | None = None
+    irq_pin: int
+    qdev_id: str
+    regions: list[PciRegion]
+
+
+class PciInfo(msgspec.Struct, frozen=True):
+    bus: int
+    devices: list[PciDeviceInfo]
+
+
 class MonitoredMachine(Protocol):
     """The machine as its monitor sees it.
 
@@ -138,6 +178,9 @@ class MonitoredMachine(Protocol):
     def runstate(self) -> RunState: ...
 
     def vnic_info(self) -> VnicInfo: ...
+
+    def pci_info(self) -> list[PciInfo]:
+        """The NICs that are PCI functions."""
 
     @property
     def netdev_types(self) -> Mapping[str, type[msgspec.Struct]]:

@@ -480,3 +480,24 @@ def test_where_a_nic_sits_in_the_vm_is_taken_with_a_note(
         "nic0: bus=, addr=, romfile=, bootindex= without effect: the VM's own -device takes them"
         in caplog.text
     )
+
+
+def test_the_pci_functions_and_where_they_were_put(folder: Path) -> None:
+    async def scenario(machine: Machine) -> None:
+        machine.device_add(nic(folder, "v"))
+        machine.device_add(nic(folder, "e", driver="e1000", addr="0x0.0"))
+        machine.device_add(nic(folder, "p", driver="virtio-net-pci"))
+        (bus,) = machine.pci_info()
+        assert [(each.qdev_id, each.slot) for each in bus.devices] == [("e", 0), ("p", 1)]
+        e1000, virtio = bus.devices
+        assert (e1000.id.vendor, e1000.id.device, e1000.class_info.class_) == (0x8086, 0x100E, 0x0200)
+        assert (virtio.id.vendor, virtio.id.device) == (0x1AF4, 0x1041)
+        assert [(each.bar, each.type, each.address, each.size) for each in e1000.regions] == [
+            (0, "memory", -1, 0x20000),
+            (1, "io", -1, 0x40),
+        ]
+        assert all(region.mem_type_64 for region in virtio.regions if region.bar == 4)
+        with pytest.raises(NetError, match=r"Property 'e1000\.addr' doesn't take value '0x20'"):
+            machine.device_add(nic(folder, "x", driver="e1000", addr="0x20"))
+
+    live(scenario)

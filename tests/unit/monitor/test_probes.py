@@ -1,0 +1,100 @@
+"""What clients ask before they use a QEMU: the answers of one with `-machine none`, as QEMU 11.1 gives them."""
+
+from __future__ import annotations
+
+import platform
+
+import pytest
+
+from .conftest import Client
+
+
+@pytest.mark.parametrize(
+    ("command", "answer"),
+    [
+        (
+            "query-machines",
+            [
+                {
+                    "name": "none",
+                    "cpu-max": 1,
+                    "hotpluggable-cpus": False,
+                    "numa-mem-supported": False,
+                    "deprecated": False,
+                    "acpi": False,
+                    "default-ram-id": "ram",
+                }
+            ],
+        ),
+        ("query-target", {"arch": platform.machine()}),
+        ("query-kvm", {"enabled": False, "present": False}),
+        ("query-uuid", {"UUID": "00000000-0000-0000-0000-000000000000"}),
+        ("query-current-machine", {"wakeup-suspend-support": False}),
+        ("query-cpus-fast", []),
+        ("query-iothreads", []),
+        ("query-block", []),
+        ("query-pci", []),
+        ("query-memory-devices", []),
+    ],
+)
+def test_what_describes_the_vm(client: Client, command: str, answer: object) -> None:
+    assert client.ask(command) == {"return": answer}
+
+
+def test_the_text_of_info_network(client: Client) -> None:
+    text = client.ask("x-query-network")["return"]["human-readable-text"]
+    assert text == client.machine.info_network()
+    assert text.startswith("nic0: index=0,type=nic,")
+
+
+def test_a_reset_is_an_event(client: Client) -> None:
+    reset = ("RESET", {"guest": False, "reason": "host-qmp-system-reset"})
+    assert client.ask("system_reset") == {"return": {}}
+    assert client.hmp("system_reset") == ""
+    assert client.events == [reset, reset]
+
+
+def test_types(client: Client) -> None:
+    def names(**arguments: object) -> list[str]:
+        return [each["name"] for each in client.ask("qom-list-types", **arguments)["return"]]
+
+    assert names() == ["object", "virtio-net", "filter-dump"]
+    assert names(abstract=True) == ["object", "device", "netfilter", "virtio-net", "filter-dump"]
+    assert names(implements="device") == ["virtio-net"]
+    assert names(implements="netfilter") == ["filter-dump"]
+    assert names(implements="nope") == []
+    (netfilter,) = client.ask("qom-list-types", implements="netfilter")["return"]
+    assert netfilter == {"name": "filter-dump", "parent": "netfilter"}
+
+
+def test_properties_of_a_device(client: Client) -> None:
+    found = client.ask("device-list-properties", typename="virtio-net")["return"]
+    by_name = {each["name"]: each for each in found}
+    assert by_name["mq"] == {"name": "mq", "type": "bool", "default-value": False}
+    assert by_name["host_mtu"] == {"name": "host_mtu", "type": "uint16", "default-value": 0}
+    assert by_name["mac"] == {"name": "mac", "type": "str"}
+    of_filter = client.ask("qom-list-properties", typename="filter-dump")["return"]
+    assert {"name": "type", "type": "string"} in of_filter
+    assert {"name": "file", "type": "str", "default-value": "-"} in of_filter
+
+
+def test_properties_of_what_is_none(client: Client) -> None:
+    error = client.ask("device-list-properties", typename="nope")["error"]
+    assert error == {"class": "DeviceNotFound", "desc": "Device 'nope' not found"}
+    for abstract in ("filter-dump", "device"):
+        assert client.error("device-list-properties", typename=abstract) == (
+            "Parameter 'typename' expects a non-abstract device type"
+        )
+    error = client.ask("qom-list-properties", typename="nope")["error"]
+    assert error == {"class": "DeviceNotFound", "desc": "Class 'nope' not found"}
+
+
+def test_the_options_of_the_command_line(client: Client) -> None:
+    options = {each["option"] for each in client.ask("query-command-line-options")["return"]}
+    assert options == {"name", "mon", "netdev", "device", "object", "chardev"}
+    (mon,) = client.ask("query-command-line-options", option="mon")["return"]
+    assert {"name": "pretty", "type": "boolean"} in mon["parameters"]
+    assert client.ask("query-command-line-options", option="netdev")["return"] == [
+        {"option": "netdev", "parameters": []}
+    ]
+    assert client.error("query-command-line-options", option="nope") == "invalid option name: nope"
