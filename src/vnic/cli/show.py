@@ -9,7 +9,9 @@ import json
 import os
 import sys
 import textwrap
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -143,9 +145,17 @@ def wall_time(seconds: float, now: float) -> str:
     return then.strftime("%Y-%m-%d %H:%M:%S")
 
 
-def when(seconds: float, now: float) -> str:
-    """A time both ways: `14:03:22.101, 4 min ago`."""
-    return f"{wall_time(seconds, now)}, {duration(max(0.0, now - seconds))} ago"
+@dataclass(frozen=True, slots=True)
+class Now:
+    """The time of a report, by both clocks, in seconds."""
+
+    wall: float = field(default_factory=time.time)
+    monotonic: float = field(default_factory=time.monotonic)
+
+
+def when(seconds: float, monotonic_us: int, now: Now) -> str:
+    """A time both ways: `14:03:22.101, 4 min ago`. The wall clock may have been set since: it tells no duration."""
+    return f"{wall_time(seconds, now.wall)}, {duration(max(0.0, now.monotonic - monotonic_us / 1e6))} ago"
 
 
 def cause_text(cause: dict[str, Any]) -> str:

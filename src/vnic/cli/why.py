@@ -6,11 +6,10 @@ All of it comes from query-links and query-link-log; this module only writes it 
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Iterator
 
 from .client import Entry, Refused, Session, add_instance_options, session
-from .show import cause_text, link_word, micros, one_line, print_json, style, when
+from .show import Now, cause_text, link_word, micros, one_line, print_json, style, when
 
 DEFAULT_CHANGES = 8
 CHAIN_MAX = 8
@@ -52,7 +51,7 @@ async def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"links": links, "changes": changes, "causes": list(causes.values())})
     else:
-        now = time.time()
+        now = Now()
         for link in links:
             print("\n".join(describe(link, now)))
         if not links:
@@ -88,7 +87,7 @@ async def _causes(qmp: Session, changes: list[Entry]) -> dict[int, Entry]:
     return causes
 
 
-def describe(link: Entry, now: float) -> Iterator[str]:
+def describe(link: Entry, now: Now) -> Iterator[str]:
     """The state of one client: its link, its holds, its guest."""
     wire = f"{link['name']} ── {link['peer']}" if "peer" in link else f"{link['name']} ── (nothing)"
     mac = f", {link['mac']}" if "mac" in link else ""
@@ -96,7 +95,7 @@ def describe(link: Entry, now: float) -> Iterator[str]:
     yield f"{name} is {link_word(link['link'])}   {link['type']} {link['model']}{mac}, wire {wire}"
     for hold in link["holds"]:
         end = "" if hold["client"] == link["name"] else f" on {hold['client']}"
-        since = when(hold["since"], now)
+        since = when(hold["since"], hold["monotonic-us"], now)
         yield f"  held by {style(hold['kind'], 'yellow')}{end}: {one_line(cause_text(hold))} (since {since})"
     if not link["holds"]:
         yield "  nothing holds it down"
@@ -131,7 +130,7 @@ def guest_text(guest: Entry, link: str, *, read_since: bool = True) -> str:
     return f"it has not seen this: it last read {link_word(guest['seen'])}{driver}"
 
 
-def history(changes: list[Entry], causes: dict[int, Entry], now: float) -> Iterator[str]:
+def history(changes: list[Entry], causes: dict[int, Entry], now: Now) -> Iterator[str]:
     """The changes, newest first, each with its steps and the chain of what it follows from."""
     if not changes:
         yield "  no change is recorded"
@@ -139,7 +138,7 @@ def history(changes: list[Entry], causes: dict[int, Entry], now: float) -> Itera
     by_id = causes | {change["id"]: change for change in changes}
     yield style("last changes, newest first:", "dim")
     for change in reversed(changes):
-        yield f"  #{change['id']} {when(change['time'], now)}: {headline(change)}"
+        yield f"  #{change['id']} {when(change['time'], change['monotonic-us'], now)}: {headline(change)}"
         if steps := steps_text(change):
             yield f"      {steps}"
         follows = change.get("caused-by")

@@ -25,13 +25,15 @@ class Cause(_Info):
 
 
 class Hold(_Info):
-    """One reason that keeps a wire down: at which end, and since when (seconds of wall-clock time)."""
+    """One reason that keeps a wire down: at which end, and since when (seconds of wall-clock time, and by
+    CLOCK_MONOTONIC)."""
 
     client: str
     kind: str
     by: str
     text: str
     since: float
+    monotonic_us: int
 
 
 class LinkChange(_Info):

@@ -46,19 +46,22 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """One reason that is in force, since `since_ns` of wall-clock time."""
+    """One reason that is in force, since `since_ns` of wall-clock time, which is `monotonic_ns` by the other clock."""
 
     kind: HoldKind
     by: str
     text: str
     since_ns: int
+    monotonic_ns: int
 
     def to_dict(self, client: str) -> dict[str, object]:
-        """The member of query-links' `holds`; `since` is wall-clock seconds."""
+        """The member of query-links' `holds`; `since` is wall-clock seconds; how long ago that is, only
+        `monotonic-us` tells, for the wall clock may be set."""
         return {
             "client": client,
             "kind": str(self.kind),
             "by": self.by,
             "text": self.text,
             "since": self.since_ns / 1e9,
+            "monotonic-us": self.monotonic_ns // 1000,
         }

@@ -162,5 +162,7 @@ class Links:
 
 def _place(client: NetClient, kind: HoldKind, cause: Cause, clock: Clock) -> None:
     there = client.holds.get(kind)
-    since_ns = there.since_ns if there is not None else clock.wall_ns()
-    client.holds[kind] = Hold(kind, cause.by, cause.text, since_ns)
+    since_ns, monotonic_ns = (
+        (there.since_ns, there.monotonic_ns) if there is not None else (clock.wall_ns(), clock.monotonic_ns())
+    )
+    client.holds[kind] = Hold(kind, cause.by, cause.text, since_ns, monotonic_ns)

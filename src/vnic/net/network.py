@@ -159,7 +159,7 @@ class Network:
         self.links.born(client, by)
 
     def _hold_at_birth(self, client: NetClient, kind: HoldKind, by: str, text: str) -> None:
-        client.holds[kind] = Hold(kind, by, text, self.clock.wall_ns())
+        client.holds[kind] = Hold(kind, by, text, self.clock.wall_ns(), self.clock.monotonic_ns())
 
     def connect(self, first: NetClient, second: NetClient) -> None:
         """Make two clients without a peer peers of each other (a hubport and its netdev)."""
@@ -196,7 +196,9 @@ class Network:
 
             def edit() -> None:
                 _unpeer(nic)
-                nic.holds[HoldKind.NO_PEER] = Hold(HoldKind.NO_PEER, by, text, self.clock.wall_ns())
+                nic.holds[HoldKind.NO_PEER] = Hold(
+                    HoldKind.NO_PEER, by, text, self.clock.wall_ns(), self.clock.monotonic_ns()
+                )
 
             self.links.replugged(nic, edit, Cause(HoldKind.NO_PEER, by, text))
         elif peer is not None:

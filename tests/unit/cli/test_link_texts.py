@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from vnic.cli.link import has_seen, row, why_not_seen
+from vnic.cli.show import Now
 from vnic.cli.watch import line
 from vnic.cli.why import describe, guest_text, history, steps_text
 
 NOW = 1_700_000_000.0
+CLOCKS = Now(wall=NOW, monotonic=1000.0)
 
 
 def nic(**changes: Any) -> dict[str, Any]:
@@ -57,7 +59,14 @@ def by_socket(**changes: Any) -> dict[str, Any]:
     return guest(seen="unknown", **{"link-shown-by": "socket", **changes})
 
 
-HOLD = {"client": "net0", "kind": "disconnected", "by": "net0", "text": "no peer yet", "since": NOW - 300}
+HOLD = {
+    "client": "net0",
+    "kind": "disconnected",
+    "by": "net0",
+    "text": "no peer yet",
+    "since": NOW - 300,
+    "monotonic-us": 700_000_000,
+}
 
 
 def test_rows() -> None:
@@ -119,7 +128,7 @@ def test_why_not_seen(entry: dict[str, Any], text: str) -> None:
 
 def test_describe() -> None:
     lines = list(
-        describe(nic(link="down", holds=[HOLD], guest=guest(seen="down", **{"seen-latency-us": 412})), NOW)
+        describe(nic(link="down", holds=[HOLD], guest=guest(seen="down", **{"seen-latency-us": 412})), CLOCKS)
     )
     assert lines[0] == "nic0 is down   nic virtio-net, 52:54:00:12:34:56, wire nic0 ── net0"
     assert lines[1].startswith("  held by disconnected on net0: no peer yet (since ")
@@ -127,10 +136,10 @@ def test_describe() -> None:
     assert lines[2:] == ["  guest: it saw down, 412 µs after the change"]
     unread = change()
     del unread["seen-us"], unread["seen-latency-us"]
-    assert list(describe(nic(guest=guest(), **{"last-change": unread}), NOW))[2:] == [
+    assert list(describe(nic(guest=guest(), **{"last-change": unread}), CLOCKS))[2:] == [
         "  guest: it has not seen this: it last read up before the change"
     ]
-    assert list(describe(nic(), NOW))[1] == "  nothing holds it down"
+    assert list(describe(nic(), CLOCKS))[1] == "  nothing holds it down"
 
 
 @pytest.mark.parametrize(
@@ -178,16 +187,16 @@ def test_the_history_follows_causes_and_says_what_is_forgotten() -> None:
     for each in (followed, lost, cause):
         for key in ("notified-us", "interrupt-us", "seen-us"):
             del each[key]
-    lines = [text.strip() for text in history([lost, followed], {8: cause}, NOW)]
+    lines = [text.strip() for text in history([lost, followed], {8: cause}, CLOCKS)]
     assert lines[1].startswith("#9 ")
     assert lines[2] == "follows from #8, net0 up, operator: set_link nic0 on (by QMP client a[1])"
     assert lines[4] == "follows from #4, which the journal has forgotten"
-    assert list(history([], {}, NOW)) == ["  no change is recorded"]
+    assert list(history([], {}, CLOCKS)) == ["  no change is recorded"]
 
 
 def test_a_circle_of_causes_ends() -> None:
     circle = {1: change(id=1, **{"caused-by": 2}), 2: change(id=2, **{"caused-by": 1})}
-    assert len(list(history([circle[1]], circle, NOW))) < 20
+    assert len(list(history([circle[1]], circle, CLOCKS))) < 20
 
 
 def test_events_as_lines() -> None:

@@ -32,7 +32,13 @@ def test_times_have_a_date_only_where_it_is_not_todays() -> None:
     now = 1_700_000_000.25
     assert len(show.wall_time(now - 1, now)) == len("12:34:56.789")
     assert len(show.wall_time(now - 86400, now)) == len("2023-11-13 12:34:56")
-    assert show.when(now - 60, now).endswith(", 1 min ago")
+
+
+def test_how_long_ago_is_not_by_the_wall_clock() -> None:
+    """It may have been set back, or by the hour, since."""
+    now = show.Now(wall=1_700_000_000.25, monotonic=1000.0)
+    for wall in (now.wall - 60, now.wall + 3600, now.wall - 86400):
+        assert show.when(wall, 940_000_000, now).endswith(", 1 min ago")
 
 
 def test_causes_name_who_but_not_vnic_itself() -> None:
