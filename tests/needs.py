@@ -145,14 +145,11 @@ NEEDS = {
         "apt-get install qemu-system-common",
     ),
     "qmp-shell": Need(lambda: beside_python("qmp-shell"), "qmp-shell", "pip install qemu.qmp"),
-    "git": _program("git", "git"),
     # Guests.
     "uml": Need(kit.find_uml, "User-Mode Linux", "apt-get install user-mode-linux busybox-static"),
     "newer-uml": Need(_newer_uml, "a newer User-Mode Linux", "make guests"),
     "qemu-guest": Need(qemu_kit.find_qemu, "the QEMU guest", "make guests"),
     # Rights.
-    "root": Need(lambda: os.geteuid() == 0, "root", "run as root"),
-    "no-root": Need(lambda: os.geteuid() != 0, "a plain user", "run as a plain user"),
     "namespaces": Need(
         _has_namespaces, "root's right to make namespaces", "run as root, with CAP_SYS_ADMIN in a container"
     ),
