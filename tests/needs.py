@@ -54,22 +54,6 @@ def _has_namespaces() -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def _may_become(user: int) -> bool:
-    """Root in a container may be kept from becoming another user."""
-    if os.geteuid() != 0:
-        return False
-    child = os.fork()
-    if child == 0:
-        try:
-            os.setgroups([])
-            os.setresgid(user, user, user)
-            os.setresuid(user, user, user)
-        except OSError:
-            os._exit(1)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-
-
 def _has_tun() -> bool:
     try:
         os.close(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC))
@@ -152,9 +136,6 @@ NEEDS = {
     # Rights.
     "namespaces": Need(
         _has_namespaces, "root's right to make namespaces", "run as root, with CAP_SYS_ADMIN in a container"
-    ),
-    "other-users": Need(
-        lambda: _may_become(65534), "root's right to become another user", "run as root, with CAP_SETUID"
     ),
     "tun": Need(_has_tun, "/dev/net/tun that opens", "modprobe tun; chmod 0666 /dev/net/tun"),
     # The host's network.

@@ -19,6 +19,9 @@ ROOT = Path(__file__).parents[2]
 
 def install(directory: Path) -> str:
     """A launcher in `directory` that runs this file with this Python; the path to give as `path=`."""
+    from tests.needs import need  # the program itself runs without pytest
+
+    need("exec-tmp")
     launcher = directory / "passt"
     launcher.write_text(
         f'#!/bin/sh\nPYTHONPATH={ROOT}/src:{ROOT} exec {sys.executable} -S {Path(__file__).resolve()} "$@"\n'

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tests.fakes.loops import open_fds
 from tests.integration.namespace import frame, in_namespace, ip, packet_socket, receive, run, up
+from tests.needs import need
 from tests.unit.backend.helpers import Lab, until
 
 from vnic.backend import bridge, netdev_add
@@ -74,11 +75,13 @@ async def _refused(directory: Path) -> None:
             await lab.add_prepared(BridgeOptions(id="net0", helper="/nonexistent"))
         liar = directory / "liar"
         liar.write_text("#!/bin/sh\nexit 0\n")
+        need("exec-tmp")
         liar.chmod(0o755)
         with pytest.raises(NetError, match="bridge helper failed"):
             await lab.add_prepared(BridgeOptions(id="net0", helper=str(liar)))
         deaf = directory / "deaf"
         deaf.write_text("#!/bin/sh\nexec sleep 100\n")
+        need("exec-tmp")
         deaf.chmod(0o755)
         bridge.HELPER_LIMIT_S = 0.05  # of this child
         with pytest.raises(NetError, match=r"bridge helper failed: it took more than 0.05 s"):

@@ -28,6 +28,8 @@ from vnic.backend.options import (
 )
 from vnic.net.client import Nic
 
+pytestmark = pytest.mark.needs("loopback")
+
 FRAMES = [bytes([n & 0xFF]) * (60 + 97 * n) for n in range(15)]
 
 

@@ -9,6 +9,8 @@ import socket
 import pytest
 from tests.integration.process import Place, wait_for
 
+pytestmark = pytest.mark.needs("loopback")
+
 SERVER = "socket,id=c0,path=c0.sock,server=on,wait=off"
 
 

@@ -27,6 +27,8 @@ from vnic.backend.options import (
 )
 from vnic.net.errors import NetError
 
+pytestmark = pytest.mark.needs("loopback")
+
 
 def free_port() -> int:
     (port,) = free_ports(socket.SOCK_DGRAM, 1)

@@ -11,6 +11,8 @@ from tests.unit.backend.test_stream import Far, framed
 from vnic.backend.options import SocketOptions
 from vnic.net.errors import NetError
 
+pytestmark = pytest.mark.needs("loopback")
+
 
 def test_listen_and_connect() -> None:
     async def main() -> None:

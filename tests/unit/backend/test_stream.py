@@ -322,7 +322,13 @@ def test_the_operators_hold_outlives_a_reconnect(tmp_path: Path) -> None:
     run(main())
 
 
-@pytest.mark.parametrize(("host", "family"), [("127.0.0.1", "ipv4"), ("::1", "ipv6")])
+@pytest.mark.parametrize(
+    ("host", "family"),
+    [
+        pytest.param("127.0.0.1", "ipv4", marks=pytest.mark.needs("loopback")),
+        pytest.param("::1", "ipv6", marks=pytest.mark.needs("ipv6")),
+    ],
+)
 def test_tcp_between_two_of_ours(host: str, family: str) -> None:
     async def main() -> None:
         async with Lab() as lab:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.needs import need
 
 from vnic.cli import doctor
 from vnic.cli.doctor import Finding
@@ -75,6 +76,7 @@ def test_knows_which_qemu_speaks_vfio_user(
 ) -> None:
     program = tmp_path / "qemu-system-x86_64"
     program.write_text(f"#!/bin/sh\necho '{says}'\n")
+    need("exec-tmp")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     finding = doctor.check_qemu()
@@ -84,6 +86,7 @@ def test_knows_which_qemu_speaks_vfio_user(
 
 def test_a_program_without_a_version_is_still_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "passt").write_text("#!/bin/sh\necho passt unknown version\necho GPL version 3.0\n")
+    need("exec-tmp")
     (tmp_path / "passt").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert doctor.check_passt().has

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.needs import need
 
 from vnic.guest.apt import Apt, apt_available, unpack
 from vnic.guest.errors import GuestUnavailable
@@ -30,6 +31,7 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def script(folder: Path, name: str, text: str) -> None:
     (folder / name).write_text(text)
+    need("exec-tmp")
     (folder / name).chmod(0o755)
 
 

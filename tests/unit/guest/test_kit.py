@@ -6,6 +6,7 @@ import struct
 from pathlib import Path
 
 import pytest
+from tests.needs import need
 
 from vnic.guest import apt, kit
 from vnic.guest.errors import BootFailed, GuestError, GuestUnavailable
@@ -28,6 +29,7 @@ def root(tmp_path: Path) -> Path:
     (tmp_path / "bin").mkdir()
     kernel = tmp_path / "usr/bin/linux.uml"
     kernel.write_text("#!/bin/sh\necho 6.1.176\n")
+    need("exec-tmp")
     kernel.chmod(0o755)
     folder = tmp_path / "usr/lib/uml/modules/6.1.176/kernel/drivers/net"
     folder.mkdir(parents=True)
@@ -129,6 +131,7 @@ def test_a_newer_kernel_finds_its_own_loader_in_its_working_folder(tmp_path: Pat
     for name, content in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(content)
+        need("exec-tmp")
         (root / name).chmod(0o755)
     modules.mkdir(parents=True)
     (modules / "virtio_net.ko").write_bytes(b"\0depends=\0")

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from tests.needs import need
 
 from vnic.guest import cache, debian, qemu_kit
 from vnic.guest.errors import GuestUnavailable
@@ -56,6 +57,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def script(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"#!/bin/sh\n{text}\n")
+    need("exec-tmp")
     path.chmod(0o755)
     return path
 

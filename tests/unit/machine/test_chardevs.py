@@ -65,7 +65,13 @@ def test_qapis_form(addr: dict[str, object], filename: str) -> None:
     assert chardevs.info() == [ChardevInfo("c0", f"disconnected:{filename}", True)]
 
 
-@pytest.mark.parametrize(("host", "name"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        pytest.param("127.0.0.1", "127.0.0.1", marks=pytest.mark.needs("loopback")),
+        pytest.param("::1", "[::1]", marks=pytest.mark.needs("ipv6")),
+    ],
+)
 def test_both_ends_of_a_tcp_connection_are_told(host: str, name: str) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, 0), family=family) as listening:
@@ -127,6 +133,7 @@ def test_one_that_listens_does_so_from_the_start_to_its_end(tmp_path: Path) -> N
     assert not os.path.exists(path)
 
 
+@pytest.mark.needs("loopback")
 def test_the_port_that_the_kernel_chose_can_be_asked_for() -> None:
     chardevs = Chardevs()
     options = parse_flat(
