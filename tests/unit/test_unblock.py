@@ -62,6 +62,7 @@ with unblock.guarded():
 running would kill it."""
 
 
+@pytest.mark.needs("loopback")
 def test_calls_that_block_are_ended() -> None:
     environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
     done = subprocess.run(

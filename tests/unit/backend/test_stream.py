@@ -452,6 +452,7 @@ def test_what_cannot_be_is_refused() -> None:
 LONG = "/" + "x" * 108
 
 
+@pytest.mark.needs("loopback")
 @pytest.mark.parametrize(
     ("addr", "text"),
     [

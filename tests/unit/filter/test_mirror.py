@@ -160,7 +160,7 @@ def test_without_a_peer_the_wire_goes_on_and_a_peer_may_come_back(folder: Path) 
         run(main())
 
 
-@pytest.mark.parametrize("kind", ["unix", "inet"])
+@pytest.mark.parametrize("kind", ["unix", pytest.param("inet", marks=pytest.mark.needs("loopback"))])
 def test_a_client_connects_again(folder: Path, kind: str) -> None:
     async def main() -> None:
         rig = Rig(folder)
@@ -188,6 +188,7 @@ def test_a_client_connects_again(folder: Path, kind: str) -> None:
         run(main())
 
 
+@pytest.mark.needs("loopback")
 def test_a_server_on_a_tcp_port(folder: Path) -> None:
     async def main() -> None:
         rig = Rig(folder)

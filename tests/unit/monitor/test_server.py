@@ -191,6 +191,7 @@ def test_one_monitor_a_chardev(tmp_path: Path) -> None:
     run(test)
 
 
+@pytest.mark.needs("loopback")
 def test_abstract_and_tcp() -> None:
     async def test(bench: Bench) -> None:
         name = f"vnic-test-{os.getpid()}"
@@ -369,6 +370,7 @@ def test_we_connect_and_reconnect(tmp_path: Path) -> None:
     run(test)
 
 
+@pytest.mark.needs("loopback")
 def test_tcp_that_is_refused_is_tried_again() -> None:
     async def test(bench: Bench) -> None:
         listening = socket.socket()
