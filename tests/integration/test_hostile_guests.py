@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from qemu.qmp import QMPClient
 from tests.conftest import require
+from tests.fakes.deaf_fuse import deaf_fuse
 from tests.fakes.hostile_memory import (
     MMIO,
     E1000Sender,
@@ -21,7 +24,7 @@ from tests.fakes.hostile_memory import (
     private_mounts,
     sparse_file,
 )
-from tests.integration.process import PATIENCE_S, Place, guest_on, wait_for
+from tests.integration.process import PATIENCE_S, Place, guest_on, is_listening, wait_for
 
 from vnic.nic.e1000 import regs
 from vnic.protocol.vfio_user import messages as m
@@ -216,3 +219,63 @@ def test_memory_that_is_no_memory_file(place: Place, attach_type: str) -> None:
                     driver.close()
         finally:
             os.close(other)
+
+
+def test_a_file_whose_close_hangs(place: Place, tmp_path: Path) -> None:
+    """The close of a file on FUSE waits for its daemon, uninterruptibly: it is refused, and closed beside the loop."""
+    bad = "virtio-net,id=bad,attach.type=vhost-user,attach.path=bad.sock"
+    good = "virtio-net,id=good,attach.type=vhost-user,attach.path=good.sock"
+    with place.run("-device", bad, "-device", good) as running:
+        with deaf_fuse(tmp_path) as fuse:
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(PATIENCE_S)
+                client.connect(place.path("bad.sock"))
+                fuse.pass_on(client, vu.HEADER.pack(vu.SET_VRING_KICK, vu.VERSION, 8), 2)
+                assert client.recv(1) == b""
+            wait_for(fuse.all_wait)
+            asyncio.run(ask(running.qmp_path))
+            with guest_on(place.path("good.sock")) as guest:
+                assert not guest.sees_up()
+            with socket.socket(socket.AF_UNIX) as waiting:
+                waiting.connect(place.path("bad.sock"))
+                waiting.send(vu.HEADER.pack(vu.GET_FEATURES, vu.VERSION, 0))
+                asyncio.run(ask(running.qmp_path))
+                waiting.setblocking(False)
+                with pytest.raises(BlockingIOError):
+                    waiting.recv(1)
+                fuse.abort()
+                waiting.settimeout(PATIENCE_S)
+                assert len(waiting.recv(20)) == 20
+        code, stderr = running.end()
+    assert code == 0
+    assert stderr.count("\n") == 2
+    assert "a file was passed (of fuse.deaf; 'echo 1 > /sys/fs/fuse/connections/" in stderr
+    assert "bad: no client is taken until the descriptors of the last one are closed" in stderr
+
+
+def test_a_vnic_that_cannot_end_keeps_no_path(place: Place, tmp_path: Path) -> None:
+    """Killed while a close hangs: its main thread is a zombie, and the next vnic takes its sockets over."""
+    options = ("-device", "virtio-net,id=bad,attach.type=vhost-user,attach.path=bad.sock")
+    with deaf_fuse(tmp_path) as fuse, place.start("run", *options) as killed:
+        wait_for(lambda: is_listening(place.path("bad.sock")))
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(PATIENCE_S)
+            client.connect(place.path("bad.sock"))
+            fuse.pass_on(client, bytes(12))
+            assert client.recv(1) == b""
+        wait_for(fuse.all_wait)
+        killed.kill()
+        wait_for(lambda: is_zombie(killed.pid))
+        try:
+            with (
+                place.run(*options, name="next") as following,
+                guest_on(place.path("bad.sock")) as guest,
+            ):
+                assert not guest.sees_up()
+                assert following.end()[0] == 0
+        finally:
+            fuse.abort()
+
+
+def is_zombie(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"

@@ -69,7 +69,7 @@ def bind_path(sock: socket.socket, path: str, *, mode: int = PRIVATE) -> BoundPa
     """Bind a UNIX socket to `path`, which has the permissions `mode` from its first moment. Raises PathError."""
     lock = PathLock(path)
     try:
-        _make_room(path)
+        _make_room(path, in_use_by_dead=lock.from_dead)
         os.fchmod(
             sock.fileno(), mode
         )  # Linux unix_bind() gives the path the mode of the socket, but for the umask
@@ -87,7 +87,7 @@ def bind_path(sock: socket.socket, path: str, *, mode: int = PRIVATE) -> BoundPa
     return BoundPath(path, lock)
 
 
-def _make_room(path: str) -> None:
+def _make_room(path: str, *, in_use_by_dead: bool) -> None:
     """Remove a leftover. Raises PathError for anything else that is there."""
     try:
         found = os.lstat(path)
@@ -98,7 +98,7 @@ def _make_room(path: str) -> None:
         raise PathError(f"{word} is there, which is left alone")
     if found.st_uid != os.geteuid():
         raise PathError(f"a socket of user {found.st_uid} is there, which is left alone")
-    if is_in_use(path):
+    if not in_use_by_dead and is_in_use(path):
         raise PathError("another program listens there already")
     os.unlink(path)
 

@@ -28,6 +28,8 @@ class PathLock:
     def __init__(self, path: str) -> None:
         """Raises PathError where another vnic has it, or no lock can be made there."""
         self._path = os.path.abspath(path) + SUFFIX
+        self.from_dead = False
+        """The last holder was killed and cannot end: it still has its socket, and will never serve it."""
         self._fd: int | None = self._take()
 
     def _take(self) -> int:
@@ -64,6 +66,7 @@ class PathLock:
             if not _is_dead(holder):
                 raise PathError(f"{_name(holder)} listens there already") from None
             self._unlink(found)
+            self.from_dead = True
             return False
         return _same(found, self._path)
 

@@ -244,15 +244,17 @@ def test_a_lock_that_is_replaced_meanwhile_is_taken_anew(monkeypatch: pytest.Mon
 
 def test_a_holder_that_was_killed_but_cannot_end_is_passed_by(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its main thread is a zombie while another one hangs in the kernel, with the table of descriptors."""
-    first = PathLock("s")
-    fields = lock._stat_fields(os.getpid())
-    monkeypatch.setattr(lock, "_stat_fields", lambda pid: ["Z", *fields[1:]])
-    second = PathLock("s")
-    monkeypatch.undo()
-    first.release()
-    assert os.path.exists(second._path)
-    second.release()
-    assert not os.path.exists(second._path)
+    with socket.socket(socket.AF_UNIX) as sock:
+        first = bind_path(sock, "s")
+        sock.listen()
+        fields = lock._stat_fields(os.getpid())
+        with monkeypatch.context() as patch:
+            patch.setattr(lock, "_stat_fields", lambda pid: ["Z", *fields[1:]])
+            second = bound("s")
+        first.remove()
+        assert sorted(os.listdir()) == ["s", "s.lock"]
+        second.remove()
+    assert os.listdir() == []
 
 
 def test_a_later_process_of_the_same_number_is_no_holder() -> None:
