@@ -160,10 +160,12 @@ class EchoBackend(Backend):
     def __init__(self, context: BackendContext, options: EchoOptions) -> None:
         super().__init__(context)
         self._text = f"ip={options.ip},ip6={options.ip6},mac={options.mac}"
-        try:
-            self.host = Responder(parse_mac(options.mac, "echo"), options.ip, options.ip6)
-        except ValueError as error:
-            raise NetError(f"echo: {error}") from None
+        for key, kind in (("ip", ipaddress.IPv4Address), ("ip6", ipaddress.IPv6Address)):
+            try:
+                kind(getattr(options, key))
+            except ValueError as error:
+                raise NetError(f"Parameter '{key}': {error}") from None
+        self.host = Responder(parse_mac(options.mac, "echo"), options.ip, options.ip6)
         self._answers: deque[tuple[int, bytes]] = deque()
         self._scheduled = False
 

@@ -17,7 +17,7 @@ from vnic.net.announce import ETH_P_RARP, RARP_FRAME_LENGTH
 from vnic.net.errors import NetError
 from vnic.net.incoming import Frame
 from vnic.nic.device import RingTaker, VirtioDevice
-from vnic.nic.virtio_net.features import GUEST_ANNOUNCE, MTU, OF_THE_RINGS
+from vnic.nic.virtio_net.features import GUEST_ANNOUNCE, MTU, OF_THE_RINGS, names
 from vnic.protocol.vhost_user.frontend import Bases, FrontendEngine, Phase, SharedRegion, SharedRing
 from vnic.protocol.vhost_user.messages import MAX_FDS, ProtocolError
 from vnic.virtio.memory import GuestMemory
@@ -222,7 +222,7 @@ class VhostUserBackend(Backend, RingTaker):
         device = self._peer_device()
         missing = _acked(device) & ~self._engine.features
         if missing:
-            raise ProtocolError(f"vhost lacks feature mask {missing:#x} for backend")
+            raise ProtocolError(_lacking(missing))
         if device is not None:
             try:
                 self._usable(device)
@@ -254,7 +254,7 @@ class VhostUserBackend(Backend, RingTaker):
             return False
         missing = _acked(device) & ~engine.features
         if missing:
-            self.loop.call_soon(self._refuse, f"vhost lacks feature mask {missing:#x} for backend")
+            self.loop.call_soon(self._refuse, _lacking(missing))
             return False
         assert device.memory is not None
         try:
@@ -377,6 +377,11 @@ class VhostUserBackend(Backend, RingTaker):
 
     def info_text(self, queue: int) -> str:
         return f"vhost-user{queue} to {self._chardev.label}"
+
+
+def _lacking(missing: int) -> str:
+    """QEMU's text, and the features by name."""
+    return f"vhost lacks feature mask {missing:#x} for backend: {names(missing)}"
 
 
 def _acked(device: VirtioDevice | None) -> int:

@@ -279,11 +279,13 @@ def _tool(name: str, program: str, use: str, *packages: str) -> Finding:
     path = shutil.which(program)
     if path is None:
         return Finding(name, False, f"{program} is not installed", use, install(*packages))
-    return Finding(name, True, f"{_dotted(tool_version(path))} ({path})", use)
+    version = tool_version(path)
+    told = f"{_dotted(version)} ({path})" if version else f"{path}, which does not tell its version"
+    return Finding(name, True, told, use)
 
 
 def _dotted(version: tuple[int, ...]) -> str:
-    return ".".join(map(str, version)) or "of unknown version"
+    return ".".join(map(str, version)) or "an unknown version"
 
 
 CHECKS: tuple[Callable[[], Finding], ...] = (

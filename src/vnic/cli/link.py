@@ -24,14 +24,23 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     parser = verbs.add_parser(
         "link",
         help="show all links, or put one up or down",
-        usage="vnic link [--json] [-n INSTANCE | --qmp PATH]\n"
+        usage="vnic link [show [NAME]] [--json] [-n INSTANCE | --qmp PATH]\n"
         "       vnic link set NAME up|down [--wait SECONDS] [--json] [-n INSTANCE | --qmp PATH]",
         description="Show every NIC and netdev: how its link is, what the guest saw of it, and what holds it down.",
     )
     add_instance_options(parser)
     parser.add_argument("-j", "--json", action="store_true", help="print query-links as JSON")
-    parser.set_defaults(run=run_show)
-    what = parser.add_subparsers(title="to change a link", prog="vnic link", metavar="set")
+    parser.set_defaults(run=run_show, link=None)
+    what = parser.add_subparsers(title="one link, or to change one", prog="vnic link", metavar="show|set")
+    shower = what.add_parser(
+        "show", help="show all links, or one", description="Show all links, or one and its peer."
+    )
+    shower.add_argument("link", metavar="NAME", nargs="?", help="a NIC or a netdev, or a NIC's MAC address")
+    shower.add_argument(
+        "-j", "--json", action="store_true", default=argparse.SUPPRESS, help="print query-links as JSON"
+    )
+    add_instance_options(shower, inner=True)
+    shower.set_defaults(run=run_show)
     setter = what.add_parser(
         "set",
         help="put a link up or down",
@@ -68,7 +77,12 @@ def _seconds(text: str) -> float:
 
 async def run_show(args: argparse.Namespace) -> int:
     async with session(args) as qmp:
-        links = await qmp.links()
+        if args.link is None:
+            links = await qmp.links()
+        else:
+            links = await qmp.links(await qmp.name_of(args.link))
+            for peer in [link["peer"] for link in links if "peer" in link]:
+                links += [link for link in await qmp.links(peer) if link not in links]
     if args.json:
         print_json(links)
     else:

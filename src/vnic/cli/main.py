@@ -55,7 +55,7 @@ Ask or tell a running one:
 See for yourself:
 {{tools}}
 
-`vnic VERB -h` explains a verb. With several vnics running, choose one with -n INSTANCE or --qmp PATH.
+`vnic help VERB` explains a verb. With several vnics running, choose one with -n INSTANCE or --qmp PATH.
 
 First steps:
   vnic demo
@@ -129,6 +129,8 @@ def _verb_first(words: list[str]) -> list[str]:
 
 def _dispatch(words: list[str]) -> int:
     words = _verb_first(words)
+    if words[:1] == ["help"] and len(words) > 1:
+        words = [words[1], "-h"]  # as git has it
     verb = words[0] if words else ""
     if verb == "run":
         from .run import run
@@ -144,8 +146,12 @@ def _dispatch(words: list[str]) -> int:
         if not verb:
             print(help_text(), end="", file=sys.stderr)
         else:
-            known = ", ".join(["run", *VERBS])
-            print(f"vnic: '{verb}' is no verb of vnic; there are {known}. Try vnic --help.", file=sys.stderr)
+            from difflib import get_close_matches
+
+            known = ["run", *VERBS]
+            near = get_close_matches(verb, known, 1)
+            meant = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known)}."
+            print(f"vnic: '{verb}' is no verb of vnic; {meant} Try vnic --help.", file=sys.stderr)
         return EXIT_USAGE
     return _run_verb(verb, words)
 

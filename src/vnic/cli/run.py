@@ -28,7 +28,7 @@ from vnic.machine.pidfile import PidFile
 from vnic.monitor.address import SocketOptions, look_up_addresses
 from vnic.monitor.machine import Later, ShutdownCause
 from vnic.monitor.schema import convert_to_shape, device_options, netdev_options, object_options
-from vnic.monitor.schema.shapes import Shape, object_of
+from vnic.monitor.schema.shapes import Union, object_of
 from vnic.monitor.server import Mode, Monitors
 from vnic.net.errors import NetError
 from vnic.net.names import check_identifier
@@ -37,6 +37,7 @@ from vnic.scratch import remove_leftovers
 from vnic.virtio.address_space import SPACE, NoRoom
 
 from .options import HelpTopic, OptionError, RunOptions, Setting, UsageError, parse_run
+from .suggest import suggestion
 
 if TYPE_CHECKING:
     from vnic.logfile import LogFile
@@ -232,15 +233,19 @@ async def _set_up(machine: Machine, options: RunOptions) -> None:
     await _create(options.devices, shape, machine.device_add)
 
 
-async def _create(settings: Sequence[Setting], shape: Shape, add: Callable[[msgspec.Struct], Later]) -> None:
+async def _create(settings: Sequence[Setting], shape: Union, add: Callable[[msgspec.Struct], Later]) -> None:
     for setting in settings:
         with _naming(setting.where):
             if not setting.typed and isinstance(name := setting.tree.get("id"), str):
                 check_identifier(
                     name
                 )  # before all else, as QEMU's option strings; JSON's is for `add` to check
-            made = cast(msgspec.Struct, convert_to_shape(shape, setting.tree, strings=not setting.typed))
-            later = add(made)
+            try:
+                options = convert_to_shape(shape, setting.tree, strings=not setting.typed)
+            except NetError as refused:
+                refused.desc += suggestion(refused.desc, shape, setting.tree)
+                raise
+            later = add(cast(msgspec.Struct, options))
             if later is not None:
                 await later
 

@@ -165,6 +165,14 @@ def cause_text(cause: dict[str, Any]) -> str:
     return text if by in (None, "", "vnic", cause.get("client")) else f"{text} (by {by})"
 
 
+def change_text(link: str, cause: dict[str, Any]) -> str:
+    """Why a link changed: `disconnected: peer closed the connection`; of a hold that ended only what ended it, for
+    "up, disconnected: peer connected" would contradict itself."""
+    kind = cause["kind"]
+    ended = link == "up" and kind in ("disconnected", "no-peer", "far-end", "uplink")
+    return one_line(cause_text(cause) if ended else f"{kind}: {cause_text(cause)}")
+
+
 def one_line(text: str) -> str:
     """Text of a peer or a guest, made safe for a terminal's line."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

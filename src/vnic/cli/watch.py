@@ -11,7 +11,7 @@ import sys
 import time
 
 from .client import Entry, Refused, add_instance_options, session
-from .show import cause_text, link_word, micros, one_line, print_json, wall_time
+from .show import change_text, link_word, micros, one_line, print_json, wall_time
 
 
 def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -49,8 +49,7 @@ def line(event: Entry) -> str:
 
 def _text(name: str, data: Entry) -> str:
     if name == "LINK_CHANGED":
-        cause = data["cause"]
-        return f"{data['name']} {link_word(data['link'])}  {cause['kind']}: {one_line(cause_text(cause))}"
+        return f"{data['name']} {link_word(data['link'])}  {change_text(data['link'], data['cause'])}"
     if name == "LINK_SEEN":
         return (
             f"{data['name']} {link_word(data['link'])}  the guest saw it after {micros(data['latency-us'])}"

@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Iterator
 
 from .client import Entry, Refused, Session, add_instance_options, session
-from .show import Now, cause_text, link_word, micros, one_line, print_json, style, when
+from .show import Now, cause_text, change_text, link_word, micros, one_line, print_json, style, when
 
 DEFAULT_CHANGES = 8
 CHAIN_MAX = 8
@@ -154,7 +154,7 @@ def history(changes: list[Entry], causes: dict[int, Entry], now: Now) -> Iterato
 
 
 def headline(change: Entry) -> str:
-    return f"{link_word(change['link'])}, {change['cause']['kind']}: {one_line(cause_text(change['cause']))}"
+    return f"{link_word(change['link'])}, {change_text(change['link'], change['cause'])}"
 
 
 def steps_text(change: Entry) -> str:

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 DEFAULT_MACS = 0xFF - 0x56
 """Default MACs before QEMU gives up counting: 52:54:00:12:34:56 and on (net/net.c: qemu_macaddr_get_free)."""
 
+MTU_MIN = 68
+"""The smallest MTU of IPv4 (virtio 1.2 §5.1.4.1)."""
+
 # -- what a NIC is made of ------------------------------------------------------------------------------------------
 
 
@@ -204,6 +207,9 @@ def _check_server(attach: VfioUserAttach) -> None:
 def _virtio_net(builder: Builder, options: VirtioNetBase, model: str) -> tuple[Any, Nic]:
     from vnic.nic.virtio_net import VirtioNet
 
+    for key in ("mtu", "host_mtu"):
+        if 0 < getattr(options, key) < MTU_MIN:
+            raise NetError(f"'{key}' must be from {MTU_MIN} to 65535")
     if options.mtu and options.host_mtu and options.mtu != options.host_mtu:
         raise NetError("Parameters 'mtu' and 'host_mtu' are the same thing and differ")
     pairs = builder.pairs(options)

@@ -39,7 +39,7 @@ class HmpSession:
 
     def greeting(self) -> bytes:
         told = version().qemu
-        text = f"vnic {told.major}.{told.minor}.{told.micro} monitor - type 'help' for more information\r\n"
+        text = f"QEMU {told.major}.{told.minor}.{told.micro} monitor - type 'help' for more information\r\n"
         return text.encode() + PROMPT
 
     def event(self, message: dict[str, object]) -> bytes | None:

@@ -299,7 +299,7 @@ def test_a_back_end_that_returns_with_less_is_refused(rig: WireRig, backend: Fak
     rig.wait_down()
     backend.features = FEATURES & ~(f.CSUM | f.MRG_RXBUF)
     backend.listen()
-    until(rig.loop, lambda: "vhost lacks feature mask 0x8001 for backend" in rig.why)
+    until(rig.loop, lambda: "vhost lacks feature mask 0x8001 for backend: CSUM, MRG_RXBUF" in rig.why)
     assert not rig.nic.link_up
     backend.features = FEATURES
     rig.wait_up()
@@ -311,7 +311,7 @@ def test_a_guest_that_chose_before_the_back_end_came(rig: WireRig, backend: Fake
     rig.boot()
     backend.features = FEATURES & ~f.MRG_RXBUF
     backend.listen()
-    until(rig.loop, lambda: "vhost lacks feature mask 0x8000 for backend" in rig.why)
+    until(rig.loop, lambda: "vhost lacks feature mask 0x8000 for backend: MRG_RXBUF" in rig.why)
     # Long before the back-end is tried again the driver is loaded anew; it must not choose the same once more.
     rig.shut_down()
     guest = rig.boot()

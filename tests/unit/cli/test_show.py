@@ -48,6 +48,14 @@ def test_causes_name_who_but_not_vnic_itself() -> None:
     assert show.cause_text({"kind": "created", "by": "vnic", "text": "nic0 created"}) == "nic0 created"
 
 
+def test_the_end_of_a_hold_does_not_contradict_itself() -> None:
+    connected = {"kind": "disconnected", "by": "net0", "client": "net0", "text": "peer connected"}
+    assert show.change_text("up", connected) == "peer connected"
+    assert show.change_text("down", connected) == "disconnected: peer connected"
+    operator = {"kind": "operator", "by": "vnic", "text": "set_link nic0 on"}
+    assert show.change_text("up", operator) == "operator: set_link nic0 on"
+
+
 def test_what_a_peer_wrote_cannot_command_a_terminal() -> None:
     assert show.one_line("a\x1b[2Jb\nc") == "a�[2Jb�c"
 

@@ -157,7 +157,7 @@ def person(client: Client) -> HmpSession:
 
 
 def test_banner_and_prompt(person: HmpSession) -> None:
-    assert person.greeting() == b"vnic 0.1.0 monitor - type 'help' for more information\r\n(qemu) "
+    assert person.greeting() == b"QEMU 0.1.0 monitor - type 'help' for more information\r\n(qemu) "
     (text,) = person.feed(b"info name\n")
     assert text.endswith(b"info name\x1b[K\r\nlab\r\n(qemu) ")
     assert person.event({"event": "X"}) is None

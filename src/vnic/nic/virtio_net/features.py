@@ -6,6 +6,7 @@ from typing import Final
 
 from ...dataplane.engine import RingFormat
 from ...dataplane.offload import GSO_ECN, GSO_TCPV4, GSO_TCPV6
+from ...virtio import features as common
 from ...virtio.features import IN_ORDER, INDIRECT_DESC, RING_RESET, VERSION_1
 
 CSUM: Final = 1 << 0
@@ -111,3 +112,14 @@ def ring_format(features: int) -> RingFormat:
         rx_offload=bool(features & GUEST_CSUM),
         rx_gso_types=frozenset(gso),
     )
+
+
+def names(mask: int) -> str:
+    """The features of a mask by the specification's names, for people: `CSUM, MRG_RXBUF`."""
+    known = {
+        value: name
+        for name, value in {**vars(common), **globals()}.items()
+        if isinstance(value, int) and value.bit_count() == 1
+    }
+    bits = [1 << bit for bit in range(mask.bit_length()) if mask >> bit & 1]
+    return ", ".join(known.get(bit, f"bit {bit.bit_length() - 1}") for bit in bits)
