@@ -68,7 +68,7 @@ def test_a_monitor_over_telnet() -> None:
             )
             client, _ = await asyncio.to_thread(listening.accept)
             reader, writer = await asyncio.open_connection(sock=client)
-            assert (await reader.readuntil(b"(qemu) ")).startswith(NEGOTIATION + b"vnic ")
+            assert (await reader.readuntil(b"(qemu) ")).startswith(NEGOTIATION + b"QEMU ")
             writer.write(b"\xff\xfd\x01x\xff\xfd\x03\r")
             assert await reader.readuntil(b"(qemu) ") == b"x\x1b[K\r\nunknown command: 'x'\r\n(qemu) "
             writer.close()
