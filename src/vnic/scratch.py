@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 LOCK_NAME: Final = ".vnic-lock"
+PUBLIC: Final = Path("/tmp")
 PREFIXES: Final = ("vnic-passt-", "vnic-guest-", "vnic-demo-")
 
 
@@ -44,11 +45,19 @@ class ScratchFolder:
             self._lock = -1
 
 
+def shared_parent() -> Path:
+    """Where a program that becomes another user can reach a folder: $TMPDIR, or where that is private, /tmp."""
+    chosen = Path(tempfile.gettempdir())
+    private = any(not folder.stat().st_mode & stat.S_IXOTH for folder in (chosen, *chosen.resolve().parents))
+    return PUBLIC if private else chosen
+
+
 def remove_leftovers(parent: Path | None = None, prefixes: tuple[str, ...] = PREFIXES) -> None:
     """Remove the folders of makers that are dead: of this user, and none without a lock file."""
-    for path in _folders(parent or Path(tempfile.gettempdir()), prefixes):
-        with contextlib.suppress(OSError):
-            _remove_if_left(path)
+    for folder in {parent} if parent is not None else {Path(tempfile.gettempdir()), PUBLIC}:
+        for path in _folders(folder, prefixes):
+            with contextlib.suppress(OSError):
+                _remove_if_left(path)
 
 
 def _folders(parent: Path, prefixes: tuple[str, ...]) -> Iterator[str]:

@@ -21,6 +21,7 @@ from vnic.backend import script
 from vnic.backend.options import HubPortOptions, TapOptions
 from vnic.dataplane.offload import checksum, complete
 from vnic.net.errors import NetError
+from vnic.net.holds import HoldKind
 from vnic.net.incoming import Frame
 
 # -- frames -----------------------------------------------------------------------------------------------------------
@@ -391,6 +392,46 @@ async def _down_interface() -> None:
 
 def test_a_host_interface_that_is_down_drops() -> None:
     in_namespace(_down_interface)
+
+
+async def _link_follows_the_interface() -> None:
+    async with Lab() as lab:
+        _, nic, _ = lab.wire(TapOptions(id="net0", ifname="vt0"))
+        assert nic.link_up
+        await until(lambda: not nic.link_up)
+        assert lab.why("net0") == "interface vt0 is down (ip link set vt0 up)"
+        for _ in range(2):
+            ip("link", "set", "vt0", "up")
+            await until(lambda: nic.link_up)
+            ip("link", "set", "vt0", "down")
+            await until(lambda: not nic.link_up)
+        assert list(lab.network.find_all("net0")[0].holds) == [HoldKind.UPLINK]
+
+
+def test_the_link_follows_the_hosts_interface() -> None:
+    in_namespace(_link_follows_the_interface)
+
+
+def _has_carrier() -> bool:
+    return "LOWER_UP" in ip("link", "show", "vt0")
+
+
+async def _carrier_follows_the_link() -> None:
+    async with Lab() as lab:
+        _, nic, _ = lab.wire(TapOptions(id="net0", ifname="vt0"))
+        up("vt0")
+        await until(lambda: nic.link_up and _has_carrier())
+        for _ in range(2):
+            lab.network.set_link(nic.name, False, "test")
+            await until(lambda: not _has_carrier())
+            lab.network.set_link(nic.name, True, "test")
+            await until(_has_carrier)
+        lab.network.delete_nic(nic.name)
+        await until(lambda: not _has_carrier())
+
+
+def test_the_interfaces_carrier_follows_the_link() -> None:
+    in_namespace(_carrier_follows_the_link)
 
 
 async def _hub() -> None:

@@ -20,6 +20,7 @@ from vnic.net.holds import HoldKind
 from vnic.net.network import Network
 
 from .hub import Hubs
+from .interface_watch import InterfaceWatch
 from .options import NetdevOptions
 
 if TYPE_CHECKING:
@@ -119,8 +120,13 @@ class BackendContext:
     """Netdevs that wait for a name server or a helper before they are there, by id."""
     leaving: dict[asyncio.Task[None], str] = field(default_factory=dict)
     """What deleted netdevs still have to wait for (a `downscript`), and their ids."""
+    interfaces: InterfaceWatch = field(init=False)
+    """The host's network interfaces, for those that follow one."""
     restarts: int = 0
     """How often a program that belongs to a back-end was started again, for query-vnic."""
+
+    def __post_init__(self) -> None:
+        self.interfaces = InterfaceWatch(self.loop)
 
     def leave(self, netdev_id: str, work: Coroutine[Any, Any, None]) -> None:
         """Run the last of a netdev beside the loop."""

@@ -1,52 +1,119 @@
-"""Waiting for a network interface of this host to appear: the kernel tells of every change of one (rtnetlink(7))."""
+"""Network interfaces of this host as they change: the kernel tells of every change of one (rtnetlink(7)).
+
+One socket serves all netdevs of a machine; it is open while any of them watches. Nothing polls.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+import struct
 from collections.abc import Callable
 from typing import Final
 
 _RTMGRP_LINK: Final = 1
+_RTM_NEWLINK, _RTM_DELLINK = 16, 17
+_IFLA_IFNAME: Final = 3
 _READS_PER_TURN: Final = 64
+_MESSAGE_BYTES: Final = 1 << 16
+_MESSAGE_HEADER = struct.Struct("=IHHII")
+"""struct nlmsghdr: length, type, flags, sequence, port."""
+_LINK_BYTES: Final = 16
+"""struct ifinfomsg."""
+_ATTRIBUTE = struct.Struct("=HH")
+"""struct rtattr: length, type."""
 
 
 class InterfaceWatch:
-    """Calls `changed()` for as long as it is open whenever an interface of this network namespace changed, and once
-    at the beginning. What changed is for the caller to look at: several changes are told of at once."""
+    """Tells subscribers whenever the interface of their name changed, appeared or went."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, changed: Callable[[], None]) -> None:
-        """OSError where there is no such socket."""
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._changed = changed
-        self._sock = socket.socket(
+        self._subscribers: dict[str, list[Callable[[], None]]] = {}
+        self._sock: socket.socket | None = None
+
+    def subscribe(self, name: str, changed: Callable[[], None]) -> Callable[[], None]:
+        """Call `changed()` at each change of the interface `name` of this network namespace, and once soon. What
+        changed is for the caller to look at: several changes may be told of at once.
+
+        The returned function ends it. OSError where there is no such socket.
+        """
+        if self._sock is None:
+            self._sock = self._open()
+        self._subscribers.setdefault(name, []).append(changed)
+        first = self._loop.call_soon(changed)
+
+        def unsubscribe() -> None:
+            first.cancel()
+            self._subscribers[name].remove(changed)
+            if not self._subscribers[name]:
+                del self._subscribers[name]
+            if not self._subscribers:
+                self._close()
+
+        return unsubscribe
+
+    def _open(self) -> socket.socket:
+        sock = socket.socket(
             socket.AF_NETLINK,
             socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK,
             socket.NETLINK_ROUTE,
         )
         try:
-            self._sock.bind((0, _RTMGRP_LINK))
+            sock.bind((0, _RTMGRP_LINK))
         except OSError:
-            self._sock.close()
+            sock.close()
             raise
-        loop.add_reader(self._sock, self._readable)
-        self._first = loop.call_soon(changed)
+        self._loop.add_reader(sock, self._readable)
+        return sock
 
-    def _readable(self) -> None:
-        for _ in range(_READS_PER_TURN):
-            try:
-                self._sock.recv(1)  # the rest of the message is dropped
-            except BlockingIOError:
-                break
-            except OSError:
-                break  # ENOBUFS: more changes than it could keep, which is all the same here
-        self._changed()
-
-    def close(self) -> None:
-        if self._sock.fileno() >= 0:
-            self._first.cancel()
+    def _close(self) -> None:
+        if self._sock is not None:
             self._loop.remove_reader(self._sock)
             self._sock.close()
+            self._sock = None
+
+    def _readable(self) -> None:
+        assert self._sock is not None
+        names: set[str] = set()
+        for _ in range(_READS_PER_TURN):
+            try:
+                names |= changed_interfaces(self._sock.recv(_MESSAGE_BYTES))
+            except BlockingIOError:
+                break
+            except OSError:  # ENOBUFS: there were more changes than the socket keeps
+                names = set(self._subscribers)
+                break
+        for name in names:
+            for changed in list(self._subscribers.get(name, ())):
+                changed()
+
+
+def changed_interfaces(data: bytes) -> set[str]:
+    """The names in the link messages of a datagram from the kernel; a malformed rest is left alone."""
+    names = set()
+    at = 0
+    while at + _MESSAGE_HEADER.size <= len(data):
+        length, kind, *_ = _MESSAGE_HEADER.unpack_from(data, at)
+        if length < _MESSAGE_HEADER.size or at + length > len(data):
+            break
+        if kind in (_RTM_NEWLINK, _RTM_DELLINK):
+            names |= _names(data[at + _MESSAGE_HEADER.size + _LINK_BYTES : at + length])
+        at += length + 3 & ~3
+    return names
+
+
+def _names(attributes: bytes) -> set[str]:
+    at = 0
+    while at + _ATTRIBUTE.size <= len(attributes):
+        length, kind = _ATTRIBUTE.unpack_from(attributes, at)
+        if length < _ATTRIBUTE.size:
+            break
+        if kind == _IFLA_IFNAME:
+            return {os.fsdecode(attributes[at + _ATTRIBUTE.size : at + length].rstrip(b"\0"))}
+        at += length + 3 & ~3
+    return set()
 
 
 def interface_exists(name: str) -> bool:

@@ -92,6 +92,7 @@ class StreamOptions(NetdevOptions, tag="stream", frozen=True, kw_only=True):
     reconnect_ms: int | None = None
     mode: str | None = None
     """Of the socket's path, in octal; vnic's own."""
+    link_propagate: bool = False
 
 
 class DgramOptions(NetdevOptions, tag="dgram", frozen=True, kw_only=True):

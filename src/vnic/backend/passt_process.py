@@ -19,7 +19,7 @@ from typing import Protocol
 
 from vnic.children import Child, with_us
 from vnic.net.errors import NetError
-from vnic.scratch import ScratchFolder
+from vnic.scratch import ScratchFolder, shared_parent
 
 from .options import PasstOptions, String
 
@@ -128,7 +128,7 @@ def private_folder(arguments: list[str]) -> ScratchFolder | None:
     as_root = os.geteuid() == 0
     if as_root and any(word.startswith("--runas") for word in arguments):
         return None
-    folder = ScratchFolder("vnic-passt-")
+    folder = ScratchFolder("vnic-passt-", shared_parent() if as_root else None)
     if as_root:
         try:
             os.chown(folder.path, 0, pwd.getpwnam("nobody").pw_gid)

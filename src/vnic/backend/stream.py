@@ -10,7 +10,9 @@ import enum
 import socket
 from typing import Any
 
+from vnic.net.client import clients_of_wire
 from vnic.net.errors import NetError
+from vnic.net.holds import HoldKind
 from vnic.net.incoming import Frame
 from vnic.sockets.bind import BoundPath, socket_mode
 
@@ -38,6 +40,8 @@ class State(enum.Enum):
     CONNECTED = enum.auto()
     WAITING = enum.auto()
     """For the time of the next attempt."""
+    WITHHELD = enum.auto()
+    """No socket, because that is how the far end is shown that our link is down (link-propagate=on)."""
     ENDED = enum.auto()
     """Nothing more will come: the only attempt failed, the only connection ended, or the netdev was deleted."""
 
@@ -53,7 +57,14 @@ class StreamBackend(Backend):
             raise NetError("'reconnect-ms' option is incompatible with socket in server mode")
         if options.reconnect_ms is not None and not 0 <= options.reconnect_ms <= 0xFFFFFFFF:
             raise NetError("Parameter 'reconnect-ms' expects a number of milliseconds")
+        if options.link_propagate and isinstance(options.addr, FdAddress):
+            raise NetError(
+                "'link-propagate' option is incompatible with a passed socket, which does not come back"
+            )
+        if options.link_propagate and not options.server and not options.reconnect_ms:
+            raise NetError("'link-propagate' option of a client needs 'reconnect-ms', to come back")
         self.state = State.NEW
+        self._propagates = options.link_propagate
         self._address: InetAddress | UnixAddress | FdAddress = options.addr
         self._server = options.server
         self._mode = socket_mode(options.mode)
@@ -75,7 +86,16 @@ class StreamBackend(Backend):
                 self._listen_on_fd(sock)
             else:
                 self._start_from_fd(sock)
-        elif self._server:
+        elif self._propagates and self._own_link_down():
+            self._withhold()
+        else:
+            self._open()
+
+    def _open(self) -> None:
+        """Listen, or begin to connect."""
+        assert isinstance(self._address, InetAddress | UnixAddress)
+        self.state = State.NEW
+        if self._server:
             self.hold_disconnected(f"about to listen on {describe(self._address)}")
             self._cancel_resolve = resolve(
                 self.loop, self._address, passive=True, found=self._bind, failed=self._failed
@@ -89,7 +109,7 @@ class StreamBackend(Backend):
     # -- server -------------------------------------------------------------------------------------------------
 
     def _bind(self, targets: list[Resolved]) -> None:
-        if self.state is State.ENDED:
+        if self.state in (State.ENDED, State.WITHHELD):
             return
         assert isinstance(self._address, InetAddress | UnixAddress)
         try:
@@ -208,6 +228,35 @@ class StreamBackend(Backend):
         self.hold_disconnected(text)
         log.warning("netdev %s: %s", self.name, text)
 
+    # -- link-propagate -----------------------------------------------------------------------------------------
+
+    def _own_link_down(self) -> bool:
+        """Whether this end of the cable is down by more than the far end's absence."""
+        ends = clients_of_wire(self.client)
+        reasons = {(end, kind) for end in ends for kind in end.holds}
+        return bool(reasons - {(self.client, HoldKind.DISCONNECTED)})
+
+    def link_status_changed(self) -> None:
+        if not self._propagates or self.state is State.ENDED:
+            return
+        down = self._own_link_down()
+        if down and self.state is not State.WITHHELD:
+            self._withhold()
+        elif not down and self.state is State.WITHHELD:
+            self._open()
+
+    def peer_changed(self) -> None:
+        self.link_status_changed()
+
+    def _withhold(self) -> None:
+        connected = self._connection is not None
+        self._close_sockets()
+        self.state = State.WITHHELD
+        self._info = "closed while the link is down"
+        self.hold_disconnected("the socket is closed to show the far end that the link is down")
+        if connected:
+            self.context.emit("NETDEV_STREAM_DISCONNECTED", {"netdev-id": self.name})
+
     # -- Endpoint -----------------------------------------------------------------------------------------------
 
     def receive(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
@@ -222,15 +271,17 @@ class StreamBackend(Backend):
 
     def cleanup(self) -> None:
         self.state = State.ENDED
+        self._close_sockets()
+
+    def _close_sockets(self) -> None:
         self._cancel_resolve()
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._connector is not None:
-            self._connector.cancel()
-        if self._connection is not None:
-            self._connection.close()
-        if self._listener is not None:
-            self._listener.close()
+        for each in (self._timer, self._connector):
+            if each is not None:
+                each.cancel()
+        for socket_of_ours in (self._connection, self._listener):
+            if socket_of_ours is not None:
+                socket_of_ours.close()
+        self._timer = self._connector = self._connection = self._listener = None
 
 
 def _peer_name(sock: socket.socket) -> Any:

@@ -10,13 +10,14 @@ import asyncio
 import errno
 import functools
 import os
+from collections.abc import Callable
 
 from vnic.children import Child
 from vnic.net.errors import NetError
 from vnic.net.incoming import Frame
 
 from .base import READ_BUDGET_FRAMES, Backend, BackendContext, log
-from .interface_watch import InterfaceWatch, interface_exists
+from .interface_watch import interface_exists
 from .options import TapOptions
 from .script import run_down_script, script_failure, start_script
 from .tap_device import (
@@ -27,6 +28,7 @@ from .tap_device import (
     set_offload,
     set_up_queue,
 )
+from .tap_link import TapLink
 from .tap_vhost import check_vhost, do_without
 
 READ_BYTES = 65536 + VNET_HEADER_BYTES + 256
@@ -165,7 +167,9 @@ class TapBackend(Backend):
         self._down_script: str | None = None
         self._comes_back = False
         """Whether an interface of its name is taken into use where this one was deleted."""
-        self._watch: InterfaceWatch | None = None
+        self._unwatch: Callable[[], None] | None = None
+        """Ends the wait for an interface that was deleted."""
+        self._link: TapLink | None = None
         self._refusal = ""
         """Why the interface that is back could not be taken."""
 
@@ -201,6 +205,7 @@ class TapBackend(Backend):
                 self.ifname or ifname, vnet_hdr=vnet_hdr, multi_queue=self.queues > 1
             )
             self._add_queue(fd, has_header)
+        self._follow_link()
 
     def _adopt(self, fds: list[int]) -> None:
         """Take over descriptors that were opened by somebody else."""
@@ -216,6 +221,11 @@ class TapBackend(Backend):
             for fd in pending:
                 os.close(fd)
             raise
+        self._follow_link()
+
+    def _follow_link(self) -> None:
+        self._link = TapLink(self.client, self.context.interfaces, self.ifname, self._queues[0].fd)
+        self._link.show()
 
     def _add_queue(self, fd: int, vnet_hdr: bool) -> None:
         queue = TapQueue(self, len(self._queues), fd, vnet_hdr)
@@ -249,6 +259,13 @@ class TapBackend(Backend):
             log.warning("netdev %s: %s", self.name, failure)
 
     # -- Endpoint -----------------------------------------------------------------------------------------------
+
+    def link_status_changed(self) -> None:
+        if self._link is not None:
+            self._link.show()
+
+    def peer_changed(self) -> None:
+        self.link_status_changed()
 
     def peer_queue(self, index: int) -> int:
         """The queue of the peer that serves what the kernel put into our queue `index`.
@@ -285,7 +302,7 @@ class TapBackend(Backend):
         log.warning("netdev %s: %s", self.name, text)
         if self._comes_back:
             try:
-                self._watch = InterfaceWatch(self.loop, self._look_for_interface)
+                self._unwatch = self.context.interfaces.subscribe(self.ifname, self._look_for_interface)
                 text += "; waiting for one of that name"
             except OSError as problem:
                 text += f"; its return cannot be seen: {problem.strerror}"
@@ -311,16 +328,22 @@ class TapBackend(Backend):
             self.release_disconnected(f"interface {self.ifname} is back")
 
     def _stop_watching(self) -> None:
-        if self._watch is not None:
-            self._watch.close()
-            self._watch = None
+        if self._unwatch is not None:
+            self._unwatch()
+            self._unwatch = None
 
     def _close_queues(self) -> None:
         if not self._info and self._queues:
             self._info = f"fd={self._queues[0].fd}"
+        self._forget_link()
         for queue in self._queues:
             queue.stop()
         self._queues.clear()
+
+    def _forget_link(self) -> None:
+        if self._link is not None:
+            link, self._link = self._link, None
+            link.close()
 
     def cleanup(self) -> None:
         self._stop_watching()
@@ -330,6 +353,7 @@ class TapBackend(Backend):
         if script is None and self._down_script is None:
             self._close_queues()
             return
+        self._forget_link()
         fds = [fd for fd in (queue.detach() for queue in self._queues) if fd >= 0]
         self._queues.clear()
         self.context.leave(self.name, self._leave(script, fds))

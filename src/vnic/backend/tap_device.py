@@ -23,6 +23,7 @@ TUNSETSNDBUF = 0x400454D4
 TUNSETVNETHDRSZ = 0x400454D8
 TUNSETVNETLE = 0x400454DC
 TUNSETIFF = 0x400454CA
+TUNSETCARRIER = 0x400454E2
 
 IFF_TAP = 0x0002
 IFF_NO_PI = 0x1000
@@ -130,6 +131,23 @@ def set_offload(fd: int, offloads: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def set_carrier(fd: int, carrier: bool) -> None:
+    """Let the interface have carrier or not; kernels before 5.0 cannot, and the interface has it always."""
+    with contextlib.suppress(OSError):
+        fcntl.ioctl(fd, TUNSETCARRIER, _INT.pack(carrier))
+
+
+def is_up(ifname: str) -> bool | None:
+    """Whether the host has set the interface up (IFF_UP); None where this network namespace has none of that name."""
+    request = _IFREQ.pack(_name(ifname), 0)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
+        try:
+            _, flags = _IFREQ.unpack(fcntl.ioctl(control, SIOCGIFFLAGS, request))
+        except OSError:
+            return None
+    return bool(flags & IFF_UP)
 
 
 def add_to_bridge(ifname: str, bridge: str) -> None:

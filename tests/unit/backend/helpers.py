@@ -10,6 +10,7 @@ from typing import Any
 from vnic.backend import BackendContext, netdev_add
 from vnic.backend.options import NetdevOptions
 from vnic.net.client import Endpoint, NetClient, Nic
+from vnic.net.holds import HoldKind
 from vnic.net.incoming import Frame
 from vnic.net.network import Network
 
@@ -101,8 +102,13 @@ class Lab:
         return [data for name, data in self.events if name == event]
 
     def why(self, name: str) -> str:
-        """The text of the only hold on a client."""
-        (hold,) = self.network.find_all(name)[0].holds.values()
+        """The text of what holds a client, but for its interface that is down."""
+        holds = self.network.find_all(name)[0].holds
+        (hold,) = (
+            (hold for kind, hold in holds.items() if kind is not HoldKind.UPLINK)
+            if len(holds) > 1
+            else holds.values()
+        )
         return hold.text
 
     def why_last_down(self, name: str) -> str:
