@@ -26,6 +26,7 @@ from vnic.guest.memory_folder import memory_folders
 from .show import print_json, style
 
 PYTHON_WANTED = (3, 11)
+QEMU_PACKAGE = "qemu-system-x86"
 LIBRARIES = ("msgspec", "pyroute2", "qemu.qmp", "rich")
 GUEST_MEMORY_BYTES = 64 << 20
 FILES_WANTED = 1024
@@ -91,10 +92,42 @@ def report(findings: Iterable[Finding]) -> Iterable[str]:
         yield "vnic works here, and nothing is lacking."
 
 
+def apt_cache(*words: str) -> list[str]:
+    """The lines that apt-cache prints; none where there is no apt."""
+    try:
+        done = subprocess.run(
+            ["apt-cache", *words], capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return done.stdout.split("\n")[:-1] if done.returncode == 0 else []
+
+
+def offered(name: str) -> str:
+    """The package of that name in this machine's lists, or of that name and a number; empty if there is none."""
+    found = [line for line in apt_cache("pkgnames", name) if re.fullmatch(rf"{re.escape(name)}\d*", line)]
+    return max(found, key=lambda line: (line == name, line), default="")
+
+
+def candidate(package: str) -> tuple[int, ...]:
+    """The upstream version that apt-get would install; empty if none."""
+    for line in apt_cache("policy", package):
+        if found := re.match(r"\s*Candidate: (?:\d+:)?(\d+(?:\.\d+)*)", line):
+            return tuple(map(int, found[1].split(".")))
+    return ()
+
+
 def install(*packages: str) -> str:
-    """The command that installs Debian packages, for this user."""
+    """What installs packages on this very system, for this user; it names only what the machine's sources have."""
     sudo = "" if os.geteuid() == 0 else "sudo "
-    return f"{sudo}apt-get install {' '.join(packages)}"
+    if not shutil.which("apt-get"):
+        return f"install what has {packages[0]}, with this system's package manager"
+    names = {package: offered(package) for package in packages}
+    if not any(line.endswith(" Packages") for line in apt_cache("policy")):
+        return f"{sudo}apt-get update, then vnic doctor again"
+    if missing := [package for package, name in names.items() if not name]:
+        return f"nothing: this machine's package sources have no {', '.join(missing)}"
+    return f"{sudo}apt-get install {' '.join(names.values())}"
 
 
 def tool_version(path: str) -> tuple[int, ...]:
@@ -125,7 +158,7 @@ def check_python() -> Finding:
     wanted = _dotted(PYTHON_WANTED)
     detail = f"Python {platform.python_version()} ({sys.executable}); {wanted} or later is needed"
     has = sys.version_info[:2] >= PYTHON_WANTED
-    return Finding("python", has, detail, "everything", install(f"python{wanted}"), required=True)
+    return Finding("python", has, detail, "everything", install("python3"), required=True)
 
 
 def check_system() -> Finding:
@@ -178,7 +211,7 @@ def check_uml() -> Finding:
             False,
             "no kernel with modules and a static busybox",
             use,
-            install(*kit.UML_PACKAGES),
+            "vnic demo",
         )
     detail = f"{found.version_text()} ({found.kernel}{'' if installed else ', downloaded'}), busybox {found.busybox}"
     return Finding("User-Mode Linux", True, detail, use)
@@ -215,8 +248,10 @@ def check_qemu() -> Finding:
     use = "VMs of your own over vfio-user (vhost-user works with any QEMU)"
     path = shutil.which(qemu_kit.PROGRAM)
     mend = f"install QEMU {_dotted(qemu_kit.FIRST_VERSION)} or later, https://www.qemu.org/download/"
-    if debian_release() == "trixie":
-        mend = install("-t trixie-backports qemu-system-x86")
+    if candidate(QEMU_PACKAGE) >= qemu_kit.FIRST_VERSION:
+        mend = install(QEMU_PACKAGE)
+    elif debian_release() == "trixie":
+        mend = "with trixie-backports in the package sources: apt-get install -t trixie-backports qemu-system-x86"
     if path is None:
         return Finding("QEMU", False, f"{qemu_kit.PROGRAM} is not installed", use, mend)
     version = qemu_kit.qemu_version([path])
@@ -267,7 +302,11 @@ def check_passt() -> Finding:
 
 
 def check_testpmd() -> Finding:
-    packages = ("dpdk", "librte-net-virtio23", "librte-net-vhost23")
+    packages = (
+        "dpdk-dev",
+        "librte-net-virtio",
+        "librte-net-vhost",
+    )  # and a number that each release has its own of
     return _tool("testpmd", "dpdk-testpmd", "the tests against DPDK", *packages)
 
 

@@ -7,6 +7,7 @@ are imported when the first NIC of theirs is made, so that `vnic run` starts fas
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -31,9 +32,6 @@ from .virtio_features import NicOptions, withheld
 
 if TYPE_CHECKING:
     from vnic.pci.device import PciDevice
-
-DEFAULT_MACS = 0xFF - 0x56
-"""Default MACs before QEMU gives up counting: 52:54:00:12:34:56 and on (net/net.c: qemu_macaddr_get_free)."""
 
 MTU_MIN = 68
 """The smallest MTU of IPv4 (virtio 1.2 §5.1.4.1)."""
@@ -130,11 +128,7 @@ class Builder:
     def _free_mac(self) -> bytes:
         """The first default MAC that no NIC has (qemu_macaddr_default_if_unset)."""
         taken = {nic.mac for nic in self.network.nics}
-        for index in range(DEFAULT_MACS):
-            mac = default_mac(index)
-            if mac not in taken:
-                return mac
-        raise NetError(f"the {DEFAULT_MACS} default MAC addresses are taken: give mac=")
+        return next(mac for mac in map(default_mac, itertools.count()) if mac not in taken)
 
 
 def _attach_missing(kind: str) -> NetError:

@@ -13,6 +13,9 @@ _MAC = re.compile(r"[0-9a-fA-F]{1,2}([:-])[0-9a-fA-F]{1,2}(\1[0-9a-fA-F]{1,2}){4
 _HINT = "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter."
 
 
+_FIRST_DEFAULT_MAC = 0x525400123456
+
+
 def is_identifier(name: str) -> bool:
     """QEMU's id_wellformed (util/id.c)."""
     return _IDENTIFIER.fullmatch(name) is not None
@@ -40,5 +43,9 @@ def parse_mac(text: str, driver: str) -> bytes:
 
 
 def default_mac(index: int) -> bytes:
-    """The MAC of the index-th NIC that was given none: 52:54:00:12:34:56 and on (qemu_macaddr_default_if_unset)."""
-    return bytes((0x52, 0x54, 0x00, 0x12, 0x34, (0x56 + index) & 0xFF))
+    """The MAC of the index-th NIC that was given none: 52:54:00:12:34:56 and on (qemu_macaddr_default_if_unset).
+
+    QEMU counts the last byte up to fe and gives ff to all NICs beyond; here the count goes on with 12:35:00, so that no
+    two NICs are the same on a wire.
+    """
+    return (_FIRST_DEFAULT_MAC + index).to_bytes(6, "big")

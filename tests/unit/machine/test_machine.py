@@ -17,6 +17,7 @@ from vnic.machine.nics import PluggedNic, device_structs
 from vnic.monitor.machine import RunState, ShutdownCause
 from vnic.monitor.schema import convert_to_shape, device_options, netdev_options, object_options
 from vnic.net.errors import DeviceNotFound, NetError
+from vnic.net.names import default_mac
 from vnic.nic.virtio_net import VirtioNet
 from vnic.nic.virtio_net import features as f
 
@@ -249,6 +250,14 @@ def test_default_macs_fill_the_gaps(folder: Path) -> None:
         assert [each.mac[-1] for each in machine.network.nics] == [0x57, 0x58, 0x56]
 
     live(scenario)
+
+
+def test_default_macs_go_on_where_qemu_repeats_the_last() -> None:
+    assert default_mac(0) == bytes.fromhex("525400123456")
+    assert default_mac(168) == bytes.fromhex("5254001234fe"), "QEMU's last that is the NIC's own"
+    assert default_mac(169) == bytes.fromhex("5254001234ff")
+    assert default_mac(170) == bytes.fromhex("525400123500")
+    assert len({default_mac(index) for index in range(70000)}) == 70000
 
 
 def test_the_hubs_are_in_info_network(folder: Path) -> None:
