@@ -58,6 +58,7 @@ def without_descriptors(running: Running) -> Iterator[None]:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
 
 
+@pytest.mark.needs("files")
 def test_one_vm_cannot_use_up_the_descriptors_of_the_others(place: Place) -> None:
     """With the soft limit that shells and services start with."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -407,7 +407,8 @@ def test_hmp_prints_what_hmp_prints(place: Place, echo: Running) -> None:
 def test_hmp_help_in_an_option_string_creates_nothing(place: Place, echo: Running) -> None:
     device = "e1000,id=x,attach.type=vfio-user,attach.path=x.sock,help"
     lines = place.verb("hmp", f"device_add {device}").stdout.splitlines()
-    assert lines[:3] == ["e1000 options:", "  attach.path=<string>", "  attach.server=<bool>"]
+    assert lines[0] == "e1000 options:"
+    assert {"  attach.path=<string>", "  attach.server=<bool>"} <= set(lines)
     assert "x" not in links(place)
     assert "\n  socket\n" in place.verb("hmp", "chardev-add help").stdout
 

@@ -45,6 +45,7 @@ def connected() -> Iterator[tuple[Connection, User, socket.socket]]:
         theirs.close()
 
 
+@pytest.mark.needs("files")
 @pytest.mark.parametrize("fds", [0, 8])
 def test_a_peer_that_does_not_read_is_cut_off(fds: int) -> None:
     async def main() -> None:
