@@ -24,8 +24,8 @@ import pytest
 from vnic.backend.bridge import HELPERS
 from vnic.guest import kit, qemu_kit
 
-FILES = 1024
-"""Descriptors that a process of the tests may have open; the hungriest come to some 700."""
+FILES = 4096
+"""Descriptors that a process of the tests may have open, or have on their way (unix(7): ETOOMANYREFS)."""
 NEWER_UML = (6, 13)
 """The first User-Mode Linux that asks for the number of queues."""
 CLONE_NEWNS = 0x00020000
