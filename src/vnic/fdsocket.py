@@ -18,6 +18,7 @@ from typing import Final, Protocol
 from vnic import unblock
 from vnic.descriptors import HARMLESS, Kind, kind_of, mount_of
 from vnic.protocol.frames import FrameError, close_fds
+from vnic.quota import Holding, TooManyDescriptors
 
 log = logging.getLogger(__name__)
 
@@ -122,13 +123,16 @@ class Connection:
         *,
         max_fds: int,
         owner: str = "",
+        holding: Holding | None = None,
     ) -> None:
-        """`owner`: the NIC or netdev, as `receive` has it."""
+        """`owner`: the NIC or netdev, as `receive` has it. `holding` is what the user keeps of the peer's descriptors,
+        if it keeps any; a peer that is above its limit is left."""
         self._loop = loop
         self._sock = sock
         self._user = user
         self._max_fds = max_fds
         self._owner = owner
+        self._holding = holding
         self._output: deque[tuple[bytes, list[int]]] = deque()
         self._waiting_fds = 0
         self._failed = False
@@ -157,6 +161,11 @@ class Connection:
                 self._lose(None)
                 return
             user.received(data, fds)
+            if fds and self._holding is not None and not self.closed:
+                try:
+                    self._holding.received(len(fds))
+                except TooManyDescriptors as error:
+                    self._lose(str(error))
             if self.closed or self._failed or self._paused or self._output or self._loop.time() > end:
                 return
 
@@ -264,6 +273,11 @@ class Connection:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError:
             pass  # the peer was faster; the next read finds it gone
+
+    def released(self) -> None:
+        """The user holds none of the peer's descriptors any more."""
+        if self._holding is not None:
+            self._holding.end()
 
     def close(self) -> None:
         """Close the socket and drop what was not written; `lost` is not called."""

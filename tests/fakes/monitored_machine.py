@@ -115,7 +115,7 @@ class FakeMachine:
     def vnic_info(self) -> VnicInfo:
         guests = [SharedMemory("nic0", 1 << 30, 1 << 30)]
         memory = Memory(1 << 20, 1 << 12, 1 << 30, guests, charged_shared_bytes=1 << 12)
-        return VnicInfo("0.2.0", 4711, 3.5, 0, LoopLag(7, 12, 400, 900), memory, Descriptors(12, 1024))
+        return VnicInfo("0.2.0", 4711, 3.5, 0, LoopLag(7, 12, 400, 900), memory, Descriptors(12, [], 1024))
 
     def netdev_add(self, options: msgspec.Struct, by: str = "test") -> None:
         assert isinstance(options, StreamOptions | HubportOptions)

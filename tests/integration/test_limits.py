@@ -10,10 +10,12 @@ import socket
 import time
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 from qemu.qmp import ExecuteError, QMPClient
 from tests.integration.process import PATIENCE_S, Place, Running, guest_on, wait_for
 
+from vnic.monitor.machine import GuestDescriptors, VnicInfo
 from vnic.protocol.vfio_user import messages as m
 from vnic.testing.guest_memory import FakeGuestMemory
 from vnic.testing.vfio_user_client import VfioUserClient
@@ -75,6 +77,58 @@ def test_one_vm_cannot_use_up_the_descriptors_of_the_others(place: Place) -> Non
             vm.demand(m.DMA_MAP, m.DMA_MAP_LAYOUT.pack(32, 3, 0, number << 12, 1 << 12), [memory.fd])
         with guest_on(place.path("nic0.sock")) as guest:
             assert not guest.sees_up()
+
+
+def test_guests_together_leave_some_descriptors(place: Place) -> None:
+    """Of 240, all guests may have 180 held and one of them 90: two that want more, and one that is served on."""
+    options = ["-netdev", "echo,id=net0", "-device", NIC]
+    for name in ("bad0", "bad1"):
+        options += ("-device", f"e1000,id={name},attach.type=vfio-user,attach.path={name}.sock")
+    with place.run(*options) as running:
+        with (
+            guest_on(place.path("nic0.sock")) as guest,
+            FakeGuestMemory() as memory,
+            VfioUserClient(place.path("bad0.sock")) as first,
+            VfioUserClient(place.path("bad1.sock")) as second,
+        ):
+            assert guest.sees_up()
+            limits = resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE)
+            resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE, (240, limits[1]))
+            first.version()
+            for at in range(45):
+                first.demand(m.DMA_MAP, dma_map(at), [memory.fd])
+            second.version()
+            maps = 0
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError, AssertionError):
+                while maps < 45:  # the one above the limit is answered, or not any more
+                    second.demand(m.DMA_MAP, dma_map(maps), [memory.fd])
+                    maps += 1
+            assert 35 < maps < 45
+            assert second.at_end()
+            asyncio.run(set_link(running, up=False))
+            wait_for(lambda: not guest.sees_up())
+            assert first.config_read(0, 2) == b"\x86\x80"
+            with VfioUserClient(place.path("bad1.sock")) as following:
+                following.attach(memory)
+        code, stderr = running.end()
+    assert code == 0
+    assert stderr.count("\n") == 1
+    assert "bad1: the VM detached: " in stderr
+    assert "of other guests are above the limit of 180 for all guests" in stderr
+
+
+async def set_link(running: Running, *, up: bool) -> None:
+    client = QMPClient("test")
+    await asyncio.wait_for(client.connect(running.qmp_path), PATIENCE_S)
+    await asyncio.wait_for(client.execute("set_link", {"name": "nic0", "up": up}), PATIENCE_S)
+    told = msgspec.convert(await asyncio.wait_for(client.execute("query-vnic"), PATIENCE_S), VnicInfo)
+    assert GuestDescriptors("bad0", 90) in told.descriptors.guests
+    await client.disconnect()
+
+
+def dma_map(at: int) -> bytes:
+    """One page."""
+    return m.DMA_MAP_LAYOUT.pack(32, 3, 0, at << 12, 1 << 12)
 
 
 def test_without_descriptors(place: Place) -> None:

@@ -22,6 +22,7 @@ from vnic.attach.vhost_user import State
 from vnic.net.announce import rarp_frame
 from vnic.net.errors import NetError
 from vnic.protocol.vhost_user import messages as vu
+from vnic.quota import QUOTA
 from vnic.testing.vhost_user_client import (
     QEMU_NETDEV_PROTOCOL_FEATURES,
     Disconnected,
@@ -408,3 +409,50 @@ def test_a_broken_ring_is_told(rig: SocketRig, caplog: pytest.LogCaptureFixture)
     assert client.ask_u64(vu.GET_STATUS) & 64
     assert client.config_changes() == 1
     os.close(error)
+
+
+# --- How many descriptors ------------------------------------------------------------------------------------
+
+
+def test_a_client_has_its_share_of_the_descriptors(
+    rig: SocketRig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(QUOTA, "_limit", lambda: 64)  # 48 for guests, 24 for one
+    rig.attachment.start()
+    client = rig.connect()
+    client.negotiate()  # with the request channel
+
+    def add(at: int) -> None:
+        row = struct.pack("<QQQQQ", 0, at << 12, 1 << 12, at << 12, 0)
+        client.send(vu.ADD_MEM_REG, row, [rig.memory.fd])
+
+    for at in range(11):
+        add(at)
+    assert client.ask_u64(vu.GET_FEATURES)
+    assert QUOTA.held("nic0") == 23
+    add(11)
+    assert closed_by_device(client)
+    assert QUOTA.held("nic0") == 0
+    warnings = [each.message for each in caplog.records if each.levelno >= logging.WARNING]
+    assert warnings == [
+        "nic0: vhost-user client left: 25 descriptors are above the limit of 24 for one guest"
+    ]
+    rig.connect().start()
+    assert transmit(rig) == [FRAME]
+
+
+def test_descriptors_that_are_replaced_do_not_add_up(rig: SocketRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(QUOTA, "_limit", lambda: 64)
+    rig.attachment.start()
+    client = rig.connect()
+    client.start()
+    held = QUOTA.held("nic0")
+    for _ in range(50):
+        for ring in rig.driver.rings:
+            client.send_u64(vu.SET_VRING_CALL, ring.index, [ring.call_fd])
+            client.send_u64(vu.SET_VRING_KICK, ring.index, [ring.kick_fd])
+        client.open_requests()
+        client.set_memory()
+    assert client.ask_u64(vu.GET_FEATURES)
+    assert QUOTA.held("nic0") == held
+    assert transmit(rig) == [FRAME]

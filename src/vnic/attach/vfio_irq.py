@@ -93,6 +93,10 @@ class IntxLine:
             self._watcher.add_reader(fd, self._unmask_came)  # OSError for what epoll cannot wait for
             self._unmask = fd
 
+    @property
+    def descriptors(self) -> int:
+        return (self._trigger is not None) + (self._unmask is not None)
+
     def trigger(self) -> None:
         """Interrupt whatever the level is: the loop-back test of SET_IRQS without data."""
         if self._trigger is not None:
@@ -158,6 +162,10 @@ class MessageVectors:
     def fd(self, vector: int) -> int | None:
         return self._fds[vector] if vector < len(self._fds) else None
 
+    @property
+    def descriptors(self) -> int:
+        return sum(fd is not None for fd in self._fds)
+
     def has_fds(self) -> bool:
         return any(fd is not None for fd in self._fds)
 
@@ -198,6 +206,11 @@ class EventfdIrqs:
             m.IrqInfo(),  # a request to unplug the device: not offered
         )
         assert len(self.infos) == m.IRQ_COUNT
+
+    @property
+    def descriptors(self) -> int:
+        """How many of the VM's are held."""
+        return self._intx.descriptors + sum(each.descriptors for each in self._vectors.values())
 
     # --- towards the model (vnic.pci.irq.IrqLines) ---
 

@@ -73,6 +73,11 @@ class VfioPciPort:
             self._mirror.close()
         self._device.unplug(unplugged)
 
+    @property
+    def descriptors(self) -> int:
+        """How many of the VM's are held, for its memory and its interrupts."""
+        return self.memory.descriptors + self._irqs.descriptors
+
     # --- protocol.vfio_user.server.Device ---
 
     def opened(self) -> None:

@@ -25,6 +25,7 @@ from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vfio_user.messages import ProtocolError
 from vnic.protocol.vfio_user.server import Server
 from vnic.protocol.vfio_user.server import State as ServerState
+from vnic.quota import MOST_FOR_EACH, QUOTA
 from vnic.virtio.memory import GuestMemory, GuestMemoryError
 
 log = logging.getLogger(__name__)
@@ -109,7 +110,11 @@ class VfioUserAttachment:
         tell_of_unsealed(self._port.memory, self._name)
         self._server = Server(self._port)
         self._frames = m.assembler()
-        self._connection = Connection(self._loop, sock, self, max_fds=m.MAX_FDS, owner=self._name)
+        port = self._port
+        held = QUOTA.join(self._name, lambda: port.descriptors + self._descriptors_waiting())
+        self._connection = Connection(
+            self._loop, sock, self, max_fds=m.MAX_FDS, owner=self._name, holding=held
+        )
         self._port.connect(self._server, self._connection.send)
         self._gate.began(self._throw_out)
 
@@ -130,17 +135,19 @@ class VfioUserAttachment:
         for handle in (self._resume, self._timer):
             if handle is not None:
                 handle.cancel()
-        port, server = self._port, self._server
+        port, server, connection = self._port, self._server, self._connection
         self._connection = self._server = self._port = None
         self._resume = self._timer = None
         assert port is not None
         assert server is not None
+        assert connection is not None
         self.state = State.RETURNING
         self._nic.guest_attached(False)
-        port.close(lambda: self._vm_is_gone(closing))
+        port.close(lambda: self._vm_is_gone(connection, closing))
         server.close()
 
-    def _vm_is_gone(self, closing: bool) -> None:
+    def _vm_is_gone(self, connection: Connection, closing: bool) -> None:
+        connection.released()
         if closing or self._listener is None:
             self._finish()
             return
@@ -165,6 +172,10 @@ class VfioUserAttachment:
             self._throw_out(str(error))
             return
         self._work(more=len(data) >= PIECE_BYTES)
+
+    def _descriptors_waiting(self) -> int:
+        """Those of messages that are not carried out yet, as many as they may become."""
+        return MOST_FOR_EACH * (self._frames.descriptors + sum(len(each.fds) for each in self._messages))
 
     def _work(self, more: bool) -> None:
         """Carry out what was read, for a turn's time; `more` waits at the socket. Each reply is one send (see

@@ -32,6 +32,7 @@ from vnic.nic.device import QueueFds, VirtioDevice
 from vnic.protocol.vhost_user.device import DeviceEngine
 from vnic.protocol.vhost_user.messages import MAX_FDS, P_CONFIG, P_STATUS, ProtocolError
 from vnic.protocol.vhost_user.ring import Ring, RingState
+from vnic.quota import QUOTA
 from vnic.virtio.memory import GuestMemory, GuestMemoryError
 from vnic.virtio.queue import QueueState
 
@@ -224,7 +225,9 @@ class VhostUserAttachment:
         tell_of_unsealed(self._memory, self._nic.name)
         self._device.attach(self, self._memory)
         self._engine = DeviceEngine(self._device, self._memory, self, queue_pairs=self._nic.queues)
-        self._connection = Connection(self._loop, sock, self, max_fds=MAX_FDS, owner=self._nic.name)
+        engine, memory, name = self._engine, self._memory, self._nic.name
+        held = QUOTA.join(name, lambda: engine.descriptors + memory.descriptors)
+        self._connection = Connection(self._loop, sock, self, max_fds=MAX_FDS, owner=name, holding=held)
         if self.server:
             self._gate.began(lambda text: self.failed(ProtocolError(text)))
         self._nic.guest_attached(True)
@@ -250,6 +253,7 @@ class VhostUserAttachment:
         def detached() -> None:
             engine.release()
             memory.close()
+            connection.released()
             self._lent.clear()
             if self.state is State.LEAVING:
                 self._wait()

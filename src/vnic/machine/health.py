@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator
 
 from vnic import __version__
 from vnic.lag import Lag
-from vnic.monitor.machine import Descriptors, LoopLag, Memory, SharedMemory, VnicInfo
+from vnic.monitor.machine import Descriptors, GuestDescriptors, LoopLag, Memory, SharedMemory, VnicInfo
+from vnic.quota import QUOTA, soft_limit
 from vnic.virtio.address_space import SPACE
 
 from .nics import PluggedNic
@@ -25,6 +26,7 @@ class Health:
         self._began = time.monotonic()
 
     def info(self, nics: Iterable[PluggedNic], restarts: int) -> VnicInfo:
+        nics = list(nics)
         lag = self._lag.summary()
         return VnicInfo(
             version=__version__,
@@ -39,7 +41,11 @@ class Health:
                 [_shared_memory(each) for each in nics],
                 _charged_shared_bytes(),
             ),
-            descriptors=Descriptors(_open_descriptors(), _descriptor_limit()),
+            descriptors=Descriptors(
+                _open_descriptors(),
+                [GuestDescriptors(each.nic.name, QUOTA.held(each.nic.name)) for each in nics],
+                soft_limit(),
+            ),
         )
 
 
@@ -91,8 +97,3 @@ def _shared_memory(plugged: PluggedNic) -> SharedMemory:
 def _open_descriptors() -> int:
     """The folder's size is their number since Linux 6.2; before, they have to be counted."""
     return os.stat(_DESCRIPTORS).st_size or len(os.listdir(_DESCRIPTORS))
-
-
-def _descriptor_limit() -> int | None:
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return None if soft == resource.RLIM_INFINITY else soft

@@ -86,8 +86,16 @@ class Memory(msgspec.Struct, rename="kebab", frozen=True, omit_defaults=True):
     that of the process that touched it first. None: it cannot be known here."""
 
 
+class GuestDescriptors(msgspec.Struct, rename="kebab", frozen=True):
+    """How many descriptors are held for the guest of a NIC."""
+
+    name: str
+    open: int
+
+
 class Descriptors(msgspec.Struct, rename="kebab", frozen=True, omit_defaults=True):
     open: int
+    guests: list[GuestDescriptors]
     limit: int | None = None
     """None: there is none."""
 

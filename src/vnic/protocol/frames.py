@@ -93,6 +93,11 @@ class FrameAssembler:
         """True when a message has begun: an end of the stream now cuts it off."""
         return bool(self._buffer or self._fds)
 
+    @property
+    def descriptors(self) -> int:
+        """How many the message that was begun has so far."""
+        return len(self._fds)
+
     def feed(self, data: bytes | bytearray | memoryview, fds: Iterable[int] = ()) -> list[Message]:
         """Take one piece; return the messages it completed, in order.
 

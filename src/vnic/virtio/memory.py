@@ -167,6 +167,11 @@ class GuestMemory:
         """How much of it the VM shares with us."""
         return sum(region.size for region in self._regions if region.fd is not None)
 
+    @property
+    def descriptors(self) -> int:
+        """How many are open for it: each region that is shared has its own, and its mapping one more."""
+        return sum(2 for region in self._regions if region.fd is not None)
+
     def expect(self, *sizes: int, instead: bool = False) -> None:
         """Raise GuestMemoryError where regions of these sizes, beside those that there are or `instead` of them, are
         more than one guest may have mapped. To be asked before they are made."""

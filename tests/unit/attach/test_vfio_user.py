@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -22,6 +23,7 @@ from vnic.net.holds import HoldKind
 from vnic.net.network import Network
 from vnic.nic.device import RingTaker, VirtioDevice
 from vnic.protocol.vfio_user import messages as m
+from vnic.quota import QUOTA
 from vnic.testing.driver import DriverRing
 from vnic.testing.guest_memory import FakeGuestMemory
 from vnic.testing.vfio_user_client import VfioUserClient
@@ -341,6 +343,39 @@ def test_a_hostile_vm_is_cut_off(
     cut = [record for record in caplog.records if "cut off" in record.message]
     assert len(cut) == 1
     assert text in cut[0].message
+
+
+def test_a_vm_has_its_share_of_the_descriptors(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(QUOTA, "_limit", lambda: 64)  # 48 for guests, 24 for one
+
+    async def test(bench: Bench) -> None:
+        def use_up(client: VfioUserClient) -> None:
+            client.version()
+            for _ in range(50):  # what is replaced does not add up
+                client.set_eventfds(m.IRQ_MSIX, 0, 2)
+            with FakeGuestMemory() as ram:
+                maps = [m.DMA_MAP_LAYOUT.pack(32, 3, 0, at << 12, 1 << 12) for at in range(12)]
+                for each in maps[:11]:
+                    client.demand(m.DMA_MAP, each, [ram.fd])
+                assert QUOTA.held("nic0") == 24
+                client.demand(m.DMA_UNMAP, m.DMA_UNMAP_LAYOUT.pack(24, 0, 0, 1 << 12))
+                client.demand(m.DMA_MAP, maps[0], [ram.fd])
+                client.send(m.DMA_MAP, maps[11], [ram.fd])
+                with contextlib.suppress(AssertionError):  # it is carried out, and found to be too much then
+                    client._read(m.HEADER.size)
+                assert client.at_end()
+
+        client = await asyncio.to_thread(bench.client)
+        await asyncio.to_thread(use_up, client)
+        client.close()
+        await bench.state(State.LISTENING)
+        assert QUOTA.held("nic0") == 0
+
+    run(path, test)
+    warnings = [each.message for each in caplog.records if each.levelno >= logging.WARNING]
+    assert warnings == ["nic0: the VM detached: 26 descriptors are above the limit of 24 for one guest"]
 
 
 def test_a_bug_in_the_model_costs_one_vm(path: Path, caplog: pytest.LogCaptureFixture) -> None:

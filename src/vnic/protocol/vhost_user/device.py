@@ -19,6 +19,7 @@ from vnic.protocol.vhost_user.notices import ConfigNotices
 from vnic.protocol.vhost_user.regions import MAX_MEM_SLOTS, map_region, map_table, single_region
 from vnic.protocol.vhost_user.ring import Ring, RingAddresses, check_channel, check_notifier
 from vnic.protocol.vhost_user.rings import DeviceRings, Later
+from vnic.quota import MOST_FOR_EACH
 from vnic.virtio.constants import STATUS_ACKNOWLEDGE, STATUS_DRIVER, STATUS_DRIVER_OK, STATUS_FEATURES_OK
 from vnic.virtio.memory import GuestMemory, GuestMemoryError
 
@@ -160,6 +161,12 @@ class DeviceEngine:
     def running(self) -> bool:
         """Whether the guest's driver uses the device: a ring is started and enabled."""
         return self.rings.running
+
+    @property
+    def descriptors(self) -> int:
+        """How many of the client's it holds, or may come to hold, but for its memory's."""
+        waiting = self._frames.descriptors + sum(len(message.fds) for message in self._messages)
+        return self.rings.descriptors + MOST_FOR_EACH * waiting + (self.request_fd is not None)
 
     def close(self) -> None:
         """The connection is over: watch nothing, answer nothing. The rings' descriptors stay open for a back-end

@@ -62,6 +62,11 @@ class Ring:
         """Started and enabled: the guest's driver really uses this ring."""
         return self.state is RingState.STARTED and self.enabled
 
+    @property
+    def descriptors(self) -> int:
+        """How many of its three it has."""
+        return (self.kick_fd is not None) + (self.call_fd is not None) + (self.err_fd is not None)
+
     def replace_fd(self, name: str, fd: int | None) -> None:
         """Put `fd` in the place of the descriptor `name`, which is closed."""
         old: int | None = getattr(self, name)

@@ -80,6 +80,11 @@ class DeviceRings:
         return self._rings[index]
 
     @property
+    def descriptors(self) -> int:
+        """How many of the client's the rings hold."""
+        return sum(ring.descriptors for ring in self._rings)
+
+    @property
     def running(self) -> bool:
         """Whether any ring is started and enabled."""
         return any(ring.running for ring in self._rings)
