@@ -163,12 +163,12 @@ def _run_verb(verb: str, words: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="vnic", allow_abbrev=False)
     verbs = parser.add_subparsers(required=True)
     module.add_parser(verbs)
-    command = None
+    for_the_guest: dict[str, object] = {}
     if hasattr(module, "split_command"):  # argparse would give what follows `--` to the positionals before it
-        words, command = module.split_command(words)
+        words, for_the_guest["command"] = module.split_command(words)
     try:
         args, surplus = parser.parse_known_args(words)
-        args.command = command
+        vars(args).update(for_the_guest)
         if surplus:  # said by the verb's parser, which knows the usage
             verbs.choices[words[0]].error(f"unrecognized arguments: {' '.join(surplus)}")
     except SystemExit as end:  # argparse has printed its help (0) or what is wrong (2)
