@@ -12,7 +12,7 @@ import os
 import select
 import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Final, Protocol
 
 from vnic import unblock
@@ -32,12 +32,14 @@ WAITING_MAX_FDS: Final = 512
 which leaves in one go, stays below."""
 
 
-def receive(sock: socket.socket, size: int, max_fds: int, owner: str = "") -> tuple[bytes, list[int]]:
+def receive(
+    sock: socket.socket, size: int, max_fds: int, owner: str = "", carries: Container[Kind] = HARMLESS
+) -> tuple[bytes, list[int]]:
     """Read one piece with its descriptors, which the caller owns; b"" at the end of the stream.
 
     Raises BlockingIOError and the other errors of recvmsg; FrameError, with everything closed, when descriptors
     were cut off (MSG_CTRUNC): the peer sent more than `max_fds`, or this process can open no more; and when one is of
-    a kind that no message carries. `owner` is the NIC that has to wait where their close does.
+    a kind that is not among what a message `carries`. `owner` is the NIC that has to wait where their close does.
     """
     flags = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
     data, ancillary, result, _ = sock.recvmsg(size, socket.CMSG_LEN(4 * max_fds), flags)
@@ -52,7 +54,7 @@ def receive(sock: socket.socket, size: int, max_fds: int, owner: str = "") -> tu
             raise FrameError("descriptors were cut off: too many in one message, or no room for more")
         for fd in fds:
             what = kind_of(fd)
-            if what not in HARMLESS:
+            if what not in carries:
                 memory = (
                     "; memory has to be memfd, or files on tmpfs or hugetlbfs" if what is Kind.FILE else ""
                 )

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from vnic.printable import lines
+
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 ENVIRONMENT = "VNIC_LOG"
 
@@ -80,7 +82,7 @@ class OneLine(logging.Formatter):
         text = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in record.getMessage())
         line = f"vnic: {level}{text}{getattr(record, 'note', '')}"
         if record.exc_info:  # a bug of ours: the one case where a traceback is wanted, in the log
-            line += "\n" + self.formatException(record.exc_info)
+            line += "\n" + lines(self.formatException(record.exc_info))
         return line
 
 

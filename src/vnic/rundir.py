@@ -10,11 +10,15 @@ import fcntl
 import os
 import socket
 import stat
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 SOCKET_SUFFIX = ".qmp"
 LOCK_SUFFIX = ".lock"
+
+_UCRED = struct.Struct("3i")
+"""pid, uid and gid of SO_PEERCRED (unix(7))."""
 
 SUN_PATH_MAX = 107
 """Bytes of a UNIX socket's path (unix(7): sun_path holds 108 with the NUL)."""
@@ -51,14 +55,20 @@ def own_folder() -> Path:
 
 
 def _check_owner(folder: Path) -> None:
-    """Refuse a folder that somebody else could have planted, as /tmp allows."""
+    """Refuse a folder that somebody else could have planted, as /tmp allows; close one of ours to others."""
+    if _mode(folder) & 0o077:
+        folder.chmod(0o700)
+
+
+def _mode(folder: Path) -> int:
+    """The permissions of a folder of this user. OSError where it is not there, RunDirError where it is not such a
+    folder."""
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode):
         raise RunDirError(f"{folder}: it is not a folder")
     if found.st_uid != os.getuid():
         raise RunDirError(f"{folder}: it belongs to another user")
-    if stat.S_IMODE(found.st_mode) & 0o077:
-        folder.chmod(0o700)
+    return stat.S_IMODE(found.st_mode)
 
 
 class Claim:
@@ -111,24 +121,42 @@ def running() -> dict[str, Path]:
     """The instances that answer now: their names and QMP sockets, those of the preferred folder first."""
     found: dict[str, Path] = {}
     for folder in folders():
-        try:
-            paths = sorted(folder.glob(f"*{SOCKET_SUFFIX}"))
-        except OSError:
-            continue  # a folder of another user
-        for path in paths:
+        if refusal(folder) is not None:
+            continue
+        for path in sorted(folder.glob(f"*{SOCKET_SUFFIX}")):
             name = path.name.removesuffix(SOCKET_SUFFIX)
             if name not in found and _answers(path):
                 found[name] = path
     return found
 
 
+def refusal(folder: Path) -> str | None:
+    """Why the sockets in `folder` are not to be trusted, the server's own rule: another user could have put them there,
+    to be told our commands. None for a folder of ours, "" for one that is not there."""
+    try:
+        mode = _mode(folder)
+    except OSError:
+        return ""
+    except RunDirError as error:
+        return str(error)
+    return f"{folder}: others may enter it (mode {mode:04o}): chmod 700 it" if mode & 0o077 else None
+
+
+def check_peer(connected: socket.socket) -> None:
+    """Raises RunDirError unless this user, or root, answers at the other end."""
+    _, uid, _ = _UCRED.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    if uid not in (os.getuid(), 0):
+        raise RunDirError(f"a process of another user (uid {uid}) answers there")
+
+
 def _answers(path: Path) -> bool:
-    """Whether somebody listens there; a socket file without a listener refuses at once."""
+    """Whether we, or root, listen there; a socket file without a listener refuses at once."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         try:
             probe.connect(os.fspath(path))
+            check_peer(probe)
         except BlockingIOError:
             return True  # its backlog is full: it lives
-        except OSError:
+        except (OSError, RunDirError):
             return False
     return True

@@ -19,6 +19,7 @@ from vnic.monitor.machine import (
     UserNetwork,
     VnicInfo,
 )
+from vnic.monitor.passed_fds import FdRegistry
 from vnic.net.client import Endpoint, Nic
 from vnic.net.clock import Scheduler
 from vnic.net.errors import DeviceNotFound, NetError
@@ -102,6 +103,7 @@ class FakeMachine:
     def __init__(self, scheduler: Scheduler | None = None, name: str | None = "lab") -> None:
         self.name = name
         self.network = Network(scheduler or FakeScheduler())
+        self.fds = FdRegistry()
         self.runstate = RunState.RUNNING
         self.netdev_types: Types = {"stream": StreamOptions, "hubport": HubportOptions}
         self.device_types: Types = {"virtio-net": NicOptions}

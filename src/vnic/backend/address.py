@@ -16,6 +16,7 @@ from typing import Any
 
 from vnic.lookup import LookupFailed, look_up
 from vnic.net.errors import NetError
+from vnic.protocol.frames import close_fds
 
 from .options import FdAddress, InetAddress, SocketAddress, UnixAddress
 
@@ -197,7 +198,7 @@ def stream_socket_from_fd(fd: int) -> socket.socket:
     try:
         sock = socket.socket(fileno=fd)
     except OSError:
-        os.close(fd)
+        close_fds([fd])
         raise NetError(f"File descriptor '{fd}' is not a socket") from None
     if sock.type != socket.SOCK_STREAM:
         sock.close()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -74,36 +73,23 @@ class NoChardevs:
         """Never called: `find` gave nothing out."""
 
 
-def take_fd(name: str) -> int:
-    """The descriptor that a user's `fd=` names, by its number; the caller owns it from now on.
+class FdTable(Protocol):
+    """What `fd=` of an option names; the descriptor, non-blocking, belongs to the caller. Both raise NetError."""
 
-    A name would have to be one that QMP's getfd gave, which vnic does not have; the text is monitor_get_fd's.
-    """
-    if not name.isdecimal():
+    def take(self, name: str) -> int:
+        """By number, or by the name that QMP's getfd gave."""
+
+    def take_socket(self, name: str) -> int:
+        """A socket."""
+
+
+class NoFds:
+    """The descriptors of a vnic that was given none."""
+
+    def take(self, name: str) -> int:
         raise NetError(f"File descriptor named '{name}' has not been found")
-    fd = int(name)
-    try:
-        os.fstat(fd)
-        os.set_blocking(fd, False)
-        os.set_inheritable(fd, False)
-    except (OSError, OverflowError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "Bad file descriptor"
-        raise NetError(f"Can't use file descriptor {name}: {reason}") from None
-    return fd
 
-
-def take_inherited_fd(name: str) -> int:
-    """The same for what a monitor's client may name: no descriptor that vnic opened itself, or was given before.
-
-    Only what was inherited survived exec(), and so has no FD_CLOEXEC.
-    """
-    try:
-        own = name.isdecimal() and not os.get_inheritable(int(name))
-    except (OSError, OverflowError):
-        own = False  # for take_fd to say what is wrong
-    if own:
-        raise NetError(f"File descriptor named '{name}' has not been found")
-    return take_fd(name)
+    take_socket = take
 
 
 @dataclass
@@ -114,8 +100,7 @@ class BackendContext:
     network: Network
     chardevs: ChardevTable = field(default_factory=NoChardevs)
     hubs: Hubs = field(default_factory=Hubs)
-    take_fd: Callable[[str], int] = take_fd
-    """Resolves `fd=` of an option; the descriptor belongs to the caller."""
+    fds: FdTable = field(default_factory=NoFds)
     coming: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     """Netdevs that wait for a name server or a helper before they are there, by id."""
     leaving: dict[asyncio.Task[None], str] = field(default_factory=dict)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import ipaddress
-import os
 import socket
 from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from vnic.lookup import LookupFailed, look_up
 from vnic.net.client import NetClient
 from vnic.net.errors import NetError
 from vnic.net.incoming import Frame
+from vnic.protocol.frames import close_fds
 
 from .base import READ_BUDGET_FRAMES
 from .framing import MAX_FRAME_BYTES
@@ -273,7 +273,7 @@ def datagram_socket_from_fd(fd: int) -> socket.socket:
     try:
         sock = socket.socket(fileno=fd)
     except OSError:
-        os.close(fd)
+        close_fds([fd])
         raise NetError(f"File descriptor '{fd}' is not a socket") from None
     if sock.type != socket.SOCK_DGRAM:
         sock.close()

@@ -102,7 +102,7 @@ class DgramBackend(Backend):
     def _start_fd(self, local: FdAddress, group: tuple[str, int] | None = None) -> None:
         """A socket that was passed. For a group a socket of our own takes its place: what arrives at a shared one
         would reach one of its users only."""
-        passed = datagram_socket_from_fd(self.context.take_fd(local.text))
+        passed = datagram_socket_from_fd(self.context.fds.take(local.text))
         if group is not None:
             number = passed.fileno()
             passed.close()

@@ -5,13 +5,13 @@ Its wire is held while a TCP peer is missing, as that of stream; unlike stream i
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Coroutine
 from typing import Any
 
 from vnic.net.errors import NetError
 from vnic.net.incoming import Frame
+from vnic.protocol.frames import close_fds
 
 from .base import Backend, BackendContext, log
 from .connect import Connector, Listener, Listening, set_stream_options
@@ -80,14 +80,14 @@ class SocketBackend(Backend):
 
     def _start_fd(self, name: str) -> None:
         try:
-            fd = self.context.take_fd(name)
+            fd = self.context.fds.take(name)
         except NetError as error:
             prefix = f"{self.name}: " if error.desc.startswith("Can't") else ""
             raise NetError(f"{prefix}{error.desc}") from None
         try:
             sock = socket.socket(fileno=fd)
         except OSError:
-            os.close(fd)
+            close_fds([fd])
             raise NetError("can't get socket option SO_TYPE") from None
         if sock.type == socket.SOCK_DGRAM:
             self._start_datagrams(sock, None)

@@ -81,7 +81,7 @@ class StreamBackend(Backend):
 
     def start(self) -> None:
         if isinstance(self._address, FdAddress):
-            sock = stream_socket_from_fd(self.context.take_fd(self._address.text))
+            sock = stream_socket_from_fd(self.context.fds.take_socket(self._address.text))
             if self._server:
                 self._listen_on_fd(sock)
             else:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from vnic.children import Child
 from vnic.net.errors import NetError
 from vnic.net.incoming import Frame
+from vnic.protocol.frames import close_fds
 
 from .base import READ_BUDGET_FRAMES, Backend, BackendContext, log
 from .interface_watch import interface_exists
@@ -178,11 +179,12 @@ class TapBackend(Backend):
     def start(self) -> None:
         options = self._options
         names = [options.fd] if options.fd is not None else _split_fds(options.fds or "")
+        of_vhost = [options.vhostfd] if options.vhostfd is not None else _split_fds(options.vhostfds or "")
+        passed = self._passed_fds([*names, *of_vhost])
         if self._vhost:
-            passed = [options.vhostfd] if options.vhostfd is not None else _split_fds(options.vhostfds or "")
-            do_without(self.name, passed, self._passed_fd)
+            do_without(self.name, passed[len(names) :])
         if names:
-            self._adopt([self._passed_fd(name) for name in names])
+            self._adopt(passed[: len(names)])
         else:
             self._open(options.ifname, options.vnet_hdr)
             self._comes_back = True
@@ -191,12 +193,15 @@ class TapBackend(Backend):
             self._down_script = None if down_script == "no" else down_script
             self._run_script()
 
-    def _passed_fd(self, name: str) -> int:
+    def _passed_fds(self, names: list[str]) -> list[int]:
+        taken: list[int] = []
         try:
-            return self.context.take_fd(name)
+            taken.extend(map(self.context.fds.take, names))
         except NetError as error:
+            close_fds(taken)
             prefix = f"{self.name}: " if error.desc.startswith("Can't") else ""
             raise NetError(f"{prefix}{error.desc}") from None
+        return taken
 
     def _open(self, ifname: str | None, vnet_hdr: bool | None) -> None:
         """Create the interface, or take it into use where it is there."""
@@ -218,8 +223,7 @@ class TapBackend(Backend):
                 pending.remove(fd)
                 self._add_queue(fd, has_header)
         except BaseException:
-            for fd in pending:
-                os.close(fd)
+            close_fds(pending)
             raise
         self._follow_link()
 

@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 
+from vnic.descriptors import Kind, kind_of, mount_of
 from vnic.net.errors import NetError
 
 TUN_PATH = "/dev/net/tun"
@@ -101,10 +102,29 @@ def open_tap(ifname: str | None, *, vnet_hdr: bool | None, multi_queue: bool) ->
 def probe_tap(fd: int) -> tuple[str, bool]:
     """The name of a tap that was passed, and whether its frames have a virtio_net_hdr (tap_probe_vnet_hdr)."""
     try:
+        if not _may_be_tap(fd):
+            raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
         name, flags = _IFREQ.unpack(fcntl.ioctl(fd, TUNGETIFF, bytes(_IFREQ.size)))
     except OSError as error:
         raise NetError(f"Unable to query TUNGETIFF on FD {fd}: {error.strerror}") from None
     return os.fsdecode(name.rstrip(b"\0")), bool(flags & IFF_VNET_HDR)
+
+
+def _may_be_tap(fd: int) -> bool:
+    """False for a file that an ioctl could wait with: one of FUSE, or of a file system that is not known.
+
+    The kernel tells of a tun device by itself, of whatever mount namespace; of a macvtap it does not.
+    """
+    if kind_of(fd) is not Kind.FILE:
+        return True  # the kernel's own: ENOTTY
+    try:
+        with open(f"/proc/self/fdinfo/{fd}", encoding="ascii", errors="replace") as info:
+            if any(line.startswith("iff:") for line in info):
+                return True
+    except OSError:
+        return False
+    mount = mount_of(fd)
+    return mount is not None and not mount.kind.startswith("fuse")
 
 
 def set_up_queue(fd: int, *, vnet_hdr: bool, sndbuf: int | None) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable
 
 from vnic.net.errors import NetError
+from vnic.protocol.frames import close_fds
 
 from .options import TapOptions
 
@@ -24,8 +23,7 @@ def check_vhost(options: TapOptions) -> bool:
     return asked
 
 
-def do_without(name: str, descriptors: list[str], take_fd: Callable[[str], int]) -> None:
-    """Tell the user, and close the descriptors of /dev/vhost-net that were handed over. Raises NetError."""
-    for each in descriptors:
-        os.close(take_fd(each))
+def do_without(name: str, fds: list[int]) -> None:
+    """Tell the user, and close the descriptors of /dev/vhost-net that were handed over."""
+    close_fds(fds)
     log.warning("netdev %s: packets go through vnic: vhost-net is not used", name)

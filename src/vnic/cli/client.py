@@ -10,7 +10,9 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import re
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from typing import Any
 from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError
 
 from vnic import rundir
+from vnic.rundir import RunDirError
 
 GREETING_TIMEOUT_S = 5.0
 
@@ -50,12 +53,36 @@ def find_socket(name: str | None, path: str | None) -> Path:
         if name in running:
             return running[name]
         others = f"; running: {', '.join(running)}" if running else ""
-        raise Refused(f"no vnic named '{name}' is running{others}")
+        raise Refused(f"no vnic named '{name}' is running{others}{_untrusted()}")
     if not running:
-        raise Refused("no vnic is running (or it has no QMP socket in its usual place: give --qmp PATH)")
+        raise Refused(
+            f"no vnic is running (or it has no QMP socket in its usual place: give --qmp PATH){_untrusted()}"
+        )
     if len(running) > 1:
         raise Refused(f"several vnics are running, choose one with --name: {', '.join(running)}")
     return next(iter(running.values()))
+
+
+def _untrusted() -> str:
+    """The folders that were not looked into, but for those that are root's in any case."""
+    refusals = [
+        rundir.refusal(folder)
+        for folder in rundir.folders()
+        if folder.exists() and (os.getuid() == 0 or folder.lstat().st_uid != 0)
+    ]
+    return "".join(f"; not looked into {each}" for each in refusals if each)
+
+
+async def _connect(path: Path) -> socket.socket:
+    """A socket in its usual place, where this user or root answers."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        await asyncio.get_running_loop().sock_connect(sock, str(path))
+        rundir.check_peer(sock)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 @contextlib.asynccontextmanager
@@ -65,9 +92,15 @@ async def session(args: argparse.Namespace) -> AsyncIterator[Session]:
     path = find_socket(args.name, args.qmp)
     client = QMPClient("vnic")
     try:
-        await asyncio.wait_for(client.connect(str(path)), GREETING_TIMEOUT_S)
+        async with asyncio.timeout(GREETING_TIMEOUT_S):
+            # What --qmp names is the user's to choose.
+            await client.connect(str(path) if args.qmp is not None else await _connect(path))
     except TimeoutError:
         raise Refused(f"{path}: nobody answers there") from None
+    except RunDirError as error:
+        raise Refused(f"{path}: {error}") from None
+    except OSError as error:
+        raise Refused(f"{path}: {error.strerror or error}") from None
     except ConnectError as error:
         cause = error.exc
         why = "it does not speak QMP"

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from vnic.guest.base import Guest
+from vnic.printable import one_line
 
 from .client import Entry
 from .demo_lab import NETDEV, NIC, PING_ADDRESS, Lab
-from .show import one_line
 
 CARRIER_TIMEOUT_S = 20
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from vnic import rundir
 from vnic.guest import cache, kit, qemu_kit
 from vnic.guest.memory_folder import memory_folders
+from vnic.printable import printable
 
 from .show import print_json, style
 
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json([asdict(finding) for finding in findings])
     else:
-        print("\n".join(report(findings)))
+        print(*report([Finding(**printable(asdict(finding))) for finding in findings]), sep="\n")
     return 1 if any(finding.required and not finding.has for finding in findings) else 0
 
 

@@ -9,6 +9,8 @@ import argparse
 import re
 import sys
 
+from vnic.printable import lines
+
 from .client import add_instance_options, session
 from .show import print_json
 
@@ -35,5 +37,5 @@ async def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(text)
     else:
-        (sys.stderr if refused else sys.stdout).write(text.replace("\r\n", "\n"))
+        (sys.stderr if refused else sys.stdout).write(lines(text.replace("\r\n", "\n")))
     return 1 if refused else 0

@@ -10,8 +10,10 @@ import asyncio
 import sys
 import time
 
+from vnic.printable import one_line, printable
+
 from .client import Entry, Refused, Session, add_instance_options, session
-from .show import cause_text, link_word, micros, one_line, print_json, print_table
+from .show import cause_text, link_word, micros, print_json, print_table
 
 COLUMNS = ("NAME", "TYPE", "MODEL", "LINK", "OPERSTATE", "PEER", "GUEST SAW", "CHANGES", "HELD BY")
 EXPENDABLE = ("TYPE", "OPERSTATE", "CHANGES")
@@ -181,7 +183,7 @@ async def _wait_seen(qmp: Session, nic: Entry, state: str, seconds: float, start
     """The NIC's entry once its guest saw `state`; Refused, with what is in the way, after `seconds`."""
     name = nic["name"]
     if not nic["guest"]["attached"] and not follows_socket(nic) and seconds > 0:
-        print(f"vnic: no guest is attached to {name} yet; waiting", file=sys.stderr)
+        print(f"vnic: no guest is attached to {one_line(name)} yet; waiting", file=sys.stderr)
     while not has_seen(nic, state):
         if follows_socket(nic) and nic["link"] == state:
             raise Refused(why_not_seen(nic, state, seconds))
@@ -232,6 +234,7 @@ def why_not_seen(nic: Entry, state: str, seconds: float) -> str:
 
 
 def _say(link: Entry, state: str, *, waited: bool) -> None:
+    link = printable(link)
     text = f"{link['name']} {link_word(link['link'])}"
     if waited:
         latency = link["guest"].get("seen-latency-us")

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from vnic import __version__
+from vnic.printable import lines
 
 if TYPE_CHECKING:
     import argparse
@@ -95,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_PIPE
     except OSError as error:  # no descriptors, no disk: the machine's limits, not ours
-        print(f"vnic: {error}", file=sys.stderr)
+        print(f"vnic: {lines(str(error))}", file=sys.stderr)
         return EXIT_REFUSED
     return code
 
@@ -188,7 +189,7 @@ def _finish(module: ModuleType, args: argparse.Namespace) -> int:
     try:
         return int(asyncio.run(run(args)))
     except Refused as refused:
-        print(f"vnic: {refused}", file=sys.stderr)
+        print(f"vnic: {lines(str(refused))}", file=sys.stderr)
         return EXIT_REFUSED
     except KeyboardInterrupt:
         return int(module.on_interrupt()) if hasattr(module, "on_interrupt") else EXIT_INTERRUPTED

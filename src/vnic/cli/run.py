@@ -27,11 +27,13 @@ from vnic.machine.nics import unknown_property
 from vnic.machine.pidfile import PidFile
 from vnic.monitor.address import SocketOptions, look_up_addresses
 from vnic.monitor.machine import Later, ShutdownCause
+from vnic.monitor.passed_fds import inherited_fds
 from vnic.monitor.schema import convert_to_shape, device_options, netdev_options, object_options
 from vnic.monitor.schema.shapes import Union, object_of
 from vnic.monitor.server import Mode, Monitors
 from vnic.net.errors import NetError
 from vnic.net.names import check_identifier
+from vnic.printable import lines
 from vnic.rundir import Claim, RunDirError, own_folder
 from vnic.scratch import remove_leftovers
 from vnic.virtio.address_space import SPACE, NoRoom
@@ -64,7 +66,7 @@ def run(argv: Sequence[str]) -> int:
             return 0
         return _start(options)
     except OptionError as refused:
-        print(f"vnic: {refused}", file=sys.stderr)
+        print(f"vnic: {lines(str(refused))}", file=sys.stderr)
         return EXIT_USAGE if isinstance(refused, UsageError) else EXIT_REFUSED
 
 
@@ -92,7 +94,7 @@ def _start(options: RunOptions) -> int:
     _allow_open_files()
     wrong = logs.set_up(None if options.log_file is None else _open_log(options.log_file))
     for text in (*([wrong] if wrong else []), *options.notes()):
-        print(f"vnic: {text}", file=sys.stderr)
+        print(f"vnic: {lines(text)}", file=sys.stderr)
     remove_leftovers()
     with asyncio.Runner(loop_factory=LagLoop) as runner:
         runner.run(_guarded(options, ready))
@@ -165,7 +167,7 @@ async def _live(options: RunOptions, ready: Callable[[], None]) -> None:
     """Set up, live, take down. The monitors stay until last, so that clients see all of the end."""
     loop = asyncio.get_running_loop()
     lag = loop.lag if isinstance(loop, LagLoop) else None
-    machine = Machine(loop, options.name, paused=options.paused, lag=lag)
+    machine = Machine(loop, options.name, paused=options.paused, lag=lag, inherited=inherited_fds())
     monitors = Monitors(machine, loop)
     pidfile = claim = None
     # From before there is anything to clean up; a signal that comes early is heeded when all is set up.
@@ -263,8 +265,9 @@ async def _open_monitors(machine: Machine, monitors: Monitors, options: RunOptio
                 chardev.options.check()
                 addresses = await look_up_addresses(asyncio.get_running_loop(), chardev.options)
             monitors.add(
-                chardev.options, Mode(monitor.mode), monitor.pretty, chardev.set_connected, addresses
+                chardev.monitor_options, Mode(monitor.mode), monitor.pretty, chardev.set_connected, addresses
             )
+            chardev.close_passed()
     if not options.default_qmp:
         return None
     try:

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from vnic.printable import one_line
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -83,6 +85,7 @@ class Lines:
     def print(self, cells: Sequence[str], styles: Sequence[str]) -> None:
         from rich.text import Text
 
+        cells = [one_line(cell) for cell in cells]
         line = Text()
         for cell, name, (align, width) in zip(cells, styles, self._columns, strict=False):
             line.append(f"{cell:{align}{width}}", name).append(" " * COLUMN_GAP)
@@ -171,8 +174,3 @@ def change_text(link: str, cause: dict[str, Any]) -> str:
     kind = cause["kind"]
     ended = link == "up" and kind in ("disconnected", "no-peer", "far-end", "uplink")
     return one_line(cause_text(cause) if ended else f"{kind}: {cause_text(cause)}")
-
-
-def one_line(text: str) -> str:
-    """Text of a peer or a guest, made safe for a terminal's line."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

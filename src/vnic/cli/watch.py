@@ -10,8 +10,10 @@ import json
 import sys
 import time
 
+from vnic.printable import printable
+
 from .client import Entry, Refused, add_instance_options, session
-from .show import change_text, link_word, micros, one_line, print_json, wall_time
+from .show import change_text, link_word, micros, print_json, wall_time
 
 
 def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -32,7 +34,7 @@ async def run(args: argparse.Namespace) -> int:
             if args.json:
                 print_json(event)
             else:
-                print(line(event), flush=True)
+                print(line(printable(event)), flush=True)
             ended_well = event["event"] == "SHUTDOWN" or ended_well
     if not ended_well:
         raise Refused("vnic went away without a word")
@@ -54,7 +56,7 @@ def _text(name: str, data: Entry) -> str:
         return (
             f"{data['name']} {link_word(data['link'])}  the guest saw it after {micros(data['latency-us'])}"
         )
-    return one_line(f"{name} {json.dumps(data, ensure_ascii=False)}" if data else name)
+    return f"{name} {json.dumps(data, ensure_ascii=False)}" if data else name
 
 
 def on_interrupt() -> int:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
+from vnic.printable import printable
+
 from .client import Entry, Refused, Session, add_instance_options, session
-from .show import Now, cause_text, change_text, link_word, micros, one_line, print_json, style, when
+from .show import Now, cause_text, change_text, link_word, micros, print_json, style, when
 
 DEFAULT_CHANGES = 8
 CHAIN_MAX = 8
@@ -52,6 +54,12 @@ async def run(args: argparse.Namespace) -> int:
         print_json({"links": links, "changes": changes, "causes": list(causes.values())})
     else:
         now = Now()
+        name, links, changes, causes = (
+            printable(name),
+            printable(links),
+            printable(changes),
+            printable(causes),
+        )
         for link in links:
             print("\n".join(describe(link, now)))
         if not links:
@@ -96,7 +104,7 @@ def describe(link: Entry, now: Now) -> Iterator[str]:
     for hold in link["holds"]:
         end = "" if hold["client"] == link["name"] else f" on {hold['client']}"
         since = when(hold["since"], hold["monotonic-us"], now)
-        yield f"  held by {style(hold['kind'], 'yellow')}{end}: {one_line(cause_text(hold))} (since {since})"
+        yield f"  held by {style(hold['kind'], 'yellow')}{end}: {cause_text(hold)} (since {since})"
     if not link["holds"]:
         yield "  nothing holds it down"
     if link["type"] == "nic":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 import msgspec
@@ -153,10 +153,17 @@ CHARDEVS: dict[str, type[msgspec.Struct]] = {
 class Chardev:
     """One named address; `user` is what is built on it, "" while nothing is."""
 
-    def __init__(self, options: ChardevOptions, listener: ChardevListener | None = None) -> None:
+    def __init__(
+        self,
+        options: ChardevOptions,
+        listener: ChardevListener | None = None,
+        passed: socket.socket | None = None,
+    ) -> None:
         self.label = options.id
         self.options = options
         self.listener = listener
+        self.passed = passed
+        """The socket that its `fd=` named."""
         self.user = ""
         self.listened_to = False
         """Whether the user takes what the peer says (`frontend-open`)."""
@@ -180,10 +187,25 @@ class Chardev:
             with contextlib.suppress(OSError):  # it may be gone already
                 self._ends = sock.getsockname()[:2], sock.getpeername()[:2]
 
+    @property
+    def monitor_options(self) -> SocketOptions | StdioOptions:
+        """What a monitor, which duplicates the socket that was passed, is to open."""
+        assert not isinstance(self.options, NullOptions)
+        if self.passed is None or isinstance(self.options, StdioOptions):
+            return self.options
+        return msgspec.structs.replace(self.options, fd=str(self.passed.fileno()))
+
     def close(self) -> None:
         """Listen no more."""
         if self.listener is not None:
             self.listener.close()
+        self.close_passed()
+
+    def close_passed(self) -> None:
+        """The user has a duplicate of the socket that was passed, or there is none."""
+        if self.passed is not None:
+            self.passed.close()
+            self.passed = None
 
     def release(self) -> None:
         self.user = ""
@@ -209,8 +231,10 @@ class Chardev:
 class Chardevs:
     """The chardevs of a machine, by label."""
 
-    def __init__(self) -> None:
+    def __init__(self, take_socket: Callable[[str], int] | None = None) -> None:
+        """`take_socket`: see FdTable."""
         self._by_label: dict[str, Chardev] = {}
+        self._take_socket = take_socket
 
     def __iter__(self) -> Iterator[Chardev]:
         return iter(self._by_label.values())
@@ -248,7 +272,10 @@ class Chardevs:
             from vnic.backend.chardev import listener_of  # only here: a start without chardevs is the sooner
 
             listener = listener_of(options, options.id)
-        chardev = Chardev(options, listener)
+        passed = None
+        if isinstance(options, SocketOptions) and options.fd is not None and self._take_socket is not None:
+            passed = socket.socket(fileno=self._take_socket(options.fd))
+        chardev = Chardev(options, listener, passed)
         self._by_label[options.id] = chardev
         return chardev
 

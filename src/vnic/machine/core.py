@@ -14,10 +14,10 @@ from typing import cast
 import msgspec
 
 from vnic.backend import BackendContext, NetdevOptions, netdev_add, netdev_structs
-from vnic.backend.base import take_inherited_fd
 from vnic.filter import NetFilterOptions, object_add, object_del, object_structs
 from vnic.lag import Lag
 from vnic.monitor.machine import ChardevInfo, Later, PciInfo, RunState, ShutdownCause, UserNetwork, VnicInfo
+from vnic.monitor.passed_fds import FdRegistry
 from vnic.net.errors import DeviceNotFound, NetError
 from vnic.net.holds import VNIC, HoldKind
 from vnic.net.names import is_identifier
@@ -50,15 +50,18 @@ class Machine:
         *,
         paused: bool = False,
         lag: Lag | None = None,
+        inherited: Collection[int] = (),
     ) -> None:
-        """`paused`: no NIC opens its socket before `cont` (QEMU's -S). `lag`: that of the loop, where it knows it."""
+        """`paused`: no NIC opens its socket before `cont` (QEMU's -S). `lag`: that of the loop, where it knows it.
+        `inherited`: the descriptors that the options may name (see `inherited_fds`)."""
         self._loop = loop
         self._name = name
         self.network = Network(loop)
         self.network.subscribe(log_event)
         self._runstate = RunState.PRELAUNCH if paused else RunState.RUNNING
-        self.chardev_set = Chardevs()
-        self._backends = BackendContext(loop, self.network, self.chardev_set, take_fd=take_inherited_fd)
+        self.fds = FdRegistry(inherited)
+        self.chardev_set = Chardevs(self.fds.take_socket)
+        self._backends = BackendContext(loop, self.network, self.chardev_set, fds=self.fds)
         self._nics: dict[str, PluggedNic] = {}
         self._health = Health(lag)
         self._ended = asyncio.Event()
@@ -281,3 +284,4 @@ class Machine:
         self._nics.clear()
         self.network.close()
         self.chardev_set.close()
+        self.fds.close()

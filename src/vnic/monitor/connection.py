@@ -14,10 +14,22 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+from vnic.descriptors import Kind
+from vnic.fdsocket import receive
+from vnic.protocol.frames import FrameError, close_fds
+
+from .http_guard import HttpGuard
+
 log = logging.getLogger(__name__)
 
 READ_BYTES = 4096
 """Read at once (CHR_READ_BUF_LEN of QEMU's char.h)."""
+
+MESSAGE_FDS_MAX = 16
+"""Descriptors with one message (TCP_MAX_FDS of QEMU's char-socket.c)."""
+
+ANYTHING = frozenset(Kind)
+"""What it may carry: files too, such as a tap. Who uses one has to know that it does not hang."""
 
 REPLIES_PER_TURN = 16
 TURN_S = 0.005
@@ -58,25 +70,58 @@ class Channel(Protocol):
 
     def send(self, data: bytes | bytearray) -> int: ...
 
+    def take_fd(self) -> int | None:
+        """The first of the descriptors that came last, which belongs to the caller; the others are closed."""
+
     def close(self) -> None: ...
 
 
+class CutOffError(Exception):
+    """What the client sent ends the connection; `str()` says why, for the log."""
+
+
 class SocketChannel:
-    """A connected stream socket."""
+    """A connected stream socket; a UNIX one may carry descriptors (tcp_chr_recv)."""
 
     def __init__(self, connected: socket.socket) -> None:
         connected.setblocking(False)
         self._socket = connected
         self.reading = self.writing = connected.fileno()
+        self._fds: list[int] = []
+        """Those that came last, until a command takes the first of them."""
+        self._http = HttpGuard()
 
     def receive(self) -> bytes:
-        return self._socket.recv(READ_BYTES)
+        """Raises CutOffError, and the errors of recvmsg."""
+        if self._socket.family != socket.AF_UNIX:
+            data = self._socket.recv(READ_BYTES)
+            if self._http.is_http(data):
+                raise CutOffError("it speaks HTTP, as a browser does")
+            return data
+        try:
+            data, fds = receive(self._socket, READ_BYTES, MESSAGE_FDS_MAX, carries=ANYTHING)
+        except FrameError as error:
+            raise CutOffError(str(error)) from None
+        if fds:
+            close_fds(self._fds)
+            self._fds = fds
+        return data
+
+    def take_fd(self) -> int | None:
+        if not self._fds:
+            return None
+        fd, *others = self._fds
+        self._fds = []
+        close_fds(others)
+        return fd
 
     def send(self, data: bytes | bytearray) -> int:
         return self._socket.send(data)
 
     def close(self) -> None:
         self._socket.close()
+        close_fds(self._fds)
+        self._fds = []
 
 
 class StdioChannel:
@@ -107,6 +152,9 @@ class StdioChannel:
     def send(self, data: bytes | bytearray) -> int:
         return os.write(self.writing, data)
 
+    def take_fd(self) -> int | None:
+        return None
+
     def close(self) -> None:
         self._restore()
         os.close(self.reading)
@@ -114,7 +162,7 @@ class StdioChannel:
 
 
 def _nothing() -> None:
-    """No terminal was changed."""
+    """No terminal was changed, nobody is to be told."""
 
 
 class Connection:
@@ -142,8 +190,10 @@ class Connection:
         """The rest of what was read waits for the loop's next turn, or for what a command has to wait for."""
         self._ended = False
         """The client sends no more; it still gets what it asked for."""
-        self._closed = False
+        self.closed = False
         self._reads = self._writes = False
+        self.active_at = loop.time()
+        """When the client last sent something."""
 
     def start(self) -> None:
         """Greet, and begin to listen."""
@@ -155,7 +205,7 @@ class Connection:
     def event(self, message: dict[str, object]) -> None:
         """Tell the client of an event, if it listens to any."""
         data = self.session.event(message)
-        if data is None or self._closed:
+        if data is None or self.closed:
             return
         if self._amid_reply:
             self._held += data
@@ -165,7 +215,7 @@ class Connection:
             self._flush()
 
     def _flush(self) -> None:
-        while self._output and not self._closed:
+        while self._output and not self.closed:
             try:
                 sent = self._channel.send(self._output)
             except (BlockingIOError, InterruptedError):
@@ -192,9 +242,14 @@ class Connection:
             data = self._channel.receive()
         except (BlockingIOError, InterruptedError):
             return
+        except CutOffError as error:
+            log.warning("%s is disconnected: %s", self.session.who, error)
+            self.close()
+            return
         except OSError:
             self.close()
             return
+        self.active_at = self._loop.time()
         if not data:
             self._ended = True
             self._watch()
@@ -205,13 +260,15 @@ class Connection:
     def _run(self) -> None:
         """Run what was read, as much of it as a turn may have and until the client has enough to read."""
         self._more_later = False
-        if self._work is None or self._closed:
+        if self._work is None:
             return
         self._running = True
         end = self._loop.time() + TURN_S
         try:
             for _ in range(REPLIES_PER_TURN):
                 reply = next(self._work, None)
+                if self.closed:
+                    return  # an event was too much for it
                 if reply is None:
                     self._work = None
                     break
@@ -232,7 +289,7 @@ class Connection:
         if (
             self._work is not None
             and not self._more_later
-            and not self._closed
+            and not self.closed
             and len(self._output) <= PAUSE_BYTES
         ):
             self._more_later = True
@@ -245,7 +302,7 @@ class Connection:
     # -- what the loop watches ----------------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        if self._closed:
+        if self.closed:
             return
         if self._ended and not self._output and self._work is None:
             self.close()
@@ -272,16 +329,19 @@ class Connection:
             self._loop.call_soon(self._read_file)
 
     def _read_file(self) -> None:
-        if self._reads and not self._closed:
+        if self._reads and not self.closed:
             self._readable()
             self._loop.call_soon(self._read_file)
 
     def close(self) -> None:
         """End the connection now; what the client has not taken is lost."""
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         self._loop.remove_reader(self._channel.reading)
         self._loop.remove_writer(self._channel.writing)
         self._channel.close()
-        self._on_closed()
+        # Freed now, not when the cyclic collector comes by: it may be megabytes for each client that comes and goes.
+        self._output, self._held, self._work = bytearray(), bytearray(), None
+        on_closed, self._on_closed = self._on_closed, _nothing
+        on_closed()

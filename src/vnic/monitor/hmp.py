@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from vnic.net.errors import NetError
+from vnic.printable import lines
 
 if TYPE_CHECKING:
     from .commands.table import Caller
@@ -72,7 +73,7 @@ class UsageError(Exception):
 def run_line(caller: Caller, line: str) -> Text:
     """Run one line; what it prints, with "\\r\\n" line ends."""
     text = _run(caller, line)
-    return text.replace("\n", "\r\n") if isinstance(text, str) else text
+    return lines(text).replace("\n", "\r\n") if isinstance(text, str) else text
 
 
 def _run(caller: Caller, line: str) -> Text:

@@ -266,6 +266,19 @@ def chardev_remove(caller: Caller, args: Arguments) -> None:
     caller.machine.chardev_remove(args["id"])
 
 
+# -- descriptors ------------------------------------------------------------------------------------------------
+
+
+@hmp("getfd", "fdname:s", "getfd name", "receive a file descriptor via SCM rights and assign it a name")
+def getfd(caller: Caller, args: Arguments) -> None:
+    caller.passed.name(args["fdname"])
+
+
+@hmp("closefd", "fdname:s", "closefd name", "close a file descriptor previously passed via SCM rights")
+def closefd(caller: Caller, args: Arguments) -> None:
+    caller.passed.named.close_one(args["fdname"])
+
+
 @hmp("info chardev", "", "", "show the character devices")
 def info_chardev(caller: Caller, args: Arguments) -> str:
     return "".join(f"{each.label}: filename={each.filename}\n" for each in caller.machine.chardevs())

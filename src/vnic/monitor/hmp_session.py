@@ -14,6 +14,7 @@ from vnic.net.errors import NetError
 
 from .hmp_commands import run_line
 from .machine import MonitoredMachine, RunState, finished
+from .passed_fds import Passed
 from .readline import ReadLine
 from .version import version
 
@@ -29,11 +30,12 @@ long line is echoed with the square of its length."""
 class HmpSession:
     """A readline monitor's client; a Caller of commands."""
 
-    def __init__(self, machine: MonitoredMachine, who: str) -> None:
+    def __init__(self, machine: MonitoredMachine, who: str, passed: Passed | None = None) -> None:
         self.machine = machine
         self.who = who
         self.negotiated = True
         self.oob = False
+        self.passed = passed or Passed()
         self._readline = ReadLine()
         self.waits_for: asyncio.Future[Any] | None = None
 
@@ -65,7 +67,8 @@ class HmpSession:
     def _run(self, line: str, echo: bytes) -> Iterator[bytes]:
         """The echo and what the line prints, in one piece unless that takes its time."""
         try:
-            text = run_line(self, line)
+            with self.machine.fds.named_by(self.passed.named):
+                text = run_line(self, line)
             if isinstance(text, asyncio.Future):
                 yield echo
                 echo = b""

@@ -18,6 +18,8 @@ from vnic.net.errors import NetError
 if TYPE_CHECKING:
     from vnic.net.network import Network
 
+    from .passed_fds import FdRegistry
+
 
 class RunState(enum.StrEnum):
     """The run states that vnic can be in, by QEMU's names (qapi/run-state.json)."""
@@ -181,6 +183,10 @@ class MonitoredMachine(Protocol):
 
     @property
     def network(self) -> Network: ...
+
+    @property
+    def fds(self) -> FdRegistry:
+        """What the options' `fd=` may name."""
 
     @property
     def runstate(self) -> RunState: ...

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import ipaddress
 import logging
 import os
 import socket
@@ -22,7 +23,7 @@ from .connection import Channel, Connection, SocketChannel, StdioChannel
 log = logging.getLogger(__name__)
 
 CLIENTS_MAX = 64
-"""Clients of one listening monitor at a time; more are turned away."""
+"""Clients of one listening monitor at a time; for one more, the one that was silent longest goes."""
 
 ACCEPT_RETRY_S = 1.0
 """How long a listener that cannot accept (no descriptors left) is left alone."""
@@ -67,11 +68,12 @@ class ServerPort:
         self._options = options
         self._serve = serve
         self._tell = connected
-        self._clients = 0
+        self._clients: list[Connection] = []
         self._failing = self._full = False
         """Said once, not at every attempt of a client."""
         self._retry: asyncio.TimerHandle | None = None
         self._listener = Listener(options, addresses)
+        warn_of_strangers(self._listener.socket, options.filename)
         self._listen()
 
     def _listen(self) -> None:
@@ -91,23 +93,32 @@ class ServerPort:
             self._retry = self._loop.call_later(ACCEPT_RETRY_S, self._listen)
             return
         self._failing = False
-        if self._clients >= CLIENTS_MAX:
-            if not self._full:
-                self._full = True
-                log.warning("%s: %d clients: more are turned away", self._options.filename, CLIENTS_MAX)
-            client.close()
-            return
-        self._full = False
-        self._clients += 1
-        if self._clients == 1:
+        self._make_room()
+        if not self._clients:
             self._tell(client)
         _set_nodelay(client, self._options)
-        self._serve(_channel(client, self._options), describe_peer(client), self._left)
+        connection = self._serve(_channel(client, self._options), describe_peer(client), self._left)
+        if not connection.closed:  # else it was gone before it was greeted
+            self._clients.append(connection)
 
     def _left(self) -> None:
-        self._clients -= 1
+        self._clients = [each for each in self._clients if not each.closed]
         if not self._clients:
             self._tell(None)
+
+    def _make_room(self) -> None:
+        """Clients that connect and say nothing do not lock others out."""
+        if len(self._clients) < CLIENTS_MAX:
+            self._full = False
+            return
+        if not self._full:
+            self._full = True
+            log.warning(
+                "%s: %d clients: for one more, the one that was silent longest is disconnected",
+                self._options.filename,
+                CLIENTS_MAX,
+            )
+        min(self._clients, key=lambda each: each.active_at).close()
 
     def close(self) -> None:
         if self._retry is not None:
@@ -193,6 +204,18 @@ class ClientPort:
         if self._connecting is not None:
             self._loop.remove_writer(self._connecting.fileno())
             self._connecting.close()
+
+
+def warn_of_strangers(listening: socket.socket, name: str) -> None:
+    """Tell the operator where others than this user can connect: a monitor writes files and starts programs."""
+    where = listening.getsockname()
+    if listening.family == socket.AF_UNIX:
+        if where[:1] in (b"\0", "\0"):
+            log.warning(
+                "%s: every user of this host can connect to an abstract socket, and command vnic", name
+            )
+    elif not ipaddress.ip_address(where[0].partition("%")[0]).is_loopback:
+        log.warning("%s: every host that reaches this port can command vnic, as its user", name)
 
 
 def _channel(connected: socket.socket, options: SocketOptions) -> Channel:

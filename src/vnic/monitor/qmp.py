@@ -16,6 +16,7 @@ from vnic.protocol.qmp.encode import in_qdict_order
 
 from .commands import COMMANDS
 from .machine import MonitoredMachine, RunState, finished
+from .passed_fds import Passed
 from .schema.convert import Visit, compile_shape
 from .version import version
 
@@ -66,13 +67,16 @@ class Dispatcher:
 class QmpSession:
     """A client: starts in negotiation mode, hears events after qmp_capabilities."""
 
-    def __init__(self, dispatcher: Dispatcher, who: str, pretty: bool = False) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, who: str, pretty: bool = False, passed: Passed | None = None
+    ) -> None:
         self.machine = dispatcher.machine
         self.who = who
         self.negotiated = False
         self.oob = False
         self.pretty = pretty
         self.waits_for: asyncio.Future[Any] | None = None
+        self.passed = passed or Passed()
         self._dispatcher = dispatcher
         self._stream = Stream()
 
@@ -115,7 +119,8 @@ class QmpSession:
                 )
             if oob:
                 self._dispatcher.refuse_oob(name)
-            result = self._dispatcher.execute(self, name, message.get("arguments", _NO_ARGUMENTS))
+            with self.machine.fds.named_by(self.passed.named):
+                result = self._dispatcher.execute(self, name, message.get("arguments", _NO_ARGUMENTS))
             if isinstance(result, asyncio.Future):
                 self.waits_for = result
                 yield b""

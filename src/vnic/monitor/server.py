@@ -17,6 +17,7 @@ from .address import Addresses, MonitorChardev, SocketOptions
 from .connection import Channel, Connection, Session
 from .hmp_session import HmpSession
 from .machine import MonitoredMachine
+from .passed_fds import NamedFds, Passed
 from .ports import ClientPort, Connected, Port, ServerPort, StdioPort
 from .qmp import Dispatcher, QmpSession
 
@@ -39,6 +40,8 @@ class Monitors:
         self._dispatcher = Dispatcher(machine)
         self._ports: dict[str, Port] = {}
         self._connections: list[Connection] = []
+        self._named: dict[str, NamedFds] = {}
+        """The descriptors that `getfd` gave names to, by monitor."""
         self._unsubscribe = machine.network.subscribe(self._event)
 
     def add(
@@ -58,13 +61,15 @@ class Monitors:
 
         def serve(channel: Channel, peer: str, closed: Callable[[], None]) -> Connection:
             session: Session
+            passed = Passed(channel, self._named.setdefault(chardev.id, NamedFds()))
             if mode is Mode.CONTROL:
-                session = QmpSession(self._dispatcher, f"QMP {peer}", pretty)
+                session = QmpSession(self._dispatcher, f"QMP {peer}", pretty, passed)
             else:
-                session = HmpSession(self._machine, f"HMP {peer}")
+                session = HmpSession(self._machine, f"HMP {peer}", passed)
 
             def ended() -> None:
                 self._connections.remove(connection)
+                self._forget_sets()
                 closed()
 
             connection = Connection(self._loop, channel, session, ended)
@@ -80,6 +85,11 @@ class Monitors:
             log.info("%s: wait=on: vnic starts without waiting for a client", chardev.filename)
         kind = ServerPort if chardev.server else ClientPort
         self._ports[chardev.id] = kind(self._loop, chardev, serve, connected, addresses)
+
+    def _forget_sets(self) -> None:
+        """With the last QMP client the sets of `add-fd` go (monitor_fdsets_cleanup)."""
+        if not any(isinstance(each.session, QmpSession) for each in self._connections):
+            self._machine.fds.sets.close()
 
     def _event(self, name: str, data: dict[str, object]) -> None:
         seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
@@ -101,3 +111,5 @@ class Monitors:
         self._ports.clear()
         for connection in list(self._connections):
             connection.close()
+        for named in self._named.values():
+            named.close()

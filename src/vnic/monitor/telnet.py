@@ -54,5 +54,8 @@ class TelnetChannel:
                 raise BlockingIOError
         return self._channel.send(data)
 
+    def take_fd(self) -> int | None:
+        return self._channel.take_fd()
+
     def close(self) -> None:
         self._channel.close()

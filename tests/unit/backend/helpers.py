@@ -9,6 +9,7 @@ from typing import Any
 
 from vnic.backend import BackendContext, netdev_add
 from vnic.backend.options import NetdevOptions
+from vnic.monitor.passed_fds import FdRegistry
 from vnic.net.client import Endpoint, NetClient, Nic
 from vnic.net.holds import HoldKind
 from vnic.net.incoming import Frame
@@ -50,13 +51,25 @@ class Guest(Endpoint):
         self.client.flush(0)
 
 
+class EveryFd(FdRegistry):
+    """The descriptors of the tests are as good as inherited."""
+
+    def take(self, name: str) -> int:
+        self._inherited = set(range(3, 1024))
+        return super().take(name)
+
+    def take_socket(self, name: str) -> int:
+        self._inherited = set(range(3, 1024))
+        return super().take_socket(name)
+
+
 class Lab:
     """A network on the running loop; everything is closed on the way out."""
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.network = Network(self.loop)
-        self.context = BackendContext(self.loop, self.network)
+        self.context = BackendContext(self.loop, self.network, fds=EveryFd())
         self.events: list[tuple[str, dict[str, object]]] = []
         self.network.subscribe(lambda name, data: self.events.append((name, data)))
 

@@ -40,7 +40,7 @@ def test_contradictions(options: TapOptions, text: str) -> None:
 
 def test_the_descriptors_are_closed_and_the_user_is_told(caplog: pytest.LogCaptureFixture) -> None:
     reading, writing = os.pipe()
-    do_without("t", [str(writing)], int)
+    do_without("t", [writing])
     assert os.read(reading, 1) == b""
     os.close(reading)
     assert caplog.messages == ["netdev t: packets go through vnic: vhost-net is not used"]

@@ -8,6 +8,7 @@ import re
 import pytest
 
 from vnic.cli import show
+from vnic.printable import one_line
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,7 @@ def test_the_end_of_a_hold_does_not_contradict_itself() -> None:
 
 
 def test_what_a_peer_wrote_cannot_command_a_terminal() -> None:
-    assert show.one_line("a\x1b[2Jb\nc") == "a�[2Jb�c"
+    assert one_line("a\x1b[2Jb\nc") == "a�[2Jb�c"
 
 
 def test_a_table_in_a_pipe_keeps_its_lines_and_columns(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 
 import msgspec
@@ -36,12 +36,14 @@ def sockets_in(folder: Path) -> list[str]:
     return sorted(name for name in os.listdir(folder) if not name.endswith(".lock"))
 
 
-def live(scenario: Callable[[Machine], Awaitable[None]], *, paused: bool = False) -> Told:
+def live(
+    scenario: Callable[[Machine], Awaitable[None]], *, paused: bool = False, inherited: Collection[int] = ()
+) -> Told:
     """Run a scenario on a machine, close that, and return all events."""
     told: Told = []
 
     async def main() -> None:
-        machine = Machine(asyncio.get_running_loop(), "test", paused=paused)
+        machine = Machine(asyncio.get_running_loop(), "test", paused=paused, inherited=inherited)
         machine.network.subscribe(lambda name, data: told.append((name, data)))
         try:
             await scenario(machine)
@@ -463,7 +465,6 @@ def test_a_guest_gets_the_moment_to_see_its_link_go(
 def test_only_inherited_descriptors_can_be_named(inherited: bool) -> None:
     """One that the machine opened itself, the loop's own at worst, would be torn out of its hands."""
     ours, theirs = socket.socketpair()
-    ours.set_inheritable(inherited)
 
     async def scenario(machine: Machine) -> None:
         addr = {"type": "fd", "str": str(ours.fileno())}
@@ -473,7 +474,7 @@ def test_only_inherited_descriptors_can_be_named(inherited: bool) -> None:
         with pytest.raises(NetError, match="has not been found"):
             machine.netdev_add(netdev(type="stream", id="net1", addr=addr))
 
-    live(scenario)
+    live(scenario, inherited={ours.fileno()} if inherited else ())
     ours.close()
     theirs.close()
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
+import asyncio
 import os
 import socket
 import stat
+import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from vnic import rundir
+from vnic.cli.client import Refused, find_socket, session
 from vnic.rundir import Claim, RunDirError
 
 
@@ -81,7 +86,7 @@ def test_a_name_that_makes_the_path_too_long_is_refused(runtime: Path) -> None:
 def test_running_are_those_that_answer(runtime: Path) -> None:
     assert rundir.running() == {}
     folder = runtime / "vnic"
-    folder.mkdir()
+    folder.mkdir(mode=0o700)
     (folder / "file.qmp").touch()
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(folder / "dead.qmp"))
@@ -93,7 +98,7 @@ def test_running_are_those_that_answer(runtime: Path) -> None:
 
 def test_one_whose_backlog_is_full_answers_too(runtime: Path) -> None:
     folder = runtime / "vnic"
-    folder.mkdir()
+    folder.mkdir(mode=0o700)
     waiting = []
     with socket.socket(socket.AF_UNIX) as busy:
         busy.bind(str(folder / "busy.qmp"))
@@ -106,3 +111,81 @@ def test_one_whose_backlog_is_full_answers_too(runtime: Path) -> None:
         assert list(rundir.running()) == ["busy"]
     for client in waiting:
         client.close()
+
+
+# -- the verbs' side --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def listening(runtime: Path) -> Iterator[socket.socket]:
+    """Somebody at lab.qmp in the usual place."""
+    (runtime / "vnic").mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(runtime / "vnic" / "lab.qmp"))
+        sock.listen()
+        yield sock
+
+
+def test_a_folder_of_ours_is_looked_into(runtime: Path, listening: socket.socket) -> None:
+    assert list(rundir.running()) == ["lab"]
+    assert find_socket(None, None) == runtime / "vnic" / "lab.qmp"
+
+
+def test_a_folder_of_another_user_is_not_looked_into(
+    runtime: Path, listening: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    monkeypatch.setattr(rundir, "folders", lambda: iter([runtime / "vnic"]))
+    assert rundir.running() == {}
+    if (runtime / "vnic").stat().st_uid:
+        with pytest.raises(Refused, match="vnic: it belongs to another user"):
+            find_socket(None, None)
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o755, 0o710])
+def test_a_folder_that_others_may_enter_is_not_looked_into(
+    runtime: Path, listening: socket.socket, mode: int
+) -> None:
+    (runtime / "vnic").chmod(mode)
+    assert rundir.running() == {}
+    for name in (None, "lab"):
+        with pytest.raises(Refused, match=rf"others may enter it \(mode 0{mode:o}\): chmod 700 it"):
+            find_socket(name, None)
+
+
+def test_a_link_to_a_folder_is_not_looked_into(runtime: Path, listening: socket.socket) -> None:
+    (runtime / "vnic").rename(runtime / "elsewhere")
+    (runtime / "vnic").symlink_to(runtime / "elsewhere")
+    assert rundir.running() == {}
+
+
+def test_another_users_process_is_not_talked_to(
+    runtime: Path, listening: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It cannot be where the folder is ours, but that its socket was passed to it."""
+    other = struct.pack("3i", 1, os.getuid() + 1, 1)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(runtime / "vnic" / "lab.qmp"))
+        rundir.check_peer(sock)
+
+        class OfAnother:
+            def getsockopt(self, *_: int) -> bytes:
+                return other
+
+        with pytest.raises(RunDirError, match="a process of another user"):
+            rundir.check_peer(OfAnother())  # type: ignore[arg-type]  # plays a socket
+
+    def refuse(_: socket.socket) -> None:
+        raise RunDirError("a process of another user (uid 7) answers there")
+
+    path = runtime / "vnic" / "lab.qmp"
+    monkeypatch.setattr(rundir, "check_peer", refuse)
+    assert rundir.running() == {}
+    monkeypatch.setattr(rundir, "running", lambda: {"lab": path})
+
+    async def talk() -> None:
+        async with session(argparse.Namespace(name=None, qmp=None)):
+            pass
+
+    with pytest.raises(Refused, match=r"another user \(uid 7\) answers there"):
+        asyncio.run(talk())

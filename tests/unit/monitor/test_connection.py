@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import socket
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 from tests.fakes.monitored_machine import FakeMachine
 from tests.unit.backend.helpers import until
 
+from vnic.monitor import Mode, Monitors, SocketOptions
 from vnic.monitor.connection import (
     OUTPUT_MAX_BYTES,
     PAUSE_BYTES,
@@ -369,3 +372,32 @@ def test_a_command_that_waits_when_vnic_ends() -> None:
         assert reply["error"] == {"class": "GenericError", "desc": "vnic is shutting down"}
 
     with_wire(test)
+
+
+def test_a_client_that_went_is_freed_at_once() -> None:
+    """Not when the cyclic collector comes by: 60 that had not read their answers left 512 MiB."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        machine = FakeMachine(loop)
+        monitors = Monitors(machine, loop)
+        listening = socket.create_server(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+        monitors.add(SocketOptions(id="mon0", host="127.0.0.1", port=str(port)), Mode.CONTROL)
+        client, _ = listening.accept()
+        with listening, client:
+            await until(lambda: monitors._connections)
+            client.sendall(b'{"execute":"qmp_capabilities"}' + b'{"execute":"query-qmp-schema"}' * 2000)
+            await until(lambda: len(monitors._connections[0]._output) > PAUSE_BYTES)
+            gone = weakref.ref(monitors._connections[0])
+            client.close()
+            await until(lambda: not monitors._connections)
+        await asyncio.sleep(0)
+        assert gone() is None
+        monitors.close()
+
+    gc.disable()
+    try:
+        asyncio.run(asyncio.wait_for(main(), 90))
+    finally:
+        gc.enable()

@@ -265,20 +265,26 @@ def test_who_asked_is_in_the_journal(tmp_path: Path) -> None:
     run(test)
 
 
-def test_too_many_clients_are_turned_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_for_one_client_too_many_the_one_that_was_silent_longest_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "q"
-    monkeypatch.setattr(ports_module, "CLIENTS_MAX", 2)
+    monkeypatch.setattr(ports_module, "CLIENTS_MAX", 3)
 
     async def test(bench: Bench) -> None:
         bench.add(path=str(path), server=True)
-        clients = [await join(path), await join(path)]
-        reader, writer = await asyncio.open_unix_connection(path)
-        assert await reader.read() == b""
-        writer.close()
-        await clients.pop().close()
-        await asyncio.sleep(0.01)
-        clients.append(await join(path))
-        for client in clients:
+        silent = await join(path, negotiate=False)
+        busy, other = await join(path), await join(path)
+        assert "return" in await busy.ask("query-name")
+        newcomer = await join(path)
+        assert await silent.reader.read() == b""
+        for client in (busy, other, newcomer):
+            assert "return" in await client.ask("query-name")
+        another = await join(path)
+        assert await busy.reader.read() == b"", "it was silent longest of those that are there"
+        assert bench.connected == [True]
+        assert caplog.text.count("3 clients") == 1
+        for client in (silent, busy, other, newcomer, another):
             await client.close()
 
     run(test)
@@ -344,6 +350,30 @@ def test_a_person_at_a_readline_monitor(tmp_path: Path) -> None:
         writer.write(b"info name\n")
         assert await reader.readuntil(b"(qemu) ") == echo(b"info name") + b"\r\nlab\r\n(qemu) "
         writer.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("options", "warns"),
+    [
+        ({"host": "127.0.0.1"}, False),
+        ({"host": "0.0.0.0"}, True),
+        ({"host": ""}, True),
+        ({"path": "vnic-test-%d", "abstract": True}, True),
+    ],
+)
+def test_where_strangers_can_connect_is_warned_of(
+    options: dict[str, object], warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    if "host" in options:
+        options = {**options, "port": str(free_ports(socket.SOCK_STREAM, 1)[0]), "ipv4": True}
+    else:
+        options = {**options, "path": f"vnic-test-{os.getpid()}"}
+
+    async def test(bench: Bench) -> None:
+        bench.add(**options, server=True)
+        assert ("can command vnic" in caplog.text or "and command vnic" in caplog.text) is warns
 
     run(test)
 

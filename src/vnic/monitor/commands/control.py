@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
@@ -11,6 +12,8 @@ from vnic.net.errors import COMMAND_NOT_FOUND, NetError
 
 from ..events import EVENTS
 from ..hmp_commands import run_line
+from ..machine import MonitoredMachine
+from ..passed_fds import Passed
 from ..schema.introspect import Introspection
 from ..schema.shapes import shape_of
 from ..version import VersionInfo, version
@@ -65,6 +68,17 @@ def query_qmp_schema(caller: Caller) -> list[dict[str, object]]:
     return introspection.entries()
 
 
+@dataclass
+class Human:
+    """Who says the line of a human-monitor-command: a monitor of its own, without descriptors."""
+
+    machine: MonitoredMachine
+    who: str
+    passed: Passed
+    negotiated: bool = True
+    oob: bool = False
+
+
 class HumanMonitorCommand(msgspec.Struct, rename="kebab"):
     command_line: str
     cpu_index: int | None = None
@@ -75,4 +89,6 @@ def human_monitor_command(caller: Caller, args: HumanMonitorCommand) -> str | as
     """One HMP line; what it prints is returned, errors too. As if there were one CPU: qmp-shell names it."""
     if args.cpu_index:
         raise NetError("Parameter 'cpu-index' expects a CPU number")
-    return run_line(caller, args.command_line)
+    human = Human(caller.machine, caller.who, Passed())
+    with caller.machine.fds.named_by(human.passed.named):
+        return run_line(human, args.command_line)

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 import msgspec
 
 from ..machine import Later, MonitoredMachine
+from ..passed_fds import Passed
 from ..schema.shapes import Shape, shape_of
 
 Function = TypeVar("Function", bound=Callable[..., object])
@@ -31,6 +32,8 @@ class Caller(Protocol):
     """Whether the client has left capabilities negotiation mode."""
     oob: bool
     """Whether it may say `exec-oob`."""
+    passed: Passed
+    """The descriptors that it passed on."""
 
 
 @dataclass(frozen=True, slots=True)
