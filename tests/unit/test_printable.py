@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 
 import pytest
 from tests.fakes.monitored_machine import FakeMachine
@@ -13,7 +12,7 @@ from tests.unit.monitor.conftest import Client
 from vnic import logs
 from vnic.cli import link as link_verb
 from vnic.cli import watch, why
-from vnic.cli.show import print_json, print_table
+from vnic.cli.show import Now, print_json, print_table
 from vnic.printable import lines, one_line, printable
 
 EVIL = "a\x1b[2J\x9b31m\u202eb\x7f\udcff\r"
@@ -40,17 +39,17 @@ def test_values() -> None:
 
 LINK = {
     "name": EVIL, "type": "nic", "model": EVIL, "mac": EVIL, "link": "up", "operstate": "up", "peer": EVIL,
-    "holds": [{"client": EVIL, "kind": EVIL, "by": EVIL, "text": EVIL, "since": 1.0}],
+    "holds": [{"client": EVIL, "kind": EVIL, "by": EVIL, "text": EVIL, "since": 1.0, "monotonic-us": 1}],
     "guest": {"attached": True, "driver-ok": True, "seen": EVIL},
 }  # fmt: skip
 CHANGE = {
-    "id": 1, "name": EVIL, "link": EVIL, "time": 1.0, "caused-by": 7,
+    "id": 1, "name": EVIL, "link": EVIL, "time": 1.0, "monotonic-us": 1, "caused-by": 7,
     "cause": {"kind": EVIL, "by": EVIL, "text": EVIL},
 }  # fmt: skip
 
 
 def test_the_texts_of_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
-    now = time.time()
+    now = Now()
     link, change = printable(LINK), printable(CHANGE)
     for text in (*why.describe(link, now), *why.history([change], {7: change}, now)):
         assert is_clean(text), text
