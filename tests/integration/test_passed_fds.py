@@ -66,7 +66,7 @@ def test_a_tap_by_name() -> None:
 
 
 async def _tap_carries_frames() -> None:
-    async with machine_with_client() as (_, qmp):
+    async with machine_with_client() as (machine, qmp):
         fd, name, _ = open_tap("vp%d", vnet_hdr=True, multi_queue=False)
         await pass_fd(qmp, fd, "t")
         hub = {"type": "hubport", "hubid": 1}
@@ -77,6 +77,7 @@ async def _tap_carries_frames() -> None:
         await qmp.execute("netdev_add", {"type": "dgram", "id": "net1", "local": {"type": "fd", "str": "d"}})
         await qmp.execute("netdev_add", {**hub, "id": "port1", "netdev": "net1"})
         up(name)
+        await until(lambda: not machine.network.find_netdev("net0").holds)  # type: ignore[union-attr]
         with ours, packet_socket(name) as host:
             ours.setblocking(False)
             host.send(frame(b"out" * 20))
