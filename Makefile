@@ -13,7 +13,7 @@ demo: $(VENV)/.run ## boot a small Linux guest and pull its cable in every way
 	@$(BIN)/vnic demo
 
 test: $(VENV)/.dev ## the tests; those that need a kernel or a tool skip where it is missing
-	@$(BIN)/python -m vnic.guest uml || true
+	@$(BIN)/python -m vnic.lab.guest uml || true
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 check: $(VENV)/.dev ## format, lint, types
@@ -22,7 +22,7 @@ check: $(VENV)/.dev ## format, lint, types
 	$(BIN)/mypy
 
 guests: $(VENV)/.dev ## fetch all guests of the tests, some 200 MB, into the cache folder
-	@$(BIN)/python -m vnic.guest uml newer-uml qemu
+	@$(BIN)/python -m vnic.lab.guest uml newer-uml qemu
 
 format: $(VENV)/.dev ## format the code and mend what lint can mend
 	$(BIN)/ruff check --fix-only .

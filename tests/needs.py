@@ -22,7 +22,7 @@ from typing import NamedTuple
 import pytest
 
 from vnic.backend.bridge import HELPERS
-from vnic.guest import kit, qemu_kit
+from vnic.lab.guest import kit, qemu_kit
 
 FILES = 4096
 """Descriptors that a process of the tests may have open, or have on their way (unix(7): ETOOMANYREFS)."""

@@ -15,10 +15,10 @@ from contextlib import ExitStack, contextmanager
 from tests.fakes.hostile_memory import HonestGuest
 from tests.integration.process import Place
 
+from vnic.lab.played.driver import NetDriver
+from vnic.lab.played.guest_memory import FakeGuestMemory
+from vnic.lab.played.vhost_user_client import Disconnected, SocketWire, VhostUserClient
 from vnic.protocol.vhost_user import messages as vu
-from vnic.testing.driver import NetDriver
-from vnic.testing.guest_memory import FakeGuestMemory
-from vnic.testing.vhost_user_client import Disconnected, SocketWire, VhostUserClient
 
 TIB = 1 << 40
 NICS = 40

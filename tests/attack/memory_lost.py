@@ -24,10 +24,10 @@ from tests.fakes.hostile_memory import (
 )
 from tests.integration.process import Place
 
-from vnic.testing.driver import NetDriver
-from vnic.testing.guest_memory import FakeGuestMemory
-from vnic.testing.vfio_user_client import VfioUserClient
-from vnic.testing.vhost_user_client import SocketWire, VhostUserClient
+from vnic.lab.played.driver import NetDriver
+from vnic.lab.played.guest_memory import FakeGuestMemory
+from vnic.lab.played.vfio_user_client import VfioUserClient
+from vnic.lab.played.vhost_user_client import SocketWire, VhostUserClient
 
 ROUNDS = 25
 SIZE = 1 << 30

@@ -10,9 +10,9 @@ from typing import cast
 
 import pytest
 
-from vnic.bench.process import VnicProcess
-from vnic.bench.testpmd import Testpmd
-from vnic.guest.uml import UmlGuest
+from vnic.lab.bench.process import VnicProcess
+from vnic.lab.bench.testpmd import Testpmd
+from vnic.lab.guest.uml import UmlGuest
 
 pytestmark = [pytest.mark.dpdk, pytest.mark.timeout(600), pytest.mark.needs("testpmd", "uml")]
 

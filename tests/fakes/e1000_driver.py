@@ -10,9 +10,9 @@ import struct
 
 from tests.fakes.irq import FakeIrq
 
-from vnic.nic.e1000 import E1000, regs
+from vnic.lab.played.guest_memory import GUEST_ADDR, FakeGuestMemory
+from vnic.nic.intel.e1000 import E1000, regs
 from vnic.pci import config
-from vnic.testing.guest_memory import GUEST_ADDR, FakeGuestMemory
 
 MEMORY_BYTES = 1 << 20
 TX_RING, RX_RING = GUEST_ADDR, GUEST_ADDR + 0x4000

@@ -17,12 +17,12 @@ from functools import cache
 from types import TracebackType
 from typing import Self
 
-from vnic.nic.e1000 import regs
+from vnic.lab.played.driver import NetDriver
+from vnic.lab.played.guest_memory import FakeGuestMemory
+from vnic.lab.played.vfio_user_client import VfioUserClient
+from vnic.lab.played.vhost_user_client import SocketWire, VhostUserClient
+from vnic.nic.intel.e1000 import regs
 from vnic.pci import config
-from vnic.testing.driver import NetDriver
-from vnic.testing.guest_memory import FakeGuestMemory
-from vnic.testing.vfio_user_client import VfioUserClient
-from vnic.testing.vhost_user_client import SocketWire, VhostUserClient
 
 _PRIVATE_MOUNTS = ("unshare --mount", "unshare --user --map-root-user --mount")
 

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 
-from vnic.testing.vhost_user_client import turn
+from vnic.lab.played.vhost_user_client import turn
 
 __all__ = ["fresh_loop", "no_fd_leak", "open_fds", "run_for", "turn", "until"]
 

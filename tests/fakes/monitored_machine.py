@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
-from vnic.monitor.machine import (
+from vnic.monitor.interfaces import (
     ChardevInfo,
     Descriptors,
     LoopLag,

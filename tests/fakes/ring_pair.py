@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from vnic.testing.driver import Buffer, DriverRing
-from vnic.testing.guest_memory import FakeGuestMemory
+from vnic.lab.played.driver import Buffer, DriverRing
+from vnic.lab.played.guest_memory import FakeGuestMemory
 from vnic.virtio.queue import Chain, SplitQueue
 
 

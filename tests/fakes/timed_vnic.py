@@ -10,7 +10,7 @@ import time
 
 from vnic.cli import run
 from vnic.cli.main import main
-from vnic.lag import Lag, LagLoop
+from vnic.observe.lag import Lag, LagLoop
 
 SCHEDSTAT = (
     "/proc/thread-self/schedstat"  # proc(5), sched-stats: time on the processor, time waiting for it, slices

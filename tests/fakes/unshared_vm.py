@@ -11,16 +11,16 @@ from tests.fakes.e1000_driver import MEMORY_BYTES, E1000Driver
 from tests.fakes.loops import open_fds
 from tests.fakes.virtio_lab import MAC, FarEnd
 
-from vnic.attach.vfio_user import VfioUserAttachment
+from vnic.attach.vfio_user.attachment import VfioUserAttachment
+from vnic.lab.played.driver import DriverRing
+from vnic.lab.played.guest_memory import FakeGuestMemory
+from vnic.lab.played.vfio_user_client import VfioUserClient
+from vnic.lab.played.virtio_pci_driver import VERSION_1, VirtioPciDriver
 from vnic.net.network import Network
-from vnic.nic.e1000 import E1000
+from vnic.nic.intel.e1000 import E1000
 from vnic.nic.virtio_net import VirtioNet
 from vnic.pci.device import PciDevice
 from vnic.protocol.vfio_user import messages as m
-from vnic.testing.driver import DriverRing
-from vnic.testing.guest_memory import FakeGuestMemory
-from vnic.testing.vfio_user_client import VfioUserClient
-from vnic.testing.virtio_pci_driver import VERSION_1, VirtioPciDriver
 from vnic.virtio.pci.transport import VirtioPci
 
 T = TypeVar("T")

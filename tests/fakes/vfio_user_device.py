@@ -9,11 +9,17 @@ import errno
 import os
 from collections.abc import Iterable
 
+from vnic.lab.played.vfio_user_client import QEMU_VERSION, Reply
 from vnic.protocol.frames import Message, close_fds
 from vnic.protocol.vfio_user import messages as m
-from vnic.protocol.vfio_user.messages import DmaMap, IrqInfo, Refused, RegionInfo, SetIrqs
+from vnic.protocol.vfio_user.messages import (
+    DmaMap,
+    IrqInfo,
+    Refused,
+    RegionInfo,
+    SetIrqs,
+)
 from vnic.protocol.vfio_user.server import Server
-from vnic.testing.vfio_user_client import QEMU_VERSION, Reply
 
 
 class FakeDevice:

@@ -8,19 +8,19 @@ from pathlib import Path
 from tests.fakes.loops import turn
 from tests.fakes.scheduler import FakeScheduler
 
-from vnic.attach.vhost_user import VhostUserAttachment
+from vnic.attach.vhost_user.attachment import VhostUserAttachment
+from vnic.lab.played.driver import NetDriver
+from vnic.lab.played.guest_memory import FakeGuestMemory
+from vnic.lab.played.vhost_user_client import EngineWire, SocketWire, VhostUserClient
+from vnic.memory.guest import GuestMemory
 from vnic.net.client import Endpoint, NetClient, Nic
 from vnic.net.clock import Scheduler
-from vnic.net.incoming import Frame
 from vnic.net.network import Network
-from vnic.nic.device import QueueFds
+from vnic.net.queue import Frame
 from vnic.nic.virtio_net.device import VirtioNet
-from vnic.protocol.vhost_user.device import DeviceEngine
+from vnic.protocol.vhost_user.backend import DeviceEngine
 from vnic.protocol.vhost_user.messages import ProtocolError
-from vnic.testing.driver import NetDriver
-from vnic.testing.guest_memory import FakeGuestMemory
-from vnic.testing.vhost_user_client import EngineWire, SocketWire, VhostUserClient
-from vnic.virtio.memory import GuestMemory
+from vnic.virtio.device import QueueFds
 
 MAC = bytes.fromhex("525400123456")
 

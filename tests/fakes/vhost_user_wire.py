@@ -8,18 +8,18 @@ from pathlib import Path
 from tests.fakes.loops import until
 from tests.fakes.vhost_user_rig import MAC
 
-from vnic.attach.vhost_user import VhostUserAttachment
+from vnic.attach.vhost_user.attachment import VhostUserAttachment
 from vnic.backend import BackendContext, netdev_add
 from vnic.backend.options import VhostUserOptions
 from vnic.backend.vhost_user import State, VhostUserBackend
-from vnic.machine.chardevs import Chardevs
-from vnic.monitor.address import SocketOptions
+from vnic.chardev.table import Chardevs
+from vnic.lab.played.driver import NetDriver
+from vnic.lab.played.guest_memory import FakeGuestMemory
+from vnic.lab.played.vhost_user_client import SocketWire, VhostUserClient, turn
 from vnic.net.network import Network
-from vnic.nic.device import DataPath
 from vnic.nic.virtio_net import VirtioNet
-from vnic.testing.driver import NetDriver
-from vnic.testing.guest_memory import FakeGuestMemory
-from vnic.testing.vhost_user_client import SocketWire, VhostUserClient, turn
+from vnic.sockets.monitor_address import SocketOptions
+from vnic.virtio.device import DataPath
 
 
 class WireRig:

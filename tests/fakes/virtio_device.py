@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vnic.nic.device import DataPath, RingTaker, VirtioDevice
+from vnic.virtio.device import DataPath, RingTaker, VirtioDevice
 from vnic.virtio.features import INDIRECT_DESC, VERSION_1
 from vnic.virtio.queue import QueueError, SplitQueue
 

@@ -7,13 +7,13 @@ from types import TracebackType
 
 from tests.fakes.scheduler import FakeScheduler
 
+from vnic.lab.played.driver import NetDriver
+from vnic.lab.played.guest_memory import FakeGuestMemory
 from vnic.net.client import Endpoint, NetClient, Nic
 from vnic.net.clock import Clock
-from vnic.net.incoming import Frame
 from vnic.net.network import Network
+from vnic.net.queue import Frame
 from vnic.nic.virtio_net import VirtioNet
-from vnic.testing.driver import NetDriver
-from vnic.testing.guest_memory import FakeGuestMemory
 
 MAC = bytes.fromhex("525400123456")
 

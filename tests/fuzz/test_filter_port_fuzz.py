@@ -11,9 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vnic.backend import BackendContext
-from vnic.backend.framing import LENGTH, MAX_FRAME_BYTES, Deframer, FramingError
+from vnic.backend.framing import (
+    LENGTH,
+    MAX_FRAME_BYTES,
+    Deframer,
+    FramingError,
+)
+from vnic.chardev.table import Chardevs, parse_flat
 from vnic.filter.port import Port
-from vnic.machine.chardevs import Chardevs, parse_flat
 from vnic.net.network import Network
 
 

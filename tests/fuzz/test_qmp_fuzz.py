@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 from tests.fakes.monitored_machine import FakeMachine
 
 from vnic.monitor.qmp import Dispatcher, QmpSession
-from vnic.protocol.qmp import ParseError, Stream, decode, encode
+from vnic.protocol.qmp import (
+    ParseError,
+    Stream,
+    decode,
+    encode,
+)
 from vnic.protocol.qmp import stream as stream_module
 
 JSON_LIKE = st.lists(

@@ -9,9 +9,9 @@ import pytest
 from tests.fakes.virtio_lab import VirtioLab, frame
 
 from vnic.net.client import Endpoint
-from vnic.net.incoming import Frame
-from vnic.nic.device import RingTaker, VirtioDevice
+from vnic.net.queue import Frame
 from vnic.nic.virtio_net import VirtioNet, features
+from vnic.virtio.device import RingTaker, VirtioDevice
 from vnic.virtio.queue import SplitQueue
 
 PAIRS = 2

@@ -11,18 +11,18 @@ from tests.fakes.vfio_user_device import ask, message
 from tests.fakes.virtio_lab import MAC, FarEnd, TurnScheduler, frame
 from tests.fuzz.test_vfio_user_fuzz import NoWatcher
 
-from vnic.attach.vfio_mirror import IN_FLIGHT, IN_FLIGHT_BYTES, MessageMirror
-from vnic.attach.vfio_pci import VfioPciPort
+from vnic.attach.vfio_user.function import VfioPciPort
+from vnic.attach.vfio_user.shadow import IN_FLIGHT, IN_FLIGHT_BYTES, MessageMirror
+from vnic.lab.played.driver import DriverRing
+from vnic.lab.played.guest_memory import FakeGuestMemory
+from vnic.lab.played.vfio_user_client import QEMU_VERSION
+from vnic.lab.played.virtio_pci_driver import VERSION_1, VirtioPciDriver
 from vnic.net.network import Network
-from vnic.nic.e1000 import E1000, regs
+from vnic.nic.intel.e1000 import E1000, regs
 from vnic.nic.virtio_net import VirtioNet
 from vnic.pci.device import PciDevice
 from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vfio_user.server import Server
-from vnic.testing.driver import DriverRing
-from vnic.testing.guest_memory import FakeGuestMemory
-from vnic.testing.vfio_user_client import QEMU_VERSION
-from vnic.testing.virtio_pci_driver import VERSION_1, VirtioPciDriver
 from vnic.virtio.features import INDIRECT_DESC
 from vnic.virtio.pci.transport import VirtioPci
 

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from tests.fakes.loops import open_fds
 from tests.fakes.virtio_device import FakeVirtioDevice
 
-from vnic.attach.vfio_pci import VfioPciPort
+from vnic.attach.vfio_user.function import VfioPciPort
+from vnic.lab.played.vfio_user_client import QEMU_VERSION
 from vnic.net.clock import Timer
 from vnic.protocol.frames import FrameError
 from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vfio_user.messages import ProtocolError
 from vnic.protocol.vfio_user.server import Server
-from vnic.testing.vfio_user_client import QEMU_VERSION
 from vnic.virtio.pci.transport import VirtioPci
 
 HELLO = m.encode(1, m.VERSION, m.VERSION_NUMBERS.pack(0, 0) + QEMU_VERSION)

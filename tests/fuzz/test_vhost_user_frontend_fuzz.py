@@ -10,7 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vnic.protocol.vhost_user import messages as vu
-from vnic.protocol.vhost_user.frontend import FrontendEngine, Phase, SharedRegion, SharedRing
+from vnic.protocol.vhost_user.frontend import (
+    FrontendEngine,
+    Phase,
+    SharedRegion,
+    SharedRing,
+)
 from vnic.protocol.vhost_user.messages import ProtocolError
 
 QUICK = settings(max_examples=200)

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from tests.fakes.irq import FakeIrq
 from tests.fakes.scheduler import FakeScheduler
 
+from vnic.lab.played.guest_memory import FakeGuestMemory
 from vnic.net.client import Endpoint
 from vnic.net.network import Network
 from vnic.nic.virtio_net import VirtioNet
-from vnic.testing.guest_memory import FakeGuestMemory
 from vnic.virtio.pci.transport import VirtioPci
 
 RAM = 64 << 10

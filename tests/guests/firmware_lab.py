@@ -22,8 +22,8 @@ from tests.guests.lab import Vnic, vnic_run
 from tests.guests.qemu_lab import pci_nic
 
 from vnic.children import with_us
-from vnic.guest import qemu_kit
-from vnic.guest.qemu_nic import vfio_user
+from vnic.lab.guest import qemu_kit
+from vnic.lab.guest.qemu_nic import vfio_user
 
 FILE = random.Random(1).randbytes(2 << 20)
 SHA256 = hashlib.sha256(FILE).hexdigest()

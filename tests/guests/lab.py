@@ -21,8 +21,8 @@ from typing import Any, Self
 from tests.needs import need
 from tests.places import short_folder
 
-from vnic.guest import kit
-from vnic.guest.uml import UmlGuest
+from vnic.lab.guest import kit
+from vnic.lab.guest.uml import UmlGuest
 
 Reply = dict[str, Any]
 

@@ -10,11 +10,11 @@ from typing import Any, Protocol
 from tests.guests.lab import TIMEOUT_S, Vnic
 from tests.needs import need
 
-from vnic.guest import qemu_kit
-from vnic.guest.console import DEFAULT_TIMEOUT
-from vnic.guest.linux import CARRIER_TIMEOUT
-from vnic.guest.qemu import QemuGuest
-from vnic.guest.qemu_nic import QemuNic
+from vnic.lab.guest import qemu_kit
+from vnic.lab.guest.console import DEFAULT_TIMEOUT
+from vnic.lab.guest.linux import CARRIER_TIMEOUT
+from vnic.lab.guest.qemu import QemuGuest
+from vnic.lab.guest.qemu_nic import QemuNic
 
 
 def pci_nic(name: str, driver: str = "virtio-net-pci", netdev: str | None = "net0", **more: str) -> list[str]:

@@ -7,7 +7,7 @@ import time
 import pytest
 from tests.guests.lab import ECHO, nic, uml, vnic_run
 
-from vnic.guest.errors import BootFailed
+from vnic.lab.guest.errors import BootFailed
 
 
 def test_boots_with_the_cable_out() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from tests.guests.lab import ECHO, Qmp, Vnic, interrupts, nic, uml, vnic_run
 
-from vnic.guest.uml import UmlGuest
+from vnic.lab.guest.uml import UmlGuest
 
 Lab = tuple[Vnic, UmlGuest]
 

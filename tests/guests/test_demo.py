@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests.guests.lab import SOURCES
 
-from vnic.cli.demo_steps import STEPS
+from vnic.lab.demo.steps import STEPS
 
 
 def demo(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tests.guests.lab import ECHO, nic, vnic_run
 
-from vnic.guest.errors import BootFailed
-from vnic.guest.fake import FakeGuest
+from vnic.lab.guest.errors import BootFailed
+from vnic.lab.guest.fake import FakeGuest
 
 
 def test_its_carrier_follows_and_it_pings() -> None:

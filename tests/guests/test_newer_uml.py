@@ -8,10 +8,10 @@ import pytest
 from tests.guests.lab import ECHO, SOURCES, nic, vnic_run
 from tests.needs import newer_uml
 
-from vnic.cli.demo_lab import GUEST_ADDRESS, VHOST_USER, Lab
-from vnic.cli.demo_steps import STEPS, first_row, run_step
-from vnic.guest import kit
-from vnic.guest.uml import UmlGuest
+from vnic.lab.demo.lab import GUEST_ADDRESS, VHOST_USER, Lab
+from vnic.lab.demo.steps import STEPS, first_row, run_step
+from vnic.lab.guest import kit
+from vnic.lab.guest.uml import UmlGuest
 
 
 @pytest.fixture

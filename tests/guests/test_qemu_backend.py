@@ -14,7 +14,7 @@ from tests.guests.lab import Vnic, nic, vnic_run
 from tests.guests.qemu_lab import Apart, interfaces, pci_nic, qemu, resize_rings, transfer
 from tests.places import short_folder
 
-from vnic.guest.qemu import QemuGuest
+from vnic.lab.guest.qemu import QemuGuest
 
 NICS: dict[str, dict[str, str]] = {"nic0": {}, "nic1": {"msix": "off"}}
 CABLE = ["-netdev", "hubport,id=end0,hubid=1", "-netdev", "hubport,id=end1,hubid=1"]

@@ -15,7 +15,7 @@ import pytest
 from tests.guests.lab import Qmp, Vnic, vnic_run
 from tests.guests.qemu_lab import interfaces, interrupts, pci_nic, qemu, resize_rings
 
-from vnic.guest.qemu import QemuGuest
+from vnic.lab.guest.qemu import QemuGuest
 
 KINDS = {
     "msix": ("virtio-net-pci", {"speed": "2500", "duplex": "full"}),

@@ -8,8 +8,8 @@ import pytest
 from tests.guests.lab import PATIENT, Vnic, vnic_run
 from tests.guests.qemu_lab import pci_nic, qemu, wait_detached
 
-from vnic.guest.qemu import QemuGuest
-from vnic.guest.qemu_nic import vfio_user
+from vnic.lab.guest.qemu import QemuGuest
+from vnic.lab.guest.qemu_nic import vfio_user
 
 Lab = tuple[Vnic, QemuGuest]
 

@@ -14,10 +14,10 @@ import pytest
 from tests.guests.lab import SOURCES
 from tests.needs import need
 
-from vnic.guest import qemu_kit
-from vnic.guest.errors import BootFailed, GuestError, GuestGone
-from vnic.guest.qemu import QemuGuest
-from vnic.guest.qemu_nic import emulated
+from vnic.lab.guest import qemu_kit
+from vnic.lab.guest.errors import BootFailed, GuestError, GuestGone
+from vnic.lab.guest.qemu import QemuGuest
+from vnic.lab.guest.qemu_nic import emulated
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +89,8 @@ def test_a_qemu_that_ends_at_once_is_not_said_to_be_slow(kit: qemu_kit.QemuKit, 
 
 def test_a_guest_ends_with_the_process_that_booted_it(kit: qemu_kit.QemuKit) -> None:
     code = """\
-from vnic.guest.errors import BootFailed
-from vnic.guest.qemu import QemuGuest
+from vnic.lab.guest.errors import BootFailed
+from vnic.lab.guest.qemu import QemuGuest
 guest = QemuGuest()
 try:
     guest.boot(timeout=0.3)

@@ -12,8 +12,8 @@ import pytest
 from tests.guests.lab import Vnic, vnic_run
 from tests.guests.qemu_lab import interface, pci_nic, qemu, qemu_guest, transfer, wait_detached
 
-from vnic.guest.errors import BootFailed
-from vnic.guest.qemu import QemuGuest
+from vnic.lab.guest.errors import BootFailed
+from vnic.lab.guest.qemu import QemuGuest
 
 Pair = tuple[Vnic, QemuGuest, QemuGuest]
 

@@ -11,7 +11,7 @@ import pytest
 from tests.guests.lab import Vnic, vnic_run
 from tests.guests.qemu_lab import Apart, interfaces, pci_nic, qemu, transfer
 
-from vnic.guest.qemu import QemuGuest
+from vnic.lab.guest.qemu import QemuGuest
 
 KINDS = {
     "msix": ("virtio-net-pci", {}),

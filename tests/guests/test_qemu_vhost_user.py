@@ -10,8 +10,8 @@ import pytest
 from tests.guests.lab import Vnic, nic, vnic_run
 from tests.guests.qemu_lab import interfaces, qemu
 
-from vnic.guest.qemu import QemuGuest
-from vnic.guest.qemu_nic import QemuNic
+from vnic.lab.guest.qemu import QemuGuest
+from vnic.lab.guest.qemu_nic import QemuNic
 
 Lab = tuple[Vnic, QemuGuest]
 

@@ -14,9 +14,9 @@ import pytest
 from tests.guests.lab import SOURCES
 from tests.needs import need
 
-from vnic.guest import kit
-from vnic.guest.errors import CommandFailed, GuestError, GuestGone
-from vnic.guest.uml import UmlGuest
+from vnic.lab.guest import kit
+from vnic.lab.guest.errors import CommandFailed, GuestError, GuestGone
+from vnic.lab.guest.uml import UmlGuest
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_waiting_for_a_carrier_ends(guest: UmlGuest) -> None:
 
 
 def test_floating_point_survives_page_faults_and_switches(guest: UmlGuest) -> None:
-    """What a kernel that loses register state would get wrong (see vnic.guest.exec_uml)."""
+    """What a kernel that loses register state would get wrong (see vnic.lab.guest.exec_uml)."""
     sums = (
         "for run in 1 2 3 4; do (seq 1 2000 | awk '{s += $1 / 7} END {printf \"%.6f\\n\", s}') & done; wait"
     )
@@ -119,7 +119,9 @@ def test_closing_leaves_no_process_behind(found_kit: kit.UmlKit, busy: bool) -> 
 
 
 def test_the_guest_ends_with_the_process_that_booted_it(found_kit: kit.UmlKit, tmp_path: Path) -> None:
-    code = "from vnic.guest.uml import UmlGuest; g = UmlGuest(); g.boot(); print(g.pid, flush=True); input()"
+    code = (
+        "from vnic.lab.guest.uml import UmlGuest; g = UmlGuest(); g.boot(); print(g.pid, flush=True); input()"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", code],
         stdin=subprocess.PIPE,

@@ -16,7 +16,7 @@ import pytest
 from tests.guests.lab import ECHO, Vnic, nic, uml, vnic_run
 from tests.guests.qemu_lab import pci_nic, qemu
 
-from vnic.guest.linux import LinuxGuest
+from vnic.lab.guest.linux import LinuxGuest
 
 BACKEND = [
     "-chardev",

@@ -18,10 +18,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from vnic.lab.played.driver import NetDriver
+from vnic.lab.played.guest_memory import FakeGuestMemory
+from vnic.lab.played.vhost_user_client import (
+    ALL_PROTOCOL_FEATURES,
+    Disconnected,
+    SocketWire,
+    VhostUserClient,
+)
 from vnic.protocol.vhost_user.messages import P_CONFIG
-from vnic.testing.driver import NetDriver
-from vnic.testing.guest_memory import FakeGuestMemory
-from vnic.testing.vhost_user_client import ALL_PROTOCOL_FEATURES, Disconnected, SocketWire, VhostUserClient
 
 SOURCE = Path(__file__).parents[2] / "src"
 COMMAND = [sys.executable, "-m", "vnic"]

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from tests.fakes.loops import open_fds
 
-from vnic.bench.process import VnicProcess
+from vnic.lab.bench.process import VnicProcess
+from vnic.lab.played.back_end import BackEnd
+from vnic.lab.played.driver import NetDriver
+from vnic.lab.played.guest_memory import FakeGuestMemory
+from vnic.lab.played.vhost_user_client import SocketWire, VhostUserClient
 from vnic.net.client import Endpoint
-from vnic.net.incoming import Frame
-from vnic.testing.back_end import BackEnd
-from vnic.testing.driver import NetDriver
-from vnic.testing.guest_memory import FakeGuestMemory
-from vnic.testing.vhost_user_client import SocketWire, VhostUserClient
+from vnic.net.queue import Frame
 
 RESTARTS = 1000
 WARM_UP = 100

@@ -105,7 +105,7 @@ def test_refusals_leave_nothing(tmp_path: Path) -> None:
 HELPER = """
 import array, socket, sys
 sys.path.insert(0, {source!r})
-from vnic.backend.tap_device import add_to_bridge, open_tap
+from vnic.backend.tap.device import add_to_bridge, open_tap
 
 options = dict(word.lstrip("-").partition("=")[::2] for word in sys.argv[1:])
 fd, name, _ = open_tap(None, vnet_hdr="use-vnet" in options, multi_queue=False)

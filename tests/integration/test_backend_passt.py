@@ -19,7 +19,13 @@ import pytest
 from tests.integration.namespace import in_namespace, ip, run
 from tests.unit.backend.helpers import Lab, until
 
-from vnic.backend.options import HubPortOptions, PasstOptions, String, TapOptions, UserOptions
+from vnic.backend.options import (
+    HubPortOptions,
+    PasstOptions,
+    String,
+    TapOptions,
+    UserOptions,
+)
 from vnic.net.client import NetClient
 
 FETCH = """

@@ -17,12 +17,12 @@ from tests.integration.namespace import HOST, frame, in_namespace, ip, packet_so
 from tests.needs import need
 from tests.unit.backend.helpers import Guest, Lab, until
 
-from vnic.backend import script
 from vnic.backend.options import HubPortOptions, TapOptions
-from vnic.dataplane.offload import checksum, complete
+from vnic.backend.tap import script
 from vnic.net.errors import NetError
 from vnic.net.holds import HoldKind
-from vnic.net.incoming import Frame
+from vnic.net.offload import checksum, complete
+from vnic.net.queue import Frame
 
 # -- frames -----------------------------------------------------------------------------------------------------------
 
@@ -235,7 +235,7 @@ def test_multi_queue() -> None:
 
 
 async def _passed() -> None:
-    from vnic.backend.tap_device import open_tap
+    from vnic.backend.tap.device import open_tap
 
     fd, name, _ = open_tap("vp%d", vnet_hdr=True, multi_queue=False)
     before = open_fds()

@@ -26,14 +26,14 @@ from tests.fakes.hostile_memory import (
 )
 from tests.integration.process import PATIENCE_S, Place, guest_on, is_listening, wait_for
 
-from vnic.nic.e1000 import regs
+from vnic.lab.played.driver import DriverRing, NetDriver
+from vnic.lab.played.guest_memory import GUEST_ADDR, FakeGuestMemory
+from vnic.lab.played.vfio_user_client import VfioUserClient
+from vnic.lab.played.vhost_user_client import SocketWire, VhostUserClient
+from vnic.lab.played.virtio_pci_driver import NOTIFY, VERSION_1, VirtioPciDriver
+from vnic.nic.intel.e1000 import regs
 from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vhost_user import messages as vu
-from vnic.testing.driver import DriverRing, NetDriver
-from vnic.testing.guest_memory import GUEST_ADDR, FakeGuestMemory
-from vnic.testing.vfio_user_client import VfioUserClient
-from vnic.testing.vhost_user_client import SocketWire, VhostUserClient
-from vnic.testing.virtio_pci_driver import NOTIFY, VERSION_1, VirtioPciDriver
 
 FULL = 2**64 - 2
 """The most that an eventfd counts to: a write has to wait."""

@@ -19,10 +19,10 @@ from tests.conftest import require
 from tests.fakes import timed_vnic
 from tests.integration.process import PATIENCE_S, Place, guest_on, wait_for
 
+from vnic.lab.played.driver import NetDriver
+from vnic.lab.played.guest_memory import FakeGuestMemory
+from vnic.lab.played.vhost_user_client import SocketWire, VhostUserClient
 from vnic.protocol.qmp import decode
-from vnic.testing.driver import NetDriver
-from vnic.testing.guest_memory import FakeGuestMemory
-from vnic.testing.vhost_user_client import SocketWire, VhostUserClient
 
 COMMAND = [sys.executable, str(Path(timed_vnic.__file__))]
 LAG_MAX_US = 50_000

@@ -15,10 +15,10 @@ import pytest
 from qemu.qmp import ExecuteError, QMPClient
 from tests.integration.process import PATIENCE_S, Place, Running, guest_on, wait_for
 
-from vnic.monitor.machine import GuestDescriptors, VnicInfo
+from vnic.lab.played.guest_memory import FakeGuestMemory
+from vnic.lab.played.vfio_user_client import VfioUserClient
+from vnic.monitor.interfaces import GuestDescriptors, VnicInfo
 from vnic.protocol.vfio_user import messages as m
-from vnic.testing.guest_memory import FakeGuestMemory
-from vnic.testing.vfio_user_client import VfioUserClient
 
 NIC = "virtio-net,id=nic0,netdev=net0,attach.type=vhost-user,attach.path=nic0.sock"
 NIC_ALONE = "virtio-net,id=nic0,attach.type=vhost-user,attach.path=nic0.sock"

@@ -17,7 +17,7 @@ from tests.integration.namespace import frame, in_namespace, packet_socket, rece
 from tests.integration.process import Place
 from tests.unit.backend.helpers import until
 
-from vnic.backend.tap_device import open_tap
+from vnic.backend.tap.device import open_tap
 from vnic.machine import Machine
 from vnic.monitor import Mode, Monitors, SocketOptions
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.integration.process import Place
 
-from vnic.testing.back_end import BackEnd
+from vnic.lab.played.back_end import BackEnd
 
 
 def nic(name: str, netdev: str = "") -> tuple[str, str]:

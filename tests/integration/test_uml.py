@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from tests.integration.process import Place
 
-from vnic.guest.kit import find_uml
-from vnic.guest.uml import UmlGuest
+from vnic.lab.guest.kit import find_uml
+from vnic.lab.guest.uml import UmlGuest
 
 pytestmark = [pytest.mark.guest, pytest.mark.needs("uml")]
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from tests.integration.process import COMMAND, PATIENCE_S, Place, Running, guest_on, wait_for
 
-from vnic.testing.vhost_user_client import QEMU_NETDEV_PROTOCOL_FEATURES
+from vnic.lab.played.vhost_user_client import QEMU_NETDEV_PROTOCOL_FEATURES
 
 NIC = "virtio-net,id=nic0,netdev=net0,attach.type=vhost-user,attach.path=nic0.sock"
 STREAM = "stream,id=net0,server=on,addr.type=unix,addr.path=net0.sock"

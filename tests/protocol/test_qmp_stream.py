@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from vnic.protocol.qmp import ParseError, Stream, decode, encode
+from vnic.protocol.qmp import (
+    ParseError,
+    Stream,
+    decode,
+    encode,
+)
 from vnic.protocol.qmp.stream import MESSAGE_TOKENS_MAX, NESTING_MAX
 from vnic.protocol.qmp.tokens import TOKEN_MAX_BYTES
 

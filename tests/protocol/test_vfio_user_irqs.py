@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from tests.fakes.vfio_user_device import ask, is_open, memfd, message, serving
 
+from vnic.lab.played.vfio_user_client import Reply
 from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vfio_user.messages import ProtocolError, SetIrqs
-from vnic.testing.vfio_user_client import Reply
 
 NONE, BOOL, EVENTFD = m.IRQ_DATA_NONE, m.IRQ_DATA_BOOL, m.IRQ_DATA_EVENTFD
 MASK, UNMASK, TRIGGER = m.IRQ_ACTION_MASK, m.IRQ_ACTION_UNMASK, m.IRQ_ACTION_TRIGGER

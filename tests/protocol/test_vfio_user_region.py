@@ -7,9 +7,9 @@ import struct
 import pytest
 from tests.fakes.vfio_user_device import ask, message, serving
 
+from vnic.lab.played.vfio_user_client import Reply
 from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vfio_user.messages import ProtocolError
-from vnic.testing.vfio_user_client import Reply
 
 
 def access(offset: int, region: int, count: int, data: bytes = b"") -> bytes:

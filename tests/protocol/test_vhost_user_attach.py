@@ -16,19 +16,19 @@ from tests.fakes.loops import fresh_loop, no_fd_leak, turn, until
 from tests.fakes.vhost_user_rig import SocketRig, closed_by_device
 
 from vnic.attach import gate
-from vnic.attach.base import check_path
-from vnic.attach.kicks import VAIN_KICKS
-from vnic.attach.vhost_user import State
-from vnic.net.announce import rarp_frame
-from vnic.net.errors import NetError
-from vnic.protocol.vhost_user import messages as vu
-from vnic.quota import QUOTA
-from vnic.testing.vhost_user_client import (
+from vnic.attach.vhost_user.attachment import State
+from vnic.attach.vhost_user.kicks import VAIN_KICKS
+from vnic.lab.played.vhost_user_client import (
     QEMU_NETDEV_PROTOCOL_FEATURES,
     Disconnected,
     SocketWire,
     VhostUserClient,
 )
+from vnic.net.announce import rarp_frame
+from vnic.net.errors import NetError
+from vnic.protocol.vhost_user import messages as vu
+from vnic.quota import QUOTA
+from vnic.sockets.listener import check_path
 
 FRAME = bytes(range(64)) * 2
 
@@ -391,7 +391,9 @@ def test_an_interrupt_that_cannot_be_delivered_is_dropped(rig: SocketRig) -> Non
 
 def test_a_broken_ring_is_told(rig: SocketRig, caplog: pytest.LogCaptureFixture) -> None:
     """SET_VRING_ERR's descriptor, and NEEDS_RESET where the client speaks STATUS."""
-    caplog.set_level(logging.CRITICAL, "vnic.nic.device")  # a record kept here would keep the guest's memory
+    caplog.set_level(
+        logging.CRITICAL, "vnic.virtio.device"
+    )  # a record kept here would keep the guest's memory
     rig.attachment.start()
     client = rig.connect()
     features = vu.P_STATUS | vu.P_CONFIG | vu.P_BACKEND_REQ

@@ -9,10 +9,10 @@ import pytest
 from tests.fakes.loops import no_fd_leak
 from tests.fakes.vhost_user_rig import MAC, EngineRig
 
+from vnic.lab.played.vhost_user_client import QEMU_NETDEV_PROTOCOL_FEATURES, UML_PROTOCOL_FEATURES
 from vnic.protocol.vhost_user import messages as vu
 from vnic.protocol.vhost_user.messages import ProtocolError
 from vnic.protocol.vhost_user.notices import ConfigNotices
-from vnic.testing.vhost_user_client import QEMU_NETDEV_PROTOCOL_FEATURES, UML_PROTOCOL_FEATURES
 
 NOTICE = vu.encode(vu.BACKEND_CONFIG_CHANGE)
 

@@ -10,15 +10,15 @@ import pytest
 from tests.fakes.loops import no_fd_leak
 from tests.fakes.vhost_user_rig import EngineRig
 
-from vnic.protocol.vhost_user import messages as vu
-from vnic.protocol.vhost_user.device import PROTOCOL_FEATURES
-from vnic.protocol.vhost_user.messages import ProtocolError
-from vnic.protocol.vhost_user.ring import RingState
-from vnic.testing.vhost_user_client import (
+from vnic.lab.played.vhost_user_client import (
     NEW_UML_PROTOCOL_FEATURES,
     QEMU_NETDEV_PROTOCOL_FEATURES,
     UML_PROTOCOL_FEATURES,
 )
+from vnic.protocol.vhost_user import messages as vu
+from vnic.protocol.vhost_user.backend import PROTOCOL_FEATURES
+from vnic.protocol.vhost_user.messages import ProtocolError
+from vnic.protocol.vhost_user.ring import RingState
 
 
 @contextlib.contextmanager

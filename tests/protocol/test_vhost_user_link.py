@@ -12,16 +12,16 @@ import pytest
 from tests.fakes.loops import fresh_loop, no_fd_leak, run_for, turn, until
 from tests.fakes.vhost_user_rig import SocketRig, closed_by_device
 
-from vnic.attach import vhost_user
-from vnic.attach.vhost_user import GRACE_S, State
-from vnic.protocol.vhost_user import messages as vu
-from vnic.testing.vhost_user_client import (
+from vnic.attach.vhost_user import attachment as vhost_user
+from vnic.attach.vhost_user.attachment import GRACE_S, State
+from vnic.lab.played.vhost_user_client import (
     QEMU_NETDEV_PROTOCOL_FEATURES,
     UML_PROTOCOL_FEATURES,
     Disconnected,
     SocketWire,
     VhostUserClient,
 )
+from vnic.protocol.vhost_user import messages as vu
 
 
 @pytest.fixture

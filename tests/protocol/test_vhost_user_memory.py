@@ -10,10 +10,10 @@ import pytest
 from tests.fakes.loops import no_fd_leak
 from tests.fakes.vhost_user_rig import EngineRig
 
+from vnic.lab.played.guest_memory import GUEST_ADDR, USER_ADDR
 from vnic.protocol.vhost_user import messages as vu
 from vnic.protocol.vhost_user.messages import ProtocolError
 from vnic.protocol.vhost_user.ring import RingState
-from vnic.testing.guest_memory import GUEST_ADDR, USER_ADDR
 
 PAGE = 4096
 Row = tuple[int, int, int, int]

@@ -6,7 +6,7 @@ import pytest
 
 from vnic.protocol.frames import FrameError
 from vnic.protocol.vhost_user import messages as vu
-from vnic.protocol.vhost_user.device import HANDLERS
+from vnic.protocol.vhost_user.backend import HANDLERS
 
 
 def test_encode_is_the_specifications_layout() -> None:

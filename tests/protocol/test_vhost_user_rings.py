@@ -14,7 +14,7 @@ from tests.fakes.loops import no_fd_leak
 from tests.fakes.vhost_user_rig import EngineRig
 
 from vnic.protocol.vhost_user import messages as vu
-from vnic.protocol.vhost_user.device import PROTOCOL_FEATURES
+from vnic.protocol.vhost_user.backend import PROTOCOL_FEATURES
 from vnic.protocol.vhost_user.messages import ProtocolError
 from vnic.protocol.vhost_user.ring import RingState
 

@@ -12,7 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from vnic.descriptors import HARMLESS, Kind, kind_of, mount_of, name_of, seals_of
+from vnic.descriptors import (
+    HARMLESS,
+    Kind,
+    kind_of,
+    mount_of,
+    name_of,
+    seals_of,
+)
 
 F_SEAL_SHRINK = 2
 F_ADD_SEALS = 1033

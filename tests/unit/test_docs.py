@@ -12,15 +12,20 @@ import msgspec
 import pytest
 
 from vnic.backend import NETDEVS
+from vnic.chardev.table import FLAT_CHARDEVS, parse_flat
 from vnic.cli.main import VERBS
 from vnic.cli.options import _FLAGS, _WITH_ARGUMENT, parse_run
 from vnic.filter import OBJECTS, object_structs
-from vnic.machine.chardevs import FLAT_CHARDEVS, parse_flat
 from vnic.machine.nics import DEVICES, device_structs
 from vnic.monitor.commands import COMMANDS
 from vnic.monitor.events import EVENTS
 from vnic.monitor.hmp import help_text
-from vnic.monitor.schema import convert_to_shape, device_options, netdev_options, object_options
+from vnic.monitor.schema import (
+    convert_to_shape,
+    device_options,
+    netdev_options,
+    object_options,
+)
 from vnic.net.holds import HoldKind
 
 ROOT = Path(__file__).parents[2]

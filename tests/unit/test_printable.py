@@ -9,10 +9,10 @@ import pytest
 from tests.fakes.monitored_machine import FakeMachine
 from tests.unit.monitor.conftest import Client
 
-from vnic import logs
 from vnic.cli import link as link_verb
 from vnic.cli import watch, why
 from vnic.cli.show import Now, print_json, print_table
+from vnic.observe import logs
 from vnic.printable import lines, one_line, printable
 
 EVIL = "a\x1b[2J\x9b31m\u202eb\x7f\udcff\r"

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from vnic.quota import GUEST_DESCRIPTORS, DescriptorQuota, Holding, TooManyDescriptors
+from vnic.quota import (
+    GUEST_DESCRIPTORS,
+    DescriptorQuota,
+    Holding,
+    TooManyDescriptors,
+)
 
 
 class Guests:

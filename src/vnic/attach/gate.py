@@ -9,8 +9,8 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from vnic.closers import closers
 from vnic.net.clock import Timer
+from vnic.sockets.closers import closers
 
 log = logging.getLogger(__name__)
 

@@ -8,12 +8,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
+from vnic.backend.base import (
+    Backend,
+    BackendContext,
+    Chardev,
+    ChardevTable,
+    NetdevType,
+)
+from vnic.backend.options import NetdevOptions
+from vnic.backend.registry import NETDEVS, NOT_BUILT, netdev_type
 from vnic.net.errors import NetError
 from vnic.net.holds import VNIC
-
-from .base import Backend, BackendContext, Chardev, ChardevTable, NetdevType
-from .options import NetdevOptions
-from .registry import NETDEVS, NOT_BUILT, netdev_type
 
 __all__ = [
     "NETDEVS",

@@ -13,17 +13,16 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from vnic.backend.hub import Hubs
+from vnic.backend.interface_watch import InterfaceWatch
+from vnic.backend.options import NetdevOptions
 from vnic.net.client import Endpoint
 from vnic.net.errors import NetError
 from vnic.net.holds import HoldKind
 from vnic.net.network import Network
 
-from .hub import Hubs
-from .interface_watch import InterfaceWatch
-from .options import NetdevOptions
-
 if TYPE_CHECKING:
-    from .chardev import ChardevListener
+    from vnic.chardev.socket import ChardevListener
 
 log = logging.getLogger("vnic.backend")
 

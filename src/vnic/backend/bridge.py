@@ -14,13 +14,12 @@ import socket
 from collections.abc import Coroutine
 from typing import Any
 
+from vnic.backend.base import BackendContext
+from vnic.backend.options import BridgeOptions, TapOptions
+from vnic.backend.tap.backend import TapBackend
+from vnic.backend.tap.device import add_to_bridge, open_tap
 from vnic.children import Child
 from vnic.net.errors import NetError
-
-from .base import BackendContext
-from .options import BridgeOptions, TapOptions
-from .tap import TapBackend
-from .tap_device import add_to_bridge, open_tap
 
 DEFAULT_BRIDGE = "br0"
 HELPERS = ("/usr/lib/qemu/qemu-bridge-helper", "/usr/libexec/qemu-bridge-helper")

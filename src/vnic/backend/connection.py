@@ -11,10 +11,9 @@ import socket
 from collections.abc import Callable
 from typing import Protocol
 
-from vnic.net.incoming import Frame
-
-from .base import READ_BUDGET_FRAMES, READ_BUDGET_S, log
-from .framing import LENGTH, Deframer, FramingError
+from vnic.backend.base import READ_BUDGET_FRAMES, READ_BUDGET_S, log
+from vnic.backend.framing import LENGTH, Deframer, FramingError
+from vnic.net.queue import Frame
 
 READ_BYTES = 128 * 1024
 WRITE_LIMIT_BYTES = 512 * 1024

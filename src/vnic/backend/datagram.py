@@ -13,14 +13,13 @@ from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from vnic.lookup import LookupFailed, look_up
+from vnic.backend.base import READ_BUDGET_FRAMES
+from vnic.backend.framing import MAX_FRAME_BYTES
 from vnic.net.client import NetClient
 from vnic.net.errors import NetError
-from vnic.net.incoming import Frame
+from vnic.net.queue import Frame
 from vnic.protocol.frames import close_fds
-
-from .base import READ_BUDGET_FRAMES
-from .framing import MAX_FRAME_BYTES
+from vnic.sockets.lookup import LookupFailed, look_up
 
 RETRY_S = 0.0005
 RETRY_MAX_S = 0.016

@@ -9,15 +9,8 @@ import socket
 from collections.abc import Coroutine
 from typing import Any
 
-from vnic.net.errors import NetError
-from vnic.net.incoming import Frame
-from vnic.sockets.bind import BoundPath, socket_mode
-from vnic.sockets.lock import PathError
-
-from .address import AddressError, unix_sockaddr
-from .base import Backend, BackendContext
-from .connect import bind_unix
-from .datagram import (
+from vnic.backend.base import Backend, BackendContext
+from vnic.backend.datagram import (
     DatagramPort,
     Hosts,
     datagram_socket_from_fd,
@@ -28,7 +21,19 @@ from .datagram import (
     multicast_socket,
     udp_socket,
 )
-from .options import DgramOptions, FdAddress, InetAddress, SocketAddress, UnixAddress
+from vnic.backend.options import (
+    DgramOptions,
+    FdAddress,
+    InetAddress,
+    SocketAddress,
+    UnixAddress,
+)
+from vnic.net.errors import NetError
+from vnic.net.queue import Frame
+from vnic.sockets.address import AddressError, unix_sockaddr
+from vnic.sockets.bind import BoundPath, socket_mode
+from vnic.sockets.connect import bind_unix
+from vnic.sockets.lock import PathError
 
 
 class DgramBackend(Backend):

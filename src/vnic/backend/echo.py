@@ -10,13 +10,12 @@ import ipaddress
 import struct
 from collections import deque
 
-from vnic.dataplane.offload import checksum
+from vnic.backend.base import Backend, BackendContext
+from vnic.backend.options import EchoOptions
 from vnic.net.errors import NetError
-from vnic.net.incoming import Frame
 from vnic.net.names import parse_mac
-
-from .base import Backend, BackendContext
-from .options import EchoOptions
+from vnic.net.offload import checksum
+from vnic.net.queue import Frame
 
 ETH_BYTES = 14
 ETH_P_IP = 0x0800

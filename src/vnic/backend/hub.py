@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from vnic.net.client import NetClient
 
 if TYPE_CHECKING:
-    from .hubport import HubPort
+    from vnic.backend.hubport import HubPort
 
 
 class Hub:

@@ -5,12 +5,11 @@ A port whose link is down drops its traffic while the others keep talking; a hub
 
 from __future__ import annotations
 
+from vnic.backend.base import Backend, BackendContext
+from vnic.backend.hub import Hub
+from vnic.backend.options import HubPortOptions
 from vnic.net.errors import NetError
-from vnic.net.incoming import Frame
-
-from .base import Backend, BackendContext
-from .hub import Hub
-from .options import HubPortOptions
+from vnic.net.queue import Frame
 
 
 class HubPort(Backend):

@@ -8,10 +8,9 @@ from __future__ import annotations
 import importlib
 from typing import Any, cast
 
+from vnic.backend import options as o
+from vnic.backend.base import Backend, BackendContext, NetdevType
 from vnic.net.errors import NetError
-
-from . import options as o
-from .base import Backend, BackendContext, NetdevType
 
 NOT_BUILT = frozenset(
     {
@@ -42,9 +41,9 @@ NETDEVS: dict[str, NetdevType] = dict(
         _row(
             "socket", o.SocketOptions, "QEMU's older form of stream and dgram", "socket_netdev:SocketBackend"
         ),
-        _row("user", o.UserOptions, "QEMU's user-mode network, by passt", "user:user_netdev"),
-        _row("passt", o.PasstOptions, "the user-mode network of passt", "passt:passt_netdev"),
-        _row("tap", o.TapOptions, "a network interface of this host", "tap:TapBackend"),
+        _row("user", o.UserOptions, "QEMU's user-mode network, by passt", "user.backend:user_netdev"),
+        _row("passt", o.PasstOptions, "the user-mode network of passt", "passt.stream:passt_netdev"),
+        _row("tap", o.TapOptions, "a network interface of this host", "tap.backend:TapBackend"),
         _row(
             "bridge", o.BridgeOptions, "a network interface in a bridge of this host", "bridge:BridgeBackend"
         ),

@@ -9,14 +9,9 @@ import socket
 from collections.abc import Coroutine
 from typing import Any
 
-from vnic.net.errors import NetError
-from vnic.net.incoming import Frame
-from vnic.protocol.frames import close_fds
-
-from .base import Backend, BackendContext, log
-from .connect import Connector, Listener, Listening, set_stream_options
-from .connection import FramedConnection
-from .datagram import (
+from vnic.backend.base import Backend, BackendContext, log
+from vnic.backend.connection import FramedConnection
+from vnic.backend.datagram import (
     DatagramPort,
     Hosts,
     Inet4,
@@ -25,7 +20,16 @@ from .datagram import (
     multicast_socket,
     udp_socket,
 )
-from .options import InetAddress, SocketOptions
+from vnic.backend.options import InetAddress, SocketOptions
+from vnic.net.errors import NetError
+from vnic.net.queue import Frame
+from vnic.protocol.frames import close_fds
+from vnic.sockets.connect import (
+    Connector,
+    Listener,
+    Listening,
+    set_stream_options,
+)
 
 
 class SocketBackend(Backend):

@@ -10,13 +10,20 @@ import enum
 import socket
 from typing import Any
 
+from vnic.backend.base import Backend, BackendContext, log
+from vnic.backend.connection import FramedConnection
+from vnic.backend.options import (
+    FdAddress,
+    InetAddress,
+    StreamOptions,
+    UnixAddress,
+    VsockAddress,
+)
 from vnic.net.client import clients_of_wire
 from vnic.net.errors import NetError
 from vnic.net.holds import HoldKind
-from vnic.net.incoming import Frame
-from vnic.sockets.bind import BoundPath, socket_mode
-
-from .address import (
+from vnic.net.queue import Frame
+from vnic.sockets.address import (
     AddressError,
     Resolved,
     describe,
@@ -25,10 +32,15 @@ from .address import (
     socket_uri,
     stream_socket_from_fd,
 )
-from .base import Backend, BackendContext, log
-from .connect import LISTEN_BACKLOG, Connector, Listener, Listening, listen_on, set_stream_options
-from .connection import FramedConnection
-from .options import FdAddress, InetAddress, StreamOptions, UnixAddress, VsockAddress
+from vnic.sockets.bind import BoundPath, socket_mode
+from vnic.sockets.connect import (
+    LISTEN_BACKLOG,
+    Connector,
+    Listener,
+    Listening,
+    listen_on,
+    set_stream_options,
+)
 
 
 class State(enum.Enum):

@@ -12,19 +12,29 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 
-from vnic.fdsocket import Connection
+from vnic.backend.base import Backend, BackendContext, log
+from vnic.backend.options import VhostUserOptions
+from vnic.chardev.socket import ChardevSocket
+from vnic.memory.guest import GuestMemory
 from vnic.net.announce import ETH_P_RARP, RARP_FRAME_LENGTH
 from vnic.net.errors import NetError
-from vnic.net.incoming import Frame
-from vnic.nic.device import RingTaker, VirtioDevice
-from vnic.nic.virtio_net.features import GUEST_ANNOUNCE, MTU, OF_THE_RINGS, names
-from vnic.protocol.vhost_user.frontend import Bases, FrontendEngine, Phase, SharedRegion, SharedRing
+from vnic.net.queue import Frame
+from vnic.nic.virtio_net.features import (
+    GUEST_ANNOUNCE,
+    MTU,
+    OF_THE_RINGS,
+    names,
+)
+from vnic.protocol.vhost_user.frontend import (
+    Bases,
+    FrontendEngine,
+    Phase,
+    SharedRegion,
+    SharedRing,
+)
 from vnic.protocol.vhost_user.messages import MAX_FDS, ProtocolError
-from vnic.virtio.memory import GuestMemory
-
-from .base import Backend, BackendContext, log
-from .chardev import ChardevSocket
-from .options import VhostUserOptions
+from vnic.sockets.connection import Connection
+from vnic.virtio.device import RingTaker, VirtioDevice
 
 ANSWER_TIMEOUT_S = 5.0
 """How long an answer of the handshake or of a start may take before the back-end counts as dead."""

@@ -11,13 +11,18 @@ from typing import cast
 
 import msgspec
 
+from vnic.cli.client import (
+    Entry,
+    Refused,
+    Session,
+    add_instance_options,
+    session,
+)
+from vnic.cli.options import HelpTopic, parse_option_string
+from vnic.cli.show import print_json
 from vnic.net.errors import NetError
 from vnic.protocol import keyval
 from vnic.protocol.qmp import ParseError, decode
-
-from .client import Entry, Refused, Session, add_instance_options, session
-from .options import HelpTopic, parse_option_string
-from .show import print_json
 
 DELETE_TIMEOUT_S = 10.0
 
@@ -90,7 +95,7 @@ def _help(text: str, implied: str) -> str | None:
         tree, wants_help = parse_option_string(text, implied)
         if not wants_help:
             return None
-        from .help import help_text
+        from vnic.cli.help import help_text
 
         named = tree.get(implied)
         option = "netdev" if implied == "type" else "device"

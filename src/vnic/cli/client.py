@@ -19,8 +19,8 @@ from typing import Any
 
 from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError
 
-from vnic import rundir
-from vnic.rundir import RunDirError
+from vnic.sockets import rundir
+from vnic.sockets.rundir import RunDirError
 
 GREETING_TIMEOUT_S = 5.0
 

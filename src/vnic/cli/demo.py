@@ -15,15 +15,32 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from vnic.guest.apt import Progress
-from vnic.guest.base import Guest
-from vnic.guest.cache import cache_folder
-from vnic.guest.errors import BootFailed, GuestError, GuestUnavailable
-
-from .client import Refused
-from .demo_lab import GUEST_ADDRESS, NIC, PING_ADDRESS, VFIO_USER, VHOST_USER, Lab
-from .demo_steps import STEPS, Row, first_row, run_step
-from .show import COLUMN_GAP, WRAPPED_WIDTH, Lines, micros, print_json
+from vnic.cli.client import Refused
+from vnic.cli.show import (
+    COLUMN_GAP,
+    WRAPPED_WIDTH,
+    Lines,
+    micros,
+    print_json,
+)
+from vnic.lab.demo.lab import (
+    GUEST_ADDRESS,
+    NIC,
+    PING_ADDRESS,
+    VFIO_USER,
+    VHOST_USER,
+    Lab,
+)
+from vnic.lab.demo.steps import (
+    STEPS,
+    Row,
+    first_row,
+    run_step,
+)
+from vnic.lab.guest.apt import Progress
+from vnic.lab.guest.base import Guest
+from vnic.lab.guest.cache import cache_folder
+from vnic.lab.guest.errors import BootFailed, GuestError, GuestUnavailable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -124,22 +141,22 @@ def _does_not_boot(error: BootFailed) -> GuestUnavailable:
 
 
 async def _fake(lab: Lab, _console: Console) -> Guest:
-    from vnic.guest.fake import FakeGuest
+    from vnic.lab.guest.fake import FakeGuest
 
     return FakeGuest(lab.nic_socket)
 
 
 async def _uml(lab: Lab, console: Console) -> Guest:
-    from vnic.guest import kit
-    from vnic.guest.uml import UmlGuest
+    from vnic.lab.guest import kit
+    from vnic.lab.guest.uml import UmlGuest
 
     found = kit.find_uml() or await _download("User-Mode Linux", kit.download_kit, console)
     return UmlGuest([lab.nic_socket], kit=found)
 
 
 async def _qemu(lab: Lab, console: Console) -> Guest:
-    from vnic.guest import qemu_kit
-    from vnic.guest.qemu import QemuGuest
+    from vnic.lab.guest import qemu_kit
+    from vnic.lab.guest.qemu import QemuGuest
 
     found = qemu_kit.find_qemu() or await _download("QEMU and a kernel", qemu_kit.download_kit, console)
     return QemuGuest([lab.nic_socket], kit=found)

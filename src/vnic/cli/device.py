@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-from .additions import add_verb
+from vnic.cli.additions import add_verb
 
 EPILOG = "As on the command line of `vnic run`: `vnic device add help` and `vnic device add DRIVER,help` tell more."
 

@@ -19,12 +19,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vnic import rundir
-from vnic.guest import cache, kit, qemu_kit
-from vnic.guest.memory_folder import memory_folders
+from vnic.cli.show import print_json, style
+from vnic.lab.guest import cache, kit, qemu_kit
+from vnic.lab.guest.memory_folder import memory_folders
 from vnic.printable import printable
-
-from .show import print_json, style
+from vnic.sockets import rundir
 
 PYTHON_WANTED = (3, 11)
 QEMU_PACKAGE = "qemu-system-x86"

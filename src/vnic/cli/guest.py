@@ -14,10 +14,10 @@ import sys
 import termios
 from collections.abc import Iterator, Sequence
 
-from vnic.guest import kit
-from vnic.guest.cache import cache_folder
-from vnic.guest.errors import GuestError
-from vnic.guest.uml import UmlGuest
+from vnic.lab.guest import kit
+from vnic.lab.guest.cache import cache_folder
+from vnic.lab.guest.errors import GuestError
+from vnic.lab.guest.uml import UmlGuest
 
 EXIT_REFUSED = 1
 

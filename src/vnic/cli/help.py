@@ -9,8 +9,9 @@ from __future__ import annotations
 import msgspec
 
 from vnic.backend import NETDEVS
+from vnic.chardev.table import FLAT_CHARDEVS
+from vnic.cli.options import HelpTopic
 from vnic.filter import OBJECTS, object_structs
-from vnic.machine.chardevs import FLAT_CHARDEVS
 from vnic.machine.nics import DEVICES
 from vnic.machine.place import PLACE
 from vnic.machine.virtio_features import NOT_BUILT, SWITCHED
@@ -26,8 +27,6 @@ from vnic.monitor.schema.shapes import (
     object_of,
 )
 from vnic.net.errors import DeviceNotFound, NetError
-
-from .options import HelpTopic
 
 RUN_HELP = """\
 usage: vnic run [OPTION]...

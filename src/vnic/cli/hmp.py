@@ -9,10 +9,9 @@ import argparse
 import re
 import sys
 
+from vnic.cli.client import add_instance_options, session
+from vnic.cli.show import print_json
 from vnic.printable import lines
-
-from .client import add_instance_options, session
-from .show import print_json
 
 _REFUSAL = re.compile(r"^(Error: (?!index=)|unknown command: '|Try \"help )", re.MULTILINE)
 """An error, no such command, or wrong arguments (monitor/hmp.c); not `info network` of a NIC called Error."""

@@ -10,10 +10,21 @@ import asyncio
 import sys
 import time
 
+from vnic.cli.client import (
+    Entry,
+    Refused,
+    Session,
+    add_instance_options,
+    session,
+)
+from vnic.cli.show import (
+    cause_text,
+    link_word,
+    micros,
+    print_json,
+    print_table,
+)
 from vnic.printable import one_line, printable
-
-from .client import Entry, Refused, Session, add_instance_options, session
-from .show import cause_text, link_word, micros, print_json, print_table
 
 COLUMNS = ("NAME", "TYPE", "MODEL", "LINK", "OPERSTATE", "PEER", "GUEST SAW", "CHANGES", "HELD BY")
 EXPENDABLE = ("TYPE", "OPERSTATE", "CHANGES")

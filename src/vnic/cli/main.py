@@ -36,7 +36,7 @@ VERBS = {
     "guest": ("vnic.cli.guest", "boot a small Linux guest on NIC sockets, with a shell"),
     "demo": ("vnic.cli.demo", "boot a small Linux guest and pull its cable in every way"),
     "doctor": ("vnic.cli.doctor", "say what this machine has and lacks for vnic"),
-    "bench": ("vnic.bench", "measure how fast links change and packets move"),
+    "bench": ("vnic.lab.bench", "measure how fast links change and packets move"),
 }
 """Beside `run`: the module of each verb, with `add_parser(verbs)`, and its line of help."""
 
@@ -134,7 +134,7 @@ def _dispatch(words: list[str]) -> int:
         words = [words[1], "-h"]  # as git has it
     verb = words[0] if words else ""
     if verb == "run":
-        from .run import run
+        from vnic.cli.run import run
 
         return run(words[1:])
     if verb in ("-h", "--help", "-help", "help"):
@@ -184,7 +184,7 @@ def _finish(module: ModuleType, args: argparse.Namespace) -> int:
         return int(run(args) or 0)
     import asyncio
 
-    from .client import Refused
+    from vnic.cli.client import Refused
 
     try:
         return int(asyncio.run(run(args)))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-from .additions import add_verb
+from vnic.cli.additions import add_verb
 
 EPILOG = (
     "As on the command line of `vnic run`: `vnic netdev add help` and `vnic netdev add TYPE,help` tell more."

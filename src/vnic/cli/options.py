@@ -9,13 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from vnic.cli import vm_options
 from vnic.machine.nics import DEVICES
 from vnic.monitor.schema.unions import MODERN_NETDEVS
 from vnic.net.errors import NetError
 from vnic.protocol import keyval
 from vnic.protocol.qmp import ParseError, decode
-
-from . import vm_options
 
 DEFAULT_NAME = "vnic"
 

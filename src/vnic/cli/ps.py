@@ -5,10 +5,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from vnic import rundir
-
-from .client import Entry, Refused, add_instance_options, session
-from .show import duration, micros, print_json, print_table
+from vnic.cli.client import (
+    Entry,
+    Refused,
+    add_instance_options,
+    session,
+)
+from vnic.cli.show import (
+    duration,
+    micros,
+    print_json,
+    print_table,
+)
+from vnic.sockets import rundir
 
 COLUMNS = ("NAME", "PID", "UP", "LAG P50", "P99", "MAX", "MEMORY", "SHARED", "DESCRIPTORS", "VERSION")
 EXPENDABLE = ("PID", "SHARED", "VERSION")

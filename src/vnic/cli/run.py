@@ -18,33 +18,46 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
-from vnic import __version__, logs, sigbus, unblock
+from vnic import __version__
 from vnic.backend.options import Size
-from vnic.lag import LagLoop
+from vnic.chardev.table import NullOptions
+from vnic.cli.options import (
+    HelpTopic,
+    OptionError,
+    RunOptions,
+    Setting,
+    UsageError,
+    parse_run,
+)
+from vnic.cli.suggest import suggestion
 from vnic.machine import Machine
-from vnic.machine.chardevs import NullOptions
 from vnic.machine.nics import unknown_property
 from vnic.machine.pidfile import PidFile
-from vnic.monitor.address import SocketOptions, look_up_addresses
-from vnic.monitor.machine import Later, ShutdownCause
+from vnic.memory import sigbus
+from vnic.memory.address_space import SPACE, NoRoom
+from vnic.monitor.interfaces import Later, ShutdownCause
 from vnic.monitor.passed_fds import inherited_fds
-from vnic.monitor.schema import convert_to_shape, device_options, netdev_options, object_options
+from vnic.monitor.schema import (
+    convert_to_shape,
+    device_options,
+    netdev_options,
+    object_options,
+)
 from vnic.monitor.schema.shapes import Union, object_of
 from vnic.monitor.server import Mode, Monitors
 from vnic.net.errors import NetError
 from vnic.net.names import check_identifier
+from vnic.observe import logs
+from vnic.observe.lag import LagLoop
 from vnic.printable import lines
-from vnic.rundir import Claim, RunDirError, own_folder
 from vnic.scratch import remove_leftovers
-from vnic.virtio.address_space import SPACE, NoRoom
-
-from .options import HelpTopic, OptionError, RunOptions, Setting, UsageError, parse_run
-from .suggest import suggestion
+from vnic.sockets import unblock
+from vnic.sockets.monitor_address import SocketOptions, look_up_addresses
+from vnic.sockets.rundir import Claim, RunDirError, own_folder
 
 if TYPE_CHECKING:
-    from vnic.logfile import LogFile
-
-    from .daemon import Background
+    from vnic.cli.daemon import Background
+    from vnic.observe.logfile import LogFile
 
 EXIT_REFUSED = 1
 EXIT_USAGE = 2
@@ -71,7 +84,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _help(topic: HelpTopic) -> int:
-    from .help import help_text
+    from vnic.cli.help import help_text
 
     try:
         print(help_text(topic), end="")
@@ -85,7 +98,7 @@ def _start(options: RunOptions) -> int:
     """Go to the background if that was asked for, and run the loop."""
     ready: Callable[[], None] = _nobody_waits
     if options.daemonize:
-        from .daemon import fork_to_background
+        from vnic.cli.daemon import fork_to_background
 
         forked = fork_to_background()
         if isinstance(forked, int):
@@ -102,7 +115,7 @@ def _start(options: RunOptions) -> int:
 
 
 def _open_log(path: str, max_bytes: int | None = None) -> LogFile:
-    from vnic.logfile import LogFile
+    from vnic.observe.logfile import LogFile
 
     try:
         return LogFile(path, max_bytes)
@@ -113,7 +126,7 @@ def _open_log(path: str, max_bytes: int | None = None) -> LogFile:
 
 def _background_log(options: RunOptions) -> LogFile | None:
     """Where a vnic in the background writes to: -D's file, else NAME.log in the folder where the verbs look."""
-    from vnic.logfile import BACKGROUND_MAX_BYTES
+    from vnic.observe.logfile import BACKGROUND_MAX_BYTES
 
     if options.log_file is not None:
         return _open_log(options.log_file)

@@ -6,7 +6,12 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 
-from vnic.monitor.schema.shapes import Enumeration, Object, Shape, Union
+from vnic.monitor.schema.shapes import (
+    Enumeration,
+    Object,
+    Shape,
+    Union,
+)
 
 _UNKNOWN = re.compile(
     r"does not accept value|Invalid parameter|is unexpected|is not a valid device model name|not found|is no verb"

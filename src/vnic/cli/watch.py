@@ -10,10 +10,20 @@ import json
 import sys
 import time
 
+from vnic.cli.client import (
+    Entry,
+    Refused,
+    add_instance_options,
+    session,
+)
+from vnic.cli.show import (
+    change_text,
+    link_word,
+    micros,
+    print_json,
+    wall_time,
+)
 from vnic.printable import printable
-
-from .client import Entry, Refused, add_instance_options, session
-from .show import change_text, link_word, micros, print_json, wall_time
 
 
 def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -8,10 +8,24 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
+from vnic.cli.client import (
+    Entry,
+    Refused,
+    Session,
+    add_instance_options,
+    session,
+)
+from vnic.cli.show import (
+    Now,
+    cause_text,
+    change_text,
+    link_word,
+    micros,
+    print_json,
+    style,
+    when,
+)
 from vnic.printable import printable
-
-from .client import Entry, Refused, Session, add_instance_options, session
-from .show import Now, cause_text, change_text, link_word, micros, print_json, style, when
 
 DEFAULT_CHANGES = 8
 CHAIN_MAX = 8

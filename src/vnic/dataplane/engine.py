@@ -10,8 +10,8 @@ import enum
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..net.incoming import Frame
-from ..virtio.queue import QueueError, SplitQueue
+from vnic.net.queue import Frame
+from vnic.virtio.queue import QueueError, SplitQueue
 
 
 class Mode(enum.Enum):

@@ -4,7 +4,12 @@
 Modules are imported when the first filter of theirs is made, so that `vnic run` starts fast.
 """
 
-from .options import NetFilterOptions
-from .registry import OBJECTS, object_add, object_del, object_structs
+from vnic.filter.options import NetFilterOptions
+from vnic.filter.registry import (
+    OBJECTS,
+    object_add,
+    object_del,
+    object_structs,
+)
 
 __all__ = ["OBJECTS", "NetFilterOptions", "object_add", "object_del", "object_structs"]

@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections import deque
 
 from vnic.backend.base import BackendContext
+from vnic.filter.options import BufferOptions
 from vnic.net.client import NetClient
 from vnic.net.clock import Timer
 from vnic.net.errors import NetError
 from vnic.net.filters import Filter
-from vnic.net.incoming import FLUSH_BUDGET, QUEUE_LIMIT, Frame
-
-from .options import BufferOptions
+from vnic.net.queue import FLUSH_BUDGET, QUEUE_LIMIT, Frame
 
 BYTES_LIMIT = 64 << 20
 """Bytes that are held at the most, beside QEMU's bound of QUEUE_LIMIT frames: those may have 64 KiB each."""

@@ -12,12 +12,11 @@ import stat
 import struct
 
 from vnic.backend.base import BackendContext
+from vnic.filter.options import DumpOptions
 from vnic.net.client import NetClient
 from vnic.net.errors import NetError
 from vnic.net.filters import Filter
-from vnic.net.incoming import Frame
-
-from .options import DumpOptions
+from vnic.net.queue import Frame
 
 log = logging.getLogger("vnic.filter")
 

@@ -6,13 +6,12 @@ A mirror sends a copy of what passes; a redirector sends the frame itself away, 
 from __future__ import annotations
 
 from vnic.backend.base import BackendContext
+from vnic.filter.options import MirrorOptions, RedirectorOptions
+from vnic.filter.port import Port
 from vnic.net.client import NetClient
 from vnic.net.errors import NetError
 from vnic.net.filters import Direction, Filter
-from vnic.net.incoming import Frame
-
-from .options import MirrorOptions, RedirectorOptions
-from .port import Port
+from vnic.net.queue import Frame
 
 
 class MirrorFilter(Filter):

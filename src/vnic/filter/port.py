@@ -11,12 +11,12 @@ import socket
 from collections.abc import Callable
 
 from vnic.backend.base import BackendContext, Chardev
-from vnic.backend.chardev import ChardevSocket
 from vnic.backend.connection import FramedConnection
 from vnic.backend.framing import LENGTH, Deframer, FramingError
-from vnic.dataplane.offload import HEADER_BYTES, OffloadError, complete
+from vnic.chardev.socket import ChardevSocket
 from vnic.net.errors import DEVICE_NOT_FOUND, NetError
-from vnic.net.incoming import Frame
+from vnic.net.offload import HEADER_BYTES, OffloadError, complete
+from vnic.net.queue import Frame
 
 log = logging.getLogger("vnic.filter")
 

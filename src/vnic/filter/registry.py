@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from vnic.backend.base import BackendContext
+from vnic.filter import options as o
 from vnic.net.errors import NetError
 from vnic.net.filters import Filter, add_filter, find_filter
-
-from . import options as o
 
 
 @dataclass(frozen=True, slots=True)

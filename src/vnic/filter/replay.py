@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from vnic.backend.base import BackendContext
+from vnic.filter.options import ReplayOptions
 from vnic.net.filters import Filter
-
-from .options import ReplayOptions
 
 
 class ReplayFilter(Filter):

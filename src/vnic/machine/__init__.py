@@ -3,6 +3,6 @@
 `vnic run` makes one from its options; the monitor changes it through `monitor.machine.MonitoredMachine`.
 """
 
-from .core import Machine
+from vnic.machine.core import Machine
 
 __all__ = ["Machine"]

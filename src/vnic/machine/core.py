@@ -13,23 +13,53 @@ from typing import cast
 
 import msgspec
 
-from vnic.backend import BackendContext, NetdevOptions, netdev_add, netdev_structs
-from vnic.filter import NetFilterOptions, object_add, object_del, object_structs
-from vnic.lag import Lag
-from vnic.monitor.machine import ChardevInfo, Later, PciInfo, RunState, ShutdownCause, UserNetwork, VnicInfo
+from vnic.backend import (
+    BackendContext,
+    NetdevOptions,
+    netdev_add,
+    netdev_structs,
+)
+from vnic.chardev.table import (
+    CHARDEVS,
+    Chardevs,
+    NullChardev,
+    SocketChardev,
+    StdioChardev,
+    parse_flat,
+)
+from vnic.filter import (
+    NetFilterOptions,
+    object_add,
+    object_del,
+    object_structs,
+)
+from vnic.machine import place
+from vnic.machine.health import Health
+from vnic.machine.linklog import log_event
+from vnic.machine.nics import (
+    DEVICES,
+    NOT_BUILT,
+    Builder,
+    PluggedNic,
+    device_structs,
+)
+from vnic.machine.pci_info import pci_info
+from vnic.machine.virtio_features import NicOptions
+from vnic.monitor.interfaces import (
+    ChardevInfo,
+    Later,
+    PciInfo,
+    RunState,
+    ShutdownCause,
+    UserNetwork,
+    VnicInfo,
+)
 from vnic.monitor.passed_fds import FdRegistry
 from vnic.net.errors import DeviceNotFound, NetError
 from vnic.net.holds import VNIC, HoldKind
 from vnic.net.names import is_identifier
 from vnic.net.network import Network
-
-from . import place
-from .chardevs import CHARDEVS, Chardevs, NullChardev, SocketChardev, StdioChardev, parse_flat
-from .health import Health
-from .linklog import log_event
-from .nics import DEVICES, NOT_BUILT, Builder, PluggedNic, device_structs
-from .pci_info import pci_info
-from .virtio_features import NicOptions
+from vnic.observe.lag import Lag
 
 log = logging.getLogger(__name__)
 

@@ -8,12 +8,18 @@ import time
 from collections.abc import Iterable, Iterator
 
 from vnic import __version__
-from vnic.lag import Lag
-from vnic.monitor.machine import Descriptors, GuestDescriptors, LoopLag, Memory, SharedMemory, VnicInfo
+from vnic.machine.nics import PluggedNic
+from vnic.memory.address_space import SPACE
+from vnic.monitor.interfaces import (
+    Descriptors,
+    GuestDescriptors,
+    LoopLag,
+    Memory,
+    SharedMemory,
+    VnicInfo,
+)
+from vnic.observe.lag import Lag
 from vnic.quota import QUOTA, soft_limit
-from vnic.virtio.address_space import SPACE
-
-from .nics import PluggedNic
 
 _DESCRIPTORS = "/proc/self/fd"
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
-from .virtio_features import NicOptions, VirtioFeatures
+from vnic.machine.virtio_features import NicOptions, VirtioFeatures
 
 
 class _Attach(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):

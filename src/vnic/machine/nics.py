@@ -12,13 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from vnic.net.client import Endpoint, Nic
-from vnic.net.errors import NetError
-from vnic.net.names import default_mac, parse_mac
-from vnic.net.network import Network
-from vnic.virtio.memory import GuestMemory
-
-from .nic_options import (
+from vnic.machine.nic_options import (
     E1000Em2Options,
     E1000EmOptions,
     E1000GcOptions,
@@ -28,7 +22,12 @@ from .nic_options import (
     VirtioNetOptions,
     VirtioNetPciOptions,
 )
-from .virtio_features import NicOptions, withheld
+from vnic.machine.virtio_features import NicOptions, withheld
+from vnic.memory.guest import GuestMemory
+from vnic.net.client import Endpoint, Nic
+from vnic.net.errors import NetError
+from vnic.net.names import default_mac, parse_mac
+from vnic.net.network import Network
 
 if TYPE_CHECKING:
     from vnic.pci.device import PciDevice
@@ -147,7 +146,7 @@ def build_virtio_net(builder: Builder, options: VirtioNetOptions) -> PluggedNic:
     if options.vectors is not None or not options.msix:
         key = "vectors" if options.vectors is not None else "msix"
         raise NetError(f"Property 'virtio-net.{key}' is the VM's affair with attach.type=vhost-user")
-    from vnic.attach.vhost_user import VhostUserAttachment
+    from vnic.attach.vhost_user.attachment import VhostUserAttachment
 
     device, nic = _virtio_net(builder, options, "virtio-net")
     attachment = VhostUserAttachment(device, nic, attach.path, attach.server, builder.loop)
@@ -168,7 +167,7 @@ def build_virtio_net_pci(builder: Builder, options: VirtioNetBase) -> PluggedNic
         raise NetError(
             f"Property 'virtio-net-pci.{key}': legacy and transitional devices are not built into vnic"
         )
-    from vnic.attach.vfio_user import VfioUserAttachment
+    from vnic.attach.vfio_user.attachment import VfioUserAttachment
     from vnic.virtio.pci.transport import VirtioPci
 
     _check_server(attach)
@@ -183,8 +182,8 @@ def build_e1000(builder: Builder, options: E1000Options) -> PluggedNic:
     attach = options.attach
     if attach is None:
         raise _attach_missing("vfio-user")
-    from vnic.attach.vfio_user import VfioUserAttachment
-    from vnic.nic.e1000 import E1000, MODELS
+    from vnic.attach.vfio_user.attachment import VfioUserAttachment
+    from vnic.nic.intel.e1000 import E1000, MODELS
 
     _check_server(attach)
     model = MODELS[str(options.__struct_config__.tag)]

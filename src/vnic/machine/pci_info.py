@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from vnic.monitor.machine import PciClass, PciDeviceId, PciDeviceInfo, PciInfo, PciRegion
+from vnic.monitor.interfaces import (
+    PciClass,
+    PciDeviceId,
+    PciDeviceInfo,
+    PciInfo,
+    PciRegion,
+)
 
 if TYPE_CHECKING:
+    from vnic.machine.nics import PluggedNic
     from vnic.pci.bar import Bar
     from vnic.pci.device import PciDevice
-
-    from .nics import PluggedNic
 
 SLOTS = 32
 

@@ -6,9 +6,8 @@ with its defaults.
 
 from __future__ import annotations
 
+from vnic.machine.place import PlaceOptions
 from vnic.net.errors import NetError
-
-from .place import PlaceOptions
 
 NOT_BUILT = (
     *("gso", "guest_ufo", "guest_uso4", "guest_uso6", "host_ufo", "host_uso", "guest_rsc_ext"),

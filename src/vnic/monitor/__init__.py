@@ -4,9 +4,14 @@
 layer, `commands` and `hmp_commands` the tables of what can be asked, `qmp` and `hmp_session` the two languages.
 """
 
-from .address import SocketOptions, StdioOptions
-from .machine import ChardevInfo, MonitoredMachine, RunState, ShutdownCause
-from .server import Mode, Monitors
+from vnic.monitor.interfaces import (
+    ChardevInfo,
+    MonitoredMachine,
+    RunState,
+    ShutdownCause,
+)
+from vnic.monitor.server import Mode, Monitors
+from vnic.sockets.monitor_address import SocketOptions, StdioOptions
 
 __all__ = [
     "ChardevInfo",

@@ -15,10 +15,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from vnic.descriptors import Kind
-from vnic.fdsocket import receive
+from vnic.monitor.http_guard import HttpGuard
 from vnic.protocol.frames import FrameError, close_fds
-
-from .http_guard import HttpGuard
+from vnic.sockets.connection import receive
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +133,7 @@ class StdioChannel:
         """`raw`: a terminal passes on each key and shows none, as long as this is open (qemu_chr_set_echo_stdio)."""
         self._restore: Callable[[], None] = _nothing
         if raw and os.isatty(0):
-            from .terminal import pass_on_keys  # only here: programs have no terminal
+            from vnic.monitor.terminal import pass_on_keys  # only here: programs have no terminal
 
             self._restore = pass_on_keys(0)
         self.reading = os.dup(0)

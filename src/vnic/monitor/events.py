@@ -9,8 +9,8 @@ from typing import Literal
 
 import msgspec
 
-from .machine import ShutdownCause
-from .types import Cause, SocketAddress, UpDown
+from vnic.monitor.interfaces import ShutdownCause
+from vnic.monitor.types import Cause, SocketAddress, UpDown
 
 
 class LinkChanged(msgspec.Struct):

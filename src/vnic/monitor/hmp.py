@@ -16,7 +16,7 @@ from vnic.net.errors import NetError
 from vnic.printable import lines
 
 if TYPE_CHECKING:
-    from .commands.table import Caller
+    from vnic.monitor.commands.table import Caller
 
 log = logging.getLogger(__name__)
 

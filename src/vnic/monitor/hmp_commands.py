@@ -12,6 +12,30 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
+from vnic.monitor import hmp_usernet
+from vnic.monitor.hmp import (
+    Arguments,
+    UsageError,
+    help_text,
+    hmp,
+    run_line,
+)
+from vnic.monitor.interfaces import Later, RunState, ShutdownCause
+from vnic.monitor.schema import (
+    convert_to_shape,
+    device_options,
+    netdev_options,
+    object_options,
+)
+from vnic.monitor.schema.shapes import (
+    Builtin,
+    Enumeration,
+    Integer,
+    Member,
+    Shape,
+    Union,
+)
+from vnic.monitor.version import version
 from vnic.net import qom
 from vnic.net.announce import AnnounceParameters
 from vnic.net.errors import NetError
@@ -19,15 +43,8 @@ from vnic.net.names import is_identifier
 from vnic.protocol import keyval
 from vnic.protocol.qmp import ParseError, decode, encode
 
-from . import hmp_usernet
-from .hmp import Arguments, UsageError, help_text, hmp, run_line
-from .machine import Later, RunState, ShutdownCause
-from .schema import convert_to_shape, device_options, netdev_options, object_options
-from .schema.shapes import Builtin, Enumeration, Integer, Member, Shape, Union
-from .version import version
-
 if TYPE_CHECKING:
-    from .commands.table import Caller
+    from vnic.monitor.commands.table import Caller
 
 __all__ = ["hmp_usernet", "run_line"]
 """Importing these modules fills the table that run_line looks in."""

@@ -10,13 +10,12 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
+from vnic.monitor.hmp_commands import run_line
+from vnic.monitor.interfaces import MonitoredMachine, RunState, finished
+from vnic.monitor.passed_fds import Passed
+from vnic.monitor.readline import ReadLine
+from vnic.monitor.version import version
 from vnic.net.errors import NetError
-
-from .hmp_commands import run_line
-from .machine import MonitoredMachine, RunState, finished
-from .passed_fds import Passed
-from .readline import ReadLine
-from .version import version
 
 log = logging.getLogger(__name__)
 

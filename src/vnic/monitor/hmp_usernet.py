@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vnic.monitor.hmp import Arguments, hmp
+from vnic.monitor.interfaces import UserNetwork
 from vnic.net.errors import NetError
 
-from .hmp import Arguments, hmp
-from .machine import UserNetwork
-
 if TYPE_CHECKING:
-    from .commands.table import Caller
+    from vnic.monitor.commands.table import Caller
 
 
 class _Unusable(Exception):

@@ -15,10 +15,21 @@ import struct
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
+from vnic.monitor.connection import (
+    Channel,
+    Connection,
+    SocketChannel,
+    StdioChannel,
+)
 from vnic.net.errors import NetError
-
-from .address import Addresses, Listener, SocketOptions, far_address, socket_of_fd, start_connecting
-from .connection import Channel, Connection, SocketChannel, StdioChannel
+from vnic.sockets.monitor_address import (
+    Addresses,
+    Listener,
+    SocketOptions,
+    far_address,
+    socket_of_fd,
+    start_connecting,
+)
 
 log = logging.getLogger(__name__)
 
@@ -222,7 +233,7 @@ def _channel(connected: socket.socket, options: SocketOptions) -> Channel:
     channel = SocketChannel(connected)
     if not options.telnet:
         return channel
-    from .telnet import TelnetChannel  # only here: few monitors speak it
+    from vnic.monitor.telnet import TelnetChannel  # only here: few monitors speak it
 
     return TelnetChannel(channel)
 

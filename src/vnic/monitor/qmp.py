@@ -10,15 +10,19 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from vnic.monitor.commands import COMMANDS
+from vnic.monitor.interfaces import MonitoredMachine, RunState, finished
+from vnic.monitor.passed_fds import Passed
+from vnic.monitor.schema.convert import Visit, compile_shape
+from vnic.monitor.version import version
 from vnic.net.errors import COMMAND_NOT_FOUND, NetError
-from vnic.protocol.qmp import ParseError, Stream, encode, encode_reply
+from vnic.protocol.qmp import (
+    ParseError,
+    Stream,
+    encode,
+    encode_reply,
+)
 from vnic.protocol.qmp.encode import in_qdict_order
-
-from .commands import COMMANDS
-from .machine import MonitoredMachine, RunState, finished
-from .passed_fds import Passed
-from .schema.convert import Visit, compile_shape
-from .version import version
 
 log = logging.getLogger(__name__)
 

@@ -11,15 +11,20 @@ import time
 from collections.abc import Callable
 from enum import StrEnum
 
+from vnic.monitor.connection import Channel, Connection, Session
+from vnic.monitor.hmp_session import HmpSession
+from vnic.monitor.interfaces import MonitoredMachine
+from vnic.monitor.passed_fds import NamedFds, Passed
+from vnic.monitor.ports import (
+    ClientPort,
+    Connected,
+    Port,
+    ServerPort,
+    StdioPort,
+)
+from vnic.monitor.qmp import Dispatcher, QmpSession
 from vnic.net.errors import NetError
-
-from .address import Addresses, MonitorChardev, SocketOptions
-from .connection import Channel, Connection, Session
-from .hmp_session import HmpSession
-from .machine import MonitoredMachine
-from .passed_fds import NamedFds, Passed
-from .ports import ClientPort, Connected, Port, ServerPort, StdioPort
-from .qmp import Dispatcher, QmpSession
+from vnic.sockets.monitor_address import Addresses, MonitorChardev, SocketOptions
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from .connection import SocketChannel
+from vnic.monitor.connection import SocketChannel
 
 IAC: Final = 255
 NEGOTIATION: Final = bytes((IAC, 251, 1, IAC, 251, 3, IAC, 251, 0, IAC, 253, 0))

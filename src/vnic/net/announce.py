@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .client import Nic
-from .clock import Timer
+from vnic.net.client import Nic
+from vnic.net.clock import Timer
 
 if TYPE_CHECKING:
-    from .network import Network
+    from vnic.net.network import Network
 
 ETH_P_RARP = 0x8035
 RARP_FRAME_LENGTH = 60

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from .filters import Filter, filter_frame
-from .holds import Hold, HoldKind
-from .incoming import Frame, IncomingQueue
-from .journal import LinkChange
+from vnic.net.filters import Filter, filter_frame
+from vnic.net.holds import Hold, HoldKind
+from vnic.net.journal import LinkChange
+from vnic.net.queue import Frame, IncomingQueue
 
 if TYPE_CHECKING:
-    from .network import Network
+    from vnic.net.network import Network
 
 
 class Endpoint:

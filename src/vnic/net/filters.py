@@ -9,13 +9,13 @@ import enum
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
-from .errors import NetError
-from .incoming import Frame
-from .names import check_identifier
+from vnic.net.errors import NetError
+from vnic.net.names import check_identifier
+from vnic.net.queue import Frame
 
 if TYPE_CHECKING:
-    from .client import NetClient
-    from .network import Network
+    from vnic.net.client import NetClient
+    from vnic.net.network import Network
 
 
 class Direction(enum.StrEnum):

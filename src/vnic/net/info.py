@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .client import GuestView, NetClient, Nic, clients_of_wire
+from vnic.net.client import (
+    GuestView,
+    NetClient,
+    Nic,
+    clients_of_wire,
+)
 
 
 def link_info(client: NetClient) -> dict[str, object]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from .clock import Clock
-from .holds import Cause
+from vnic.net.clock import Clock
+from vnic.net.holds import Cause
 
 JOURNAL_LENGTH = 4096
 """Records kept; the oldest are forgotten first, so that a flapping link cannot grow the process."""

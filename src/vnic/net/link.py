@@ -8,10 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from .client import NetClient, Nic, clients_of_wire
-from .clock import Clock
-from .holds import CREATED, Cause, Hold, HoldKind
-from .journal import Journal, LinkChange
+from vnic.net.client import NetClient, Nic, clients_of_wire
+from vnic.net.clock import Clock
+from vnic.net.holds import (
+    CREATED,
+    Cause,
+    Hold,
+    HoldKind,
+)
+from vnic.net.journal import Journal, LinkChange
 
 Emit = Callable[[str, dict[str, object]], None]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from .errors import NetError
+from vnic.net.errors import NetError
 
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9\-._]*")
 _MAC = re.compile(r"[0-9a-fA-F]{1,2}([:-])[0-9a-fA-F]{1,2}(\1[0-9a-fA-F]{1,2}){4}")

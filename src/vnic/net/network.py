@@ -8,15 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from . import info
-from .announce import AnnounceParameters, Announcer
-from .client import Endpoint, NetClient, Nic, clients_of_wire
-from .clock import Clock, Scheduler
-from .errors import DeviceNotFound, NetError
-from .holds import VNIC, Cause, Hold, HoldKind
-from .journal import Journal
-from .link import Links
-from .names import assign_name, check_identifier
+from vnic.net import info
+from vnic.net.announce import AnnounceParameters, Announcer
+from vnic.net.client import (
+    Endpoint,
+    NetClient,
+    Nic,
+    clients_of_wire,
+)
+from vnic.net.clock import Clock, Scheduler
+from vnic.net.errors import DeviceNotFound, NetError
+from vnic.net.holds import (
+    VNIC,
+    Cause,
+    Hold,
+    HoldKind,
+)
+from vnic.net.journal import Journal
+from vnic.net.link import Links
+from vnic.net.names import assign_name, check_identifier
 
 Listener = Callable[[str, dict[str, object]], None]
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .errors import DeviceNotFound, NetError
-from .filters import Filter
-from .network import Network
+from vnic.net.errors import DeviceNotFound, NetError
+from vnic.net.filters import Filter
+from vnic.net.network import Network
 
 CONTAINER = "objects"
 

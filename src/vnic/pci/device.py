@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import ClassVar, Protocol
 
+from vnic.memory.guest import GuestMemory, GuestMemoryError
+from vnic.memory.shadow import Mirror, MirroredDma
 from vnic.pci import capability
 from vnic.pci.bar import Bar
 from vnic.pci.config import (
@@ -22,8 +24,6 @@ from vnic.pci.config import (
 )
 from vnic.pci.irq import IrqLines, NoIrq
 from vnic.pci.msix import MsixWindow
-from vnic.virtio.memory import GuestMemory, GuestMemoryError
-from vnic.virtio.mirror import Mirror, MirroredDma
 
 
 class Dma(Protocol):

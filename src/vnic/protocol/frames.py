@@ -1,7 +1,7 @@
 """Cuts what a stream socket delivers into whole messages, each with the descriptors that came with it.
 
 vhost-user and vfio-user both send a fixed header that announces the size of the payload, and both pass
-descriptors beside the bytes; their socket shells feed every piece that `vnic.fdsocket` reads in here.
+descriptors beside the bytes; their socket shells feed every piece that `vnic.sockets.connection` reads in here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from vnic import unblock
+from vnic.sockets import unblock
 
 
 class FrameError(Exception):

@@ -14,9 +14,8 @@ import stat
 from typing import Final
 
 from vnic.net.errors import NetError
-
-from .diag import is_in_use
-from .lock import PathError, PathLock
+from vnic.sockets.diag import is_in_use
+from vnic.sockets.lock import PathError, PathLock
 
 PRIVATE: Final = 0o600
 """The mode of a socket where nobody asked for another."""

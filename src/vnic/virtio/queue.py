@@ -11,7 +11,8 @@ import mmap
 import platform
 from _thread import allocate_lock
 
-from .constants import (
+from vnic.memory.guest import GuestMemory, GuestMemoryError, Span
+from vnic.virtio.constants import (
     AVAIL_ALIGN,
     AVAIL_NO_INTERRUPT,
     DESC_ALIGN,
@@ -23,7 +24,6 @@ from .constants import (
     USED_ALIGN,
     USED_NO_NOTIFY,
 )
-from .memory import GuestMemory, GuestMemoryError, Span
 
 MAX_CHAIN = 1024
 """The most descriptors in one chain, also by way of an indirect table (QEMU's VIRTQUEUE_MAX_SIZE)."""

@@ -5,8 +5,15 @@ from __future__ import annotations
 import pytest
 from tests.fakes.scheduler import FakeScheduler
 
-from vnic.attach.gate import CONTESTED_S, FORGIVEN_AFTER_S, FREE_STRIKES, HANDSHAKE_S, LONGEST_PAUSE_S, Gate
-from vnic.closers import closers
+from vnic.attach.gate import (
+    CONTESTED_S,
+    FORGIVEN_AFTER_S,
+    FREE_STRIKES,
+    HANDSHAKE_S,
+    LONGEST_PAUSE_S,
+    Gate,
+)
+from vnic.sockets.closers import closers
 
 
 class Nic:

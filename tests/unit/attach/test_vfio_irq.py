@@ -11,7 +11,7 @@ from tests.fakes.loops import open_fds
 from tests.fakes.scheduler import FakeScheduler
 from tests.fakes.vfio_user_device import is_open
 
-from vnic.attach.vfio_irq import VAIN_PAUSE_S, VAIN_UNMASKS, EventfdIrqs
+from vnic.attach.vfio_user.irq import VAIN_PAUSE_S, VAIN_UNMASKS, EventfdIrqs
 from vnic.net.clock import Timer
 from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vfio_user.messages import Refused, SetIrqs

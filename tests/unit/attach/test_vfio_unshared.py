@@ -11,15 +11,16 @@ from tests.fakes.e1000_driver import TX_BUFFERS
 from tests.fakes.unshared_vm import UnsharedBench, UnsharedE1000, UnsharedVirtio, with_bench
 from tests.fakes.virtio_lab import frame
 
-from vnic.attach import vfio_mirror
-from vnic.nic.e1000 import E1000, mirrored, regs
+from vnic.attach.vfio_user import shadow as vfio_mirror
+from vnic.lab.played.driver import DriverRing
+from vnic.lab.played.guest_memory import FakeGuestMemory
+from vnic.lab.played.vfio_user_client import VfioUserClient
+from vnic.lab.played.virtio_pci_driver import VERSION_1, VirtioPciDriver
+from vnic.nic.intel.e1000 import E1000, regs
+from vnic.nic.intel.e1000 import shadow as mirrored
 from vnic.nic.virtio_net import VirtioNet
 from vnic.protocol.vfio_user import messages as m
-from vnic.testing.driver import DriverRing
-from vnic.testing.guest_memory import FakeGuestMemory
-from vnic.testing.vfio_user_client import VfioUserClient
-from vnic.testing.virtio_pci_driver import VERSION_1, VirtioPciDriver
-from vnic.virtio import mirrored_ring
+from vnic.virtio import shadow_ring as mirrored_ring
 from vnic.virtio.features import INDIRECT_DESC, RING_RESET
 
 RX, TX = 1, 2

@@ -15,19 +15,19 @@ import pytest
 from tests.fakes.loops import open_fds
 from tests.fakes.virtio_device import FakeVirtioDevice
 
-from vnic.attach import vfio_user
-from vnic.attach.vfio_user import PIECE_BYTES, State, VfioUserAttachment
+from vnic.attach.vfio_user import attachment as vfio_user
+from vnic.attach.vfio_user.attachment import PIECE_BYTES, State, VfioUserAttachment
+from vnic.lab.played.driver import DriverRing
+from vnic.lab.played.guest_memory import FakeGuestMemory
+from vnic.lab.played.vfio_user_client import VfioUserClient
+from vnic.lab.played.virtio_pci_driver import VERSION_1, VirtioPciDriver
 from vnic.net.client import Endpoint, Nic
 from vnic.net.errors import NetError
 from vnic.net.holds import HoldKind
 from vnic.net.network import Network
-from vnic.nic.device import RingTaker, VirtioDevice
 from vnic.protocol.vfio_user import messages as m
 from vnic.quota import QUOTA
-from vnic.testing.driver import DriverRing
-from vnic.testing.guest_memory import FakeGuestMemory
-from vnic.testing.vfio_user_client import VfioUserClient
-from vnic.testing.virtio_pci_driver import VERSION_1, VirtioPciDriver
+from vnic.virtio.device import RingTaker, VirtioDevice
 from vnic.virtio.pci.transport import VirtioPci
 
 

@@ -12,8 +12,8 @@ from vnic.backend.options import NetdevOptions
 from vnic.monitor.passed_fds import FdRegistry
 from vnic.net.client import Endpoint, NetClient, Nic
 from vnic.net.holds import HoldKind
-from vnic.net.incoming import Frame
 from vnic.net.network import Network
+from vnic.net.queue import Frame
 
 MAC = bytes.fromhex("525400123456")
 PATIENCE_S = 60.0

@@ -13,7 +13,6 @@ import pytest
 from tests.fakes.ports import free_ports
 from tests.unit.backend.helpers import Lab, run, until
 
-from vnic import lookup
 from vnic.backend import netdev_add
 from vnic.backend.datagram import RETRY_MAX_S, DatagramPort
 from vnic.backend.options import (
@@ -26,6 +25,7 @@ from vnic.backend.options import (
     VsockAddress,
 )
 from vnic.net.errors import NetError
+from vnic.sockets import lookup
 
 pytestmark = pytest.mark.needs("loopback")
 

@@ -11,8 +11,8 @@ from tests.unit.backend.helpers import Lab, run, until
 
 from vnic.backend.echo import MAX_ANSWERS_WAITING, Responder
 from vnic.backend.options import EchoOptions
-from vnic.dataplane.offload import checksum
 from vnic.net.errors import NetError
+from vnic.net.offload import checksum
 
 HOST_MAC = bytes.fromhex("52550a000202")
 GUEST_MAC = bytes.fromhex("525400123456")

@@ -9,14 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.fakes.loops import fresh_loop, turn, until
 
-from vnic.backend.address import AddressError, unix_sockaddr
 from vnic.backend.connection import FramedConnection
 from vnic.backend.datagram import Hosts
-from vnic.backend.framing import LENGTH, MAX_FRAME_BYTES, Deframer, FramingError
+from vnic.backend.framing import (
+    LENGTH,
+    MAX_FRAME_BYTES,
+    Deframer,
+    FramingError,
+)
 from vnic.backend.options import String, UnixAddress, UserOptions
-from vnic.backend.user import UserPlan
+from vnic.backend.user.backend import UserPlan
 from vnic.net.errors import NetError
-from vnic.net.incoming import Frame
+from vnic.net.queue import Frame
+from vnic.sockets.address import AddressError, unix_sockaddr
 
 
 def take(deframer: Deframer, piece: bytes) -> list[bytes]:

@@ -11,9 +11,14 @@ import pytest
 from tests.fakes import passt_program
 from tests.unit.backend.helpers import Lab, run, until
 
-from vnic.backend.options import NetdevOptions, PasstOptions, String, UserOptions
-from vnic.backend.passt_process import passt_arguments
-from vnic.backend.user import UserPlan
+from vnic.backend.options import (
+    NetdevOptions,
+    PasstOptions,
+    String,
+    UserOptions,
+)
+from vnic.backend.passt.process import passt_arguments
+from vnic.backend.user.backend import UserPlan
 from vnic.net.errors import NetError
 
 

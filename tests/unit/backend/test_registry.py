@@ -6,7 +6,12 @@ import pytest
 from msgspec import inspect
 from tests.unit.backend.helpers import Lab, run
 
-from vnic.backend import NETDEVS, NOT_BUILT, netdev_structs, netdev_type
+from vnic.backend import (
+    NETDEVS,
+    NOT_BUILT,
+    netdev_structs,
+    netdev_type,
+)
 from vnic.backend.options import EchoOptions, HubPortOptions
 from vnic.net.errors import NetError
 

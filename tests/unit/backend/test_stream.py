@@ -20,7 +20,7 @@ from vnic.backend.options import (
     VsockAddress,
 )
 from vnic.net.errors import NetError
-from vnic.net.incoming import Frame
+from vnic.net.queue import Frame
 
 
 def framed(*frames: bytes) -> bytes:

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from vnic.backend.options import TapOptions
-from vnic.backend.tap_vhost import check_vhost, do_without
+from vnic.backend.tap.vhost import check_vhost, do_without
 from vnic.net.errors import NetError
 
 

@@ -11,10 +11,10 @@ import pytest
 from tests.fakes import passt_program
 from tests.unit.backend.helpers import Lab, run, until
 
-from vnic.backend.host_forward import TABLE_HEAD, HostForward, parse_rule
 from vnic.backend.options import String, UserOptions
-from vnic.backend.restricted import RestrictedGuest
-from vnic.backend.user import UserBackend
+from vnic.backend.user.backend import UserBackend
+from vnic.backend.user.host_forward import TABLE_HEAD, HostForward, parse_rule
+from vnic.backend.user.restricted import RestrictedGuest
 from vnic.net.errors import NetError
 
 GUEST = "10.0.2.15"

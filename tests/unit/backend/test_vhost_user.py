@@ -14,15 +14,15 @@ from tests.fakes.vhost_user_wire import WireRig
 from vnic.backend import netdev_add
 from vnic.backend.options import VhostUserOptions
 from vnic.backend.vhost_user import State
-from vnic.machine.chardevs import NullOptions
-from vnic.monitor.address import SocketOptions
+from vnic.chardev.table import NullOptions
+from vnic.lab.played.vhost_user_client import turn
 from vnic.net.announce import AnnounceParameters
 from vnic.net.errors import NetError
 from vnic.net.holds import HoldKind
-from vnic.nic.device import DataPath
 from vnic.nic.virtio_net import features as f
 from vnic.protocol.vhost_user import messages as vu
-from vnic.testing.vhost_user_client import turn
+from vnic.sockets.monitor_address import SocketOptions
+from vnic.virtio.device import DataPath
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from tests.fakes.loops import fresh_loop, no_fd_leak, open_fds, until
 from tests.fakes.vhost_user_rig import Sink
 from tests.fakes.vhost_user_wire import WireRig
 
-from vnic.attach.vhost_user import VhostUserAttachment
+from vnic.attach.vhost_user.attachment import VhostUserAttachment
 from vnic.net.network import Network
-from vnic.nic.device import DataPath
 from vnic.nic.virtio_net import VirtioNet
+from vnic.virtio.device import DataPath
 
 
 class SecondVnic:

@@ -9,7 +9,12 @@ import pytest
 from vnic.cli.link import has_seen, row, why_not_seen
 from vnic.cli.show import Now
 from vnic.cli.watch import line
-from vnic.cli.why import describe, guest_text, history, steps_text
+from vnic.cli.why import (
+    describe,
+    guest_text,
+    history,
+    steps_text,
+)
 
 NOW = 1_700_000_000.0
 CLOCKS = Now(wall=NOW, monotonic=1000.0)

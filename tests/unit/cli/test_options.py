@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from vnic.cli.options import HelpTopic, MonitorSetting, OptionError, UsageError, parse_run
+from vnic.cli.options import (
+    HelpTopic,
+    MonitorSetting,
+    OptionError,
+    UsageError,
+    parse_run,
+)
 from vnic.cli.vm_options import is_vm_device
 from vnic.machine.nics import DEVICES, NOT_BUILT
 

@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from vnic import logs, unblock
 from vnic.cli import run
 from vnic.cli.options import RunOptions
+from vnic.observe import logs
+from vnic.sockets import unblock
 
 
 def test_the_timer_of_the_guard_ends_before_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:

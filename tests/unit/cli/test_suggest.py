@@ -8,7 +8,12 @@ from vnic.backend import netdev_structs
 from vnic.cli.suggest import suggestion
 from vnic.filter import object_structs
 from vnic.machine.nics import NOT_BUILT, device_structs, unknown_property
-from vnic.monitor.schema import convert_to_shape, device_options, netdev_options, object_options
+from vnic.monitor.schema import (
+    convert_to_shape,
+    device_options,
+    netdev_options,
+    object_options,
+)
 from vnic.monitor.schema.shapes import Union
 from vnic.net.errors import NetError
 from vnic.protocol import keyval

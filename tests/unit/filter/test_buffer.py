@@ -17,8 +17,8 @@ from vnic.net.client import Endpoint
 from vnic.net.clock import Clock
 from vnic.net.errors import NetError
 from vnic.net.filters import Direction
-from vnic.net.incoming import FLUSH_BUDGET, QUEUE_LIMIT, Frame
 from vnic.net.network import Network
+from vnic.net.queue import FLUSH_BUDGET, QUEUE_LIMIT, Frame
 
 MS = 1000  # microseconds
 

@@ -16,13 +16,13 @@ from tests.unit.backend.helpers import MAC, PATIENCE_S, Guest, run, until
 
 from vnic.backend import BackendContext
 from vnic.backend.framing import MAX_FRAME_BYTES
-from vnic.dataplane.offload import complete
+from vnic.chardev.table import Chardevs, parse_flat
 from vnic.filter import object_add, object_del
 from vnic.filter.options import DumpOptions, MirrorOptions, RedirectorOptions
-from vnic.machine.chardevs import Chardevs, parse_flat
 from vnic.net.errors import NetError
 from vnic.net.filters import Direction
 from vnic.net.network import Network
+from vnic.net.offload import complete
 
 ONE, TWO, THREE = (bytes([n]) * 60 for n in (1, 2, 3))
 PARTIAL = bytes(range(64))

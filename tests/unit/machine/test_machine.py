@@ -14,8 +14,13 @@ import pytest
 from vnic.backend import netdev_structs
 from vnic.machine import Machine
 from vnic.machine.nics import PluggedNic, device_structs
-from vnic.monitor.machine import RunState, ShutdownCause
-from vnic.monitor.schema import convert_to_shape, device_options, netdev_options, object_options
+from vnic.monitor.interfaces import RunState, ShutdownCause
+from vnic.monitor.schema import (
+    convert_to_shape,
+    device_options,
+    netdev_options,
+    object_options,
+)
 from vnic.net.errors import DeviceNotFound, NetError
 from vnic.net.names import default_mac
 from vnic.nic.virtio_net import VirtioNet

@@ -10,7 +10,7 @@ from tests.fakes.monitored_machine import FakeEndpoint
 
 from vnic.monitor.commands.table import COMMANDS
 from vnic.monitor.events import EVENTS
-from vnic.monitor.machine import RunState
+from vnic.monitor.interfaces import RunState
 
 from .conftest import Client
 

@@ -6,7 +6,7 @@ import pytest
 from tests.fakes.monitored_machine import HubportOptions
 
 from vnic.monitor.hmp_session import ECHO_PIECE_BYTES, HmpSession
-from vnic.monitor.machine import RunState
+from vnic.monitor.interfaces import RunState
 from vnic.monitor.readline import LINE_MAX_BYTES
 
 from .conftest import Client

@@ -10,7 +10,7 @@ import pytest
 from tests.fakes.monitored_machine import FakeMachine
 
 from vnic.monitor.hmp_session import HmpSession
-from vnic.monitor.machine import RunState
+from vnic.monitor.interfaces import RunState
 from vnic.monitor.readline import HISTORY_MAX_LINES, ReadLine
 
 from .conftest import Client

@@ -9,7 +9,13 @@ import msgspec
 import pytest
 from tests.fakes.monitored_machine import FakeMachine
 
-from vnic.monitor.schema import convert, convert_to_shape, device_options, netdev_options, object_options
+from vnic.monitor.schema import (
+    convert,
+    convert_to_shape,
+    device_options,
+    netdev_options,
+    object_options,
+)
 from vnic.monitor.schema.shapes import shape_of
 from vnic.net.errors import NetError
 

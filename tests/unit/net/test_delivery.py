@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 from tests.fakes.scheduler import FakeScheduler
-from tests.unit.dataplane.test_offload import build
+from tests.unit.net.test_offload import build
 
-from vnic.dataplane.offload import GSO_TCPV4, complete, encode
 from vnic.net.client import Endpoint, NetClient
 from vnic.net.holds import HoldKind
-from vnic.net.incoming import QUEUE_LIMIT, QUEUE_LIMIT_BYTES, Frame
 from vnic.net.network import Network
+from vnic.net.offload import GSO_TCPV4, complete, encode
+from vnic.net.queue import QUEUE_LIMIT, QUEUE_LIMIT_BYTES, Frame
 
 MAC = bytes.fromhex("525400123456")
 

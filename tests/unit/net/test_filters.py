@@ -9,10 +9,16 @@ from tests.fakes.scheduler import FakeScheduler
 
 from vnic.net.client import Endpoint, NetClient
 from vnic.net.errors import NetError
-from vnic.net.filters import Direction, Filter, Insert, add_filter, find_filter
+from vnic.net.filters import (
+    Direction,
+    Filter,
+    Insert,
+    add_filter,
+    find_filter,
+)
 from vnic.net.holds import HoldKind
-from vnic.net.incoming import Frame
 from vnic.net.network import Network
+from vnic.net.queue import Frame
 
 MAC = bytes.fromhex("525400123456")
 TO_NETDEV, TO_GUEST = b"from the guest", b"from the netdev"

@@ -9,9 +9,9 @@ from tests.fakes.e1000_driver import E1000Driver
 from tests.fakes.scheduler import FakeScheduler
 
 from vnic.net.client import Endpoint, Nic
-from vnic.net.incoming import Frame
 from vnic.net.network import Network
-from vnic.nic.e1000 import E1000, MODELS
+from vnic.net.queue import Frame
+from vnic.nic.intel.e1000 import E1000, MODELS
 
 MAC = bytes.fromhex("525400123456")
 

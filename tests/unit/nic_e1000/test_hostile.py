@@ -22,13 +22,13 @@ from tests.fakes.e1000_driver import (
     TX_BUFFERS,
     TX_RING,
 )
-from tests.unit.dataplane.test_offload import build
+from tests.unit.net.test_offload import build
 from tests.unit.nic_e1000.conftest import MAC, Rig
 
-from vnic.dataplane.offload import GSO_TCPV4, encode
-from vnic.nic.e1000 import regs
-from vnic.nic.e1000.tx import MAX_FRAME_BYTES, WORK_PER_TURN
-from vnic.testing.guest_memory import GUEST_ADDR
+from vnic.lab.played.guest_memory import GUEST_ADDR
+from vnic.net.offload import GSO_TCPV4, encode
+from vnic.nic.intel.e1000 import regs
+from vnic.nic.intel.e1000.tx import MAX_FRAME_BYTES, WORK_PER_TURN
 
 FRAME = MAC + bytes(100)
 REGISTERS = [0, 4, 0x5FC, 0x1FFFC, *sorted(regs.BY_OFFSET)]

@@ -10,7 +10,7 @@ import pytest
 from tests.fakes.e1000_driver import LINK_BITS
 from tests.unit.nic_e1000.conftest import Rig
 
-from vnic.nic.e1000 import regs
+from vnic.nic.intel.e1000 import regs
 
 LU = regs.STATUS_LU
 

@@ -6,7 +6,7 @@ import pytest
 from tests.fakes.e1000_driver import IO, MMIO
 from tests.unit.nic_e1000.conftest import MAC, Rig
 
-from vnic.nic.e1000 import MODELS, regs
+from vnic.nic.intel.e1000 import MODELS, regs
 
 LINK_UP_STATUS = 0x80080783
 """STATUS of QEMU's e1000 with the link up."""

@@ -6,12 +6,12 @@ import struct
 
 import pytest
 from tests.fakes.e1000_driver import DEXT, EOP, IC, IXSM, RS, TCTL, TSE, TX_BUFFERS, TXSM, VLE
-from tests.unit.dataplane.test_offload import DST4, DST6, SRC4, SRC6, build, slow_sum, verify
+from tests.unit.net.test_offload import DST4, DST6, SRC4, SRC6, build, slow_sum, verify
 from tests.unit.nic_e1000.conftest import MAC, Rig
 
-from vnic.dataplane.offload import complete
-from vnic.nic.e1000 import regs
-from vnic.nic.e1000.tx import WORK_PER_TURN
+from vnic.net.offload import complete
+from vnic.nic.intel.e1000 import regs
+from vnic.nic.intel.e1000.tx import WORK_PER_TURN
 
 FRAME = bytes.fromhex("525400000002") + MAC + b"\x12\x34" + bytes(100)
 

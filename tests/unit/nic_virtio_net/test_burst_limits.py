@@ -7,10 +7,15 @@ import struct
 import pytest
 from tests.fakes.virtio_lab import FarEnd, VirtioLab, frame
 
-from vnic.dataplane.offload import GSO_TCPV4, NEEDS_CSUM
-from vnic.dataplane.rings import BUFFER_COST_BYTES, BURST_BUFFERS, BURST_BYTES
+from vnic.dataplane.python_pair import BUFFER_COST_BYTES, BURST_BUFFERS, BURST_BYTES
+from vnic.lab.played.driver import (
+    INDIRECT,
+    NEXT,
+    WRITE,
+    DriverRing,
+)
+from vnic.net.offload import GSO_TCPV4, NEEDS_CSUM
 from vnic.nic.virtio_net import VirtioNet, control
-from vnic.testing.driver import INDIRECT, NEXT, WRITE, DriverRing
 from vnic.virtio.queue import MAX_CHAIN
 
 DESC = struct.Struct("<QIHH")

@@ -8,7 +8,13 @@ from tests.fakes.virtio_lab import FarEnd, VirtioLab
 from vnic.net.errors import NetError
 from vnic.nic.virtio_net import VirtioNet
 from vnic.nic.virtio_net import features as f
-from vnic.virtio.features import EVENT_IDX, IN_ORDER, INDIRECT_DESC, RING_PACKED, VERSION_1
+from vnic.virtio.features import (
+    EVENT_IDX,
+    IN_ORDER,
+    INDIRECT_DESC,
+    RING_PACKED,
+    VERSION_1,
+)
 
 
 def test_the_golden_of_qemu() -> None:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.fakes.virtio_lab import VirtioLab
 
+from vnic.lab.played.driver import Buffer
 from vnic.nic.virtio_net import VirtioNet
 from vnic.nic.virtio_net.control import (
     CLASS_MAC,
@@ -26,7 +27,6 @@ from vnic.nic.virtio_net.control import (
     VLAN_ADD,
     VLAN_DEL,
 )
-from vnic.testing.driver import Buffer
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.fakes.virtio_lab import FarEnd, VirtioLab, frame
 
-from vnic.dataplane.rings import BURST_BYTES, BURST_PACKETS
+from vnic.dataplane.python_pair import BURST_BYTES, BURST_PACKETS
 from vnic.nic.virtio_net import VirtioNet, features
 from vnic.virtio.features import INDIRECT_DESC, VERSION_1
 

@@ -7,7 +7,12 @@ import struct
 import pytest
 from tests.fakes.virtio_lab import FarEnd, VirtioLab, frame
 
-from vnic.dataplane.offload import GSO_NONE, GSO_TCPV4, GSO_TCPV6, ones_sum
+from vnic.net.offload import (
+    GSO_NONE,
+    GSO_TCPV4,
+    GSO_TCPV6,
+    ones_sum,
+)
 from vnic.nic.virtio_net import features
 
 

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 from tests.fakes.virtio_lab import FarEnd, VirtioLab, frame
 
+from vnic.memory.guest import Region
 from vnic.net.client import Endpoint
 from vnic.net.holds import HoldKind
-from vnic.net.incoming import Frame
-from vnic.nic.device import QueueFds, RingTaker, VirtioDevice
+from vnic.net.queue import Frame
 from vnic.nic.virtio_net import VirtioNet, features
+from vnic.virtio.device import QueueFds, RingTaker, VirtioDevice
 from vnic.virtio.features import INDIRECT_DESC, VERSION_1
-from vnic.virtio.memory import Region
 
 ALL = features.OF_THE_RINGS
 

@@ -9,7 +9,14 @@ import pytest
 from tests.fakes.virtio_lab import MAC, VirtioLab, frame
 
 from vnic.nic.virtio_net import features
-from vnic.nic.virtio_net.control import CLASS_MAC, CLASS_RX, CLASS_VLAN, MAC_TABLE_SET, RX_MODES, VLAN_ADD
+from vnic.nic.virtio_net.control import (
+    CLASS_MAC,
+    CLASS_RX,
+    CLASS_VLAN,
+    MAC_TABLE_SET,
+    RX_MODES,
+    VLAN_ADD,
+)
 from vnic.nic.virtio_net.rx_filter import RxFilter
 
 OTHER = bytes.fromhex("525400999999")

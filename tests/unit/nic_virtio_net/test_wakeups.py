@@ -8,8 +8,8 @@ import select
 
 from tests.fakes.virtio_lab import FarEnd, VirtioLab, frame
 
-from vnic.net.incoming import Frame
-from vnic.testing.driver import NetDriver
+from vnic.lab.played.driver import NetDriver
+from vnic.net.queue import Frame
 
 ROUNDS = 1500
 PATIENCE_MS = 30_000

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from tests.fakes.irq import FakeIrq
 
+from vnic.memory.guest import GuestMemory, GuestMemoryError
 from vnic.pci import capability as cap
 from vnic.pci import config as c
 from vnic.pci.bar import Bar
 from vnic.pci.device import PciDevice
 from vnic.pci.msix import MsixWindow
-from vnic.virtio.memory import GuestMemory, GuestMemoryError
 
 
 class Model(PciDevice):

@@ -9,12 +9,9 @@ import pytest
 from tests.fakes.irq import FakeIrq
 from tests.fakes.virtio_device import FakeVirtioDevice
 
-from vnic.net.errors import NetError
-from vnic.nic.device import QueueFds, RingTaker, VirtioDevice
-from vnic.pci.capability import CAP_PM, PM_CONTROL
-from vnic.testing.driver import DriverRing
-from vnic.testing.guest_memory import FakeGuestMemory
-from vnic.testing.virtio_pci_driver import (
+from vnic.lab.played.driver import DriverRing
+from vnic.lab.played.guest_memory import FakeGuestMemory
+from vnic.lab.played.virtio_pci_driver import (
     COMMON,
     DEVICE,
     ISR,
@@ -23,6 +20,9 @@ from vnic.testing.virtio_pci_driver import (
     VERSION_1,
     VirtioPciDriver,
 )
+from vnic.net.errors import NetError
+from vnic.pci.capability import CAP_PM, PM_CONTROL
+from vnic.virtio.device import QueueFds, RingTaker, VirtioDevice
 from vnic.virtio.features import RING_RESET
 from vnic.virtio.pci import layout
 from vnic.virtio.pci.transport import VirtioPci

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.fakes.ring_pair import RingPair
 
-from vnic.testing.guest_memory import GUEST_ADDR
-from vnic.virtio.memory import MappedRegion
+from vnic.lab.played.guest_memory import GUEST_ADDR
+from vnic.memory.guest import MappedRegion
 from vnic.virtio.queue import MAX_CHAIN, QueueError
 
 NEXT, WRITE, INDIRECT = 1, 2, 4

@@ -4,7 +4,15 @@
 `probes` about what this QEMU can do, `machine` about the rest.
 """
 
-from . import control, fds, machine, net, probes
-from .table import COMMANDS, Caller, Command
+from vnic.monitor.commands import (
+    control,
+    fds,
+    net,
+    probes,
+)
+from vnic.monitor.commands import (
+    devices as machine,
+)
+from vnic.monitor.commands.table import COMMANDS, Caller, Command
 
 __all__ = ["COMMANDS", "Caller", "Command", "control", "fds", "machine", "net", "probes"]

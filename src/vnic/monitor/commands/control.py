@@ -8,16 +8,15 @@ from typing import Literal
 
 import msgspec
 
+from vnic.monitor.commands.table import COMMANDS, Caller, command
+from vnic.monitor.events import EVENTS
+from vnic.monitor.hmp_commands import run_line
+from vnic.monitor.interfaces import MonitoredMachine
+from vnic.monitor.passed_fds import Passed
+from vnic.monitor.schema.introspect import Introspection
+from vnic.monitor.schema.shapes import shape_of
+from vnic.monitor.version import VersionInfo, version
 from vnic.net.errors import COMMAND_NOT_FOUND, NetError
-
-from ..events import EVENTS
-from ..hmp_commands import run_line
-from ..machine import MonitoredMachine
-from ..passed_fds import Passed
-from ..schema.introspect import Introspection
-from ..schema.shapes import shape_of
-from ..version import VersionInfo, version
-from .table import COMMANDS, Caller, command
 
 
 class QmpCapabilities(msgspec.Struct):

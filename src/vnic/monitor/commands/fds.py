@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from ..passed_fds import FdsetInfo
-from .table import Caller, command
+from vnic.monitor.commands.table import Caller, command
+from vnic.monitor.passed_fds import FdsetInfo
 
 
 class FdName(msgspec.Struct):

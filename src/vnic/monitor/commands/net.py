@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
+from vnic.monitor.commands.table import Caller, command
+from vnic.monitor.interfaces import Later, MonitoredMachine
+from vnic.monitor.schema import netdev_options
+from vnic.monitor.schema.shapes import Shape
+from vnic.monitor.types import LinkChange, LinkInfo, RxFilterInfo
 from vnic.net.announce import AnnounceParameters
-
-from ..machine import Later, MonitoredMachine
-from ..schema import netdev_options
-from ..schema.shapes import Shape
-from ..types import LinkChange, LinkInfo, RxFilterInfo
-from .table import Caller, command
 
 
 class SetLink(msgspec.Struct):

@@ -12,11 +12,18 @@ from typing import Any, Literal
 
 import msgspec
 
+from vnic.monitor.commands.table import Caller, command
+from vnic.monitor.interfaces import MonitoredMachine, PciInfo
+from vnic.monitor.schema.shapes import (
+    Array,
+    Builtin,
+    Enumeration,
+    Integer,
+    Object,
+    Shape,
+    object_of,
+)
 from vnic.net.errors import DEVICE_NOT_FOUND, DeviceNotFound, NetError
-
-from ..machine import MonitoredMachine, PciInfo
-from ..schema.shapes import Array, Builtin, Enumeration, Integer, Object, Shape, object_of
-from .table import Caller, command
 
 
 class TargetInfo(msgspec.Struct):

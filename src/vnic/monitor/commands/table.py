@@ -13,9 +13,9 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
-from ..machine import Later, MonitoredMachine
-from ..passed_fds import Passed
-from ..schema.shapes import Shape, shape_of
+from vnic.monitor.interfaces import Later, MonitoredMachine
+from vnic.monitor.passed_fds import Passed
+from vnic.monitor.schema.shapes import Shape, shape_of
 
 Function = TypeVar("Function", bound=Callable[..., object])
 MachineShape: TypeAlias = Callable[[MonitoredMachine], Shape]

@@ -4,8 +4,13 @@
 prints it for query-qmp-schema. A command, an option or an event is described once, by its Struct.
 """
 
-from .convert import convert, convert_to_shape
-from .unions import chardev_backend, device_options, netdev_options, object_options
+from vnic.monitor.schema.convert import convert, convert_to_shape
+from vnic.monitor.schema.unions import (
+    chardev_backend,
+    device_options,
+    netdev_options,
+    object_options,
+)
 
 __all__ = [
     "chardev_backend",

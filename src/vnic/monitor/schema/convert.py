@@ -13,10 +13,19 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any, TypeAlias, TypeVar, cast
 
+from vnic.monitor.schema.shapes import (
+    Array,
+    Builtin,
+    Enumeration,
+    Integer,
+    Member,
+    Object,
+    Shape,
+    Union,
+    shape_of,
+)
 from vnic.net.errors import NetError
 from vnic.protocol.keyval import Repeated
-
-from .shapes import Array, Builtin, Enumeration, Integer, Member, Object, Shape, Union, shape_of
 
 T = TypeVar("T")
 Visit: TypeAlias = Callable[[Any, str], object]

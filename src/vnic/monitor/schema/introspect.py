@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeAlias
 
-from .shapes import Array, Builtin, Enumeration, Integer, Object, Shape, Union
+from vnic.monitor.schema.shapes import (
+    Array,
+    Builtin,
+    Enumeration,
+    Integer,
+    Object,
+    Shape,
+    Union,
+)
 
 SchemaInfo: TypeAlias = dict[str, object]
 

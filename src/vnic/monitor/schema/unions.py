@@ -10,9 +10,14 @@ from typing import TypeAlias
 
 import msgspec
 
+from vnic.monitor.schema.shapes import (
+    Member,
+    Object,
+    Union,
+    base_members,
+    object_of,
+)
 from vnic.net.errors import NetError
-
-from .shapes import Member, Object, Union, base_members, object_of
 
 Types: TypeAlias = Mapping[str, type[msgspec.Struct]]
 

@@ -3,6 +3,6 @@
 `device.py` is the device; `link_status_changed` in it is how a guest learns of its cable.
 """
 
-from .device import VirtioNet
+from vnic.nic.virtio_net.device import VirtioNet
 
 __all__ = ["VirtioNet"]

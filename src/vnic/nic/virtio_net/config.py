@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from . import features as f
+from vnic.nic.virtio_net import features as f
 
 LINK_UP: Final = 1
 """VIRTIO_NET_S_LINK_UP of `status`."""

@@ -10,9 +10,9 @@ import struct
 from collections.abc import Callable
 from typing import Protocol
 
-from ...net.clock import Scheduler
-from ...virtio.queue import Chain, QueueError, SplitQueue
-from .rx_filter import VLANS, RxFilter
+from vnic.net.clock import Scheduler
+from vnic.nic.virtio_net.rx_filter import VLANS, RxFilter
+from vnic.virtio.queue import Chain, QueueError, SplitQueue
 
 OK = 0
 ERR = 1

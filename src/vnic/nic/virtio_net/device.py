@@ -6,17 +6,13 @@ virtio_net_set_link_status); what the guest reads of `status` is reported back a
 
 from __future__ import annotations
 
-from ...dataplane.engine import Mode, PairEngine
-from ...dataplane.rings import PythonPair
-from ...net.client import Endpoint, Nic
-from ...net.errors import NetError
-from ...net.incoming import Frame
-from ...virtio.constants import ID_NET, STATUS_DRIVER_OK
-from ...virtio.features import IN_ORDER, VERSION_1
-from ...virtio.queue import SplitQueue
-from ..device import DataPath, RingTaker, VirtioDevice
-from . import features as f
-from .config import (
+from vnic.dataplane.engine import Mode, PairEngine
+from vnic.dataplane.python_pair import PythonPair
+from vnic.net.client import Endpoint, Nic
+from vnic.net.errors import NetError
+from vnic.net.queue import Frame
+from vnic.nic.virtio_net import features as f
+from vnic.nic.virtio_net.config import (
     ANNOUNCE,
     DUPLEX,
     DUPLEX_UNKNOWN,
@@ -28,8 +24,12 @@ from .config import (
     NetConfig,
     config_size,
 )
-from .control import ControlQueue
-from .rx_filter import ALL_VLANS, RxFilter, mac_text
+from vnic.nic.virtio_net.control import ControlQueue
+from vnic.nic.virtio_net.rx_filter import ALL_VLANS, RxFilter, mac_text
+from vnic.virtio.constants import ID_NET, STATUS_DRIVER_OK
+from vnic.virtio.device import DataPath, RingTaker, VirtioDevice
+from vnic.virtio.features import IN_ORDER, VERSION_1
+from vnic.virtio.queue import SplitQueue
 
 QUEUE_SIZES = (256, 512, 1024)
 """What may be the largest ring of a driver (QEMU: 256 to VIRTQUEUE_MAX_SIZE); it may use smaller ones."""

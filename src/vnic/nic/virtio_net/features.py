@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from ...dataplane.engine import RingFormat
-from ...dataplane.offload import GSO_ECN, GSO_TCPV4, GSO_TCPV6
-from ...virtio import features as common
-from ...virtio.features import IN_ORDER, INDIRECT_DESC, RING_RESET, VERSION_1
+from vnic.dataplane.engine import RingFormat
+from vnic.net.offload import GSO_ECN, GSO_TCPV4, GSO_TCPV6
+from vnic.virtio import features as common
+from vnic.virtio.features import (
+    IN_ORDER,
+    INDIRECT_DESC,
+    RING_RESET,
+    VERSION_1,
+)
 
 CSUM: Final = 1 << 0
 GUEST_CSUM: Final = 1 << 1

@@ -5,7 +5,7 @@ The control queue sets it, the data plane asks it, and query-rx-filter shows it;
 
 from __future__ import annotations
 
-from ...net.incoming import Frame
+from vnic.net.queue import Frame
 
 MAC_TABLE_ENTRIES = 64
 """QEMU's table; a longer one makes the device take all of its kind (`overflow`)."""

@@ -4,7 +4,7 @@ The monitor's connections feed a `Stream` and write what `encode` gives; a messa
 `decode` is for a single value, as an option in JSON form.
 """
 
-from .encode import encode, encode_reply
-from .stream import ParseError, Stream, decode
+from vnic.protocol.qmp.encode import encode, encode_reply
+from vnic.protocol.qmp.stream import ParseError, Stream, decode
 
 __all__ = ["ParseError", "Stream", "decode", "encode", "encode_reply"]

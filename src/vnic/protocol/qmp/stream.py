@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 
-from .tokens import TOKEN_MAX_BYTES, Kind, Lexer
+from vnic.protocol.qmp.tokens import TOKEN_MAX_BYTES, Kind, Lexer
 
 MESSAGE_TOKENS_MAX = 1 << 13
 """QEMU's is 2 Mi. A token costs about 100 bytes here, and a client may keep a message unfinished for ever; everybody

@@ -12,10 +12,17 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
+from vnic.memory.guest import ADDRESS_LIMIT
 from vnic.protocol.frames import Message
 from vnic.protocol.vfio_user import messages as m
-from vnic.protocol.vfio_user.messages import DmaMap, IrqInfo, ProtocolError, Refused, RegionInfo, SetIrqs
-from vnic.virtio.memory import ADDRESS_LIMIT
+from vnic.protocol.vfio_user.messages import (
+    DmaMap,
+    IrqInfo,
+    ProtocolError,
+    Refused,
+    RegionInfo,
+    SetIrqs,
+)
 
 DmaDone = Callable[[bytes | None], None]
 """Told the outcome of a DMA request: the data read (b"" for a write), None if the client refused it."""

@@ -10,7 +10,7 @@ from vnic.protocol.vhost_user.rings import RingDevice
 
 
 class Device(RingDevice, Protocol):
-    """What the engine needs of the device model (vnic.nic.device.VirtioDevice)."""
+    """What the engine needs of the device model (vnic.virtio.device.VirtioDevice)."""
 
     status: int
     host_features: int

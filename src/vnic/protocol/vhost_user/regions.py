@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
+from vnic.memory.guest import (
+    GuestMemory,
+    GuestMemoryError,
+    MappedRegion,
+    Region,
+)
 from vnic.protocol.frames import Message
 from vnic.protocol.vhost_user import messages as vu
 from vnic.protocol.vhost_user.messages import MemRegion, ProtocolError
-from vnic.virtio.memory import GuestMemory, GuestMemoryError, MappedRegion, Region
 
 MAX_MEM_SLOTS: Final = 32
 """Regions that ADD_MEM_REG may build up; as libvhost-user's VHOST_USER_MAX_RAM_SLOTS on most machines."""

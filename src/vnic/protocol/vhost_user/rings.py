@@ -9,14 +9,14 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+from vnic.memory.guest import GuestMemory
 from vnic.protocol.vhost_user.messages import VRING_STATE, ProtocolError
 from vnic.protocol.vhost_user.ring import Ring, RingAddresses, RingState
-from vnic.virtio.memory import GuestMemory
 from vnic.virtio.queue import SplitQueue
 
 
 class RingDevice(Protocol):
-    """What rings need of the device model (vnic.nic.device.VirtioDevice)."""
+    """What rings need of the device model (vnic.virtio.device.VirtioDevice)."""
 
     queues: list[SplitQueue]
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from vnic import unblock
-from vnic.nic.device import QueueFds
 from vnic.pci.irq import IrqLines
+from vnic.sockets import unblock
+from vnic.virtio.device import QueueFds
 
 
 class LentQueue:

@@ -8,20 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from vnic.memory.guest import GuestMemory
+from vnic.memory.shadow import Mirror
 from vnic.net.errors import NetError
-from vnic.nic.device import QueueFds, VirtioDevice
-from vnic.pci.capability import CAP_VENDOR, MSIX_MAX_VECTORS, pcie_endpoint, power_management
+from vnic.pci.capability import (
+    CAP_VENDOR,
+    MSIX_MAX_VECTORS,
+    pcie_endpoint,
+    power_management,
+)
 from vnic.pci.config import CLASS_ETHERNET, PciId
 from vnic.pci.device import PciDevice
 from vnic.pci.irq import IrqLines
 from vnic.pci.msix import MsixWindow
 from vnic.virtio.constants import STATUS_DRIVER_OK, STATUS_FEATURES_OK
+from vnic.virtio.device import QueueFds, VirtioDevice
 from vnic.virtio.features import RING_RESET, VERSION_1
-from vnic.virtio.memory import GuestMemory
-from vnic.virtio.mirror import Mirror
 from vnic.virtio.pci import layout
 from vnic.virtio.pci.lent import LentQueue
-from vnic.virtio.pci.mirrored import MirroredRings
+from vnic.virtio.pci.shadow_rings import MirroredRings
 from vnic.virtio.queue import SplitQueue
 
 _WORD = 0xFFFFFFFF

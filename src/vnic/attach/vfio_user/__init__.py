@@ -1,0 +1,1 @@
+"""Serves a PCI NIC to a VM over a vfio-user socket."""

@@ -1,0 +1,214 @@
+"""What a vfio-user client sees of a PCI device: its regions, its interrupts, and the way into the VM's memory.
+
+It stands between the protocol (`protocol.vfio_user.server.Device`) and the model (`pci.device.PciDevice`) for the
+time that one VM is plugged in; the socket shell makes one for every connection.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable, Sequence
+
+from vnic.attach.vfio_user.irq import EventfdIrqs, Watcher
+from vnic.attach.vfio_user.shadow import MessageMirror
+from vnic.memory.guest import (
+    ADDRESS_LIMIT,
+    GuestMemory,
+    GuestMemoryError,
+    MappedRegion,
+    Region,
+)
+from vnic.memory.shadow import MirrorRegion
+from vnic.pci.capability import CAP_MSI, MSI_CONTROL
+from vnic.pci.config import COMMAND, COMMAND_MASTER, INTERRUPT_PIN
+from vnic.pci.device import PciDevice
+from vnic.protocol.vfio_user import messages as m
+from vnic.protocol.vfio_user.messages import (
+    DmaMap,
+    IrqInfo,
+    Refused,
+    RegionInfo,
+    SetIrqs,
+)
+from vnic.protocol.vfio_user.server import Server
+
+log = logging.getLogger(__name__)
+
+_RAM_BYTES = 1 << 20
+"""A map of at least this size is RAM; before the guest runs, nothing else of a VM is as large."""
+_VIDEO_BYTES = 64 << 20
+"""But one that is plugged into a running VM may see a video card's memory, which is not shared, up to this size."""
+_READ_WRITE = m.REGION_FLAG_READ | m.REGION_FLAG_WRITE
+
+
+class VfioPciPort:
+    """One VM on one device, from `plug` (the constructor) to `close`."""
+
+    def __init__(self, device: PciDevice, watcher: Watcher, name: str) -> None:
+        self.memory = GuestMemory()
+        self._device = device
+        self._name = name
+        self._connected: tuple[Server, Callable[[bytes], None]] | None = None
+        self._shared: bool | None = None
+        """Whether the VM shares its memory; None while that is not known."""
+        self._mirror: MessageMirror | None = None
+        regions = [RegionInfo()] * m.REGION_COUNT
+        for index, bar in device.bars.items():
+            regions[index] = RegionInfo(bar.size, _READ_WRITE)
+        regions[m.REGION_CONFIG] = RegionInfo(device.config.size, _READ_WRITE)
+        self.regions: Sequence[RegionInfo] = regions
+        msi = device.config.find(CAP_MSI)
+        self._irqs = EventfdIrqs(
+            watcher,
+            intx=device.config.data[INTERRUPT_PIN] != 0,
+            msi=1 << (device.config.data[msi + MSI_CONTROL] >> 1 & 7) if msi else 0,
+            msix=device.msix.vectors if device.msix else 0,
+        )
+        self.irqs: Sequence[IrqInfo] = self._irqs.infos
+        device.plug(self._irqs, self.memory)
+
+    def connect(self, server: Server, send: Callable[[bytes], None]) -> None:
+        """The way to ask the VM for memory that it does not share."""
+        self._connected = server, send
+
+    def close(self, done: Callable[[], None]) -> None:
+        """The VM is gone: the device goes back to power-on. `done` is called, now or later, when nothing of the VM
+        is held any more; only then may the next one be plugged in."""
+
+        def unplugged() -> None:
+            self._irqs.close()
+            self.memory.close()
+            done()
+
+        if self._mirror is not None:
+            self._mirror.close()
+        self._device.unplug(unplugged)
+
+    @property
+    def descriptors(self) -> int:
+        """How many of the VM's are held, for its memory and its interrupts."""
+        return self.memory.descriptors + self._irqs.descriptors
+
+    # --- protocol.vfio_user.server.Device ---
+
+    def opened(self) -> None:
+        """QEMU has mapped its memory by now, so that it hears at its start of a memory map that cannot be used."""
+        self._settle(_RAM_BYTES)
+
+    def _settle(self, least: int) -> None:
+        """Decide by the maps of `least` bytes and more: the VM shares all of its memory that matters, or all is
+        mirrored, as rings in one kind with buffers in the other could not be kept apart. Raises Refused.
+
+        With no such map it stays open: a small VM has none of the size of RAM, one behind an IOMMU none at all yet.
+        """
+        if self._shared is None:
+            unshared = [r.size for r in self.memory.regions if r.fd is None and r.size >= least]
+            shared = any(r.fd is not None and r.size >= least for r in self.memory.regions)
+            if unshared and (not shared or max(unshared) > _VIDEO_BYTES):
+                self._begin_mirror()
+            elif shared:
+                self._shared = True
+
+    def _begin_mirror(self) -> None:
+        """The VM does not share its memory. Raises Refused."""
+        assert self._connected is not None
+        mirrors: list[Region] = []
+        try:
+            self.memory.expect(*(region.size for region in self.memory.regions), instead=True)
+            mirrors.extend(
+                MirrorRegion(region.guest_addr, region.size, writable=region.writable)
+                for region in self.memory.regions
+            )
+            self.memory.replace(mirrors)
+        except GuestMemoryError as error:
+            for region in mirrors:
+                region.close()
+            raise self._refused(error) from None
+        self._shared = False
+        self._mirror = MessageMirror(self.memory, *self._connected, self._forget_mirror)
+        self._device.use_mirror(self._mirror)
+        log.info(
+            "%s: the VM does not share its memory, so that each packet takes several messages; faster is QEMU with"
+            " -object memory-backend-memfd,id=mem,size=SIZE,share=on and -machine …,memory-backend=mem",
+            self._name,
+        )
+
+    def _forget_mirror(self) -> None:
+        """Give what the mirror takes back to the system."""
+        self._device.dma_unmapped(0, ADDRESS_LIMIT)
+        for region in self.memory.regions:
+            if isinstance(region, MirrorRegion):
+                region.forget()
+        self._mirror_changed()
+
+    def _refused(self, error: GuestMemoryError) -> Refused:
+        log.warning("%s: the VM's memory map is refused: %s", self._name, error)
+        return Refused(errno.EINVAL, str(error))
+
+    def dma_map(self, request: DmaMap, fd: int | None) -> None:
+        if self._shared is None and self._device.bus_master:
+            if fd is None:
+                self._begin_mirror()
+            else:
+                self._shared = True
+        try:
+            self.memory.add(self._region(request, fd))
+        except GuestMemoryError as error:
+            raise self._refused(error) from None
+        self._device.dma_mapped(request.address, request.size)
+
+    def _region(self, request: DmaMap, fd: int | None) -> Region:
+        """Raises GuestMemoryError."""
+        if self._shared is False or fd is not None:
+            self.memory.expect(request.size)
+        if self._shared is False:
+            return MirrorRegion(request.address, request.size, writable=request.writable)
+        if fd is not None:
+            return MappedRegion(request.address, request.size, fd, request.offset, writable=request.writable)
+        region = Region(request.address, request.size)
+        region.writable = request.writable
+        return region
+
+    def dma_unmap(self, address: int, size: int) -> None:
+        self._device.dma_unmapped(address, size)
+        if not self.memory.remove_within(address, size):
+            raise Refused(errno.ENOENT, f"nothing is mapped in {address:#x}+{size:#x}")
+        self._mirror_changed()
+
+    def dma_unmap_all(self) -> None:
+        self._device.dma_unmapped(0, ADDRESS_LIMIT)
+        self.memory.close()
+        self._mirror_changed()
+
+    def _mirror_changed(self) -> None:
+        """A part of it is gone, or holds nothing any more: the device is to fetch anew what it needs."""
+        if self._mirror is not None:
+            self._device.dma_mapped(0, ADDRESS_LIMIT)
+
+    def region_read(self, index: int, offset: int, count: int) -> bytes:
+        if index == m.REGION_CONFIG:
+            return self._device.config_read(offset, count)
+        return self._device.window_read(index, offset, count)
+
+    def region_write(self, index: int, offset: int, data: bytes) -> None:
+        if index == m.REGION_CONFIG:
+            if self._shared is None and _sets_master(offset, data):  # from now on the device reaches memory
+                self._settle(_RAM_BYTES)
+                self._settle(1)
+            self._device.config_write(offset, data)
+        else:
+            self._device.window_write(index, offset, data)
+
+    def set_irqs(self, request: SetIrqs, fds: list[int]) -> None:
+        self._irqs.set(request, fds)
+        self._device.lines_changed()
+
+    def reset(self) -> None:
+        self._device.reset()
+
+
+def _sets_master(offset: int, data: bytes) -> bool:
+    """Whether a write to config space turns bus mastering on."""
+    at = COMMAND - offset
+    return 0 <= at < len(data) and bool(data[at] & COMMAND_MASTER)

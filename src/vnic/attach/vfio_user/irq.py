@@ -1,0 +1,300 @@
+"""The interrupts of a PCI device as eventfds, the way SET_IRQS of vfio-user hands them over and takes them back.
+
+`vfio_pci.VfioPciPort` owns one set for a VM; the device model drives it through `vnic.pci.irq.IrqLines`.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from vnic.descriptors import Kind, kind_of
+from vnic.net.clock import Timer
+from vnic.protocol.frames import close_fds
+from vnic.protocol.vfio_user import messages as m
+from vnic.protocol.vfio_user.messages import Refused, SetIrqs
+from vnic.sockets import unblock
+
+log = logging.getLogger(__name__)
+
+VAIN_UNMASKS: Final = 256
+VAIN_PAUSE_S: Final = 0.001
+"""After so many unmasks while the device does nothing, each is followed by a pause: as with a kick, the descriptor
+may be one that is readable for ever (see `kicks`)."""
+
+
+class Watcher(Protocol):
+    """The part of asyncio's event loop that tells of a readable descriptor, and of the time."""
+
+    def add_reader(self, fd: int, callback: Callable[[], object], /) -> object: ...
+
+    def remove_reader(self, fd: int, /) -> object: ...
+
+    def call_later(self, delay: float, callback: Callable[[], object], /) -> Timer: ...
+
+
+def _signal(fd: int) -> bool:
+    """Add one to an eventfd. A counter that is full means an interrupt the VM has not even taken. False: the VM made
+    the descriptor block; it is to be left."""
+    try:
+        unblock.write(fd, unblock.SIGNAL)
+    except unblock.Blocked as error:
+        log.warning("an interrupt of a VM is not sent any more, its descriptor: %s", error.strerror)
+        return False
+    except OSError:
+        pass
+    return True
+
+
+class IntxLine:
+    """INTx: a level, shown as one eventfd write each time it becomes visible (AUTOMASKED).
+
+    A write masks the line; the VM unmasks it once the guest has touched the device, and a level that is still
+    asserted is written again (linux vfio_pci_intrs.c, vfio_intx_handler and vfio_pci_intx_unmask_handler).
+    """
+
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher = watcher
+        self._level = False
+        self._masked = False
+        self._trigger: int | None = None
+        self._unmasks = 0  # since the level was last set
+        self._pause: Timer | None = None
+        self._unmask: int | None = None  # with KVM, the guest's end of interrupt arrives on this eventfd
+
+    def set_level(self, level: bool) -> None:
+        self._level = level
+        self._unmasks = 0
+        self._deliver()
+
+    def mask(self, masked: bool) -> None:
+        self._masked = masked
+        self._deliver()
+
+    def set_trigger(self, fd: int | None) -> None:
+        """The descriptor to write to from now on, ours; a new one starts unmasked."""
+        old, self._trigger = self._trigger, fd
+        close_fds(() if old is None else (old,))
+        self.mask(False)
+
+    def set_unmask(self, fd: int | None) -> None:
+        """The descriptor on which the VM unmasks the line, ours."""
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
+        if self._unmask is not None:
+            self._watcher.remove_reader(self._unmask)
+            close_fds((self._unmask,))
+            self._unmask = None
+        if fd is not None:
+            self._watcher.add_reader(fd, self._unmask_came)  # OSError for what epoll cannot wait for
+            self._unmask = fd
+
+    @property
+    def descriptors(self) -> int:
+        return (self._trigger is not None) + (self._unmask is not None)
+
+    def trigger(self) -> None:
+        """Interrupt whatever the level is: the loop-back test of SET_IRQS without data."""
+        if self._trigger is not None:
+            self._masked = True
+            if not _signal(self._trigger):
+                close_fds((self._trigger,))
+                self._trigger = None
+
+    def _deliver(self) -> None:
+        if self._level and not self._masked:
+            self.trigger()
+
+    def _unmask_came(self) -> None:
+        assert self._unmask is not None
+        try:
+            taken = unblock.read(self._unmask, 8)
+        except BlockingIOError:
+            return
+        except OSError:
+            taken = b""
+        if len(taken) < 8:  # not an eventfd, which would be readable for ever, or one that blocks
+            self.set_unmask(None)
+            return
+        self._unmasks += 1
+        if self._unmasks > VAIN_UNMASKS:
+            self._watcher.remove_reader(self._unmask)
+            self._pause = self._watcher.call_later(VAIN_PAUSE_S, self._go_on)
+        self.mask(False)
+
+    def _go_on(self) -> None:
+        self._pause = None
+        assert self._unmask is not None
+        self._watcher.add_reader(self._unmask, self._unmask_came)
+
+
+class MessageVectors:
+    """MSI or MSI-X: one eventfd a vector. A vector that has none is latched until it gets one.
+
+    QEMU swaps descriptors one by one while the guest sets the device up; the newest one counts.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._fds: list[int | None] = [None] * count
+        self._enabled = False
+        self.pending = 0
+
+    def notify(self, vector: int) -> bool:
+        """True: sent, or latched; False: the VM has these interrupts off."""
+        if not self._enabled or vector >= len(self._fds):
+            return False
+        fd = self._fds[vector]
+        if fd is None:
+            self.pending |= 1 << vector
+        else:
+            self._send(vector, fd)
+        return True
+
+    def _send(self, vector: int, fd: int) -> None:
+        if not _signal(fd):
+            close_fds((fd,))
+            self._fds[vector] = None
+
+    def fd(self, vector: int) -> int | None:
+        return self._fds[vector] if vector < len(self._fds) else None
+
+    @property
+    def descriptors(self) -> int:
+        return sum(fd is not None for fd in self._fds)
+
+    def has_fds(self) -> bool:
+        return any(fd is not None for fd in self._fds)
+
+    def set(self, start: int, count: int, fds: list[int]) -> None:
+        """Replace the descriptors of `count` vectors; none given takes theirs away."""
+        self._enabled = True
+        for vector, fd in enumerate(fds or [None] * count, start):
+            old, self._fds[vector] = self._fds[vector], fd
+            close_fds(() if old is None else (old,))
+            if fd is not None and self.pending & 1 << vector:
+                self.pending &= ~(1 << vector)
+                self._send(vector, fd)
+
+    def disable(self) -> None:
+        close_fds(fd for fd in self._fds if fd is not None)
+        self._fds = [None] * len(self._fds)
+        self._enabled = False
+        self.pending = 0
+
+
+class EventfdIrqs:
+    """All lines of one VM's device: `vnic.pci.irq.IrqLines` towards the model, SET_IRQS towards the VM."""
+
+    def __init__(self, watcher: Watcher, *, intx: bool, msi: int, msix: int) -> None:
+        self._watcher = watcher
+        self._intx = IntxLine(watcher)
+        self._msi = MessageVectors(msi)
+        self._msix = MessageVectors(msix)
+        self._error = MessageVectors(1)
+        self._vectors = {m.IRQ_MSI: self._msi, m.IRQ_MSIX: self._msix, m.IRQ_ERR: self._error}
+        self.infos = (
+            m.IrqInfo(int(intx), m.IRQ_FLAG_EVENTFD | m.IRQ_FLAG_MASKABLE | m.IRQ_FLAG_AUTOMASKED),
+            m.IrqInfo(msi, m.IRQ_FLAG_EVENTFD),
+            m.IrqInfo(msix, m.IRQ_FLAG_EVENTFD),
+            # The error interrupt is never sent, it would stop the VM (QEMU vfio_err_notifier_handler); but QEMU
+            # warns at each start about a device without one.
+            m.IrqInfo(1, m.IRQ_FLAG_EVENTFD),
+            m.IrqInfo(),  # a request to unplug the device: not offered
+        )
+        assert len(self.infos) == m.IRQ_COUNT
+
+    @property
+    def descriptors(self) -> int:
+        """How many of the VM's are held."""
+        return self._intx.descriptors + sum(each.descriptors for each in self._vectors.values())
+
+    # --- towards the model (vnic.pci.irq.IrqLines) ---
+
+    def set_intx(self, level: bool) -> None:
+        self._intx.set_level(level)
+
+    def msi_notify(self, vector: int) -> bool:
+        return self._msi.notify(vector)
+
+    def msix_notify(self, vector: int) -> bool:
+        return self._msix.notify(vector)
+
+    def msix_pending(self) -> int:
+        return self._msix.pending
+
+    def msix_on(self) -> bool:
+        return self._msix.has_fds()
+
+    def msix_fd(self, vector: int) -> int | None:
+        return self._msix.fd(vector)
+
+    def watch(self, fd: int, callback: Callable[[], None]) -> None:
+        self._watcher.add_reader(fd, callback)
+
+    def unwatch(self, fd: int) -> None:
+        self._watcher.remove_reader(fd)
+
+    # --- towards the VM ---
+
+    def set(self, request: SetIrqs, fds: list[int]) -> None:
+        """Carry SET_IRQS out; its range is checked already. The descriptors are ours from now on, also if Refused."""
+        try:
+            for fd in fds:
+                if kind_of(fd) is not Kind.EVENTFD:
+                    raise Refused(errno.EINVAL, "SET_IRQS with a descriptor that is no eventfd")
+                # A write must never wait for a VM that lets its counter fill up; QEMU's are non-blocking anyway.
+                os.set_blocking(fd, False)
+            if request.index == m.IRQ_INTX:
+                self._set_intx(request, fds)
+            elif request.index in self._vectors:
+                self._set_vectors(self._vectors[request.index], request, fds)
+        except Refused:
+            close_fds(fds)
+            raise
+        except OSError as error:  # a descriptor that cannot be written to, or not be waited for
+            close_fds(fds)
+            raise Refused(errno.EINVAL, f"SET_IRQS: {error.strerror}") from None
+
+    def close(self) -> None:
+        """The VM is gone."""
+        self._intx.set_trigger(None)
+        self._intx.set_unmask(None)
+        self._msi.disable()
+        self._msix.disable()
+        self._error.disable()
+
+    def _set_intx(self, request: SetIrqs, fds: list[int]) -> None:
+        intx, action = self._intx, request.action
+        if request.count == 0:
+            if request.data != m.IRQ_DATA_NONE or action != m.IRQ_ACTION_TRIGGER:
+                raise Refused(errno.EINVAL, "SET_IRQS of no INTx")
+            intx.set_trigger(None)
+            intx.set_unmask(None)
+        elif request.data == m.IRQ_DATA_EVENTFD:
+            if action == m.IRQ_ACTION_TRIGGER:
+                intx.set_trigger(fds[0] if fds else None)
+            elif action == m.IRQ_ACTION_UNMASK:
+                intx.set_unmask(fds[0] if fds else None)
+            else:
+                raise Refused(errno.ENOTSUP, "SET_IRQS: INTx is not masked by a descriptor")
+        elif request.data == m.IRQ_DATA_NONE or request.booleans[0]:
+            if action == m.IRQ_ACTION_TRIGGER:
+                intx.trigger()
+            else:
+                intx.mask(action == m.IRQ_ACTION_MASK)
+
+    def _set_vectors(self, vectors: MessageVectors, request: SetIrqs, fds: list[int]) -> None:
+        if request.action != m.IRQ_ACTION_TRIGGER:
+            raise Refused(errno.ENOTSUP, "SET_IRQS: message interrupts are masked in their table")
+        if request.data == m.IRQ_DATA_EVENTFD:
+            vectors.set(request.start, request.count, fds)
+        elif request.data == m.IRQ_DATA_NONE and request.count == 0:
+            vectors.disable()
+        else:
+            for at in range(request.count):
+                if request.data == m.IRQ_DATA_NONE or request.booleans[at]:
+                    vectors.notify(request.start + at)

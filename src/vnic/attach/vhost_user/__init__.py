@@ -1,0 +1,1 @@
+"""Serves a NIC to a VM over a vhost-user socket."""

@@ -1,0 +1,94 @@
+"""Waits for a client's kicks: which ring's descriptor is in the loop, and how often one that brings nothing is heeded.
+
+`VhostUserAttachment` owns one; the descriptors belong to its engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from vnic.sockets import unblock
+from vnic.virtio.queue import SplitQueue
+
+log = logging.getLogger(__name__)
+
+READ_BYTES: Final = 512
+"""An eventfd is emptied by eight bytes, a socketpair or pipe by more."""
+VAIN_KICKS: Final = 256
+VAIN_PAUSE_S: Final = 0.001
+"""After so many kicks in a row without a new buffer, each is followed by a pause: a descriptor that is readable for
+ever (an eventfd with EFD_SEMAPHORE, a timerfd) would keep a processor busy with no help of its guest's."""
+
+
+class _Watch:
+    """One ring's descriptor."""
+
+    __slots__ = ("avail", "fd", "pause", "vain")
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.avail = -1
+        self.vain = 0
+        self.pause: asyncio.TimerHandle | None = None
+
+
+class Kicks:
+    """The kick descriptors of one client's rings."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        name: str,
+        queues: Sequence[SplitQueue],
+        kicked: Callable[[int], None],
+        hostile: Callable[[str], None],
+    ) -> None:
+        """`kicked(index)` is called at each; `hostile(text)` where the client made a descriptor block. `name` is the
+        NIC's, for log lines."""
+        self._loop = loop
+        self._name = name
+        self._queues = queues
+        self._kicked = kicked
+        self._hostile = hostile
+        self._watched: dict[int, _Watch] = {}
+
+    def watch(self, index: int, fd: int | None) -> None:
+        """Wait for `fd` instead of the one before; None: for none. Raises OSError."""
+        before = self._watched.pop(index, None)
+        if before is not None:
+            if before.pause is not None:
+                before.pause.cancel()
+            self._loop.remove_reader(before.fd)
+        if fd is not None:
+            watch = _Watch(fd)
+            self._loop.add_reader(fd, self._readable, index, watch)
+            self._watched[index] = watch
+
+    def _readable(self, index: int, watch: _Watch) -> None:
+        try:
+            kicks = unblock.read(watch.fd, READ_BYTES)
+        except BlockingIOError:
+            return
+        except unblock.Blocked as error:
+            self._hostile(f"the kick descriptor of ring {index}: {error.strerror}")
+            kicks = b""
+        except OSError as error:
+            log.warning("%s: kick descriptor of ring %d failed: %s", self._name, index, error)
+            kicks = b""
+        if not kicks:
+            self.watch(index, None)  # the other end is closed: it would be readable for ever
+            return
+        avail = self._queues[index].avail_idx
+        watch.vain = watch.vain + 1 if avail == watch.avail else 0
+        watch.avail = avail
+        if watch.vain > VAIN_KICKS:
+            self._loop.remove_reader(watch.fd)
+            watch.pause = self._loop.call_later(VAIN_PAUSE_S, self._go_on, index, watch)
+        self._kicked(index)
+
+    def _go_on(self, index: int, watch: _Watch) -> None:
+        watch.pause = None
+        self._loop.add_reader(watch.fd, self._readable, index, watch)

@@ -1,0 +1,57 @@
+"""The channel on which a vhost-user back-end asks something of its front-end (SET_BACKEND_REQ_FD).
+
+`VhostUserAttachment` sends CONFIG_CHANGE through it, from within the call that changes the link.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from vnic.sockets import unblock
+
+log = logging.getLogger(__name__)
+
+
+class RequestChannel:
+    """Writes to a descriptor that the engine owns; never blocks, and holds one message back at the most."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
+        """`name` is the NIC's, for log lines."""
+        self._loop = loop
+        self._name = name
+        self._fd: int | None = None
+        self._unsent = b""
+
+    def use(self, fd: int | None) -> None:
+        """Write to `fd` from now on; what the former one did not take is dropped."""
+        if self._fd is not None:
+            self._loop.remove_writer(self._fd)
+        self._fd = fd
+        self._unsent = b""
+
+    @property
+    def full(self) -> bool:
+        """A message waits for room: another one would have to wait behind it."""
+        return bool(self._unsent)
+
+    def send(self, message: bytes) -> None:
+        """Send, now if there is room (and nothing waits, see `full`)."""
+        self._unsent = message
+        self._write()
+
+    def _write(self) -> None:
+        if self._fd is None:
+            return
+        try:
+            self._unsent = self._unsent[unblock.write(self._fd, self._unsent) :]
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            log.warning("%s: vhost-user request channel failed: %s", self._name, error.strerror)
+            self.use(None)
+            return
+        if self._unsent:
+            self._loop.add_writer(self._fd, self._write)
+        else:
+            self._loop.remove_writer(self._fd)

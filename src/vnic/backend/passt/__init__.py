@@ -1,0 +1,1 @@
+"""-netdev passt: the process, its stream mode and its vhost-user mode."""

@@ -1,0 +1,367 @@
+"""The passt program: how it is started, watched and started again, whoever speaks to it.
+
+`PasstKeeper` keeps one passt serving; `passt` and `passt_vhost_user` make the sockets to it and say what it is for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from vnic.backend.options import PasstOptions, String
+from vnic.children import Child, with_us
+from vnic.net.errors import NetError
+from vnic.scratch import ScratchFolder, shared_parent
+
+RESTART_S = 0.1
+"""The wait before passt is started again; twice as long after each start that failed,"""
+RESTART_MAX_S = 10.0
+"""up to this."""
+ERROR_BYTES = 4096
+FAILURES_TOLD = 3
+"""A start that fails so often with the same words is told as one that will not get better by itself."""
+
+
+class PasstProcess:
+    """One start of passt. `ready(pid)` is called when it serves, `failed(complaint)` when it could not.
+
+    passt forks into the background once it is set up, so the end of the process that was started is the sign that
+    it serves, or does not. The one in the background ends by itself when its socket is closed.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        arguments: list[str],
+        pass_fds: tuple[int, ...],
+        ready: Callable[[int | None], None],
+        failed: Callable[[Complaint], None],
+    ) -> None:
+        self._ready = ready
+        self._failed = failed
+        words = list(arguments)
+        self._pid_file = _PidFile.make(arguments)
+        if self._pid_file is not None:
+            words += ["--pid", self._pid_file.path]
+        errors = os.memfd_create("passt-stderr")
+        try:
+            self._child = Child(
+                loop, with_us(words), stdout=subprocess.DEVNULL, stderr=errors, pass_fds=pass_fds
+            )
+        except OSError as error:
+            os.close(errors)
+            self._remove_pid_file()
+            raise not_executable(words[0], error.strerror or str(error)) from None
+        self._errors = errors
+        self._cancelled = False
+        self._child.ended.add_done_callback(self._ended)
+
+    def _ended(self, ended: asyncio.Future[int]) -> None:
+        status = ended.result()
+        said = os.pread(self._errors, ERROR_BYTES, 0).decode(errors="replace")
+        pid = self._pid_file.read() if self._pid_file is not None else None
+        os.close(self._errors)
+        self._remove_pid_file()
+        if self._cancelled:
+            if pid is not None:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGTERM)
+        elif status == 0:
+            self._ready(pid)
+        else:
+            self._failed(_complaint(status, said))
+
+    def cancel(self) -> None:
+        """Give up a start that is under way, with what it may have put into the background already."""
+        self._cancelled = True
+        self._child.kill()
+
+    def _remove_pid_file(self) -> None:
+        if self._pid_file is not None:
+            self._pid_file.remove()
+
+
+class _PidFile:
+    """Where passt writes its number, in a directory that only it and vnic can enter."""
+
+    def __init__(self, folder: ScratchFolder) -> None:
+        self._folder = folder
+        self.path = str(folder.path / "pid")
+
+    @classmethod
+    def make(cls, arguments: list[str]) -> _PidFile | None:
+        """None where passt could not write it."""
+        folder = private_folder(arguments)
+        return cls(folder) if folder is not None else None
+
+    def read(self) -> int | None:
+        try:
+            # Whom passt became may have put anything there.
+            fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+            with open(fd) as file:
+                pid = int(file.read(32))
+        except (OSError, ValueError):
+            return None
+        return pid if pid > 0 else None
+
+    def remove(self) -> None:
+        self._folder.remove()
+
+
+def private_folder(arguments: list[str]) -> ScratchFolder | None:
+    """A new folder that only root and a passt with those arguments can write to.
+
+    As root passt becomes nobody before it writes. Releases since 2025 give up CAP_DAC_OVERRIDE before that, and do
+    some of the writing as root: the directory is root's, and open to nobody's group. None where passt becomes another
+    user, by --runas.
+    """
+    as_root = os.geteuid() == 0
+    if as_root and any(word.startswith("--runas") for word in arguments):
+        return None
+    folder = ScratchFolder("vnic-passt-", shared_parent() if as_root else None)
+    if as_root:
+        try:
+            os.chown(folder.path, 0, pwd.getpwnam("nobody").pw_gid)
+            os.chmod(folder.path, 0o770)
+        except (KeyError, OSError):
+            folder.remove()
+            return None
+    return folder
+
+
+def not_executable(program: str, reason: str) -> NetError:
+    return NetError(f'Error creating daemon: Failed to execute child process "{program}" ({reason})')
+
+
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """Why passt did not start. `hopeless`: it would not the next time either."""
+
+    text: str
+    hopeless: bool = False
+
+
+def _complaint(status: int, said: str) -> Complaint:
+    """What passt said of its failure, in a line: the reason, not its help text."""
+    lines = [line.strip() for line in said.splitlines() if line.strip() and not _is_noise(line)]
+    for line in lines:
+        if "unrecognized option" in line:
+            option = line.rpartition("option")[2].strip(" '")
+            return Complaint(
+                f"passt does not know {option}: the one that is installed is too old", hopeless=True
+            )
+    if status < 0:
+        return Complaint(f"passt was ended by signal {-status}")
+    return Complaint(f"passt failed: {lines[-1]}" if lines else f"passt failed with exit status {status}")
+
+
+def _is_noise(line: str) -> bool:
+    return "to syslog" in line or line.startswith("Don't run as root")
+
+
+class State(enum.Enum):
+    """Where passt is."""
+
+    NEW = enum.auto()
+    STARTING = enum.auto()
+    SERVING = enum.auto()
+    WAITING = enum.auto()
+    """For the time of the next start."""
+    ENDED = enum.auto()
+    """Nothing more will come: its arguments are wrong, or the netdev was deleted."""
+
+
+class PasstUser(Protocol):
+    """Whom passt serves."""
+
+    def passt_socket(self) -> tuple[list[str], tuple[int, ...]]:
+        """A start is due: the arguments that name its socket, and the descriptors that passt inherits."""
+
+    def passt_serves(self) -> None:
+        """It is ready."""
+
+    def passt_awaited(self, text: str) -> None:
+        """It is not there; `text` says why and what is done about it."""
+
+    def passt_starts_again(self) -> None:
+        """It is started, and was before."""
+
+
+class PasstKeeper:
+    """Starts passt, and starts it again when it ended (net_passt_send of QEMU's net/passt.c)."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, arguments: list[str], user: PasstUser) -> None:
+        self.state = State.NEW
+        self.pid: int | None = None
+        """Of the passt that serves, as far as it is known."""
+        self._pidfd = -1
+        """The same process: unlike the number this cannot come to mean another one."""
+        self._loop = loop
+        self._arguments = arguments
+        self._user = user
+        self._wait_s = RESTART_S
+        self._last_failure = ""
+        self._same_failures = 0
+        self._process: PasstProcess | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """NetError where there is no such program."""
+        if shutil.which(self._arguments[0]) is None:
+            raise not_executable(self._arguments[0], "No such file or directory")
+        self._user.passt_awaited("starting passt")
+        self._launch()
+
+    def _launch(self) -> None:
+        if self.state is State.WAITING:
+            self._user.passt_starts_again()
+        self._timer = None
+        self.state = State.STARTING
+        words, pass_fds = self._user.passt_socket()
+        try:
+            self._process = PasstProcess(
+                self._loop, [*self._arguments, *words], pass_fds, self._ready, self._failed
+            )
+        except NetError as error:
+            self._failed(Complaint(error.desc))
+
+    def _ready(self, pid: int | None) -> None:
+        self._process = None
+        self.pid = pid
+        if pid is not None:
+            try:
+                self._pidfd = os.pidfd_open(pid)
+            except OSError:
+                pass  # gone already: its socket tells next
+        self.state = State.SERVING
+        self._wait_s = RESTART_S
+        self._same_failures = 0
+        self._user.passt_serves()
+
+    def _failed(self, complaint: Complaint) -> None:
+        self._process = None
+        self._same_failures = self._same_failures + 1 if complaint.text == self._last_failure else 1
+        self._last_failure = complaint.text
+        if complaint.hopeless:
+            self.state = State.ENDED
+            self._user.passt_awaited(complaint.text)
+        elif self._same_failures >= FAILURES_TOLD:
+            self._start_later(f"{complaint.text}, {FAILURES_TOLD} times in a row or more")
+        else:
+            self._start_later(complaint.text)
+
+    def restart(self, arguments: list[str]) -> None:
+        """End this passt, or its start, and start one with other arguments at once."""
+        self._arguments = arguments
+        if self.state is State.NEW:
+            return
+        self._stop()
+        self._wait_s = RESTART_S
+        self.state = State.WAITING
+        self._launch()
+
+    def lost(self, reason: str) -> None:
+        """The user's connection ended: so does this passt, and another one is started."""
+        self._end()
+        self._start_later(reason)
+
+    def _start_later(self, reason: str) -> None:
+        self.state = State.WAITING
+        self._timer = self._loop.call_later(self._wait_s, self._launch)
+        self._wait_s = min(self._wait_s * 2, RESTART_MAX_S)
+        self._user.passt_awaited(f"{reason}; it is started again")
+
+    def _end(self) -> None:
+        """passt ends by itself when its socket is closed; one that hangs is told."""
+        self.pid = None
+        if self._pidfd >= 0:
+            try:
+                signal.pidfd_send_signal(self._pidfd, signal.SIGTERM)
+            except OSError:
+                pass
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    def close(self) -> None:
+        self.state = State.ENDED
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._process is not None:
+            self._process.cancel()
+            self._process = None
+        self._end()
+
+
+# -- arguments: net_passt_decode_args ---------------------------------------------------------------------------------
+
+_VALUES = (
+    ("mtu", "--mtu"),
+    ("address", "--address"),
+    ("netmask", "--netmask"),
+    ("mac", "--mac-addr"),
+    ("gateway", "--gateway"),
+    ("interface", "--interface"),
+    ("outbound", "--outbound"),
+    ("outbound_if4", "--outbound-if4"),
+    ("outbound_if6", "--outbound-if6"),
+    ("dns", "--dns"),
+    ("fqdn", "--fqdn"),
+    ("map_host_loopback", "--map-host-loopback"),
+    ("map_guest_addr", "--map-guest-addr"),
+    ("dns_forward", "--dns-forward"),
+    ("dns_host", "--dns-host"),
+)
+_SWITCHED_OFF = (
+    ("dhcp_dns", "--no-dhcp-dns"),
+    ("dhcp_search", "--no-dhcp-search"),
+    ("tcp", "--no-tcp"),
+    ("udp", "--no-udp"),
+    ("icmp", "--no-icmp"),
+    ("dhcp", "--no-dhcp"),
+    ("ndp", "--no-ndp"),
+    ("dhcpv6", "--no-dhcpv6"),
+    ("ra", "--no-ra"),
+    ("ipv4", "--ipv6-only"),
+    ("ipv6", "--ipv4-only"),
+)
+
+
+def passt_arguments(options: PasstOptions) -> list[str]:
+    """The command line of passt, without its socket."""
+    words = [options.path or "passt"]
+    if options.vhost_user:
+        words.append("--vhost-user")
+    if options.quiet is not False:
+        words.append("--quiet")
+    for name, word in _VALUES:
+        value = getattr(options, name)
+        if value is not None:
+            words += [word, str(value)]
+    words += [word for name, word in _SWITCHED_OFF if getattr(options, name) is False]
+    if options.freebind:
+        words.append("--freebind")
+    for strings, word, separator in (
+        (options.search, "--search", " "),
+        (options.tcp_ports, "--tcp-ports", ","),
+        (options.udp_ports, "--udp-ports", ","),
+    ):
+        if strings:
+            words += [word, separator.join(_texts(strings))]
+    return [*words, *_texts(options.param or ())]
+
+
+def _texts(strings: Iterable[String]) -> list[str]:
+    return [each.text for each in strings]

@@ -1,0 +1,107 @@
+"""passt: the user-mode network of another program, which vnic starts, watches and starts again (QEMU's net/passt.c).
+
+It speaks on one end of a socket pair, in the framing of stream. `-netdev passt` and `-netdev user` differ in the
+arguments they give it.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from vnic.backend.base import Backend, BackendContext, log
+from vnic.backend.connection import FramedConnection
+from vnic.backend.options import PasstOptions
+from vnic.backend.passt.process import PasstKeeper, State, passt_arguments
+from vnic.net.queue import Frame
+
+
+class PasstBackend(Backend):
+    """A netdev whose far end is a passt that belongs to it."""
+
+    def __init__(self, context: BackendContext, arguments: list[str]) -> None:
+        super().__init__(context)
+        self._keeper = PasstKeeper(context.loop, arguments, self)
+        self._pair: tuple[socket.socket, socket.socket] | None = None
+        """Our end and passt's, while it starts."""
+        self._connection: FramedConnection | None = None
+        self._said = ""
+
+    def start(self) -> None:
+        self._keeper.start()
+
+    # -- PasstUser ----------------------------------------------------------------------------------------------
+
+    def passt_socket(self) -> tuple[list[str], tuple[int, ...]]:
+        self._close_pair()
+        self._pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        fd = self._pair[1].fileno()
+        return ["--fd", str(fd)], (fd,)
+
+    def passt_serves(self) -> None:
+        assert self._pair is not None
+        (ours, theirs), self._pair = self._pair, None
+        theirs.close()
+        ours.setblocking(False)
+        self._said = ""
+        self._connection = FramedConnection(self.loop, ours, self.client, self._lost)
+        pid = self._keeper.pid
+        self.release_disconnected("passt serves" if pid is None else f"passt serves as pid {pid}")
+
+    def passt_awaited(self, text: str) -> None:
+        self.hold_disconnected(text)
+        if self._keeper.state is not State.NEW and text != self._said:
+            log.warning("netdev %s: %s", self.name, text)
+            self._said = text
+
+    def passt_starts_again(self) -> None:
+        self.context.restarts += 1
+
+    def start_again(self, arguments: list[str], reason: str) -> None:
+        """Replace passt by one with other arguments."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        self._close_pair()
+        self.hold_disconnected(reason)
+        self._keeper.restart(arguments)
+
+    def _lost(self, reason: str) -> None:
+        self._connection = None
+        self._keeper.lost("passt ended" if reason == "peer closed the connection" else f"passt: {reason}")
+
+    # -- Endpoint -----------------------------------------------------------------------------------------------
+
+    def receive(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
+        return self._connection is None or self._connection.send(frame)
+
+    def sent(self, queue: int) -> None:
+        if self._connection is not None:
+            self._connection.resume()
+
+    def info_text(self, queue: int) -> str:
+        """QEMU's texts."""
+        keeper = self._keeper
+        if keeper.state is not State.SERVING:
+            return "launching passt"
+        return "stream,connected" if keeper.pid is None else f"stream,connected to pid {keeper.pid}"
+
+    def _close_pair(self) -> None:
+        if self._pair is not None:
+            for sock in self._pair:
+                sock.close()
+            self._pair = None
+
+    def cleanup(self) -> None:
+        self._keeper.close()
+        self._close_pair()
+        if self._connection is not None:
+            self._connection.close()
+
+
+def passt_netdev(context: BackendContext, options: PasstOptions) -> Backend:
+    """-netdev passt, in the mode that its options name."""
+    if options.vhost_user:
+        from vnic.backend.passt.vhost_user import PasstVhostUserBackend
+
+        return PasstVhostUserBackend(context, options)
+    return PasstBackend(context, passt_arguments(options))

@@ -1,0 +1,136 @@
+"""passt in its vhost-user mode: a passt of ours runs the guest's rings itself (QEMU's net/passt.c).
+
+It is the vhost-user back-end, over a socket of its own that nobody else reaches.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+
+from vnic.backend.base import BackendContext, Chardev
+from vnic.backend.options import PasstOptions, VhostUserOptions
+from vnic.backend.passt.process import (
+    PasstKeeper,
+    State,
+    passt_arguments,
+    private_folder,
+)
+from vnic.backend.vhost_user import VhostUserBackend
+from vnic.chardev.socket import ChardevListener
+from vnic.net.errors import NetError
+
+RECONNECT_MS = 50
+"""How often the socket is tried while a new passt starts."""
+
+
+@dataclass(slots=True)
+class _SocketOptions:
+    """Those of a `-chardev socket` that connects."""
+
+    path: str
+    abstract: bool = False
+    tight: bool = True
+    server: bool = False
+    reconnect_ms: int = RECONNECT_MS
+    mode: str | None = None
+
+
+class _PasstChardev:
+    """The chardev between the two; no monitor sees it."""
+
+    def __init__(self, path: str) -> None:
+        self.label = "passt"
+        self.options = _SocketOptions(path)
+        self.connected = False
+        self.listener: ChardevListener | None = None
+
+    def claim(self, user: str, *, listens: bool = True) -> None:
+        """It belongs to its netdev alone."""
+
+    def set_connected(self, sock: socket.socket | None) -> None:
+        self.connected = sock is not None
+
+    def release(self) -> None:
+        """It belongs to its netdev alone."""
+
+
+class _PasstContext(BackendContext):
+    """The machine's context with that chardev in it."""
+
+    def __init__(self, context: BackendContext, path: str) -> None:
+        super().__init__(context.loop, context.network)
+        self._chardev = _PasstChardev(path)
+        self.chardevs = self
+
+    def remove(self, label: str) -> None:
+        """It goes with its one user."""
+
+    def find(self, label: str) -> Chardev:
+        return self._chardev
+
+    def emit(self, event: str, data: dict[str, object]) -> None:
+        """QEMU's passt emits no events of the vhost-user kind."""
+
+
+class PasstVhostUserBackend(VhostUserBackend):
+    """A vhost-user netdev whose back-end is a passt that belongs to it."""
+
+    def __init__(self, context: BackendContext, options: PasstOptions) -> None:
+        arguments = passt_arguments(options)
+        folder = private_folder(arguments)
+        if folder is None:
+            raise NetError(
+                "passt could not reach a socket of vnic's as the user that it becomes: leave --runas out"
+            )
+        self._folder = folder
+        self._machine_context = context
+        self._path = str(folder.path / "vhost-user.sock")
+        super().__init__(
+            _PasstContext(context, self._path),
+            VhostUserOptions(id=options.id, link=options.link, chardev="passt"),
+        )
+        self._keeper = PasstKeeper(context.loop, [*arguments, "--one-off"], self)
+        self._began = False
+
+    def start(self) -> None:
+        self._keeper.start()
+
+    # -- PasstUser ----------------------------------------------------------------------------------------------
+
+    def passt_socket(self) -> tuple[list[str], tuple[int, ...]]:
+        try:
+            os.unlink(self._path)
+        except FileNotFoundError:
+            pass
+        return ["--socket", self._path], ()
+
+    def passt_serves(self) -> None:
+        if not self._began:
+            self._began = True
+            super().start()
+
+    def passt_awaited(self, text: str) -> None:
+        self.hold_disconnected(text)
+
+    def passt_starts_again(self) -> None:
+        self._machine_context.restarts += 1
+
+    def awaiting(self, text: str) -> None:
+        """No connection: while passt starts that is no news; where it served it is over."""
+        if self._keeper.state is State.SERVING and not text.startswith("connecting"):
+            self._keeper.lost(text.partition(";")[0])
+
+    # -- Endpoint -----------------------------------------------------------------------------------------------
+
+    def info_text(self, queue: int) -> str:
+        keeper = self._keeper
+        if keeper.state is not State.SERVING:
+            return "launching passt"
+        return "vhost-user,connected" if keeper.pid is None else f"vhost-user,connected to pid {keeper.pid}"
+
+    def cleanup(self) -> None:
+        super().cleanup()
+        self._keeper.close()
+        self._folder.remove()

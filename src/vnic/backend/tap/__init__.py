@@ -1,0 +1,1 @@
+"""-netdev tap: the device, its scripts, and the back-end."""

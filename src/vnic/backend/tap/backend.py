@@ -1,0 +1,397 @@
+"""tap: a network interface of this host (QEMU's net/tap.c); what the host sends out of it, the NIC receives.
+
+One descriptor for each queue. Frames carry a virtio_net_hdr where the kernel can, so that checksums and segments
+pass between guest and kernel undone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import functools
+import os
+from collections.abc import Callable
+
+from vnic.backend.base import (
+    READ_BUDGET_FRAMES,
+    Backend,
+    BackendContext,
+    log,
+)
+from vnic.backend.interface_watch import interface_exists
+from vnic.backend.options import TapOptions
+from vnic.backend.tap.device import (
+    ALL_OFFLOADS,
+    VNET_HEADER_BYTES,
+    open_tap,
+    probe_tap,
+    set_offload,
+    set_up_queue,
+)
+from vnic.backend.tap.link import TapLink
+from vnic.backend.tap.script import run_down_script, script_failure, start_script
+from vnic.backend.tap.vhost import check_vhost, do_without
+from vnic.children import Child
+from vnic.net.errors import NetError
+from vnic.net.queue import Frame
+from vnic.protocol.frames import close_fds
+
+READ_BYTES = 65536 + VNET_HEADER_BYTES + 256
+"""The longest frame that the kernel hands over: 64 KiB of TSO and its headers."""
+MAX_TAP_QUEUES = 1024
+_NO_OFFLOAD = bytes(VNET_HEADER_BYTES)
+_NEEDS_CSUM = 1
+
+
+class TapQueue:
+    """One descriptor of a tap. `index` is the queue of the client that it belongs to."""
+
+    def __init__(self, tap: TapBackend, index: int, fd: int, vnet_hdr: bool) -> None:
+        self._tap = tap
+        self._loop = tap.loop
+        self._index = index
+        self.fd = fd
+        self._header = VNET_HEADER_BYTES if vnet_hdr else 0
+        self._offloads = 0
+        self._paused_for: int | None = None
+        """The queue of the peer that has no room."""
+        self._writing = False
+
+    def start(self) -> None:
+        self._loop.add_reader(self.fd, self._readable)
+
+    # -- from the host ------------------------------------------------------------------------------------------
+
+    def _readable(self) -> None:
+        """Read a bounded number of frames (tap_send)."""
+        tap, header, fd = self._tap, self._header, self.fd
+        target = tap.peer_queue(self._index)
+        if header:
+            self._match_offloads()
+        send = tap.client.send
+        for _ in range(READ_BUDGET_FRAMES):
+            try:
+                data = os.read(fd, READ_BYTES)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                tap.died(error)
+                return
+            if len(data) <= header:
+                return
+            offload = b""
+            frame: Frame = data
+            if header:
+                frame = memoryview(data)[header:]
+                if data[0] & _NEEDS_CSUM or data[1]:
+                    offload = data[:header]
+            if not send(target, frame, offload):
+                self._paused_for = target
+                self._loop.remove_reader(fd)
+                return
+
+    def _match_offloads(self) -> None:
+        """Let the kernel finish the frames unless the peer takes them unfinished (QEMU's set_offload)."""
+        peer = self._tap.client.peer
+        wanted = ALL_OFFLOADS if peer is not None and peer.endpoint.wants_offload else 0
+        if wanted != self._offloads:
+            set_offload(self.fd, wanted)
+            self._offloads = wanted
+
+    def resume(self, queue: int) -> None:
+        if self._paused_for == queue and self.fd >= 0:
+            self._paused_for = None
+            self._loop.add_reader(self.fd, self._readable)
+
+    # -- to the host --------------------------------------------------------------------------------------------
+
+    def write(self, frame: Frame, offload: bytes) -> bool:
+        if self.fd < 0:
+            return True
+        try:
+            if self._header:
+                os.writev(self.fd, (offload or _NO_OFFLOAD, frame))
+            else:
+                os.write(self.fd, frame)
+        except (BlockingIOError, InterruptedError):
+            if not self._writing:
+                self._writing = True
+                self._loop.add_writer(self.fd, self._writable)
+            return False
+        except OSError as error:
+            # EIO: the host has the interface down; EINVAL: no frame the kernel takes. Both as at a real cable: lost.
+            if error.errno in (errno.EBADFD, errno.ENODEV):
+                self._loop.call_soon(self._tap.died, error)
+        return True
+
+    def _writable(self) -> None:
+        self._writing = False
+        self._loop.remove_writer(self.fd)
+        self._tap.client.flush(self._index)
+
+    def detach(self) -> int:
+        """Move no frames any more; the descriptor is the caller's. -1: it was so before."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            self._loop.remove_reader(fd)
+            self._loop.remove_writer(fd)
+        return fd
+
+    def stop(self) -> None:
+        """Close the descriptor; an interface that is not persistent goes with its last one."""
+        fd = self.detach()
+        if fd >= 0:
+            os.close(fd)
+
+
+class TapBackend(Backend):
+    """One tap netdev."""
+
+    def __init__(self, context: BackendContext, options: TapOptions) -> None:
+        super().__init__(context)
+        self._vhost = check_vhost(options)
+        self._options = options
+        if options.fd is not None:
+            _only_with(options, _OWN_DEVICE | {"helper", "queues", "fds", "vhostfds"}, _WITH_FD)
+        elif options.fds is not None:
+            _only_with(options, _OWN_DEVICE | {"helper", "queues", "vhostfd"}, _WITH_FDS)
+            self.queues = len(_split_fds(options.fds))
+            if not self.queues:
+                raise NetError("no fds passed")
+        elif options.helper is not None or options.br is not None:
+            raise NetError("Parameters 'br' and 'helper' of tap are not built in: use -netdev bridge")
+        else:
+            self.queues = 1 if options.queues is None else options.queues
+            if not 1 <= self.queues <= MAX_TAP_QUEUES:  # QEMU ends with an assertion at 0
+                raise NetError(f"Parameter 'queues' expects a number from 1 to {MAX_TAP_QUEUES}")
+        self.wants_offload = False
+        self.ifname = ""
+        self._queues: list[TapQueue] = []
+        self._info = ""
+        self._script: Child | None = None
+        self._down_script: str | None = None
+        self._comes_back = False
+        """Whether an interface of its name is taken into use where this one was deleted."""
+        self._unwatch: Callable[[], None] | None = None
+        """Ends the wait for an interface that was deleted."""
+        self._link: TapLink | None = None
+        self._refusal = ""
+        """Why the interface that is back could not be taken."""
+
+    # -- opening ------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        options = self._options
+        names = [options.fd] if options.fd is not None else _split_fds(options.fds or "")
+        of_vhost = [options.vhostfd] if options.vhostfd is not None else _split_fds(options.vhostfds or "")
+        passed = self._passed_fds([*names, *of_vhost])
+        if self._vhost:
+            do_without(self.name, passed[len(names) :])
+        if names:
+            self._adopt(passed[: len(names)])
+        else:
+            self._open(options.ifname, options.vnet_hdr)
+            self._comes_back = True
+            script, down_script = options.script or "no", options.downscript or "no"
+            self._info = f"ifname={self.ifname},script={script},downscript={down_script}"
+            self._down_script = None if down_script == "no" else down_script
+            self._run_script()
+
+    def _passed_fds(self, names: list[str]) -> list[int]:
+        taken: list[int] = []
+        try:
+            taken.extend(map(self.context.fds.take, names))
+        except NetError as error:
+            close_fds(taken)
+            prefix = f"{self.name}: " if error.desc.startswith("Can't") else ""
+            raise NetError(f"{prefix}{error.desc}") from None
+        return taken
+
+    def _open(self, ifname: str | None, vnet_hdr: bool | None) -> None:
+        """Create the interface, or take it into use where it is there."""
+        for _ in range(self.queues):
+            fd, self.ifname, has_header = open_tap(
+                self.ifname or ifname, vnet_hdr=vnet_hdr, multi_queue=self.queues > 1
+            )
+            self._add_queue(fd, has_header)
+        self._follow_link()
+
+    def _adopt(self, fds: list[int]) -> None:
+        """Take over descriptors that were opened by somebody else."""
+        pending = list(fds)
+        try:
+            for fd in fds:
+                self.ifname, has_header = probe_tap(fd)
+                if self._queues and has_header != self.wants_offload:
+                    raise NetError("vnet_hdr not consistent across given tap fds")
+                pending.remove(fd)
+                self._add_queue(fd, has_header)
+        except BaseException:
+            close_fds(pending)
+            raise
+        self._follow_link()
+
+    def _follow_link(self) -> None:
+        self._link = TapLink(self.client, self.context.interfaces, self.ifname, self._queues[0].fd)
+        self._link.show()
+
+    def _add_queue(self, fd: int, vnet_hdr: bool) -> None:
+        queue = TapQueue(self, len(self._queues), fd, vnet_hdr)
+        self._queues.append(queue)  # from here on cleanup closes it
+        set_up_queue(fd, vnet_hdr=vnet_hdr, sndbuf=self._options.sndbuf)
+        self.wants_offload = vnet_hdr
+        queue.start()
+
+    # -- scripts ------------------------------------------------------------------------------------------------
+
+    def _run_script(self) -> bool:
+        """Run the script beside the loop; the wire waits for it. False: there is none."""
+        path = self._options.script or "no"
+        if path == "no":
+            return False
+        self.hold_disconnected(f"network script {path} {self.ifname} is running")
+        self._script = start_script(self.loop, path, self.ifname)
+        self._script.ended.add_done_callback(functools.partial(self._script_ended, self._script, path))
+        return True
+
+    def _script_ended(self, script: Child, path: str, ended: asyncio.Future[int]) -> None:
+        if self._script is not script:
+            return  # the netdev was deleted meanwhile, or its interface
+        self._script = None
+        status = ended.result()
+        failure = script_failure(path, status)
+        if failure is None:
+            self.release_disconnected("the network script is through")
+        else:
+            self.hold_disconnected(failure)
+            log.warning("netdev %s: %s", self.name, failure)
+
+    # -- Endpoint -----------------------------------------------------------------------------------------------
+
+    def link_status_changed(self) -> None:
+        if self._link is not None:
+            self._link.show()
+
+    def peer_changed(self) -> None:
+        self.link_status_changed()
+
+    def peer_queue(self, index: int) -> int:
+        """The queue of the peer that serves what the kernel put into our queue `index`.
+
+        The kernel spreads flows over all queues, also those that the guest does not use (or the NIC does not have).
+        """
+        peer = self.client.peer
+        if index == 0 or peer is None:
+            return 0
+        active: int = getattr(peer.endpoint, "active_pairs", peer.queues)
+        return index % max(1, min(active, peer.queues))
+
+    def receive(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
+        return queue >= len(self._queues) or self._queues[queue].write(frame, offload)
+
+    def sent(self, queue: int) -> None:
+        for each in self._queues:
+            each.resume(queue)
+
+    def info_text(self, queue: int) -> str:
+        if self._info or queue >= len(self._queues):
+            return self._info
+        return f"fd={self._queues[queue].fd}"
+
+    def died(self, error: OSError) -> None:
+        """The interface is gone: somebody on the host deleted it."""
+        if not self._queues:
+            return
+        self._close_queues()
+        if self._script is not None:
+            self._script.end()
+            self._script = None
+        text = f"interface {self.ifname} is gone ({error.strerror})"
+        log.warning("netdev %s: %s", self.name, text)
+        if self._comes_back:
+            try:
+                self._unwatch = self.context.interfaces.subscribe(self.ifname, self._look_for_interface)
+                text += "; waiting for one of that name"
+            except OSError as problem:
+                text += f"; its return cannot be seen: {problem.strerror}"
+        self.hold_disconnected(text)
+
+    def _look_for_interface(self) -> None:
+        """An interface of this host changed: is it ours that is back?"""
+        if not interface_exists(self.ifname):
+            self._refusal = ""
+            return
+        try:
+            self._open(self.ifname, self._options.vnet_hdr)
+            scripted = self._run_script()
+        except NetError as error:
+            self._close_queues()
+            if error.desc != self._refusal:  # an interface in use changes often
+                self._refusal = error.desc
+                log.warning("netdev %s: interface %s is back: %s", self.name, self.ifname, error.desc)
+                self.hold_disconnected(f"interface {self.ifname} is back: {error.desc}")
+            return
+        self._stop_watching()
+        if not scripted:
+            self.release_disconnected(f"interface {self.ifname} is back")
+
+    def _stop_watching(self) -> None:
+        if self._unwatch is not None:
+            self._unwatch()
+            self._unwatch = None
+
+    def _close_queues(self) -> None:
+        if not self._info and self._queues:
+            self._info = f"fd={self._queues[0].fd}"
+        self._forget_link()
+        for queue in self._queues:
+            queue.stop()
+        self._queues.clear()
+
+    def _forget_link(self) -> None:
+        if self._link is not None:
+            link, self._link = self._link, None
+            link.close()
+
+    def cleanup(self) -> None:
+        self._stop_watching()
+        script, self._script = self._script, None
+        if script is not None:
+            script.end()
+        if script is None and self._down_script is None:
+            self._close_queues()
+            return
+        self._forget_link()
+        fds = [fd for fd in (queue.detach() for queue in self._queues) if fd >= 0]
+        self._queues.clear()
+        self.context.leave(self.name, self._leave(script, fds))
+
+    async def _leave(self, script: Child | None, fds: list[int]) -> None:
+        """The `downscript` runs behind the script, and while the interface is still there."""
+        try:
+            if script is not None:
+                await script.wait()
+            if self._down_script is not None and fds:
+                failure = await run_down_script(self.loop, self._down_script, self.ifname)
+                if failure is not None:
+                    log.warning("netdev %s: %s", self.name, failure)
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+
+_OWN_DEVICE = {"ifname", "script", "downscript", "vnet_hdr"}
+_WITH_FD = (
+    "ifname=, script=, downscript=, vnet_hdr=, helper=, queues=, fds=, and vhostfds= are invalid with fd="
+)
+_WITH_FDS = "ifname=, script=, downscript=, vnet_hdr=, helper=, queues=, and vhostfd= are invalid with fds="
+
+
+def _only_with(options: TapOptions, excluded: set[str], text: str) -> None:
+    if any(getattr(options, name) is not None for name in excluded):
+        raise NetError(text)
+
+
+def _split_fds(text: str) -> list[str]:
+    """`3:4:5` (get_fds); QEMU stops at its maximum, an empty list has no member."""
+    return text.split(":", MAX_TAP_QUEUES)[:MAX_TAP_QUEUES] if text else []

@@ -1,0 +1,55 @@
+"""The link of a tap, both ways: the host's `ip link set tap0 down` holds the wire `uplink`, and the interface has
+carrier exactly while the NIC on the wire has a link (LOWER_UP in `ip link`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from vnic.backend.interface_watch import InterfaceWatch
+from vnic.backend.tap.device import is_up, set_carrier
+from vnic.net.client import NetClient
+from vnic.net.holds import HoldKind
+
+
+class TapLink:
+    """One tap's interface, from its opening until it is closed or deleted."""
+
+    def __init__(self, client: NetClient, watch: InterfaceWatch, ifname: str, fd: int) -> None:
+        """`fd`: any of the tap's queues. Where the kernel tells nothing of interfaces, none is followed."""
+        self._client = client
+        self._ifname = ifname
+        self._fd = fd
+        self._carrier: bool | None = None
+        self._unsubscribe: Callable[[], None] | None
+        try:
+            self._unsubscribe = watch.subscribe(ifname, self._changed)
+        except OSError:
+            self._unsubscribe = None
+
+    def _changed(self) -> None:
+        """Follow IFF_UP. An interface that is not found is gone, or in another network namespace: both are told
+        by its descriptor, if at all."""
+        up = is_up(self._ifname)
+        if up is False and HoldKind.UPLINK not in self._client.holds:
+            text = f"interface {self._ifname} is down (ip link set {self._ifname} up)"
+            self._client.hold(HoldKind.UPLINK, self._client.name, text)
+        elif up is not False:
+            self._release()
+
+    def _release(self) -> None:
+        self._client.release(HoldKind.UPLINK, self._client.name, f"interface {self._ifname} is up")
+
+    def show(self) -> None:
+        """The link of the wire may have changed: let the interface's carrier say so."""
+        peer = self._client.peer
+        carrier = peer is not None and peer.link_up and not self._client.holds
+        if carrier is not self._carrier:
+            self._carrier = carrier
+            set_carrier(self._fd, carrier)
+
+    def close(self) -> None:
+        """Before the descriptor is closed, or its interface is gone: nothing is followed any more."""
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+            self._unsubscribe = None
+        self._release()

@@ -1,0 +1,28 @@
+"""`vhost=` of a tap: vnic has no use for the kernel's vhost-net, and says so once for each tap that asks for it."""
+
+from __future__ import annotations
+
+import logging
+
+from vnic.backend.options import TapOptions
+from vnic.net.errors import NetError
+from vnic.protocol.frames import close_fds
+
+log = logging.getLogger(__name__)
+
+
+def check_vhost(options: TapOptions) -> bool:
+    """Whether vhost-net is asked for (net/tap.c: net_init_tap_one). Raises NetError where the options contradict."""
+    passed = options.vhostfd is not None or options.vhostfds is not None
+    asked = bool(options.vhostforce or passed) if options.vhost is None else options.vhost
+    if options.vhostfds is not None and options.fds is None and options.fd is None:
+        raise NetError("vhostfds= is invalid if fds= wasn't specified")
+    if passed and not asked:
+        raise NetError("vhostfd(s)= is not valid without vhost")
+    return asked
+
+
+def do_without(name: str, fds: list[int]) -> None:
+    """Tell the user, and close the descriptors of /dev/vhost-net that were handed over."""
+    close_fds(fds)
+    log.warning("netdev %s: packets go through vnic: vhost-net is not used", name)

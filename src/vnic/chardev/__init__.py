@@ -1,0 +1,1 @@
+"""-chardev: options, the table of a machine's chardevs, and the socket that most of them are."""

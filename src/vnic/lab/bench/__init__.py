@@ -1,0 +1,85 @@
+"""`vnic bench`: how fast a link change travels and packets move, measured on this machine, now.
+
+Each measure is a module with `measure(rounds) -> list[Row]`; every row says its method, the median and the spread, so
+that two runs on one machine can be compared. No test asserts on time; this is where numbers come from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+MEASURES = {
+    "start": ("vnic.lab.bench.startup", "vnic run until its monitor greets"),
+    "link": (
+        "vnic.lab.bench.link",
+        "set_link over QMP until CONFIG_CHANGE reaches a driver in another process",
+    ),
+    "rings": ("vnic.lab.bench.rings", "packets from ring to ring through the Python data plane"),
+    "loss": (
+        "vnic.lab.bench.loss",
+        "a vhost-user back-end's loss, and return, until the guest's driver is told",
+    ),
+    "takeover": (
+        "vnic.lab.bench.takeover",
+        "a driver and a DPDK back-end through vnic, beside the two joined directly",
+    ),
+    "eventfd": ("vnic.lab.bench.eventfd", "set_link over QMP until the interrupt of a PCI NIC"),
+    "qemu": (
+        "vnic.lab.bench.qemu",
+        "set_link until a real guest is interrupted and looks, beside QEMU's own NICs",
+    ),
+    "qemu-packets": (
+        "vnic.lab.bench.qemu_packets",
+        "a real guest's pings and packets, beside QEMU's own NIC",
+    ),
+}
+"""Name → module and what it measures, in the order in which they run."""
+
+
+def add_parser(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = verbs.add_parser(
+        "bench",
+        help="measure how fast links change and packets move",
+        description="Measure on this machine, now; each row says how.",
+        epilog="measures:\n" + "".join(f"  {name:14}{text}\n" for name, (_, text) in MEASURES.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("measure", nargs="*", type=_measure, help="which (default: all)")
+    parser.add_argument(
+        "--rounds", type=_positive, default=7, help="rounds of each, medians are of these (7)"
+    )
+    parser.add_argument("-j", "--json", action="store_true", help="one JSON array of all rows")
+    parser.set_defaults(run=run)
+
+
+def _measure(text: str) -> str:
+    if text not in MEASURES:
+        raise argparse.ArgumentTypeError(f"'{text}' is none of {', '.join(MEASURES)}")
+    return text
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 1")
+    return int(text)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the measures asked for; exit code 1 if one could not be made."""
+    from vnic.lab.bench.report import Missing, Report
+
+    report = Report(args.json)
+    for name in args.measure or MEASURES:
+        module = importlib.import_module(MEASURES[name][0])
+        report.start(name, MEASURES[name][1])
+        try:
+            for row in module.measure(args.rounds):
+                report.add(row)
+        except Missing as missing:
+            report.missing(name, str(missing))
+    return report.finish()

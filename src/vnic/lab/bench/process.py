@@ -1,0 +1,125 @@
+"""A `vnic run` as a process of its own, with a bare QMP socket: what the measures time from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self, cast
+
+import vnic
+from vnic.lab.bench.report import Missing
+
+GREETING_TIMEOUT_S = 30.0
+_PACKAGE_PARENT = str(Path(vnic.__file__).parents[1])
+"""So that the process runs this very vnic, installed or not."""
+
+
+class VnicProcess:
+    """A context manager around `vnic run ARGUMENTS`; `folder` is its own, for sockets, and goes with it. `environment`
+    is what its variables have beside ours."""
+
+    def __init__(self, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+        self._scratch = tempfile.TemporaryDirectory(prefix="vnic-bench-")
+        self.folder = Path(self._scratch.name)
+        self._environment = {**os.environ, "PYTHONPATH": _PACKAGE_PARENT, **(environment or {})}
+        self._arguments = [argument.replace("@", str(self.folder)) for argument in arguments]
+        self.start_seconds = 0.0
+        """From the start of the process to QMP's greeting."""
+        self.qmp: socket.socket
+
+    def __enter__(self) -> Self:
+        path = self.folder / "qmp.sock"
+        started = time.perf_counter()
+        # Its log would stand between the rows: each loss of a back-end is a warning.
+        with (self.folder / "log").open("wb") as log:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "vnic",
+                    "run",
+                    "-qmp",
+                    f"unix:{path},server=on,wait=off",
+                    *self._arguments,
+                ],
+                stderr=log,
+                env=self._environment,
+            )
+        try:
+            self.qmp = self._connect(path, started + GREETING_TIMEOUT_S)
+            self.qmp.recv(4096)
+            self.start_seconds = time.perf_counter() - started
+            self.execute("qmp_capabilities")
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def _connect(self, path: Path, deadline: float) -> socket.socket:
+        while True:
+            qmp = socket.socket(socket.AF_UNIX)
+            try:
+                qmp.connect(str(path))
+            except OSError as error:
+                qmp.close()
+                if self.process.poll() is not None or time.perf_counter() > deadline:
+                    log = (self.folder / "log").read_text(errors="replace").strip()
+                    raise Missing(f"vnic run did not come up: {log or error}") from None
+                time.sleep(0.001)
+            else:
+                qmp.settimeout(GREETING_TIMEOUT_S)
+                return qmp
+
+    def execute(self, command: str, **arguments: object) -> object:
+        """Run one QMP command; events that come before its reply are passed over."""
+        request = {
+            "execute": command,
+            "arguments": {key.replace("_", "-"): arguments[key] for key in arguments},
+        }
+        self.qmp.sendall(json.dumps(request).encode() + b"\n")
+        return self.reply()
+
+    def link(self, name: str) -> dict[str, object]:
+        """The client's entry of query-links."""
+        reply = cast(dict[str, list[dict[str, object]]], self.execute("query-links", name=name))
+        return reply["return"][0]
+
+    def wait_link(self, name: str, up: bool, seconds: float = 30.0) -> None:
+        """Poll until the link is so; Missing if it does not become so."""
+        deadline = time.perf_counter() + seconds
+        while self.link(name)["link"] != ("up" if up else "down"):
+            if time.perf_counter() > deadline:
+                raise Missing(f"the link of {name} did not come {'up' if up else 'down'}")
+            time.sleep(0.01)
+
+    def reply(self) -> object:
+        """The next reply."""
+        text = b""
+        while True:
+            text += self.qmp.recv(65536)
+            *lines, text = text.split(b"\r\n")
+            for line in lines:
+                message = json.loads(line)
+                if "return" in message or "error" in message:
+                    return message
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if hasattr(self, "qmp"):
+            self.qmp.close()
+        self.process.terminate()
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._scratch.cleanup()

@@ -1,0 +1,1 @@
+"""The demo: a guest on one NIC, and its steps."""

@@ -1,0 +1,214 @@
+"""The lab of `vnic demo`: a real `vnic run` with one NIC, driven over QMP as a user would, and a peer to plug into.
+
+Everything lives in a folder of its own and ends with the lab.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from vnic.children import with_us
+from vnic.cli.client import (
+    Entry,
+    Refused,
+    Session,
+    session,
+)
+from vnic.scratch import ScratchFolder, remove_leftovers
+from vnic.sockets.rundir import SUN_PATH_MAX
+
+NIC = "nic0"
+NETDEV = "net0"
+GUEST_ADDRESS = "10.0.2.15/24"
+PING_ADDRESS = "10.0.2.2"
+
+VHOST_USER = ("virtio-net", "vhost-user")
+VFIO_USER = ("virtio-net-pci", "vfio-user")
+"""The NIC's model and how the guest reaches it."""
+
+HOST = f"echo,id=host,ip={PING_ADDRESS}"
+"""What a peer has at its own far end."""
+
+SOCKET = {
+    "addr": {"type": "unix", "data": {"path": "far.sock"}},
+    "server": False,
+    "reconnect-ms": 50,
+}
+"""Where the vhost-user back-end listens, as chardev-add takes it."""
+
+TMPDIR_MAX = SUN_PATH_MAX - len("/vnic-demo-xxxxxxxx/nic0.sock")
+"""Bytes that the path of the folder of temporary files may have."""
+
+START_TIMEOUT_S = 30.0
+EVENT_TIMEOUT_S = 30.0
+
+
+class Program:
+    """A `vnic run` of the lab; its output is kept for the case that it fails."""
+
+    def __init__(self, folder: Path, name: str, options: list[str]) -> None:
+        self.qmp_path = folder / f"{name}.qmp"
+        self._log = folder / f"{name}.log"
+        qmp = f"unix:{self.qmp_path},server=on,wait=off"
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                with_us(
+                    [sys.executable, "-m", "vnic", "run", "-name", f"demo-{name}", "-qmp", qmp, *options],
+                    "TERM",
+                ),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=folder,
+                start_new_session=True,  # a Ctrl-C is for the demo, which then ends its programs in order
+            )
+
+    async def wait_listening(self) -> None:
+        """Until its monitor answers, which is opened last."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                said = self._log.read_text(errors="replace").strip().splitlines() or ["nothing"]
+                raise Refused(f"vnic run did not start; the last that it said: {said[-1]}")
+            await asyncio.sleep(0.005)
+
+    def _answers(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.qmp_path)) == 0
+
+    def kill(self) -> None:
+        """As a crash would end it."""
+        self._process.kill()
+        self._process.wait()
+        self.qmp_path.unlink(missing_ok=True)
+
+    def end(self) -> None:
+        """In order; the hard way if it does not go."""
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(3)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+
+class Lab:
+    """nic0 plugged into net0, which is an `echo` at first; an async context manager."""
+
+    def __init__(self, driver: str, attach: str) -> None:
+        self._device = f"{driver},id={NIC},netdev={NETDEV},attach.type={attach},attach.path=nic0.sock"
+        if len(os.fsencode(tempfile.gettempdir())) > TMPDIR_MAX:
+            raise Refused(
+                f"{tempfile.gettempdir()} is too long a path for sockets in it; choose another: export TMPDIR=/tmp"
+            )
+        remove_leftovers()
+        self._scratch = ScratchFolder("vnic-demo-")
+        self.folder = self._scratch.path
+        self.nic_socket = self.folder / "nic0.sock"
+        self._stack = contextlib.AsyncExitStack()
+        self._peer: Program | None = None
+        self.qmp: Session
+
+    async def __aenter__(self) -> Self:
+        self._stack.callback(self._scratch.remove)
+        try:
+            options = ["-netdev", f"echo,id={NETDEV},ip={PING_ADDRESS}"]
+            options += ["-device", self._device]
+            program = Program(self.folder, "lab", options)
+            self._stack.callback(program.end)
+            await program.wait_listening()
+            which = argparse.Namespace(name=None, qmp=str(program.qmp_path))
+            self.qmp = await self._stack.enter_async_context(session(which))
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.end_peer()
+        await self._stack.aclose()
+
+    # -- what the steps do --------------------------------------------------------------------------------------
+
+    async def set_link(self, name: str, up: bool) -> None:
+        await self.qmp.execute("set_link", name=name, up=up)
+
+    async def netdev_del(self) -> None:
+        await self.qmp.execute("netdev_del", id=NETDEV)
+
+    async def netdev_add(self, **options: Any) -> None:
+        await self.qmp.execute_with("netdev_add", {"id": NETDEV, **options})
+
+    async def add_echo(self) -> None:
+        """net0 as a host that answers, as at the start."""
+        await self.netdev_add(type="echo", ip=PING_ADDRESS)
+
+    async def add_stream(self) -> None:
+        """net0 as a stream that listens; the peer connects to it."""
+        await self.netdev_add(type="stream", server=True, addr={"type": "unix", "path": "net0.sock"})
+
+    async def start_stream_peer(self) -> None:
+        """A second vnic at the far end: a stream and an `echo`, joined by a hub. Returns when they are connected."""
+        options = ["-netdev", HOST, "-netdev", "hubport,id=port0,hubid=0,netdev=host"]
+        options += ["-netdev", "stream,id=far,addr.type=unix,addr.path=net0.sock,reconnect-ms=100"]
+        options += ["-netdev", "hubport,id=port1,hubid=0,netdev=far"]
+        await self._start_peer(options, "NETDEV_STREAM_CONNECTED")
+
+    async def kill_stream_peer(self) -> None:
+        await self._kill_peer("NETDEV_STREAM_DISCONNECTED")
+
+    async def add_vhost_user(self) -> None:
+        """net0 as a vhost-user whose back-end, over the chardev, runs the guest's rings."""
+        backend = {"type": "socket", "data": SOCKET}
+        await self.qmp.execute_with("chardev-add", {"id": "char0", "backend": backend})
+        await self.netdev_add(type="vhost-user", chardev="char0")
+
+    async def start_vhost_user_peer(self) -> None:
+        """A second vnic as the back-end: the NIC that it serves is net0 for the first. Returns when they are joined."""
+        options = ["-netdev", HOST]
+        options += ["-device", "virtio-net,id=far,netdev=host,attach.type=vhost-user,attach.path=far.sock"]
+        await self._start_peer(options, "NETDEV_VHOST_USER_CONNECTED")
+
+    async def kill_vhost_user_peer(self) -> None:
+        await self._kill_peer("NETDEV_VHOST_USER_DISCONNECTED")
+
+    async def end_peer(self) -> None:
+        """In order, because it is of no more use."""
+        if self._peer is not None:
+            self._peer.end()
+            self._peer = None
+
+    async def _start_peer(self, options: list[str], event: str) -> None:
+        self._peer = Program(self.folder, "peer", options)
+        await self.wait_event(event)
+
+    async def _kill_peer(self, event: str) -> None:
+        if self._peer is None:
+            raise Refused("there is no peer to kill")
+        self._peer.kill()
+        self._peer = None
+        await self.wait_event(event)
+
+    async def nic(self) -> Entry:
+        """query-links of the NIC."""
+        return (await self.qmp.links(NIC))[0]
+
+    async def wait_event(self, name: str) -> None:
+        async with asyncio.timeout(EVENT_TIMEOUT_S):
+            while (event := await self.qmp.next_event()) is not None:
+                if event["event"] == name:
+                    return
+        raise Refused(f"vnic ended before {name} came")

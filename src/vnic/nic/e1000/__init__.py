@@ -1,6 +1,0 @@
-"""The e1000: Intel's 82540EM, 82544GC and 82545EM. `MODELS` names them as `-device` does, `E1000` is the NIC."""
-
-from .device import E1000
-from .models import MODELS, Model
-
-__all__ = ["E1000", "MODELS", "Model"]

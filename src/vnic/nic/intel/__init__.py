@@ -1,0 +1,1 @@
+"""Intel's gigabit NICs: what the models share, and a folder for each."""

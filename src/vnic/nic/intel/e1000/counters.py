@@ -1,0 +1,67 @@
+"""The statistics registers (SDM §13.7): 32 bits that stop at their maximum, 64-bit pairs, all cleared by a read."""
+
+from __future__ import annotations
+
+from vnic.nic.intel.e1000 import regs
+
+_MAX32 = 0xFFFFFFFF
+_MAX64 = (1 << 64) - 1
+_FCS_BYTES = 4
+_PAIRS = {regs.GORCH: regs.GORCL, regs.GOTCH: regs.GOTCL, regs.TORH: regs.TORL, regs.TOTH: regs.TOTL}
+_LOW_HALVES = frozenset(_PAIRS.values())
+
+
+class Counters:
+    """What was counted, by the register's offset. `size` arguments are frames without their FCS; the chip counts it."""
+
+    def __init__(self) -> None:
+        self._values: dict[int, int] = {}
+
+    def reset(self) -> None:
+        self._values.clear()
+
+    def read(self, offset: int) -> int:
+        """A guest's read clears the register; of a pair, the high half clears both, the low one none."""
+        if offset in _LOW_HALVES:
+            return self._values.get(offset, 0) & _MAX32
+        if offset in _PAIRS:
+            return self._values.pop(_PAIRS[offset], 0) >> 32
+        return self._values.pop(offset, 0)
+
+    def add(self, offset: int, count: int = 1) -> None:
+        self._values[offset] = min(self._values.get(offset, 0) + count, _MAX32)
+
+    def _add64(self, offset: int, count: int) -> None:
+        self._values[offset] = min(self._values.get(offset, 0) + count, _MAX64)
+
+    def received(self, size: int, destination: bytes) -> None:
+        """One frame was stored."""
+        total = size + _FCS_BYTES
+        self.add(regs.GPRC)
+        self.add(regs.TPR)
+        self._add64(regs.GORCL, total)
+        self._add64(regs.TORL, total)
+        self.add(_size_class(regs.PRC64, total))
+        if destination[0] & 1:
+            self.add(regs.BPRC if destination == b"\xff" * 6 else regs.MPRC)
+
+    def transmitted(self, sizes: list[tuple[int, int]], destination: bytes) -> None:
+        """Frames of one destination were sent: (size, how many)."""
+        for size, count in sizes:
+            if not count:
+                continue
+            total = size + _FCS_BYTES
+            self.add(regs.GPTC, count)
+            self.add(regs.TPT, count)
+            self._add64(regs.GOTCL, total * count)
+            self._add64(regs.TOTL, total * count)
+            self.add(_size_class(regs.PTC64, total), count)
+            if destination[0] & 1:
+                self.add(regs.BPTC if destination == b"\xff" * 6 else regs.MPTC, count)
+
+
+def _size_class(first: int, total: int) -> int:
+    """PRC64 to PRC1522, or PTC64 to PTC1522: 64 bytes, and up to 127, 255, 511, 1023 and beyond."""
+    if total <= 64:
+        return first
+    return first + 4 * min((total.bit_length() - 6), 5)

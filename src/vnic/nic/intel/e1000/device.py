@@ -1,0 +1,458 @@
+"""The e1000 (82540EM and kin) as a PCI device: registers, reset, interrupts, and the way between link and guest.
+
+An attachment serves it as a `PciDevice`; the Network knows it as an `Endpoint`. "How does the guest learn?":
+`link_status_changed` → `link.py` → `_status_changed` → ICR.LSC → the guest reads STATUS or BMSR → `mark_seen`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+
+from vnic.memory.guest import GuestMemory, GuestMemoryError
+from vnic.memory.shadow import Mirror
+from vnic.net.client import Endpoint, Nic, ShownBy
+from vnic.net.clock import Scheduler, Timer
+from vnic.net.offload import OffloadError, complete
+from vnic.net.queue import Frame
+from vnic.nic.intel.e1000 import regs
+from vnic.nic.intel.e1000.counters import Counters
+from vnic.nic.intel.e1000.link import Link
+from vnic.nic.intel.e1000.models import (
+    MODELS,
+    REVISION,
+    SUBSYSTEM,
+    SUBSYSTEM_VENDOR,
+    VENDOR_INTEL,
+    Model,
+)
+from vnic.nic.intel.e1000.regs import Access
+from vnic.nic.intel.e1000.rings import DescriptorRing
+from vnic.nic.intel.e1000.rx import RCTL_EN, Receiver
+from vnic.nic.intel.e1000.shadow import MirroredUnits
+from vnic.nic.intel.e1000.tx import Transmitter
+from vnic.nic.intel.eeprom import Eeprom
+from vnic.nic.intel.filter import AddressFilter
+from vnic.nic.intel.interrupts import Interrupts
+from vnic.nic.intel.phy import (
+    BMCR,
+    BMSR,
+    MDIC_INTERRUPT,
+    Phy,
+)
+from vnic.pci.bar import Bar
+from vnic.pci.config import (
+    COMMAND,
+    COMMAND_MASTER,
+    STATUS,
+    PciId,
+)
+from vnic.pci.device import PciDevice
+from vnic.pci.irq import IrqLines
+
+log = logging.getLogger(__name__)
+
+_MMIO_BAR = 0
+_IO_BAR = 1
+_MAX_ACCESS_BYTES = 64
+"""The widest load or store of any processor; a longer one can only come from a broken client."""
+_STATUS_MASTER_ABORT = 0x2000
+_WUFC_LNKC = 1 << 0
+_RAH_MASK = 0x8003FFFF
+_CTRL_FRCSPD = 1 << 11
+_CTRL_FRCDPX = 1 << 12
+_STATUS_SPEED = 3 << 6
+_CTRL_SPEED_SHIFT = 8
+_STATUS_SPEED_SHIFT = 6
+
+
+class E1000(PciDevice, Endpoint):
+    """One NIC. `autonegotiation=False` is QEMU's property of that name: the link comes up without the 500 ms."""
+
+    link_lag_seconds = 2.1
+    """Linux's e1000 acts on a link change in its watchdog, which runs every 2 s."""
+
+    def __init__(self, model: Model = MODELS["e1000"], *, autonegotiation: bool = True) -> None:
+        super().__init__(
+            PciId(VENDOR_INTEL, model.device_id, SUBSYSTEM_VENDOR, SUBSYSTEM, revision=REVISION),
+            [Bar(_MMIO_BAR, regs.MMIO_BYTES), Bar(_IO_BAR, regs.IO_BYTES, io=True)],
+        )
+        self.model = model
+        self.values: dict[int, int] = {}
+        """The plain registers, by offset."""
+        self.counters = Counters()
+        self.interrupts = Interrupts(self._drive_pin)
+        self.eeprom = Eeprom(model)
+        self.phy = Phy(model.phy_id2)
+        self.link = Link(self.phy, self._call_later, self._status_changed, negotiate=autonegotiation)
+        self._filter = AddressFilter(self.values)
+        self.rx = Receiver(self, self._filter)
+        self.tx = Transmitter(self)
+        self._mirrored: MirroredUnits | None = None
+        self._change_untold = False
+        self._lsc_owed = False
+        self._driver_ok = False
+        self._io_address = 0
+        self._complaints: set[str] = set()
+        self._info_mac = bytes(6)
+        self._make_handlers()
+        self._reset_mac()
+
+    # --- Endpoint: the Network's side ---
+
+    def start(self) -> None:
+        self.eeprom.program(self._nic.mac)
+        self._reset_mac()
+        self.link.reset(self.client.link_up)
+
+    def link_status_changed(self) -> None:
+        """QEMU's e1000_set_link_status."""
+        up = self.client.link_up
+        if up != self.link.carrier:
+            self._change_untold = True
+        self.link.set_carrier(up)
+        self._tell_of_change()
+        self.client.flush(0)  # what waits for a buffer is lost with the link
+        if not up:
+            self.tx.resume()  # nor does the ring wait for a peer behind a wire that is down
+
+    def receive(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
+        return self.rx.receive(frame)
+
+    def overrun(self, queue: int) -> None:
+        if self.rx.enabled and self.bus_master:
+            self.rx.missed()
+
+    def sent(self, queue: int) -> None:
+        self.tx.resume()
+
+    def info_text(self, queue: int) -> str:
+        address = ":".join(f"{byte:02x}" for byte in self._info_mac)
+        return f"model={self.model.name},macaddr={address}"
+
+    def cleanup(self) -> None:
+        self.link.close()
+        self.tx.close()
+
+    @property
+    def _nic(self) -> Nic:
+        assert isinstance(self.client, Nic)
+        return self.client
+
+    # --- What the units need ---
+
+    @property
+    def scheduler(self) -> Scheduler:
+        return self.client.network.scheduler
+
+    def _call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
+        return self.scheduler.call_later(delay, callback)
+
+    @property
+    def bus_master(self) -> bool:
+        return bool(self.config.data[COMMAND] & COMMAND_MASTER)
+
+    def transmit(self, frame: bytes, offload: bytes) -> bool:
+        """Put a frame on the wire. False: it waits at the peer, and `sent` will be called."""
+        if self.phy.loopback:
+            try:
+                for part in complete(offload, frame) if offload else (frame,):
+                    if not self.rx.receive(part, looped=True):
+                        self.rx.missed()  # nothing offers it again
+            except OffloadError as error:
+                self.complain("TX offload", str(error))
+            return True
+        return not self.link.up or self.client.send(0, frame, offload)
+
+    def complain(self, what: str, text: str) -> None:
+        """One line for each kind of mistake of a VM's; a guest that resets and errs in a loop cannot fill the log."""
+        if self._memory is not None and self._memory.lost:
+            return  # it is about to be cut off, which says all that there is to say
+        if what not in self._complaints:
+            self._complaints.add(what)
+            log.warning("%s: %s: %s; said once for this VM", self._name, what, text)
+
+    def bus_error(self, unit: str, error: GuestMemoryError) -> None:
+        """The guest gave an address that leads nowhere: a master abort on a real bus (PCI 3.0 §6.2.3)."""
+        self.config.data[STATUS + 1] |= _STATUS_MASTER_ABORT >> 8
+        self.complain(f"{unit} DMA", str(error))
+
+    @property
+    def _name(self) -> str:
+        return self.client.name if hasattr(self, "client") else self.model.name
+
+    # --- PciDevice: the VM's side ---
+
+    def plug(self, irq: IrqLines, memory: GuestMemory) -> None:
+        super().plug(irq, memory)
+        self._complaints.clear()
+        self._nic.guest_attached(True, ShownBy.DEVICE)
+
+    def unplug(self, done: Callable[[], None]) -> None:
+        super().unplug(done)
+        self._mirrored = None
+        self._nic.guest_attached(False)
+
+    def device_reset(self) -> None:
+        """Power-on or a bus reset: everything, the PHY too. A link that is down stays down (QEMU: e1000_reset_hold)."""
+        self.phy.reset()
+        self.eeprom.reset()
+        self._reset_mac()
+        self.link.reset(self.link.carrier)
+        self._tell_of_change()
+
+    def use_mirror(self, mirror: Mirror) -> None:
+        super().use_mirror(mirror)
+        assert self._memory is not None
+        self._mirrored = MirroredUnits(self, self._memory, mirror)
+
+    def bus_master_changed(self, enabled: bool) -> None:
+        if enabled:
+            self._rings_moved()
+            self.tx.kick()
+        self.client.flush(0)
+
+    def dma_mapped(self, addr: int, size: int) -> None:
+        self._rings_moved()
+
+    def dma_refused(self, error: GuestMemoryError) -> None:
+        self.bus_error("write", error)
+
+    def region_read(self, region: int, offset: int, length: int) -> bytes:
+        if length == 4 and not offset & 3:
+            read = self._read32 if region == _MMIO_BAR else self._read_io
+            return read(offset).to_bytes(4, "little")
+        if length > _MAX_ACCESS_BYTES:
+            return bytes(length)
+        # Registers are 32 bits wide: a narrower read takes its bytes of one, a wider one several.
+        start = offset & ~3
+        read = self._read32 if region == _MMIO_BAR else self._read_io
+        data = b"".join(read(at).to_bytes(4, "little") for at in range(start, offset + length, 4))
+        return data[offset - start : offset - start + length]
+
+    def region_write(self, region: int, offset: int, data: bytes) -> None:
+        """Only whole registers can be written (SDM §13.2); the rest is ignored."""
+        if offset & 3 or len(data) & 3 or len(data) > _MAX_ACCESS_BYTES:
+            return
+        write = self._write32 if region == _MMIO_BAR else self._write_io
+        for at in range(0, len(data), 4):
+            write(offset + at, int.from_bytes(data[at : at + 4], "little"))
+
+    # --- Registers ---
+
+    def _make_handlers(self) -> None:
+        """Which unit serves which register; what is not named here is plain storage."""
+        tx, rx, irq, eeprom, counters = (
+            self.tx.ring,
+            self.rx.ring,
+            self.interrupts,
+            self.eeprom,
+            self.counters,
+        )
+        self._readers: dict[int, Callable[[], int]] = {
+            regs.STATUS: self._read_status,
+            regs.EECD: eeprom.read_eecd,
+            regs.EERD: eeprom.read_eerd,
+            regs.MDIC: lambda: self.phy.mdic,
+            regs.ICR: irq.read,
+            regs.ICS: lambda: irq.cause,  # readable on real chips, and drivers rely on it (QEMU)
+            regs.IMS: lambda: irq.mask,
+            regs.RCTL: lambda: self.rx.rctl,
+            regs.TCTL: lambda: self.tx.tctl,
+        }
+        self._writers: dict[int, Callable[[int], None]] = {
+            regs.CTRL: self._write_ctrl,
+            regs.EECD: eeprom.write_eecd,
+            regs.EERD: eeprom.write_eerd,
+            regs.MDIC: self._write_mdic,
+            regs.ICR: irq.clear,
+            regs.ICS: irq.set,
+            regs.IMS: irq.enable,
+            regs.IMC: irq.disable,
+            regs.RCTL: self._write_rctl,
+            regs.TCTL: self._write_tctl,
+            regs.TDT: self._write_tdt,
+            regs.RDT: self._write_rdt,
+            regs.WUFC: self._write_wufc,
+        }
+        for first, ring in ((regs.RDBAL, rx), (regs.TDBAL, tx)):
+            for name, at in (("base_low", 0), ("base_high", 4), ("length_bytes", 8), ("head", 16)):
+                self._readers[first + at] = partial(getattr, ring, name)
+                self._writers[first + at] = partial(self._write_ring, ring, name)
+            self._readers[first + 24] = partial(getattr, ring, "posted_tail")
+        for low in range(regs.RA, regs.RA + 4 * regs.RA_COUNT, 4):
+            self._writers[low] = partial(self._write_address, low)
+        for offset, register in regs.BY_OFFSET.items():
+            if register.access is Access.RC and offset not in self._readers:
+                self._readers[offset] = partial(counters.read, offset)
+
+    def _read32(self, offset: int) -> int:
+        offset = regs.ALIASES.get(offset, offset)
+        reader = self._readers.get(offset)
+        return reader() if reader is not None else self.values.get(offset, 0)
+
+    def _write32(self, offset: int, value: int) -> None:
+        offset = regs.ALIASES.get(offset, offset)
+        register = regs.BY_OFFSET.get(offset)
+        if register is None:
+            return
+        writer = self._writers.get(offset)
+        if writer is not None:
+            writer(value & register.mask)
+        elif register.access is Access.RW:
+            self.values[offset] = value & register.mask
+
+    def _read_io(self, offset: int) -> int:
+        """The I/O window (SDM §13.2): IOADDR chooses the register behind IODATA."""
+        if offset == regs.IOADDR:
+            return self._io_address
+        if offset == regs.IODATA and self._io_address <= regs.MMIO_BYTES - 4:
+            return self._read32(self._io_address & ~3)
+        return 0
+
+    def _write_io(self, offset: int, value: int) -> None:
+        if offset == regs.IOADDR:
+            self._io_address = value
+        elif offset == regs.IODATA and self._io_address <= regs.MMIO_BYTES - 4:
+            self._write32(self._io_address & ~3, value)
+
+    def _reset_mac(self) -> None:
+        """What CTRL.RST resets: all but the PHY, the EEPROM's words and config space (SDM §13.4.1)."""
+        self.values.clear()
+        self.values.update(regs.RESET_VALUES)
+        low, middle, high = self.eeprom.words[:3]
+        self._write_address(regs.RA, middle << 16 | low)
+        self._write_address(regs.RA + 4, regs.RAH_AV | high)
+        self.counters.reset()
+        if self.mirror is not None:
+            self.mirror.drop()
+        self.interrupts.reset()
+        self.rx.reset()
+        self.tx.reset()
+        self._io_address = 0
+        self._lsc_owed = False
+        self._set_driver_ok(False)
+        if hasattr(self, "client"):
+            # No sender shall wait for a receiver that is off, and the next guest gets none of it.
+            self.client.purge(0)
+
+    def _read_status(self) -> int:
+        status = regs.STATUS_RESET
+        ctrl = self.values.get(regs.CTRL, 0)
+        if ctrl & _CTRL_FRCSPD:
+            status &= ~_STATUS_SPEED
+            status |= (ctrl >> _CTRL_SPEED_SHIFT & 3) << _STATUS_SPEED_SHIFT
+        if ctrl & _CTRL_FRCDPX:
+            status = status & ~regs.STATUS_FD | ctrl & regs.STATUS_FD
+        return status | self._look_at_link(regs.STATUS_LU)
+
+    def _look_at_link(self, bit: int) -> int:
+        """The guest reads the link: `bit` if it is up. This is the step the journal calls seen."""
+        up = self.link.up
+        self._nic.mark_seen(up)
+        return bit if up else 0
+
+    def _write_ctrl(self, value: int) -> None:
+        before = self.values.get(regs.CTRL, 0)
+        if value & regs.CTRL_RST:
+            self._reset_mac()  # CTRL itself included
+        else:
+            self.values[regs.CTRL] = value
+        if value & ~before & regs.CTRL_PHY_RST:
+            self.phy.reset()
+            self.link.phy_reset()
+
+    def _write_mdic(self, value: int) -> None:
+        number, written, done = self.phy.access(value)
+        if number == BMCR and written is not None:
+            self.link.phy_control(written)
+        elif number == BMSR and done:
+            self._look_at_link(0)
+        if value & MDIC_INTERRUPT:
+            self.interrupts.set(regs.ICR_MDAC)
+
+    def _write_rctl(self, value: int) -> None:
+        self.rx.rctl = value
+        self._set_driver_ok(bool(value & RCTL_EN))
+        self.client.flush(0)  # to the guest, or, with the receiver off, to nowhere
+
+    def _write_rdt(self, value: int) -> None:
+        self._post(self.rx.ring, value)
+        self.client.flush(0)
+
+    def _write_tctl(self, value: int) -> None:
+        self.tx.tctl = value
+        self.tx.kick()
+
+    def _write_tdt(self, value: int) -> None:
+        self._post(self.tx.ring, value)
+        self.tx.kick()
+
+    def _post(self, ring: DescriptorRing, tail: int) -> None:
+        ring.posted_tail = tail
+        if self._mirrored is None:
+            ring.tail = tail
+        else:
+            self._mirrored.fetch()
+
+    def _write_ring(self, ring: DescriptorRing, name: str, value: int) -> None:
+        setattr(ring, name, value)
+        self._rings_moved()
+
+    def _rings_moved(self) -> None:
+        if self._mirrored is not None:
+            self._mirrored.restart()
+
+    def _write_wufc(self, value: int) -> None:
+        self.values[regs.WUFC] = value
+        if value & _WUFC_LNKC:
+            self.complain("WUFC.LNKC", "wake-up on a link change is not supported and has no effect")
+
+    def _write_address(self, offset: int, value: int) -> None:
+        """RAL and RAH. QEMU shows the first address in `info network` once its upper half is written."""
+        self.values[offset] = value & (_RAH_MASK if offset & 4 else 0xFFFFFFFF)
+        self._filter.addresses_changed()
+        if offset == regs.RA + 4:
+            low, high = self.values.get(regs.RA, 0), value & 0xFFFF
+            self._info_mac = (low | high << 32).to_bytes(6, "little")
+
+    # --- Interrupts and the journal ---
+
+    def interrupt(self, causes: int) -> None:
+        """A unit's causes, which tell of what it wrote; a link change does not wait for that."""
+        if self._mirrored is None:
+            self.interrupts.set(causes)
+        else:
+            self._mirrored.interrupt(causes)
+
+    def _status_changed(self) -> None:
+        """STATUS.LU changed, or a negotiation ended: LSC."""
+        if self._tell_of_change():
+            self._lsc_owed = True
+        self.interrupts.set(regs.ICR_LSC)
+        if self.link.up:
+            self.client.flush(0)
+
+    def _tell_of_change(self) -> bool:
+        """Once STATUS shows the last change of the cable, note that. What the guest does to its own link is none."""
+        if not self._change_untold or self.link.up != self.link.carrier:
+            return False
+        self._change_untold = False
+        self._nic.mark_notified()
+        return True
+
+    def _drive_pin(self, pending: int) -> None:
+        level = pending != 0
+        if level != self.intx:
+            self.set_intx(level)
+        if self._lsc_owed:
+            if pending & regs.ICR_LSC:
+                self._nic.mark_interrupt()
+            # Acknowledged unseen by a driver that polls: a later LSC is not this change's.
+            self._lsc_owed = bool(self.interrupts.cause & ~pending & regs.ICR_LSC)
+
+    def _set_driver_ok(self, driver_ok: bool) -> None:
+        if driver_ok != self._driver_ok:
+            self._driver_ok = driver_ok
+            self._nic.guest_driver_ok(driver_ok)

@@ -1,0 +1,176 @@
+"""Receiving: frames from the wire into the guest's buffers, with the interrupts and counts that belong to it.
+
+The device model hands frames in; SDM §3.2 and §13.4.22 describe what follows. Descriptors are the legacy ones, the
+only format of these chips.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import TYPE_CHECKING
+
+from vnic.memory.guest import GuestMemoryError
+from vnic.nic.intel.e1000 import regs
+from vnic.nic.intel.e1000.rings import DESCRIPTOR_BYTES, DescriptorRing
+from vnic.nic.intel.filter import RCTL_VFE, AddressFilter
+
+if TYPE_CHECKING:
+    from vnic.nic.intel.e1000.device import E1000
+
+# RCTL, SDM §13.4.22
+RCTL_EN = 1 << 1
+_RCTL_SBP = 1 << 2
+_RCTL_LPE = 1 << 5
+_RCTL_BSEX = 1 << 25
+_RCTL_SECRC = 1 << 26
+_RDMTS_SHIFT = 8
+_BSIZE_SHIFT = 16
+
+# Descriptor status, SDM §3.2.3.1
+_DD = 1 << 0
+_EOP = 1 << 1
+_IXSM = 1 << 2
+_VP = 1 << 3
+
+_ADDRESS = struct.Struct("<Q")
+_WRITEBACK = struct.Struct("<HHBBH")  # length, checksum, status, errors, special; from byte 8
+assert _ADDRESS.size + _WRITEBACK.size == DESCRIPTOR_BYTES
+_STATUS_AT = 12
+
+_MIN_BYTES = 60
+_FCS_BYTES = 4
+_ETH_BYTES = 14
+_TAG_BYTES = 4
+_MAX_SHORT_BYTES = 1500 + _ETH_BYTES + _TAG_BYTES
+_MAX_LONG_BYTES = 16384 - _FCS_BYTES
+
+EMPTY_PER_FRAME = 16
+"""Descriptors without a buffer that one frame passes over. No driver leaves any; a ring of 65528 of them would hold
+the loop for 0.2 s."""
+
+
+def buffer_bytes(rctl: int) -> int:
+    """The size of every receive buffer (RCTL.BSIZE and BSEX)."""
+    code = rctl >> _BSIZE_SHIFT & 3
+    if rctl & _RCTL_BSEX and code:
+        return 32768 >> code
+    return 2048 >> code
+
+
+class Receiver:
+    """The receive unit: RCTL and its ring."""
+
+    def __init__(self, device: E1000, address_filter: AddressFilter) -> None:
+        self._device = device
+        self._filter = address_filter
+        self.ring = DescriptorRing()
+        self.reset()
+
+    def reset(self) -> None:
+        self.ring.reset()
+        self.rctl = 0
+        self._waits = False
+        """The frame that is offered next was offered before."""
+
+    @property
+    def enabled(self) -> bool:
+        return bool(self.rctl & RCTL_EN)
+
+    def receive(self, frame: bytes | bytearray | memoryview, *, looped: bool = False) -> bool:
+        """Take one frame from the wire. False: no buffer is free now; it is to be offered again when RDT moves.
+
+        What waits for a buffer stands for the chip's FIFO: a frame counts as missed once there is no room there.
+        With the receiver off or the link down the frame is gone, as on a cable that nobody listens to; one that the
+        PHY loops back needs no link.
+        """
+        device = self._device
+        if not self.enabled or not (looped or device.link.up) or not device.bus_master:
+            return True
+        if len(frame) < _MIN_BYTES:
+            frame = bytes(frame).ljust(_MIN_BYTES, b"\0")
+        size = len(frame)
+        longest = _MAX_LONG_BYTES if self.rctl & _RCTL_LPE else _MAX_SHORT_BYTES
+        if size > longest and not self.rctl & _RCTL_SBP:
+            device.counters.add(regs.ROC)
+            return True
+        destination = bytes(frame[:6])
+        if not self._filter.accepts(destination, self.rctl):
+            return True
+        fcs = b"" if self.rctl & _RCTL_SECRC else zlib.crc32(frame).to_bytes(_FCS_BYTES, "little")
+        status, special = _IXSM, 0
+        values = device.values
+        if int.from_bytes(frame[12:14], "big") == values.get(regs.VET, 0):
+            tci = int.from_bytes(frame[14:16], "big")
+            if self.rctl & RCTL_VFE and not self._filter.accepts_vlan(tci):
+                return True
+            if values.get(regs.CTRL, 0) & regs.CTRL_VME:
+                frame = b"".join((frame[:12], frame[16:]))
+                status, special = _IXSM | _VP, tci
+        return self._store(b"".join((frame, fcs)), size, destination, status, special)
+
+    def _store(self, data: bytes, size: int, destination: bytes, status: int, special: int) -> bool:
+        """Put a frame into as many buffers as it needs, and report it."""
+        device, ring = self._device, self.ring
+        buffer_size = buffer_bytes(self.rctl)
+        if not ring.usable:
+            device.complain(
+                "RX ring", f"RDH {ring.head} or RDT {ring.tail} outside of {ring.count} descriptors"
+            )
+            return True
+        if len(data) > ring.available * buffer_size:
+            if not self._waits:
+                device.counters.add(regs.RNBC)
+            self._waits = len(data) <= (ring.count - 1) * buffer_size
+            if not self._waits:
+                self.missed()  # it would never fit
+            return not self._waits
+        self._waits = False
+        head, posted = ring.head, ring.posted
+        try:
+            if not self._fill(data, buffer_size, status, special):
+                # Descriptors without a buffer used up what there was; those passed stay passed.
+                self.missed()
+                return True
+        except GuestMemoryError as error:
+            ring.head = head
+            device.bus_error("RX", error)
+            self.missed()
+            return True
+        device.counters.received(size, destination)
+        causes = regs.ICR_RXT0
+        threshold = ring.count >> ((self.rctl >> _RDMTS_SHIFT & 3) + 1)
+        if ring.posted <= threshold < posted:  # when it is reached (§3.2.7.3), not while it stays so
+            causes |= regs.ICR_RXDMT0
+        if len(data) <= device.values.get(regs.RSRPD, 0):  # as stored, §3.2.7.2
+            causes |= regs.ICR_SRPD
+        device.interrupt(causes)
+        return True
+
+    def missed(self) -> None:
+        """A frame was lost for want of room: RXO is for that alone (§13.4.17, §13.7.6)."""
+        self._device.counters.add(regs.MPC)
+        self._device.interrupts.set(regs.ICR_RXO)
+
+    def _fill(self, data: bytes, buffer_size: int, status: int, special: int) -> bool:
+        """Write the frame into the next buffers; False: the ring, or our patience, ended first. Raises
+        GuestMemoryError."""
+        ring, dma = self.ring, self._device.dma
+        at = 0
+        needed = -(-len(data) // buffer_size)
+        for _ in range(min(ring.available, needed + EMPTY_PER_FRAME)):
+            where = ring.address(ring.head)
+            address = _ADDRESS.unpack(dma.read(where, _ADDRESS.size))[0]
+            piece = b""
+            if address:  # a descriptor without a buffer is passed over (§3.2.3)
+                piece = data[at : at + buffer_size]
+                dma.write(address, piece)
+                at += len(piece)
+            now = status | _EOP if at >= len(data) else status & ~_IXSM
+            dma.write(where + 8, _WRITEBACK.pack(len(piece), 0, now, 0, special))
+            # The guest may poll: Descriptor Done comes last, alone, when all else is there.
+            dma.write(where + _STATUS_AT, bytes((now | _DD,)))
+            ring.advance()
+            if at >= len(data):
+                return True
+        return False

@@ -1,0 +1,359 @@
+"""Transmitting: the guest's descriptors become frames, with the VLAN tags, checksums and segments they ask for.
+
+The device model kicks it when TDT or TCTL is written; SDM §3.3 to §3.5 describe the rest. Offloads are described by a
+virtio_net_hdr and finished where the frame meets a receiver that wants it whole (`dataplane/offload.py`).
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+from vnic.memory.guest import GuestMemoryError
+from vnic.net import offload
+from vnic.net.clock import Timer
+from vnic.nic.intel.e1000 import regs
+from vnic.nic.intel.e1000.rings import DESCRIPTOR_BYTES, DescriptorRing
+
+if TYPE_CHECKING:
+    from vnic.nic.intel.e1000.device import E1000
+
+# TCTL, SDM §13.4.33
+TCTL_EN = 1 << 1
+_TCTL_PSP = 1 << 3
+
+_DESCRIPTOR = struct.Struct("<QII")
+assert _DESCRIPTOR.size == DESCRIPTOR_BYTES
+_STATUS_AT = 12
+
+# The second last dword of a descriptor: command bits, SDM §3.3.3, §3.3.6, §3.3.7
+_EOP = 1 << 24
+_IC = 1 << 26
+_TSE = 1 << 26  # where DEXT is set
+_RS = 1 << 27
+_RPS = 1 << 28
+_DEXT = 1 << 29
+_VLE = 1 << 30
+_TYPE_MASK = 0xF << 20
+_TYPE_DATA = 1 << 20
+_CONTEXT_TCP = 1 << 24
+_CONTEXT_IP = 1 << 25
+# POPTS of a data descriptor
+_IXSM = 1 << 0
+_TXSM = 1 << 1
+_DD = 1 << 0
+_LWTHRESH_SHIFT = 25  # of TXDCTL, §13.4.43: in units of eight descriptors
+_ERRORS = 0xE  # excess collisions, late collision, underrun: cleared when done
+
+MAX_FRAME_BYTES = offload.MAX_FRAME_BYTES
+"""The longest frame, or frame to be segmented, that is collected; the rest of a longer one is not even read."""
+_IP_LIMIT = 0xFFFF
+_MIN_BYTES = 60
+_ETH_BYTES = 14
+_TAG_BYTES = 4
+
+_WORK_BYTES = 2048
+FETCH = 32
+"""Descriptors read from the ring at once."""
+WORK_PER_TURN = 256
+"""Work that one turn of the loop is spent on; then other NICs have theirs. A descriptor is 1, each 2 KiB that it
+brings is 1, each segment made of it is 1."""
+
+
+class Context(NamedTuple):
+    """An offload context (SDM §3.3.6): where checksums start, go and end, and how to segment. Byte offsets."""
+
+    ip_start: int = 0
+    ip_at: int = 0
+    ip_end: int = 0
+    start: int = 0
+    at: int = 0
+    end: int = 0
+    """Ends are inclusive; 0 means the frame's end."""
+    ipv4: bool = False
+    tcp: bool = False
+    header_bytes: int = 0
+    mss: int = 0
+
+    @classmethod
+    def parse(cls, address: int, lower: int, upper: int) -> Context:
+        return cls(
+            address & 0xFF,
+            address >> 8 & 0xFF,
+            address >> 16 & 0xFFFF,
+            address >> 32 & 0xFF,
+            address >> 40 & 0xFF,
+            address >> 48,
+            bool(lower & _CONTEXT_IP),
+            bool(lower & _CONTEXT_TCP),
+            upper >> 8 & 0xFF,
+            upper >> 16,
+        )
+
+
+def buffer_of(address: int, lower: int, upper: int) -> tuple[int, int]:
+    """Where a descriptor's buffer is, and its length; 0 for one that has none."""
+    if not lower & _DEXT:
+        return address, lower & 0xFFFF
+    return address, lower & 0xFFFFF if lower & _TYPE_MASK == _TYPE_DATA else 0
+
+
+class Transmitter:
+    """The transmit unit: TCTL, its ring, both contexts and the frame that is being collected."""
+
+    def __init__(self, device: E1000) -> None:
+        self._device = device
+        self.ring = DescriptorRing()
+        self._timer: Timer | None = None
+        self._running = False
+        self.reset()
+
+    def reset(self) -> None:
+        self._cancel()
+        self.ring.reset()
+        self.tctl = 0
+        self._paused = False
+        self._checksum = Context()
+        self._segmentation = Context()
+        self._start_frame()
+
+    def close(self) -> None:
+        self._cancel()
+
+    def _cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _start_frame(self) -> None:
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._options = 0
+        self._segment = False
+        self._tag: int | None = None
+        self._bad = False
+
+    # --- Working on the ring ---
+
+    def kick(self) -> None:
+        """The guest moved TDT or wrote TCTL: work now, for one turn at the most."""
+        if not self._running and self._timer is None:
+            self._work()
+
+    def resume(self) -> None:
+        """The peer took the frames that made us pause; go on in a turn of our own."""
+        if self._paused:
+            self._paused = False
+            self._later()
+
+    def _later(self) -> None:
+        if self._timer is None:
+            self._timer = self._device.scheduler.call_soon(self._continue)
+
+    def _continue(self) -> None:
+        self._timer = None
+        self._work()
+
+    def _work(self) -> None:
+        device, ring = self._device, self.ring
+        if self._paused or not self.tctl & TCTL_EN or ring.head == ring.tail:
+            return
+        if not ring.usable:
+            device.complain(
+                "TX ring", f"TDH {ring.head} or TDT {ring.tail} outside of {ring.count} descriptors"
+            )
+            return
+        causes = 0
+        pending = ring.posted
+        budget = WORK_PER_TURN
+        self._running = True
+        try:
+            while budget > 0 and ring.head != ring.tail and not self._paused:
+                done, spent = self._run()
+                causes |= done
+                budget -= spent
+        except GuestMemoryError as error:
+            # The ring itself is not there: nothing goes on until the guest writes TDT again.
+            device.bus_error("TX", error)
+        finally:
+            self._running = False
+        low = 8 * (device.values.get(regs.TXDCTL, 0) >> _LWTHRESH_SHIFT)
+        if ring.posted < low <= pending:
+            causes |= regs.ICR_TXD_LOW
+        if not ring.posted:
+            causes |= regs.ICR_TXQE
+        if ring.head != ring.tail and budget <= 0 and not self._paused:
+            self._later()
+        if causes:
+            device.interrupt(causes)
+
+    def _run(self) -> tuple[int, int]:
+        """Work on the next descriptors that lie in a row; returns interrupt causes and the work spent.
+
+        Raises GuestMemoryError where the ring cannot be read or written back.
+        """
+        ring, dma = self.ring, self._device.dma
+        end = ring.tail if ring.tail > ring.head else ring.count
+        first = ring.address(ring.head)
+        fetched = dma.read(first, min(end - ring.head, FETCH) * DESCRIPTOR_BYTES)
+        causes = spent = 0
+        for number, (address, lower, upper) in enumerate(_DESCRIPTOR.iter_unpack(fetched)):
+            spent += 1 + self._descriptor(address, lower, upper)
+            ring.advance()
+            if lower & (_RS | _RPS):
+                status = upper & 0xFF & ~_ERRORS | _DD
+                dma.write(first + number * DESCRIPTOR_BYTES + _STATUS_AT, bytes((status,)))
+                causes |= regs.ICR_TXDW
+            if self._paused or spent >= WORK_PER_TURN:
+                break
+        return causes, spent
+
+    def _descriptor(self, address: int, lower: int, upper: int) -> int:
+        """Carry out one descriptor; returns the work it was, beyond reading it."""
+        extended = lower & _DEXT
+        if extended and lower & _TYPE_MASK != _TYPE_DATA:
+            if not lower & _TYPE_MASK:
+                context = Context.parse(address, lower, upper)
+                if lower & _TSE:
+                    self._segmentation = context
+                else:
+                    self._checksum = context
+            return 0  # other types are reserved
+        if extended:
+            length = lower & 0xFFFFF
+            if not self._size:
+                self._options = upper >> 8 & 0xFF
+            self._segment = self._segment or bool(lower & _TSE)
+        else:
+            length = lower & 0xFFFF
+        if lower & _VLE and lower & (_EOP | (_TSE if extended else 0)):
+            self._tag = upper >> 16
+        work = self._collect(address, length)
+        if not lower & _EOP:
+            return work
+        legacy_checksum = None
+        if not extended and lower & _IC:
+            legacy_checksum = Context(start=upper >> 8 & 0xFF, at=lower >> 16 & 0xFF)
+        try:
+            return work if self._bad or self._size < _ETH_BYTES else work + self._send(legacy_checksum)
+        finally:
+            self._start_frame()
+
+    def _collect(self, address: int, length: int) -> int:
+        """Add a buffer to the frame. What cannot be read, or grows too long, makes it a frame that is not sent."""
+        if self._bad or not length:
+            return 0
+        if self._size + length > MAX_FRAME_BYTES:
+            self._bad = True
+            self._parts.clear()
+            self._device.complain("TX length", f"a frame of more than {MAX_FRAME_BYTES} bytes is not sent")
+            return 0
+        try:
+            self._parts.append(self._device.dma.read(address, length))
+        except GuestMemoryError as error:
+            self._bad = True
+            self._parts.clear()
+            self._device.bus_error("TX", error)
+            return 0
+        self._size += length
+        return length // _WORK_BYTES
+
+    # --- Sending a frame ---
+
+    def _send(self, legacy_checksum: Context | None) -> int:
+        frame = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        if self.tctl & _TCTL_PSP and not self._segment:  # it would become payload of the segments
+            frame = frame.ljust(_MIN_BYTES, b"\0")
+        shift = 0
+        device = self._device
+        if self._tag is not None and device.values.get(regs.CTRL, 0) & regs.CTRL_VME:
+            tag = struct.pack(">HH", device.values.get(regs.VET, 0), self._tag)
+            frame = b"".join((frame[:12], tag, frame[12:]))
+            shift = _TAG_BYTES
+        try:
+            if self._segment:
+                return self._send_segmented(frame, shift)
+            header = b""
+            if legacy_checksum is not None:
+                frame, header = _owe_checksum(frame, legacy_checksum, shift)
+            else:
+                if self._options & _IXSM:
+                    ip = self._checksum
+                    frame = _with_checksum(
+                        frame, ip.ip_start + shift, ip.ip_at + shift, ip.ip_end and ip.ip_end + shift
+                    )
+                if self._options & _TXSM:
+                    frame, header = _owe_checksum(frame, self._checksum, shift)
+        except offload.OffloadError as error:
+            device.complain("TX offload", str(error))
+            return 0
+        device.counters.transmitted([(len(frame), 1)], frame[:6])
+        self._transmit(frame, header)
+        return 0
+
+    def _send_segmented(self, frame: bytes, shift: int) -> int:
+        """Hand a frame to be segmented over as virtio does it: lengths and the pseudo-header's sum of the whole.
+
+        The driver leaves the lengths at 0 and out of the sum, as each segment gets its own (SDM §3.5.3).
+        """
+        context = self._segmentation
+        l3, l4, at = context.ip_start + shift, context.start + shift, context.at + shift
+        payload_at = context.header_bytes + shift
+        payload_bytes = len(frame) - payload_at
+        ip_header = 20 if context.ipv4 else 40
+        if (
+            not context.mss
+            or payload_bytes < 0
+            or not _ETH_BYTES <= l3 <= l4 - ip_header
+            or not l4 + 8 <= payload_at
+            or at != l4 + (16 if context.tcp else 6)
+            or at + 2 > payload_at
+            or len(frame) - l3 > _IP_LIMIT
+            or payload_bytes > context.mss * offload.MAX_SEGMENTS
+        ):
+            raise offload.OffloadError(f"{len(frame)} bytes cannot be segmented by {context}")
+        whole = bytearray(frame)
+        if context.ipv4:
+            struct.pack_into(">H", whole, l3 + 2, len(whole) - l3)
+            if self._options & _IXSM and l3 + 10 == context.ip_at + shift:
+                struct.pack_into(">H", whole, l3 + 10, 0)
+                offload.fill_checksum(whole, l3, l3 + 10, l4)
+        else:
+            struct.pack_into(">H", whole, l3 + 4, len(whole) - l3 - 40)
+        pseudo = struct.unpack_from(">H", whole, at)[0] + len(whole) - l4
+        struct.pack_into(">H", whole, at, pseudo % 0xFFFF)
+        kind = offload.GSO_UDP_L4
+        if context.tcp:
+            kind = offload.GSO_TCPV4 if context.ipv4 else offload.GSO_TCPV6
+        header = offload.encode(kind, context.mss, payload_at, l4, at - l4)
+        full, rest = divmod(payload_bytes, context.mss)
+        sizes = [(payload_at + context.mss, full), (payload_at + rest, 1 if rest or not full else 0)]
+        counters = self._device.counters
+        counters.transmitted(sizes, bytes(whole[:6]))
+        counters.add(regs.TSCTC)
+        self._transmit(bytes(whole), header)
+        return full
+
+    def _transmit(self, frame: bytes, header: bytes) -> None:
+        if not self._device.transmit(frame, header):
+            self._paused = True
+
+
+def _with_checksum(frame: bytes, start: int, at: int, end: int) -> bytes:
+    """The frame with a checksum of [start, end] at `at`; as it is where these lie outside of it (SDM §3.3.3.2)."""
+    whole = bytearray(frame)
+    try:
+        offload.fill_checksum(whole, start, at, end + 1 if end and end < len(whole) else None)
+    except offload.OffloadError:
+        return frame
+    return bytes(whole)
+
+
+def _owe_checksum(frame: bytes, context: Context, shift: int) -> tuple[bytes, bytes]:
+    """Leave the transport's checksum to the receiver where a virtio_net_hdr can say it, else fill it in."""
+    start, at = context.start + shift, context.at + shift
+    if context.end or at < start:
+        return _with_checksum(frame, start, at, context.end and context.end + shift), b""
+    if at + 2 > len(frame):
+        return frame, b""
+    return frame, offload.encode(offload.GSO_NONE, 0, 0, start, at - start)

@@ -1,0 +1,1 @@
+"""What an operator is shown beside the monitor: the log."""

@@ -1,0 +1,464 @@
+"""The back-end side of vhost-user without a socket: what a VM (UML, QEMU, DPDK's virtio-user) talks to.
+
+The socket shell (`vnic.attach.vhost_user`) feeds bytes and descriptors in and writes the returned bytes; the
+engine drives a virtio device and tells the shell, through `DeviceShell`, which descriptors to watch.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from vnic.memory.guest import GuestMemory, GuestMemoryError
+from vnic.protocol.frames import FrameError, Message, close_fds
+from vnic.protocol.vhost_user import messages as vu
+from vnic.protocol.vhost_user.interfaces import Device, DeviceShell
+from vnic.protocol.vhost_user.messages import ProtocolError
+from vnic.protocol.vhost_user.notices import ConfigNotices
+from vnic.protocol.vhost_user.regions import (
+    MAX_MEM_SLOTS,
+    map_region,
+    map_table,
+    single_region,
+)
+from vnic.protocol.vhost_user.ring import (
+    Ring,
+    RingAddresses,
+    check_channel,
+    check_notifier,
+)
+from vnic.protocol.vhost_user.rings import DeviceRings, Later
+from vnic.quota import MOST_FOR_EACH
+from vnic.virtio.constants import (
+    STATUS_ACKNOWLEDGE,
+    STATUS_DRIVER,
+    STATUS_DRIVER_OK,
+    STATUS_FEATURES_OK,
+)
+
+log = logging.getLogger(__name__)
+
+PROTOCOL_FEATURES: Final = (
+    vu.P_MQ
+    | vu.P_RARP
+    | vu.P_REPLY_ACK
+    | vu.P_MTU
+    | vu.P_BACKEND_REQ
+    | vu.P_CONFIG
+    | vu.P_RESET_DEVICE
+    | vu.P_CONFIGURE_MEM_SLOTS
+    | vu.P_STATUS
+)
+"""What is offered. INBAND_NOTIFICATIONS is left out on purpose: a client that may use it (UML) then passes no kick
+and call descriptors at all, so that every notification would go through this engine and none could be handed to a
+vhost-user back-end. LOG_SHMFD is left out: nothing here logs dirty pages, so the VM cannot migrate."""
+
+DRIVER_RUNNING: Final = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK | STATUS_DRIVER_OK
+"""The status assumed while rings run, whatever the client tells of it."""
+
+MIN_MTU: Final = 68  # virtio 1.2 §5.1.4.1
+MAC_BYTES: Final = 6
+NET_STATUS: Final = 6  # where the 16-bit link status lies in a network device's config space (§5.1.4)
+
+
+class Refused(Exception):
+    """A request that makes sense but is not served. The client hears of it if it asked for a reply."""
+
+
+class DeviceEngine:
+    """One connection of one front-end. `feed` is the only way in; `close`, then `release`, give everything back.
+
+    Every violation raises ProtocolError, after which the connection has to be closed. While `busy`, a message
+    waits for a back-end to let go of the guest's rings; nothing may be fed until `shell.resume`.
+    """
+
+    def __init__(self, device: Device, memory: GuestMemory, shell: DeviceShell, *, queue_pairs: int) -> None:
+        self._device = device
+        self._memory = memory
+        self._shell = shell
+        self._queue_pairs = queue_pairs
+        self._frames = vu.assembler()
+        self._messages: deque[Message] = deque()
+        self._protocol_features = 0
+        self._promised = 0
+        self.notices = ConfigNotices()
+        self._closed = False
+        self.busy = False
+        self.request_fd: int | None = None
+        self.rings = DeviceRings(device, memory, shell.watch_kick, self._rings_changed)
+
+    # --- Bytes ---------------------------------------------------------------------------------------------
+
+    @property
+    def wanted(self) -> int:
+        """Read at most so many bytes: header by header, payload by payload."""
+        return self._frames.wanted
+
+    @property
+    def pending(self) -> bool:
+        """A message has begun and is not complete."""
+        return self._frames.pending
+
+    def feed(self, data: bytes, fds: Sequence[int] = ()) -> bytes:
+        """Take one piece with its descriptors; returns the bytes to send back (often none)."""
+        try:
+            self._messages += self._frames.feed(data, fds)
+        except FrameError as error:
+            raise ProtocolError(str(error)) from None
+        return self._work()
+
+    def _work(self) -> bytes:
+        replies = b""
+        while self._messages and not self.busy:
+            replies += self._dispatch(self._messages.popleft())
+        return replies
+
+    def _dispatch(self, message: Message) -> bytes:
+        number, flags, _ = vu.HEADER.unpack(message.header)
+        row, handler = vu.REQUESTS.get(number), HANDLERS.get(number)
+        try:
+            if flags & vu.FLAG_REPLY:
+                raise ProtocolError(f"{vu.request_name(number)} marked as a reply")
+            if row is None or handler is None:
+                raise Refused(f"{vu.request_name(number)} is not supported")
+            row.check(len(message.payload), len(message.fds))
+            reply = handler(self, message)
+        except Refused as refusal:
+            if not self._wants_ack(flags) or (row is not None and row.replies):
+                raise ProtocolError(str(refusal)) from None
+            log.warning("vhost-user: %s", refusal)
+            return vu.encode(number, vu.U64.pack(1), vu.FLAG_REPLY)
+        except GuestMemoryError as error:
+            raise ProtocolError(f"{vu.request_name(number)}: {error}") from None
+        except OSError as error:  # of a descriptor that came along, as one opened with O_PATH
+            raise ProtocolError(f"{vu.request_name(number)}: {error.strerror}") from None
+        finally:
+            message.close()
+        if isinstance(reply, Later):
+            if not reply.done:
+                self.busy = True
+                reply.then = lambda: self._resolved(number, flags, reply.payload)
+                return b""
+            reply = reply.payload
+        return self._reply(number, flags, reply)
+
+    def _reply(self, number: int, flags: int, payload: bytes | None) -> bytes:
+        if payload is None:
+            if not self._wants_ack(flags):
+                return b""
+            payload = vu.U64.pack(0)
+        return vu.encode(number, payload, vu.FLAG_REPLY)
+
+    def _resolved(self, number: int, flags: int, payload: bytes | None) -> None:
+        """A message that waited is over, later than its `feed`."""
+        self.busy = False
+        if self._closed:
+            return
+        try:
+            replies = self._reply(number, flags, payload) + self._work()
+        except ProtocolError as error:
+            self._shell.failed(error)
+        else:
+            self._shell.resume(replies)
+
+    def _wants_ack(self, flags: int) -> bool:
+        return bool(flags & vu.FLAG_NEED_REPLY) and self.has(vu.P_REPLY_ACK)
+
+    # --- State the shell asks for ---------------------------------------------------------------------------
+
+    def has(self, protocol_feature: int) -> bool:
+        """Whether the client negotiated this protocol feature."""
+        return bool(self._protocol_features & protocol_feature)
+
+    @property
+    def running(self) -> bool:
+        """Whether the guest's driver uses the device: a ring is started and enabled."""
+        return self.rings.running
+
+    @property
+    def descriptors(self) -> int:
+        """How many of the client's it holds, or may come to hold, but for its memory's."""
+        waiting = self._frames.descriptors + sum(len(message.fds) for message in self._messages)
+        return self.rings.descriptors + MOST_FOR_EACH * waiting + (self.request_fd is not None)
+
+    def close(self) -> None:
+        """The connection is over: watch nothing, answer nothing. The rings' descriptors stay open for a back-end
+        that still has them, until `release`."""
+        self._closed = True
+        self.rings.unwatch()
+        self._set_request_fd(None)
+        self._frames.close()
+        for message in self._messages:
+            message.close()
+        self._messages.clear()
+
+    def release(self) -> None:
+        """Nobody touches the rings any more (VirtioDevice.detach is done): close their descriptors."""
+        self.rings.forget()
+
+    # --- Config space ---------------------------------------------------------------------------------------
+
+    def _get_config(self, message: Message) -> bytes:
+        # UML reads from offset 0 always, QEMU the whole space; the exact size is echoed.
+        offset, size = self._config_range(message, "GET_CONFIG")
+        data = self._device.read_config(offset, size)
+        if offset <= NET_STATUS and offset + size >= NET_STATUS + 2:
+            self.notices.read()
+        return message.payload[: vu.CONFIG.size] + data
+
+    def _set_config(self, message: Message) -> None:
+        offset, size = self._config_range(message, "SET_CONFIG")
+        if len(message.payload) != vu.CONFIG.size + size:
+            raise ProtocolError(f"SET_CONFIG of {size} bytes in a payload of {len(message.payload)}")
+        self._device.write_config(offset, message.payload[vu.CONFIG.size :])
+
+    def _config_range(self, message: Message, name: str) -> tuple[int, int]:
+        offset, size, _flags = vu.CONFIG.unpack_from(message.payload)
+        if offset + size > vu.MAX_CONFIG:
+            raise ProtocolError(f"{name} of {size} bytes at {offset}")
+        if len(message.payload) not in (vu.CONFIG.size, vu.CONFIG.size + size):
+            raise ProtocolError(f"{name} of {size} bytes in a payload of {len(message.payload)}")
+        return offset, size
+
+    def _set_backend_req_fd(self, message: Message) -> None:
+        check_channel(message.fds[0], "SET_BACKEND_REQ_FD")
+        self._set_request_fd(message.take()[0])
+
+    def _set_request_fd(self, fd: int | None) -> None:
+        old, self.request_fd = self.request_fd, fd
+        self._shell.requests_changed()
+        if old is not None:
+            close_fds((old,))
+
+    def take_notice(self) -> bytes | None:
+        """The CONFIG_CHANGE message to send now, if the guest is to be told of a change and can be.
+
+        Only while rings run: before that QEMU ends with SIGSEGV on it (seen with vhost-user-test-device), and
+        the driver reads the config space when it starts anyway.
+        """
+        if self.request_fd is None or not self.running or not self.has(vu.P_CONFIG):
+            return None
+        return vu.encode(vu.BACKEND_CONFIG_CHANGE) if self.notices.take() else None
+
+    # --- Features, status, reset ----------------------------------------------------------------------------
+
+    def _offered(self) -> int:
+        return self._device.host_features | vu.F_PROTOCOL_FEATURES
+
+    def _get_features(self, message: Message) -> bytes:
+        self._promised |= self._offered()
+        return vu.U64.pack(self._offered())
+
+    def _set_features(self, message: Message) -> Later | None:
+        """Also how a new driver of a client without STATUS shows (UML lets the old one go with ENABLE 0 alone): the
+        device is reset for it, so that it finds no filter and no MAC address of the one before."""
+        (features,) = vu.U64.unpack(message.payload)
+        surplus = features & ~(self._offered() | self._promised)
+        if surplus:
+            raise ProtocolError(f"SET_FEATURES with {surplus:#x}, which was not offered")
+        if not self.running and not self.has(vu.P_STATUS):
+            return self._reset_device(lambda: self._choose(features))
+        self._choose(features)
+        return None
+
+    def _choose(self, features: int) -> None:
+        chosen = features & ~vu.F_PROTOCOL_FEATURES
+        # A back-end that came or went since GET_FEATURES may have changed the offer; what was promised is kept.
+        self._device.host_features |= chosen
+        self._device.set_features(chosen)
+        if not features & vu.F_PROTOCOL_FEATURES:
+            # Specification, "Ring states": rings are then enabled from their start.
+            for ring in self.rings:
+                self.rings.enable(ring, True)
+            self._shell.negotiated()
+
+    def _get_protocol_features(self, message: Message) -> bytes:
+        return vu.U64.pack(PROTOCOL_FEATURES)
+
+    def _set_protocol_features(self, message: Message) -> None:
+        (features,) = vu.U64.unpack(message.payload)
+        surplus = features & ~PROTOCOL_FEATURES
+        if surplus:
+            raise ProtocolError(f"SET_PROTOCOL_FEATURES with {surplus:#x}, which was not offered")
+        self._protocol_features = features
+        self._shell.negotiated()
+
+    def _set_owner(self, message: Message) -> None:
+        """Nothing to do: the connection is the owner."""
+
+    def _reset(self, message: Message) -> Later:
+        """RESET_DEVICE, and RESET_OWNER, which old front-ends send in its place: rings stopped and disabled."""
+        return self._reset_device(self.rings.forget)
+
+    def _reset_device(self, then: Callable[[], None] | None = None) -> Later:
+        later = Later()
+
+        def reset() -> None:
+            if then is not None and not self._closed:
+                then()
+            self._rings_changed()
+            later.resolve()
+
+        self.rings.stop_all(lambda: self._device.reset(reset))
+        return later
+
+    def _get_queue_num(self, message: Message) -> bytes:
+        """The maximum of queues, which front-ends count in two ways and only compare with what they want.
+
+        QEMU's -netdev vhost-user counts queue pairs (net/vhost-user.c); it leaves CONFIG out and takes RARP. All others
+        count virtqueues, the control queue too: Linux' virtio_uml since 6.13 (vu_find_vqs fails where there are fewer
+        than it wants), QEMU's vhost-user-device, crosvm, Cloud Hypervisor. DPDK's virtio-user does not ask.
+        """
+        counts_pairs = self.has(vu.P_RARP) and not self.has(vu.P_CONFIG)
+        return vu.U64.pack(self._queue_pairs if counts_pairs else len(self.rings))
+
+    def _set_status(self, message: Message) -> Later | None:
+        (status,) = vu.U64.unpack(message.payload)
+        if status > 0xFF:
+            raise ProtocolError(f"SET_STATUS with {status:#x}")
+        if status == 0:
+            return self._reset_device()
+        self._device.set_status(status | (STATUS_DRIVER_OK if self.running else 0))
+        return None
+
+    def _get_status(self, message: Message) -> bytes:
+        return vu.U64.pack(self._device.status)
+
+    def _net_set_mtu(self, message: Message) -> None:
+        (mtu,) = vu.U64.unpack(message.payload)
+        if not MIN_MTU <= mtu <= 0xFFFF:
+            raise Refused(f"NET_SET_MTU {mtu}")
+
+    def _send_rarp(self, message: Message) -> None:
+        """QEMU's announce-self, where the guest's driver has no GUEST_ANNOUNCE. The address fills the first bytes."""
+        self._shell.announce(message.payload[:MAC_BYTES])
+
+    # --- Memory ---------------------------------------------------------------------------------------------
+
+    def _set_mem_table(self, message: Message) -> None:
+        self._memory.replace(map_table(message, self._memory))
+        self.rings.memory_replaced()
+
+    def _get_max_mem_slots(self, message: Message) -> bytes:
+        return vu.U64.pack(MAX_MEM_SLOTS)
+
+    def _add_mem_reg(self, message: Message) -> None:
+        if len(self._memory.regions) >= MAX_MEM_SLOTS:
+            raise ProtocolError(f"ADD_MEM_REG beyond {MAX_MEM_SLOTS} regions")
+        row = single_region(message)
+        self._memory.expect(row.size)
+        self._memory.add(map_region(row, message.fds[0]))
+        self.rings.memory_replaced()
+
+    def _rem_mem_reg(self, message: Message) -> None:
+        # Front-ends may send the region's descriptor along; the specification says to close it unused.
+        row = single_region(message)
+        self._memory.remove(row.guest_addr, row.size)
+        self.rings.memory_replaced()
+
+    # --- Rings ----------------------------------------------------------------------------------------------
+
+    def _set_vring_num(self, message: Message) -> Later | None:
+        index, size = vu.VRING_STATE.unpack(message.payload)
+        return self.rings.set_size(self.rings.find(index, "SET_VRING_NUM"), size)
+
+    def _set_vring_addr(self, message: Message) -> Later | None:
+        # The log address and its flag only matter to a device that logs; UML sends -1.
+        index, _flags, desc, used, avail, _log = vu.VRING_ADDR.unpack(message.payload)
+        ring = self.rings.find(index, "SET_VRING_ADDR")
+        return self.rings.set_addresses(ring, RingAddresses(desc, used, avail))
+
+    def _set_vring_base(self, message: Message) -> None:
+        """Remembered, but a ring starts elsewhere: see DeviceRings.start_if_complete."""
+        index, base = vu.VRING_STATE.unpack(message.payload)
+        ring = self.rings.find(index, "SET_VRING_BASE")
+        if base > 0xFFFF:
+            raise ProtocolError(f"SET_VRING_BASE {base:#x} for ring {index}")
+        ring.base = base
+
+    def _get_vring_base(self, message: Message) -> Later:
+        index, _ = vu.VRING_STATE.unpack(message.payload)
+        return self.rings.get_base(self.rings.find(index, "GET_VRING_BASE"))
+
+    def _set_vring_kick(self, message: Message) -> None:
+        ring, fd = self._vring_fd(message, "SET_VRING_KICK")
+        if fd is None:
+            raise ProtocolError(
+                f"SET_VRING_KICK without a descriptor for ring {ring.index}: no ring is polled"
+            )
+        self.rings.set_kick(ring, fd)
+
+    def _set_vring_call(self, message: Message) -> None:
+        self.rings.set_call(*self._vring_fd(message, "SET_VRING_CALL"))
+
+    def _set_vring_err(self, message: Message) -> None:
+        ring, fd = self._vring_fd(message, "SET_VRING_ERR")
+        ring.replace_fd("err_fd", fd)
+
+    def _vring_fd(self, message: Message, name: str) -> tuple[Ring, int | None]:
+        """The ring that a KICK, CALL or ERR message names, and its descriptor, which is the caller's now."""
+        (value,) = vu.U64.unpack(message.payload)
+        ring = self.rings.find(value & vu.VRING_INDEX_MASK, name)
+        if value & ~(vu.VRING_INDEX_MASK | vu.VRING_NOFD):
+            raise ProtocolError(f"{name} with {value:#x}")
+        if bool(value & vu.VRING_NOFD) == bool(message.fds):
+            raise ProtocolError(f"{name} for ring {ring.index} with {len(message.fds)} descriptors")
+        if not message.fds:
+            return ring, None
+        check_notifier(message.fds[0], name)
+        return ring, message.take()[0]
+
+    def _set_vring_enable(self, message: Message) -> None:
+        index, enable = vu.VRING_STATE.unpack(message.payload)
+        if enable > 1:
+            raise ProtocolError(f"SET_VRING_ENABLE {enable} for ring {index}")
+        self.rings.enable(self.rings.find(index, "SET_VRING_ENABLE"), bool(enable))
+
+    def _rings_changed(self) -> None:
+        """Keep the device's status in step with its rings, then tell the shell.
+
+        Clients without STATUS tell no status, and QEMU's vhost-user-test-device, which negotiates it, never says
+        DRIVER_OK: rings that run are what they have in common.
+        """
+        running, status = self.rings.running, self._device.status
+        if running != bool(status & STATUS_DRIVER_OK):
+            self._device.set_status(status | DRIVER_RUNNING if running else status & ~STATUS_DRIVER_OK)
+        if not running:
+            self.notices.driver_gone()
+        self._shell.rings_changed()
+
+
+Handler = Callable[[DeviceEngine, Message], "bytes | Later | None"]
+
+HANDLERS: Final[dict[int, Handler]] = {
+    vu.GET_FEATURES: DeviceEngine._get_features,
+    vu.SET_FEATURES: DeviceEngine._set_features,
+    vu.SET_OWNER: DeviceEngine._set_owner,
+    vu.RESET_OWNER: DeviceEngine._reset,
+    vu.SET_MEM_TABLE: DeviceEngine._set_mem_table,
+    vu.SET_VRING_NUM: DeviceEngine._set_vring_num,
+    vu.SET_VRING_ADDR: DeviceEngine._set_vring_addr,
+    vu.SET_VRING_BASE: DeviceEngine._set_vring_base,
+    vu.GET_VRING_BASE: DeviceEngine._get_vring_base,
+    vu.SET_VRING_KICK: DeviceEngine._set_vring_kick,
+    vu.SET_VRING_CALL: DeviceEngine._set_vring_call,
+    vu.SET_VRING_ERR: DeviceEngine._set_vring_err,
+    vu.GET_PROTOCOL_FEATURES: DeviceEngine._get_protocol_features,
+    vu.SET_PROTOCOL_FEATURES: DeviceEngine._set_protocol_features,
+    vu.GET_QUEUE_NUM: DeviceEngine._get_queue_num,
+    vu.SET_VRING_ENABLE: DeviceEngine._set_vring_enable,
+    vu.SEND_RARP: DeviceEngine._send_rarp,
+    vu.NET_SET_MTU: DeviceEngine._net_set_mtu,
+    vu.SET_BACKEND_REQ_FD: DeviceEngine._set_backend_req_fd,
+    vu.GET_CONFIG: DeviceEngine._get_config,
+    vu.SET_CONFIG: DeviceEngine._set_config,
+    vu.RESET_DEVICE: DeviceEngine._reset,
+    vu.GET_MAX_MEM_SLOTS: DeviceEngine._get_max_mem_slots,
+    vu.ADD_MEM_REG: DeviceEngine._add_mem_reg,
+    vu.REM_MEM_REG: DeviceEngine._rem_mem_reg,
+    vu.SET_STATUS: DeviceEngine._set_status,
+    vu.GET_STATUS: DeviceEngine._get_status,
+}
+"""SET_LOG_BASE and SET_LOG_FD are not here: LOG_SHMFD is not offered, and who sends them is refused."""

@@ -1,0 +1,299 @@
+"""A connected stream socket in the loop that carries messages with descriptors.
+
+The attachments and the vhost-user back-end are built on it; which bytes make a message is for their engines to say.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import logging
+import os
+import select
+import socket
+from collections import deque
+from collections.abc import Container, Sequence
+from typing import Final, Protocol
+
+from vnic.descriptors import (
+    HARMLESS,
+    Kind,
+    kind_of,
+    mount_of,
+)
+from vnic.protocol.frames import FrameError, close_fds
+from vnic.quota import Holding, TooManyDescriptors
+from vnic.sockets import unblock
+
+log = logging.getLogger(__name__)
+
+PIECES_PER_TURN: Final = 32
+TURN_S: Final = 0.002
+"""How often one connection is read, and for how long it is worked for, before the loop serves the others."""
+
+WAITING_MAX_MESSAGES: Final = 16_384
+WAITING_MAX_FDS: Final = 512
+"""What may wait for a peer that does not read; it is cut off where more would. A start of 128 queue pairs, all of
+which leaves in one go, stays below."""
+
+
+def receive(
+    sock: socket.socket, size: int, max_fds: int, owner: str = "", carries: Container[Kind] = HARMLESS
+) -> tuple[bytes, list[int]]:
+    """Read one piece with its descriptors, which the caller owns; b"" at the end of the stream.
+
+    Raises BlockingIOError and the other errors of recvmsg; FrameError, with everything closed, when descriptors
+    were cut off (MSG_CTRUNC): the peer sent more than `max_fds`, or this process can open no more; and when one is of
+    a kind that is not among what a message `carries`. `owner` is the NIC that has to wait where their close does.
+    """
+    flags = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+    data, ancillary, result, _ = sock.recvmsg(size, socket.CMSG_LEN(4 * max_fds), flags)
+    if not ancillary and not result & socket.MSG_CTRUNC:
+        return data, []
+    fds = array.array("i")
+    for level, kind, payload in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+    try:
+        if result & socket.MSG_CTRUNC:
+            raise FrameError("descriptors were cut off: too many in one message, or no room for more")
+        for fd in fds:
+            what = kind_of(fd)
+            if what not in carries:
+                memory = (
+                    "; memory has to be memfd, or files on tmpfs or hugetlbfs" if what is Kind.FILE else ""
+                )
+                raise FrameError(
+                    f"{what.value} was passed{_where(fd, what)}, which no message carries{memory}"
+                )
+    except FrameError:
+        for fd in fds:
+            unblock.close(fd, owner)
+        raise
+    return data, fds.tolist()
+
+
+def _where(fd: int, kind: Kind) -> str:
+    """Where a file that was passed lies, and what ends its close where that hangs."""
+    mount = mount_of(fd) if kind is Kind.FILE else None
+    if mount is None:
+        return ""
+    if not mount.kind.startswith("fuse"):
+        return f" (of {mount.kind})"
+    end = f"/sys/fs/fuse/connections/{mount.device}/abort"
+    return f" (of {mount.kind}; 'echo 1 > {end}' ends a close that hangs)"
+
+
+def peer_is_gone(sock: socket.socket) -> bool:
+    """Whether the peer has closed its end, though what it sent before may be unread. One that only half-closed its end
+    is there."""
+    poll = select.poll()
+    poll.register(sock, 0)  # POLLHUP and POLLERR come unasked
+    return bool(poll.poll(0))
+
+
+def _reason(error: OSError) -> str | None:
+    """What is to be said of an error. A peer that closes is found gone by a read, or by a write that was faster, or
+    with something unread, as chance has it: that is one and the same end."""
+    if isinstance(error, ConnectionResetError | BrokenPipeError):
+        return None
+    return error.strerror or str(error)
+
+
+class ConnectionUser(Protocol):
+    """What a Connection needs of the shell that owns it."""
+
+    @property
+    def wanted(self) -> int:
+        """Read at most so many bytes with the next piece."""
+
+    def received(self, data: bytes, fds: list[int]) -> None:
+        """One piece; the descriptors belong to the callee."""
+
+    def lost(self, reason: str | None) -> None:
+        """The connection is closed; `reason` is None where the peer closed it. Called once at most,
+        never after `Connection.close`."""
+
+
+class Connection:
+    """A connected stream socket in the loop, for messages with descriptors.
+
+    Nothing is read while something waits to be written, so a peer that does not read its replies stops only
+    itself. What others have us tell a peer that does not read is bounded, in messages and in descriptors.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        user: ConnectionUser,
+        *,
+        max_fds: int,
+        owner: str = "",
+        holding: Holding | None = None,
+    ) -> None:
+        """`owner`: the NIC or netdev, as `receive` has it. `holding` is what the user keeps of the peer's descriptors,
+        if it keeps any; a peer that is above its limit is left."""
+        self._loop = loop
+        self._sock = sock
+        self._user = user
+        self._max_fds = max_fds
+        self._owner = owner
+        self._holding = holding
+        self._output: deque[tuple[bytes, list[int]]] = deque()
+        self._waiting_fds = 0
+        self._failed = False
+        self._half_closed = False
+        self._paused = False
+        self.closed = False
+        sock.setblocking(False)
+        loop.add_reader(sock, self._readable)
+
+    def _readable(self) -> None:
+        user = self._user
+        end = self._loop.time() + TURN_S
+        for _ in range(PIECES_PER_TURN):
+            try:
+                data, fds = receive(self._sock, user.wanted, self._max_fds, self._owner)
+            except (BlockingIOError, InterruptedError):
+                return
+            except FrameError as error:
+                self._lose(str(error))
+                return
+            except OSError as error:
+                self._lose(_reason(error))
+                return
+            if not data:
+                close_fds(fds)
+                self._lose(None)
+                return
+            user.received(data, fds)
+            if fds and self._holding is not None and not self.closed:
+                try:
+                    self._holding.received(len(fds))
+                except TooManyDescriptors as error:
+                    self._lose(str(error))
+            if self.closed or self._failed or self._paused or self._output or self._loop.time() > end:
+                return
+
+    def send(self, data: bytes, fds: Sequence[int] = ()) -> None:
+        """Write `data`, now if possible. The descriptors stay the caller's: what has to wait is duplicated."""
+        if self.closed or self._failed or self._half_closed or not data:
+            return
+        if not self._output:
+            try:
+                sent = self._send_now(data, fds)
+            except OSError as error:
+                log.debug("send failed: %s", error)
+                self._fail_later(_reason(error))
+                return
+            if sent == len(data):
+                return
+            if sent:
+                data, fds = data[sent:], ()
+            self._loop.remove_reader(self._sock)
+            self._loop.add_writer(self._sock, self._writable)
+        self._keep(data, fds)
+
+    def _keep(self, data: bytes, fds: Sequence[int]) -> None:
+        """Let a message wait until the peer reads."""
+        if len(self._output) >= WAITING_MAX_MESSAGES or self._waiting_fds + len(fds) > WAITING_MAX_FDS:
+            self._fail_later(f"cut off, it does not read and {len(self._output)} messages wait for it")
+            return
+        kept: list[int] = []
+        try:
+            kept.extend(os.dup(fd) for fd in fds)
+        except OSError as error:
+            close_fds(kept)
+            self._fail_later(error.strerror or str(error))
+            return
+        self._output.append((data, kept))
+        self._waiting_fds += len(kept)
+
+    def _send_now(self, data: bytes, fds: Sequence[int]) -> int:
+        try:
+            if fds:
+                return socket.send_fds(
+                    self._sock, [data], list(fds), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+                )
+            return self._sock.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except (BlockingIOError, InterruptedError):
+            return 0
+
+    def _fail_later(self, reason: str | None) -> None:
+        """A user is never closed from within its own send."""
+        if not self._failed:
+            self._failed = True
+            self._loop.call_soon(self._lose, reason)
+
+    def _writable(self) -> None:
+        while self._output:
+            data, fds = self._output[0]
+            try:
+                sent = self._send_now(data, fds)
+            except OSError as error:
+                self._lose(_reason(error))
+                return
+            if sent < len(data):
+                if sent:
+                    self._close_sent(fds)
+                    self._output[0] = (data[sent:], [])
+                return
+            self._close_sent(fds)
+            self._output.popleft()
+        self._loop.remove_writer(self._sock)
+        if not self._paused:
+            self._loop.add_reader(self._sock, self._readable)
+
+    def _close_sent(self, fds: list[int]) -> None:
+        self._waiting_fds -= len(fds)
+        close_fds(fds)
+
+    def is_abandoned(self) -> bool:
+        """Whether the peer has closed its end, which may be found by reading much later (see `peer_is_gone`)."""
+        return self.closed or peer_is_gone(self._sock)
+
+    def pause(self) -> None:
+        """Read nothing until `resume`."""
+        if not self._paused and not self.closed:
+            self._paused = True
+            self._loop.remove_reader(self._sock)
+
+    def resume(self) -> None:
+        """Read again."""
+        if self._paused and not self.closed:
+            self._paused = False
+            if not self._output:
+                self._loop.add_reader(self._sock, self._readable)
+
+    def _lose(self, reason: str | None) -> None:
+        if not self.closed:
+            self.close()
+            self._user.lost(reason)
+
+    def half_close(self) -> None:
+        """Send nothing more, and read on until the peer closes (vfio-user: QEMU aborts on a sudden full close)."""
+        if self.closed:
+            return
+        self._half_closed = True
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # the peer was faster; the next read finds it gone
+
+    def released(self) -> None:
+        """The user holds none of the peer's descriptors any more."""
+        if self._holding is not None:
+            self._holding.end()
+
+    def close(self) -> None:
+        """Close the socket and drop what was not written; `lost` is not called."""
+        if self.closed:
+            return
+        self.closed = True
+        self._loop.remove_reader(self._sock)
+        self._loop.remove_writer(self._sock)
+        self._sock.close()
+        for _, fds in self._output:
+            close_fds(fds)
+        self._output.clear()

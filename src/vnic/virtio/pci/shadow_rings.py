@@ -1,0 +1,89 @@
+"""The rings of a virtio PCI function in a VM that does not share its memory: kicks wait for what the device is going
+to read, interrupts for what it has written.
+
+`transport.VirtioPci` has one while such a VM is plugged in, and passes its kicks and queue interrupts through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from vnic.memory.guest import GuestMemory, GuestMemoryError
+from vnic.memory.shadow import Mirror, Plan
+from vnic.virtio.device import VirtioDevice
+from vnic.virtio.queue import QueueError
+from vnic.virtio.shadow_ring import MirroredRing
+
+
+class MirroredRings:
+    """All rings of one device; `interrupt(index)` sends a queue's interrupt."""
+
+    def __init__(
+        self, device: VirtioDevice, memory: GuestMemory, mirror: Mirror, interrupt: Callable[[int], None]
+    ) -> None:
+        self._device = device
+        self._mirror = mirror
+        self._interrupt = interrupt
+        self._rings = [MirroredRing(queue, memory) for queue in device.queues]
+
+    def enable(self, index: int) -> None:
+        """The driver is about to start a ring, which is empty then."""
+        self._rings[index].restart()
+
+    def kick(self, index: int, *, anew: bool = False) -> None:
+        """The driver's kick: the device looks at the ring when it can."""
+        if self._device.queues[index].ready:
+            self._mirror.fetch(
+                index,
+                self._rings[index].fetch,
+                partial(self._device.kick, index),
+                partial(self._failed, index),
+                anew=anew,
+            )
+
+    def kick_all(self) -> None:
+        for index in range(len(self._rings)):
+            self.kick(index)
+
+    def interrupt(self, index: int) -> None:
+        """The device's interrupt: the driver hears of it when it can see why."""
+        ring = self._rings[index]
+        self._mirror.write(ring.written(), partial(self._interrupt, index), partial(self._failed, index))
+        if ring.held_back:
+            self.kick(index)
+
+    def save(self) -> None:
+        """The mirror is about to go: have what the devices wrote to it written."""
+        for queue, ring in zip(self._device.queues, self._rings, strict=True):
+            if queue.ready and (parts := ring.written()):
+                self._mirror.write(
+                    parts, partial(self._interrupt, queue.index), partial(self._failed, queue.index)
+                )
+
+    def stopped(self, index: int, done: Callable[[], None]) -> None:
+        """The device has stopped the ring: nothing more is fetched for it. `done` when all it wrote is there."""
+        failed = partial(self._failed, index)
+        self._mirror.fetch(index, _no_plan, _nothing, failed, anew=True)
+        self._mirror.write((), done, failed)
+
+    def restart(self) -> None:
+        """The mirror is a new one, of some memory at least: fetch anew what is not taken."""
+        self.save()
+        for queue, ring in zip(self._device.queues, self._rings, strict=True):
+            if queue.ready:
+                ring.restart()
+                self.kick(queue.index, anew=True)
+
+    def _failed(self, index: int, error: GuestMemoryError) -> None:
+        queue = self._device.queues[index]
+        if queue.ready:
+            self._device.queue_failed(queue, QueueError(str(error)))
+
+
+def _no_plan() -> Plan:
+    yield from ()
+
+
+def _nothing() -> None:
+    pass

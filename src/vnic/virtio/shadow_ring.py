@@ -1,0 +1,196 @@
+"""One split ring in memory that the guest does not share: what its device is going to read, and what it has written.
+
+`pci.mirrored` drives one for each queue. The device model works on the ring's mirror as on any ring; this shows it
+new chains only when all that they need is there, and finds by the used ring what it did with them.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from collections.abc import Iterator
+
+from vnic.memory.guest import GuestMemory, GuestMemoryError
+from vnic.memory.shadow import (
+    BUFFER_COST_BYTES,
+    ROUND_BYTES,
+    Part,
+    Plan,
+    Range,
+    copy,
+    put,
+)
+from vnic.virtio.constants import (
+    DESC_BYTES,
+    DESC_INDIRECT,
+    DESC_NEXT,
+    DESC_WRITE,
+)
+from vnic.virtio.queue import MAX_CHAIN, SplitQueue
+
+CHAIN_BYTES = 1 << 17
+"""The most that a device model reads of a chain, or writes to one (virtio-net: a frame, or a command)."""
+
+_Descriptor = tuple[int, int, int]
+"""Address, length, flags."""
+
+
+class MirroredRing:
+    """The mirror of `queue`'s ring.
+
+    The ring's flags are hints (virtio 1.2 §2.7.7, §2.7.10) and would be stale: the driver's stay 0 in the mirror, so
+    that it is always interrupted, and ours stay there, so that it always kicks.
+    """
+
+    def __init__(self, queue: SplitQueue, memory: GuestMemory) -> None:
+        self._queue = queue
+        self._memory = memory
+        self._written = 0  # the used index up to which `written` was asked
+        self._costs: deque[int] = deque()  # of the chains that are shown and not taken
+        self.held_back = False
+        """There are more chains, which are shown when those shown before are taken."""
+
+    def restart(self) -> None:
+        """The mirror is empty, or holds what was there before the ring: show no chain, those taken so far apart."""
+        queue = self._queue
+        queue.invalidate()
+        self._written = queue.used_idx
+        self._costs.clear()
+        self.held_back = False
+        try:
+            self._show(queue.last_avail)
+            put(self._memory, queue.used, struct.pack("<HH", 0, queue.used_idx))
+        except GuestMemoryError:
+            pass  # unmapped: the queue says so itself, or waits until it is mapped again
+
+    def _show(self, avail_idx: int) -> None:
+        put(self._memory, self._queue.avail, struct.pack("<HH", 0, avail_idx))
+
+    # -- what the device is going to read -----------------------------------------------------------------------
+
+    def fetch(self) -> Plan:
+        """The available ring with the descriptors, then indirect tables, then what the new chains hold to be read."""
+        queue, memory, size = self._queue, self._memory, self._queue.size
+        # The table after the index: what the index shows was written before it.
+        avail, table = yield [(queue.avail, 4 + 2 * size), (queue.desc, DESC_BYTES * size)]
+        if not avail or not table:
+            return
+        shown = int.from_bytes(memory.read(queue.avail + 2, 2), "little")
+        index = int.from_bytes(avail[2:4], "little")
+        while len(self._costs) > (shown - queue.last_avail) & 0xFFFF:
+            self._costs.popleft()
+        new = (index - shown) & 0xFFFF
+        if new > size or (index - queue.last_avail) & 0xFFFF > size:
+            self._show(index)  # for the queue to find out
+            return
+        put(memory, queue.desc, table)
+        put(memory, queue.avail + 4, avail[4:])
+        room = ROUND_BYTES - sum(self._costs)
+        entries = struct.unpack_from(f"<{size}H", avail, 4)
+        heads = [entries[(shown + at) % size] for at in range(new)]
+        yield from copy(memory, self._tables(table, heads, room))
+        wanted: list[Range] = []
+        taken = 0
+        for head in heads:
+            cost, ranges = self._needs(table, head)
+            if cost > room and self._costs:
+                break
+            self._costs.append(cost)
+            room -= cost
+            wanted += ranges
+            taken += 1
+        yield from copy(memory, wanted)
+        self.held_back = taken < new
+        self._show((shown + taken) & 0xFFFF)
+
+    def _tables(self, table: bytes, heads: list[int], room: int) -> list[Range]:
+        """The indirect tables of the first chains, as many as `room` might take."""
+        found: list[Range] = []
+        for head in heads:
+            for address, length, flags in _follow(table, head):
+                room -= BUFFER_COST_BYTES
+                if flags & DESC_INDIRECT and length <= DESC_BYTES * MAX_CHAIN:
+                    found.append((address, length))
+                    room -= length
+            if room < 0:
+                break
+        return found
+
+    def _needs(self, table: bytes, head: int) -> tuple[int, list[Range]]:
+        """What a chain costs of ROUND_BYTES, and what is to be fetched of it: nothing, where it is too long for the
+        device model to look at it."""
+        buffers = list(self._chain(table, head))
+        readable = [(address, length) for address, length, flags in buffers if not flags & DESC_WRITE]
+        size = sum(length for _, length in readable)
+        room = sum(length for _, length, flags in buffers if flags & DESC_WRITE)
+        if size > CHAIN_BYTES:
+            readable, size = [], 0
+        cost = max(size + min(room, CHAIN_BYTES), BUFFER_COST_BYTES * len(buffers))
+        return cost, [(address, length) for address, length in readable if length]
+
+    def _chain(self, table: bytes, head: int) -> Iterator[_Descriptor]:
+        """The buffers of a chain, as far as they make sense; the queue itself finds out what is wrong with it."""
+        for address, length, flags in _follow(table, head):
+            if not flags & DESC_INDIRECT:
+                yield address, length, flags
+            elif length <= DESC_BYTES * MAX_CHAIN:
+                try:
+                    indirect = self._memory.read(address, length)
+                except GuestMemoryError:
+                    return
+                yield from _follow(indirect, 0)
+
+    # -- what the device has written ----------------------------------------------------------------------------
+
+    def written(self) -> list[Part]:
+        """What the used ring has gained since the last time, in the order in which the driver may see it: what the
+        chains hold now, the elements, the index."""
+        queue, memory = self._queue, self._memory
+        count = min((queue.used_idx - self._written) & 0xFFFF, queue.size)
+        first, self._written = queue.used_idx - count, queue.used_idx
+        if not count:
+            return []
+        parts: list[Part] = []
+        elements: list[Part] = []
+        try:
+            used = memory.read(queue.used, 4 + 8 * queue.size)
+            table = memory.read(queue.desc, DESC_BYTES * queue.size)
+            for number in range(first, first + count):
+                at = 4 + 8 * (number % queue.size)
+                head, length = struct.unpack_from("<II", used, at)
+                parts += self._filled(table, head, length)
+                elements.append((queue.used + at, used[at : at + 8]))
+        except GuestMemoryError:
+            return []  # unmapped meanwhile
+        return [*parts, *_joined(elements), (queue.used + 2, used[2:4])]
+
+    def _filled(self, table: bytes, head: int, length: int) -> Iterator[Part]:
+        if not length:
+            return
+        for address, size, flags in self._chain(table, head):
+            if flags & DESC_WRITE and length:
+                size = min(size, length)
+                length -= size
+                yield address, self._memory.read(address, size)
+
+
+def _follow(table: bytes, index: int) -> Iterator[_Descriptor]:
+    """The descriptors from `index` on, up to one that is nonsense, or as many as there may be."""
+    entries = len(table) // DESC_BYTES
+    for _ in range(min(entries, MAX_CHAIN)):
+        if index >= entries:
+            return
+        address, length, flags, index = struct.unpack_from("<QIHH", table, DESC_BYTES * index)
+        yield address, length, flags
+        if not flags & DESC_NEXT or flags & DESC_INDIRECT:
+            return
+
+
+def _joined(parts: list[Part]) -> list[Part]:
+    """Parts that lie in a row as one."""
+    joined: list[Part] = []
+    for address, data in parts:
+        if joined and joined[-1][0] + len(joined[-1][1]) == address:
+            address, data = joined[-1][0], joined.pop()[1] + data
+        joined.append((address, data))
+    return joined

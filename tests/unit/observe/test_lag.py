@@ -1,0 +1,98 @@
+"""The loop's lag: turns are counted by their length, over a window, and nothing is counted while nothing happens."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from vnic.observe.lag import (
+    HALF_WINDOW_S,
+    Lag,
+    LagLoop,
+    _bucket,
+    _upper_edge,
+)
+
+
+class Clock:
+    """Nanoseconds that only a test lets pass."""
+
+    def __init__(self) -> None:
+        self.now = 1
+
+    def __call__(self) -> int:
+        return self.now
+
+
+def turn(lag: Lag, clock: Clock, micros: int) -> None:
+    began = clock.now
+    clock.now += micros * 1000
+    lag.add(began, clock.now)
+
+
+@pytest.mark.parametrize("ns", [0, 1, 7, 8, 15, 16, 17, 1000, 123_456, 50_000_000, 1 << 40])
+def test_a_bucket_is_an_eighth_wide_at_most(ns: int) -> None:
+    edge = _upper_edge(_bucket(ns))
+    assert ns <= edge <= ns + ns / 8
+    assert _bucket(edge) == _bucket(ns)
+    assert _bucket(edge + 1) == _bucket(ns) + 1
+
+
+def test_percentiles() -> None:
+    clock = Clock()
+    lag = Lag(clock)
+    assert lag.summary().turns == 0
+    for micros in range(1, 101):
+        turn(lag, clock, micros)
+    told = lag.summary()
+    assert told.turns == 100
+    assert 50 <= told.p50_us <= 57
+    assert 99 <= told.p99_us <= told.max_us
+    assert told.max_us == 100
+
+
+def test_turns_of_the_start_can_be_forgotten() -> None:
+    clock = Clock()
+    lag = Lag(clock)
+    turn(lag, clock, 900)
+    lag.reset()
+    assert lag.summary().turns == 0
+
+
+def test_the_window_ends() -> None:
+    clock = Clock()
+    lag = Lag(clock)
+    turn(lag, clock, 900)
+    clock.now += HALF_WINDOW_S * 1_000_000_000
+    turn(lag, clock, 5)
+    assert lag.summary().max_us == 900, "the half before counts too"
+    clock.now += HALF_WINDOW_S * 1_000_000_000
+    assert lag.summary().max_us == 5
+    clock.now += 10 * HALF_WINDOW_S * 1_000_000_000
+    assert lag.summary().turns == 0, "old turns are not told of after a long silence"
+
+
+def test_a_turn_is_from_one_wait_to_the_next() -> None:
+    clock = Clock()
+    loop = LagLoop(Lag(clock))
+
+    async def main() -> None:
+        clock.now += 70_000_000
+        await asyncio.sleep(0)
+        clock.now += 2_000_000
+
+    try:
+        loop.run_until_complete(main())
+        assert loop.lag.summary().max_us == 70_000
+    finally:
+        loop.close()
+
+
+def test_an_idle_loop_makes_no_turns() -> None:
+    loop = LagLoop()
+    try:
+        loop.run_until_complete(asyncio.sleep(0.05))
+        assert loop.lag.summary().turns <= 4
+    finally:
+        loop.close()

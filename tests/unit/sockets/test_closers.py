@@ -1,0 +1,163 @@
+"""Descriptors whose close may hang are closed beside the loop, and all others at once."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator
+
+import pytest
+from tests.fakes.loops import open_fds
+
+from vnic.descriptors import Kind, Mount
+from vnic.protocol.frames import FrameError
+from vnic.sockets import closers as closers_module
+from vnic.sockets import connection as fdsocket
+from vnic.sockets import unblock
+from vnic.sockets.closers import Closers
+
+PATIENCE_S = 60.0
+
+
+class Hanging:
+    """os.close, but some descriptors hang until they are let go."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.go = threading.Event()
+        self.entered = threading.Semaphore(0)
+        self._close = os.close
+        monkeypatch.setattr(os, "close", self)
+
+    def __call__(self, fd: int) -> None:
+        if threading.current_thread().name == "closer":
+            self.entered.release()
+            assert self.go.wait(PATIENCE_S)
+        self._close(fd)
+
+
+@pytest.fixture
+def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hanging]:
+    hanging = Hanging(monkeypatch)
+    yield hanging
+    hanging.go.set()
+
+
+def ended() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "closer":
+            thread.join(PATIENCE_S)
+            assert not thread.is_alive()
+
+
+def a_file() -> int:
+    """A descriptor that is no memory file, whatever TMPDIR is."""
+    return os.open(os.devnull, os.O_RDWR)
+
+
+def test_an_owner_is_busy_until_all_of_its_descriptors_are_closed(hanging: Hanging) -> None:
+    before = open_fds()
+    closers = Closers()
+    for owner in ("nic0", "nic0", "nic1"):
+        closers.close(a_file(), owner)
+    for _ in range(3):
+        assert hanging.entered.acquire(timeout=PATIENCE_S)
+    assert closers.busy("nic0")
+    assert closers.busy("nic1")
+    assert not closers.busy("nic2")
+    assert closers.hanging == 3
+    hanging.go.set()
+    ended()
+    assert not closers.busy("nic0")
+    assert closers.hanging == 0
+    assert open_fds() == before
+
+
+def test_no_more_threads_than_allowed(hanging: Hanging) -> None:
+    before = open_fds()
+    closers = Closers(limit=2)
+    for number in range(5):
+        closers.close(a_file(), f"nic{number}")
+    assert sum(thread.name == "closer" for thread in threading.enumerate()) == 2
+    assert all(closers.busy(f"nic{number}") for number in range(5))
+    hanging.go.set()
+    ended()
+    assert closers.hanging == 0
+    assert open_fds() == before
+
+
+def test_a_machine_without_threads_closes_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = open_fds()
+    closers = Closers()
+
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refused)
+        closers.close(a_file(), "nic0")
+    assert closers.busy("nic0")
+    closers.close(a_file(), "nic1")
+    ended()
+    assert not closers.busy("nic0")
+    assert open_fds() == before
+
+
+def test_close_hands_over_what_may_hang_and_closes_in_any_case(
+    hanging: Hanging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a look at the file: fstat can wait as well, and fail (a FUSE mount of another user: EACCES)."""
+
+    def never(fd: int) -> None:
+        raise PermissionError
+
+    before = open_fds()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", never)
+        unblock.close(a_file(), "nic0")
+        assert hanging.entered.acquire(timeout=PATIENCE_S)
+        assert closers_module.closers.busy("nic0")
+        unblock.close(os.eventfd(0))
+        unblock.close(os.memfd_create("guest"))
+        unblock.close(socket.socket().detach())
+    hanging.go.set()
+    ended()
+    assert open_fds() == before
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        unblock.close(before + 1000)
+
+
+def test_a_file_is_refused_before_anything_is_done_with_it(hanging: Hanging) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        before = open_fds()
+        fds = [os.eventfd(0), a_file()]
+        socket.send_fds(theirs, [b"message"], fds)
+        for fd in fds:
+            os.close(fd)
+        with pytest.raises(FrameError, match=r"a file was passed \(of \w+\), which no message carries"):
+            fdsocket.receive(ours, 64, 8, "nic0")
+        assert closers_module.closers.busy("nic0")
+        hanging.go.set()
+        ended()
+        assert open_fds() == before
+
+
+def test_memory_and_notifiers_are_let_through() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, socket.socket() as sock:
+        fds = [os.eventfd(0), os.memfd_create("guest"), *os.pipe(), os.dup(sock.fileno())]
+        socket.send_fds(theirs, [b"message"], fds)
+        data, passed = fdsocket.receive(ours, 64, 8)
+        assert data == b"message"
+        assert len(passed) == len(fds)
+        for fd in (*fds, *passed):
+            os.close(fd)
+
+
+def test_the_end_of_a_close_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fdsocket, "mount_of", lambda fd: Mount("fuse.sshfs", 53))
+    with tempfile.TemporaryFile() as file:
+        text = fdsocket._where(file.fileno(), Kind.FILE)
+    assert "echo 1 > /sys/fs/fuse/connections/53/abort" in text

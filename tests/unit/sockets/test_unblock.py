@@ -1,0 +1,102 @@
+"""Descriptors that a peer makes block: the call ends soon, honest ones are left alone, and nothing wakes us later."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from vnic.sockets import unblock
+
+SOURCE = Path(__file__).parents[3] / "src"
+
+PROGRAM = """
+import os, socket, struct, sys, time
+from vnic.sockets import unblock
+
+def full(fd, piece):
+    os.set_blocking(fd, False)
+    try:
+        while True:
+            os.write(fd, piece)
+    except BlockingIOError:
+        os.set_blocking(fd, True)
+    return fd
+
+def must_block(call, *arguments):
+    try:
+        call(*arguments)
+    except unblock.Blocked:
+        return
+    raise SystemExit(f"{call} returned")
+
+counter = os.eventfd(0)
+here, there = socket.socketpair()
+reading, writing = os.pipe()
+with unblock.guarded():
+    for _ in range(3):
+        must_block(unblock.write, full(counter, (2**64 - 2).to_bytes(8, "little")), b"\\1" + bytes(7))
+        must_block(unblock.write, full(here.fileno(), bytes(4096)), b"12345678")
+        must_block(unblock.write, full(writing, bytes(4096)), b"12345678")
+        os.eventfd_read(counter)
+        must_block(unblock.read, counter, 8)
+        must_block(unblock.read, here.fileno(), 8)
+    for _ in range(3):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            sender, receiver = socket.create_connection(server.getsockname()), server.accept()[0]
+        full(sender.fileno(), bytes(65536))
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 1000))
+        unblock.close(sender.detach())
+        receiver.close()
+    time.sleep(0.1)
+    assert not unblock._watch.armed
+    unblock.write(counter, b"\\1" + bytes(7))
+"""
+"""In a process of its own: pytest's timeout has SIGALRM here. It ends right behind a guarded call, so that a timer left
+running would kill it."""
+
+
+@pytest.mark.needs("loopback")
+def test_calls_that_block_are_ended() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_call_blocks_when_it_waits_and_not_when_the_processor_is_elsewhere() -> None:
+    """On a machine that is busy the timer expires within a call of a microsecond, also twice."""
+
+    def call(in_between: float | None) -> str:
+        for _ in range(3):
+            unblock._expired(signal.SIGALRM, None)
+            if in_between is not None:
+                time.sleep(in_between)
+        return "done"
+
+    assert unblock._watched(call, None) == "done"
+    with pytest.raises(unblock.Blocked):
+        unblock._watched(call, 0.001)
+
+
+def test_unguarded_they_are_the_plain_calls() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        assert unblock.write(theirs.fileno(), b"hello") == 5
+        assert unblock.read(ours.fileno(), 8) == b"hello"
+        with pytest.raises(BlockingIOError):
+            unblock.read(ours.fileno(), 8)
+    assert signal.getsignal(signal.SIGALRM) is not unblock._expired
