@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import time
 from collections.abc import Callable, Iterator
 
 from vnic.lab.played.vhost_user_client import turn
 
-__all__ = ["fresh_loop", "no_fd_leak", "open_fds", "run_for", "turn", "until"]
+__all__ = ["few_descriptors", "fresh_loop", "no_fd_leak", "open_fds", "run_for", "turn", "until"]
 
 
 @contextlib.contextmanager
@@ -43,6 +44,20 @@ def run_for(loop: asyncio.AbstractEventLoop, seconds: float) -> None:
 def open_fds(pid: int | str = "self") -> int:
     """How many descriptors a process, this one unless told, has open."""
     return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+@contextlib.contextmanager
+def few_descriptors(room: int) -> Iterator[None]:
+    """Let this process open `room` more and no others. The limit is one of numbers, and the lowest ones are given."""
+    numbers = [os.dup(0) for _ in range(room + 1)]
+    for fd in numbers:
+        os.close(fd)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (numbers[-1], hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @contextlib.contextmanager

@@ -7,12 +7,15 @@ import struct
 from collections.abc import Iterator, Sequence
 
 import pytest
-from tests.fakes.loops import no_fd_leak
+from tests.fakes.loops import few_descriptors, no_fd_leak, open_fds
 from tests.fakes.vhost_user_rig import EngineRig
 
 from vnic.lab.played.guest_memory import GUEST_ADDR, USER_ADDR
+from vnic.memory.guest import GuestMemoryError
+from vnic.protocol.frames import Message
 from vnic.protocol.vhost_user import messages as vu
 from vnic.protocol.vhost_user.messages import ProtocolError
+from vnic.protocol.vhost_user.regions import map_table
 from vnic.protocol.vhost_user.ring import RingState
 
 PAGE = 4096
@@ -70,6 +73,12 @@ GOOD: Row = (0, PAGE, 0x1000_0000, 0)
         ([GOOD, GOOD], 2, 2, "overlap"),
         ([GOOD, (PAGE, PAGE, 0x1000_0800, 0)], 2, 2, "overlap"),
         ([(0, 16 << 20, 0, 0)], 1, 1, "exceed"),
+        (
+            [GOOD, (PAGE, PAGE, 0, 0), (16 * PAGE, 16 << 20, PAGE, 0), (8 * PAGE, PAGE, 0x8000, 0)],
+            4,
+            4,
+            "exceed",
+        ),
         ([(0, PAGE, 0, (8 << 20) - 1)], 1, 1, "exceed"),
         ([(0, PAGE, 0, (1 << 64) - PAGE)], 1, 1, "exceed"),
         ([(0, 0, 0, 0)], 1, 1, "empty"),
@@ -90,6 +99,50 @@ def test_a_region_of_no_file_is_refused(rig: EngineRig) -> None:
         rig.client.send(vu.SET_MEM_TABLE, payload, [read_end])
     os.close(read_end)
     os.close(write_end)
+
+
+def test_a_table_of_which_one_region_is_no_memory_leaves_nothing_open(rig: EngineRig) -> None:
+    """Refused half-way: what was mapped before it is let go of, and what the guest had stays until its end."""
+    set_table(rig, [GOOD])
+    payload = struct.pack("<II", 3, 0) + b"".join(
+        struct.pack("<QQQQ", at * PAGE, PAGE, at * PAGE, 0) for at in range(3)
+    )
+    read_end, write_end = os.pipe()
+    before = open_fds()
+    with pytest.raises(ProtocolError, match="is no memory file"):
+        rig.client.send(vu.SET_MEM_TABLE, payload, [rig.memory.fd, read_end, rig.memory.fd])
+    assert open_fds() == before
+    os.close(read_end)
+    os.close(write_end)
+
+
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        (GOOD, "overlap"),
+        ((PAGE, 16 << 20, PAGE, 0), "exceed"),
+        ((PAGE, 1 << 62, PAGE, 0), "above the limit"),
+    ],
+)
+def test_a_region_that_is_refused_leaves_nothing_open(rig: EngineRig, row: Row, text: str) -> None:
+    rig.client.send(vu.ADD_MEM_REG, struct.pack("<QQQQQ", 0, *GOOD), [rig.memory.fd])
+    before = open_fds()
+    with pytest.raises(ProtocolError, match=text):
+        rig.client.send(vu.ADD_MEM_REG, struct.pack("<QQQQQ", 0, *row), [rig.memory.fd])
+    assert open_fds() == before
+
+
+@pytest.mark.parametrize("room", [0, 1, 2, 3])
+def test_a_table_for_which_there_are_no_descriptors_leaves_nothing_open(rig: EngineRig, room: int) -> None:
+    """Two regions take four. Whichever cannot be had, the rest is closed."""
+    dups = [os.dup(rig.memory.fd) for _ in range(2)]
+    rows = b"".join(struct.pack("<QQQQ", at * PAGE, PAGE, at * PAGE, 0) for at in range(2))
+    before = open_fds()
+    with few_descriptors(room), pytest.raises(GuestMemoryError, match="Too many open files"):
+        map_table(Message(b"", struct.pack("<II", 2, 0) + rows, dups), rig.served)
+    assert open_fds() == before
+    for fd in dups:
+        os.close(fd)
 
 
 def test_nine_descriptors_are_refused(rig: EngineRig) -> None:

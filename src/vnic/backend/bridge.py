@@ -20,6 +20,7 @@ from vnic.backend.tap.backend import TapBackend
 from vnic.backend.tap.device import add_to_bridge, open_tap
 from vnic.children import Child
 from vnic.net.errors import NetError
+from vnic.sockets import unblock
 
 DEFAULT_BRIDGE = "br0"
 HELPERS = ("/usr/lib/qemu/qemu-bridge-helper", "/usr/libexec/qemu-bridge-helper")
@@ -90,7 +91,7 @@ async def run_helper(loop: asyncio.AbstractEventLoop, helper: str, bridge: str) 
         finally:
             child.kill()
             if fd is not None:
-                os.close(fd)
+                unblock.close(fd)
 
 
 async def _readable(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
@@ -128,5 +129,5 @@ def _receive_fd(sock: socket.socket) -> int | None:
     if len(fds) == 1 and not flags & socket.MSG_CTRUNC:
         return fds[0]
     for fd in fds:
-        os.close(fd)
+        unblock.close(fd)
     return None

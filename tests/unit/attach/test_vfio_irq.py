@@ -154,6 +154,22 @@ def test_a_descriptor_that_is_no_eventfd_is_refused_and_closed(rig: Rig) -> None
         os.close(writing)
 
 
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_vectors_of_which_one_is_no_eventfd_change_nothing(rig: Rig, at: int) -> None:
+    """SET_IRQS refused half-way: all that came is closed, and the vectors keep what they had."""
+    rig.set(m.IRQ_MSIX, EVENTFD | TRIGGER, 3, 3)
+    fds = rig.fds(3)
+    os.close(fds[at])
+    fds[at] = os.memfd_create("memory")
+    assert fds[at] in rig.theirs, "the number is that of the one that was closed"
+    with pytest.raises(Refused, match="no eventfd"):
+        rig.irqs.set(SetIrqs(m.IRQ_MSIX, 0, 3, TRIGGER, EVENTFD), fds)
+    assert not any(map(is_open, fds))
+    assert rig.irqs.descriptors == 3
+    rig.irqs.msix_notify(at)
+    assert rig.came(at) == 1
+
+
 def test_a_new_intx_descriptor_replaces_the_old_one(rig: Rig) -> None:
     rig.set(m.IRQ_INTX, EVENTFD | TRIGGER, fds=1)
     rig.irqs.set_intx(True)

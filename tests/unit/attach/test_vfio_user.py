@@ -15,6 +15,7 @@ import pytest
 from tests.fakes.loops import open_fds
 from tests.fakes.virtio_device import FakeVirtioDevice
 
+from vnic.attach import gate
 from vnic.attach.vfio_user import attachment as vfio_user
 from vnic.attach.vfio_user.attachment import PIECE_BYTES, State, VfioUserAttachment
 from vnic.lab.played.driver import DriverRing
@@ -259,6 +260,7 @@ def test_maps_that_cannot_be(path: Path) -> None:
     def vm(bench: Bench) -> None:
         with FakeGuestMemory(1 << 20) as ram, bench.client() as client:
             client.attach(ram)
+            before = open_fds()
             overlap = m.DMA_MAP_LAYOUT.pack(32, 3, 0, ram.guest_addr + 4096, 4096)
             too_long = m.DMA_MAP_LAYOUT.pack(32, 3, 0, 0x1000, 2 << 20)
             wraps = m.DMA_MAP_LAYOUT.pack(32, 3, 0, (1 << 64) - 4096, 8192)
@@ -267,6 +269,7 @@ def test_maps_that_cannot_be(path: Path) -> None:
                 assert client.ask(m.DMA_MAP, request, [ram.fd]).errno == 22
                 if request is not too_long:
                     assert client.ask(m.DMA_MAP, request).errno == 22
+            assert open_fds() == before
             assert (
                 client.ask(m.DMA_UNMAP, m.DMA_UNMAP_LAYOUT.pack(24, 0, 0x1000, 4096)).errno == 2
             )  # ENOENT, as libvfio-user
@@ -297,6 +300,57 @@ def test_one_vm_at_a_time_and_then_the_next(path: Path, caplog: pytest.LogCaptur
 
     run(path, test)
     assert "a VM is attached already" in caplog.text
+
+
+def test_a_silent_vm_goes_for_the_next_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(gate, "CONTESTED_S", 0.01)
+
+    async def test(bench: Bench) -> None:
+        silent = await asyncio.to_thread(bench.client)
+        other = await asyncio.to_thread(bench.client)
+        assert await asyncio.to_thread(silent.at_end)
+        await asyncio.to_thread(other.attach)
+        silent.close()
+        other.close()
+
+    run(path, test)
+    assert "it did not negotiate, and another client waits" in caplog.text
+
+
+def test_a_vm_that_negotiated_may_be_silent(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "CONTESTED_S", 0.01)
+
+    async def test(bench: Bench) -> None:
+        first = await asyncio.to_thread(bench.client)
+        await asyncio.to_thread(first.version)
+        second = await asyncio.to_thread(bench.client)
+        assert await asyncio.to_thread(second.at_end), "refused, as one is there"
+        await asyncio.to_thread(first.attach_to_mapped)
+        for client in (first, second):
+            client.close()
+
+    run(path, test)
+
+
+def test_a_vm_that_negotiates_too_late_goes(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(gate, "HANDSHAKE_S", 0.01)
+
+    async def test(bench: Bench) -> None:
+        silent = await asyncio.to_thread(bench.client)
+        with (
+            FakeGuestMemory(4096) as ram,
+            contextlib.suppress(BrokenPipeError),
+        ):  # gone already, where this is slow
+            socket.send_fds(silent.sock, [bytes(4)], [ram.fd] * 2)  # not even a header
+        assert await asyncio.to_thread(silent.at_end)
+        silent.close()
+
+    run(path, test)
+    assert "it did not negotiate within" in caplog.text
 
 
 def test_a_vm_that_dies_within_a_message(path: Path, caplog: pytest.LogCaptureFixture) -> None:

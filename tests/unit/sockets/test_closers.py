@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import tempfile
@@ -9,7 +10,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from tests.fakes.loops import open_fds
+from tests.fakes.loops import few_descriptors, open_fds
 
 from vnic.descriptors import Kind, Mount
 from vnic.protocol.frames import FrameError
@@ -141,6 +142,21 @@ def test_a_file_is_refused_before_anything_is_done_with_it(hanging: Hanging) -> 
         assert closers_module.closers.busy("nic0")
         hanging.go.set()
         ended()
+        assert open_fds() == before
+
+
+@pytest.mark.parametrize("room", [None, 0, 3])
+def test_descriptors_that_were_cut_off_leave_none_open(room: int | None) -> None:
+    """MSG_CTRUNC: nine in one message where eight may come, or fewer than this process can open."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, socket.socket() as sock:
+        before = open_fds()
+        socket.send_fds(theirs, [b"message"], [sock.fileno()] * (9 if room is None else 8))
+        with (
+            few_descriptors(room) if room is not None else contextlib.nullcontext(),
+            pytest.raises(FrameError, match="cut off"),
+        ):
+            fdsocket.receive(ours, 64, 8, "nic0")
         assert open_fds() == before
 
 
