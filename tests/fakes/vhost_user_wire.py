@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from tests.fakes.events import record_events
 from tests.fakes.loops import until
 from tests.fakes.vhost_user_rig import MAC
 
@@ -39,8 +40,7 @@ class WireRig:
         self.loop = loop
         self.backend_path = str(folder / "backend.sock")
         self.network = Network(loop)
-        self.events: list[tuple[str, dict[str, object]]] = []
-        self.network.subscribe(lambda event, data: self.events.append((event, data)))
+        self.events = record_events(self.network)
         self.chardevs = Chardevs()
         self.chardevs.add(
             SocketOptions(id="c0", path=self.backend_path, server=server, reconnect_ms=reconnect_ms)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from types import TracebackType
 
+from tests.fakes.events import record_events
 from tests.fakes.scheduler import FakeScheduler
 
 from vnic.lab.played.driver import NetDriver
@@ -70,8 +71,7 @@ class VirtioLab:
         ticks = itertools.count(1_000_000, 1000)
         self.scheduler = TurnScheduler()
         self.network = Network(self.scheduler, Clock(lambda: next(ticks), lambda: next(ticks)))
-        self.events: list[tuple[str, dict[str, object]]] = []
-        self.network.subscribe(lambda name, data: self.events.append((name, data)))
+        self.events = record_events(self.network)
         self.device = device or VirtioNet()
         self.far = far or FarEnd()
         pairs = self.device.pairs

@@ -149,7 +149,9 @@ async def _restart(directory: Path) -> None:
 def _pid(lab: Lab) -> int:
     """The journal says it: `passt serves as pid N`."""
     changes = lab.network.journal.select("net0", None, None)
-    return int(next(change.cause.text for change in reversed(changes) if change.up).rpartition(" ")[2])
+    return int(
+        next(change.cause.text for change in reversed(changes) if change.link == "up").rpartition(" ")[2]
+    )
 
 
 @pytest.mark.needs("passt")

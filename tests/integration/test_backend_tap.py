@@ -20,9 +20,9 @@ from tests.unit.backend.helpers import Guest, Lab, until
 from vnic.backend.options import HubPortOptions, TapOptions
 from vnic.backend.tap import script
 from vnic.net.errors import NetError
-from vnic.net.holds import HoldKind
 from vnic.net.offload import checksum, complete
 from vnic.net.queue import Frame
+from vnic.net.records import HoldKind
 
 # -- frames -----------------------------------------------------------------------------------------------------------
 
@@ -309,7 +309,7 @@ async def _leaving(tmp_path: Path) -> None:
         for n in range(10):
             lab.add(TapOptions(id=f"net{n}", ifname=f"vt{n}", downscript=str(down)))
         lab.network.close_netdevs()
-        assert lab.network.clients == []
+        assert not list(lab.network.clients)
         assert lab.context.leaving_of("net3") is not None
     assert len([name for name in os.listdir(tmp_path) if name.startswith("done-")]) == 10
     assert lab.context.leaving == {}
@@ -477,7 +477,7 @@ async def _refusals() -> None:
         for options, text in cases:
             with pytest.raises(NetError, match=text):
                 lab.add(options)
-        assert lab.network.clients == []
+        assert not list(lab.network.clients)
     assert open_fds() == before - 1, "what was passed is closed, and nothing else"
     os.seteuid(65534)
     # The device's mode is the machine's: udev opens it to all, others to root alone.

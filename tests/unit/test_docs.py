@@ -26,7 +26,7 @@ from vnic.monitor.schema import (
     netdev_options,
     object_options,
 )
-from vnic.net.holds import HoldKind
+from vnic.net.records import HoldKind
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = (

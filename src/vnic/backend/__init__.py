@@ -18,7 +18,7 @@ from vnic.backend.base import (
 from vnic.backend.options import NetdevOptions
 from vnic.backend.registry import NETDEVS, NOT_BUILT, netdev_type
 from vnic.net.errors import NetError
-from vnic.net.holds import VNIC
+from vnic.net.records import VNIC
 
 __all__ = [
     "NETDEVS",

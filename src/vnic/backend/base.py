@@ -18,8 +18,8 @@ from vnic.backend.interface_watch import InterfaceWatch
 from vnic.backend.options import NetdevOptions
 from vnic.net.client import Endpoint
 from vnic.net.errors import NetError
-from vnic.net.holds import HoldKind
 from vnic.net.network import Network
+from vnic.net.records import HoldKind
 
 if TYPE_CHECKING:
     from vnic.chardev.socket import ChardevListener

@@ -21,8 +21,8 @@ from vnic.backend.options import (
 )
 from vnic.net.client import clients_of_wire
 from vnic.net.errors import NetError
-from vnic.net.holds import HoldKind
 from vnic.net.queue import Frame
+from vnic.net.records import HoldKind
 from vnic.sockets.address import (
     AddressError,
     Resolved,
@@ -213,9 +213,9 @@ class StreamBackend(Backend):
         data: dict[str, object] = {"netdev-id": self.name, "addr": qmp_address(sock.family, name)}
         self._connection = FramedConnection(self.loop, sock, self.client, self._lost)
         self.release_disconnected(f"connected: {self._info}")
-        if self.client.born:
+        if self.client.created:
             self.context.emit("NETDEV_STREAM_CONNECTED", data)
-        else:  # a passed socket: the event follows the netdev's birth
+        else:  # a passed socket: the event follows the netdev's creation
             self.loop.call_soon(self.context.emit, "NETDEV_STREAM_CONNECTED", data)
 
     def _lost(self, reason: str) -> None:

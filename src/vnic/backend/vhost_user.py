@@ -112,7 +112,7 @@ class VhostUserBackend(Backend, RingTaker):
         self._socket.close()
         if began is not State.NEW:
             self._chardev.release()
-            if self.client.born and not self._has_nic:
+            if self.client.created and not self._has_nic:
                 # net_vhost_user_cleanup. A NIC that waits for this id finds the chardev again; QEMU keeps it busy.
                 self.context.chardevs.remove(self._chardev.label)
         if self._device is None:

@@ -9,10 +9,9 @@ from collections import deque
 
 from vnic.backend.base import BackendContext
 from vnic.filter.options import BufferOptions
-from vnic.net.client import NetClient
 from vnic.net.clock import Timer
 from vnic.net.errors import NetError
-from vnic.net.filters import Filter
+from vnic.net.filters import Filter, WireEnd
 from vnic.net.queue import FLUSH_BUDGET, QUEUE_LIMIT, Frame
 
 BYTES_LIMIT = 64 << 20
@@ -31,7 +30,7 @@ class BufferFilter(Filter):
         self._network = context.network
         self._interval_us = options.interval
         self._began_ns = 0
-        self._frames: deque[tuple[NetClient, int, bytes, bytes]] = deque()
+        self._frames: deque[tuple[WireEnd, int, bytes, bytes]] = deque()
         self._bytes = 0
         self._timer: Timer | None = None
         """For the next tick, or for the loop's next turn while a release goes on."""
@@ -39,7 +38,7 @@ class BufferFilter(Filter):
     def setup(self) -> None:
         self._began_ns = self._network.clock.monotonic_ns()
 
-    def receive(self, sender: NetClient, queue: int, frame: Frame, offload: bytes) -> bool:
+    def receive(self, sender: WireEnd, queue: int, frame: Frame, offload: bytes) -> bool:
         if len(self._frames) >= QUEUE_LIMIT or self._bytes + len(frame) > BYTES_LIMIT:
             sender.dropped += 1
             return True

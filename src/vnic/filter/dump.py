@@ -13,9 +13,8 @@ import struct
 
 from vnic.backend.base import BackendContext
 from vnic.filter.options import DumpOptions
-from vnic.net.client import NetClient
 from vnic.net.errors import NetError
-from vnic.net.filters import Filter
+from vnic.net.filters import Filter, WireEnd
 from vnic.net.queue import Frame
 
 log = logging.getLogger("vnic.filter")
@@ -133,7 +132,7 @@ class DumpFilter(Filter):
     def setup(self) -> None:
         self._file = PcapFile(self._loop, self._path, self._maxlen)
 
-    def receive(self, sender: NetClient, queue: int, frame: Frame, offload: bytes) -> bool:
+    def receive(self, sender: WireEnd, queue: int, frame: Frame, offload: bytes) -> bool:
         """A frame that is still owed its checksum or segmentation is written as it is, as tcpdump shows it."""
         assert self._file is not None
         self._file.write(self._clock.wall_ns(), frame)

@@ -8,9 +8,8 @@ from __future__ import annotations
 from vnic.backend.base import BackendContext
 from vnic.filter.options import MirrorOptions, RedirectorOptions
 from vnic.filter.port import Port
-from vnic.net.client import NetClient
 from vnic.net.errors import NetError
-from vnic.net.filters import Direction, Filter
+from vnic.net.filters import Direction, Filter, WireEnd
 from vnic.net.queue import Frame
 
 
@@ -29,7 +28,7 @@ class MirrorFilter(Filter):
     def setup(self) -> None:
         self._out = Port(self._context, self._outdev, self.id, vnet_hdr=self._vnet_hdr)
 
-    def receive(self, sender: NetClient, queue: int, frame: Frame, offload: bytes) -> bool:
+    def receive(self, sender: WireEnd, queue: int, frame: Frame, offload: bytes) -> bool:
         assert self._out is not None
         self._out.put(frame, offload, header=self.netdev.endpoint.wants_offload)
         return False
@@ -69,7 +68,7 @@ class RedirectorFilter(Filter):
         if self._outdev is not None:
             self._out = Port(context, self._outdev, self.id, vnet_hdr=vnet_hdr, whose="OUT ")
 
-    def receive(self, sender: NetClient, queue: int, frame: Frame, offload: bytes) -> bool:
+    def receive(self, sender: WireEnd, queue: int, frame: Frame, offload: bytes) -> bool:
         """With an `outdev` the frame is gone, also while nobody is connected there."""
         if self._out is None:
             return False

@@ -14,7 +14,8 @@ from typing import Any, cast
 from vnic.backend.base import BackendContext
 from vnic.filter import options as o
 from vnic.net.errors import NetError
-from vnic.net.filters import Filter, add_filter, find_filter
+from vnic.net.filter_set import add_filter, find_filter
+from vnic.net.filters import Filter
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,9 +56,9 @@ from vnic.monitor.interfaces import (
 )
 from vnic.monitor.passed_fds import FdRegistry
 from vnic.net.errors import DeviceNotFound, NetError
-from vnic.net.holds import VNIC, HoldKind
 from vnic.net.names import is_identifier
 from vnic.net.network import Network
+from vnic.net.records import VNIC, HoldKind, LinkChanged, LinkSeen
 from vnic.observe.lag import Lag
 
 log = logging.getLogger(__name__)
@@ -199,7 +199,7 @@ class Machine:
     def _part(self, plugged: PluggedNic, done: Callable[[], None]) -> None:
         """Let the VM of a NIC go, whose link was put down before: the guest gets GRACE_S to see that."""
         guest = plugged.nic.guest
-        if not guest.driver_ok or guest.seen is False:
+        if not guest.driver_ok or guest.seen == "down":
             plugged.attachment.close(done)
             return
         waiting = True
@@ -212,12 +212,12 @@ class Machine:
                 unsubscribe()
                 plugged.attachment.close(done)
 
-        def heard(event: str, data: dict[str, object]) -> None:
-            if event == "LINK_SEEN" and data["name"] == plugged.nic.name:
+        def heard(event: LinkChanged | LinkSeen) -> None:
+            if isinstance(event, LinkSeen):
                 self._loop.call_soon(leave)  # the reply to the guest's read has to leave first
 
         timer = self._loop.call_later(GRACE_S, leave)
-        unsubscribe = self.network.subscribe(heard)
+        unsubscribe = plugged.nic.watch(heard)
 
     def _delete_nic(self, name: str) -> None:
         plugged = self._nics.pop(name, None)

@@ -7,7 +7,6 @@ are imported when the first NIC of theirs is made, so that `vnic run` starts fas
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -26,7 +25,7 @@ from vnic.machine.virtio_features import NicOptions, withheld
 from vnic.memory.guest import GuestMemory
 from vnic.net.client import Endpoint, Nic
 from vnic.net.errors import NetError
-from vnic.net.names import default_mac, parse_mac
+from vnic.net.names import parse_mac
 from vnic.net.network import Network
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ class Builder:
         self, model: str, endpoint: Endpoint, options: NicOptions, driver: str, pairs: int = 1
     ) -> Nic:
         """Make the Nic; `driver` is the property owner that QEMU's error texts name."""
-        mac = parse_mac(options.mac, driver) if options.mac is not None else self._free_mac()
+        mac = parse_mac(options.mac, driver) if options.mac is not None else self.network.clients.free_mac()
         self.nic = self.network.add_nic(
             options.id,
             model,
@@ -123,11 +122,6 @@ class Builder:
         """Leave nothing of a NIC that could not be finished."""
         if self.nic is not None:
             self.network.delete_nic(self.nic.name)
-
-    def _free_mac(self) -> bytes:
-        """The first default MAC that no NIC has (qemu_macaddr_default_if_unset)."""
-        taken = {nic.mac for nic in self.network.nics}
-        return next(mac for mac in map(default_mac, itertools.count()) if mac not in taken)
 
 
 def _attach_missing(kind: str) -> NetError:

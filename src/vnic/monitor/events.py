@@ -10,25 +10,8 @@ from typing import Literal
 import msgspec
 
 from vnic.monitor.interfaces import ShutdownCause
-from vnic.monitor.types import Cause, SocketAddress, UpDown
-
-
-class LinkChanged(msgspec.Struct):
-    """vnic's own: a link went up or down."""
-
-    name: str
-    link: UpDown
-    id: int
-    cause: Cause
-
-
-class LinkSeen(msgspec.Struct, rename="kebab"):
-    """vnic's own: the guest read the new state from its device."""
-
-    name: str
-    link: UpDown
-    id: int
-    latency_us: int
+from vnic.monitor.types import SocketAddress
+from vnic.net.records import LinkChanged, LinkSeen
 
 
 class NicRxFilterChanged(msgspec.Struct):

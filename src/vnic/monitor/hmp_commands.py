@@ -40,6 +40,7 @@ from vnic.net import qom
 from vnic.net.announce import AnnounceParameters
 from vnic.net.errors import NetError
 from vnic.net.names import is_identifier
+from vnic.net.records import Hold, LinkInfo
 from vnic.protocol import keyval
 from vnic.protocol.qmp import ParseError, decode, encode
 
@@ -83,21 +84,20 @@ def info_network(caller: Caller, args: Arguments) -> str:
 
 @hmp("info links", "name:s?", "[name]", "show the links: their state, why they are down, what the guest saw")
 def info_links(caller: Caller, args: Arguments) -> str:
-    lines = []
-    for link in caller.machine.network.query_links(args.get("name")):
-        lines.append(f"{link['name']}: type={link['type']},model={link['model']},link={link['link']}")
-        lines.append(f",operstate={link['operstate']}")
-        if "peer" in link:
-            lines.append(f",peer={link['peer']}")
-        if link["type"] == "nic":
-            lines.append(f",seen={cast('dict[str, object]', link['guest'])['seen']}")
-        lines.append("\n")
-        lines += map(_hold_line, cast("list[dict[str, object]]", link["holds"]))
-    return "".join(lines)
+    return "".join(map(_link_lines, caller.machine.network.query_links(args.get("name"))))
 
 
-def _hold_line(hold: dict[str, object]) -> str:
-    return f"  - {hold['client']}: {hold['kind']} by {hold['by']}: {hold['text']}\n"
+def _link_lines(link: LinkInfo) -> str:
+    text = f"{link.name}: type={link.type},model={link.model},link={link.link},operstate={link.operstate}"
+    if link.peer is not None:
+        text += f",peer={link.peer}"
+    if link.type == "nic":
+        text += f",seen={link.guest.seen}"
+    return text + "\n" + "".join(map(_hold_line, link.holds))
+
+
+def _hold_line(hold: Hold) -> str:
+    return f"  - {hold.client}: {hold.kind} by {hold.by}: {hold.text}\n"
 
 
 # -- things that come and go ------------------------------------------------------------------------------------

@@ -96,13 +96,13 @@ class Monitors:
         if not any(isinstance(each.session, QmpSession) for each in self._connections):
             self._machine.fds.sets.close()
 
-    def _event(self, name: str, data: dict[str, object]) -> None:
+    def _event(self, name: str, data: object) -> None:
         seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
         message: dict[str, object] = {
             "timestamp": {"seconds": seconds, "microseconds": nanoseconds // 1000},
             "event": name,
         }
-        if data:
+        if data != {}:
             message["data"] = data
         for connection in list(self._connections):
             connection.event(message)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from vnic.net.client import Nic
-from vnic.net.clock import Timer
-
-if TYPE_CHECKING:
-    from vnic.net.network import Network
+from vnic.net.clock import Scheduler, Timer
 
 ETH_P_RARP = 0x8035
 RARP_FRAME_LENGTH = 60
@@ -43,8 +40,10 @@ def rarp_frame(mac: bytes) -> bytes:
 class Announcer:
     """The running announcements, by id: a new one of the same id replaces the old."""
 
-    def __init__(self, network: Network) -> None:
-        self._network = network
+    def __init__(self, scheduler: Scheduler, nics: Callable[[], Iterable[Nic]]) -> None:
+        """`nics` are those that there are when a round begins."""
+        self._scheduler = scheduler
+        self._nics = nics
         self._timers: dict[str, Timer] = {}
 
     def announce(self, parameters: AnnounceParameters) -> None:
@@ -57,15 +56,13 @@ class Announcer:
 
     def _round(self, parameters: AnnounceParameters, left: int) -> None:
         self._timers.pop(parameters.id, None)
-        for nic in self._network.nics:
+        for nic in list(self._nics()):
             if parameters.interfaces is None or nic.name in parameters.interfaces:
                 self._announce_nic(nic)
         left -= 1
         if left > 0:
             delay = parameters.delay_ms(left) / 1000
-            self._timers[parameters.id] = self._network.scheduler.call_later(
-                delay, self._round, parameters, left
-            )
+            self._timers[parameters.id] = self._scheduler.call_later(delay, self._round, parameters, left)
 
     def _announce_nic(self, nic: Nic) -> None:
         # A NIC whose wire is down announces nothing: send drops at the sender's end.

@@ -5,18 +5,53 @@ A NIC device model and a back-end each derive from Endpoint and reach the rest o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Protocol
 
+from vnic.net.clock import Clock, Scheduler
 from vnic.net.filters import Filter, filter_frame
-from vnic.net.holds import Hold, HoldKind
-from vnic.net.journal import LinkChange
-from vnic.net.queue import Frame, IncomingQueue
+from vnic.net.journal import Journal
+from vnic.net.queue import Frame, IncomingQueue, Sender
+from vnic.net.records import (
+    ClientType,
+    GuestInfo,
+    Hold,
+    HoldKind,
+    LinkChange,
+    LinkChanged,
+    LinkSeen,
+    OperState,
+)
+from vnic.net.report import LinkReport
 
-if TYPE_CHECKING:
-    from vnic.net.network import Network
+Watcher = Callable[[LinkChanged | LinkSeen], None]
+
+
+class LinkControl(Protocol):
+    """Who carries link changes out (`link.Links`)."""
+
+    def hold(self, client: NetClient, kind: HoldKind, by: str, text: str) -> None: ...
+
+    def release(self, client: NetClient, kind: HoldKind, by: str, text: str) -> None: ...
+
+    def seen(self, nic: Nic, change: LinkChange) -> None: ...
+
+    def guest_changed(self, nic: Nic) -> None: ...
+
+
+class Surroundings(Protocol):
+    """What a client needs of the Network that it belongs to."""
+
+    @property
+    def scheduler(self) -> Scheduler: ...
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def journal(self) -> Journal: ...
+    @property
+    def links(self) -> LinkControl: ...
+
+    def emit(self, name: str, data: object) -> None: ...
 
 
 class Endpoint:
@@ -42,6 +77,9 @@ class Endpoint:
 
     def peer_changed(self) -> None:
         """The client was plugged into a peer or lost it; a link change follows if there is one."""
+
+    def guest_changed(self) -> None:
+        """The guest of the NIC that this netdev is plugged into, or its driver, came or went."""
 
     def receive(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
         """Take one frame. False: no room; it is kept, and offered again after `client.flush(queue)`.
@@ -80,8 +118,11 @@ class NetClient:
     """
 
     is_nic = False
+    record_type: ClassVar[ClientType] = "netdev"
 
-    def __init__(self, network: Network, name: str, model: str, endpoint: Endpoint, queues: int = 1) -> None:
+    def __init__(
+        self, network: Surroundings, name: str, model: str, endpoint: Endpoint, queues: int = 1
+    ) -> None:
         self.network = network
         self.name = name
         self.model = model
@@ -91,15 +132,20 @@ class NetClient:
         self.holds: dict[HoldKind, Hold] = {}
         self.filters: list[Filter] = []
         """Only a netdev's; the first is the nearest to it (QEMU's QTAILQ of the same name)."""
-        self.born = False
-        """Holds placed before are the state the client is born in, not changes of it."""
+        self.created = False
+        """Holds placed before are the state that the client is created in, not changes of it."""
         self.last_change: LinkChange | None = None
         self.carrier_up_changes = 0
         self.carrier_down_changes = 0
         self.dropped = 0
         """Frames dropped because an end of the wire was down, there was no peer, or a queue was full."""
         self._incoming = [IncomingQueue(self, index) for index in range(queues)]
+        self._watchers: list[Watcher] = []
         endpoint.client = self
+
+    @property
+    def scheduler(self) -> Scheduler:
+        return self.network.scheduler
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name} ({self.model})>"
@@ -122,7 +168,7 @@ class NetClient:
         return not self.holds
 
     @property
-    def operstate(self) -> str:
+    def operstate(self) -> OperState:
         """RFC 2863's word: `down` by the operator's will at this end, `lowerlayerdown` for every other reason."""
         if self.link_up:
             return "up"
@@ -135,6 +181,15 @@ class NetClient:
     def release(self, kind: HoldKind, by: str, text: str) -> None:
         """End the hold of `kind`, if there is one; the link comes up when it was the last of both ends."""
         self.network.links.release(self, kind, by, text)
+
+    def watch(self, watcher: Watcher) -> Callable[[], None]:
+        """Call `watcher` for this client's LINK_CHANGED and LINK_SEEN; the returned function ends that."""
+        self._watchers.append(watcher)
+        return lambda: self._watchers.remove(watcher)
+
+    def tell_watchers(self, event: LinkChanged | LinkSeen) -> None:
+        for watcher in list(self._watchers):
+            watcher(event)
 
     # -- packets (QEMU's qemu_send_packet_async, qemu_deliver_packet_iov) ---------------------------------------
 
@@ -152,7 +207,7 @@ class NetClient:
             return True
         return peer.deliver(self, queue, frame, offload)
 
-    def deliver(self, sender: NetClient, queue: int, frame: Frame, offload: bytes = b"") -> bool:
+    def deliver(self, sender: Sender, queue: int, frame: Frame, offload: bytes = b"") -> bool:
         """Hand a frame to this end's endpoint, or queue it while that has no room; after the filters."""
         if self.holds or queue >= self.queues:
             self.dropped += 1
@@ -174,47 +229,15 @@ class NetClient:
             incoming.purge()
 
 
-class ShownBy(StrEnum):
-    """How a guest is shown its link."""
-
-    DEVICE = "device"
-    """It reads the link from its device, which is what `seen` tells of."""
-    SOCKET = "socket"
-    """Its socket is closed, and is there again: nothing tells whether it noticed."""
-
-
-@dataclass(slots=True)
-class GuestView:
-    """What is known of the guest behind a NIC."""
-
-    attached: bool = False
-    attached_ns: int = 0
-    shown_by: ShownBy | None = None
-    """None: it has not said yet, or there is none. A guest that was left to show the link down is still known."""
-    driver_ok: bool = False
-    seen: bool | None = None
-    """The link state the guest last read from the device; None: it has read none."""
-    seen_latency_us: int | None = None
-    """How long it took to see the last change; None: it has not yet."""
-
-    def to_dict(self) -> dict[str, object]:
-        seen = "unknown" if self.seen is None else ("up" if self.seen else "down")
-        view: dict[str, object] = {"attached": self.attached, "driver-ok": self.driver_ok, "seen": seen}
-        if self.seen_latency_us is not None:
-            view["seen-latency-us"] = self.seen_latency_us
-        if self.shown_by is not None:
-            view["link-shown-by"] = str(self.shown_by)
-        return view
-
-
 class Nic(NetClient):
     """The end that a guest sees (QEMU's NICState): a NetClient with a MAC, a guest, and the id of its netdev."""
 
     is_nic = True
+    record_type = "nic"
 
     def __init__(
         self,
-        network: Network,
+        network: Surroundings,
         name: str,
         model: str,
         endpoint: Endpoint,
@@ -229,7 +252,13 @@ class Nic(NetClient):
         """The id of the netdev it is, or waits to be, plugged into."""
         self.path = path
         """Its QOM path, as events of QEMU name it."""
-        self.guest = GuestView()
+        links = network.links
+        self.report = LinkReport(
+            network.clock,
+            network.journal,
+            lambda change: links.seen(self, change),
+            lambda: links.guest_changed(self),
+        )
         self.leaving = False
         """device_del was asked for and the VM is being let go: no set_link brings the link up any more."""
         self.rx_filter_notify = True
@@ -246,39 +275,10 @@ class Nic(NetClient):
     def mac_text(self) -> str:
         return ":".join(f"{byte:02x}" for byte in self.mac)
 
-    def guest_attached(self, attached: bool, shown_by: ShownBy | None = None) -> None:
-        """A VM plugged into the NIC, or left it; what an earlier guest had seen is forgotten."""
-        self.guest = GuestView(attached, self.network.clock.monotonic_ns() if attached else 0, shown_by)
-
-    def guest_driver_ok(self, driver_ok: bool) -> None:
-        """The guest's driver took the device into use, or let it go."""
-        self.guest.driver_ok = driver_ok
-
-    # -- the steps of the last change, told by the device model -------------------------------------------------
-
-    def mark_notified(self) -> None:
-        """The device model changed its status for the last change."""
-        change = self.last_change
-        if change is not None and change.notified_ns is None:
-            change.notified_ns = self.network.clock.monotonic_ns()
-
-    def mark_interrupt(self) -> None:
-        """The interrupt for the last change left for the guest."""
-        change = self.last_change
-        if change is not None and change.interrupt_ns is None:
-            change.interrupt_ns = self.network.clock.monotonic_ns()
-
-    def mark_seen(self, up: bool) -> None:
-        """The guest's driver read the link from the device, and read `up`."""
-        guest = self.guest
-        guest.seen = up
-        change = self.last_change
-        if change is None or change.up != up or change.seen_ns is not None:
-            return
-        change.seen_ns = self.network.clock.monotonic_ns()
-        change.latency_us = (change.seen_ns - max(change.set_ns, guest.attached_ns)) // 1000
-        guest.seen_latency_us = change.latency_us
-        self.network.links.announce_seen(change)
+    @property
+    def guest(self) -> GuestInfo:
+        """What is known of the guest."""
+        return self.report.guest
 
     def rx_filter_changed(self) -> None:
         """Tell once, until the next query-rx-filter, that the guest changed its filter (rxfilter_notify)."""

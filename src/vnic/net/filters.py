@@ -6,16 +6,11 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterable, Sized
+from typing import Protocol
 
 from vnic.net.errors import NetError
-from vnic.net.names import check_identifier
-from vnic.net.queue import Frame
-
-if TYPE_CHECKING:
-    from vnic.net.client import NetClient
-    from vnic.net.network import Network
+from vnic.net.queue import Frame, Sender, SendingEndpoint
 
 
 class Direction(enum.StrEnum):
@@ -52,8 +47,33 @@ class FilterOptions(Protocol):
     def insert(self) -> Insert: ...
 
 
+class FilteredEndpoint(SendingEndpoint, Protocol):
+    """What stands behind a client, as its filters know it."""
+
+    @property
+    def wants_offload(self) -> bool: ...
+
+
+class WireEnd(Protocol):
+    """A client, as its filters know it."""
+
+    dropped: int
+    filters: list[Filter]
+    """Only a netdev's; the first is the nearest to it (QEMU's QTAILQ of the same name)."""
+
+    @property
+    def endpoint(self) -> FilteredEndpoint: ...
+    @property
+    def peer(self) -> WireEnd | None: ...
+    @property
+    def holds(self) -> Sized: ...
+
+    def deliver(self, sender: Sender, queue: int, frame: Frame, offload: bytes = b"") -> bool: ...
+
+
 class Filter:
-    """One filter of one netdev (NetFilterState): `add_filter` puts it there, `remove` or its netdev's end removes it.
+    """One filter of one netdev (NetFilterState): `filter_set.add_filter` puts it there, `remove` or its netdev's end
+    removes it.
 
     The defaults of what a type fills in let all frames pass.
     """
@@ -61,8 +81,8 @@ class Filter:
     type = ""
     """Its QOM type: `filter-…`."""
 
-    netdev: NetClient
-    """Set by `add_filter` before `setup`."""
+    netdev: WireEnd
+    """Set by `filter_set.add_filter` before `setup`."""
 
     def __init__(self, options: FilterOptions) -> None:
         """NetError for a value that makes no sense by itself."""
@@ -78,7 +98,7 @@ class Filter:
 
     # -- for those who derive ---------------------------------------------------------------------------------------
 
-    def receive(self, sender: NetClient, queue: int, frame: Frame, offload: bytes) -> bool:
+    def receive(self, sender: WireEnd, queue: int, frame: Frame, offload: bytes) -> bool:
         """Look at a frame on its way. True: it was taken away, for good or to be passed on later; False: it goes on.
 
         The frame may be a view that is gone when the call returns: copy what is kept.
@@ -112,7 +132,7 @@ class Filter:
         self.cleanup()
         self.netdev.filters.remove(self)
 
-    def pass_on(self, sender: NetClient, queue: int, frame: Frame, offload: bytes = b"") -> None:
+    def pass_on(self, sender: WireEnd, queue: int, frame: Frame, offload: bytes = b"") -> None:
         """Send a frame, as from `sender`, through the filters behind this one and to the peer
         (qemu_netfilter_pass_to_next).
 
@@ -168,7 +188,7 @@ def _text(value: object) -> str:
 def _run(
     filters: Iterable[Filter],
     direction: Direction,
-    sender: NetClient,
+    sender: WireEnd,
     queue: int,
     frame: Frame,
     offload: bytes,
@@ -180,7 +200,7 @@ def _run(
     return False
 
 
-def filter_frame(sender: NetClient, queue: int, frame: Frame, offload: bytes) -> bool:
+def filter_frame(sender: WireEnd, queue: int, frame: Frame, offload: bytes) -> bool:
     """Run a frame through the filters of both ends; True: one of them took it (net/net.c: filter_receive).
 
     It passes those of the sender's end in their order, then those of the receiver's from the last to the first: the
@@ -190,53 +210,3 @@ def filter_frame(sender: NetClient, queue: int, frame: Frame, offload: bytes) ->
         return True
     peer = sender.peer
     return peer is not None and _run(reversed(peer.filters), Direction.RX, sender, queue, frame, offload)
-
-
-# -- adding and finding ---------------------------------------------------------------------------------------------
-
-
-def find_filter(network: Network, filter_id: str) -> Filter | None:
-    return next((each for client in network.clients for each in client.filters if each.id == filter_id), None)
-
-
-def add_filter(network: Network, net_filter: Filter) -> None:
-    """Put a filter into its place on its netdev, with the rules and texts of netfilter_complete.
-
-    After a NetError nothing of it is left.
-    """
-    options = net_filter.options
-    check_identifier(options.id)
-    if find_filter(network, options.id) is not None:
-        raise NetError(f"attempt to add duplicate property '{options.id}' to object (type 'container')")
-    netdev = network.find_netdev(options.netdev)
-    if netdev is None:
-        raise NetError("Parameter 'netdev' expects a network backend id")
-    if netdev.queues > 1:
-        raise NetError("multiqueue is not supported")
-    if not netdev.endpoint.passes_frames:
-        raise NetError("Vhost is not supported")
-    at = _place(network, netdev, options)
-    net_filter.netdev = netdev
-    try:
-        net_filter.setup()
-    except BaseException:
-        net_filter.cleanup()
-        raise
-    netdev.filters.insert(at, net_filter)
-
-
-def _place(network: Network, netdev: NetClient, options: FilterOptions) -> int:
-    """The index in the netdev's list that `position` and `insert` ask for."""
-    if options.position == "head":
-        return 0
-    if options.position == "tail":
-        return len(netdev.filters)
-    if not options.position.startswith("id="):
-        raise NetError("Parameter 'position' expects 'head', 'tail' or 'id=<id>'")
-    name = options.position.removeprefix("id=")
-    beside = find_filter(network, name)
-    if beside is None:
-        raise NetError(f"filter '{name}' not found")
-    if beside.netdev is not netdev:
-        raise NetError(f"filter '{name}' belongs to a different netdev")
-    return netdev.filters.index(beside) + (options.insert is Insert.BEHIND)

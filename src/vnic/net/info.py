@@ -4,43 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vnic.net.client import (
-    GuestView,
-    NetClient,
-    Nic,
-    clients_of_wire,
-)
+from vnic.net.client import NetClient, Nic, clients_of_wire
+from vnic.net.records import GuestInfo, LinkInfo, link_word
+
+_NO_GUEST = GuestInfo(attached=False, driver_ok=False, seen="unknown")
 
 
-def link_info(client: NetClient) -> dict[str, object]:
-    """One entry of query-links.
-
-    A NIC's `holds` are those of both ends of its wire, a netdev's its own: exactly those that keep `link` down. A
-    netdev's `guest` is that of the NIC on its wire.
-    """
+def link_info(client: NetClient) -> LinkInfo:
+    """One entry of query-links."""
     nic = client if isinstance(client, Nic) else None
     behind = nic or client.peer
     holders = clients_of_wire(client) if nic else (client,)
-    entry: dict[str, object] = {
-        "name": client.name,
-        "type": "nic" if nic else "netdev",
-        "model": client.model,
-        "link": "up" if client.link_up else "down",
-        "operstate": client.operstate,
-        "holds": [hold.to_dict(holder.name) for holder in holders for hold in holder.holds.values()],
-    }
-    if client.peer is not None:
-        entry["peer"] = client.peer.name
-    if nic:
-        entry["mac"] = nic.mac_text()
     up_changes, down_changes = client.carrier_up_changes, client.carrier_down_changes
-    entry["carrier-changes"] = up_changes + down_changes
-    entry["carrier-up-changes"] = up_changes
-    entry["carrier-down-changes"] = down_changes
-    assert client.last_change is not None  # its birth, if nothing else
-    entry["last-change"] = client.last_change.to_dict()
-    entry["guest"] = (behind.guest if isinstance(behind, Nic) else GuestView()).to_dict()
-    return entry
+    assert client.last_change is not None  # its creation, if nothing else
+    return LinkInfo(
+        name=client.name,
+        type=client.record_type,
+        model=client.model,
+        link=link_word(client.link_up),
+        operstate=client.operstate,
+        holds=[hold for holder in holders for hold in holder.holds.values()],
+        carrier_changes=up_changes + down_changes,
+        carrier_up_changes=up_changes,
+        carrier_down_changes=down_changes,
+        last_change=client.last_change,
+        guest=behind.guest if isinstance(behind, Nic) else _NO_GUEST,
+        peer=client.peer.name if client.peer is not None else None,
+        mac=nic.mac_text() if nic else None,
+    )
 
 
 def _client_lines(client: NetClient, queue: int) -> str:

@@ -1,105 +1,73 @@
 """The journal: one LinkChange for every time a client's link went up or down, with its cause and what followed.
 
-`link.py` writes it, the device models fill in the steps (through `Nic.mark_…`), `query-link-log` and `vnic why`
-read it.
+`link.py` writes it, `report.py` adds the steps; `query-link-log` and `vnic why` read it.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from typing import Protocol
 
 from vnic.net.clock import Clock
-from vnic.net.holds import Cause
+from vnic.net.records import Cause, ClientType, LinkChange, UpDown
 
 JOURNAL_LENGTH = 4096
-"""Records kept; the oldest are forgotten first, so that a flapping link cannot grow the process."""
+"""Records kept in memory; the oldest are forgotten first, so that a flapping link cannot grow the process."""
 
 
-@dataclass(slots=True)
-class LinkChange:
-    """One change of one client's link. Times are monotonic nanoseconds; None: that step has not come."""
+class JournalStore(Protocol):
+    """What keeps the records beyond this process. Neither method waits or raises."""
 
-    id: int
-    name: str
-    is_nic: bool
-    up: bool
-    cause: Cause
-    caused_by: int | None
-    """The id of the change on the other end of the wire that this one follows from."""
-    wall_ns: int
-    set_ns: int
-    birth: bool = False
-    """The state the client was created in; counted as no change and announced to nobody."""
-    notified_ns: int | None = None
-    interrupt_ns: int | None = None
-    seen_ns: int | None = None
-    latency_us: int | None = None
-    """From the change (or from the guest's arrival, where that came later) to the guest's read."""
-    announced: bool = False
+    def recorded(self, change: LinkChange) -> None:
+        """A new record."""
+        ...
 
-    @property
-    def link(self) -> str:
-        return "up" if self.up else "down"
-
-    def to_dict(self) -> dict[str, object]:
-        """The shape of query-link-log's entries and of query-links' `last-change`; steps in µs after the change."""
-        entry: dict[str, object] = {
-            "id": self.id,
-            "name": self.name,
-            "type": "nic" if self.is_nic else "netdev",
-            "link": self.link,
-            "cause": self.cause.to_dict(),
-            "time": self.wall_ns / 1e9,
-            "monotonic-us": self.set_ns // 1000,
-        }
-        if self.caused_by is not None:
-            entry["caused-by"] = self.caused_by
-        steps = (
-            ("notified-us", self.notified_ns),
-            ("interrupt-us", self.interrupt_ns),
-            ("seen-us", self.seen_ns),
-        )
-        for key, at_ns in steps:
-            if at_ns is not None:
-                entry[key] = (at_ns - self.set_ns) // 1000
-        if self.latency_us is not None:
-            entry["seen-latency-us"] = self.latency_us
-        return entry
+    def updated(self, change: LinkChange) -> None:
+        """A step was added to a record."""
+        ...
 
 
 class Journal:
-    """The last JOURNAL_LENGTH LinkChanges of all clients, oldest first; ids never repeat."""
+    """The last changes of all clients, oldest first. Ids grow by one and never repeat."""
 
-    def __init__(self, clock: Clock, length: int = JOURNAL_LENGTH) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        length: int = JOURNAL_LENGTH,
+        *,
+        store: JournalStore | None = None,
+        first_id: int = 1,
+    ) -> None:
+        """`first_id`: the id of the next record, where an earlier process wrote those before it."""
         self._clock = clock
         self._changes: deque[LinkChange] = deque(maxlen=length)
-        self._next_id = 1
+        self._store = store
+        self._next_id = first_id
 
     def record(
-        self,
-        name: str,
-        is_nic: bool,
-        up: bool,
-        cause: Cause,
-        caused_by: int | None = None,
-        birth: bool = False,
+        self, name: str, kind: ClientType, link: UpDown, cause: Cause, caused_by: int | None = None
     ) -> LinkChange:
-        """Write down that the link of `name` is now `up`."""
+        """Write down that the link of `name` is now `link`."""
         change = LinkChange(
             self._next_id,
             name,
-            is_nic,
-            up,
+            kind,
+            link,
             cause,
+            self._clock.wall_ns() / 1e9,
+            self._clock.monotonic_ns() // 1000,
             caused_by,
-            self._clock.wall_ns(),
-            self._clock.monotonic_ns(),
-            birth,
         )
         self._next_id += 1
         self._changes.append(change)
+        if self._store is not None:
+            self._store.recorded(change)
         return change
+
+    def update(self, change: LinkChange) -> None:
+        """A step of `change` was filled in."""
+        if self._store is not None:
+            self._store.updated(change)
 
     def select(
         self, name: str | None = None, limit: int | None = None, after_id: int | None = None

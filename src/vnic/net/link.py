@@ -6,28 +6,53 @@ back-ends. `Nic.link_up` says how the device model finds the link when its `link
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
+
+import msgspec
 
 from vnic.net.client import NetClient, Nic, clients_of_wire
 from vnic.net.clock import Clock
-from vnic.net.holds import (
+from vnic.net.journal import Journal
+from vnic.net.records import (
     CREATED,
     Cause,
     Hold,
     HoldKind,
+    LinkChange,
+    LinkChanged,
+    LinkSeen,
+    link_word,
 )
-from vnic.net.journal import Journal, LinkChange
 
-Emit = Callable[[str, dict[str, object]], None]
+Emit = Callable[[str, object], None]
+
+
+def new_hold(client: str, kind: HoldKind, by: str, text: str, clock: Clock) -> Hold:
+    """A hold that begins now."""
+    return Hold(client, kind, by, text, clock.wall_ns() / 1e9, clock.monotonic_ns() // 1000)
+
+
+Step = Callable[[int | None], None]
+"""Carries one change out; the argument is the id of the change that it follows from."""
 
 
 class Links:
-    """The link state of all wires of a Network; every change passes `_transition`."""
+    """The link state of all wires of a Network. Every change passes `_transition` (or `replugged`, for a new peer).
+
+    Changes are worked off as a list. What an endpoint does to other links from within its `link_status_changed`
+    waits until the present change has been told to everybody; it is recorded with the id of that change.
+    """
 
     def __init__(self, clock: Clock, journal: Journal, emit: Emit) -> None:
         self._clock = clock
         self._journal = journal
         self._emit = emit
+        self._waiting: deque[tuple[Step, int | None]] = deque()
+        self._working = False
+        self._telling: int | None = None
+        """The change that an endpoint is being told of."""
+        self._unannounced: set[int] = set()
 
     # -- causes -------------------------------------------------------------------------------------------------
 
@@ -47,21 +72,29 @@ class Links:
         if up:
             written = [client for client in written if not (isinstance(client, Nic) and client.leaving)]
         cause = Cause(HoldKind.OPERATOR, by, text)
-        self._transition(written, HoldKind.OPERATOR, not up, cause, told=clients_of_wire(first))
+        self._do(
+            lambda caused_by: self._transition(written, HoldKind.OPERATOR, not up, cause, caused_by, first)
+        )
 
     def hold(self, client: NetClient, kind: HoldKind, by: str, text: str) -> None:
         """Place a hold of `kind` on `client`; one that is there keeps its time and takes the new text."""
-        self._transition([client], kind, True, Cause(kind, by, text), told=clients_of_wire(client))
+        cause = Cause(kind, by, text)
+        self._do(lambda caused_by: self._transition([client], kind, True, cause, caused_by, client))
 
     def release(self, client: NetClient, kind: HoldKind, by: str, text: str) -> None:
         """End the hold of `kind` on `client`; nothing happens where there is none."""
-        if kind in client.holds:
-            self._transition([client], kind, False, Cause(kind, by, text), told=clients_of_wire(client))
+        cause = Cause(kind, by, text)
 
-    def born(self, client: NetClient, by: str) -> None:
+        def step(caused_by: int | None) -> None:
+            if kind in client.holds:
+                self._transition([client], kind, False, cause, caused_by, client)
+
+        self._do(step)
+
+    def created(self, client: NetClient, by: str) -> None:
         """Write the record of the state that `client` is created in, at the wish of `by`.
 
-        A NIC may be born down by what holds the other end of its wire; the record then follows from that.
+        A NIC may be created down by what holds the other end of its wire; the record then follows from that.
         """
         holder = next((end for end in clients_of_wire(client) if end.holds), None)
         cause, caused_by = Cause(CREATED, by, f"{client.name} created"), None
@@ -70,25 +103,42 @@ class Links:
             cause = Cause(hold.kind, hold.by, hold.text)
             if holder.last_change is not None:
                 caused_by = holder.last_change.id
-        client.born = True
-        client.last_change = self._journal.record(
-            client.name, client.is_nic, client.link_up, cause, caused_by, birth=True
-        )
-        client.last_change.announced = True
+        client.created = True
+        client.last_change = self._record(client, cause, caused_by)
+        if isinstance(client, Nic):
+            client.report.changed(client.last_change, created=True)
 
     def replugged(
         self, nic: Nic, edit: Callable[[], None], cause: Cause, caused_by: int | None = None
     ) -> None:
         """Run `edit`, which changes the NIC's peer and its no-peer hold, and tell the NIC what came of it."""
-        before = nic.link_up
-        edit()
-        nic.endpoint.peer_changed()
-        change = self._record_if_changed(nic, before, cause, caused_by)
-        nic.endpoint.link_status_changed()
-        if change is not None:
-            self._announce(change)
+
+        def step(follows: int | None) -> None:
+            before = nic.link_up
+            edit()
+            nic.endpoint.peer_changed()
+            change = self._record_if_changed(nic, before, cause, follows if caused_by is None else caused_by)
+            self._tell(nic, change)
+            self._announce(nic, change)
+
+        self._do(step)
 
     # -- the one way --------------------------------------------------------------------------------------------
+
+    def _do(self, step: Step) -> None:
+        """Carry `step` out now or, from within another one, after it."""
+        self._waiting.append((step, self._telling))
+        if self._working:
+            return
+        self._working = True
+        try:
+            while self._waiting:
+                next_step, caused_by = self._waiting.popleft()
+                next_step(caused_by)
+        finally:
+            self._working = False
+            self._telling = None
+            self._waiting.clear()  # of a step that raised, which is a bug: the next change begins afresh
 
     def _transition(
         self,
@@ -96,9 +146,11 @@ class Links:
         kind: HoldKind,
         down: bool,
         cause: Cause,
-        told: Sequence[NetClient],
+        caused_by: int | None,
+        named: NetClient,
     ) -> None:
-        """Write or clear the hold of `kind` on all of `written`, record what changed, run the callbacks.
+        """Write or clear the hold of `kind` on all of `written`, record what changed, run the callbacks: those of
+        the wire of `named` always, others where the link changed.
 
         The holds of all clients are written before the first callback runs, as QEMU writes all `link_down` flags
         first, so that no device model sees a half-made change.
@@ -107,67 +159,77 @@ class Links:
         before = [end.link_up for end in affected]
         for client in written:
             if down:
-                _place(client, kind, cause, self._clock)
+                self._place(client, kind, cause)
             else:
                 client.holds.pop(kind, None)
-        changes: list[LinkChange] = []
-        changed_ends = []
+        changes: dict[NetClient, LinkChange] = {}
         for end, was_up in zip(affected, before, strict=True):
-            change = self._record_if_changed(end, was_up, cause, changes[0].id if changes else None)
+            change = self._record_if_changed(end, was_up, cause, caused_by)
             if change is not None:
-                changes.append(change)
-                changed_ends.append(end)
-        for end in dict.fromkeys([*told, *changed_ends]):
-            if end.born:
-                end.endpoint.link_status_changed()
+                changes[end] = change
+                if len(changes) == 1:
+                    caused_by = change.id  # the other ends follow from the first
+        for end in dict.fromkeys([*clients_of_wire(named), *changes]):
+            if end.created:
+                self._tell(end, changes.get(end))
         for client in written:
             if client.holds:
                 client.purge()  # what waits at a downed end is lost, and nobody may wait for it to be taken
-        for change in changes:
-            self._announce(change)
+        for end, change in changes.items():
+            self._announce(end, change)
+
+    def _place(self, client: NetClient, kind: HoldKind, cause: Cause) -> None:
+        there = client.holds.get(kind)
+        if there is not None:
+            client.holds[kind] = msgspec.structs.replace(there, by=cause.by, text=cause.text)
+        else:
+            client.holds[kind] = new_hold(client.name, kind, cause.by, cause.text, self._clock)
 
     def _record_if_changed(
         self, client: NetClient, was_up: bool, cause: Cause, caused_by: int | None
     ) -> LinkChange | None:
         up = client.link_up
-        if up == was_up or not client.born:
+        if up == was_up or not client.created:
             return None
-        change = self._journal.record(client.name, client.is_nic, up, cause, caused_by)
-        client.last_change = change
-        if isinstance(client, Nic):
-            client.guest.seen_latency_us = None  # it was that of the change before
+        change = client.last_change = self._record(client, cause, caused_by)
+        self._unannounced.add(change.id)
         if up:
             client.carrier_up_changes += 1
         else:
             client.carrier_down_changes += 1
+        if isinstance(client, Nic):
+            client.report.changed(change)
         return change
+
+    def _record(self, client: NetClient, cause: Cause, caused_by: int | None) -> LinkChange:
+        return self._journal.record(
+            client.name, client.record_type, link_word(client.link_up), cause, caused_by
+        )
+
+    def _tell(self, client: NetClient, change: LinkChange | None) -> None:
+        self._telling = change.id if change is not None else None
+        client.endpoint.link_status_changed()
+        self._telling = None
 
     # -- events -------------------------------------------------------------------------------------------------
 
-    def _announce(self, change: LinkChange) -> None:
+    def _announce(self, client: NetClient, change: LinkChange | None) -> None:
         """Emit LINK_CHANGED, once for each change."""
-        if change.announced:
-            return
-        change.announced = True
-        self._emit(
-            "LINK_CHANGED",
-            {"name": change.name, "link": change.link, "id": change.id, "cause": change.cause.to_dict()},
-        )
+        if change is not None and change.id in self._unannounced:
+            self._unannounced.remove(change.id)
+            event = LinkChanged(change.name, change.link, change.id, change.cause)
+            client.tell_watchers(event)
+            self._emit("LINK_CHANGED", event)
 
-    def announce_seen(self, change: LinkChange) -> None:
+    def seen(self, nic: Nic, change: LinkChange) -> None:
         """Emit LINK_SEEN; a guest that reads from within its interrupt must not be told of before the change."""
-        if change.birth:
-            return
-        self._announce(change)
-        self._emit(
-            "LINK_SEEN",
-            {"name": change.name, "link": change.link, "id": change.id, "latency-us": change.latency_us},
-        )
+        self._announce(nic, change)
+        assert change.seen_latency_us is not None
+        event = LinkSeen(change.name, change.link, change.id, change.seen_latency_us)
+        nic.tell_watchers(event)
+        self._emit("LINK_SEEN", event)
 
-
-def _place(client: NetClient, kind: HoldKind, cause: Cause, clock: Clock) -> None:
-    there = client.holds.get(kind)
-    since_ns, monotonic_ns = (
-        (there.since_ns, there.monotonic_ns) if there is not None else (clock.wall_ns(), clock.monotonic_ns())
-    )
-    client.holds[kind] = Hold(kind, cause.by, cause.text, since_ns, monotonic_ns)
+    def guest_changed(self, nic: Nic) -> None:
+        """The NIC's guest, or its driver, came or went: the other end of the wire hears of it."""
+        if nic.peer is not None:
+            nic.peer.endpoint.guest_changed()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
 from vnic.net.errors import NetError
 
@@ -27,11 +26,6 @@ def check_identifier(name: str) -> None:
         raise NetError("Parameter 'id' expects an identifier", hint=_HINT)
 
 
-def assign_name(model: str, models: Iterable[str]) -> str:
-    """`<model>.<n>`, n being the number of clients of that model so far (net/net.c: assign_name)."""
-    return f"{model}.{sum(1 for other in models if other == model)}"
-
-
 def parse_mac(text: str, driver: str) -> bytes:
     """The 6 bytes of `52:54:00:12:34:56` (or with dashes); NetError with QEMU's property text otherwise."""
     if not _MAC.fullmatch(text):
@@ -49,3 +43,8 @@ def default_mac(index: int) -> bytes:
     two NICs are the same on a wire.
     """
     return (_FIRST_DEFAULT_MAC + index).to_bytes(6, "big")
+
+
+def default_mac_index(mac: bytes) -> int:
+    """Which default MAC this is; negative for one that comes before them all."""
+    return int.from_bytes(mac, "big") - _FIRST_DEFAULT_MAC

@@ -6,7 +6,7 @@ of changes subscribes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from vnic.net import info
 from vnic.net.announce import AnnounceParameters, Announcer
@@ -16,19 +16,22 @@ from vnic.net.client import (
     Nic,
     clients_of_wire,
 )
+from vnic.net.clients import Clients
 from vnic.net.clock import Clock, Scheduler
 from vnic.net.errors import DeviceNotFound, NetError
-from vnic.net.holds import (
+from vnic.net.journal import Journal
+from vnic.net.link import Links, new_hold
+from vnic.net.names import check_identifier
+from vnic.net.records import (
     VNIC,
     Cause,
-    Hold,
     HoldKind,
+    LinkChange,
+    LinkInfo,
 )
-from vnic.net.journal import Journal
-from vnic.net.link import Links
-from vnic.net.names import assign_name, check_identifier
 
-Listener = Callable[[str, dict[str, object]], None]
+Listener = Callable[[str, object], None]
+"""Called with an event's name and its data: a Struct or a dict, empty where it has none."""
 
 MAX_QUEUES = 1024
 """MAX_QUEUE_NUM of QEMU's net.h."""
@@ -37,13 +40,15 @@ MAX_QUEUES = 1024
 class Network:
     """The set of clients. Not thread-safe: one control thread calls everything here."""
 
-    def __init__(self, scheduler: Scheduler, clock: Clock | None = None) -> None:
+    def __init__(
+        self, scheduler: Scheduler, clock: Clock | None = None, journal: Journal | None = None
+    ) -> None:
         self.scheduler = scheduler
         self.clock = clock or Clock()
-        self.clients: list[NetClient] = []
-        self.journal = Journal(self.clock)
+        self.clients = Clients()
+        self.journal = journal or Journal(self.clock)
         self.links = Links(self.clock, self.journal, self.emit)
-        self._announcer = Announcer(self)
+        self._announcer = Announcer(scheduler, lambda: self.clients.nics)
         self._listeners: list[Listener] = []
 
     # -- events -------------------------------------------------------------------------------------------------
@@ -53,7 +58,7 @@ class Network:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
-    def emit(self, name: str, data: dict[str, object]) -> None:
+    def emit(self, name: str, data: object) -> None:
         for listener in list(self._listeners):
             listener(name, data)
 
@@ -61,19 +66,17 @@ class Network:
 
     def find_all(self, name: str) -> list[NetClient]:
         """Every client of that exact name, in order (qemu_find_net_clients_except)."""
-        return [client for client in self.clients if client.name == name]
+        return self.clients.named(name)
 
     def find_netdev(self, netdev_id: str) -> NetClient | None:
-        return next(
-            (client for client in self.clients if not client.is_nic and client.name == netdev_id), None
-        )
+        return self.clients.netdev(netdev_id)
 
     def find_nic(self, name: str) -> Nic | None:
-        return next((nic for nic in self.nics if nic.name == name), None)
+        return self.clients.nic(name)
 
     @property
     def nics(self) -> list[Nic]:
-        return [client for client in self.clients if isinstance(client, Nic)]
+        return list(self.clients.nics)
 
     # -- adding -------------------------------------------------------------------------------------------------
 
@@ -101,10 +104,9 @@ class Network:
             raise NetError(f"Parameter 'queues' expects a number from 1 to {MAX_QUEUES}")
         client = NetClient(self, netdev_id, model, endpoint, queues)
         self._start(client, link, by)
-        for nic in self.nics:
-            if nic.netdev_id == netdev_id and nic.peer is None:
-                self._plug(nic, client, by)
-                break
+        waiting = self.clients.waiting_for(netdev_id)
+        if waiting is not None:
+            self._plug(waiting, client, by)
         return client
 
     def add_nic(
@@ -120,7 +122,7 @@ class Network:
         driver: str | None = None,
         by: str = VNIC,
     ) -> Nic:
-        """Create a NIC's client, plugged into the netdev `netdev_id`; without one it is born held `no-peer`.
+        """Create a NIC's client, plugged into the netdev `netdev_id`; without one it is held `no-peer` from the start.
 
         `driver` is the name that error texts give the property's owner (`virtio-net-device`); `by` names who asked.
         """
@@ -129,11 +131,11 @@ class Network:
             if self.find_nic(device_id) is not None:
                 raise NetError(f"Duplicate device ID '{device_id}'")
         netdev = self._free_netdev(netdev_id, driver or model)
-        name = device_id or assign_name(model, (client.model for client in self.clients))
+        name = device_id or f"{model}.{self.clients.of_model(model)}"  # net/net.c: assign_name
         path = f"/machine/peripheral/{name}" if device_id else f"/machine/peripheral-anon/{name}"
         nic = Nic(self, name, model, endpoint, queues, mac, netdev_id, path)
         if netdev is None:
-            self._hold_at_birth(nic, HoldKind.NO_PEER, by, "no netdev was given to the NIC")
+            self._hold_from_the_start(nic, HoldKind.NO_PEER, by, "no netdev was given to the NIC")
         else:
             nic.peer, netdev.peer = netdev, nic
         try:
@@ -159,17 +161,19 @@ class Network:
 
     def _start(self, client: NetClient, link: bool, by: str) -> None:
         if not link:
-            self._hold_at_birth(client, HoldKind.OPERATOR, by, f"link=off when {client.name} was created")
+            self._hold_from_the_start(
+                client, HoldKind.OPERATOR, by, f"link=off when {client.name} was created"
+            )
         try:
             client.endpoint.start()
         except BaseException:
             client.endpoint.cleanup()
             raise
-        self.clients.append(client)
-        self.links.born(client, by)
+        self.clients.add(client)
+        self.links.created(client, by)
 
-    def _hold_at_birth(self, client: NetClient, kind: HoldKind, by: str, text: str) -> None:
-        client.holds[kind] = Hold(kind, by, text, self.clock.wall_ns(), self.clock.monotonic_ns())
+    def _hold_from_the_start(self, client: NetClient, kind: HoldKind, by: str, text: str) -> None:
+        client.holds[kind] = new_hold(client.name, kind, by, text, self.clock)
 
     def connect(self, first: NetClient, second: NetClient) -> None:
         """Make two clients without a peer peers of each other (a hubport and its netdev)."""
@@ -206,9 +210,7 @@ class Network:
 
             def edit() -> None:
                 _unpeer(nic)
-                nic.holds[HoldKind.NO_PEER] = Hold(
-                    HoldKind.NO_PEER, by, text, self.clock.wall_ns(), self.clock.monotonic_ns()
-                )
+                nic.holds[HoldKind.NO_PEER] = new_hold(nic.name, HoldKind.NO_PEER, by, text, self.clock)
 
             self.links.replugged(nic, edit, Cause(HoldKind.NO_PEER, by, text))
         elif peer is not None:
@@ -274,16 +276,17 @@ class Network:
             raise NetError(f"invalid net client name: {name}")
         return filters
 
-    def query_links(self, name: str | None = None) -> list[dict[str, object]]:
-        """vnic's query-links: how each link is, why, and what the guest saw."""
-        clients = self.clients if name is None else self.find_all(name)
+    def query_links(self, name: str | None = None) -> Iterator[LinkInfo]:
+        """vnic's query-links: how each link is, why, and what the guest saw. Each entry is made when it is asked for;
+        a client that is gone by then is left out."""
+        clients = list(self.clients) if name is None else self.find_all(name)
         if name is not None and not clients:
             raise DeviceNotFound(name)
-        return [info.link_info(client) for client in clients]
+        return (info.link_info(client) for client in clients if client in self.clients)
 
     def query_link_log(
         self, name: str | None = None, limit: int | None = None, after_id: int | None = None
-    ) -> list[dict[str, object]]:
+    ) -> list[LinkChange]:
         """vnic's query-link-log. A name without clients has a log as long as the journal remembers it."""
         for key, value in (("limit", limit), ("after-id", after_id)):
             if value is not None and value < 0:
@@ -291,11 +294,11 @@ class Network:
         changes = self.journal.select(name, limit, after_id)
         if name is not None and not changes and not self.find_all(name):
             raise DeviceNotFound(name)
-        return [change.to_dict() for change in changes]
+        return changes
 
     def info_network(self, hubs: Sequence[tuple[int, Sequence[NetClient]]] = ()) -> str:
         """The text of HMP `info network`, with "\\n" line ends."""
-        return info.info_network(self.clients, hubs)
+        return info.info_network(list(self.clients), hubs)
 
 
 def _unpeer(client: NetClient) -> None:

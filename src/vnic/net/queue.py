@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence, Sized
+from typing import Protocol
 
+from vnic.net.clock import Scheduler
 from vnic.net.offload import OffloadError, complete, segment_bytes
-
-if TYPE_CHECKING:
-    from vnic.net.client import NetClient
 
 Frame = bytes | bytearray | memoryview
 """An Ethernet frame without its FCS; a view may be of guest memory and ends with the call it is given to."""
@@ -23,19 +21,56 @@ FLUSH_BUDGET = 256
 segment that one is to be cut into counts as well."""
 
 
+class SendingEndpoint(Protocol):
+    """What is told that a receiver has room again."""
+
+    def sent(self, queue: int) -> None: ...
+
+
+class Sender(Protocol):
+    """The client at the other end of a frame's way."""
+
+    @property
+    def endpoint(self) -> SendingEndpoint: ...
+
+
+class ReceivingEndpoint(Protocol):
+    """What takes frames, or says that it has no room."""
+
+    @property
+    def wants_offload(self) -> bool: ...
+
+    def receive(self, queue: int, frame: Frame, offload: bytes = b"") -> bool: ...
+
+    def overrun(self, queue: int) -> None: ...
+
+
+class Receiver(Protocol):
+    """The client that the queue belongs to."""
+
+    dropped: int
+
+    @property
+    def endpoint(self) -> ReceivingEndpoint: ...
+    @property
+    def holds(self) -> Sized: ...
+    @property
+    def scheduler(self) -> Scheduler: ...
+
+
 class IncomingQueue:
     """The frames that wait for one queue of `receiver`, and the hand-over to its endpoint."""
 
-    def __init__(self, receiver: NetClient, index: int) -> None:
+    def __init__(self, receiver: Receiver, index: int) -> None:
         self._receiver = receiver
         self._index = index
-        self.frames: deque[tuple[NetClient, bytes, bytes]] = deque()
+        self.frames: deque[tuple[Sender, bytes, bytes]] = deque()
         self._bytes = 0
-        self._senders: set[NetClient] = set()
+        self._senders: set[Sender] = set()
         self._delivering = False
         self._flush_later = False
 
-    def send(self, sender: NetClient, frame: Frame, offload: bytes) -> bool:
+    def send(self, sender: Sender, frame: Frame, offload: bytes) -> bool:
         """Deliver now if nothing waits and the receiver has room; else keep a copy. False: it was kept."""
         if self._delivering or self.frames:
             # Frames that come in while one is being delivered wait their turn: the order holds, and a reply
@@ -58,7 +93,7 @@ class IncomingQueue:
             self.flush()
         return True
 
-    def _keep(self, sender: NetClient, frame: Frame, offload: bytes) -> None:
+    def _keep(self, sender: Sender, frame: Frame, offload: bytes) -> None:
         if len(self.frames) >= QUEUE_LIMIT or self._bytes >= QUEUE_LIMIT_BYTES:
             self._receiver.dropped += 1
             self._receiver.endpoint.overrun(self._index)
@@ -119,7 +154,7 @@ class IncomingQueue:
     def _continue_later(self) -> None:
         if not self._flush_later:
             self._flush_later = True
-            self._receiver.network.scheduler.call_soon(self._continue)
+            self._receiver.scheduler.call_soon(self._continue)
 
     def _continue(self) -> None:
         self._flush_later = False

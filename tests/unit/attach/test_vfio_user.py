@@ -24,8 +24,8 @@ from vnic.lab.played.vfio_user_client import VfioUserClient
 from vnic.lab.played.virtio_pci_driver import VERSION_1, VirtioPciDriver
 from vnic.net.client import Endpoint, Nic
 from vnic.net.errors import NetError
-from vnic.net.holds import HoldKind
 from vnic.net.network import Network
+from vnic.net.records import HoldKind
 from vnic.protocol.vfio_user import messages as m
 from vnic.quota import QUOTA
 from vnic.virtio.device import RingTaker, VirtioDevice
@@ -599,7 +599,7 @@ def test_a_slow_driver_gets_the_time_to_see_the_link_go(path: Path, monkeypatch:
         client = await asyncio.to_thread(bench.client)
         await asyncio.to_thread(client.attach)
         bench.nic.release(HoldKind.NO_PEER, "test", "up")
-        bench.nic.guest_driver_ok(True)
+        bench.nic.report.driver_ok(True)
         closed = asyncio.Event()
         started = asyncio.get_running_loop().time()
         bench.nic.hold(HoldKind.NO_PEER, "test", "the end")

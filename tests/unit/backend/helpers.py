@@ -7,13 +7,15 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from tests.fakes.events import record_events
+
 from vnic.backend import BackendContext, netdev_add
 from vnic.backend.options import NetdevOptions
 from vnic.monitor.passed_fds import FdRegistry
 from vnic.net.client import Endpoint, NetClient, Nic
-from vnic.net.holds import HoldKind
 from vnic.net.network import Network
 from vnic.net.queue import Frame
+from vnic.net.records import HoldKind
 
 MAC = bytes.fromhex("525400123456")
 PATIENCE_S = 60.0
@@ -70,8 +72,7 @@ class Lab:
         self.loop = asyncio.get_running_loop()
         self.network = Network(self.loop)
         self.context = BackendContext(self.loop, self.network, fds=EveryFd())
-        self.events: list[tuple[str, dict[str, object]]] = []
-        self.network.subscribe(lambda name, data: self.events.append((name, data)))
+        self.events = record_events(self.network)
 
     async def __aenter__(self) -> Lab:
         return self
@@ -127,7 +128,7 @@ class Lab:
     def why_last_down(self, name: str) -> str:
         """The cause of a client's last loss of its link, whatever holds it by now."""
         changes = self.network.journal.select(name)
-        return next(change.cause.text for change in reversed(changes) if not change.up)
+        return next(change.cause.text for change in reversed(changes) if change.link == "down")
 
     def info(self) -> str:
         return self.network.info_network(self.context.hubs.listing())

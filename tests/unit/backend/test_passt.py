@@ -123,7 +123,7 @@ def test_without_passt_it_is_refused(tmp_path: Path) -> None:
                     NetError, match=r"Failed to execute child process .*No such file or directory"
                 ):
                     lab.add(options)
-            assert lab.network.clients == []
+            assert not list(lab.network.clients)
 
     run(main())
 

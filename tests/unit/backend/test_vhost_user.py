@@ -18,7 +18,7 @@ from vnic.chardev.table import NullOptions
 from vnic.lab.played.vhost_user_client import turn
 from vnic.net.announce import AnnounceParameters
 from vnic.net.errors import NetError
-from vnic.net.holds import HoldKind
+from vnic.net.records import HoldKind
 from vnic.nic.virtio_net import features as f
 from vnic.protocol.vhost_user import messages as vu
 from vnic.sockets.monitor_address import SocketOptions

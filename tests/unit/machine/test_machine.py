@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.fakes.events import as_sent
 
 from vnic.backend import netdev_structs
 from vnic.machine import Machine
@@ -49,7 +50,7 @@ def live(
 
     async def main() -> None:
         machine = Machine(asyncio.get_running_loop(), "test", paused=paused, inherited=inherited)
-        machine.network.subscribe(lambda name, data: told.append((name, data)))
+        machine.network.subscribe(lambda name, data: told.append((name, as_sent(data))))
         try:
             await scenario(machine)
         finally:
@@ -432,8 +433,8 @@ def test_no_set_link_brings_a_leaving_nic_back(folder: Path, name: str) -> None:
         machine.device_del("nic0", "test")
         machine.network.set_link(name, False, "test")
         machine.network.set_link(name, True, "test")
-        down, up = machine.network.query_links("nic0") + machine.network.query_links("net0")
-        assert (down["link"], up["link"]) == ("down", "up")
+        up, down = machine.network.query_links()
+        assert (up.name, up.link, down.name, down.link) == ("net0", "up", "nic0", "down")
 
     live(scenario)
 
@@ -452,14 +453,14 @@ def test_a_guest_gets_the_moment_to_see_its_link_go(
         plugged = put_slow(machine, log, 0)
         client, closed = plugged.nic, asyncio.Event()
         plugged.attachment = SlowAttachment(log, machine, 0, closed)
-        client.guest_attached(True)
-        client.guest_driver_ok(True)
-        client.mark_seen(True)
+        client.report.guest_attached()
+        client.report.driver_ok(True)
+        client.report.seen(True)
         started = asyncio.get_running_loop().time()
         machine.device_del("nic0", "test")
         assert log == [], "not let go at once"
         if sees:
-            client.mark_seen(False)
+            client.report.seen(False)
         await closed.wait()
         assert sees or asyncio.get_running_loop().time() - started >= grace_s * 0.9
 

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from tests.fakes.events import record_events
 from tests.fakes.monitored_machine import FakeMachine
 
 from vnic.monitor.qmp import Dispatcher, QmpSession
@@ -18,8 +19,7 @@ class Client:
         self.machine = machine
         self.session = QmpSession(Dispatcher(machine), "QMP client test[1]")
         self.session.negotiated = True
-        self.events: list[tuple[str, dict[str, object]]] = []
-        machine.network.subscribe(lambda name, data: self.events.append((name, data)))
+        self.events = record_events(machine.network)
 
     def raw(self, data: bytes) -> list[Any]:
         """What comes back for these bytes."""

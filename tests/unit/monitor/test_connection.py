@@ -90,7 +90,7 @@ def test_an_event_of_a_command_comes_before_its_reply() -> None:
     async def test(wire: Wire) -> None:
         await wire.negotiate()
 
-        def listen(name: str, data: dict[str, object]) -> None:
+        def listen(name: str, _data: object) -> None:
             wire.connection.event({"event": name})
 
         wire.machine.network.subscribe(listen)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from vnic.filter.options import ReplayOptions
-from vnic.net.filters import Filter, add_filter
+from vnic.net.filter_set import add_filter
+from vnic.net.filters import Filter
 
 from .conftest import Client
 

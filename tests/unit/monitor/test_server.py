@@ -259,7 +259,7 @@ def test_who_asked_is_in_the_journal(tmp_path: Path) -> None:
         client.writer.write(b'{"execute":"set_link","arguments":{"name":"net0","up":false}}')
         assert (await client.line())["event"] == "LINK_CHANGED"
         (link,) = bench.machine.network.query_links("net0")
-        assert f"[{os.getpid()}]" in str(link["holds"])
+        assert f"[{os.getpid()}]" in str(link.holds)
         await client.close()
 
     run(test)

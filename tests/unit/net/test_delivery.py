@@ -7,10 +7,10 @@ from tests.fakes.scheduler import FakeScheduler
 from tests.unit.net.test_offload import build
 
 from vnic.net.client import Endpoint, NetClient
-from vnic.net.holds import HoldKind
 from vnic.net.network import Network
 from vnic.net.offload import GSO_TCPV4, complete, encode
 from vnic.net.queue import QUEUE_LIMIT, QUEUE_LIMIT_BYTES, Frame
+from vnic.net.records import HoldKind
 
 MAC = bytes.fromhex("525400123456")
 

@@ -7,18 +7,18 @@ import dataclasses
 import pytest
 from tests.fakes.scheduler import FakeScheduler
 
-from vnic.net.client import Endpoint, NetClient
+from vnic.net.client import Endpoint
 from vnic.net.errors import NetError
+from vnic.net.filter_set import add_filter, find_filter
 from vnic.net.filters import (
     Direction,
     Filter,
     Insert,
-    add_filter,
-    find_filter,
+    WireEnd,
 )
-from vnic.net.holds import HoldKind
 from vnic.net.network import Network
 from vnic.net.queue import Frame
+from vnic.net.records import HoldKind
 
 MAC = bytes.fromhex("525400123456")
 TO_NETDEV, TO_GUEST = b"from the guest", b"from the netdev"
@@ -67,7 +67,7 @@ class Probe(Filter):
         if self.fails:
             raise NetError("no luck")
 
-    def receive(self, sender: NetClient, queue: int, frame: Frame, offload: bytes) -> bool:
+    def receive(self, sender: WireEnd, queue: int, frame: Frame, offload: bytes) -> bool:
         self.seen.append((self.id, bytes(frame)))
         return self.takes
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from typing import cast
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from tests.fakes.events import as_sent, record_events
 from tests.fakes.scheduler import FakeScheduler
 
 from vnic.net.client import Endpoint, NetClient, Nic
 from vnic.net.clock import Clock
 from vnic.net.errors import DeviceNotFound, NetError
-from vnic.net.holds import HoldKind
+from vnic.net.journal import Journal
 from vnic.net.network import Network
+from vnic.net.records import Cause, HoldKind, LinkChange, LinkChanged, LinkSeen
 
 MAC = bytes.fromhex("525400123456")
 
@@ -46,11 +47,11 @@ class Recorder(Endpoint):
 class Bench:
     """A network with a clock that ticks 1 µs a look, and the events it emitted."""
 
-    def __init__(self) -> None:
+    def __init__(self, journal: Journal | None = None) -> None:
         ticks = itertools.count(1_000_000, 1000)
-        self.network = Network(FakeScheduler(), Clock(lambda: next(ticks), lambda: next(ticks)))
-        self.events: list[tuple[str, dict[str, object]]] = []
-        self.network.subscribe(lambda name, data: self.events.append((name, data)))
+        clock = Clock(lambda: next(ticks), lambda: next(ticks))
+        self.network = Network(FakeScheduler(), clock, journal)
+        self.events = record_events(self.network)
 
     def netdev(self, name: str = "net0", link: bool = True) -> tuple[NetClient, Recorder]:
         endpoint = Recorder()
@@ -112,9 +113,8 @@ def test_netdev_off_then_nic_on_stays_down_and_says_why(bench: Bench) -> None:
     bench.network.set_link("nic0", True, "qmp")
     assert not nic.link_up
     [entry] = bench.network.query_links("nic0")
-    holds = cast(list[dict[str, object]], entry["holds"])
-    assert [(hold["client"], hold["kind"]) for hold in holds] == [("net0", "operator")]
-    assert entry["operstate"] == "lowerlayerdown"
+    assert [(hold.client, hold.kind) for hold in entry.holds] == [("net0", "operator")]
+    assert entry.operstate == "lowerlayerdown"
 
 
 def test_an_operators_hold_outlives_a_reconnect(bench: Bench) -> None:
@@ -133,9 +133,9 @@ def test_a_backends_hold_brings_the_nic_down_with_its_cause_chained(bench: Bench
     _nic, device = bench.nic()
     netdev.hold(HoldKind.DISCONNECTED, "net0", "peer closed the connection")
     assert device.told == [False]
-    mine, nics = [entry for entry in bench.network.query_link_log() if entry["link"] == "down"]
-    assert nics["caused-by"] == mine["id"]
-    assert nics["cause"] == {"kind": "disconnected", "by": "net0", "text": "peer closed the connection"}
+    mine, nics = [entry for entry in bench.network.query_link_log() if entry.link == "down"]
+    assert nics.caused_by == mine.id
+    assert nics.cause == Cause("disconnected", "net0", "peer closed the connection")
 
 
 def test_an_unknown_name_is_device_not_found(bench: Bench) -> None:
@@ -161,11 +161,11 @@ def test_an_id_shared_by_a_netdev_and_an_unpeered_nic(bench: Bench) -> None:
 def test_a_nic_without_netdev_is_held(bench: Bench) -> None:
     nic, _ = bench.nic(netdev=None)
     assert list(nic.holds) == [HoldKind.NO_PEER]
-    assert nic.operstate == "lowerlayerdown"
+    assert str(nic.operstate) == "lowerlayerdown"
     bench.network.set_link("nic0", True, "qmp")
     assert not nic.link_up
     bench.network.set_link("nic0", False, "qmp")
-    assert nic.operstate == "down"
+    assert str(nic.operstate) == "down"
 
 
 def test_netdev_del_tells_and_keeps_the_nic_and_the_id_plugs_back_in(bench: Bench) -> None:
@@ -182,11 +182,9 @@ def test_netdev_del_tells_and_keeps_the_nic_and_the_id_plugs_back_in(bench: Benc
     assert bench.network.nics[0].peer is again
     assert device.told == [False, True]
     assert bench.links() == [("nic0", "down"), ("nic0", "up")]
-    assert bench.network.query_link_log("nic0", limit=1)[0]["cause"] == {
-        "kind": "no-peer",
-        "by": "qmp",
-        "text": "netdev net0 is back",
-    }
+    assert bench.network.query_link_log("nic0", limit=1)[0].cause == Cause(
+        "no-peer", "qmp", "netdev net0 is back"
+    )
 
 
 def test_link_off_at_the_start_is_an_operators_hold(bench: Bench) -> None:
@@ -199,15 +197,15 @@ def test_link_off_at_the_start_is_an_operators_hold(bench: Bench) -> None:
     assert nic.carrier_up_changes == 1
 
 
-def test_a_nic_born_on_a_held_wire_tells_what_holds_it(bench: Bench) -> None:
+def test_a_nic_created_on_a_held_wire_tells_what_holds_it(bench: Bench) -> None:
     netdev, _ = bench.netdev()
     netdev.hold(HoldKind.DISCONNECTED, "net0", "no peer yet")
     bench.nic()
     (change,) = bench.network.query_link_log("nic0")
-    assert change["link"] == "down"
-    assert change["cause"] == {"kind": "disconnected", "by": "net0", "text": "no peer yet"}
+    assert change.link == "down"
+    assert change.cause == Cause("disconnected", "net0", "no peer yet")
     assert netdev.last_change is not None
-    assert change["caused-by"] == netdev.last_change.id
+    assert change.caused_by == netdev.last_change.id
 
 
 def test_a_failed_start_leaves_nothing_behind(bench: Bench) -> None:
@@ -215,7 +213,7 @@ def test_a_failed_start_leaves_nothing_behind(bench: Bench) -> None:
     with pytest.raises(NetError, match="could not open"):
         bench.network.add_netdev("net0", "tap", broken)
     assert broken.cleaned == 1
-    assert bench.network.clients == []
+    assert not list(bench.network.clients)
     bench.netdev()
     endpoint = Recorder(fail="no room")
     with pytest.raises(NetError, match="no room"):
@@ -246,56 +244,130 @@ def test_identifiers_and_duplicates(bench: Bench) -> None:
 def test_seen_is_the_guests_read_of_the_new_state(bench: Bench) -> None:
     bench.netdev()
     nic, _ = bench.nic()
-    nic.guest_attached(True)
-    nic.mark_seen(True)
-    assert bench.events == [], "the state it was born in is no change"
+    nic.report.guest_attached()
+    nic.report.seen(True)
+    assert bench.events == [], "the state it was created in is no change"
     bench.network.set_link("nic0", False, "qmp")
-    nic.mark_notified()
-    nic.mark_interrupt()
-    nic.mark_seen(True)
+    nic.report.notified(False)
+    nic.report.interrupted()
+    nic.report.seen(True)
     assert [name for name, _ in bench.events] == ["LINK_CHANGED"], "an old state read late proves nothing"
-    nic.mark_seen(False)
-    nic.mark_seen(False)
+    nic.report.seen(False)
+    nic.report.seen(False)
     name, data = bench.events[-1]
     assert name == "LINK_SEEN"
     assert data["link"] == "down"
     assert data["latency-us"] == nic.guest.seen_latency_us
     assert len(bench.events) == 2
     last = bench.network.query_link_log("nic0", limit=1)[0]
-    assert last["notified-us"] <= last["interrupt-us"] <= last["seen-us"]  # type: ignore[operator]  # JSON
+    steps = (last.notified_us, last.interrupt_us, last.seen_us)
+    assert None not in steps
+    assert list(steps) == sorted(steps)  # type: ignore[type-var]  # none is None
 
 
 def test_the_latency_of_a_change_is_not_told_of_the_next(bench: Bench) -> None:
     bench.netdev()
     nic, _ = bench.nic()
-    nic.guest_attached(True)
+    nic.report.guest_attached()
     bench.network.set_link("nic0", False, "qmp")
-    nic.mark_seen(False)
-    assert "seen-latency-us" in nic.guest.to_dict()
+    nic.report.seen(False)
+    assert nic.guest.seen_latency_us is not None
     bench.network.set_link("nic0", True, "qmp")
     bench.network.set_link("nic0", False, "qmp")
-    assert nic.guest.to_dict()["seen"] == "down"
-    assert "seen-latency-us" not in nic.guest.to_dict()
+    assert nic.guest.seen == "down"
+    assert nic.guest.seen_latency_us is None
 
 
 def test_a_netdevs_guest_is_that_of_the_nic_on_its_wire(bench: Bench) -> None:
     bench.netdev()
     (lone,) = bench.network.query_links("net0")
-    assert lone["guest"] == {"attached": False, "driver-ok": False, "seen": "unknown"}
+    assert as_sent(lone)["guest"] == {"attached": False, "driver-ok": False, "seen": "unknown"}
     nic, _ = bench.nic()
-    nic.guest_attached(True)
-    nic.mark_seen(True)
+    nic.report.guest_attached()
+    nic.report.seen(True)
     netdev, seen = bench.network.query_links()
-    assert netdev["guest"] == seen["guest"]
-    assert netdev["guest"] != lone["guest"]
+    assert netdev.guest == seen.guest
+    assert netdev.guest != lone.guest
 
 
 def test_a_guest_that_reads_within_its_interrupt_is_told_of_after_the_change(bench: Bench) -> None:
     bench.netdev()
     nic, device = bench.nic()
-    device.link_status_changed = lambda: nic.mark_seen(nic.link_up)  # type: ignore[method-assign]  # a fast guest
+    device.link_status_changed = lambda: nic.report.seen(nic.link_up)  # type: ignore[method-assign]  # a fast guest
     bench.network.set_link("nic0", False, "qmp")
     assert [name for name, _ in bench.events] == ["LINK_CHANGED", "LINK_SEEN"]
+
+
+def test_what_follows_from_a_change_is_recorded_and_told_after_it(bench: Bench) -> None:
+    """A follower: nic0's link holds net1, from within the change."""
+    bench.netdev()
+    _nic0, device = bench.nic()
+    net1, _ = bench.netdev("net1")
+    nic1, far = bench.nic("nic1", "net1")
+    seen_by_device: list[bool] = []
+
+    def follow() -> None:
+        if device.client.link_up:
+            net1.release(HoldKind.FAR_END, "cable", "nic0 is up")
+        else:
+            net1.hold(HoldKind.FAR_END, "cable", "nic0 is down")
+        seen_by_device.append(nic1.link_up)
+
+    device.link_status_changed = follow  # type: ignore[method-assign]  # stands for a cable
+    bench.network.set_link("nic0", False, "qmp")
+    assert seen_by_device == [True], "the consequence waits until its cause was told"
+    assert far.told == [False]
+    assert bench.links() == [("nic0", "down"), ("net1", "down"), ("nic1", "down")]
+    cause, at_netdev, at_nic = bench.network.query_link_log()[-3:]
+    assert (cause.caused_by, at_netdev.caused_by, at_nic.caused_by) == (None, cause.id, at_netdev.id)
+
+
+def test_a_netdev_hears_of_its_nics_guest(bench: Bench) -> None:
+    _, backend = bench.netdev()
+    nic, _ = bench.nic()
+    heard: list[tuple[bool, bool]] = []
+    backend.guest_changed = lambda: heard.append((nic.guest.attached, nic.guest.driver_ok))  # type: ignore[method-assign]
+    nic.report.guest_attached()
+    nic.report.driver_ok(True)
+    nic.report.driver_ok(True)
+    nic.report.guest_detached()
+    assert heard == [(True, False), (True, True), (False, False)]
+
+
+def test_a_watcher_hears_of_its_client_only(bench: Bench) -> None:
+    bench.netdev()
+    nic, _ = bench.nic()
+    bench.nic("nic1", None)
+    heard: list[object] = []
+    unwatch = nic.watch(heard.append)
+    bench.network.set_link("nic1", False, "qmp")
+    bench.network.set_link("nic0", False, "qmp")
+    nic.report.seen(False)
+    unwatch()
+    bench.network.set_link("nic0", True, "qmp")
+    assert [type(event) for event in heard] == [LinkChanged, LinkSeen]
+
+
+def test_a_store_is_told_of_every_record_and_step() -> None:
+    class Store:
+        def __init__(self) -> None:
+            self.told: list[tuple[str, int]] = []
+
+        def recorded(self, change: LinkChange) -> None:
+            self.told.append(("recorded", change.id))
+
+        def updated(self, change: LinkChange) -> None:
+            self.told.append(("updated", change.id))
+
+    store = Store()
+    bench = Bench(Journal(Clock(), store=store, first_id=41))
+    bench.netdev()
+    nic, _ = bench.nic()
+    bench.network.set_link("nic0", False, "qmp")
+    nic.report.notified(False)
+    nic.report.interrupted()
+    nic.report.seen(False)
+    assert store.told == [("recorded", 41), ("recorded", 42), ("recorded", 43), *[("updated", 43)] * 3]
 
 
 def test_the_log_pages_and_is_bounded(bench: Bench) -> None:
@@ -308,7 +380,7 @@ def test_the_log_pages_and_is_bounded(bench: Bench) -> None:
     assert len(log) == 4096
     newest = bench.network.query_link_log("nic0", limit=2)
     assert newest == log[-2:]
-    assert bench.network.query_link_log(after_id=int(str(log[0]["id"])), limit=1) == [log[1]]
+    assert bench.network.query_link_log(after_id=log[0].id, limit=1) == [log[1]]
     assert bench.network.query_link_log(limit=0) == []
 
 
@@ -321,7 +393,7 @@ def test_shutdown_tells_the_guests_and_closes_backends_before_nics(bench: Bench)
     bench.network.close()
     assert device.told == [False]
     assert order == ["backend", "nic"]
-    assert bench.network.clients == []
+    assert not list(bench.network.clients)
 
 
 class AnyOrder(RuleBasedStateMachine):
@@ -355,7 +427,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @invariant()
     def the_link_is_up_exactly_without_holds(self) -> None:
-        holds = self.bench.network.query_links("nic0")[0]["holds"]
+        holds = next(self.bench.network.query_links("nic0")).holds
         assert self.nic.link_up == (not holds)
         assert (self.nic.peer is None) == (HoldKind.NO_PEER in self.nic.holds)
 
@@ -366,7 +438,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @invariant()
     def every_change_is_recorded_once(self) -> None:
-        states = [change.up for change in self.bench.network.journal.select("nic0")]
+        states = [change.link == "up" for change in self.bench.network.journal.select("nic0")]
         assert all(a != b for a, b in itertools.pairwise(states))
         assert states[-1] == self.nic.link_up
         assert len(states) - 1 == self.nic.carrier_up_changes + self.nic.carrier_down_changes

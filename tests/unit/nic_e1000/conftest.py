@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 from tests.fakes.e1000_driver import E1000Driver
+from tests.fakes.events import record_events
 from tests.fakes.scheduler import FakeScheduler
 
 from vnic.net.client import Endpoint, Nic
 from vnic.net.network import Network
 from vnic.net.queue import Frame
+from vnic.net.records import ShownBy
 from vnic.nic.intel.e1000 import E1000, MODELS
 
 MAC = bytes.fromhex("525400123456")
@@ -42,8 +44,7 @@ class Rig:
     def __init__(self, model: str = "e1000", *, link: bool = True, autonegotiation: bool = True) -> None:
         self.scheduler = FakeScheduler()
         self.network = Network(self.scheduler)
-        self.events: list[tuple[str, dict[str, object]]] = []
-        self.network.subscribe(lambda name, data: self.events.append((name, data)))
+        self.events = record_events(self.network)
         self.netdev = Netdev()
         self.network.add_netdev("net0", "stream", self.netdev)
         self.device = E1000(MODELS[model], autonegotiation=autonegotiation)
@@ -51,6 +52,7 @@ class Rig:
             "nic0", self.device.model.name, self.device, mac=MAC, netdev_id="net0", link=link
         )
         self.driver = E1000Driver(self.device)
+        self.nic.report.guest_attached(ShownBy.DEVICE)
 
     def set_link(self, up: bool) -> None:
         self.network.set_link("nic0", up, "test")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pytest
 from tests.fakes.e1000_driver import LINK_BITS
+from tests.fakes.events import as_sent
 from tests.unit.nic_e1000.conftest import Rig
 
 from vnic.nic.intel.e1000 import regs
@@ -16,7 +17,12 @@ LU = regs.STATUS_LU
 
 
 def last_step(rig: Rig) -> dict[str, object]:
-    return rig.network.query_link_log("nic0")[-1]
+    found: dict[str, object] = as_sent(rig.network.query_link_log("nic0")[-1])
+    return found
+
+
+def seen(rig: Rig) -> str:
+    return rig.nic.guest.seen
 
 
 def test_down_is_at_once_and_a_repetition_is_nothing(running: Rig) -> None:
@@ -86,7 +92,7 @@ def test_the_driver_renegotiates(running: Rig) -> None:
     running.scheduler.advance(0.5)
     assert driver.handle_interrupt() == LINK_BITS
     assert driver.seen_links == [True]
-    assert running.nic.guest.seen is True
+    assert seen(running) == "up"
 
 
 def test_no_negotiation_without_a_cable(running: Rig) -> None:
@@ -146,7 +152,7 @@ def test_boot_with_the_cable_out() -> None:
     rig = Rig(link=False)
     rig.driver.probe()
     assert not rig.driver.read(regs.STATUS) & LU
-    assert rig.nic.guest.seen is False
+    assert seen(rig) == "down"
     rig.set_link(True)
     rig.scheduler.advance(0.5)
     assert rig.driver.read(regs.STATUS) & LU
@@ -174,7 +180,7 @@ def test_the_journal_s_steps(running: Rig) -> None:
     assert "seen-us" not in step
     running.driver.handle_interrupt()
     assert "seen-us" in last_step(running)
-    assert running.nic.guest.seen is False
+    assert seen(running) == "down"
     assert [name for name, _ in running.events] == ["LINK_CHANGED", "LINK_SEEN"]
 
     running.set_link(True)

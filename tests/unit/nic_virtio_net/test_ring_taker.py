@@ -9,8 +9,8 @@ from tests.fakes.virtio_lab import FarEnd, VirtioLab, frame
 
 from vnic.memory.guest import Region
 from vnic.net.client import Endpoint
-from vnic.net.holds import HoldKind
 from vnic.net.queue import Frame
+from vnic.net.records import HoldKind
 from vnic.nic.virtio_net import VirtioNet, features
 from vnic.virtio.device import QueueFds, RingTaker, VirtioDevice
 from vnic.virtio.features import INDIRECT_DESC, VERSION_1

@@ -17,7 +17,8 @@ from typing import Final
 from vnic.attach.gate import Gate
 from vnic.attach.vfio_user.function import VfioPciPort
 from vnic.memory.guest import GuestMemory, GuestMemoryError
-from vnic.net.client import Nic, ShownBy
+from vnic.net.client import Nic
+from vnic.net.records import ShownBy
 from vnic.pci.device import PciDevice
 from vnic.protocol.frames import FrameError, Message
 from vnic.protocol.vfio_user import messages as m
@@ -105,7 +106,7 @@ class VfioUserAttachment:
     def _serve(self, sock: socket.socket) -> None:
         log.info("%s: a VM attached (%s)", self._name, peer_name(sock))
         self.state = State.SERVING
-        self._nic.guest_attached(True, ShownBy.DEVICE)
+        self._nic.report.guest_attached(ShownBy.DEVICE)
         self._port = VfioPciPort(self._device, self._loop, self._name)
         tell_of_unsealed(self._port.memory, self._name)
         self._server = Server(self._port)
@@ -142,7 +143,7 @@ class VfioUserAttachment:
         assert server is not None
         assert connection is not None
         self.state = State.RETURNING
-        self._nic.guest_attached(False)
+        self._nic.report.guest_detached()
         port.close(lambda: self._vm_is_gone(connection, closing))
         server.close()
 
@@ -276,7 +277,7 @@ class VfioUserAttachment:
         change = self._nic.last_change
         if change is None or not self._nic.guest.driver_ok:
             return 0.0
-        age = (self._nic.network.clock.monotonic_ns() - change.set_ns) / 1e9
+        age = self._nic.network.clock.monotonic_ns() / 1e9 - change.monotonic_us / 1e6
         return max(0.0, self._device.link_lag_seconds - age)
 
     def _begin_drain(self) -> None:

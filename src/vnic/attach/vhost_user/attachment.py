@@ -24,8 +24,9 @@ from vnic.attach.vhost_user.kicks import Kicks
 from vnic.attach.vhost_user.request_channel import RequestChannel
 from vnic.memory.guest import GuestMemory, GuestMemoryError
 from vnic.net.announce import rarp_frame
-from vnic.net.client import Nic, ShownBy
+from vnic.net.client import Nic
 from vnic.net.errors import NetError
+from vnic.net.records import LinkChanged, LinkSeen, ShownBy
 from vnic.protocol.vhost_user.backend import DeviceEngine
 from vnic.protocol.vhost_user.messages import (
     MAX_FDS,
@@ -124,7 +125,7 @@ class VhostUserAttachment:
         else:
             self.state = State.WAITING
             self._connect()
-        self._unsubscribe = self._nic.network.subscribe(self._link_came)
+        self._unsubscribe = self._nic.watch(self._link_came)
 
     def close(self, done: Callable[[], None] | None = None) -> None:
         """Leave the client, close everything and remove the path. May be called in any state; `done` is called,
@@ -240,7 +241,7 @@ class VhostUserAttachment:
         self._connection = Connection(self._loop, sock, self, max_fds=MAX_FDS, owner=name, holding=held)
         if self.server:
             self._gate.began(lambda text: self.failed(ProtocolError(text)))
-        self._nic.guest_attached(True)
+        self._nic.report.guest_attached()
 
     def _leave(self, then: State, *, violated: bool = False) -> None:
         """Part from the client; `then` LEAVING to serve the next one, or CLOSING."""
@@ -271,7 +272,7 @@ class VhostUserAttachment:
                 self._closed()
 
         self._device.detach(detached)
-        self._nic.guest_attached(False, ShownBy.SOCKET if self._by_socket else None)
+        self._nic.report.guest_detached(ShownBy.SOCKET if self._by_socket else None)
 
     def lost(self, reason: str | None) -> None:
         """ConnectionUser: the client closed its end, or it sent what is refused, or the socket failed (`reason`)."""
@@ -328,7 +329,7 @@ class VhostUserAttachment:
     def negotiated(self) -> None:
         self._gate.negotiated()
         self._by_socket = not self._engine_has(P_CONFIG)
-        self._nic.guest.shown_by = ShownBy.SOCKET if self._by_socket else ShownBy.DEVICE
+        self._nic.report.guest_shown_by(ShownBy.SOCKET if self._by_socket else ShownBy.DEVICE)
         if self._by_socket and not self._nic.link_up and self._grace is None:
             self._grace = self._loop.call_later(GRACE_S, self._show_link_down)
 
@@ -348,9 +349,9 @@ class VhostUserAttachment:
         elif not up:
             self._show_link_down()
 
-    def _link_came(self, event: str, _data: dict[str, object]) -> None:
-        """While the link is withheld nobody is attached whom the device could tell: the network does."""
-        if event == "LINK_CHANGED" and self.state is State.WITHHELD and self._nic.link_up:
+    def _link_came(self, event: LinkChanged | LinkSeen) -> None:
+        """While the link is withheld no client is attached, and the device has nobody to tell."""
+        if isinstance(event, LinkChanged) and self.state is State.WITHHELD and self._nic.link_up:
             self._wait()
 
     def _show_link_down(self) -> None:
@@ -389,7 +390,7 @@ class VhostUserAttachment:
             self._grace.cancel()
             self._loop.call_soon(self._show_link_down)
         elif self._tell():
-            self._nic.mark_interrupt()
+            self._nic.report.interrupted()
 
     def watch_kick(self, index: int, fd: int | None) -> None:
         try:

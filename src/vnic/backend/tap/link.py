@@ -8,7 +8,7 @@ from collections.abc import Callable
 from vnic.backend.interface_watch import InterfaceWatch
 from vnic.backend.tap.device import is_up, set_carrier
 from vnic.net.client import NetClient
-from vnic.net.holds import HoldKind
+from vnic.net.records import HoldKind
 
 
 class TapLink:

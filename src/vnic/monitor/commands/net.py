@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 
 from vnic.monitor.commands.table import Caller, command
 from vnic.monitor.interfaces import Later, MonitoredMachine
 from vnic.monitor.schema import netdev_options
 from vnic.monitor.schema.shapes import Shape
-from vnic.monitor.types import LinkChange, LinkInfo, RxFilterInfo
+from vnic.monitor.types import RxFilterInfo
 from vnic.net.announce import AnnounceParameters
+from vnic.net.records import LinkChange, LinkInfo
 
 
 class SetLink(msgspec.Struct):
@@ -70,7 +73,7 @@ def query_rx_filter(caller: Caller, args: MaybeName) -> list[dict[str, object]]:
 
 
 @command("query-links", returns=list[LinkInfo])
-def query_links(caller: Caller, args: MaybeName) -> list[dict[str, object]]:
+def query_links(caller: Caller, args: MaybeName) -> Iterator[LinkInfo]:
     """How each link is, every reason that keeps it down, and what the guest saw of it."""
     return caller.machine.network.query_links(args.name)
 
@@ -81,7 +84,7 @@ class QueryLinkLog(msgspec.Struct, rename="kebab"):
     after_id: int | None = None
 
 
-@command("query-link-log", returns=list[LinkChange])
-def query_link_log(caller: Caller, args: QueryLinkLog) -> list[dict[str, object]]:
+@command("query-link-log")
+def query_link_log(caller: Caller, args: QueryLinkLog) -> list[LinkChange]:
     """The journal, oldest first; with `after-id`, what came after that change."""
     return caller.machine.network.query_link_log(args.name, args.limit, args.after_id)

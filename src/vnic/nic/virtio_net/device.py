@@ -132,11 +132,11 @@ class VirtioNet(VirtioDevice, Endpoint):
         changed = status != self.config.status
         self.config.status = status
         if changed:
-            self.client.mark_notified()
+            self.client.report.notified(up)
             if self.attachment is not None:
                 self.attachment.link_changed(up)
             if self._notify_config():
-                self.client.mark_interrupt()
+                self.client.report.interrupted()
         self.update_datapath()
 
     def _notify_config(self) -> bool:
@@ -200,10 +200,10 @@ class VirtioNet(VirtioDevice, Endpoint):
         self.filter.vlans = frozenset() if self.driver_features & f.CTRL_VLAN else ALL_VLANS
 
     def driver_ok_changed(self, driver_ok: bool) -> None:
-        self.client.guest_driver_ok(driver_ok)
+        self.client.report.driver_ok(driver_ok)
         if driver_ok:
             if self._probed is not None:
-                self.client.mark_seen(self._probed)
+                self.client.report.seen(self._probed)
             self.look_at_rings()
 
     def reset_state(self) -> None:
@@ -224,7 +224,7 @@ class VirtioNet(VirtioDevice, Endpoint):
         end = offset + length
         if offset < STATUS_END and end > STATUS_AT and self.host_features & f.STATUS:
             if self.status & STATUS_DRIVER_OK:
-                self.client.mark_seen(bool(self.config.status & LINK_UP))
+                self.client.report.seen(bool(self.config.status & LINK_UP))
             elif end == STATUS_END:
                 self._probed = bool(self.config.status & LINK_UP)
         part = self.config.pack(self.config_size)[offset : offset + length]

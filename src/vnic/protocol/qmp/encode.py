@@ -7,6 +7,7 @@ QEMU's dictionaries are hash tables and print in bucket order, so that `{"return
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import re
 from collections.abc import Iterator
@@ -115,11 +116,16 @@ PIECE_ITEMS = 64
 
 
 def encode_reply(message: dict[str, object], pretty: bool = False) -> Iterator[bytes]:
-    """As `encode`, but in pieces where "return" is a long list, so that others can be served between them. The last
-    piece, and no other, ends with the line end."""
-    items = message.get("return")
-    if pretty or not isinstance(items, list) or len(items) <= PIECE_ITEMS:
+    """As `encode`, but in pieces where "return" is a long list or an iterator, so that others can be served between
+    them; what an iterator yields is made then. The last piece, and no other, ends with the line end."""
+    result = message.get("return")
+    items = iter(result) if isinstance(result, list) else result
+    if not isinstance(items, Iterator):
         yield encode(message, pretty)
+        return
+    first = list(itertools.islice(items, PIECE_ITEMS + 1))
+    if pretty or len(first) <= PIECE_ITEMS:
+        yield encode({**message, "return": [*first, *items]}, pretty)
         return
     text = "{"
     for number, key in enumerate(in_qdict_order(message)):
@@ -128,9 +134,10 @@ def encode_reply(message: dict[str, object], pretty: bool = False) -> Iterator[b
             text += _text(message[key], None)
             continue
         text += "["
-        for at in range(0, len(items), PIECE_ITEMS):
-            part = [_text(item, None) for item in items[at : at + PIECE_ITEMS]]
-            yield (text + ", ".join(part)).encode("ascii")
+        part = first
+        while part:
+            yield (text + ", ".join([_text(item, None) for item in part])).encode("ascii")
             text = ", "
+            part = list(itertools.islice(items, PIECE_ITEMS))
         text = "]"
     yield (text + "}\r\n").encode("ascii")

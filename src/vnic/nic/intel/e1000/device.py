@@ -12,7 +12,7 @@ from functools import partial
 
 from vnic.memory.guest import GuestMemory, GuestMemoryError
 from vnic.memory.shadow import Mirror
-from vnic.net.client import Endpoint, Nic, ShownBy
+from vnic.net.client import Endpoint, Nic
 from vnic.net.clock import Scheduler, Timer
 from vnic.net.offload import OffloadError, complete
 from vnic.net.queue import Frame
@@ -90,9 +90,6 @@ class E1000(PciDevice, Endpoint):
         self.rx = Receiver(self, self._filter)
         self.tx = Transmitter(self)
         self._mirrored: MirroredUnits | None = None
-        self._change_untold = False
-        self._lsc_owed = False
-        self._driver_ok = False
         self._io_address = 0
         self._complaints: set[str] = set()
         self._info_mac = bytes(6)
@@ -109,10 +106,10 @@ class E1000(PciDevice, Endpoint):
     def link_status_changed(self) -> None:
         """QEMU's e1000_set_link_status."""
         up = self.client.link_up
-        if up != self.link.carrier:
-            self._change_untold = True
         self.link.set_carrier(up)
-        self._tell_of_change()
+        self._show_link(
+            interrupts=False
+        )  # where STATUS.LU was so already, by what the guest did to its own link
         self.client.flush(0)  # what waits for a buffer is lost with the link
         if not up:
             self.tx.resume()  # nor does the ring wait for a peer behind a wire that is down
@@ -187,12 +184,10 @@ class E1000(PciDevice, Endpoint):
     def plug(self, irq: IrqLines, memory: GuestMemory) -> None:
         super().plug(irq, memory)
         self._complaints.clear()
-        self._nic.guest_attached(True, ShownBy.DEVICE)
 
     def unplug(self, done: Callable[[], None]) -> None:
         super().unplug(done)
         self._mirrored = None
-        self._nic.guest_attached(False)
 
     def device_reset(self) -> None:
         """Power-on or a bus reset: everything, the PHY too. A link that is down stays down (QEMU: e1000_reset_hold)."""
@@ -200,7 +195,7 @@ class E1000(PciDevice, Endpoint):
         self.eeprom.reset()
         self._reset_mac()
         self.link.reset(self.link.carrier)
-        self._tell_of_change()
+        self._show_link(interrupts=False)
 
     def use_mirror(self, mirror: Mirror) -> None:
         super().use_mirror(mirror)
@@ -331,9 +326,9 @@ class E1000(PciDevice, Endpoint):
         self.rx.reset()
         self.tx.reset()
         self._io_address = 0
-        self._lsc_owed = False
-        self._set_driver_ok(False)
         if hasattr(self, "client"):
+            self._nic.report.driver_ok(False)
+            self._nic.report.interrupt_acknowledged()
             # No sender shall wait for a receiver that is off, and the next guest gets none of it.
             self.client.purge(0)
 
@@ -350,7 +345,7 @@ class E1000(PciDevice, Endpoint):
     def _look_at_link(self, bit: int) -> int:
         """The guest reads the link: `bit` if it is up. This is the step the journal calls seen."""
         up = self.link.up
-        self._nic.mark_seen(up)
+        self._nic.report.seen(up)
         return bit if up else 0
 
     def _write_ctrl(self, value: int) -> None:
@@ -374,7 +369,7 @@ class E1000(PciDevice, Endpoint):
 
     def _write_rctl(self, value: int) -> None:
         self.rx.rctl = value
-        self._set_driver_ok(bool(value & RCTL_EN))
+        self._nic.report.driver_ok(bool(value & RCTL_EN))
         self.client.flush(0)  # to the guest, or, with the receiver off, to nowhere
 
     def _write_rdt(self, value: int) -> None:
@@ -428,31 +423,23 @@ class E1000(PciDevice, Endpoint):
 
     def _status_changed(self) -> None:
         """STATUS.LU changed, or a negotiation ended: LSC."""
-        if self._tell_of_change():
-            self._lsc_owed = True
+        self._show_link(interrupts=True)
         self.interrupts.set(regs.ICR_LSC)
         if self.link.up:
             self.client.flush(0)
 
-    def _tell_of_change(self) -> bool:
+    def _show_link(self, *, interrupts: bool) -> None:
         """Once STATUS shows the last change of the cable, note that. What the guest does to its own link is none."""
-        if not self._change_untold or self.link.up != self.link.carrier:
-            return False
-        self._change_untold = False
-        self._nic.mark_notified()
-        return True
+        if self.link.up == self.link.carrier:
+            self._nic.report.notified(self.link.up, interrupts=interrupts)
 
     def _drive_pin(self, pending: int) -> None:
         level = pending != 0
         if level != self.intx:
             self.set_intx(level)
-        if self._lsc_owed:
+        report = self._nic.report if hasattr(self, "client") else None
+        if report is not None and report.interrupt_owed:
             if pending & regs.ICR_LSC:
-                self._nic.mark_interrupt()
-            # Acknowledged unseen by a driver that polls: a later LSC is not this change's.
-            self._lsc_owed = bool(self.interrupts.cause & ~pending & regs.ICR_LSC)
-
-    def _set_driver_ok(self, driver_ok: bool) -> None:
-        if driver_ok != self._driver_ok:
-            self._driver_ok = driver_ok
-            self._nic.guest_driver_ok(driver_ok)
+                report.interrupted()
+            elif not self.interrupts.cause & regs.ICR_LSC:
+                report.interrupt_acknowledged()

@@ -1,0 +1,56 @@
+"""The filters of a network: found by id, and put into their place on a netdev (QEMU's netfilter_complete)."""
+
+from __future__ import annotations
+
+from vnic.net.client import NetClient
+from vnic.net.errors import NetError
+from vnic.net.filters import Filter, FilterOptions, Insert
+from vnic.net.names import check_identifier
+from vnic.net.network import Network
+
+
+def find_filter(network: Network, filter_id: str) -> Filter | None:
+    return next((each for client in network.clients for each in client.filters if each.id == filter_id), None)
+
+
+def add_filter(network: Network, net_filter: Filter) -> None:
+    """Put a filter into its place on its netdev, with the rules and texts of netfilter_complete.
+
+    After a NetError nothing of it is left.
+    """
+    options = net_filter.options
+    check_identifier(options.id)
+    if find_filter(network, options.id) is not None:
+        raise NetError(f"attempt to add duplicate property '{options.id}' to object (type 'container')")
+    netdev = network.find_netdev(options.netdev)
+    if netdev is None:
+        raise NetError("Parameter 'netdev' expects a network backend id")
+    if netdev.queues > 1:
+        raise NetError("multiqueue is not supported")
+    if not netdev.endpoint.passes_frames:
+        raise NetError("Vhost is not supported")
+    at = _place(network, netdev, options)
+    net_filter.netdev = netdev
+    try:
+        net_filter.setup()
+    except BaseException:
+        net_filter.cleanup()
+        raise
+    netdev.filters.insert(at, net_filter)
+
+
+def _place(network: Network, netdev: NetClient, options: FilterOptions) -> int:
+    """The index in the netdev's list that `position` and `insert` ask for."""
+    if options.position == "head":
+        return 0
+    if options.position == "tail":
+        return len(netdev.filters)
+    if not options.position.startswith("id="):
+        raise NetError("Parameter 'position' expects 'head', 'tail' or 'id=<id>'")
+    name = options.position.removeprefix("id=")
+    beside = find_filter(network, name)
+    if beside is None:
+        raise NetError(f"filter '{name}' not found")
+    if beside.netdev is not netdev:
+        raise NetError(f"filter '{name}' belongs to a different netdev")
+    return netdev.filters.index(beside) + (options.insert is Insert.BEHIND)

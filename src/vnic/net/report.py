@@ -1,0 +1,122 @@
+"""LinkReport: what a NIC's guest was told of its link, and what it saw of it, written the same way by all models.
+
+The device model and its attachment tell the report; the journal and `LINK_SEEN` follow from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from vnic.net.clock import Clock
+from vnic.net.journal import Journal
+from vnic.net.records import GuestInfo, LinkChange, ShownBy, link_word
+
+
+class LinkReport:
+    """The last change of one NIC's link on its way to the guest: changed → notified → interrupted → seen.
+
+    A step that comes before its predecessor, or twice, or after the next change, is not recorded.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        journal: Journal,
+        seen: Callable[[LinkChange], None],
+        guest_changed: Callable[[], None],
+    ) -> None:
+        """`seen` is told once of each change that the guest saw; `guest_changed`, of a guest or driver that comes
+        or goes."""
+        self.guest = GuestInfo(attached=False, driver_ok=False, seen="unknown")
+        self._clock = clock
+        self._journal = journal
+        self._tell_seen = seen
+        self._tell_guest_changed = guest_changed
+        self._attached_us = 0
+        self._change: LinkChange | None = None
+        self._created = False
+        """`_change` is the state that the NIC was created in: nothing is owed for it, and LINK_SEEN not emitted."""
+        self._notice_owed = self._interrupt_owed = False
+
+    # -- the link -----------------------------------------------------------------------------------------------
+
+    def changed(self, change: LinkChange, *, created: bool = False) -> None:
+        """The NIC's link changed (or the NIC was created with it)."""
+        self._change = change
+        self._created = created
+        self._notice_owed = not created
+        self._interrupt_owed = False
+        self.guest.seen_latency_us = None
+
+    # -- the device model ---------------------------------------------------------------------------------------
+
+    def notified(self, up: bool, *, interrupts: bool = True) -> None:
+        """The device shows `up` to the guest. `interrupts`: and interrupts it for that."""
+        change = self._change
+        if change is None or not self._notice_owed or change.link != link_word(up):
+            return
+        self._notice_owed = False
+        self._interrupt_owed = interrupts
+        change.notified_us = self._now_us() - change.monotonic_us
+        self._journal.update(change)
+
+    @property
+    def interrupt_owed(self) -> bool:
+        """The device shows the change, and has not interrupted the guest for it yet."""
+        return self._interrupt_owed
+
+    def interrupted(self) -> None:
+        """The interrupt for the change left for the guest."""
+        change = self._change
+        if change is None or not self._interrupt_owed:
+            return
+        self._interrupt_owed = False
+        change.interrupt_us = self._now_us() - change.monotonic_us
+        self._journal.update(change)
+
+    def interrupt_acknowledged(self) -> None:
+        """A driver that polls took the cause away before an interrupt left: a later one is not this change's."""
+        self._interrupt_owed = False
+
+    def seen(self, up: bool) -> None:
+        """The guest's driver read the link from the device, and read `up`."""
+        guest = self.guest
+        guest.seen = link_word(up)
+        change = self._change
+        if change is None or change.link != guest.seen or change.seen_us is not None:
+            return
+        now_us = self._now_us()
+        change.seen_us = now_us - change.monotonic_us
+        change.seen_latency_us = now_us - max(change.monotonic_us, self._attached_us)
+        guest.seen_latency_us = change.seen_latency_us
+        self._journal.update(change)
+        if not self._created:
+            self._tell_seen(change)
+
+    # -- the guest ----------------------------------------------------------------------------------------------
+
+    def guest_attached(self, shown_by: ShownBy | None = None) -> None:
+        """A VM plugged in; what an earlier one had seen is forgotten."""
+        self._attached_us = self._now_us()
+        self._set_guest(attached=True, shown_by=shown_by)
+
+    def guest_detached(self, shown_by: ShownBy | None = None) -> None:
+        """The VM is gone; `shown_by` SOCKET where it was left to show it the link."""
+        self._set_guest(attached=False, shown_by=shown_by)
+
+    def _set_guest(self, attached: bool, shown_by: ShownBy | None) -> None:
+        self.guest = GuestInfo(attached, driver_ok=False, seen="unknown", link_shown_by=shown_by)
+        self._tell_guest_changed()
+
+    def guest_shown_by(self, shown_by: ShownBy) -> None:
+        """The VM said how it learns of its link."""
+        self.guest.link_shown_by = shown_by
+
+    def driver_ok(self, ok: bool) -> None:
+        """The guest's driver took the device into use, or let it go."""
+        if ok != self.guest.driver_ok:
+            self.guest.driver_ok = ok
+            self._tell_guest_changed()
+
+    def _now_us(self) -> int:
+        return self._clock.monotonic_ns() // 1000

@@ -1,0 +1,21 @@
+"""What a network tells its monitors, written down: events by name, and records as a QMP client reads them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from vnic.net.network import Network
+
+
+def record_events(network: Network) -> list[tuple[str, dict[str, Any]]]:
+    """The names and data of all events from now on, in a list that grows."""
+    events: list[tuple[str, dict[str, Any]]] = []
+    network.subscribe(lambda name, data: events.append((name, msgspec.to_builtins(data))))
+    return events
+
+
+def as_sent(record: object) -> Any:
+    """A record as it stands in a reply."""
+    return msgspec.to_builtins(record)
