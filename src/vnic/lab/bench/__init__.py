@@ -29,6 +29,7 @@ MEASURES = {
         "a driver and a DPDK back-end through vnic, beside the two joined directly",
     ),
     "eventfd": ("vnic.lab.bench.eventfd", "set_link over QMP until the interrupt of a PCI NIC"),
+    "scale": ("vnic.lab.bench.scale", "commands where there are 1, 100, 1 000 and 10 000 NICs"),
     "qemu": (
         "vnic.lab.bench.qemu",
         "set_link until a real guest is interrupted and looks, beside QEMU's own NICs",

@@ -78,6 +78,14 @@ class VnicProcess:
                 qmp.settimeout(GREETING_TIMEOUT_S)
                 return qmp
 
+    def second_client(self) -> socket.socket:
+        """Another QMP client, past its greeting and negotiation; the caller closes it."""
+        qmp = self._connect(self.folder / "qmp.sock", time.perf_counter() + GREETING_TIMEOUT_S)
+        qmp.recv(4096)
+        qmp.sendall(b'{"execute":"qmp_capabilities"}\n')
+        qmp.recv(4096)
+        return qmp
+
     def execute(self, command: str, **arguments: object) -> object:
         """Run one QMP command; events that come before its reply are passed over."""
         request = {
