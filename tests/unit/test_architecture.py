@@ -16,6 +16,7 @@ ORDER = (
         "descriptors",
         "printable",
         "plainfile",
+        "record",
         "memory",
         "net",
         "pci",
