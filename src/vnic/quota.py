@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Final
 
 GUEST_DESCRIPTORS: Final = 4096
-"""More than any client needs: 128 queue pairs are 771 over vhost-user; 2048 vectors of MSI-X and 512 regions of memory,
-at two each, are 3072 over vfio-user."""
+"""More than any client needs: 256 rings, all that vhost-user can name, are 768; over vfio-user 2048 vectors of MSI-X
+and 512 regions of memory, at two each, are 3072."""
 MOST_FOR_EACH: Final = 2
 """Descriptors held for one that came: a region keeps its own, and one of its mapping."""
 
