@@ -12,7 +12,7 @@ from tests.fakes.vhost_user_rig import MAC
 from vnic.attach.vhost_user.attachment import VhostUserAttachment
 from vnic.backend import BackendContext, netdev_add
 from vnic.backend.options import VhostUserOptions
-from vnic.backend.vhost_user import State, VhostUserBackend
+from vnic.backend.vhost_user import BackendState, VhostUserBackend
 from vnic.chardev.table import Chardevs
 from vnic.lab.played.driver import NetDriver
 from vnic.lab.played.guest_memory import FakeGuestMemory
@@ -90,7 +90,7 @@ class WireRig:
         return self.device.datapath is datapath
 
     def wait_up(self) -> None:
-        until(self.loop, lambda: self.backend.state is State.UP and self.nic.link_up)
+        until(self.loop, lambda: self.backend.state is BackendState.UP and self.nic.link_up)
         self.settle()
 
     def wait_down(self) -> None:

@@ -12,7 +12,7 @@ from tests.fakes.virtio_lab import MAC, FarEnd, TurnScheduler, frame
 from tests.fuzz.test_vfio_user_fuzz import NoWatcher
 
 from vnic.attach.vfio_user.function import VfioPciPort
-from vnic.attach.vfio_user.shadow import IN_FLIGHT, IN_FLIGHT_BYTES, MessageMirror
+from vnic.attach.vfio_user.shadow import IN_FLIGHT, IN_FLIGHT_BYTES, MessageShadow
 from vnic.lab.played.driver import DriverRing
 from vnic.lab.played.guest_memory import FakeGuestMemory
 from vnic.lab.played.vfio_user_client import QEMU_VERSION
@@ -97,11 +97,11 @@ class Machine:
             self.port.reset()
 
     def check(self) -> None:
-        mirror = self.pci.mirror
-        assert isinstance(mirror, MessageMirror)
-        assert mirror._in_flight <= IN_FLIGHT
-        assert mirror._bytes_in_flight < 2 * IN_FLIGHT_BYTES
-        assert len(mirror._requests) < 4096
+        shadow = self.pci.shadow
+        assert isinstance(shadow, MessageShadow)
+        assert shadow._in_flight <= IN_FLIGHT
+        assert shadow._bytes_in_flight < 2 * IN_FLIGHT_BYTES
+        assert len(shadow._requests) < 4096
 
     def close(self) -> None:
         gone: list[bool] = []

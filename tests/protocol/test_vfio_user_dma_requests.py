@@ -8,7 +8,7 @@ from tests.fakes.vfio_user_device import ask, is_open, memfd, serving
 from vnic.protocol.frames import Message
 from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vfio_user.messages import ProtocolError
-from vnic.protocol.vfio_user.server import MAX_DMA_REQUESTS, Server, State
+from vnic.protocol.vfio_user.server import MAX_DMA_REQUESTS, Server, ServerState
 
 
 def reply(request: bytes, payload: bytes = b"", *, errno: int = 0, command: int | None = None) -> Message:
@@ -82,7 +82,7 @@ def test_nothing_is_asked_before_version() -> None:
     server, device = serving()
     with pytest.raises(BlockingIOError):
         Server(device).dma_read(0, 1, lambda _: None)
-    assert server.state is State.SERVING
+    assert server.state is ServerState.SERVING
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_answers_that_do_not_fit_end_the_connection(payload: bytes, command: int
     request = server.dma_read(0, 4, lambda _: None)
     with pytest.raises(ProtocolError):
         server.receive(reply(request, payload, command=command))
-    assert server.state is State.FAILED
+    assert server.state is ServerState.FAILED
 
 
 def test_an_answer_that_nobody_asked_for() -> None:

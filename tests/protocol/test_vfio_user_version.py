@@ -10,7 +10,7 @@ from tests.fakes.vfio_user_device import FakeDevice, ask, is_open, memfd, messag
 from vnic.lab.played.vfio_user_client import QEMU_VERSION
 from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vfio_user.messages import ProtocolError
-from vnic.protocol.vfio_user.server import Server, State
+from vnic.protocol.vfio_user.server import Server, ServerState
 
 VERSION_0_0 = m.VERSION_NUMBERS.pack(0, 0)
 
@@ -31,7 +31,7 @@ def test_version() -> None:
         "write_multiple": True,
     }
     assert server.capabilities["max_dma_maps"] == 65535
-    assert server.state is State.SERVING
+    assert server.state is ServerState.SERVING
 
 
 @pytest.mark.parametrize("text", [b"", b"{}\0", b'{"capabilities":{}}\0'])
@@ -73,7 +73,7 @@ def test_another_major_version_is_refused_and_may_be_mended() -> None:
     reply = ask(server, m.VERSION, m.VERSION_NUMBERS.pack(1, 0) + b"{}\0")
     assert reply == (22, b"")
     assert ask(server, m.VERSION, VERSION_0_0) is not None
-    assert server.state is State.SERVING
+    assert server.state is ServerState.SERVING
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_malformed_version_ends_the_connection(payload: bytes) -> None:
     server = Server(FakeDevice())
     with pytest.raises(ProtocolError):
         server.receive(message(m.VERSION, payload))
-    assert server.state is State.FAILED
+    assert server.state is ServerState.FAILED
     with pytest.raises(ProtocolError):
         server.receive(message(m.VERSION, VERSION_0_0))
 
@@ -159,7 +159,7 @@ def test_surplus_descriptors_end_the_connection_and_are_closed() -> None:
         with pytest.raises(ProtocolError, match="descriptors"):
             server.receive(message(command, bytes(32), fds))
         assert not any(map(is_open, fds))
-        server.state = State.SERVING
+        server.state = ServerState.SERVING
 
 
 @pytest.mark.parametrize("size", [0, 1, 15])

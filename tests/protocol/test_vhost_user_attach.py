@@ -16,7 +16,7 @@ from tests.fakes.loops import fresh_loop, no_fd_leak, turn, until
 from tests.fakes.vhost_user_rig import SocketRig, closed_by_device
 
 from vnic.attach import gate
-from vnic.attach.vhost_user.attachment import State
+from vnic.attach.vhost_user.attachment import VhostUserState
 from vnic.attach.vhost_user.kicks import VAIN_KICKS
 from vnic.lab.played.vhost_user_client import (
     QEMU_NETDEV_PROTOCOL_FEATURES,
@@ -160,7 +160,7 @@ def test_a_silent_client_goes_for_the_next_one(
     other = rig.connect()
     until(rig.loop, lambda: closed_by_device(silent))
     assert "it did not negotiate, and another client waits" in caplog.text
-    until(rig.loop, lambda: rig.attachment.state is State.CONNECTED)
+    until(rig.loop, lambda: rig.attachment.state is VhostUserState.CONNECTED)
     other.negotiate()
 
 
@@ -208,7 +208,7 @@ def test_close_says_goodbye(rig: SocketRig) -> None:
     rig.attachment.close()
     assert closed_by_device(client)
     assert not rig.nic.guest.attached
-    assert rig.attachment.state is State.CLOSED
+    assert rig.attachment.state is VhostUserState.CLOSED
     with pytest.raises(OSError, match="No such file"):
         rig.connect()
 
@@ -219,12 +219,12 @@ def test_connecting_to_a_server_that_comes_later(tmp_path: Path) -> None:
         rig = SocketRig(loop, tmp_path / "vm.sock", server=False)
         rig.attachment.start()
         turn(loop)
-        assert rig.attachment.state is State.WAITING
+        assert rig.attachment.state is VhostUserState.WAITING
         for _ in range(2):
             with socket.socket(socket.AF_UNIX) as server:
                 server.bind(rig.path)
                 server.listen()
-                until(loop, lambda: rig.attachment.state is State.CONNECTED)
+                until(loop, lambda: rig.attachment.state is VhostUserState.CONNECTED)
                 accepted, _ = server.accept()
             os.unlink(rig.path)
             client = rig.adopt(SocketWire(accepted, loop))
@@ -337,7 +337,7 @@ def test_a_kick_that_is_no_eventfd_harms_nobody(rig: SocketRig) -> None:
     os.close(odd)
     assert closed_by_device(client)
     other = rig.connect()
-    until(rig.loop, lambda: rig.attachment.state is State.CONNECTED)
+    until(rig.loop, lambda: rig.attachment.state is VhostUserState.CONNECTED)
     assert other.ask_u64(vu.GET_FEATURES)
 
 
@@ -357,7 +357,7 @@ def test_a_client_that_reads_no_replies_stops_only_itself(rig: SocketRig) -> Non
     answered = client.wire.receive(sent // len(request) * (12 + 12 + 256))
     assert len(answered) > 1 << 20
     client.send(vu.SET_OWNER)
-    assert rig.attachment.state is State.CONNECTED
+    assert rig.attachment.state is VhostUserState.CONNECTED
 
 
 def test_many_clients_in_a_row_leak_nothing(rig: SocketRig) -> None:

@@ -43,7 +43,7 @@ from vnic.sockets.connect import (
 )
 
 
-class State(enum.Enum):
+class StreamState(enum.Enum):
     """Where a stream is."""
 
     NEW = enum.auto()
@@ -75,7 +75,7 @@ class StreamBackend(Backend):
             )
         if options.link_propagate and not options.server and not options.reconnect_ms:
             raise NetError("'link-propagate' option of a client needs 'reconnect-ms', to come back")
-        self.state = State.NEW
+        self.state = StreamState.NEW
         self._propagates = options.link_propagate
         self._address: InetAddress | UnixAddress | FdAddress = options.addr
         self._server = options.server
@@ -106,7 +106,7 @@ class StreamBackend(Backend):
     def _open(self) -> None:
         """Listen, or begin to connect."""
         assert isinstance(self._address, InetAddress | UnixAddress)
-        self.state = State.NEW
+        self.state = StreamState.NEW
         if self._server:
             self.hold_disconnected(f"about to listen on {describe(self._address)}")
             self._cancel_resolve = resolve(
@@ -115,13 +115,13 @@ class StreamBackend(Backend):
         else:
             self.hold_disconnected(f"connecting to {describe(self._address)}")
             # On the loop's next turn: whoever adds the netdev hears of its events after its reply, as from QEMU.
-            self.state = State.WAITING
+            self.state = StreamState.WAITING
             self._timer = self.loop.call_later(0, self._connect)
 
     # -- server -------------------------------------------------------------------------------------------------
 
     def _bind(self, targets: list[Resolved]) -> None:
-        if self.state in (State.ENDED, State.WITHHELD):
+        if self.state in (StreamState.ENDED, StreamState.WITHHELD):
             return
         assert isinstance(self._address, InetAddress | UnixAddress)
         try:
@@ -142,7 +142,7 @@ class StreamBackend(Backend):
 
     def _listen(self, listening: Listening) -> None:
         self._listener = Listener(self.loop, listening, self._accepted)
-        self.state = State.LISTENING
+        self.state = StreamState.LISTENING
         self._info = "listening"
         self.hold_disconnected(f"listening on {self._listening_on()}, no peer yet")
 
@@ -177,7 +177,7 @@ class StreamBackend(Backend):
     def _connect(self) -> None:
         assert isinstance(self._address, InetAddress | UnixAddress)
         self._timer = None
-        self.state = State.CONNECTING
+        self.state = StreamState.CONNECTING
         self._connector = Connector(self.loop, self._address, self._connect_done, self._connect_failed)
 
     def _connect_done(self, sock: socket.socket) -> None:
@@ -193,14 +193,14 @@ class StreamBackend(Backend):
 
     def _connect_failed(self, text: str) -> None:
         self._connector = None
-        if self._reconnect_s and self.state is not State.ENDED:
+        if self._reconnect_s and self.state is not StreamState.ENDED:
             reason = text.rpartition(": ")[2]
             self._wait(f"connect to {describe(self._address)} failed: {reason}")
         else:
             self._failed(text)
 
     def _wait(self, text: str) -> None:
-        self.state = State.WAITING
+        self.state = StreamState.WAITING
         self._info = "connecting"
         self.hold_disconnected(f"{text}; trying again every {self._reconnect_s:g} s")
         self._timer = self.loop.call_later(self._reconnect_s, self._connect)
@@ -208,7 +208,7 @@ class StreamBackend(Backend):
     # -- both ---------------------------------------------------------------------------------------------------
 
     def _connected(self, sock: socket.socket, name: Any) -> None:
-        self.state = State.CONNECTED
+        self.state = StreamState.CONNECTED
         self._info = socket_uri(sock.family, name)
         data: dict[str, object] = {"netdev-id": self.name, "addr": qmp_address(sock.family, name)}
         self._connection = FramedConnection(self.loop, sock, self.client, self._lost)
@@ -221,13 +221,13 @@ class StreamBackend(Backend):
     def _lost(self, reason: str) -> None:
         self._connection = None
         if self._listener is not None:
-            self.state = State.LISTENING
+            self.state = StreamState.LISTENING
             self._info = "listening"
             self.hold_disconnected(f"{reason}; listening on {self._listening_on()}")
         elif self._reconnect_s:
             self._wait(reason)
         else:
-            self.state = State.ENDED
+            self.state = StreamState.ENDED
             self.hold_disconnected(f"{reason}; there is no reconnect-ms, so it stays so")
         self.context.emit("NETDEV_STREAM_DISCONNECTED", {"netdev-id": self.name})
         if self._listener is not None:
@@ -235,7 +235,7 @@ class StreamBackend(Backend):
 
     def _failed(self, text: str) -> None:
         """Nothing more will come of it: as in QEMU, the netdev stays and its info says why."""
-        self.state = State.ENDED
+        self.state = StreamState.ENDED
         self._info = f"error: {text}"
         self.hold_disconnected(text)
         log.warning("netdev %s: %s", self.name, text)
@@ -249,12 +249,12 @@ class StreamBackend(Backend):
         return bool(reasons - {(self.client, HoldKind.DISCONNECTED)})
 
     def link_status_changed(self) -> None:
-        if not self._propagates or self.state is State.ENDED:
+        if not self._propagates or self.state is StreamState.ENDED:
             return
         down = self._own_link_down()
-        if down and self.state is not State.WITHHELD:
+        if down and self.state is not StreamState.WITHHELD:
             self._withhold()
-        elif not down and self.state is State.WITHHELD:
+        elif not down and self.state is StreamState.WITHHELD:
             self._open()
 
     def peer_changed(self) -> None:
@@ -263,7 +263,7 @@ class StreamBackend(Backend):
     def _withhold(self) -> None:
         connected = self._connection is not None
         self._close_sockets()
-        self.state = State.WITHHELD
+        self.state = StreamState.WITHHELD
         self._info = "closed while the link is down"
         self.hold_disconnected("the socket is closed to show the far end that the link is down")
         if connected:
@@ -282,7 +282,7 @@ class StreamBackend(Backend):
         return self._info
 
     def cleanup(self) -> None:
-        self.state = State.ENDED
+        self.state = StreamState.ENDED
         self._close_sockets()
 
     def _close_sockets(self) -> None:

@@ -53,7 +53,7 @@ WRONG_PEER = "vhost-user requires frontend driver virtio-net-*"
 MTU_AT = 10  # where a network device's config space holds its MTU (virtio 1.2 §5.1.4)
 
 
-class State(enum.Enum):
+class BackendState(enum.Enum):
     """Where the netdev is."""
 
     NEW = enum.auto()
@@ -83,7 +83,7 @@ class VhostUserBackend(Backend, RingTaker):
         self.queues = options.queues if options.queues is not None else 1
         if self.queues < 1 or self.queues > 1024:
             raise NetError("vhost-user number of queues must be in range [1, 1024]")
-        self.state = State.NEW
+        self.state = BackendState.NEW
         self.ring_features: int | None = None
         """What the last back-end to connect can do; None before the first."""
         self._connection: Connection | None = None
@@ -103,14 +103,14 @@ class VhostUserBackend(Backend, RingTaker):
 
     def start(self) -> None:
         self._chardev.claim(f"netdev {self.name}")
-        self.state = State.ABSENT
+        self.state = BackendState.ABSENT
         self._socket.start()
 
     def cleanup(self) -> None:
         """The netdev goes. Rings that the back-end still has are awaited first, for as long as a stop may take."""
-        began, self.state = self.state, State.ENDED
+        began, self.state = self.state, BackendState.ENDED
         self._socket.close()
-        if began is not State.NEW:
+        if began is not BackendState.NEW:
             self._chardev.release()
             if self.client.created and not self._has_nic:
                 # net_vhost_user_cleanup. A NIC that waits for this id finds the chardev again; QEMU keeps it busy.
@@ -125,7 +125,7 @@ class VhostUserBackend(Backend, RingTaker):
 
     def opened(self, sock: socket.socket) -> None:
         """CHR_EVENT_OPENED: vhost_user_start."""
-        self.state = State.HANDSHAKE
+        self.state = BackendState.HANDSHAKE
         self._chardev.set_connected(sock)
         self.hold_disconnected(f"connected to {self._socket.name}, asking the back-end what it can")
         self._connection = Connection(self.loop, sock, self, max_fds=MAX_FDS, owner=self.name)
@@ -158,15 +158,15 @@ class VhostUserBackend(Backend, RingTaker):
 
     def _disconnect(self, reason: str, pause_s: float) -> None:
         """Part from the back-end (qemu_chr_fe_disconnect), and draw the consequences in the next turn."""
-        if self.state in (State.HANDSHAKE, State.UP):
-            connected = self.state is State.UP
+        if self.state in (BackendState.HANDSHAKE, BackendState.UP):
+            connected = self.state is BackendState.UP
             if connected or reason != self._complaint:
                 log.warning("netdev %s: %s", self.name, reason)
             self._complaint = reason
-            self.state = State.LOST
+            self.state = BackendState.LOST
             self._close_socket()
             self.loop.call_soon(self._closed, reason, connected, pause_s)
-        elif self.state is State.ENDED:
+        elif self.state is BackendState.ENDED:
             self._drop_connection()
 
     def _closed(self, reason: str, connected: bool, pause_s: float) -> None:
@@ -174,11 +174,11 @@ class VhostUserBackend(Backend, RingTaker):
 
         The features that the guest acknowledged, which QEMU saves here, are the device model's all along.
         """
-        if self.state is not State.LOST:
+        if self.state is not BackendState.LOST:
             self._drop_connection()  # the netdev was deleted in between
             return
         self._engine = None
-        self.state = State.ABSENT
+        self.state = BackendState.ABSENT
         self._chardev.set_connected(None)
         self.hold_disconnected(reason)
         self._give_back_now()
@@ -238,7 +238,7 @@ class VhostUserBackend(Backend, RingTaker):
                 self._usable(device)
             except ValueError as error:
                 raise ProtocolError(str(error)) from None
-        self.state = State.UP
+        self.state = BackendState.UP
         self.release_disconnected(f"back-end connected: {self._socket.name}")
         data: dict[str, object] = {"netdev-id": self.name, "chardev-id": self._chardev.label}
         self.context.emit("NETDEV_VHOST_USER_CONNECTED", data)
@@ -253,14 +253,14 @@ class VhostUserBackend(Backend, RingTaker):
 
     def peer_changed(self) -> None:
         self._has_nic = self.client.peer is not None
-        if self.state is State.UP and not self._peer_fits():
+        if self.state is BackendState.UP and not self._peer_fits():
             self.loop.call_soon(self._refuse, WRONG_PEER)
 
     # -- RingTaker --------------------------------------------------------------------------------------------------
 
     def take_rings(self, device: VirtioDevice) -> bool:
         engine = self._engine
-        if self.state is not State.UP or engine is None or engine.phase is not Phase.READY:
+        if self.state is not BackendState.UP or engine is None or engine.phase is not Phase.READY:
             return False
         missing = _acked(device) & ~engine.features
         if missing:
@@ -310,7 +310,7 @@ class VhostUserBackend(Backend, RingTaker):
 
     def _stopped(self, bases: Bases) -> None:
         self._give_back_now(bases)
-        if self.state is State.ENDED:
+        if self.state is BackendState.ENDED:
             self.loop.call_soon(self._drop_connection)  # not from within the engine's own feed
 
     def _give_back_now(self, bases: Bases | None = None) -> None:
@@ -374,7 +374,7 @@ class VhostUserBackend(Backend, RingTaker):
         """Nothing is sent through here but announcements, which the back-end makes itself (vhost_user_receive)."""
         engine, device = self._engine, self._device
         is_rarp = len(frame) == RARP_FRAME_LENGTH and int.from_bytes(frame[12:14], "big") == ETH_P_RARP
-        if not is_rarp or engine is None or device is None or self.state is not State.UP:
+        if not is_rarp or engine is None or device is None or self.state is not BackendState.UP:
             return True
         if device.driver_features & GUEST_ANNOUNCE:
             return True  # the guest does it

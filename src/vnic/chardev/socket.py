@@ -29,7 +29,7 @@ from vnic.sockets.connect import (
 )
 
 
-class State(enum.Enum):
+class SocketChardevState(enum.Enum):
     """Where the socket is."""
 
     CLOSED = enum.auto()
@@ -147,7 +147,7 @@ class ChardevSocket:
         self._timer: asyncio.TimerHandle | None = None
         self._cancel_resolve = _nothing
         self._failure = ""
-        self.state = State.CLOSED
+        self.state = SocketChardevState.CLOSED
 
     @property
     def name(self) -> str:
@@ -181,13 +181,13 @@ class ChardevSocket:
 
     def _cannot_listen(self, reason: str) -> None:
         """Told to the user, and by `start` unless the lookup of a host name outlasted it."""
-        self.state = State.ENDED
+        self.state = SocketChardevState.ENDED
         self._failure = reason
         self._user.awaiting(reason)
 
     def rearm(self, reason: str, pause_s: float = 0.0) -> None:
         """The user's connection ended because of `reason`: see to the next one, after `pause_s` at the earliest."""
-        if self.state is not State.OPEN:
+        if self.state is not SocketChardevState.OPEN:
             return
         if self._listener is None:
             self._try_later(reason, pause_s)
@@ -202,7 +202,7 @@ class ChardevSocket:
 
     def close(self) -> None:
         """Stop, and remove the path that was listened on, if it is not the chardev's."""
-        self.state = State.CLOSED
+        self.state = SocketChardevState.CLOSED
         self._cancel_resolve()
         if self._timer is not None:
             self._timer.cancel()
@@ -215,21 +215,21 @@ class ChardevSocket:
             self._listener = None
 
     def _listening(self, reason: str) -> None:
-        self.state = State.LISTENING
+        self.state = SocketChardevState.LISTENING
         what = f"listening on {self.name}"
         self._user.awaiting(f"{reason}; {what}" if reason else f"{what}, no back-end yet")
 
     def _open(self, sock: socket.socket) -> None:
-        self.state = State.OPEN
+        self.state = SocketChardevState.OPEN
         self._user.opened(sock)
 
     def _wait(self, seconds: float) -> None:
-        self.state = State.WAITING
+        self.state = SocketChardevState.WAITING
         self._timer = self._loop.call_later(seconds, self._connect)
 
     def _connect(self) -> None:
         self._timer = None
-        self.state = State.CONNECTING
+        self.state = SocketChardevState.CONNECTING
         self._connector = Connector(self._loop, self._address, self._open, self._try_later)
 
     def _try_later(self, reason: str, pause_s: float = 0.0) -> None:
@@ -239,7 +239,7 @@ class ChardevSocket:
             self._user.awaiting(f"{reason}; trying again every {seconds:g} s")
             self._wait(seconds)
         else:
-            self.state = State.ENDED
+            self.state = SocketChardevState.ENDED
             self._user.awaiting(f"{reason}; there is no reconnect-ms, so it stays so")
 
 

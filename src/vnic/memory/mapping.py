@@ -1,6 +1,6 @@
 """Guest memory mapped into this process: only of files whose pages cannot make an access wait for a stranger.
 
-`virtio.memory` and `virtio.mirror` make one for each region. It is counted (`address_space`) and known to `sigbus` for
+`memory.guest` and `memory.shadow` make one for each region. It is counted (`address_space`) and known to `sigbus` for
 exactly as long as it is mapped, which is until it is closed and no ring views its bytes any more.
 """
 

@@ -1,6 +1,6 @@
-"""Memory that a guest shares by no file: device models work on a copy of it, the mirror, which messages keep.
+"""Memory that a guest shares by no file: device models work on a shadow copy of it, which messages keep up to date.
 
-The attachment owns the regions and sends the messages (`Mirror`); a device model says what it is going to read
+The attachment owns the regions and sends the messages (`Shadow`); a device model says what it is going to read
 (`Plan`) before it does, and what it has written. Nothing here is used where a guest shares its memory.
 """
 
@@ -21,17 +21,17 @@ Part = tuple[int, bytes]
 """Guest address, and what is to stand there."""
 Plan = Generator[list[Range], list[bytes], None]
 """What a device is going to read, in order of dependence: it yields ranges and is sent their bytes, b"" for a range
-that is not mapped. It puts them into the mirror, and shows them to the device model last."""
+that is not mapped. It puts them into the shadow copy, and shows them to the device model last."""
 
 ROUND_BYTES: Final = 1 << 20
-"""What one ring may have in the mirror for its device model to work on, buffers to be filled included: more than any
-frame needs; the rest follows when that is done."""
+"""What one ring may have in the shadow copy for its device model to work on, buffers to be filled included: more than
+any frame needs. The rest follows when that is done."""
 BUFFER_COST_BYTES: Final = 1024
 """What a buffer takes of that at the least: it is work, however short it is."""
 _COPIED_AT_ONCE: Final = 256
 
 
-class Mirror(Protocol):
+class Shadow(Protocol):
     """The way to such memory, as a device model sees it. No call blocks or raises."""
 
     def fetch(
@@ -59,8 +59,8 @@ class Mirror(Protocol):
         when nothing that was sent before can change the guest's memory any more."""
 
 
-class MirrorRegion(Region):
-    """A region's mirror: private, zero where nothing was put yet, and backed by the kernel only where it is used."""
+class ShadowRegion(Region):
+    """A region's shadow copy: private, zero where nothing was put yet, backed by the kernel only where it is used."""
 
     def __init__(self, guest_addr: int, size: int, *, writable: bool) -> None:
         super().__init__(guest_addr, size)
@@ -68,7 +68,7 @@ class MirrorRegion(Region):
         try:
             self.mapping = GuestMapping.private(size)
         except (NoRoom, OSError, ValueError, OverflowError) as error:
-            raise GuestMemoryError(f"memory region at {guest_addr:#x} cannot be mirrored: {error}") from None
+            raise GuestMemoryError(f"memory region at {guest_addr:#x} cannot be shadowed: {error}") from None
         with contextlib.suppress(OSError):  # a kernel without huge pages
             self.mapping.madvise(mmap.MADV_NOHUGEPAGE)
 
@@ -79,7 +79,9 @@ class MirrorRegion(Region):
 
 
 def put(memory: GuestMemory, address: int, data: bytes) -> None:
-    """Into the mirror what the guest's memory holds, also where the device may only read. Raises GuestMemoryError."""
+    """Put what the guest's memory holds into the shadow copy, also where the device may only read.
+
+    Raises GuestMemoryError."""
     at = 0
     for mapping, start, stop in memory.spans(address, len(data)):
         mapping[start:stop] = data[at : at + stop - start]
@@ -87,28 +89,28 @@ def put(memory: GuestMemory, address: int, data: bytes) -> None:
 
 
 def copy(memory: GuestMemory, ranges: list[Range]) -> Plan:
-    """The part of a plan that fetches ranges into the mirror, just as they are; a bounded number in one turn."""
+    """The part of a plan that fetches ranges into the shadow copy, just as they are; a bounded number in one turn."""
     for first in range(0, len(ranges), _COPIED_AT_ONCE):
         some = ranges[first : first + _COPIED_AT_ONCE]
         for (address, _), data in zip(some, (yield some), strict=True):
             put(memory, address, data)
 
 
-class MirroredDma:
-    """`pci.device.Dma` on a mirror: what is written goes to both."""
+class ShadowDma:
+    """`pci.device.Dma` on a shadow copy: what is written goes to both."""
 
     def __init__(
-        self, memory: GuestMemory, mirror: Mirror, refused: Callable[[GuestMemoryError], None]
+        self, memory: GuestMemory, shadow: Shadow, refused: Callable[[GuestMemoryError], None]
     ) -> None:
         self._memory = memory
-        self._mirror = mirror
+        self._shadow = shadow
         self._refused = refused
         self.read = memory.read
         self.slice = memory.slice
 
     def write(self, address: int, data: bytes | memoryview) -> None:
         self._memory.write(address, data)
-        self._mirror.write([(address, bytes(data))], _nothing, self._refused)
+        self._shadow.write([(address, bytes(data))], _nothing, self._refused)
 
 
 def _nothing() -> None:

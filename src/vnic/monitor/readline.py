@@ -20,7 +20,7 @@ _PARAMETER_MAX = 9999
 """Of an escape sequence: far beyond any that has a meaning, so that digits without end make no huge number."""
 
 
-class _State(enum.Enum):
+class _EscapeState(enum.Enum):
     """How far into an escape sequence the input is."""
 
     NORMAL = enum.auto()
@@ -41,7 +41,7 @@ class ReadLine:
         self._history: list[bytes] = []
         self._recalled: int | None = None
         """The index of the history's line that is being edited."""
-        self._state = _State.NORMAL
+        self._state = _EscapeState.NORMAL
         self._parameter = 0
 
     def put(self, byte: int, echo: bytearray) -> bytes | None:
@@ -49,7 +49,7 @@ class ReadLine:
 
         The prompt is for the caller to show behind what the line printed.
         """
-        if self._state is _State.NORMAL and byte in (10, 13):
+        if self._state is _EscapeState.NORMAL and byte in (10, 13):
             line = bytes(self._line)
             self._remember(line)
             self._line.clear()
@@ -86,23 +86,23 @@ class ReadLine:
             case 23:  # ^W
                 self._erase_word()
             case 27:
-                self._state = _State.ESCAPE
+                self._state = _EscapeState.ESCAPE
             case 155:
-                self._state = _State.CSI
+                self._state = _EscapeState.CSI
             case _ if byte >= 32 and len(self._line) < LINE_MAX_BYTES:
                 self._line.insert(self._cursor, byte)
                 self._cursor += 1
 
     def _escape(self, byte: int) -> None:
         self._parameter = 0
-        self._state = {ord("["): _State.CSI, ord("O"): _State.SS3}.get(byte, _State.NORMAL)
+        self._state = {ord("["): _EscapeState.CSI, ord("O"): _EscapeState.SS3}.get(byte, _EscapeState.NORMAL)
 
     def _csi(self, byte: int) -> None:
         char = chr(byte)
         if char in "0123456789":
             self._parameter = min(self._parameter * 10 + int(char), _PARAMETER_MAX)
             return
-        self._state = _State.NORMAL
+        self._state = _EscapeState.NORMAL
         if char in "AF":
             self._recall_older()
         elif char in "BE":
@@ -119,7 +119,7 @@ class ReadLine:
             self._cursor = len(self._line)
 
     def _ss3(self, byte: int) -> None:
-        self._state = _State.NORMAL
+        self._state = _EscapeState.NORMAL
         if byte == ord("F"):
             self._cursor = len(self._line)
         elif byte == ord("H"):
@@ -172,8 +172,8 @@ class ReadLine:
 
 
 _HANDLERS = {
-    _State.NORMAL: ReadLine._normal,
-    _State.ESCAPE: ReadLine._escape,
-    _State.CSI: ReadLine._csi,
-    _State.SS3: ReadLine._ss3,
+    _EscapeState.NORMAL: ReadLine._normal,
+    _EscapeState.ESCAPE: ReadLine._escape,
+    _EscapeState.CSI: ReadLine._csi,
+    _EscapeState.SS3: ReadLine._ss3,
 }

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar, Protocol
 
 from vnic.memory.guest import GuestMemory, GuestMemoryError
-from vnic.memory.shadow import Mirror, MirroredDma
+from vnic.memory.shadow import Shadow, ShadowDma
 from vnic.pci import capability
 from vnic.pci.bar import Bar
 from vnic.pci.config import (
@@ -62,7 +62,7 @@ class PciDevice:
 
     A model overrides `region_read` and `region_write` (its own BARs), `device_reset`, and, if it keeps views
     of guest memory, `dma_unmapped`. It interrupts with `set_intx` and `notify`, and reaches memory through
-    `dma`. Where there is a `mirror`, it has to fetch first what it reads, and to interrupt behind what it wrote.
+    `dma`. Where there is a `shadow`, it has to fetch first what it reads, and to interrupt behind what it wrote.
     """
 
     link_lag_seconds: ClassVar[float] = 0.0
@@ -92,7 +92,7 @@ class PciDevice:
             self.config.add_capability(entry)
         self.irq: IrqLines = _NO_IRQ
         self._memory: GuestMemory | None = None
-        self.mirror: Mirror | None = None
+        self.shadow: Shadow | None = None
         """There while a VM is plugged in that does not share its memory: `dma` and `_memory` are a copy then."""
         self._dma: Dma = _NO_DMA
         self._intx = False
@@ -104,11 +104,11 @@ class PciDevice:
         self.irq = irq
         self._memory = self._dma = memory
 
-    def use_mirror(self, mirror: Mirror) -> None:
-        """The VM does not share its memory: what `plug` gave is a mirror of it. Told before a driver can use any."""
+    def use_shadow(self, shadow: Shadow) -> None:
+        """The VM does not share its memory: `plug` gave a shadow copy of it. Called before a driver can use any."""
         assert self._memory is not None
-        self.mirror = mirror
-        self._dma = MirroredDma(self._memory, mirror, self.dma_refused)
+        self.shadow = shadow
+        self._dma = ShadowDma(self._memory, shadow, self.dma_refused)
 
     def unplug(self, done: Callable[[], None]) -> None:
         """The VM is gone: back to the state of power-on, with no lines and no memory.
@@ -117,7 +117,7 @@ class PciDevice:
         """
         self.reset()
         self.irq = _NO_IRQ
-        self._memory = self.mirror = None
+        self._memory = self.shadow = None
         self._dma = _NO_DMA
         done()
 
@@ -146,8 +146,8 @@ class PciDevice:
         after = self.config.get(COMMAND, 2)
         self._drive_intx()  # INTx Disable and the enables of MSI and MSI-X all gate it
         if (before ^ after) & COMMAND_MASTER:
-            if self.mirror is not None and not after & COMMAND_MASTER:
-                self.mirror.drop()
+            if self.shadow is not None and not after & COMMAND_MASTER:
+                self.shadow.drop()
             self.bus_master_changed(bool(after & COMMAND_MASTER))
         if self.msix_enabled != message_before:
             self.irqs_changed()

@@ -1,7 +1,7 @@
 """One split ring in memory that the guest does not share: what its device is going to read, and what it has written.
 
-`pci.mirrored` drives one for each queue. The device model works on the ring's mirror as on any ring; this shows it
-new chains only when all that they need is there, and finds by the used ring what it did with them.
+`pci.shadow_rings` drives one for each queue. The device model works on the ring's shadow copy as on any ring. This
+shows it new chains only when all that they need is there, and finds by the used ring what it did with them.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _Descriptor = tuple[int, int, int]
 """Address, length, flags."""
 
 
-class MirroredRing:
-    """The mirror of `queue`'s ring.
+class ShadowRing:
+    """The shadow copy of `queue`'s ring.
 
-    The ring's flags are hints (virtio 1.2 §2.7.7, §2.7.10) and would be stale: the driver's stay 0 in the mirror, so
-    that it is always interrupted, and ours stay there, so that it always kicks.
+    The ring's flags are hints (virtio 1.2 §2.7.7, §2.7.10) and would be stale. The driver's stay 0 in the shadow copy,
+    so that it is always interrupted, and ours stay there, so that it always kicks.
     """
 
     def __init__(self, queue: SplitQueue, memory: GuestMemory) -> None:
@@ -51,7 +51,7 @@ class MirroredRing:
         """There are more chains, which are shown when those shown before are taken."""
 
     def restart(self) -> None:
-        """The mirror is empty, or holds what was there before the ring: show no chain, those taken so far apart."""
+        """The shadow copy is empty, or holds what was there before the ring: show only the chains taken so far."""
         queue = self._queue
         queue.invalidate()
         self._written = queue.used_idx

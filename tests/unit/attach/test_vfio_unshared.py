@@ -11,16 +11,16 @@ from tests.fakes.e1000_driver import TX_BUFFERS
 from tests.fakes.unshared_vm import UnsharedBench, UnsharedE1000, UnsharedVirtio, with_bench
 from tests.fakes.virtio_lab import frame
 
-from vnic.attach.vfio_user import shadow as vfio_mirror
+from vnic.attach.vfio_user import shadow as vfio_shadow
 from vnic.lab.played.driver import DriverRing
 from vnic.lab.played.guest_memory import FakeGuestMemory
 from vnic.lab.played.vfio_user_client import VfioUserClient
 from vnic.lab.played.virtio_pci_driver import VERSION_1, VirtioPciDriver
 from vnic.nic.intel.e1000 import E1000, regs
-from vnic.nic.intel.e1000 import shadow as mirrored
+from vnic.nic.intel.e1000 import shadow as e1000_shadow
 from vnic.nic.virtio_net import VirtioNet
 from vnic.protocol.vfio_user import messages as m
-from vnic.virtio import shadow_ring as mirrored_ring
+from vnic.virtio import shadow_ring
 from vnic.virtio.features import INDIRECT_DESC, RING_RESET
 
 RX, TX = 1, 2
@@ -232,11 +232,11 @@ def test_memory_is_unmapped_and_mapped_again_under_the_rings(path: Path) -> None
 
 
 @pytest.mark.parametrize("bytes_a_ring", [1 << 16, 1 << 20])
-def test_the_mirror_is_emptied_and_fetched_anew(
+def test_the_shadow_copy_is_emptied_and_fetched_anew(
     path: Path, bytes_a_ring: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is lost, however often that is."""
-    monkeypatch.setattr(vfio_mirror, "MIRROR_BYTES", bytes_a_ring)
+    monkeypatch.setattr(vfio_shadow, "SHADOW_BYTES", bytes_a_ring)
 
     def vm(bench: UnsharedBench, guest: UnsharedVirtio) -> None:
         client, (rx, tx, _) = guest.client, guest.rings
@@ -258,7 +258,7 @@ def test_the_mirror_is_emptied_and_fetched_anew(
 
 
 def test_more_than_a_round_takes_follows_in_others(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mirrored_ring, "ROUND_BYTES", 8192)
+    monkeypatch.setattr(shadow_ring, "ROUND_BYTES", 8192)
 
     def vm(bench: UnsharedBench, guest: UnsharedVirtio) -> None:
         guest.transmit(*(frame(number, 1500) for number in range(60)))
@@ -316,7 +316,7 @@ def test_e1000_sends_and_receives(path: Path) -> None:
 
 
 def test_more_than_a_round_of_an_e1000_follows_in_others(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mirrored, "ROUND_BYTES", 8192)
+    monkeypatch.setattr(e1000_shadow, "ROUND_BYTES", 8192)
 
     def vm(bench: UnsharedBench, guest: UnsharedE1000) -> None:
         client = guest.client
@@ -468,7 +468,7 @@ def test_a_vm_that_never_answers_keeps_little_waiting(path: Path) -> None:
             guest.driver.start(VERSION_1, guest.rings, msix=True)
             guest.driver.kick(1)
         bench.settle(client)
-        assert len(client.requests) <= vfio_mirror.IN_FLIGHT
+        assert len(client.requests) <= vfio_shadow.IN_FLIGHT
 
     virtio(path, vm)
 
@@ -476,7 +476,7 @@ def test_a_vm_that_never_answers_keeps_little_waiting(path: Path) -> None:
 def test_a_vm_that_acknowledges_no_write_gets_no_more_frames(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vfio_mirror, "OWED_BYTES", 20_000)
+    monkeypatch.setattr(vfio_shadow, "OWED_BYTES", 20_000)
 
     def vm(bench: UnsharedBench, guest: UnsharedVirtio) -> None:
         client = guest.client
@@ -505,10 +505,10 @@ def test_an_e1000_driver_that_moves_its_ring_about_keeps_little_waiting(path: Pa
             guest.write(regs.TDH, 0)
         assert guest.read(regs.TDH) == 0
         bench.settle(client)
-        assert len(client.requests) <= vfio_mirror.IN_FLIGHT + 64
-        mirror = bench.pci.mirror
-        assert isinstance(mirror, vfio_mirror.MessageMirror)
-        assert len(mirror._requests) < 32
+        assert len(client.requests) <= vfio_shadow.IN_FLIGHT + 64
+        shadow = bench.pci.shadow
+        assert isinstance(shadow, vfio_shadow.MessageShadow)
+        assert len(shadow._requests) < 32
         client.release()
         client.serve(lambda: len(bench.far.frames) == 15)
 
@@ -541,7 +541,7 @@ def test_the_vm_goes_in_the_middle_of_it_all(path: Path) -> None:
                 bench.settle(guest.client)
             while bench.in_loop(lambda: bench.attachment.state.value) != "listening":
                 pass
-            assert bench.pci.mirror is None
+            assert bench.pci.shadow is None
         assert bench.far.frames == []
 
     with_bench(path, VirtioNet, run)
@@ -553,7 +553,7 @@ RAM = 1 << 20
 
 
 @pytest.mark.parametrize(
-    ("shared", "unshared", "mirrored"),
+    ("shared", "unshared", "shadowed"),
     [
         ([], [4 * RAM], True),
         ([4 * RAM], [], False),
@@ -562,7 +562,7 @@ RAM = 1 << 20
     ],
 )
 def test_a_vm_shares_its_memory_or_does_not(
-    path: Path, shared: list[int], unshared: list[int], mirrored: bool
+    path: Path, shared: list[int], unshared: list[int], shadowed: bool
 ) -> None:
     def run(bench: UnsharedBench) -> None:
         with VfioUserClient(bench.attachment.path) as client:
@@ -574,18 +574,18 @@ def test_a_vm_shares_its_memory_or_does_not(
                 at += 1 << 30
             client.rams.clear()
             client.attach_to_mapped()
-            assert (bench.pci.mirror is not None) is mirrored
+            assert (bench.pci.shadow is not None) is shadowed
 
     with_bench(path, VirtioNet, run)
 
 
 @pytest.mark.parametrize("asks", [True, False])
 @pytest.mark.parametrize(
-    ("shared", "unshared", "mirrored"),
+    ("shared", "unshared", "shadowed"),
     [([], [RAM // 2], True), ([RAM // 4], [RAM // 2], False), ([], [RAM], True), ([], [], None)],
 )
 def test_what_is_not_known_at_the_start_is_decided_by_bus_mastering(
-    path: Path, shared: list[int], unshared: list[int], mirrored: bool | None, asks: bool
+    path: Path, shared: list[int], unshared: list[int], shadowed: bool | None, asks: bool
 ) -> None:
     """A small VM, one that never asks for DEVICE_GET_INFO, one behind an IOMMU, which maps its memory later."""
 
@@ -597,13 +597,13 @@ def test_what_is_not_known_at_the_start_is_decided_by_bus_mastering(
             for at, size in enumerate(shared + unshared):
                 with FakeGuestMemory(size, guest_addr=at << 30) as ram:
                     client.map(ram, shared=size in shared)
-            assert bench.pci.mirror is None
+            assert bench.pci.shadow is None
             VirtioPciDriver(client).enable_bus()
-            assert (bench.pci.mirror is not None) is bool(mirrored)
-            if mirrored is None:
+            assert (bench.pci.shadow is not None) is bool(shadowed)
+            if shadowed is None:
                 with FakeGuestMemory(4096, guest_addr=1 << 40) as ram:
                     client.map(ram, shared=False)
-                assert bench.pci.mirror is not None
+                assert bench.pci.shadow is not None
 
     with_bench(path, VirtioNet, run)
 

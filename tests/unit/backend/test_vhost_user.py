@@ -13,7 +13,7 @@ from tests.fakes.vhost_user_wire import WireRig
 
 from vnic.backend import netdev_add
 from vnic.backend.options import VhostUserOptions
-from vnic.backend.vhost_user import State
+from vnic.backend.vhost_user import BackendState
 from vnic.chardev.table import NullOptions
 from vnic.lab.played.vhost_user_client import turn
 from vnic.net.announce import AnnounceParameters
@@ -47,7 +47,7 @@ def backend(rig: WireRig) -> Iterator[FakeBackend]:
 
 def test_an_absent_back_end_blocks_nothing(rig: WireRig) -> None:
     turn(rig.loop)
-    assert rig.backend.state is State.ABSENT
+    assert rig.backend.state is BackendState.ABSENT
     assert not rig.nic.link_up
     assert "No such file or directory; trying again every 0.01 s" in rig.why
     guest = rig.boot()
@@ -102,9 +102,9 @@ def test_the_operators_hold_stays(rig: WireRig, backend: FakeBackend) -> None:
     rig.wait_up()
     rig.network.set_link("vu0", False, "test")
     backend.close()
-    until(rig.loop, lambda: rig.backend.state is State.ABSENT)
+    until(rig.loop, lambda: rig.backend.state is BackendState.ABSENT)
     backend.listen()
-    until(rig.loop, lambda: rig.backend.state is State.UP)
+    until(rig.loop, lambda: rig.backend.state is BackendState.UP)
     rig.settle()
     assert not rig.nic.link_up
     assert not guest.link_up()

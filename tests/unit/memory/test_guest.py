@@ -23,7 +23,7 @@ from vnic.memory.guest import (
     MappedRegion,
     Region,
 )
-from vnic.memory.shadow import MirrorRegion
+from vnic.memory.shadow import ShadowRegion
 
 PAGE = mmap.PAGESIZE
 
@@ -305,7 +305,7 @@ def test_all_guests_have_a_limit_and_get_back_what_is_unmapped(
     with pytest.raises(GuestMemoryError, match=r"4 KiB beside the 48 KiB .* limit of 48 KiB for all guests"):
         region(memfd, 0, PAGE, 0)
     with pytest.raises(GuestMemoryError, match="for all guests"):
-        MirrorRegion(0, PAGE, writable=True)
+        ShadowRegion(0, PAGE, writable=True)
     view = other.slice(0, 4)
     other.close()
     assert space.mapped_bytes == 12 * PAGE  # mapped as long as a ring views it

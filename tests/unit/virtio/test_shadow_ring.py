@@ -11,21 +11,21 @@ from hypothesis import strategies as st
 from vnic.lab.played.driver import DriverRing
 from vnic.lab.played.guest_memory import GUEST_ADDR, FakeGuestMemory
 from vnic.memory.guest import GuestMemory, GuestMemoryError
-from vnic.memory.shadow import ROUND_BYTES, MirrorRegion, put
+from vnic.memory.shadow import ROUND_BYTES, ShadowRegion, put
 from vnic.virtio.queue import MAX_CHAIN, QueueError, SplitQueue
-from vnic.virtio.shadow_ring import CHAIN_BYTES, MirroredRing
+from vnic.virtio.shadow_ring import CHAIN_BYTES, ShadowRing
 
 SIZE = 1 << 20
 
 
 class Rig:
-    """A driver's ring in its own memory, and the device's queue on the mirror."""
+    """A driver's ring in its own memory, and the device's queue on the shadow copy."""
 
     def __init__(self, entries: int = 16) -> None:
         self.ram = FakeGuestMemory(SIZE)
         self.driver = DriverRing(self.ram, size=entries)
         self.memory = GuestMemory()
-        self.memory.add(MirrorRegion(GUEST_ADDR, SIZE, writable=True))
+        self.memory.add(ShadowRegion(GUEST_ADDR, SIZE, writable=True))
         self.queue = SplitQueue(0, 1024)
         self.queue.size, self.queue.indirect = entries, True
         self.queue.desc, self.queue.avail, self.queue.used = (
@@ -33,7 +33,7 @@ class Rig:
             self.driver.avail,
             self.driver.used,
         )
-        self.ring = MirroredRing(self.queue, self.memory)
+        self.ring = ShadowRing(self.queue, self.memory)
         self.ring.restart()
         self.queue.setup(self.memory)
         self.asked: list[list[tuple[int, int]]] = []
@@ -161,7 +161,7 @@ def test_an_index_that_went_back(rig: Rig) -> None:
     assert rig.queue.pending() == 3
 
 
-def test_after_the_mirror_was_emptied_what_is_not_taken_comes_again(rig: Rig) -> None:
+def test_after_the_shadow_copy_was_emptied_what_is_not_taken_comes_again(rig: Rig) -> None:
     for number in range(4):
         buffer = rig.ram.alloc(8)
         rig.ram.write(buffer, b"%08d" % number)
@@ -173,7 +173,7 @@ def test_after_the_mirror_was_emptied_what_is_not_taken_comes_again(rig: Rig) ->
     rig.queue.push(chain.head, 0)
     rig.write_back()
     for region in rig.memory.regions:
-        assert isinstance(region, MirrorRegion)
+        assert isinstance(region, ShadowRegion)
         region.forget()
     rig.ring.restart()
     assert rig.queue.pop() is None
@@ -221,16 +221,16 @@ def test_garbage(table: list[tuple[int, int, int, int]], heads: list[int], index
         rig.close()
 
 
-def test_the_mirror_of_what_cannot_be() -> None:
-    with pytest.raises(GuestMemoryError, match="cannot be mirrored"):
-        MirrorRegion(0, 1 << 62, writable=True)
+def test_shadow_regions_that_are_too_large_or_empty_are_refused() -> None:
+    with pytest.raises(GuestMemoryError, match="cannot be shadowed"):
+        ShadowRegion(0, 1 << 62, writable=True)
     with pytest.raises(GuestMemoryError, match="is empty"):
-        MirrorRegion(0, 0, writable=True)
+        ShadowRegion(0, 0, writable=True)
 
 
-def test_read_only_memory_can_be_mirrored_and_not_written() -> None:
+def test_read_only_memory_can_be_shadowed_and_not_written() -> None:
     memory = GuestMemory()
-    memory.add(MirrorRegion(0, 4096, writable=False))
+    memory.add(ShadowRegion(0, 4096, writable=False))
     put(memory, 10, b"rom")
     assert memory.read(10, 3) == b"rom"
     with pytest.raises(GuestMemoryError, match="is read-only"):

@@ -23,8 +23,7 @@ from vnic.pci.device import PciDevice
 from vnic.protocol.frames import FrameError, Message
 from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vfio_user.messages import ProtocolError
-from vnic.protocol.vfio_user.server import Server
-from vnic.protocol.vfio_user.server import State as ServerState
+from vnic.protocol.vfio_user.server import Server, ServerState
 from vnic.quota import MOST_FOR_EACH, QUOTA
 from vnic.sockets.connection import TURN_S, Connection, peer_is_gone
 from vnic.sockets.listener import Listener, peer_name, tell_of_unsealed
@@ -39,7 +38,7 @@ DRAIN_SECONDS: Final = 0.4
 """How long an orderly end waits for that, and again for the VM to close its side."""
 
 
-class State(enum.Enum):
+class VfioUserState(enum.Enum):
     """Where the attachment stands."""
 
     NEW = "new"
@@ -73,12 +72,12 @@ class VfioUserAttachment:
         self._timer: asyncio.TimerHandle | None = None
         self._heard = 0.0  # loop time of the VM's last message
         self._when_closed: list[Callable[[], None]] = []
-        self.state = State.NEW
+        self.state = VfioUserState.NEW
 
     def start(self) -> None:
         """Listen. Raises NetError when the path cannot be listened on."""
         self._listener = Listener(self._loop, self._path, self._accepted, gate=self._gate)
-        self.state = State.LISTENING
+        self.state = VfioUserState.LISTENING
 
     @property
     def path(self) -> str:
@@ -88,16 +87,16 @@ class VfioUserAttachment:
 
     def _accepted(self, sock: socket.socket) -> None:
         connection = self._connection
-        if connection is not None and self.state is State.SERVING and connection.is_abandoned():
+        if connection is not None and self.state is VfioUserState.SERVING and connection.is_abandoned():
             # Killed, behind messages that are not carried out yet. Nobody is left who could want them.
             connection.close()
             self.lost(None)
         if self._waiting is not None and peer_is_gone(self._waiting):
             self._waiting.close()
             self._waiting = None
-        if self.state is State.LISTENING:
+        if self.state is VfioUserState.LISTENING:
             self._serve(sock)
-        elif self.state is State.RETURNING and self._waiting is None:
+        elif self.state is VfioUserState.RETURNING and self._waiting is None:
             self._waiting = sock
         else:
             log.warning("%s: refused %s: a VM is attached already", self._name, peer_name(sock))
@@ -105,7 +104,7 @@ class VfioUserAttachment:
 
     def _serve(self, sock: socket.socket) -> None:
         log.info("%s: a VM attached (%s)", self._name, peer_name(sock))
-        self.state = State.SERVING
+        self.state = VfioUserState.SERVING
         self._nic.report.guest_attached(ShownBy.DEVICE)
         self._port = VfioPciPort(self._device, self._loop, self._name)
         tell_of_unsealed(self._port.memory, self._name)
@@ -130,7 +129,7 @@ class VfioUserAttachment:
 
     def _detach(self, *, violated: bool = False) -> None:
         self._gate.ended(violated=violated)
-        closing = self.state in (State.DRAINING, State.HALF_CLOSED)
+        closing = self.state in (VfioUserState.DRAINING, VfioUserState.HALF_CLOSED)
         self._frames.close()
         self._drop_messages()
         for handle in (self._resume, self._timer):
@@ -142,7 +141,7 @@ class VfioUserAttachment:
         assert port is not None
         assert server is not None
         assert connection is not None
-        self.state = State.RETURNING
+        self.state = VfioUserState.RETURNING
         self._nic.report.guest_detached()
         port.close(lambda: self._vm_is_gone(connection, closing))
         server.close()
@@ -152,7 +151,7 @@ class VfioUserAttachment:
         if closing or self._listener is None:
             self._finish()
             return
-        self.state = State.LISTENING
+        self.state = VfioUserState.LISTENING
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
             self._serve(waiting)
@@ -184,7 +183,7 @@ class VfioUserAttachment:
         connection, server = self._connection, self._server
         assert connection is not None
         assert server is not None
-        if self.state is State.HALF_CLOSED:
+        if self.state is VfioUserState.HALF_CLOSED:
             self._drop_messages()
             connection.resume()
             return
@@ -266,10 +265,10 @@ class VfioUserAttachment:
         if self._waiting is not None:
             self._waiting.close()
             self._waiting = None
-        if self.state in (State.NEW, State.LISTENING, State.CLOSED):
+        if self.state in (VfioUserState.NEW, VfioUserState.LISTENING, VfioUserState.CLOSED):
             self._finish()
-        elif self.state is State.SERVING:
-            self.state = State.DRAINING
+        elif self.state is VfioUserState.SERVING:
+            self.state = VfioUserState.DRAINING
             self._timer = self._loop.call_later(self._lag(), self._begin_drain)
 
     def _lag(self) -> float:
@@ -289,7 +288,7 @@ class VfioUserAttachment:
         if now < deadline and now - self._heard < IDLE_SECONDS:
             self._timer = self._loop.call_later(IDLE_SECONDS / 5, self._drain, deadline)
             return
-        self.state = State.HALF_CLOSED
+        self.state = VfioUserState.HALF_CLOSED
         assert self._connection is not None
         self._connection.half_close()
         self._timer = self._loop.call_later(DRAIN_SECONDS, self._hang_up)
@@ -300,7 +299,7 @@ class VfioUserAttachment:
         self._detach()
 
     def _finish(self) -> None:
-        self.state = State.CLOSED
+        self.state = VfioUserState.CLOSED
         callbacks, self._when_closed = self._when_closed, []
         for callback in callbacks:
             callback()

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from vnic.attach.vfio_user.irq import EventfdIrqs, Watcher
-from vnic.attach.vfio_user.shadow import MessageMirror
+from vnic.attach.vfio_user.shadow import MessageShadow
 from vnic.memory.guest import (
     ADDRESS_LIMIT,
     GuestMemory,
@@ -19,7 +19,7 @@ from vnic.memory.guest import (
     MappedRegion,
     Region,
 )
-from vnic.memory.shadow import MirrorRegion
+from vnic.memory.shadow import ShadowRegion
 from vnic.pci.capability import CAP_MSI, MSI_CONTROL
 from vnic.pci.config import COMMAND, COMMAND_MASTER, INTERRUPT_PIN
 from vnic.pci.device import PciDevice
@@ -52,7 +52,7 @@ class VfioPciPort:
         self._connected: tuple[Server, Callable[[bytes], None]] | None = None
         self._shared: bool | None = None
         """Whether the VM shares its memory; None while that is not known."""
-        self._mirror: MessageMirror | None = None
+        self._shadow: MessageShadow | None = None
         regions = [RegionInfo()] * m.REGION_COUNT
         for index, bar in device.bars.items():
             regions[index] = RegionInfo(bar.size, _READ_WRITE)
@@ -81,8 +81,8 @@ class VfioPciPort:
             self.memory.close()
             done()
 
-        if self._mirror is not None:
-            self._mirror.close()
+        if self._shadow is not None:
+            self._shadow.close()
         self._device.unplug(unplugged)
 
     @property
@@ -98,7 +98,7 @@ class VfioPciPort:
 
     def _settle(self, least: int) -> None:
         """Decide by the maps of `least` bytes and more: the VM shares all of its memory that matters, or all is
-        mirrored, as rings in one kind with buffers in the other could not be kept apart. Raises Refused.
+        shadowed, as rings in one kind with buffers in the other could not be kept apart. Raises Refused.
 
         With no such map it stays open: a small VM has none of the size of RAM, one behind an IOMMU none at all yet.
         """
@@ -106,41 +106,41 @@ class VfioPciPort:
             unshared = [r.size for r in self.memory.regions if r.fd is None and r.size >= least]
             shared = any(r.fd is not None and r.size >= least for r in self.memory.regions)
             if unshared and (not shared or max(unshared) > _VIDEO_BYTES):
-                self._begin_mirror()
+                self._begin_shadow()
             elif shared:
                 self._shared = True
 
-    def _begin_mirror(self) -> None:
+    def _begin_shadow(self) -> None:
         """The VM does not share its memory. Raises Refused."""
         assert self._connected is not None
-        mirrors: list[Region] = []
+        shadows: list[Region] = []
         try:
             self.memory.expect(*(region.size for region in self.memory.regions), instead=True)
-            mirrors.extend(
-                MirrorRegion(region.guest_addr, region.size, writable=region.writable)
+            shadows.extend(
+                ShadowRegion(region.guest_addr, region.size, writable=region.writable)
                 for region in self.memory.regions
             )
-            self.memory.replace(mirrors)
+            self.memory.replace(shadows)
         except GuestMemoryError as error:
-            for region in mirrors:
+            for region in shadows:
                 region.close()
             raise self._refused(error) from None
         self._shared = False
-        self._mirror = MessageMirror(self.memory, *self._connected, self._forget_mirror)
-        self._device.use_mirror(self._mirror)
+        self._shadow = MessageShadow(self.memory, *self._connected, self._forget_shadow)
+        self._device.use_shadow(self._shadow)
         log.info(
             "%s: the VM does not share its memory, so that each packet takes several messages; faster is QEMU with"
             " -object memory-backend-memfd,id=mem,size=SIZE,share=on and -machine …,memory-backend=mem",
             self._name,
         )
 
-    def _forget_mirror(self) -> None:
-        """Give what the mirror takes back to the system."""
+    def _forget_shadow(self) -> None:
+        """Give what the shadow copy takes back to the system."""
         self._device.dma_unmapped(0, ADDRESS_LIMIT)
         for region in self.memory.regions:
-            if isinstance(region, MirrorRegion):
+            if isinstance(region, ShadowRegion):
                 region.forget()
-        self._mirror_changed()
+        self._shadow_changed()
 
     def _refused(self, error: GuestMemoryError) -> Refused:
         log.warning("%s: the VM's memory map is refused: %s", self._name, error)
@@ -149,7 +149,7 @@ class VfioPciPort:
     def dma_map(self, request: DmaMap, fd: int | None) -> None:
         if self._shared is None and self._device.bus_master:
             if fd is None:
-                self._begin_mirror()
+                self._begin_shadow()
             else:
                 self._shared = True
         try:
@@ -163,7 +163,7 @@ class VfioPciPort:
         if self._shared is False or fd is not None:
             self.memory.expect(request.size)
         if self._shared is False:
-            return MirrorRegion(request.address, request.size, writable=request.writable)
+            return ShadowRegion(request.address, request.size, writable=request.writable)
         if fd is not None:
             return MappedRegion(request.address, request.size, fd, request.offset, writable=request.writable)
         region = Region(request.address, request.size)
@@ -174,16 +174,16 @@ class VfioPciPort:
         self._device.dma_unmapped(address, size)
         if not self.memory.remove_within(address, size):
             raise Refused(errno.ENOENT, f"nothing is mapped in {address:#x}+{size:#x}")
-        self._mirror_changed()
+        self._shadow_changed()
 
     def dma_unmap_all(self) -> None:
         self._device.dma_unmapped(0, ADDRESS_LIMIT)
         self.memory.close()
-        self._mirror_changed()
+        self._shadow_changed()
 
-    def _mirror_changed(self) -> None:
+    def _shadow_changed(self) -> None:
         """A part of it is gone, or holds nothing any more: the device is to fetch anew what it needs."""
-        if self._mirror is not None:
+        if self._shadow is not None:
             self._device.dma_mapped(0, ADDRESS_LIMIT)
 
     def region_read(self, index: int, offset: int, count: int) -> bytes:

@@ -1,6 +1,6 @@
-"""Keeps the mirror of a VM that does not share its memory, by DMA_READ and DMA_WRITE messages.
+"""Keeps the shadow copy of a VM that does not share its memory, by DMA_READ and DMA_WRITE messages.
 
-`vfio_pci.VfioPciPort` makes one for such a VM; its device model drives it (`vnic.memory.shadow.Mirror`). Nothing
+`function.VfioPciPort` makes one for such a VM; its device model drives it (`vnic.memory.shadow.Shadow`). Nothing
 waits: answers come in as the VM sends them, and what was asked before a reset or an unmapping is ignored.
 """
 
@@ -28,8 +28,8 @@ OWED_BYTES: Final = 4 << 20
 """While more than this is to be written, nothing is fetched, so that no device can have more to write."""
 MESSAGE_COST_BYTES: Final = 256
 """What a write takes of that at the least."""
-MIRROR_BYTES: Final = 16 << 20
-"""What the mirror may take for each ring, and for all else once; beyond it all is forgotten and fetched anew. More
+SHADOW_BYTES: Final = 16 << 20
+"""What the shadow copy may take for each ring, and for all else once; beyond it all is forgotten and fetched anew. More
 than twice what a ring needs at a time, buffers of one byte a page apart."""
 _PAGE: Final = 4096
 assert IN_FLIGHT <= MAX_DMA_REQUESTS
@@ -72,10 +72,11 @@ class _Batch:
         self.error: GuestMemoryError | None = None
 
 
-class MessageMirror:
-    """`vnic.memory.shadow.Mirror` of one VM, from when its memory is known to `close`.
+class MessageShadow:
+    """`vnic.memory.shadow.Shadow` of one VM, from when its memory is known to `close`.
 
-    `forget` is to empty the mirror and have the device start over; it is called from here alone, when an answer came.
+    `forget` has to empty the shadow copy and have the device start over. It is called from here alone, when an answer
+    came.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class MessageMirror:
         self._requests: deque[_Request] = deque()
         self._in_flight = self._bytes_in_flight = self._writes_in_flight = 0
         self._quiet: Callable[[], None] | None = None
-        self._touched = 0  # bytes of the mirror's pages that were used, counted each time
+        self._touched = 0  # bytes of the shadow copy's pages that were used, counted each time
         self._closed = False
 
     def close(self) -> None:
@@ -109,7 +110,7 @@ class MessageMirror:
         self._writes_in_flight = 0
         self.drop()
 
-    # --- vnic.memory.shadow.Mirror ---
+    # --- vnic.memory.shadow.Shadow ---
 
     def fetch(
         self,
@@ -275,7 +276,7 @@ class MessageMirror:
         if writing:
             self._writes_in_flight -= 1
             self._tell_quiet()
-        if self._touched > MIRROR_BYTES * (1 + len(self._keys)):
+        if self._touched > SHADOW_BYTES * (1 + len(self._keys)):
             self._touched = 0
             self._forget()
         answered(data)

@@ -57,7 +57,7 @@ RETRY_S: Final = 0.1
 """Between two attempts to connect, or to listen again where the path was taken meanwhile."""
 
 
-class State(enum.Enum):
+class VhostUserState(enum.Enum):
     """Where the attachment is."""
 
     CLOSED = enum.auto()
@@ -96,7 +96,7 @@ class VhostUserAttachment:
         self._mode = mode
         self.path = path
         self.server = server
-        self.state = State.CLOSED
+        self.state = VhostUserState.CLOSED
         self._by_socket = False
         """The present client, or the last one that we left, follows the socket and not the config space."""
         self._listener: Listener | None = None
@@ -117,13 +117,13 @@ class VhostUserAttachment:
 
     def start(self) -> None:
         """Listen (NetError if the path cannot be had) or begin to connect."""
-        if self.state is not State.CLOSED:
+        if self.state is not VhostUserState.CLOSED:
             return
         if self.server:
             self._listener = self._listen()
-            self.state = State.WAITING
+            self.state = VhostUserState.WAITING
         else:
-            self.state = State.WAITING
+            self.state = VhostUserState.WAITING
             self._connect()
         self._unsubscribe = self._nic.watch(self._link_came)
 
@@ -137,15 +137,15 @@ class VhostUserAttachment:
         if self._unsubscribe is not None:
             self._unsubscribe()
             self._unsubscribe = None
-        if self.state is State.CONNECTED:
-            self._leave(State.CLOSING)
-        elif self.state in (State.LEAVING, State.CLOSING):
-            self.state = State.CLOSING
+        if self.state is VhostUserState.CONNECTED:
+            self._leave(VhostUserState.CLOSING)
+        elif self.state in (VhostUserState.LEAVING, VhostUserState.CLOSING):
+            self.state = VhostUserState.CLOSING
         else:
             self._closed()
 
     def _closed(self) -> None:
-        self.state = State.CLOSED
+        self.state = VhostUserState.CLOSED
         callbacks, self._when_closed = self._when_closed, []
         for callback in callbacks:
             callback()
@@ -164,10 +164,10 @@ class VhostUserAttachment:
     def _wait(self) -> None:
         """Be there for the next client, or stay away while that is how the link is shown."""
         if self._by_socket and not self._nic.link_up:
-            self.state = State.WITHHELD
+            self.state = VhostUserState.WITHHELD
             self._close_listener()
             return
-        self.state = State.WAITING
+        self.state = VhostUserState.WAITING
         if not self.server:
             self._connect()
         elif self._listener is not None:
@@ -224,13 +224,13 @@ class VhostUserAttachment:
             # Killed, behind messages that are not carried out yet. Nobody is left who could want them.
             connection.close()
             self.lost(None)
-        if self.state is not State.WAITING:
+        if self.state is not VhostUserState.WAITING:
             log.warning("%s: refused a second vhost-user client, %s", self._nic.name, peer_name(sock))
             sock.close()
             return
         log.info("%s: vhost-user client connected, %s", self._nic.name, peer_name(sock))
         self._complaint = ""
-        self.state = State.CONNECTED
+        self.state = VhostUserState.CONNECTED
         self._by_socket = False
         self._memory = GuestMemory()
         tell_of_unsealed(self._memory, self._nic.name)
@@ -243,7 +243,7 @@ class VhostUserAttachment:
             self._gate.began(lambda text: self.failed(ProtocolError(text)))
         self._nic.report.guest_attached()
 
-    def _leave(self, then: State, *, violated: bool = False) -> None:
+    def _leave(self, then: VhostUserState, *, violated: bool = False) -> None:
         """Part from the client; `then` LEAVING to serve the next one, or CLOSING."""
         self._gate.ended(violated=violated)
         connection, engine, memory = self._connection, self._engine, self._memory
@@ -266,7 +266,7 @@ class VhostUserAttachment:
             memory.close()
             connection.released()
             self._lent.clear()
-            if self.state is State.LEAVING:
+            if self.state is VhostUserState.LEAVING:
                 self._wait()
             else:
                 self._closed()
@@ -282,7 +282,7 @@ class VhostUserAttachment:
         level = logging.WARNING if violated else logging.INFO
         log.log(level, "%s: vhost-user client left%s", self._nic.name, f": {reason}" if reason else "")
         self._by_socket = False  # who comes next may be another kind of client
-        self._leave(State.LEAVING, violated=violated)
+        self._leave(VhostUserState.LEAVING, violated=violated)
 
     # --- Messages (ConnectionUser, DeviceShell) ---------------------------------------------------------------
 
@@ -312,7 +312,7 @@ class VhostUserAttachment:
     def failed(self, error: ProtocolError) -> None:
         log.warning("%s: vhost-user connection closed: %s", self._nic.name, error)
         self._by_socket = False
-        self._leave(State.LEAVING, violated=True)
+        self._leave(VhostUserState.LEAVING, violated=True)
 
     def check_memory(self) -> None:
         """Cut the client off if it took memory away that it shares."""
@@ -351,14 +351,14 @@ class VhostUserAttachment:
 
     def _link_came(self, event: LinkChanged | LinkSeen) -> None:
         """While the link is withheld no client is attached, and the device has nobody to tell."""
-        if isinstance(event, LinkChanged) and self.state is State.WITHHELD and self._nic.link_up:
+        if isinstance(event, LinkChanged) and self.state is VhostUserState.WITHHELD and self._nic.link_up:
             self._wait()
 
     def _show_link_down(self) -> None:
         self._grace = None
-        if self.state is State.CONNECTED and self._by_socket and not self._nic.link_up:
+        if self.state is VhostUserState.CONNECTED and self._by_socket and not self._nic.link_up:
             log.info("%s: vhost-user connection closed, to show that the link is down", self._nic.name)
-            self._leave(State.LEAVING)
+            self._leave(VhostUserState.LEAVING)
 
     def config_interrupt(self) -> bool:
         """Attachment: send CONFIG_CHANGE from within this call where the client can be told."""

@@ -168,7 +168,7 @@ def _is_noise(line: str) -> bool:
     return "to syslog" in line or line.startswith("Don't run as root")
 
 
-class State(enum.Enum):
+class PasstState(enum.Enum):
     """Where passt is."""
 
     NEW = enum.auto()
@@ -200,7 +200,7 @@ class PasstKeeper:
     """Starts passt, and starts it again when it ended (net_passt_send of QEMU's net/passt.c)."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, arguments: list[str], user: PasstUser) -> None:
-        self.state = State.NEW
+        self.state = PasstState.NEW
         self.pid: int | None = None
         """Of the passt that serves, as far as it is known."""
         self._pidfd = -1
@@ -222,10 +222,10 @@ class PasstKeeper:
         self._launch()
 
     def _launch(self) -> None:
-        if self.state is State.WAITING:
+        if self.state is PasstState.WAITING:
             self._user.passt_starts_again()
         self._timer = None
-        self.state = State.STARTING
+        self.state = PasstState.STARTING
         words, pass_fds = self._user.passt_socket()
         try:
             self._process = PasstProcess(
@@ -242,7 +242,7 @@ class PasstKeeper:
                 self._pidfd = os.pidfd_open(pid)
             except OSError:
                 pass  # gone already: its socket tells next
-        self.state = State.SERVING
+        self.state = PasstState.SERVING
         self._wait_s = RESTART_S
         self._same_failures = 0
         self._user.passt_serves()
@@ -252,7 +252,7 @@ class PasstKeeper:
         self._same_failures = self._same_failures + 1 if complaint.text == self._last_failure else 1
         self._last_failure = complaint.text
         if complaint.hopeless:
-            self.state = State.ENDED
+            self.state = PasstState.ENDED
             self._user.passt_awaited(complaint.text)
         elif self._same_failures >= FAILURES_TOLD:
             self._start_later(f"{complaint.text}, {FAILURES_TOLD} times in a row or more")
@@ -262,11 +262,11 @@ class PasstKeeper:
     def restart(self, arguments: list[str]) -> None:
         """End this passt, or its start, and start one with other arguments at once."""
         self._arguments = arguments
-        if self.state is State.NEW:
+        if self.state is PasstState.NEW:
             return
         self._stop()
         self._wait_s = RESTART_S
-        self.state = State.WAITING
+        self.state = PasstState.WAITING
         self._launch()
 
     def lost(self, reason: str) -> None:
@@ -275,7 +275,7 @@ class PasstKeeper:
         self._start_later(reason)
 
     def _start_later(self, reason: str) -> None:
-        self.state = State.WAITING
+        self.state = PasstState.WAITING
         self._timer = self._loop.call_later(self._wait_s, self._launch)
         self._wait_s = min(self._wait_s * 2, RESTART_MAX_S)
         self._user.passt_awaited(f"{reason}; it is started again")
@@ -292,7 +292,7 @@ class PasstKeeper:
             self._pidfd = -1
 
     def close(self) -> None:
-        self.state = State.ENDED
+        self.state = PasstState.ENDED
         self._stop()
 
     def _stop(self) -> None:

@@ -11,7 +11,7 @@ import socket
 from vnic.backend.base import Backend, BackendContext, log
 from vnic.backend.connection import FramedConnection
 from vnic.backend.options import PasstOptions
-from vnic.backend.passt.process import PasstKeeper, State, passt_arguments
+from vnic.backend.passt.process import PasstKeeper, PasstState, passt_arguments
 from vnic.net.queue import Frame
 
 
@@ -49,7 +49,7 @@ class PasstBackend(Backend):
 
     def passt_awaited(self, text: str) -> None:
         self.hold_disconnected(text)
-        if self._keeper.state is not State.NEW and text != self._said:
+        if self._keeper.state is not PasstState.NEW and text != self._said:
             log.warning("netdev %s: %s", self.name, text)
             self._said = text
 
@@ -81,7 +81,7 @@ class PasstBackend(Backend):
     def info_text(self, queue: int) -> str:
         """QEMU's texts."""
         keeper = self._keeper
-        if keeper.state is not State.SERVING:
+        if keeper.state is not PasstState.SERVING:
             return "launching passt"
         return "stream,connected" if keeper.pid is None else f"stream,connected to pid {keeper.pid}"
 

@@ -13,7 +13,7 @@ from vnic.backend.base import BackendContext, Chardev
 from vnic.backend.options import PasstOptions, VhostUserOptions
 from vnic.backend.passt.process import (
     PasstKeeper,
-    State,
+    PasstState,
     passt_arguments,
     private_folder,
 )
@@ -119,14 +119,14 @@ class PasstVhostUserBackend(VhostUserBackend):
 
     def awaiting(self, text: str) -> None:
         """No connection: while passt starts that is no news; where it served it is over."""
-        if self._keeper.state is State.SERVING and not text.startswith("connecting"):
+        if self._keeper.state is PasstState.SERVING and not text.startswith("connecting"):
             self._keeper.lost(text.partition(";")[0])
 
     # -- Endpoint -----------------------------------------------------------------------------------------------
 
     def info_text(self, queue: int) -> str:
         keeper = self._keeper
-        if keeper.state is not State.SERVING:
+        if keeper.state is not PasstState.SERVING:
             return "launching passt"
         return "vhost-user,connected" if keeper.pid is None else f"vhost-user,connected to pid {keeper.pid}"
 

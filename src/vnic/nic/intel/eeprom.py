@@ -55,7 +55,7 @@ def contents(model: Model, mac: bytes) -> list[int]:
     return words
 
 
-class _State(Enum):
+class _MicrowireState(Enum):
     IDLE = auto()
     """No start bit yet."""
     COMMAND = auto()
@@ -82,7 +82,7 @@ class Eeprom:
         self._deselect()
 
     def _deselect(self) -> None:
-        self._state = _State.IDLE
+        self._state = _MicrowireState.IDLE
         self._shifted = 0
         self._bits = 0
         self._out = 1
@@ -100,17 +100,19 @@ class Eeprom:
             self._clock(bool(value & _DI))
 
     def _clock(self, data_in: bool) -> None:
-        if self._state is _State.IDLE:
+        if self._state is _MicrowireState.IDLE:
             if data_in:
-                self._state = _State.COMMAND
-        elif self._state is _State.COMMAND:
+                self._state = _MicrowireState.COMMAND
+        elif self._state is _MicrowireState.COMMAND:
             self._shifted = self._shifted << 1 | data_in
             self._bits += 1
             if self._bits == 8:  # two of opcode, six of address
-                self._state = _State.READING if self._shifted >> 6 == _READ else _State.OTHER
-                self._out = 0 if self._state is _State.READING else 1
+                self._state = (
+                    _MicrowireState.READING if self._shifted >> 6 == _READ else _MicrowireState.OTHER
+                )
+                self._out = 0 if self._state is _MicrowireState.READING else 1
                 self._bits = (self._shifted & 63) * 16
-        elif self._state is _State.READING:
+        elif self._state is _MicrowireState.READING:
             # Most significant bit first; a driver that clocks on gets the next word.
             word = self.words[self._bits >> 4 & (WORDS - 1)]
             self._out = word >> (15 - (self._bits & 15)) & 1

@@ -36,7 +36,7 @@ class Kind(Enum):
     """What stands behind the last token, where there is no more input."""
 
 
-class State(Enum):
+class LexerState(Enum):
     """Where in a token the lexer stands (enum json_lexer_state)."""
 
     START = auto()
@@ -66,23 +66,23 @@ class Row:
     """
 
     run: re.Pattern[bytes]
-    then: dict[int, State | Kind]
-    ends: Kind | State | None = None
+    then: dict[int, LexerState | Kind]
+    ends: Kind | LexerState | None = None
 
 
 _NOTHING = re.compile(rb"")
 _DIGITS = re.compile(rb"[0-9]*")
 
 
-def _each(chars: bytes, target: State | Kind) -> dict[int, State | Kind]:
+def _each(chars: bytes, target: LexerState | Kind) -> dict[int, LexerState | Kind]:
     return dict.fromkeys(chars, target)
 
 
 _DIGIT = b"0123456789"
 _ESCAPABLE = bytes(range(0x20, 0xFE))
 
-TABLE: dict[State, Row] = {
-    State.START: Row(
+TABLE: dict[LexerState, Row] = {
+    LexerState.START: Row(
         re.compile(rb"[ \t\r\n]*"),
         {
             ord("{"): Kind.LCURLY,
@@ -91,39 +91,43 @@ TABLE: dict[State, Row] = {
             ord("]"): Kind.RSQUARE,
             ord(":"): Kind.COLON,
             ord(","): Kind.COMMA,
-            ord('"'): State.DQ_STRING,
-            ord("'"): State.SQ_STRING,
-            ord("-"): State.SIGN,
-            ord("0"): State.ZERO,
-            **_each(b"123456789", State.DIGITS),
-            **_each(b"abcdefghijklmnopqrstuvwxyz", State.KEYWORD),
+            ord('"'): LexerState.DQ_STRING,
+            ord("'"): LexerState.SQ_STRING,
+            ord("-"): LexerState.SIGN,
+            ord("0"): LexerState.ZERO,
+            **_each(b"123456789", LexerState.DIGITS),
+            **_each(b"abcdefghijklmnopqrstuvwxyz", LexerState.KEYWORD),
         },
     ),
     # A structural character, a control character but tab, and the bytes that UTF-8 never has are promising.
-    State.RECOVERY: Row(re.compile(rb"[^\x00-\x08\x0a-\x1f\xfe\xff\[\]{}:,]*"), {}, State.START),
-    State.SKIP: Row(re.compile(rb"[^\x00-\x08\x0a-\x1f\xfe\xff]*"), {}, State.START),
-    State.DQ_STRING: Row(
-        re.compile(rb'[^"\\\x00-\x1f\xfe\xff]*'), {ord('"'): Kind.STRING, ord("\\"): State.DQ_ESCAPE}
+    LexerState.RECOVERY: Row(re.compile(rb"[^\x00-\x08\x0a-\x1f\xfe\xff\[\]{}:,]*"), {}, LexerState.START),
+    LexerState.SKIP: Row(re.compile(rb"[^\x00-\x08\x0a-\x1f\xfe\xff]*"), {}, LexerState.START),
+    LexerState.DQ_STRING: Row(
+        re.compile(rb'[^"\\\x00-\x1f\xfe\xff]*'), {ord('"'): Kind.STRING, ord("\\"): LexerState.DQ_ESCAPE}
     ),
-    State.DQ_ESCAPE: Row(_NOTHING, _each(_ESCAPABLE, State.DQ_STRING)),
-    State.SQ_STRING: Row(
-        re.compile(rb"[^'\\\x00-\x1f\xfe\xff]*"), {ord("'"): Kind.STRING, ord("\\"): State.SQ_ESCAPE}
+    LexerState.DQ_ESCAPE: Row(_NOTHING, _each(_ESCAPABLE, LexerState.DQ_STRING)),
+    LexerState.SQ_STRING: Row(
+        re.compile(rb"[^'\\\x00-\x1f\xfe\xff]*"), {ord("'"): Kind.STRING, ord("\\"): LexerState.SQ_ESCAPE}
     ),
-    State.SQ_ESCAPE: Row(_NOTHING, _each(_ESCAPABLE, State.SQ_STRING)),
-    State.SIGN: Row(_NOTHING, {ord("0"): State.ZERO, **_each(b"123456789", State.DIGITS)}),
-    State.ZERO: Row(_NOTHING, {ord("."): State.MANTISSA, **_each(_DIGIT, Kind.ERROR)}, Kind.INTEGER),
-    State.DIGITS: Row(_DIGITS, {ord("."): State.MANTISSA, **_each(b"eE", State.EXPONENT)}, Kind.INTEGER),
-    State.MANTISSA: Row(_NOTHING, _each(_DIGIT, State.MANTISSA_DIGITS)),
-    State.MANTISSA_DIGITS: Row(_DIGITS, _each(b"eE", State.EXPONENT), Kind.FLOAT),
-    State.EXPONENT: Row(
-        _NOTHING, {**_each(b"+-", State.EXPONENT_SIGN), **_each(_DIGIT, State.EXPONENT_DIGITS)}
+    LexerState.SQ_ESCAPE: Row(_NOTHING, _each(_ESCAPABLE, LexerState.SQ_STRING)),
+    LexerState.SIGN: Row(_NOTHING, {ord("0"): LexerState.ZERO, **_each(b"123456789", LexerState.DIGITS)}),
+    LexerState.ZERO: Row(
+        _NOTHING, {ord("."): LexerState.MANTISSA, **_each(_DIGIT, Kind.ERROR)}, Kind.INTEGER
     ),
-    State.EXPONENT_SIGN: Row(_NOTHING, _each(_DIGIT, State.EXPONENT_DIGITS)),
-    State.EXPONENT_DIGITS: Row(_DIGITS, {}, Kind.FLOAT),
-    State.KEYWORD: Row(re.compile(rb"[a-z]*"), {}, Kind.KEYWORD),
+    LexerState.DIGITS: Row(
+        _DIGITS, {ord("."): LexerState.MANTISSA, **_each(b"eE", LexerState.EXPONENT)}, Kind.INTEGER
+    ),
+    LexerState.MANTISSA: Row(_NOTHING, _each(_DIGIT, LexerState.MANTISSA_DIGITS)),
+    LexerState.MANTISSA_DIGITS: Row(_DIGITS, _each(b"eE", LexerState.EXPONENT), Kind.FLOAT),
+    LexerState.EXPONENT: Row(
+        _NOTHING, {**_each(b"+-", LexerState.EXPONENT_SIGN), **_each(_DIGIT, LexerState.EXPONENT_DIGITS)}
+    ),
+    LexerState.EXPONENT_SIGN: Row(_NOTHING, _each(_DIGIT, LexerState.EXPONENT_DIGITS)),
+    LexerState.EXPONENT_DIGITS: Row(_DIGITS, {}, Kind.FLOAT),
+    LexerState.KEYWORD: Row(re.compile(rb"[a-z]*"), {}, Kind.KEYWORD),
 }
 
-_NO_TOKEN = frozenset({State.START, State.RECOVERY, State.SKIP})
+_NO_TOKEN = frozenset({LexerState.START, LexerState.RECOVERY, LexerState.SKIP})
 """States whose bytes belong to no token."""
 
 
@@ -132,17 +136,17 @@ class Lexer:
 
     def __init__(self, token_max_bytes: int = TOKEN_MAX_BYTES) -> None:
         self._token_max_bytes = token_max_bytes
-        self._state = State.START
+        self._state = LexerState.START
         self._text = bytearray()
 
     @property
     def idle(self) -> bool:
         """Whether no token is unfinished and no error is being recovered from."""
-        return self._state is State.START
+        return self._state is LexerState.START
 
     def skip(self) -> None:
         """Forget the rest of this line."""
-        self._state = State.SKIP
+        self._state = LexerState.SKIP
         self._text.clear()
 
     def feed(self, data: bytes) -> Iterator[tuple[Kind, bytes]]:
@@ -172,14 +176,14 @@ class Lexer:
                 target = target or Kind.ERROR
                 self._text.append(data[at])
                 at += 1
-            if isinstance(target, State):
+            if isinstance(target, LexerState):
                 self._state = target
-                if target is State.START:
+                if target is LexerState.START:
                     self._text.clear()
                 continue
             text = bytes(self._text)
             self._text.clear()
-            self._state = State.RECOVERY if target is Kind.ERROR else State.START
+            self._state = LexerState.RECOVERY if target is Kind.ERROR else LexerState.START
             yield target, text
 
     def finish(self) -> Iterator[tuple[Kind, bytes]]:
@@ -187,5 +191,5 @@ class Lexer:
         if self._state not in _NO_TOKEN:
             ends = TABLE[self._state].ends
             yield ends if isinstance(ends, Kind) else Kind.ERROR, bytes(self._text)
-        self._state = State.START
+        self._state = LexerState.START
         self._text.clear()

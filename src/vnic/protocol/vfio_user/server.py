@@ -62,7 +62,7 @@ class Device(Protocol):
     def reset(self) -> None: ...
 
 
-class State(enum.Enum):
+class ServerState(enum.Enum):
     """Where a connection stands."""
 
     NEGOTIATING = "negotiating"  # only VERSION may come
@@ -79,7 +79,7 @@ class Server:
 
     def __init__(self, device: Device) -> None:
         self.device = device
-        self.state = State.NEGOTIATING
+        self.state = ServerState.NEGOTIATING
         self.capabilities: dict[str, object] = {}
         """What the client said of itself."""
         self._pending: dict[int, tuple[int, int, DmaDone]] = {}  # message id: command, count, whom to tell
@@ -105,7 +105,7 @@ class Server:
                     yield None
             yield reply
         except ProtocolError:
-            self.state = State.FAILED
+            self.state = ServerState.FAILED
             raise
         finally:
             if message.fds:
@@ -118,7 +118,9 @@ class Server:
             return None
         if flags & ~m.FLAG_NO_REPLY:
             raise ProtocolError(f"command {command} with flags {flags:#x}")
-        if self.state is not State.SERVING and (command != m.VERSION or self.state is State.FAILED):
+        if self.state is not ServerState.SERVING and (
+            command != m.VERSION or self.state is ServerState.FAILED
+        ):
             raise ProtocolError(f"command {command} before VERSION")
         handler, size, max_fds = _HANDLERS.get(command, _UNKNOWN)
         if len(message.payload) < size:
@@ -138,12 +140,12 @@ class Server:
     # --- Handlers: payload of at least the size in the table; they return the reply's payload ---
 
     def _version(self, message: Message) -> bytes:
-        if self.state is not State.NEGOTIATING:
+        if self.state is not ServerState.NEGOTIATING:
             raise ProtocolError("a second VERSION")
         major, minor, self.capabilities = m.decode_version(message.payload)
         if major != m.MAJOR:
             raise Refused(errno.EINVAL, f"version {major}.{minor}, ours is {m.MAJOR}.{m.MINOR}")
-        self.state = State.SERVING
+        self.state = ServerState.SERVING
         return m.encode_version(len(message.payload))
 
     def _dma_map(self, message: Message) -> bytes:
@@ -273,7 +275,7 @@ class Server:
             done(None)
 
     def _request(self, command: int, count: int, payload: bytes, done: DmaDone) -> bytes:
-        if self.state is not State.SERVING or len(self._pending) >= MAX_DMA_REQUESTS:
+        if self.state is not ServerState.SERVING or len(self._pending) >= MAX_DMA_REQUESTS:
             raise BlockingIOError(errno.EAGAIN, "the client takes no DMA request now")
         ident = self._next_id
         self._next_id = (ident + 1) & 0xFFFF

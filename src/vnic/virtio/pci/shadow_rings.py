@@ -10,22 +10,22 @@ from collections.abc import Callable
 from functools import partial
 
 from vnic.memory.guest import GuestMemory, GuestMemoryError
-from vnic.memory.shadow import Mirror, Plan
+from vnic.memory.shadow import Plan, Shadow
 from vnic.virtio.device import VirtioDevice
 from vnic.virtio.queue import QueueError
-from vnic.virtio.shadow_ring import MirroredRing
+from vnic.virtio.shadow_ring import ShadowRing
 
 
-class MirroredRings:
+class ShadowRings:
     """All rings of one device; `interrupt(index)` sends a queue's interrupt."""
 
     def __init__(
-        self, device: VirtioDevice, memory: GuestMemory, mirror: Mirror, interrupt: Callable[[int], None]
+        self, device: VirtioDevice, memory: GuestMemory, shadow: Shadow, interrupt: Callable[[int], None]
     ) -> None:
         self._device = device
-        self._mirror = mirror
+        self._shadow = shadow
         self._interrupt = interrupt
-        self._rings = [MirroredRing(queue, memory) for queue in device.queues]
+        self._rings = [ShadowRing(queue, memory) for queue in device.queues]
 
     def enable(self, index: int) -> None:
         """The driver is about to start a ring, which is empty then."""
@@ -34,7 +34,7 @@ class MirroredRings:
     def kick(self, index: int, *, anew: bool = False) -> None:
         """The driver's kick: the device looks at the ring when it can."""
         if self._device.queues[index].ready:
-            self._mirror.fetch(
+            self._shadow.fetch(
                 index,
                 self._rings[index].fetch,
                 partial(self._device.kick, index),
@@ -49,26 +49,26 @@ class MirroredRings:
     def interrupt(self, index: int) -> None:
         """The device's interrupt: the driver hears of it when it can see why."""
         ring = self._rings[index]
-        self._mirror.write(ring.written(), partial(self._interrupt, index), partial(self._failed, index))
+        self._shadow.write(ring.written(), partial(self._interrupt, index), partial(self._failed, index))
         if ring.held_back:
             self.kick(index)
 
     def save(self) -> None:
-        """The mirror is about to go: have what the devices wrote to it written."""
+        """The shadow copy is about to go: have what the devices wrote to it written."""
         for queue, ring in zip(self._device.queues, self._rings, strict=True):
             if queue.ready and (parts := ring.written()):
-                self._mirror.write(
+                self._shadow.write(
                     parts, partial(self._interrupt, queue.index), partial(self._failed, queue.index)
                 )
 
     def stopped(self, index: int, done: Callable[[], None]) -> None:
         """The device has stopped the ring: nothing more is fetched for it. `done` when all it wrote is there."""
         failed = partial(self._failed, index)
-        self._mirror.fetch(index, _no_plan, _nothing, failed, anew=True)
-        self._mirror.write((), done, failed)
+        self._shadow.fetch(index, _no_plan, _nothing, failed, anew=True)
+        self._shadow.write((), done, failed)
 
     def restart(self) -> None:
-        """The mirror is a new one, of some memory at least: fetch anew what is not taken."""
+        """The shadow copy is new, of some memory at least: fetch anew what is not taken."""
         self.save()
         for queue, ring in zip(self._device.queues, self._rings, strict=True):
             if queue.ready:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from vnic.memory.guest import GuestMemory
-from vnic.memory.shadow import Mirror
+from vnic.memory.shadow import Shadow
 from vnic.net.errors import NetError
 from vnic.pci.capability import (
     CAP_VENDOR,
@@ -26,7 +26,7 @@ from vnic.virtio.device import QueueFds, VirtioDevice
 from vnic.virtio.features import RING_RESET, VERSION_1
 from vnic.virtio.pci import layout
 from vnic.virtio.pci.lent import LentQueue
-from vnic.virtio.pci.shadow_rings import MirroredRings
+from vnic.virtio.pci.shadow_rings import ShadowRings
 from vnic.virtio.queue import SplitQueue
 
 _WORD = 0xFFFFFFFF
@@ -75,7 +75,7 @@ class VirtioPci(PciDevice):
         self._vectors = vectors
         self._access = self.config.find_all(CAP_VENDOR)[-1]  # the PCI configuration access capability
         self._lent: dict[int, LentQueue] = {}
-        self._mirrored: MirroredRings | None = None
+        self._shadow_rings: ShadowRings | None = None
         self._old_status = 0
         self._isr = 0
         self._clear()
@@ -110,26 +110,26 @@ class VirtioPci(PciDevice):
         super().plug(irq, memory)
         self.device.attach(self, memory)
 
-    def use_mirror(self, mirror: Mirror) -> None:
-        super().use_mirror(mirror)
+    def use_shadow(self, shadow: Shadow) -> None:
+        super().use_shadow(shadow)
         assert self._memory is not None
-        self._mirrored = MirroredRings(self.device, self._memory, mirror, self._interrupt_of)
+        self._shadow_rings = ShadowRings(self.device, self._memory, shadow, self._interrupt_of)
 
     def unplug(self, done: Callable[[], None]) -> None:
         def detached() -> None:
             for lent in self._lent.values():
                 lent.close()
             self._lent.clear()
-            self._mirrored = None
+            self._shadow_rings = None
             super(VirtioPci, self).unplug(done)
 
         self.device.detach(detached)
 
     def device_reset(self) -> None:
-        if self.mirror is not None:
+        if self.shadow is not None:
             # The driver waits for 0 (§4.1.4.3.1), and may use its memory for something else then.
             self._old_status = self.device.status or self._old_status
-            self.mirror.drop(self._quiet)
+            self.shadow.drop(self._quiet)
         self._clear()
         self.device.reset()
 
@@ -137,12 +137,12 @@ class VirtioPci(PciDevice):
         self._old_status = 0
 
     def dma_mapped(self, addr: int, size: int) -> None:
-        if self._mirrored is not None:
-            self._mirrored.restart()
+        if self._shadow_rings is not None:
+            self._shadow_rings.restart()
 
     def dma_unmapped(self, addr: int, size: int) -> None:
-        if self._mirrored is not None:
-            self._mirrored.save()
+        if self._shadow_rings is not None:
+            self._shadow_rings.save()
 
     def irqs_changed(self) -> None:
         for index in list(self._lent):
@@ -267,8 +267,8 @@ class VirtioPci(PciDevice):
         if not self.bus_master:
             value &= ~STATUS_DRIVER_OK  # the rings are in memory that the device may not reach
         self.device.set_status(value)
-        if self._mirrored is not None and value & STATUS_DRIVER_OK:
-            self._mirrored.kick_all()  # what was made available before needs no kick
+        if self._shadow_rings is not None and value & STATUS_DRIVER_OK:
+            self._shadow_rings.kick_all()  # what was made available before needs no kick
 
     def _set_queue_select(self, value: int) -> None:
         self._queue_select = value
@@ -286,8 +286,8 @@ class VirtioPci(PciDevice):
     def _set_queue_enable(self, value: int) -> None:
         queue = self._queue()
         if queue is not None and value == 1 and not queue.ready:
-            if self._mirrored is not None:
-                self._mirrored.enable(queue.index)
+            if self._shadow_rings is not None:
+                self._shadow_rings.enable(queue.index)
             self.device.queue_ready(queue.index)
 
     def _set_queue_reset(self, value: int) -> None:
@@ -306,13 +306,13 @@ class VirtioPci(PciDevice):
             self._resetting.discard(index)
 
         def stopped(_base: int) -> None:
-            if self._mirrored is None:
+            if self._shadow_rings is None:
                 over()
             else:
-                self._mirrored.stopped(index, over)
+                self._shadow_rings.stopped(index, over)
 
-        if self._mirrored is not None:
-            self._mirrored.save()
+        if self._shadow_rings is not None:
+            self._shadow_rings.save()
         self.device.queue_stopped(index, stopped)
 
     def _set_queue_address(self, at: int, data: bytes) -> None:
@@ -336,8 +336,8 @@ class VirtioPci(PciDevice):
             lent.kick()
         elif index >= len(self.device.queues):
             return
-        elif self._mirrored is not None:
-            self._mirrored.kick(index)
+        elif self._shadow_rings is not None:
+            self._shadow_rings.kick(index)
         else:
             self.device.kick(index)
 
@@ -361,8 +361,8 @@ class VirtioPci(PciDevice):
         return self._interrupt(self._config_vector, layout.ISR_CONFIG | layout.ISR_QUEUE)
 
     def queue_interrupt(self, index: int) -> None:
-        if self._mirrored is not None:
-            self._mirrored.interrupt(index)
+        if self._shadow_rings is not None:
+            self._shadow_rings.interrupt(index)
         else:
             self._interrupt_of(index)
 

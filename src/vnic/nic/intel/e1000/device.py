@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 
 from vnic.memory.guest import GuestMemory, GuestMemoryError
-from vnic.memory.shadow import Mirror
+from vnic.memory.shadow import Shadow
 from vnic.net.client import Endpoint, Nic
 from vnic.net.clock import Scheduler, Timer
 from vnic.net.offload import OffloadError, complete
@@ -30,7 +30,7 @@ from vnic.nic.intel.e1000.models import (
 from vnic.nic.intel.e1000.regs import Access
 from vnic.nic.intel.e1000.rings import DescriptorRing
 from vnic.nic.intel.e1000.rx import RCTL_EN, Receiver
-from vnic.nic.intel.e1000.shadow import MirroredUnits
+from vnic.nic.intel.e1000.shadow import ShadowUnits
 from vnic.nic.intel.e1000.tx import Transmitter
 from vnic.nic.intel.eeprom import Eeprom
 from vnic.nic.intel.filter import AddressFilter
@@ -89,7 +89,7 @@ class E1000(PciDevice, Endpoint):
         self._filter = AddressFilter(self.values)
         self.rx = Receiver(self, self._filter)
         self.tx = Transmitter(self)
-        self._mirrored: MirroredUnits | None = None
+        self._shadow_units: ShadowUnits | None = None
         self._io_address = 0
         self._complaints: set[str] = set()
         self._info_mac = bytes(6)
@@ -187,7 +187,7 @@ class E1000(PciDevice, Endpoint):
 
     def unplug(self, done: Callable[[], None]) -> None:
         super().unplug(done)
-        self._mirrored = None
+        self._shadow_units = None
 
     def device_reset(self) -> None:
         """Power-on or a bus reset: everything, the PHY too. A link that is down stays down (QEMU: e1000_reset_hold)."""
@@ -197,10 +197,10 @@ class E1000(PciDevice, Endpoint):
         self.link.reset(self.link.carrier)
         self._show_link(interrupts=False)
 
-    def use_mirror(self, mirror: Mirror) -> None:
-        super().use_mirror(mirror)
+    def use_shadow(self, shadow: Shadow) -> None:
+        super().use_shadow(shadow)
         assert self._memory is not None
-        self._mirrored = MirroredUnits(self, self._memory, mirror)
+        self._shadow_units = ShadowUnits(self, self._memory, shadow)
 
     def bus_master_changed(self, enabled: bool) -> None:
         if enabled:
@@ -320,8 +320,8 @@ class E1000(PciDevice, Endpoint):
         self._write_address(regs.RA, middle << 16 | low)
         self._write_address(regs.RA + 4, regs.RAH_AV | high)
         self.counters.reset()
-        if self.mirror is not None:
-            self.mirror.drop()
+        if self.shadow is not None:
+            self.shadow.drop()
         self.interrupts.reset()
         self.rx.reset()
         self.tx.reset()
@@ -386,18 +386,18 @@ class E1000(PciDevice, Endpoint):
 
     def _post(self, ring: DescriptorRing, tail: int) -> None:
         ring.posted_tail = tail
-        if self._mirrored is None:
+        if self._shadow_units is None:
             ring.tail = tail
         else:
-            self._mirrored.fetch()
+            self._shadow_units.fetch()
 
     def _write_ring(self, ring: DescriptorRing, name: str, value: int) -> None:
         setattr(ring, name, value)
         self._rings_moved()
 
     def _rings_moved(self) -> None:
-        if self._mirrored is not None:
-            self._mirrored.restart()
+        if self._shadow_units is not None:
+            self._shadow_units.restart()
 
     def _write_wufc(self, value: int) -> None:
         self.values[regs.WUFC] = value
@@ -416,10 +416,10 @@ class E1000(PciDevice, Endpoint):
 
     def interrupt(self, causes: int) -> None:
         """A unit's causes, which tell of what it wrote; a link change does not wait for that."""
-        if self._mirrored is None:
+        if self._shadow_units is None:
             self.interrupts.set(causes)
         else:
-            self._mirrored.interrupt(causes)
+            self._shadow_units.interrupt(causes)
 
     def _status_changed(self) -> None:
         """STATUS.LU changed, or a negotiation ended: LSC."""

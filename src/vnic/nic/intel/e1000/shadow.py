@@ -1,7 +1,7 @@
 """The e1000's units in a VM that does not share its memory: descriptors, and the frames to be sent, are fetched before
 a unit works on them, and causes wait for what was written.
 
-`device.E1000` has one `MirroredUnits` while such a VM is plugged in.
+`device.E1000` has one `ShadowUnits` while such a VM is plugged in.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from vnic.memory.guest import GuestMemory
 from vnic.memory.shadow import (
     BUFFER_COST_BYTES,
     ROUND_BYTES,
-    Mirror,
     Plan,
     Range,
+    Shadow,
     copy,
 )
 from vnic.nic.intel.e1000.rings import DESCRIPTOR_BYTES, DescriptorRing
@@ -32,28 +32,28 @@ assert _DESCRIPTOR.size == DESCRIPTOR_BYTES
 _MOST = ROUND_BYTES // BUFFER_COST_BYTES
 
 
-class MirroredUnits:
+class ShadowUnits:
     """Moves the units' `tail` behind the guest's, as descriptors come in."""
 
-    def __init__(self, device: E1000, memory: GuestMemory, mirror: Mirror) -> None:
+    def __init__(self, device: E1000, memory: GuestMemory, shadow: Shadow) -> None:
         self._device = device
         self._memory = memory
-        self._mirror = mirror
+        self._shadow = shadow
 
     def restart(self) -> None:
-        """The rings are elsewhere, or the mirror is a new one: nothing of what was fetched counts."""
+        """The rings are elsewhere, or the shadow copy is a new one: nothing of what was fetched counts."""
         for ring in (self._device.rx.ring, self._device.tx.ring):
             ring.tail = ring.head
         self.fetch(anew=True)
 
     def fetch(self, *, anew: bool = False) -> None:
         """Have what the guest posted fetched, as far as the units can use it now."""
-        device, memory, mirror = self._device, self._memory, self._mirror
+        device, memory, shadow = self._device, self._memory, self._shadow
         rx, tx = device.rx, device.tx
         if not device.bus_master:
             return
         if anew or rx.ring.tail != rx.ring.posted_tail:
-            mirror.fetch(
+            shadow.fetch(
                 "RX",
                 lambda: fetch_receive(rx.ring, memory, buffer_bytes(rx.rctl)),
                 partial(device.client.flush, 0),
@@ -61,7 +61,7 @@ class MirroredUnits:
                 anew=anew,
             )
         if anew or tx.ring.tail != tx.ring.posted_tail:
-            mirror.fetch(
+            shadow.fetch(
                 "TX",
                 lambda: fetch_transmit(tx.ring, memory),
                 tx.kick,
@@ -71,7 +71,7 @@ class MirroredUnits:
 
     def interrupt(self, causes: int) -> None:
         """Set them when all that was written is there: the guest may read ICR at any time."""
-        self._mirror.write((), partial(self._device.interrupts.set, causes), self._device.dma_refused)
+        self._shadow.write((), partial(self._device.interrupts.set, causes), self._device.dma_refused)
         self.fetch()  # what did not fit before
 
 
