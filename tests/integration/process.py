@@ -35,9 +35,13 @@ PATIENCE_S = 60.0
 
 
 class Place:
-    """A folder with a short path (a UNIX socket's may have 107 bytes), which is also $XDG_RUNTIME_DIR."""
+    """A folder with a short path (a UNIX socket's may have 107 bytes), which is also $XDG_RUNTIME_DIR.
+
+    What `start` started ends with it, also where a test fails before it ends that itself.
+    """
 
     def __init__(self) -> None:
+        self._started: list[subprocess.Popen[str]] = []
         self.folder = Path(tempfile.mkdtemp(prefix="vnic-t-"))
         self.environment = {
             **os.environ,
@@ -48,6 +52,10 @@ class Place:
         }
 
     def close(self) -> None:
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def path(self, name: str) -> str:
@@ -74,7 +82,7 @@ class Place:
 
     def start(self, *words: str, command: Sequence[str] = COMMAND) -> subprocess.Popen[str]:
         """Start `vnic …`, its output in pipes."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [*command, *words],
             env=self.environment,
             cwd=self.folder,
@@ -83,6 +91,8 @@ class Place:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self._started.append(process)
+        return process
 
     def run(self, *options: str, name: str = "vnic", command: Sequence[str] = COMMAND) -> Running:
         """Start `vnic run` and wait until its monitor is there."""

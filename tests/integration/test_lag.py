@@ -6,11 +6,13 @@ The amount of what they do is fixed, not its time, and a turn's time leaves out 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import struct
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,6 @@ from tests.integration.process import PATIENCE_S, Place, guest_on, wait_for
 from vnic.lab.played.driver import NetDriver
 from vnic.lab.played.guest_memory import FakeGuestMemory
 from vnic.lab.played.vhost_user_client import SocketWire, VhostUserClient
-from vnic.protocol.qmp import decode
 
 COMMAND = [sys.executable, str(Path(timed_vnic.__file__))]
 LAG_MAX_US = 50_000
@@ -53,7 +54,7 @@ class Qmp:
     def reply(self) -> Any:
         while (line := self._file.readline()).startswith(b'{"timestamp"'):
             pass
-        return decode(line.decode())
+        return json.loads(line)
 
     def close(self) -> None:
         self._file.close()
@@ -61,14 +62,20 @@ class Qmp:
 
 
 def connect(path: str, timeout: float = PATIENCE_S) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX)
-    sock.settimeout(timeout)
-    try:
-        sock.connect(path)
-    except OSError:
-        sock.close()
-        raise
-    return sock
+    deadline = time.monotonic() + timeout
+    while True:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(timeout)
+        try:
+            sock.connect(path)
+        except OSError as error:
+            sock.close()
+            # As many as may are waiting to be let in (connect(2)), which vnic may be slow to do after a storm.
+            if not isinstance(error, BlockingIOError) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.001)
+        else:
+            return sock
 
 
 # -- those who mean harm ----------------------------------------------------------------------------------------------

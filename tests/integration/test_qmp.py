@@ -250,7 +250,7 @@ def test_several_monitors_of_both_kinds(place: Place) -> None:
             with client.makefile("rwb") as stream:
                 stream.write(b"info network\n")
                 stream.flush()
-                text = b"".join(stream.readline() for _ in range(2))
+                text = b"".join(stream.readline() for _ in range(3))  # the greeting, the echo, the answer
         assert b"net0: index=0,type=echo" in text
 
 
