@@ -11,7 +11,9 @@ import struct
 from tests.fakes.irq import FakeIrq
 
 from vnic.lab.played.guest_memory import GUEST_ADDR, FakeGuestMemory
-from vnic.nic.intel.e1000 import E1000, regs
+from vnic.nic.intel import regs
+from vnic.nic.intel.e1000 import E1000
+from vnic.nic.intel.registers import IOADDR, IODATA
 from vnic.pci import config
 
 MEMORY_BYTES = 1 << 20
@@ -54,8 +56,8 @@ class E1000Driver:
         self.device.window_write(MMIO, offset, value.to_bytes(4, "little"))
 
     def write_io(self, offset: int, value: int) -> None:
-        self.device.window_write(IO, regs.IOADDR, offset.to_bytes(4, "little"))
-        self.device.window_write(IO, regs.IODATA, value.to_bytes(4, "little"))
+        self.device.window_write(IO, IOADDR, offset.to_bytes(4, "little"))
+        self.device.window_write(IO, IODATA, value.to_bytes(4, "little"))
 
     def bus_master(self, enabled: bool = True) -> None:
         command = config.COMMAND_IO | config.COMMAND_MEMORY | (config.COMMAND_MASTER if enabled else 0)

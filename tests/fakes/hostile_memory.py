@@ -21,7 +21,7 @@ from vnic.lab.played.driver import NetDriver
 from vnic.lab.played.guest_memory import FakeGuestMemory
 from vnic.lab.played.vfio_user_client import VfioUserClient
 from vnic.lab.played.vhost_user_client import SocketWire, VhostUserClient
-from vnic.nic.intel.e1000 import regs
+from vnic.nic.intel import regs
 from vnic.pci import config
 
 _PRIVATE_MOUNTS = ("unshare --mount", "unshare --user --map-root-user --mount")

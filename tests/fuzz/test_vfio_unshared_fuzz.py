@@ -18,7 +18,8 @@ from vnic.lab.played.guest_memory import FakeGuestMemory
 from vnic.lab.played.vfio_user_client import QEMU_VERSION
 from vnic.lab.played.virtio_pci_driver import VERSION_1, VirtioPciDriver
 from vnic.net.network import Network
-from vnic.nic.intel.e1000 import E1000, regs
+from vnic.nic.intel import regs
+from vnic.nic.intel.e1000 import E1000
 from vnic.nic.virtio_net import VirtioNet
 from vnic.pci.device import PciDevice
 from vnic.protocol.vfio_user import messages as m

@@ -31,7 +31,7 @@ from vnic.lab.played.guest_memory import GUEST_ADDR, FakeGuestMemory
 from vnic.lab.played.vfio_user_client import VfioUserClient
 from vnic.lab.played.vhost_user_client import SocketWire, VhostUserClient
 from vnic.lab.played.virtio_pci_driver import NOTIFY, VERSION_1, VirtioPciDriver
-from vnic.nic.intel.e1000 import regs
+from vnic.nic.intel import regs
 from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vhost_user import messages as vu
 

@@ -7,7 +7,7 @@ A model (virtio-net-pci, e1000) derives from `PciDevice`; an attachment (vfio-us
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from vnic.memory.guest import GuestMemory, GuestMemoryError
 from vnic.memory.shadow import Shadow, ShadowDma
@@ -22,36 +22,9 @@ from vnic.pci.config import (
     ConfigSpace,
     PciId,
 )
+from vnic.pci.dma import Dma, NoDma, RingFeed
 from vnic.pci.irq import IrqLines, NoIrq
 from vnic.pci.msix import MsixWindow
-
-
-class Dma(Protocol):
-    """Guest memory as a device reaches it. Addresses are the guest's, lengths are bytes.
-
-    Every call raises GuestMemoryError for a range that is not wholly mapped and shared; nothing is done then.
-    """
-
-    def read(self, addr: int, length: int, /) -> bytes: ...
-
-    def write(self, addr: int, data: bytes | memoryview, /) -> None: ...
-
-    def slice(self, addr: int, length: int, /) -> memoryview:
-        """The live bytes, without a copy. Not to be kept beyond `PciDevice.dma_unmapped` of the range."""
-
-
-class NoDma:
-    """The memory of a device that may not reach any: no VM is there, or bus mastering is off."""
-
-    def read(self, addr: int, length: int, /) -> bytes:
-        raise GuestMemoryError("the device is no bus master")
-
-    def write(self, addr: int, data: bytes | memoryview, /) -> None:
-        raise GuestMemoryError("the device is no bus master")
-
-    def slice(self, addr: int, length: int, /) -> memoryview:
-        raise GuestMemoryError("the device is no bus master")
-
 
 _NO_IRQ = NoIrq()
 _NO_DMA = NoDma()
@@ -62,7 +35,7 @@ class PciDevice:
 
     A model overrides `region_read` and `region_write` (its own BARs), `device_reset`, and, if it keeps views
     of guest memory, `dma_unmapped`. It interrupts with `set_intx` and `notify`, and reaches memory through
-    `dma`. Where there is a `shadow`, it has to fetch first what it reads, and to interrupt behind what it wrote.
+    `dma`. Its rings of descriptors are added to `rings`, which has them fetched where a VM does not share its memory.
     """
 
     link_lag_seconds: ClassVar[float] = 0.0
@@ -95,6 +68,7 @@ class PciDevice:
         self.shadow: Shadow | None = None
         """There while a VM is plugged in that does not share its memory: `dma` and `_memory` are a copy then."""
         self._dma: Dma = _NO_DMA
+        self.rings = RingFeed(lambda: self.bus_master, self.dma_refused)
         self._intx = False
 
     # --- Entries of the VM side ---
@@ -109,6 +83,7 @@ class PciDevice:
         assert self._memory is not None
         self.shadow = shadow
         self._dma = ShadowDma(self._memory, shadow, self.dma_refused)
+        self.rings.use_shadow(self._memory, shadow)
 
     def unplug(self, done: Callable[[], None]) -> None:
         """The VM is gone: back to the state of power-on, with no lines and no memory.
@@ -119,6 +94,7 @@ class PciDevice:
         self.irq = _NO_IRQ
         self._memory = self.shadow = None
         self._dma = _NO_DMA
+        self.rings.unplug()
         done()
 
     def reset(self) -> None:
@@ -148,6 +124,8 @@ class PciDevice:
         if (before ^ after) & COMMAND_MASTER:
             if self.shadow is not None and not after & COMMAND_MASTER:
                 self.shadow.drop()
+            if after & COMMAND_MASTER:
+                self.rings.restart()
             self.bus_master_changed(bool(after & COMMAND_MASTER))
         if self.msix_enabled != message_before:
             self.irqs_changed()
@@ -186,6 +164,7 @@ class PciDevice:
 
     def dma_mapped(self, addr: int, size: int) -> None:
         """Guest memory has appeared at `addr`."""
+        self.rings.restart()
 
     def dma_unmapped(self, addr: int, size: int) -> None:
         """Guest memory goes: on return, no view into the range may be left. It may come back at once."""

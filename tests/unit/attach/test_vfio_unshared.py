@@ -16,9 +16,10 @@ from vnic.lab.played.driver import DriverRing
 from vnic.lab.played.guest_memory import FakeGuestMemory
 from vnic.lab.played.vfio_user_client import VfioUserClient
 from vnic.lab.played.virtio_pci_driver import VERSION_1, VirtioPciDriver
-from vnic.nic.intel.e1000 import E1000, regs
-from vnic.nic.intel.e1000 import shadow as e1000_shadow
+from vnic.nic.intel import regs
+from vnic.nic.intel.e1000 import E1000
 from vnic.nic.virtio_net import VirtioNet
+from vnic.pci import dma
 from vnic.protocol.vfio_user import messages as m
 from vnic.virtio import shadow_ring
 from vnic.virtio.features import INDIRECT_DESC, RING_RESET
@@ -316,7 +317,7 @@ def test_e1000_sends_and_receives(path: Path) -> None:
 
 
 def test_more_than_a_round_of_an_e1000_follows_in_others(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(e1000_shadow, "ROUND_BYTES", 8192)
+    monkeypatch.setattr(dma, "ROUND_BYTES", 8192)
 
     def vm(bench: UnsharedBench, guest: UnsharedE1000) -> None:
         client = guest.client

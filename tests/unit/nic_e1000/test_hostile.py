@@ -27,11 +27,12 @@ from tests.unit.nic_e1000.conftest import MAC, Rig
 
 from vnic.lab.played.guest_memory import GUEST_ADDR
 from vnic.net.offload import GSO_TCPV4, encode
-from vnic.nic.intel.e1000 import regs
-from vnic.nic.intel.e1000.tx import MAX_FRAME_BYTES, WORK_PER_TURN
+from vnic.nic.intel import regs
+from vnic.nic.intel.e1000.registers import BY_OFFSET
+from vnic.nic.intel.tx import MAX_FRAME_BYTES, WORK_PER_TURN
 
 FRAME = MAC + bytes(100)
-REGISTERS = [0, 4, 0x5FC, 0x1FFFC, *sorted(regs.BY_OFFSET)]
+REGISTERS = [0, 4, 0x5FC, 0x1FFFC, *sorted(BY_OFFSET)]
 INTERESTING = (0, 1, 2, 0xF, 0x7F, 0x80, 0xFF, 0xFFFF, 0xFFFF0, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 
 

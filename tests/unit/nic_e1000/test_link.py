@@ -11,7 +11,7 @@ from tests.fakes.e1000_driver import LINK_BITS
 from tests.fakes.events import as_sent
 from tests.unit.nic_e1000.conftest import Rig
 
-from vnic.nic.intel.e1000 import regs
+from vnic.nic.intel import regs
 
 LU = regs.STATUS_LU
 

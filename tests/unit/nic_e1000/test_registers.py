@@ -6,18 +6,21 @@ import pytest
 from tests.fakes.e1000_driver import IO, MMIO
 from tests.unit.nic_e1000.conftest import MAC, Rig
 
-from vnic.nic.intel.e1000 import MODELS, regs
+from vnic.nic.intel import regs
+from vnic.nic.intel.e1000 import MODELS
+from vnic.nic.intel.e1000.registers import BY_OFFSET, CTRL_DUP, MMIO_BYTES, REGISTERS
+from vnic.nic.intel.registers import IOADDR, IODATA
 
 LINK_UP_STATUS = 0x80080783
 """STATUS of QEMU's e1000 with the link up."""
 
 
 def test_the_table_covers_what_the_manual_names_and_nothing_twice() -> None:
-    names = [register.name for register in regs.REGISTERS]
+    names = [register.name for register in REGISTERS]
     assert len(names) == len(set(names))
-    assert all(offset % 4 == 0 and offset < regs.MMIO_BYTES for offset in regs.BY_OFFSET)
-    assert regs.BY_OFFSET[0x0040].name == "RA"
-    assert regs.BY_OFFSET[0x5600 + 4 * 127].name == "VFTA"
+    assert all(offset % 4 == 0 and offset < MMIO_BYTES for offset in BY_OFFSET)
+    assert BY_OFFSET[0x0040].name == "RA"
+    assert BY_OFFSET[0x5600 + 4 * 127].name == "VFTA"
 
 
 @pytest.mark.parametrize(
@@ -61,7 +64,7 @@ def test_aliases_of_the_82542(rig: Rig) -> None:
     assert rig.driver.read(regs.RDBAL) == 0xABC0
     rig.driver.write(regs.MTA + 8, 77)
     assert rig.driver.read(0x0200 + 8) == 77
-    rig.driver.write(regs.CTRL_DUP, regs.CTRL_SLU)
+    rig.driver.write(CTRL_DUP, regs.CTRL_SLU)
     assert rig.driver.read(regs.CTRL) == regs.CTRL_SLU
 
 
@@ -69,10 +72,10 @@ def test_the_io_window_reaches_every_register(rig: Rig) -> None:
     device = rig.device
     rig.driver.write_io(regs.VET, 0x88A8)
     assert rig.driver.read(regs.VET) == 0x88A8
-    assert device.window_read(IO, regs.IODATA, 4) == b"\xa8\x88\0\0"
-    assert device.window_read(IO, regs.IOADDR, 4) == b"\x38\0\0\0"
+    assert device.window_read(IO, IODATA, 4) == b"\xa8\x88\0\0"
+    assert device.window_read(IO, IOADDR, 4) == b"\x38\0\0\0"
     rig.driver.write_io(0xFFFFFFFF, 1)
-    assert device.window_read(IO, regs.IODATA, 4) == bytes(4)
+    assert device.window_read(IO, IODATA, 4) == bytes(4)
     device.window_write(IO, 0x20, bytes(4))
     assert device.window_read(IO, 0x20, 4) == bytes(4)
 

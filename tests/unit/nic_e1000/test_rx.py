@@ -10,8 +10,8 @@ from tests.unit.nic_e1000.conftest import MAC, Rig
 
 from vnic.lab.played.guest_memory import GUEST_ADDR
 from vnic.net import queue as incoming
-from vnic.nic.intel.e1000 import regs
-from vnic.nic.intel.e1000.rx import EMPTY_PER_FRAME, buffer_bytes
+from vnic.nic.intel import regs
+from vnic.nic.intel.rx import EMPTY_PER_FRAME, buffer_bytes
 
 PEER = bytes.fromhex("525400000002")
 SBP, LPE, BSEX, SECRC, UPE, MPE, VFE = 1 << 2, 1 << 5, 1 << 25, 1 << 26, 1 << 3, 1 << 4, 1 << 18

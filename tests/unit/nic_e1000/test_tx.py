@@ -10,8 +10,8 @@ from tests.unit.net.test_offload import DST4, DST6, SRC4, SRC6, build, slow_sum,
 from tests.unit.nic_e1000.conftest import MAC, Rig
 
 from vnic.net.offload import complete
-from vnic.nic.intel.e1000 import regs
-from vnic.nic.intel.e1000.tx import WORK_PER_TURN
+from vnic.nic.intel import regs
+from vnic.nic.intel.tx import WORK_PER_TURN
 
 FRAME = bytes.fromhex("525400000002") + MAC + b"\x12\x34" + bytes(100)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vnic.nic.intel.e1000 import regs
+from vnic.nic.intel import regs
 
 # RCTL, SDM §13.4.22
 RCTL_UPE = 1 << 3
@@ -12,6 +12,8 @@ RCTL_VFE = 1 << 18
 _RCTL_MO_SHIFT = 12
 _HASH_SHIFTS = (4, 3, 2, 0)
 """Which 12 of the last 16 address bits the multicast table is looked up by, for each value of RCTL.MO."""
+ADDRESS_REGISTERS = range(regs.RA, regs.RA + 4 * regs.RA_COUNT, 4)
+"""RAL and RAH, in turn."""
 _BROADCAST = b"\xff" * 6
 
 
@@ -24,7 +26,7 @@ class AddressFilter:
 
     def addresses_changed(self) -> None:
         found = []
-        for low in range(regs.RA, regs.RA + 4 * regs.RA_COUNT, 8):
+        for low in ADDRESS_REGISTERS[::2]:
             high = self._values.get(low + 4, 0)
             if high & regs.RAH_AV:
                 address = self._values.get(low, 0) | (high & 0xFFFF) << 32

@@ -1,28 +1,23 @@
-"""The PHY (a Marvell 88E1011, or the 82544's 88E1000): its MII registers, reached through MDIC.
+"""The PHY of an Intel NIC: its MII registers, reached through MDIC.
 
-`link.py` tells it of the link; the guest reads that in BMSR and configures negotiation in BMCR.
+`link.py` tells it of the link; the guest reads that in BMSR and configures negotiation in BMCR. The table of its
+registers is the model's (`e1000/phy.py`); those of the standard are here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 # Registers, IEEE 802.3 §22.2.4 and SDM §13.4.7.1
 BMCR, BMSR, PHYID1, PHYID2, ANAR, ANLPAR, ANER = 0, 1, 2, 3, 4, 5, 6
 CTRL1000, STAT1000, ESTATUS = 9, 10, 15
-PSCR, PSSR, INT_ENABLE, INT_STATUS, EPSCR, RX_ERRORS = 16, 17, 18, 19, 20, 21
-PAGE_SELECT, PAGE_DATA = 29, 30
 
 BMCR_RESET = 0x8000
 BMCR_LOOPBACK = 0x4000
 BMCR_AUTONEG = 0x1000
 BMCR_POWER_DOWN = 0x0800
 BMCR_RESTART = 0x0200
-BMSR_LINK = 0x0004
-BMSR_AUTONEG_DONE = 0x0020
-ANLPAR_ACK = 0x4000
-_STAT1000_RECEIVERS_OK = 0x3000
-_PSSR_LINK_AND_RESOLVED = 0x0C00
 
 PHY_ADDRESS = 1
 PHY_ID1 = 0x0141  # Marvell
@@ -43,36 +38,36 @@ class MiiRegister(NamedTuple):
     reset: int
     mask: int = 0
     """The bits that a guest can write."""
+    link: int = 0
+    """The bits that are set while the link is up."""
+    negotiated: int = 0
+    """The bits that are set when a negotiation is done."""
 
 
 MII_REGISTERS = (
     MiiRegister("BMCR", BMCR, 0x1140, 0xFFC0),  # 1000 Mb/s, full duplex, negotiation on
-    MiiRegister("BMSR", BMSR, 0x7949),  # all of 10 and 100 Mb/s, extended status; the link's bits come on top
+    # All of 10 and 100 Mb/s, extended status. It is not latched low as a real PHY's: a guest that reads it once, late,
+    # must not take an old loss for the present state (so does QEMU).
+    MiiRegister("BMSR", BMSR, 0x7949, link=0x0004, negotiated=0x0020),
     MiiRegister("PHYID1", PHYID1, PHY_ID1),
     MiiRegister("PHYID2", PHYID2, 0),
     MiiRegister("ANAR", ANAR, 0x0DE1, 0xFFFF),  # 10 and 100 Mb/s, both pauses
-    MiiRegister("ANLPAR", ANLPAR, 0x01E0),  # a partner of 10 and 100 Mb/s; 1000 stands in STAT1000
+    # A partner of 10 and 100 Mb/s, which acknowledges; 1000 is in STAT1000, with the receivers' state.
+    MiiRegister("ANLPAR", ANLPAR, 0x01E0, negotiated=0x4000),
     MiiRegister("ANER", ANER, 0),
     MiiRegister("CTRL1000", CTRL1000, 0x0E00, 0xFFFF),
-    MiiRegister("STAT1000", STAT1000, 0x0C00),
+    MiiRegister("STAT1000", STAT1000, 0x0C00, link=0x3000),
     MiiRegister("ESTATUS", ESTATUS, 0x3000),
-    MiiRegister("PSCR", PSCR, 0x0360, 0xFFFF),
-    MiiRegister("PSSR", PSSR, 0xA000),  # 1000 Mb/s, full duplex
-    MiiRegister("INT_ENABLE", INT_ENABLE, 0, 0xFFFF),
-    MiiRegister("INT_STATUS", INT_STATUS, 0),
-    MiiRegister("EPSCR", EPSCR, 0x0D60, 0xFFFF),
-    MiiRegister("RX_ERRORS", RX_ERRORS, 0),
-    MiiRegister("PAGE_SELECT", PAGE_SELECT, 0, 0xFFFF),
-    MiiRegister("PAGE_DATA", PAGE_DATA, 0, 0xFFFF),
 )
-_BY_NUMBER = {register.number: register for register in MII_REGISTERS}
+"""What all PHYs have (IEEE 802.3 §22.2.4); a model adds its own from 16 on."""
 _SELF_CLEARING = BMCR_RESET | BMCR_RESTART
 
 
 class Phy:
     """The registers' values. Writes report what they ask for; `Link` carries it out."""
 
-    def __init__(self, phy_id2: int) -> None:
+    def __init__(self, registers: Sequence[MiiRegister], phy_id2: int) -> None:
+        self._registers = {register.number: register for register in registers}
         self._phy_id2 = phy_id2
         self._values: dict[int, int] = {}
         self.mdic = 0
@@ -80,7 +75,7 @@ class Phy:
 
     def reset(self) -> None:
         """To the values after power-on; the link is down until `Link` says otherwise."""
-        self._values = {register.number: register.reset for register in MII_REGISTERS}
+        self._values = {number: register.reset for number, register in self._registers.items()}
         self._values[PHYID2] = self._phy_id2
 
     @property
@@ -96,17 +91,11 @@ class Phy:
         return bool(self._values[BMCR] & BMCR_LOOPBACK)
 
     def show_link(self, up: bool, negotiated: bool) -> None:
-        """Set the bits of link and negotiation in every register that has them.
-
-        BMSR is not latched low as a real PHY's: a guest that reads it once, late, must not take an old loss for
-        the present state (so does QEMU).
-        """
-        values = self._values
-        values[BMSR] = values[BMSR] & ~(BMSR_LINK | BMSR_AUTONEG_DONE)
-        values[BMSR] |= (BMSR_LINK if up else 0) | (BMSR_AUTONEG_DONE if negotiated else 0)
-        values[ANLPAR] = values[ANLPAR] & ~ANLPAR_ACK | (ANLPAR_ACK if negotiated else 0)
-        values[STAT1000] = values[STAT1000] & ~_STAT1000_RECEIVERS_OK | (_STAT1000_RECEIVERS_OK if up else 0)
-        values[PSSR] = values[PSSR] & ~_PSSR_LINK_AND_RESOLVED | (_PSSR_LINK_AND_RESOLVED if up else 0)
+        """Set the bits of link and negotiation in every register that has them."""
+        for number, register in self._registers.items():
+            if mask := register.link | register.negotiated:
+                bits = (register.link if up else 0) | (register.negotiated if negotiated else 0)
+                self._values[number] = self._values[number] & ~mask | bits
 
     def read(self, number: int) -> int | None:
         """A register; None where the PHY has none of that number."""
@@ -114,7 +103,7 @@ class Phy:
 
     def write(self, number: int, value: int) -> int | None:
         """Write what is writable and return the value asked for, self-clearing bits included; None if nothing is."""
-        register = _BY_NUMBER.get(number)
+        register = self._registers.get(number)
         if register is None or not register.mask:
             return None
         kept = value & register.mask

@@ -11,43 +11,25 @@ from collections.abc import Callable
 from functools import partial
 
 from vnic.memory.guest import GuestMemory, GuestMemoryError
-from vnic.memory.shadow import Shadow
 from vnic.net.client import Endpoint, Nic
 from vnic.net.clock import Scheduler, Timer
 from vnic.net.offload import OffloadError, complete
 from vnic.net.queue import Frame
-from vnic.nic.intel.e1000 import regs
-from vnic.nic.intel.e1000.counters import Counters
-from vnic.nic.intel.e1000.link import Link
-from vnic.nic.intel.e1000.models import (
-    MODELS,
-    REVISION,
-    SUBSYSTEM,
-    SUBSYSTEM_VENDOR,
-    VENDOR_INTEL,
-    Model,
-)
-from vnic.nic.intel.e1000.regs import Access
-from vnic.nic.intel.e1000.rings import DescriptorRing
-from vnic.nic.intel.e1000.rx import RCTL_EN, Receiver
-from vnic.nic.intel.e1000.shadow import ShadowUnits
-from vnic.nic.intel.e1000.tx import Transmitter
-from vnic.nic.intel.eeprom import Eeprom
-from vnic.nic.intel.filter import AddressFilter
+from vnic.nic.intel import regs
+from vnic.nic.intel.e1000.eeprom import Eeprom
+from vnic.nic.intel.e1000.models import MODELS, REVISION, SUBSYSTEM, SUBSYSTEM_VENDOR, VENDOR_INTEL, Model
+from vnic.nic.intel.e1000.phy import PHY_REGISTERS
+from vnic.nic.intel.e1000.registers import ALIASES, BY_OFFSET, MMIO_BYTES, STATUS_RESET
+from vnic.nic.intel.filter import ADDRESS_REGISTERS, AddressFilter
 from vnic.nic.intel.interrupts import Interrupts
-from vnic.nic.intel.phy import (
-    BMCR,
-    BMSR,
-    MDIC_INTERRUPT,
-    Phy,
-)
+from vnic.nic.intel.link import Link
+from vnic.nic.intel.phy import BMCR, BMSR, MDIC_INTERRUPT, Phy
+from vnic.nic.intel.registers import IO_BYTES, IoWindow, RegisterFile, read_window, write_window
+from vnic.nic.intel.rx import RCTL_EN, Receiver, buffer_bytes
+from vnic.nic.intel.statistics import Statistics
+from vnic.nic.intel.tx import MAX_FRAME_BYTES, Transmitter, buffer_of
 from vnic.pci.bar import Bar
-from vnic.pci.config import (
-    COMMAND,
-    COMMAND_MASTER,
-    STATUS,
-    PciId,
-)
+from vnic.pci.config import STATUS, PciId
 from vnic.pci.device import PciDevice
 from vnic.pci.irq import IrqLines
 
@@ -55,8 +37,6 @@ log = logging.getLogger(__name__)
 
 _MMIO_BAR = 0
 _IO_BAR = 1
-_MAX_ACCESS_BYTES = 64
-"""The widest load or store of any processor; a longer one can only come from a broken client."""
 _STATUS_MASTER_ABORT = 0x2000
 _WUFC_LNKC = 1 << 0
 _RAH_MASK = 0x8003FFFF
@@ -76,25 +56,34 @@ class E1000(PciDevice, Endpoint):
     def __init__(self, model: Model = MODELS["e1000"], *, autonegotiation: bool = True) -> None:
         super().__init__(
             PciId(VENDOR_INTEL, model.device_id, SUBSYSTEM_VENDOR, SUBSYSTEM, revision=REVISION),
-            [Bar(_MMIO_BAR, regs.MMIO_BYTES), Bar(_IO_BAR, regs.IO_BYTES, io=True)],
+            [Bar(_MMIO_BAR, MMIO_BYTES), Bar(_IO_BAR, IO_BYTES, io=True)],
         )
         self.model = model
-        self.values: dict[int, int] = {}
-        """The plain registers, by offset."""
-        self.counters = Counters()
+        self.registers = RegisterFile(BY_OFFSET, ALIASES)
+        self.values = self.registers.values
+        self._io = IoWindow(self.registers, MMIO_BYTES)
+        self.statistics = Statistics()
         self.interrupts = Interrupts(self._drive_pin)
         self.eeprom = Eeprom(model)
-        self.phy = Phy(model.phy_id2)
+        self.phy = Phy(PHY_REGISTERS, model.phy_id2)
         self.link = Link(self.phy, self._call_later, self._status_changed, negotiate=autonegotiation)
         self._filter = AddressFilter(self.values)
         self.rx = Receiver(self, self._filter)
         self.tx = Transmitter(self)
-        self._shadow_units: ShadowUnits | None = None
-        self._io_address = 0
+        self.rings.add_receive(
+            "RX",
+            self.rx.ring,
+            lambda: buffer_bytes(self.rx.rctl),
+            lambda: self.client.flush(0),
+            partial(self.bus_error, "RX"),
+        )
+        self.rings.add_transmit(
+            "TX", self.tx.ring, buffer_of, MAX_FRAME_BYTES, self.tx.kick, partial(self.bus_error, "TX")
+        )
         self._complaints: set[str] = set()
         self._info_mac = bytes(6)
-        self._make_handlers()
-        self._reset_mac()
+        self._serve_registers()
+        self._clear_mac()
 
     # --- Endpoint: the Network's side ---
 
@@ -146,10 +135,6 @@ class E1000(PciDevice, Endpoint):
     def _call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
         return self.scheduler.call_later(delay, callback)
 
-    @property
-    def bus_master(self) -> bool:
-        return bool(self.config.data[COMMAND] & COMMAND_MASTER)
-
     def transmit(self, frame: bytes, offload: bytes) -> bool:
         """Put a frame on the wire. False: it waits at the peer, and `sent` will be called."""
         if self.phy.loopback:
@@ -168,26 +153,18 @@ class E1000(PciDevice, Endpoint):
             return  # it is about to be cut off, which says all that there is to say
         if what not in self._complaints:
             self._complaints.add(what)
-            log.warning("%s: %s: %s; said once for this VM", self._name, what, text)
+            log.warning("%s: %s: %s; said once for this VM", self.client.name, what, text)
 
     def bus_error(self, unit: str, error: GuestMemoryError) -> None:
         """The guest gave an address that leads nowhere: a master abort on a real bus (PCI 3.0 §6.2.3)."""
         self.config.data[STATUS + 1] |= _STATUS_MASTER_ABORT >> 8
         self.complain(f"{unit} DMA", str(error))
 
-    @property
-    def _name(self) -> str:
-        return self.client.name if hasattr(self, "client") else self.model.name
-
     # --- PciDevice: the VM's side ---
 
     def plug(self, irq: IrqLines, memory: GuestMemory) -> None:
         super().plug(irq, memory)
         self._complaints.clear()
-
-    def unplug(self, done: Callable[[], None]) -> None:
-        super().unplug(done)
-        self._shadow_units = None
 
     def device_reset(self) -> None:
         """Power-on or a bus reset: everything, the PHY too. A link that is down stays down (QEMU: e1000_reset_hold)."""
@@ -197,143 +174,83 @@ class E1000(PciDevice, Endpoint):
         self.link.reset(self.link.carrier)
         self._show_link(interrupts=False)
 
-    def use_shadow(self, shadow: Shadow) -> None:
-        super().use_shadow(shadow)
-        assert self._memory is not None
-        self._shadow_units = ShadowUnits(self, self._memory, shadow)
-
     def bus_master_changed(self, enabled: bool) -> None:
         if enabled:
-            self._rings_moved()
             self.tx.kick()
         self.client.flush(0)
-
-    def dma_mapped(self, addr: int, size: int) -> None:
-        self._rings_moved()
 
     def dma_refused(self, error: GuestMemoryError) -> None:
         self.bus_error("write", error)
 
     def region_read(self, region: int, offset: int, length: int) -> bytes:
-        if length == 4 and not offset & 3:
-            read = self._read32 if region == _MMIO_BAR else self._read_io
-            return read(offset).to_bytes(4, "little")
-        if length > _MAX_ACCESS_BYTES:
-            return bytes(length)
-        # Registers are 32 bits wide: a narrower read takes its bytes of one, a wider one several.
-        start = offset & ~3
-        read = self._read32 if region == _MMIO_BAR else self._read_io
-        data = b"".join(read(at).to_bytes(4, "little") for at in range(start, offset + length, 4))
-        return data[offset - start : offset - start + length]
+        return read_window(self.registers if region == _MMIO_BAR else self._io, offset, length)
 
     def region_write(self, region: int, offset: int, data: bytes) -> None:
-        """Only whole registers can be written (SDM §13.2); the rest is ignored."""
-        if offset & 3 or len(data) & 3 or len(data) > _MAX_ACCESS_BYTES:
-            return
-        write = self._write32 if region == _MMIO_BAR else self._write_io
-        for at in range(0, len(data), 4):
-            write(offset + at, int.from_bytes(data[at : at + 4], "little"))
+        write_window(self.registers if region == _MMIO_BAR else self._io, offset, data)
 
     # --- Registers ---
 
-    def _make_handlers(self) -> None:
+    def _serve_registers(self) -> None:
         """Which unit serves which register; what is not named here is plain storage."""
-        tx, rx, irq, eeprom, counters = (
-            self.tx.ring,
-            self.rx.ring,
-            self.interrupts,
-            self.eeprom,
-            self.counters,
+        registers, rx, tx, irq, eeprom = self.registers, self.rx, self.tx, self.interrupts, self.eeprom
+        registers.serve_counters(self.statistics.read)
+        registers.serve_ring(regs.RDBAL, rx.ring, self.rings.restart)
+        registers.serve_ring(regs.TDBAL, tx.ring, self.rings.restart)
+        registers.readers.update(
+            {
+                regs.STATUS: self._read_status,
+                regs.EECD: eeprom.read_eecd,
+                regs.EERD: eeprom.read_eerd,
+                regs.MDIC: lambda: self.phy.mdic,
+                regs.ICR: irq.read,
+                regs.ICS: lambda: irq.cause,  # readable on real chips, and drivers rely on it (QEMU)
+                regs.IMS: lambda: irq.mask,
+                regs.RCTL: lambda: rx.rctl,
+                regs.TCTL: lambda: tx.tctl,
+            }
         )
-        self._readers: dict[int, Callable[[], int]] = {
-            regs.STATUS: self._read_status,
-            regs.EECD: eeprom.read_eecd,
-            regs.EERD: eeprom.read_eerd,
-            regs.MDIC: lambda: self.phy.mdic,
-            regs.ICR: irq.read,
-            regs.ICS: lambda: irq.cause,  # readable on real chips, and drivers rely on it (QEMU)
-            regs.IMS: lambda: irq.mask,
-            regs.RCTL: lambda: self.rx.rctl,
-            regs.TCTL: lambda: self.tx.tctl,
-        }
-        self._writers: dict[int, Callable[[int], None]] = {
-            regs.CTRL: self._write_ctrl,
-            regs.EECD: eeprom.write_eecd,
-            regs.EERD: eeprom.write_eerd,
-            regs.MDIC: self._write_mdic,
-            regs.ICR: irq.clear,
-            regs.ICS: irq.set,
-            regs.IMS: irq.enable,
-            regs.IMC: irq.disable,
-            regs.RCTL: self._write_rctl,
-            regs.TCTL: self._write_tctl,
-            regs.TDT: self._write_tdt,
-            regs.RDT: self._write_rdt,
-            regs.WUFC: self._write_wufc,
-        }
-        for first, ring in ((regs.RDBAL, rx), (regs.TDBAL, tx)):
-            for name, at in (("base_low", 0), ("base_high", 4), ("length_bytes", 8), ("head", 16)):
-                self._readers[first + at] = partial(getattr, ring, name)
-                self._writers[first + at] = partial(self._write_ring, ring, name)
-            self._readers[first + 24] = partial(getattr, ring, "posted_tail")
-        for low in range(regs.RA, regs.RA + 4 * regs.RA_COUNT, 4):
-            self._writers[low] = partial(self._write_address, low)
-        for offset, register in regs.BY_OFFSET.items():
-            if register.access is Access.RC and offset not in self._readers:
-                self._readers[offset] = partial(counters.read, offset)
-
-    def _read32(self, offset: int) -> int:
-        offset = regs.ALIASES.get(offset, offset)
-        reader = self._readers.get(offset)
-        return reader() if reader is not None else self.values.get(offset, 0)
-
-    def _write32(self, offset: int, value: int) -> None:
-        offset = regs.ALIASES.get(offset, offset)
-        register = regs.BY_OFFSET.get(offset)
-        if register is None:
-            return
-        writer = self._writers.get(offset)
-        if writer is not None:
-            writer(value & register.mask)
-        elif register.access is Access.RW:
-            self.values[offset] = value & register.mask
-
-    def _read_io(self, offset: int) -> int:
-        """The I/O window (SDM §13.2): IOADDR chooses the register behind IODATA."""
-        if offset == regs.IOADDR:
-            return self._io_address
-        if offset == regs.IODATA and self._io_address <= regs.MMIO_BYTES - 4:
-            return self._read32(self._io_address & ~3)
-        return 0
-
-    def _write_io(self, offset: int, value: int) -> None:
-        if offset == regs.IOADDR:
-            self._io_address = value
-        elif offset == regs.IODATA and self._io_address <= regs.MMIO_BYTES - 4:
-            self._write32(self._io_address & ~3, value)
+        registers.writers.update(
+            {
+                regs.CTRL: self._write_ctrl,
+                regs.EECD: eeprom.write_eecd,
+                regs.EERD: eeprom.write_eerd,
+                regs.MDIC: self._write_mdic,
+                regs.ICR: irq.clear,
+                regs.ICS: irq.set,
+                regs.IMS: irq.enable,
+                regs.IMC: irq.disable,
+                regs.RCTL: self._write_rctl,
+                regs.TCTL: self._write_tctl,
+                regs.TDT: self._write_tdt,
+                regs.RDT: self._write_rdt,
+                regs.WUFC: self._write_wufc,
+                **{at: partial(self._write_address, at) for at in ADDRESS_REGISTERS},
+            }
+        )
 
     def _reset_mac(self) -> None:
         """What CTRL.RST resets: all but the PHY, the EEPROM's words and config space (SDM §13.4.1)."""
-        self.values.clear()
-        self.values.update(regs.RESET_VALUES)
+        self._clear_mac()
+        self.interrupts.reset()
+        self._nic.report.driver_ok(False)
+        self._nic.report.interrupt_acknowledged()
+        # No sender shall wait for a receiver that is off, and the next guest gets none of it.
+        self.client.purge(0)
+
+    def _clear_mac(self) -> None:
+        self.registers.reset()
         low, middle, high = self.eeprom.words[:3]
         self._write_address(regs.RA, middle << 16 | low)
         self._write_address(regs.RA + 4, regs.RAH_AV | high)
-        self.counters.reset()
+        self.statistics.reset()
         if self.shadow is not None:
             self.shadow.drop()
-        self.interrupts.reset()
         self.rx.reset()
         self.tx.reset()
-        self._io_address = 0
-        if hasattr(self, "client"):
-            self._nic.report.driver_ok(False)
-            self._nic.report.interrupt_acknowledged()
-            # No sender shall wait for a receiver that is off, and the next guest gets none of it.
-            self.client.purge(0)
+        self._io.reset()
 
     def _read_status(self) -> int:
-        status = regs.STATUS_RESET
+        status = STATUS_RESET
         ctrl = self.values.get(regs.CTRL, 0)
         if ctrl & _CTRL_FRCSPD:
             status &= ~_STATUS_SPEED
@@ -373,7 +290,7 @@ class E1000(PciDevice, Endpoint):
         self.client.flush(0)  # to the guest, or, with the receiver off, to nowhere
 
     def _write_rdt(self, value: int) -> None:
-        self._post(self.rx.ring, value)
+        self.rings.posted(self.rx.ring, value)
         self.client.flush(0)
 
     def _write_tctl(self, value: int) -> None:
@@ -381,23 +298,8 @@ class E1000(PciDevice, Endpoint):
         self.tx.kick()
 
     def _write_tdt(self, value: int) -> None:
-        self._post(self.tx.ring, value)
+        self.rings.posted(self.tx.ring, value)
         self.tx.kick()
-
-    def _post(self, ring: DescriptorRing, tail: int) -> None:
-        ring.posted_tail = tail
-        if self._shadow_units is None:
-            ring.tail = tail
-        else:
-            self._shadow_units.fetch()
-
-    def _write_ring(self, ring: DescriptorRing, name: str, value: int) -> None:
-        setattr(ring, name, value)
-        self._rings_moved()
-
-    def _rings_moved(self) -> None:
-        if self._shadow_units is not None:
-            self._shadow_units.restart()
 
     def _write_wufc(self, value: int) -> None:
         self.values[regs.WUFC] = value
@@ -416,10 +318,7 @@ class E1000(PciDevice, Endpoint):
 
     def interrupt(self, causes: int) -> None:
         """A unit's causes, which tell of what it wrote; a link change does not wait for that."""
-        if self._shadow_units is None:
-            self.interrupts.set(causes)
-        else:
-            self._shadow_units.interrupt(causes)
+        self.rings.after_writes(self.interrupts.set, causes)
 
     def _status_changed(self) -> None:
         """STATUS.LU changed, or a negotiation ended: LSC."""
@@ -437,8 +336,8 @@ class E1000(PciDevice, Endpoint):
         level = pending != 0
         if level != self.intx:
             self.set_intx(level)
-        report = self._nic.report if hasattr(self, "client") else None
-        if report is not None and report.interrupt_owed:
+        report = self._nic.report
+        if report.interrupt_owed:
             if pending & regs.ICR_LSC:
                 report.interrupted()
             elif not self.interrupts.cause & regs.ICR_LSC:

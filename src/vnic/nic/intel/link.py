@@ -1,7 +1,7 @@
 """The link as the chip sees it: no signal, negotiating, or up; and the 500 ms between the last two.
 
-`device.py` tells of the cable (the NIC's link in net/) and of what the guest asks of the PHY; the link-status-change
-interrupt is raised through `changed`, only where STATUS.LU changed or negotiation was completed.
+The device model tells of the cable (the NIC's link in net/) and of what the guest asks of the PHY; the
+link-status-change interrupt is raised through `changed`, only where STATUS.LU changed or negotiation was completed.
 """
 
 from __future__ import annotations

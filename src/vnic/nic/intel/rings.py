@@ -13,8 +13,10 @@ class DescriptorRing:
     """The five registers of a ring. Values are stored as the guest wrote them, masked to the registers' bits.
 
     `tail` is where the units stop: `posted_tail`, which the guest wrote, or behind it while descriptors are still
-    being fetched from a VM that does not share its memory (`shadow.py`).
+    being fetched from a VM that does not share its memory (`pci.dma`).
     """
+
+    descriptor_bytes = DESCRIPTOR_BYTES
 
     def __init__(self) -> None:
         self.reset()

@@ -1,22 +1,21 @@
 """Transmitting: the guest's descriptors become frames, with the VLAN tags, checksums and segments they ask for.
 
-The device model kicks it when TDT or TCTL is written; SDM §3.3 to §3.5 describe the rest. Offloads are described by a
-virtio_net_hdr and finished where the frame meets a receiver that wants it whole (`dataplane/offload.py`).
+The device model kicks it when TDT or TCTL is written; SDM §3.3 to §3.5 describe the rest. Descriptors are the legacy
+and the extended ones, which the 8254x and the 82574 have alike; `offloads.py` does what their contexts ask for.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Protocol
 
 from vnic.memory.guest import GuestMemoryError
 from vnic.net import offload
-from vnic.net.clock import Timer
-from vnic.nic.intel.e1000 import regs
-from vnic.nic.intel.e1000.rings import DESCRIPTOR_BYTES, DescriptorRing
-
-if TYPE_CHECKING:
-    from vnic.nic.intel.e1000.device import E1000
+from vnic.net.clock import Scheduler, Timer
+from vnic.nic.intel import regs
+from vnic.nic.intel.offloads import ETH_BYTES, Context, owe_checksum, segmented, with_checksum
+from vnic.nic.intel.rings import DESCRIPTOR_BYTES, DescriptorRing
+from vnic.nic.intel.unit import UnitHost
 
 # TCTL, SDM §13.4.33
 TCTL_EN = 1 << 1
@@ -36,8 +35,6 @@ _DEXT = 1 << 29
 _VLE = 1 << 30
 _TYPE_MASK = 0xF << 20
 _TYPE_DATA = 1 << 20
-_CONTEXT_TCP = 1 << 24
-_CONTEXT_IP = 1 << 25
 # POPTS of a data descriptor
 _IXSM = 1 << 0
 _TXSM = 1 << 1
@@ -47,9 +44,7 @@ _ERRORS = 0xE  # excess collisions, late collision, underrun: cleared when done
 
 MAX_FRAME_BYTES = offload.MAX_FRAME_BYTES
 """The longest frame, or frame to be segmented, that is collected; the rest of a longer one is not even read."""
-_IP_LIMIT = 0xFFFF
 _MIN_BYTES = 60
-_ETH_BYTES = 14
 _TAG_BYTES = 4
 
 _WORK_BYTES = 2048
@@ -60,48 +55,28 @@ WORK_PER_TURN = 256
 brings is 1, each segment made of it is 1."""
 
 
-class Context(NamedTuple):
-    """An offload context (SDM §3.3.6): where checksums start, go and end, and how to segment. Byte offsets."""
-
-    ip_start: int = 0
-    ip_at: int = 0
-    ip_end: int = 0
-    start: int = 0
-    at: int = 0
-    end: int = 0
-    """Ends are inclusive; 0 means the frame's end."""
-    ipv4: bool = False
-    tcp: bool = False
-    header_bytes: int = 0
-    mss: int = 0
-
-    @classmethod
-    def parse(cls, address: int, lower: int, upper: int) -> Context:
-        return cls(
-            address & 0xFF,
-            address >> 8 & 0xFF,
-            address >> 16 & 0xFFFF,
-            address >> 32 & 0xFF,
-            address >> 40 & 0xFF,
-            address >> 48,
-            bool(lower & _CONTEXT_IP),
-            bool(lower & _CONTEXT_TCP),
-            upper >> 8 & 0xFF,
-            upper >> 16,
-        )
-
-
-def buffer_of(address: int, lower: int, upper: int) -> tuple[int, int]:
+def buffer_of(descriptor: bytes) -> tuple[int, int]:
     """Where a descriptor's buffer is, and its length; 0 for one that has none."""
+    address, lower, _ = _DESCRIPTOR.unpack(descriptor)
     if not lower & _DEXT:
         return address, lower & 0xFFFF
     return address, lower & 0xFFFFF if lower & _TYPE_MASK == _TYPE_DATA else 0
 
 
+class TransmitHost(UnitHost, Protocol):
+    """The device, as the transmit unit sees it."""
+
+    @property
+    def scheduler(self) -> Scheduler: ...
+
+    def transmit(self, frame: bytes, header: bytes, /) -> bool:
+        """Put a frame on the wire. False: it waits at the peer, and `Transmitter.resume` will be called."""
+
+
 class Transmitter:
     """The transmit unit: TCTL, its ring, both contexts and the frame that is being collected."""
 
-    def __init__(self, device: E1000) -> None:
+    def __init__(self, device: TransmitHost) -> None:
         self._device = device
         self.ring = DescriptorRing()
         self._timer: Timer | None = None
@@ -235,7 +210,7 @@ class Transmitter:
         if not extended and lower & _IC:
             legacy_checksum = Context(start=upper >> 8 & 0xFF, at=lower >> 16 & 0xFF)
         try:
-            return work if self._bad or self._size < _ETH_BYTES else work + self._send(legacy_checksum)
+            return work if self._bad or self._size < ETH_BYTES else work + self._send(legacy_checksum)
         finally:
             self._start_frame()
 
@@ -272,88 +247,29 @@ class Transmitter:
             shift = _TAG_BYTES
         try:
             if self._segment:
-                return self._send_segmented(frame, shift)
+                whole = segmented(frame, self._segmentation, shift, ip_checksum=bool(self._options & _IXSM))
+                device.statistics.transmitted(whole.sizes, whole.frame[:6])
+                device.statistics.add(regs.TSCTC)
+                self._transmit(whole.frame, whole.header)
+                return whole.full
             header = b""
             if legacy_checksum is not None:
-                frame, header = _owe_checksum(frame, legacy_checksum, shift)
+                frame, header = owe_checksum(frame, legacy_checksum, shift)
             else:
                 if self._options & _IXSM:
                     ip = self._checksum
-                    frame = _with_checksum(
+                    frame = with_checksum(
                         frame, ip.ip_start + shift, ip.ip_at + shift, ip.ip_end and ip.ip_end + shift
                     )
                 if self._options & _TXSM:
-                    frame, header = _owe_checksum(frame, self._checksum, shift)
+                    frame, header = owe_checksum(frame, self._checksum, shift)
         except offload.OffloadError as error:
             device.complain("TX offload", str(error))
             return 0
-        device.counters.transmitted([(len(frame), 1)], frame[:6])
+        device.statistics.transmitted([(len(frame), 1)], frame[:6])
         self._transmit(frame, header)
         return 0
-
-    def _send_segmented(self, frame: bytes, shift: int) -> int:
-        """Hand a frame to be segmented over as virtio does it: lengths and the pseudo-header's sum of the whole.
-
-        The driver leaves the lengths at 0 and out of the sum, as each segment gets its own (SDM §3.5.3).
-        """
-        context = self._segmentation
-        l3, l4, at = context.ip_start + shift, context.start + shift, context.at + shift
-        payload_at = context.header_bytes + shift
-        payload_bytes = len(frame) - payload_at
-        ip_header = 20 if context.ipv4 else 40
-        if (
-            not context.mss
-            or payload_bytes < 0
-            or not _ETH_BYTES <= l3 <= l4 - ip_header
-            or not l4 + 8 <= payload_at
-            or at != l4 + (16 if context.tcp else 6)
-            or at + 2 > payload_at
-            or len(frame) - l3 > _IP_LIMIT
-            or payload_bytes > context.mss * offload.MAX_SEGMENTS
-        ):
-            raise offload.OffloadError(f"{len(frame)} bytes cannot be segmented by {context}")
-        whole = bytearray(frame)
-        if context.ipv4:
-            struct.pack_into(">H", whole, l3 + 2, len(whole) - l3)
-            if self._options & _IXSM and l3 + 10 == context.ip_at + shift:
-                struct.pack_into(">H", whole, l3 + 10, 0)
-                offload.fill_checksum(whole, l3, l3 + 10, l4)
-        else:
-            struct.pack_into(">H", whole, l3 + 4, len(whole) - l3 - 40)
-        pseudo = struct.unpack_from(">H", whole, at)[0] + len(whole) - l4
-        struct.pack_into(">H", whole, at, pseudo % 0xFFFF)
-        kind = offload.GSO_UDP_L4
-        if context.tcp:
-            kind = offload.GSO_TCPV4 if context.ipv4 else offload.GSO_TCPV6
-        header = offload.encode(kind, context.mss, payload_at, l4, at - l4)
-        full, rest = divmod(payload_bytes, context.mss)
-        sizes = [(payload_at + context.mss, full), (payload_at + rest, 1 if rest or not full else 0)]
-        counters = self._device.counters
-        counters.transmitted(sizes, bytes(whole[:6]))
-        counters.add(regs.TSCTC)
-        self._transmit(bytes(whole), header)
-        return full
 
     def _transmit(self, frame: bytes, header: bytes) -> None:
         if not self._device.transmit(frame, header):
             self._paused = True
-
-
-def _with_checksum(frame: bytes, start: int, at: int, end: int) -> bytes:
-    """The frame with a checksum of [start, end] at `at`; as it is where these lie outside of it (SDM §3.3.3.2)."""
-    whole = bytearray(frame)
-    try:
-        offload.fill_checksum(whole, start, at, end + 1 if end and end < len(whole) else None)
-    except offload.OffloadError:
-        return frame
-    return bytes(whole)
-
-
-def _owe_checksum(frame: bytes, context: Context, shift: int) -> tuple[bytes, bytes]:
-    """Leave the transport's checksum to the receiver where a virtio_net_hdr can say it, else fill it in."""
-    start, at = context.start + shift, context.at + shift
-    if context.end or at < start:
-        return _with_checksum(frame, start, at, context.end and context.end + shift), b""
-    if at + 2 > len(frame):
-        return frame, b""
-    return frame, offload.encode(offload.GSO_NONE, 0, 0, start, at - start)

@@ -1,22 +1,22 @@
 """Receiving: frames from the wire into the guest's buffers, with the interrupts and counts that belong to it.
 
-The device model hands frames in; SDM §3.2 and §13.4.22 describe what follows. Descriptors are the legacy ones, the
-only format of these chips.
+The device model hands frames in; SDM §3.2 and §13.4.22 describe what follows. Descriptors are the legacy ones, which
+all models take; they are the only ones of the 8254x.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from vnic.memory.guest import GuestMemoryError
-from vnic.nic.intel.e1000 import regs
-from vnic.nic.intel.e1000.rings import DESCRIPTOR_BYTES, DescriptorRing
+from vnic.nic.intel import regs
 from vnic.nic.intel.filter import RCTL_VFE, AddressFilter
-
-if TYPE_CHECKING:
-    from vnic.nic.intel.e1000.device import E1000
+from vnic.nic.intel.interrupts import Interrupts
+from vnic.nic.intel.link import Link
+from vnic.nic.intel.rings import DESCRIPTOR_BYTES, DescriptorRing
+from vnic.nic.intel.unit import UnitHost
 
 # RCTL, SDM §13.4.22
 RCTL_EN = 1 << 1
@@ -58,10 +58,24 @@ def buffer_bytes(rctl: int) -> int:
     return 2048 >> code
 
 
+class ReceiveHost(UnitHost, Protocol):
+    """The device, as the receive unit sees it."""
+
+    @property
+    def link(self) -> Link: ...
+
+    @property
+    def interrupts(self) -> Interrupts:
+        """For causes that wait for no write to memory."""
+
+    @property
+    def bus_master(self) -> bool: ...
+
+
 class Receiver:
     """The receive unit: RCTL and its ring."""
 
-    def __init__(self, device: E1000, address_filter: AddressFilter) -> None:
+    def __init__(self, device: ReceiveHost, address_filter: AddressFilter) -> None:
         self._device = device
         self._filter = address_filter
         self.ring = DescriptorRing()
@@ -92,7 +106,7 @@ class Receiver:
         size = len(frame)
         longest = _MAX_LONG_BYTES if self.rctl & _RCTL_LPE else _MAX_SHORT_BYTES
         if size > longest and not self.rctl & _RCTL_SBP:
-            device.counters.add(regs.ROC)
+            device.statistics.add(regs.ROC)
             return True
         destination = bytes(frame[:6])
         if not self._filter.accepts(destination, self.rctl):
@@ -120,7 +134,7 @@ class Receiver:
             return True
         if len(data) > ring.available * buffer_size:
             if not self._waits:
-                device.counters.add(regs.RNBC)
+                device.statistics.add(regs.RNBC)
             self._waits = len(data) <= (ring.count - 1) * buffer_size
             if not self._waits:
                 self.missed()  # it would never fit
@@ -137,7 +151,7 @@ class Receiver:
             device.bus_error("RX", error)
             self.missed()
             return True
-        device.counters.received(size, destination)
+        device.statistics.received(size, destination)
         causes = regs.ICR_RXT0
         threshold = ring.count >> ((self.rctl >> _RDMTS_SHIFT & 3) + 1)
         if ring.posted <= threshold < posted:  # when it is reached (§3.2.7.3), not while it stays so
@@ -149,7 +163,7 @@ class Receiver:
 
     def missed(self) -> None:
         """A frame was lost for want of room: RXO is for that alone (§13.4.17, §13.7.6)."""
-        self._device.counters.add(regs.MPC)
+        self._device.statistics.add(regs.MPC)
         self._device.interrupts.set(regs.ICR_RXO)
 
     def _fill(self, data: bytes, buffer_size: int, status: int, special: int) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vnic.nic.intel.e1000 import regs
+from vnic.nic.intel import regs
 
 _MAX32 = 0xFFFFFFFF
 _MAX64 = (1 << 64) - 1
@@ -11,7 +11,7 @@ _PAIRS = {regs.GORCH: regs.GORCL, regs.GOTCH: regs.GOTCL, regs.TORH: regs.TORL, 
 _LOW_HALVES = frozenset(_PAIRS.values())
 
 
-class Counters:
+class Statistics:
     """What was counted, by the register's offset. `size` arguments are frames without their FCS; the chip counts it."""
 
     def __init__(self) -> None:

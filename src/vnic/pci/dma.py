@@ -1,0 +1,216 @@
+"""How a device reaches guest memory: reads and writes, and its rings of descriptors as they come.
+
+A model reads and writes through `Dma`, and adds its rings to `PciDevice.rings`. In a VM that shares its memory that is
+all; in one that does not, descriptors and the buffers to be read are fetched here before the model works on them, and
+its interrupts wait here for what it wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from functools import partial
+from typing import NamedTuple, Protocol
+
+from vnic.memory.guest import GuestMemory, GuestMemoryError
+from vnic.memory.shadow import BUFFER_COST_BYTES, ROUND_BYTES, Plan, Range, Shadow, copy
+
+_MOST = ROUND_BYTES // BUFFER_COST_BYTES
+
+
+class Dma(Protocol):
+    """Guest memory as a device reaches it. Addresses are the guest's, lengths are bytes.
+
+    Every call raises GuestMemoryError for a range that is not wholly mapped and shared; nothing is done then.
+    """
+
+    def read(self, addr: int, length: int, /) -> bytes: ...
+
+    def write(self, addr: int, data: bytes | memoryview, /) -> None: ...
+
+    def slice(self, addr: int, length: int, /) -> memoryview:
+        """The live bytes, without a copy. Not to be kept beyond `PciDevice.dma_unmapped` of the range."""
+
+
+class NoDma:
+    """The memory of a device that may not reach any: no VM is there, or bus mastering is off."""
+
+    def read(self, addr: int, length: int, /) -> bytes:
+        raise GuestMemoryError("the device is no bus master")
+
+    def write(self, addr: int, data: bytes | memoryview, /) -> None:
+        raise GuestMemoryError("the device is no bus master")
+
+    def slice(self, addr: int, length: int, /) -> memoryview:
+        raise GuestMemoryError("the device is no bus master")
+
+
+class Ring(Protocol):
+    """A ring of descriptors that the guest posts: those from `head` up to `tail` are the device's."""
+
+    @property
+    def descriptor_bytes(self) -> int: ...
+
+    @property
+    def count(self) -> int: ...
+
+    head: int
+    tail: int
+    """Where the device stops: `posted_tail`, or behind it while descriptors are still being fetched."""
+    posted_tail: int
+    """What the guest wrote last."""
+
+    @property
+    def usable(self) -> bool:
+        """Head and tail lie inside of the ring."""
+
+    @property
+    def available(self) -> int:
+        """How many descriptors are the device's; only of a `usable` ring."""
+
+    def address(self, index: int) -> int: ...
+
+
+class _User(NamedTuple):
+    ring: Ring
+    plan: Callable[[GuestMemory], Plan]
+    work: Callable[[], None]
+    failed: Callable[[GuestMemoryError], None]
+
+
+class RingFeed:
+    """The rings of one device. The device tells of what the guest does to them; `work` is called for what was fetched.
+
+    `bus_master` says whether the device may reach memory now.
+    """
+
+    def __init__(self, bus_master: Callable[[], bool], refused: Callable[[GuestMemoryError], None]) -> None:
+        self._bus_master = bus_master
+        self._refused = refused
+        self._users: dict[str, _User] = {}
+        self._shadow: Shadow | None = None
+        self._memory: GuestMemory | None = None
+
+    def add_receive(
+        self,
+        name: str,
+        ring: Ring,
+        buffer_bytes: Callable[[], int],
+        work: Callable[[], None],
+        failed: Callable[[GuestMemoryError], None],
+    ) -> None:
+        """A ring whose buffers, of `buffer_bytes` each, the device only writes."""
+        self._users[name] = _User(
+            ring, lambda memory: receive_plan(ring, memory, buffer_bytes()), work, failed
+        )
+
+    def add_transmit(
+        self,
+        name: str,
+        ring: Ring,
+        buffer_of: Callable[[bytes], Range],
+        longest: int,
+        work: Callable[[], None],
+        failed: Callable[[GuestMemoryError], None],
+    ) -> None:
+        """A ring whose buffers the device reads: `buffer_of` a descriptor, of length 0 where it has none. A buffer of
+        more than `longest` bytes is never read."""
+        self._users[name] = _User(
+            ring, lambda memory: transmit_plan(ring, memory, buffer_of, longest), work, failed
+        )
+
+    # --- The device's side ---
+
+    def posted(self, ring: Ring, tail: int) -> None:
+        """The guest moved the tail. Where it shares its memory, the device may work at once."""
+        ring.posted_tail = tail
+        if self._shadow is None:
+            ring.tail = tail
+        else:
+            self._fetch()
+
+    def restart(self) -> None:
+        """A ring is elsewhere, or memory was mapped: what was fetched before does not count any more."""
+        if self._shadow is None:
+            return
+        for user in self._users.values():
+            user.ring.tail = user.ring.head
+        self._fetch(anew=True)
+
+    def after_writes(self, act: Callable[[int], None], causes: int) -> None:
+        """Call `act(causes)` when all that was written is there: the guest may look at any time."""
+        if self._shadow is None:
+            act(causes)
+            return
+        self._shadow.write((), partial(act, causes), self._refused)
+        self._fetch()  # what did not fit before
+
+    # --- The base's side ---
+
+    def use_shadow(self, memory: GuestMemory, shadow: Shadow) -> None:
+        """The VM does not share its memory."""
+        self._memory, self._shadow = memory, shadow
+
+    def unplug(self) -> None:
+        self._memory = self._shadow = None
+
+    def _fetch(self, *, anew: bool = False) -> None:
+        """Have what the guest posted fetched, as far as the device can use it now."""
+        shadow, memory = self._shadow, self._memory
+        assert shadow is not None
+        assert memory is not None
+        if not self._bus_master():
+            return
+        for name, user in self._users.items():
+            if anew or user.ring.tail != user.ring.posted_tail:
+                shadow.fetch(name, partial(user.plan, memory), user.work, user.failed, anew=anew)
+
+
+def receive_plan(ring: Ring, memory: GuestMemory, buffer_bytes: int) -> Plan:
+    """Receive descriptors, as many as make ROUND_BYTES of room."""
+    if not _is_sound(ring):
+        return
+    room = ROUND_BYTES // max(buffer_bytes, BUFFER_COST_BYTES) - ring.available
+    count = min((ring.posted_tail - ring.tail) % ring.count, room)
+    if count > 0:
+        yield from _descriptors(ring, memory, count)
+        ring.tail = (ring.tail + count) % ring.count
+
+
+def transmit_plan(ring: Ring, memory: GuestMemory, buffer_of: Callable[[bytes], Range], longest: int) -> Plan:
+    """Transmit descriptors with their buffers, when those before are done."""
+    if not _is_sound(ring) or ring.available:
+        return
+    count = min((ring.posted_tail - ring.tail) % ring.count, _MOST)
+    if not count:
+        return
+    yield from _descriptors(ring, memory, count)
+    wanted: list[Range] = []
+    room = ROUND_BYTES
+    taken = 0
+    for taken in range(1, count + 1):
+        where = ring.address((ring.tail + taken - 1) % ring.count)
+        address, length = buffer_of(memory.read(where, ring.descriptor_bytes))
+        room -= max(length, BUFFER_COST_BYTES)
+        if 0 < length <= longest:
+            wanted.append((address, length))
+        if room <= 0:
+            break
+    yield from copy(memory, wanted)
+    ring.tail = (ring.tail + taken) % ring.count
+
+
+def _is_sound(ring: Ring) -> bool:
+    """Whether the device can work on the ring; if not, let it say so."""
+    if ring.usable and ring.posted_tail < ring.count:
+        return True
+    ring.tail = ring.posted_tail
+    return False
+
+
+def _descriptors(ring: Ring, memory: GuestMemory, count: int) -> Generator[list[Range], list[bytes]]:
+    first, size = ring.tail, ring.descriptor_bytes
+    before_end = min(count, ring.count - first)
+    ranges = [(ring.address(first), before_end * size)]
+    if before_end < count:
+        ranges.append((ring.address(0), (count - before_end) * size))
+    yield from copy(memory, ranges)
