@@ -7,8 +7,8 @@ from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
+from vnic.chardev.qapi import ChardevInfo
 from vnic.monitor.interfaces import (
-    ChardevInfo,
     Descriptors,
     LoopLag,
     Memory,

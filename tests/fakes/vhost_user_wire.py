@@ -13,13 +13,14 @@ from vnic.attach.vhost_user.attachment import VhostUserAttachment
 from vnic.backend import BackendContext, netdev_add
 from vnic.backend.options import VhostUserOptions
 from vnic.backend.vhost_user import BackendState, VhostUserBackend
+from vnic.chardev.options import SocketOptions
 from vnic.chardev.table import Chardevs
 from vnic.lab.played.driver import NetDriver
 from vnic.lab.played.guest_memory import FakeGuestMemory
 from vnic.lab.played.vhost_user_client import SocketWire, VhostUserClient, turn
 from vnic.net.network import Network
 from vnic.nic.virtio_net import VirtioNet
-from vnic.sockets.monitor_address import SocketOptions
+from vnic.sockets.address import UnixAddress
 from vnic.virtio.device import DataPath
 
 
@@ -43,7 +44,12 @@ class WireRig:
         self.events = record_events(self.network)
         self.chardevs = Chardevs()
         self.chardevs.add(
-            SocketOptions(id="c0", path=self.backend_path, server=server, reconnect_ms=reconnect_ms)
+            SocketOptions(
+                id="c0",
+                addr=UnixAddress(path=self.backend_path),
+                server=server,
+                reconnect_ms=reconnect_ms,
+            )
         )
         self.context = BackendContext(loop, self.network, self.chardevs)
         self.pairs = pairs

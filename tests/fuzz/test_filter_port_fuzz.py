@@ -17,8 +17,9 @@ from vnic.backend.framing import (
     Deframer,
     FramingError,
 )
-from vnic.chardev.table import Chardevs, parse_flat
+from vnic.chardev.table import Chardevs
 from vnic.filter.port import Port
+from vnic.monitor.schema import parse_flat_chardev
 from vnic.net.network import Network
 
 
@@ -26,7 +27,7 @@ from vnic.net.network import Network
 def context() -> Iterator[BackendContext]:
     loop = asyncio.new_event_loop()
     chardevs = Chardevs()
-    chardevs.add(parse_flat({"backend": "null", "id": "c0"}))
+    chardevs.add(parse_flat_chardev({"backend": "null", "id": "c0"}))
     yield BackendContext(loop, Network(loop), chardevs)
     loop.close()
 

@@ -18,15 +18,9 @@ from tests.fakes.ports import free_ports
 from tests.needs import need
 from tests.unit.backend.helpers import Guest, Lab, until
 
-from vnic.backend.options import (
-    DgramOptions,
-    InetAddress,
-    NetdevOptions,
-    SocketOptions,
-    StreamOptions,
-    UnixAddress,
-)
+from vnic.backend.options import DgramOptions, NetdevOptions, SocketOptions, StreamOptions
 from vnic.net.client import Nic
+from vnic.sockets.address import InetAddress, UnixAddress
 
 pytestmark = pytest.mark.needs("loopback")
 

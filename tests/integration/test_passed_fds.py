@@ -18,8 +18,10 @@ from tests.integration.process import Place
 from tests.unit.backend.helpers import until
 
 from vnic.backend.tap.device import open_tap
+from vnic.chardev.options import SocketOptions
 from vnic.machine import Machine
-from vnic.monitor import Mode, Monitors, SocketOptions
+from vnic.monitor import Mode, Monitors
+from vnic.sockets.address import UnixAddress
 
 
 @asynccontextmanager
@@ -30,7 +32,7 @@ async def machine_with_client() -> AsyncIterator[tuple[Machine, QMPClient]]:
     machine, client = Machine(loop), QMPClient("test")
     monitors = Monitors(machine, loop)
     with tempfile.TemporaryDirectory(prefix="vnic-t-") as folder:
-        monitors.add(SocketOptions(id="qmp", path=f"{folder}/q", server=True), Mode.CONTROL)
+        monitors.add(SocketOptions(id="qmp", addr=UnixAddress(path=f"{folder}/q"), server=True), Mode.CONTROL)
         await client.connect(f"{folder}/q")
         try:
             yield machine, client

@@ -28,7 +28,7 @@ from vnic.net.announce import rarp_frame
 from vnic.net.errors import NetError
 from vnic.protocol.vhost_user import messages as vu
 from vnic.quota import QUOTA
-from vnic.sockets.listener import check_path
+from vnic.sockets.resolve import check_path
 
 FRAME = bytes(range(64)) * 2
 

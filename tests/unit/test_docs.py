@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from vnic.backend import NETDEVS
-from vnic.chardev.table import FLAT_CHARDEVS, parse_flat
+from vnic.chardev.flat import FLAT_CHARDEVS
 from vnic.cli.main import VERBS
 from vnic.cli.options import _FLAGS, _WITH_ARGUMENT, parse_run
 from vnic.filter import OBJECTS, object_structs
@@ -25,6 +25,7 @@ from vnic.monitor.schema import (
     device_options,
     netdev_options,
     object_options,
+    parse_flat_chardev,
 )
 from vnic.net.records import HoldKind
 
@@ -100,7 +101,7 @@ def check_run(words: list[str]) -> None:
             made = cast(msgspec.Struct, convert_to_shape(shape, setting.tree, strings=not setting.typed))
             assert made is not None
     for setting in options.chardevs:
-        assert parse_flat(setting.tree)
+        assert parse_flat_chardev(setting.tree)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ from vnic.net.network import Network
 from vnic.net.records import HoldKind
 
 if TYPE_CHECKING:
-    from vnic.chardev.socket import ChardevListener
+    from vnic.chardev.options import ChardevOptions
+    from vnic.sockets.listener import Listening
 
 log = logging.getLogger("vnic.backend")
 
@@ -37,11 +38,12 @@ class Chardev(Protocol):
     """A named address that a back-end or filter may claim and open (`-chardev`)."""
 
     label: str
-    options: Any
-    """The Struct that it was made from."""
+    options: ChardevOptions
     connected: bool
-    listener: ChardevListener | None
+    listener: Listening | None
     """What it listens on already; None: its user has to open it."""
+    passed: socket.socket | None
+    """The connected socket that its `fd=` named."""
 
     def claim(self, user: str, *, listens: bool = True) -> None:
         """Take it into use; NetError while another has it. `listens`: what the peer says is wanted."""

@@ -21,19 +21,14 @@ from vnic.backend.datagram import (
     multicast_socket,
     udp_socket,
 )
-from vnic.backend.options import (
-    DgramOptions,
-    FdAddress,
-    InetAddress,
-    SocketAddress,
-    UnixAddress,
-)
+from vnic.backend.options import DgramOptions
 from vnic.net.errors import NetError
 from vnic.net.queue import Frame
-from vnic.sockets.address import AddressError, unix_sockaddr
+from vnic.sockets.address import FdAddress, InetAddress, SocketAddress, UnixAddress
 from vnic.sockets.bind import BoundPath, socket_mode
-from vnic.sockets.connect import bind_unix
+from vnic.sockets.listener import bind_unix
 from vnic.sockets.lock import PathError
+from vnic.sockets.resolve import unix_sockaddr
 
 
 class DgramBackend(Backend):
@@ -118,10 +113,7 @@ class DgramBackend(Backend):
         self._info = f"fd={self._port.fd} {family_word(passed)}"
 
     def _start_unix(self, local: UnixAddress, remote: UnixAddress) -> None:
-        try:
-            here, there = unix_sockaddr(local), unix_sockaddr(remote)
-        except AddressError as error:
-            raise NetError(str(error)) from None
+        here, there = unix_sockaddr(local), unix_sockaddr(remote)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         try:
             self._path = bind_unix(sock, here, local, self._mode)

@@ -10,6 +10,8 @@ from typing import Annotated, TypeAlias
 import msgspec
 from msgspec import field
 
+from vnic.sockets.address import SocketAddress
+
 U16: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
 U32: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
 U64: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
@@ -22,51 +24,6 @@ class String(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A string in a list (QAPI's String)."""
 
     text: str = field(name="str")
-
-
-# -- SocketAddress: qapi/sockets.json ---------------------------------------------------------------------------------
-
-
-class SocketAddressBase(
-    msgspec.Struct, tag_field="type", rename="kebab", frozen=True, kw_only=True, forbid_unknown_fields=True
-):
-    """What the kinds of SocketAddress have in common: the member `type`."""
-
-
-class InetAddress(SocketAddressBase, tag="inet", frozen=True, kw_only=True):
-    """A TCP or UDP address. `to` ends a range of ports to try when listening."""
-
-    host: str
-    port: str
-    numeric: bool = False
-    to: U16 | None = None
-    ipv4: bool | None = None
-    ipv6: bool | None = None
-    keep_alive: bool = False
-
-
-class UnixAddress(SocketAddressBase, tag="unix", frozen=True, kw_only=True):
-    """A path, or with `abstract` a name; `tight=False` pads an abstract name with zeros."""
-
-    path: str
-    abstract: bool = False
-    tight: bool = True
-
-
-class VsockAddress(SocketAddressBase, tag="vsock", frozen=True, kw_only=True):
-    """In QEMU's schema, though its netdevs refuse it too."""
-
-    cid: str
-    port: str
-
-
-class FdAddress(SocketAddressBase, tag="fd", frozen=True, kw_only=True):
-    """A socket that was inherited, by its number."""
-
-    text: str = field(name="str")
-
-
-SocketAddress: TypeAlias = InetAddress | UnixAddress | VsockAddress | FdAddress
 
 
 # -- netdevs ----------------------------------------------------------------------------------------------------------

@@ -20,16 +20,13 @@ from vnic.backend.datagram import (
     multicast_socket,
     udp_socket,
 )
-from vnic.backend.options import InetAddress, SocketOptions
+from vnic.backend.options import SocketOptions
 from vnic.net.errors import NetError
 from vnic.net.queue import Frame
 from vnic.protocol.frames import close_fds
-from vnic.sockets.connect import (
-    Connector,
-    Listener,
-    Listening,
-    set_stream_options,
-)
+from vnic.sockets.address import InetAddress
+from vnic.sockets.connect import Connector, set_stream_options
+from vnic.sockets.listener import Listener, Listening
 
 
 class SocketBackend(Backend):
@@ -114,7 +111,7 @@ class SocketBackend(Backend):
             sock.close()
             raise NetError(f"can't bind ip={address[0]} to socket: {error.strerror}") from None
         self._listening_on = f"tcp:{inet4_text(sock.getsockname())}"
-        self._listener = Listener(self.loop, Listening(sock, None), self._accepted)
+        self._listener = Listener(self.loop, Listening(sock), self._accepted, f"netdev {self.name}")
         self.hold_disconnected(f"listening on {self._listening_on}, no peer yet")
 
     def _accepted(self, sock: socket.socket) -> None:
@@ -122,9 +119,9 @@ class SocketBackend(Backend):
             name = sock.getpeername()
         except OSError:  # gone before it was looked at
             sock.close()
-            assert self._listener is not None
-            self._listener.listen_again()
             return
+        assert self._listener is not None
+        self._listener.pause()
         self._carry(sock, f"socket: connection from {inet4_text(name)}")
 
     def _start_connect(self, address: Inet4) -> None:
@@ -158,7 +155,7 @@ class SocketBackend(Backend):
             self.hold_disconnected(f"{reason}; socket does not connect again, stream does")
             return
         self.hold_disconnected(f"{reason}; listening on {self._listening_on}")
-        self._listener.listen_again()
+        self._listener.resume()
 
     # -- Endpoint -----------------------------------------------------------------------------------------------
 

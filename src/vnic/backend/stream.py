@@ -12,35 +12,25 @@ from typing import Any
 
 from vnic.backend.base import Backend, BackendContext, log
 from vnic.backend.connection import FramedConnection
-from vnic.backend.options import (
-    FdAddress,
-    InetAddress,
-    StreamOptions,
-    UnixAddress,
-    VsockAddress,
-)
+from vnic.backend.options import StreamOptions
 from vnic.net.client import clients_of_wire
 from vnic.net.errors import NetError
 from vnic.net.queue import Frame
 from vnic.net.records import HoldKind
 from vnic.sockets.address import (
-    AddressError,
-    Resolved,
+    FdAddress,
+    InetAddress,
+    UnixAddress,
+    VsockAddress,
     describe,
     qmp_address,
-    resolve,
     socket_uri,
-    stream_socket_from_fd,
 )
-from vnic.sockets.bind import BoundPath, socket_mode
-from vnic.sockets.connect import (
-    LISTEN_BACKLOG,
-    Connector,
-    Listener,
-    Listening,
-    listen_on,
-    set_stream_options,
-)
+from vnic.sockets.bind import socket_mode
+from vnic.sockets.connect import Connector, set_stream_options
+from vnic.sockets.listener import Listener, Listening, listen_on, listen_on_passed
+from vnic.sockets.passed import stream_socket_from_fd
+from vnic.sockets.resolve import AddressError, Resolved, resolve
 
 
 class StreamState(enum.Enum):
@@ -95,7 +85,7 @@ class StreamBackend(Backend):
         if isinstance(self._address, FdAddress):
             sock = stream_socket_from_fd(self.context.fds.take_socket(self._address.text))
             if self._server:
-                self._listen_on_fd(sock)
+                self._listen(listen_on_passed(sock))
             else:
                 self._start_from_fd(sock)
         elif self._propagates and self._own_link_down():
@@ -127,21 +117,12 @@ class StreamBackend(Backend):
         try:
             listening = listen_on(targets, self._address, self._mode)
         except AddressError as error:
-            self._failed(str(error))
+            self._failed(error.desc)
             return
         self._listen(listening)
 
-    def _listen_on_fd(self, sock: socket.socket) -> None:
-        """A passed socket is bound; whether it listens already makes no difference (socket_listen)."""
-        try:
-            sock.listen(LISTEN_BACKLOG)
-        except OSError as error:
-            sock.close()
-            raise NetError(f"Failed to listen on fd socket: {error.strerror}") from None
-        self._listen(Listening(sock, BoundPath.of(sock)))
-
     def _listen(self, listening: Listening) -> None:
-        self._listener = Listener(self.loop, listening, self._accepted)
+        self._listener = Listener(self.loop, listening, self._accepted, f"netdev {self.name}")
         self.state = StreamState.LISTENING
         self._info = "listening"
         self.hold_disconnected(f"listening on {self._listening_on()}, no peer yet")
@@ -158,9 +139,9 @@ class StreamBackend(Backend):
         name = sock.getsockname() if sock.family == socket.AF_UNIX else _peer_name(sock)
         if name is None:  # gone before it was looked at
             sock.close()
-            assert self._listener is not None
-            self._listener.listen_again()
             return
+        assert self._listener is not None
+        self._listener.pause()
         self._connected(sock, name)
 
     # -- client -------------------------------------------------------------------------------------------------
@@ -231,7 +212,7 @@ class StreamBackend(Backend):
             self.hold_disconnected(f"{reason}; there is no reconnect-ms, so it stays so")
         self.context.emit("NETDEV_STREAM_DISCONNECTED", {"netdev-id": self.name})
         if self._listener is not None:
-            self._listener.listen_again()
+            self._listener.resume()
 
     def _failed(self, text: str) -> None:
         """Nothing more will come of it: as in QEMU, the netdev stays and its info says why."""

@@ -77,9 +77,7 @@ class VhostUserBackend(Backend, RingTaker):
     def __init__(self, context: BackendContext, options: VhostUserOptions) -> None:
         super().__init__(context)
         self._chardev = context.chardevs.find(options.chardev)
-        self._socket = ChardevSocket(
-            context.loop, options.chardev, self._chardev.options, self, listener=self._chardev.listener
-        )
+        self._socket = ChardevSocket(context.loop, self._chardev, self)
         self.queues = options.queues if options.queues is not None else 1
         if self.queues < 1 or self.queues > 1024:
             raise NetError("vhost-user number of queues must be in range [1, 1024]")

@@ -1,6 +1,6 @@
 """The socket of a `-chardev socket` as back-ends and filters use it: one peer at a time, and another when that went.
 
-`ChardevSocket` listens or connects, again and again, and never waits; `vnic.backend.vhost_user` and `vnic.filter.port`
+`ChardevSocket` listens, connects or takes the socket that was passed, and never waits; vhost-user netdevs and filters
 speak over what it opens. Sources: QEMU's chardev/char-socket.c.
 """
 
@@ -9,24 +9,15 @@ from __future__ import annotations
 import asyncio
 import enum
 import socket
-from typing import Any, Protocol
+from typing import Protocol
 
-from vnic.backend.options import InetAddress, UnixAddress
+from vnic.chardev.options import ChardevOptions, SocketOptions
 from vnic.net.errors import NetError
-from vnic.sockets.address import (
-    AddressError,
-    Resolved,
-    describe,
-    resolve,
-    resolve_at_once,
-)
+from vnic.sockets.address import FdAddress, UnixAddress, describe
 from vnic.sockets.bind import socket_mode
-from vnic.sockets.connect import (
-    Connector,
-    Listener,
-    Listening,
-    listen_on,
-)
+from vnic.sockets.connect import Connector, set_stream_options
+from vnic.sockets.listener import Listener, Listening, listen_on, listen_on_passed
+from vnic.sockets.resolve import AddressError, Resolved, resolve, resolve_at_once
 
 
 class SocketChardevState(enum.Enum):
@@ -53,95 +44,90 @@ class ChardevUser(Protocol):
         """No peer is there; `text` says for a person what is tried, and what went wrong if something did."""
 
 
-def unix_options(options: Any, label: str) -> UnixAddress:
-    """The path of a chardev that can pass descriptors. NetError, with QEMU's text, for others."""
-    path = getattr(options, "path", None)
-    if not hasattr(options, "reconnect_ms"):
-        raise NetError(f'chardev "{label}" is not reconnectable')
-    _check_plain(options, label)
-    if path is None:
-        raise NetError(f'chardev "{label}" does not support FD passing')
-    return UnixAddress(path=path, abstract=options.abstract, tight=options.tight)
+class NamedSocket(Protocol):
+    """A chardev, as far as its socket is concerned."""
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def options(self) -> ChardevOptions: ...
+
+    @property
+    def listener(self) -> Listening | None:
+        """What it listens on for as long as it exists, whoever uses it, as in QEMU; peers wait in the backlog while it
+        has no user. None: its user opens it."""
+
+    @property
+    def passed(self) -> socket.socket | None:
+        """The connected socket that its `fd=` named."""
 
 
-def socket_options(options: Any, label: str) -> UnixAddress | InetAddress:
-    """The address of a chardev that need not pass descriptors; NetError for one that is no such socket."""
-    if getattr(options, "path", None) is not None:
-        return unix_options(options, label)
-    if getattr(options, "port", None) is None:
+def socket_options(options: ChardevOptions, label: str) -> SocketOptions:
+    """Those of a chardev that can carry frames. Raises NetError."""
+    if not isinstance(options, SocketOptions):
         raise NetError(
             f"chardev '{label}' cannot carry frames: it takes a socket with 'path', or 'host' and 'port'"
         )
-    _check_plain(options, label)
-    return InetAddress(host=options.host or "", port=options.port, ipv4=options.ipv4, ipv6=options.ipv6)
-
-
-def _check_plain(options: Any, label: str) -> None:
-    if getattr(options, "telnet", False):
+    if options.telnet:
         raise NetError(f"chardev '{label}' cannot carry frames: telnet=on is for monitors")
+    return options
 
 
-class ChardevListener:
-    """The socket that a `server=on` chardev listens on for as long as it exists, whoever uses it, as in QEMU.
-
-    Callers wait in its backlog while nobody does.
-    """
-
-    def __init__(self, listening: Listening) -> None:
-        self.socket = listening.socket
-        self._listening = listening
-
-    @property
-    def inet_name(self) -> tuple[str, int] | None:
-        """The address and port, which the kernel may have chosen; None for a UNIX socket."""
-        if self.socket.family == socket.AF_UNIX:
-            return None
-        host, port = self.socket.getsockname()[:2]
-        return host, port
-
-    def close(self) -> None:
-        self._listening.close()
+def fd_passing_options(chardev: NamedSocket) -> SocketOptions:
+    """Those of a chardev that can pass descriptors: a UNIX socket. NetError, with QEMU's text, for others."""
+    if not isinstance(chardev.options, SocketOptions):
+        raise NetError(f'chardev "{chardev.label}" is not reconnectable')
+    options = socket_options(chardev.options, chardev.label)
+    sock = chardev.listener.socket if chardev.listener is not None else chardev.passed
+    is_unix = (
+        sock is not None and sock.family == socket.AF_UNIX
+        if isinstance(options.addr, FdAddress)
+        else isinstance(options.addr, UnixAddress)
+    )
+    if not is_unix:
+        raise NetError(f'chardev "{chardev.label}" does not support FD passing')
+    return options
 
 
-def listener_of(options: Any, label: str) -> ChardevListener | None:
+def listener_of(options: ChardevOptions, passed: socket.socket | None) -> Listening | None:
     """What a chardev listens on from the start; None for one that does not listen, or at a name that has to be
-    looked up, which takes its time: its user sees to that. Raises NetError."""
-    if not getattr(options, "server", False) or options.fd is not None:
+    looked up, which takes its time: its user sees to that. `passed` is what `fd=` named. Raises NetError."""
+    if not isinstance(options, SocketOptions) or not options.server:
         return None
-    address = socket_options(options, label)
-    try:
-        targets = resolve_at_once(address, passive=True)
-        if targets is None:
-            return None
-        return ChardevListener(listen_on(targets, address, socket_mode(options.mode)))
-    except AddressError as error:
-        raise NetError(str(error)) from None
+    if isinstance(options.addr, FdAddress):
+        return None if passed is None else listen_on_passed(passed)
+    address = socket_options(options, options.id).addr
+    assert not isinstance(address, FdAddress)
+    targets = resolve_at_once(address, passive=True)
+    return None if targets is None else listen_on(targets, address, socket_mode(options.mode))
 
 
 class ChardevSocket:
-    """One chardev's socket in the loop. `options` are those of `-chardev socket` (path, server, reconnect_ms)."""
+    """One chardev's socket in the loop."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        label: str,
-        options: Any,
+        chardev: NamedSocket,
         user: ChardevUser,
         *,
         passes_fds: bool = True,
-        listener: ChardevListener | None = None,
     ) -> None:
-        """NetError for a chardev that cannot serve its user. Nothing is opened before `start`.
-
-        `listener`: the chardev listens already, and goes on with that when this is closed.
-        """
+        """NetError for a chardev that cannot serve its user. Nothing is opened before `start`."""
+        options = (
+            fd_passing_options(chardev) if passes_fds else socket_options(chardev.options, chardev.label)
+        )
         self._loop = loop
         self._user = user
-        self._address = unix_options(options, label) if passes_fds else socket_options(options, label)
-        self._server = bool(options.server)
+        self._address = options.addr
+        self._server = options.server
         self._mode = socket_mode(options.mode)
         self._reconnect_s = options.reconnect_ms / 1000
-        self._shared = listener
+        self._shared = chardev.listener
+        self._passed = chardev.passed
+        self._keeps_passed = not passes_fds
+        """Whether the next user can go on with the passed connection; vhost-user negotiates once in each."""
         self._listener: Listener | None = None
         self._connector: Connector | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -156,27 +142,31 @@ class ChardevSocket:
 
     def start(self) -> None:
         """Listen (NetError where that is not possible) or begin to connect, in a later turn of the loop."""
-        if not self._server:
+        if self._shared is not None:
+            # The chardev goes on listening when this is closed.
+            self._listener = Listener(self._loop, self._shared.dup(), self._open, self.name)
+            self._listening("")
+        elif isinstance(self._address, FdAddress):
+            self._user.awaiting(f"waiting for {self.name}")
+            self._wait(0)
+        elif self._server:
+            self._cancel_resolve = resolve(
+                self._loop, self._address, passive=True, found=self._listen, failed=self._cannot_listen
+            )
+            if self._failure:
+                raise NetError(self._failure)
+        else:
             self._user.awaiting(f"connecting to {self.name}")
             self._wait(0)
-            return
-        if self._shared is not None:
-            self._listener = Listener(self._loop, Listening(self._shared.socket.dup(), None), self._open)
-            self._listening("")
-            return
-        self._cancel_resolve = resolve(
-            self._loop, self._address, passive=True, found=self._listen, failed=self._cannot_listen
-        )
-        if self._failure:
-            raise NetError(self._failure)
 
     def _listen(self, targets: list[Resolved]) -> None:
+        assert not isinstance(self._address, FdAddress)
         try:
             listening = listen_on(targets, self._address, self._mode)
         except AddressError as error:
-            self._cannot_listen(str(error))
+            self._cannot_listen(error.desc)
             return
-        self._listener = Listener(self._loop, listening, self._open)
+        self._listener = Listener(self._loop, listening, self._open, self.name)
         self._listening("")
 
     def _cannot_listen(self, reason: str) -> None:
@@ -198,11 +188,13 @@ class ChardevSocket:
     def _listen_again(self) -> None:
         self._timer = None
         if self._listener is not None:
-            self._listener.listen_again()
+            self._listener.resume()
 
     def close(self) -> None:
         """Stop, and remove the path that was listened on, if it is not the chardev's."""
         self.state = SocketChardevState.CLOSED
+        if self._passed is not None and not self._keeps_passed:
+            self._passed.close()
         self._cancel_resolve()
         if self._timer is not None:
             self._timer.cancel()
@@ -221,6 +213,8 @@ class ChardevSocket:
 
     def _open(self, sock: socket.socket) -> None:
         self.state = SocketChardevState.OPEN
+        if self._listener is not None:
+            self._listener.pause()
         self._user.opened(sock)
 
     def _wait(self, seconds: float) -> None:
@@ -229,12 +223,31 @@ class ChardevSocket:
 
     def _connect(self) -> None:
         self._timer = None
+        if isinstance(self._address, FdAddress):
+            self._open_passed()
+            return
         self.state = SocketChardevState.CONNECTING
         self._connector = Connector(self._loop, self._address, self._open, self._try_later)
 
+    def _open_passed(self) -> None:
+        try:
+            assert self._passed is not None
+            self._passed.getpeername()
+            sock = self._passed.dup()
+        except OSError:
+            self._try_later(f"{self.name} is not connected")
+            return
+        sock.setblocking(False)
+        set_stream_options(sock)
+        self._open(sock)
+
     def _try_later(self, reason: str, pause_s: float = 0.0) -> None:
         """qemu_chr_socket_restart_timer, or the end where there is no reconnect-ms."""
-        if self._reconnect_s:
+        if self._passed is not None:
+            self._passed.close()
+            self.state = SocketChardevState.ENDED
+            self._user.awaiting(f"{reason}; a socket that was passed does not come back")
+        elif self._reconnect_s:
             seconds = max(self._reconnect_s, pause_s)
             self._user.awaiting(f"{reason}; trying again every {seconds:g} s")
             self._wait(seconds)

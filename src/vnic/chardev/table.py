@@ -1,8 +1,6 @@
-"""Character devices: the named addresses that monitors and vhost-user back-ends speak over (QEMU's -chardev).
+"""Character devices: the named addresses that monitors, vhost-user back-ends and filters speak over (QEMU's -chardev).
 
-A Chardev is an address with a name. One with `server=on` listens as long as it exists; what is built on a chardev
-claims it, and opens any other. `parse_flat` reads the command line's form; the Structs here are QAPI's form of the same
-(chardev-add).
+One with `server=on` listens as long as it exists; what is built on a chardev claims it, and opens any other.
 """
 
 from __future__ import annotations
@@ -10,144 +8,19 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING
 
-import msgspec
+from msgspec import structs
 
-from vnic.monitor.interfaces import ChardevInfo
-from vnic.monitor.schema import convert_to_shape
-from vnic.monitor.schema.shapes import Union, base_members, object_of
+from vnic.chardev.options import ChardevOptions, NullOptions, SocketOptions, StdioOptions
+from vnic.chardev.qapi import ChardevInfo, QapiChardev
 from vnic.net.errors import NetError
 from vnic.net.names import check_identifier
-from vnic.sockets.monitor_address import SocketOptions, StdioOptions
+from vnic.sockets.address import FdAddress, InetAddress
+from vnic.sockets.passed import stream_socket_from_fd
 
 if TYPE_CHECKING:
-    from vnic.chardev.socket import ChardevListener
-
-
-class NullOptions(msgspec.Struct, tag_field="backend", tag="null", kw_only=True):
-    """`-chardev null`: nobody is ever there."""
-
-    id: str
-
-
-ChardevOptions: TypeAlias = SocketOptions | StdioOptions | NullOptions
-
-FLAT_CHARDEVS: dict[str, type[msgspec.Struct]] = {
-    "socket": SocketOptions,
-    "stdio": StdioOptions,
-    "null": NullOptions,
-}
-"""The back-ends of -chardev."""
-
-
-def parse_flat(tree: dict[str, object]) -> ChardevOptions:
-    """The options of a `-chardev` argument, with the errors of QEMU's chardev/char.c."""
-    if not tree.get("id"):
-        raise NetError("chardev: no id specified")
-    if "backend" not in tree:
-        raise NetError(f'chardev: "{tree["id"]}" missing backend')
-    branches = {name: object_of(struct) for name, struct in FLAT_CHARDEVS.items()}
-    shape = Union(
-        "backend",
-        branches,
-        base_members(branches, ("id",)),
-        unknown=lambda name: NetError(f"'{name}' is not a valid char driver name"),
-        unexpected=lambda _backend, key: NetError(f"Invalid parameter '{key}'"),
-    )
-    return cast(ChardevOptions, convert_to_shape(shape, tree, strings=True))
-
-
-# -- qapi/char.json -------------------------------------------------------------------------------------------------
-
-
-class UnixAddress(msgspec.Struct):
-    path: str
-    abstract: bool = False
-    tight: bool = True
-
-
-class InetAddress(msgspec.Struct):
-    host: str
-    port: str
-    ipv4: bool | None = None
-    ipv6: bool | None = None
-
-
-class FdAddress(msgspec.Struct):
-    text: str = msgspec.field(name="str")
-
-
-class UnixBranch(msgspec.Struct, tag_field="type", tag="unix"):
-    """SocketAddressLegacy wraps each kind in `data`."""
-
-    data: UnixAddress
-
-
-class InetBranch(msgspec.Struct, tag_field="type", tag="inet"):
-    data: InetAddress
-
-
-class FdBranch(msgspec.Struct, tag_field="type", tag="fd"):
-    data: FdAddress
-
-
-class SocketChardev(msgspec.Struct, rename="kebab", kw_only=True):
-    """ChardevSocket. `wait` is taken and has no effect: nothing in vnic waits for a peer to start."""
-
-    addr: UnixBranch | InetBranch | FdBranch
-    server: bool = True
-    wait: bool = False
-    nodelay: bool = False
-    telnet: bool = False
-    reconnect_ms: int = 0
-    mode: str | None = None
-
-    def flat(self, label: str) -> SocketOptions:
-        options = SocketOptions(
-            id=label,
-            server=self.server,
-            wait=self.wait,
-            nodelay=self.nodelay,
-            telnet=self.telnet,
-            reconnect_ms=self.reconnect_ms,
-            mode=self.mode,
-        )
-        match self.addr:
-            case UnixBranch(data):
-                options.path, options.abstract, options.tight = data.path, data.abstract, data.tight
-            case InetBranch(data):
-                options.host, options.port = data.host, data.port
-                options.ipv4, options.ipv6 = data.ipv4, data.ipv6
-            case FdBranch(data):
-                options.fd = data.text
-        return options
-
-
-class StdioChardev(msgspec.Struct):
-    """ChardevStdio."""
-
-    signal: bool = True
-
-    def flat(self, label: str) -> StdioOptions:
-        return StdioOptions(id=label, signal=self.signal)
-
-
-class NullChardev(msgspec.Struct):
-    """ChardevCommon, of which nothing is built."""
-
-    def flat(self, label: str) -> NullOptions:
-        return NullOptions(id=label)
-
-
-CHARDEVS: dict[str, type[msgspec.Struct]] = {
-    "socket": SocketChardev,
-    "stdio": StdioChardev,
-    "null": NullChardev,
-}
-"""The back-ends of chardev-add."""
-
-# -- the devices ----------------------------------------------------------------------------------------------------
+    from vnic.sockets.listener import Listening
 
 
 class Chardev:
@@ -156,14 +29,15 @@ class Chardev:
     def __init__(
         self,
         options: ChardevOptions,
-        listener: ChardevListener | None = None,
+        listener: Listening | None = None,
         passed: socket.socket | None = None,
     ) -> None:
         self.label = options.id
         self.options = options
         self.listener = listener
         self.passed = passed
-        """The socket that its `fd=` named."""
+        """The socket that its `fd=` named, where it is not listened on. Its users have duplicates, and close it when
+        the connection ends."""
         self.user = ""
         self.listened_to = False
         """Whether the user takes what the peer says (`frontend-open`)."""
@@ -193,7 +67,7 @@ class Chardev:
         assert not isinstance(self.options, NullOptions)
         if self.passed is None or isinstance(self.options, StdioOptions):
             return self.options
-        return msgspec.structs.replace(self.options, fd=str(self.passed.fileno()))
+        return structs.replace(self.options, addr=FdAddress(text=str(self.passed.fileno())))
 
     def close(self) -> None:
         """Listen no more."""
@@ -202,7 +76,7 @@ class Chardev:
         self.close_passed()
 
     def close_passed(self) -> None:
-        """The user has a duplicate of the socket that was passed, or there is none."""
+        """The user needs the socket that was passed no more, or there is none."""
         if self.passed is not None:
             self.passed.close()
             self.passed = None
@@ -223,8 +97,9 @@ class Chardev:
                 f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self._ends
             )
             return f"tcp:{ours}{',server=on' if options.server else ''} <-> {theirs}"
-        if self.listener is not None and (name := self.listener.inet_name) is not None:
-            options = msgspec.structs.replace(options, host=name[0], port=str(name[1]))
+        if self.listener is not None and isinstance(options.addr, InetAddress):
+            host, port = self.listener.socket.getsockname()[:2]
+            options = structs.replace(options, addr=InetAddress(host=host, port=str(port)))
         return options.filename if self.connected else f"disconnected:{options.filename}"
 
 
@@ -246,10 +121,10 @@ class Chardevs:
         self._check(options)
         return self._made(options, listens)
 
-    def add_qapi(self, label: str, backend: SocketChardev | StdioChardev | NullChardev) -> Chardev:
+    def add_qapi(self, label: str, backend: QapiChardev) -> Chardev:
         """chardev-add, which takes any label (chardev/char.c: qmp_chardev_add)."""
         self._check_free(label)
-        options = backend.flat(label)
+        options = backend.options(label)
         try:
             self._check(options)
             return self._made(options, listens=True)
@@ -267,14 +142,19 @@ class Chardevs:
             raise NetError("cannot use stdio by multiple character devices")
 
     def _made(self, options: ChardevOptions, listens: bool) -> Chardev:
-        listener = None
+        listener = passed = None
+        if (
+            isinstance(options, SocketOptions)
+            and isinstance(options.addr, FdAddress)
+            and self._take_socket is not None
+        ):
+            passed = stream_socket_from_fd(self._take_socket(options.addr.text))
         if listens:
             from vnic.chardev.socket import listener_of  # only here: a start without chardevs is the sooner
 
-            listener = listener_of(options, options.id)
-        passed = None
-        if isinstance(options, SocketOptions) and options.fd is not None and self._take_socket is not None:
-            passed = socket.socket(fileno=self._take_socket(options.fd))
+            listener = listener_of(options, passed)
+            if listener is not None:
+                passed = None
         chardev = Chardev(options, listener, passed)
         self._by_label[options.id] = chardev
         return chardev

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from vnic.backend import NETDEVS
-from vnic.chardev.table import FLAT_CHARDEVS
+from vnic.chardev.flat import FLAT_CHARDEVS
 from vnic.cli.options import HelpTopic
 from vnic.filter import OBJECTS, object_structs
 from vnic.machine.nics import DEVICES

@@ -20,7 +20,7 @@ import msgspec
 
 from vnic import __version__
 from vnic.backend.options import Size
-from vnic.chardev.table import NullOptions
+from vnic.chardev.options import NullOptions, SocketOptions
 from vnic.cli.options import (
     HelpTopic,
     OptionError,
@@ -52,7 +52,8 @@ from vnic.observe.lag import LagLoop
 from vnic.printable import lines
 from vnic.scratch import remove_leftovers
 from vnic.sockets import unblock
-from vnic.sockets.monitor_address import SocketOptions, look_up_addresses
+from vnic.sockets.address import InetAddress, UnixAddress
+from vnic.sockets.resolve import resolve_all
 from vnic.sockets.rundir import Claim, RunDirError, own_folder
 
 if TYPE_CHECKING:
@@ -273,13 +274,12 @@ async def _open_monitors(machine: Machine, monitors: Monitors, options: RunOptio
             chardev.claim("a monitor")
             if isinstance(chardev.options, NullOptions):
                 continue  # its client never comes
-            addresses = None
-            if isinstance(chardev.options, SocketOptions) and chardev.options.host:
-                chardev.options.check()
-                addresses = await look_up_addresses(asyncio.get_running_loop(), chardev.options)
-            monitors.add(
-                chardev.monitor_options, Mode(monitor.mode), monitor.pretty, chardev.set_connected, addresses
-            )
+            targets = None
+            wanted = chardev.monitor_options
+            if isinstance(wanted, SocketOptions) and isinstance(wanted.addr, InetAddress):
+                loop = asyncio.get_running_loop()
+                targets = await resolve_all(loop, wanted.addr, passive=wanted.server)
+            monitors.add(wanted, Mode(monitor.mode), monitor.pretty, chardev.set_connected, targets)
             chardev.close_passed()
     if not options.default_qmp:
         return None
@@ -287,12 +287,13 @@ async def _open_monitors(machine: Machine, monitors: Monitors, options: RunOptio
         claim = Claim(options.instance)
     except (RunDirError, OSError) as error:
         raise OptionError(f"-name {options.instance}", str(error)) from None
-    address = SocketOptions(id=DEFAULT_MONITOR, path=str(claim.socket_path), server=True, wait=False)
+    path = UnixAddress(path=str(claim.socket_path))
+    default = SocketOptions(id=DEFAULT_MONITOR, addr=path, server=True, wait=False)
     try:
         with _naming(f"-name {options.instance}"):
-            chardev = machine.chardev_set.add(address)
+            chardev = machine.chardev_set.add(default)
             chardev.claim("a monitor")
-            monitors.add(address, Mode.CONTROL, connected=chardev.set_connected)
+            monitors.add(default, Mode.CONTROL, connected=chardev.set_connected)
     except OptionError:
         claim.release()
         raise

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from vnic.backend.base import BackendContext, Chardev
 from vnic.backend.connection import FramedConnection
 from vnic.backend.framing import LENGTH, Deframer, FramingError
+from vnic.chardev.options import NullOptions
 from vnic.chardev.socket import ChardevSocket
 from vnic.net.errors import DEVICE_NOT_FOUND, NetError
 from vnic.net.offload import HEADER_BYTES, OffloadError, complete
@@ -65,11 +66,9 @@ class Port:
 
     def _open(self) -> None:
         chardev = self._chardev
-        if chardev.options.__struct_config__.tag == "null":
+        if isinstance(chardev.options, NullOptions):
             return
-        self._socket = ChardevSocket(
-            self._loop, chardev.label, chardev.options, self, passes_fds=False, listener=chardev.listener
-        )
+        self._socket = ChardevSocket(self._loop, chardev, self, passes_fds=False)
         self._socket.start()
 
     def close(self) -> None:

@@ -19,14 +19,8 @@ from vnic.backend import (
     netdev_add,
     netdev_structs,
 )
-from vnic.chardev.table import (
-    CHARDEVS,
-    Chardevs,
-    NullChardev,
-    SocketChardev,
-    StdioChardev,
-    parse_flat,
-)
+from vnic.chardev.qapi import CHARDEVS, ChardevInfo, NullChardev, SocketChardev, StdioChardev
+from vnic.chardev.table import Chardevs
 from vnic.filter import (
     NetFilterOptions,
     object_add,
@@ -46,7 +40,6 @@ from vnic.machine.nics import (
 from vnic.machine.pci_info import pci_info
 from vnic.machine.virtio_features import NicOptions
 from vnic.monitor.interfaces import (
-    ChardevInfo,
     Later,
     PciInfo,
     RunState,
@@ -55,6 +48,7 @@ from vnic.monitor.interfaces import (
     VnicInfo,
 )
 from vnic.monitor.passed_fds import FdRegistry
+from vnic.monitor.schema import parse_flat_chardev
 from vnic.net.errors import DeviceNotFound, NetError
 from vnic.net.names import is_identifier
 from vnic.net.network import Network
@@ -246,7 +240,7 @@ class Machine:
 
     def chardev_add_flat(self, tree: dict[str, object], *, listens: bool = True) -> None:
         """`listens`: see Chardevs.add."""
-        self.chardev_set.add(parse_flat(tree), listens=listens)
+        self.chardev_set.add(parse_flat_chardev(tree), listens=listens)
 
     def chardev_remove(self, chardev_id: str) -> None:
         self.chardev_set.remove(chardev_id)

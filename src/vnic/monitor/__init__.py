@@ -5,21 +5,16 @@ layer, `commands` and `hmp_commands` the tables of what can be asked, `qmp` and 
 """
 
 from vnic.monitor.interfaces import (
-    ChardevInfo,
     MonitoredMachine,
     RunState,
     ShutdownCause,
 )
 from vnic.monitor.server import Mode, Monitors
-from vnic.sockets.monitor_address import SocketOptions, StdioOptions
 
 __all__ = [
-    "ChardevInfo",
     "Mode",
     "MonitoredMachine",
     "Monitors",
     "RunState",
     "ShutdownCause",
-    "SocketOptions",
-    "StdioOptions",
 ]

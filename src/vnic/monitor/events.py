@@ -10,8 +10,8 @@ from typing import Literal
 import msgspec
 
 from vnic.monitor.interfaces import ShutdownCause
-from vnic.monitor.types import SocketAddress
 from vnic.net.records import LinkChanged, LinkSeen
+from vnic.sockets.address import SocketAddress
 
 
 class NicRxFilterChanged(msgspec.Struct):

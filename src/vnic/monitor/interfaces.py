@@ -16,6 +16,7 @@ import msgspec
 from vnic.net.errors import NetError
 
 if TYPE_CHECKING:
+    from vnic.chardev.qapi import ChardevInfo
     from vnic.monitor.passed_fds import FdRegistry
     from vnic.net.network import Network
 
@@ -34,14 +35,6 @@ class ShutdownCause(enum.StrEnum):
 
     HOST_QMP_QUIT = "host-qmp-quit"
     HOST_SIGNAL = "host-signal"
-
-
-class ChardevInfo(msgspec.Struct, rename="kebab", frozen=True):
-    """One entry of query-chardev, as qapi/char.json has it."""
-
-    label: str
-    filename: str
-    frontend_open: bool
 
 
 Later: TypeAlias = asyncio.Future[None] | None

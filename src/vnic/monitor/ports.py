@@ -9,12 +9,11 @@ import asyncio
 import functools
 import ipaddress
 import logging
-import os
 import socket
-import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
 
+from vnic.chardev.options import SocketOptions
 from vnic.monitor.connection import (
     Channel,
     Connection,
@@ -22,22 +21,18 @@ from vnic.monitor.connection import (
     StdioChannel,
 )
 from vnic.net.errors import NetError
-from vnic.sockets.monitor_address import (
-    Addresses,
-    Listener,
-    SocketOptions,
-    far_address,
-    socket_of_fd,
-    start_connecting,
-)
+from vnic.sockets.address import FdAddress, InetAddress, UnixAddress
+from vnic.sockets.bind import socket_mode
+from vnic.sockets.connect import Connector, set_stream_options
+from vnic.sockets.listener import MANY_PEERS, Listener, Listening, listen_on, listen_on_passed
+from vnic.sockets.passed import socket_of_fd
+from vnic.sockets.peer import credentials
+from vnic.sockets.resolve import Resolved, resolve_waiting
 
 log = logging.getLogger(__name__)
 
 CLIENTS_MAX = 64
 """Clients of one listening monitor at a time; for one more, the one that was silent longest goes."""
-
-ACCEPT_RETRY_S = 1.0
-"""How long a listener that cannot accept (no descriptors left) is left alone."""
 
 Serve: TypeAlias = Callable[[Channel, str, Callable[[], None]], Connection]
 """Start a session on a channel, for a client of that description; the callable is called when it ends."""
@@ -73,41 +68,22 @@ class ServerPort:
         options: SocketOptions,
         serve: Serve,
         connected: Connected,
-        addresses: Addresses | None,
+        targets: Sequence[Resolved] | None,
     ) -> None:
-        self._loop = loop
         self._options = options
         self._serve = serve
         self._tell = connected
         self._clients: list[Connection] = []
-        self._failing = self._full = False
+        self._full = False
         """Said once, not at every attempt of a client."""
-        self._retry: asyncio.TimerHandle | None = None
-        self._listener = Listener(options, addresses)
-        warn_of_strangers(self._listener.socket, options.filename)
-        self._listen()
+        listening = _listen(options, targets)
+        warn_of_strangers(listening.socket, options.filename)
+        self._listener = Listener(loop, listening, self._accepted, options.filename, nodelay=options.nodelay)
 
-    def _listen(self) -> None:
-        self._retry = None
-        self._loop.add_reader(self._listener.socket.fileno(), self._acceptable)
-
-    def _acceptable(self) -> None:
-        try:
-            client, _ = self._listener.socket.accept()
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return
-        except OSError as error:
-            if not self._failing:
-                self._failing = True
-                log.warning("%s: cannot accept: %s; trying on", self._options.filename, error.strerror)
-            self._loop.remove_reader(self._listener.socket.fileno())
-            self._retry = self._loop.call_later(ACCEPT_RETRY_S, self._listen)
-            return
-        self._failing = False
+    def _accepted(self, client: socket.socket) -> None:
         self._make_room()
         if not self._clients:
             self._tell(client)
-        _set_nodelay(client, self._options)
         connection = self._serve(_channel(client, self._options), describe_peer(client), self._left)
         if not connection.closed:  # else it was gone before it was greeted
             self._clients.append(connection)
@@ -132,9 +108,6 @@ class ServerPort:
         min(self._clients, key=lambda each: each.active_at).close()
 
     def close(self) -> None:
-        if self._retry is not None:
-            self._retry.cancel()
-        self._loop.remove_reader(self._listener.socket.fileno())
         self._listener.close()
 
 
@@ -147,54 +120,50 @@ class ClientPort:
         options: SocketOptions,
         serve: Serve,
         connected: Connected,
-        addresses: Addresses | None,
+        targets: Sequence[Resolved] | None,
     ) -> None:
         self._loop = loop
         self._options = options
         self._serve = serve
         self._tell = connected
-        self._connecting: socket.socket | None = None
+        self._connector: Connector | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._closed = False
-        if options.fd is not None:
-            self._connected(socket_of_fd(options.fd))
+        self._refusal: str | None = None
+        """Why an attempt failed, while the first one is under way."""
+        if isinstance(options.addr, FdAddress):
+            passed = socket_of_fd(options.addr.text)
+            set_stream_options(passed, nodelay=options.nodelay)
+            self._connected(passed)
             return
-        self._address = far_address(options, addresses)
-        try:
-            self._dial()
-        except OSError as error:
-            if not options.reconnect_ms:
-                target = options.path or f"{options.host}:{options.port}"
-                raise NetError(f"Failed to connect to '{target}': {error.strerror}") from None
-            self._again(str(error.strerror))
+        self._address = options.addr
+        self._targets = _targets(options.addr, targets, passive=False)
+        self._starting = not options.reconnect_ms
+        self._dial()
+        if self._refusal is not None:
+            raise NetError(self._refusal)
+        self._starting = False
 
     def _dial(self) -> None:
-        self._connecting = start_connecting(*self._address)
-        self._loop.add_writer(self._connecting.fileno(), self._answered)
-
-    def _redial(self) -> None:
         self._retry = None
-        try:
-            self._dial()
-        except OSError as error:
-            self._again(str(error.strerror))
-
-    def _answered(self) -> None:
-        """The connection was made, or refused."""
-        connecting, self._connecting = self._connecting, None
-        assert connecting is not None
-        self._loop.remove_writer(connecting.fileno())
-        problem = connecting.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if problem:
-            connecting.close()
-            self._again(os.strerror(problem))
-        else:
-            self._connected(connecting)
+        self._connector = Connector(
+            self._loop,
+            self._address,
+            self._connected,
+            self._refused,
+            targets=self._targets,
+            nodelay=self._options.nodelay,
+        )
 
     def _connected(self, connected: socket.socket) -> None:
         self._tell(connected)
-        _set_nodelay(connected, self._options)
         self._serve(_channel(connected, self._options), describe_peer(connected), self._left)
+
+    def _refused(self, why: str) -> None:
+        if self._starting:
+            self._refusal = why
+        else:
+            self._again(why)
 
     def _left(self) -> None:
         self._tell(None)
@@ -203,8 +172,8 @@ class ClientPort:
     def _again(self, why: str) -> None:
         if self._closed:
             return
-        if self._options.reconnect_ms and self._options.fd is None:
-            self._retry = self._loop.call_later(self._options.reconnect_ms / 1000, self._redial)
+        if self._options.reconnect_ms:
+            self._retry = self._loop.call_later(self._options.reconnect_ms / 1000, self._dial)
         else:
             log.warning("monitor %s: %s", self._options.filename, why)
 
@@ -212,9 +181,21 @@ class ClientPort:
         self._closed = True
         if self._retry is not None:
             self._retry.cancel()
-        if self._connecting is not None:
-            self._loop.remove_writer(self._connecting.fileno())
-            self._connecting.close()
+        if self._connector is not None:
+            self._connector.cancel()
+
+
+def _targets(
+    address: UnixAddress | InetAddress, found: Sequence[Resolved] | None, *, passive: bool
+) -> Sequence[Resolved]:
+    return found if found is not None else resolve_waiting(address, passive=passive)
+
+
+def _listen(options: SocketOptions, targets: Sequence[Resolved] | None) -> Listening:
+    if isinstance(options.addr, FdAddress):
+        return listen_on_passed(socket_of_fd(options.addr.text), MANY_PEERS)
+    targets = _targets(options.addr, targets, passive=True)
+    return listen_on(targets, options.addr, socket_mode(options.mode), MANY_PEERS)
 
 
 def warn_of_strangers(listening: socket.socket, name: str) -> None:
@@ -238,11 +219,6 @@ def _channel(connected: socket.socket, options: SocketOptions) -> Channel:
     return TelnetChannel(channel)
 
 
-def _set_nodelay(connected: socket.socket, options: SocketOptions) -> None:
-    if options.nodelay and connected.family in (socket.AF_INET, socket.AF_INET6):
-        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
 PASSWD = "/etc/passwd"
 
 
@@ -261,16 +237,13 @@ def user_name(uid: int) -> str:
     return f"uid {uid}"
 
 
-_UCRED = struct.Struct("3i")
-
-
 def describe_peer(connected: socket.socket) -> str:
     """Who is at the other end, for the journal: `client python3[4711] of root`, `client 192.0.2.1:5000`."""
     try:
         if connected.family != socket.AF_UNIX:
             host, port = connected.getpeername()[:2]
             return f"client [{host}]:{port}" if ":" in host else f"client {host}:{port}"
-        pid, uid, _ = _UCRED.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+        pid, uid, _ = credentials(connected)
         with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
             name = comm.read().strip()
         # A program may call itself anything, and this becomes part of log lines and of HMP's.

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 
+from vnic.chardev.options import SocketOptions, StdioOptions
 from vnic.monitor.connection import Channel, Connection, Session
 from vnic.monitor.hmp_session import HmpSession
 from vnic.monitor.interfaces import MonitoredMachine
@@ -24,7 +25,7 @@ from vnic.monitor.ports import (
 )
 from vnic.monitor.qmp import Dispatcher, QmpSession
 from vnic.net.errors import NetError
-from vnic.sockets.monitor_address import Addresses, MonitorChardev, SocketOptions
+from vnic.sockets.resolve import Resolved
 
 log = logging.getLogger(__name__)
 
@@ -51,15 +52,15 @@ class Monitors:
 
     def add(
         self,
-        chardev: MonitorChardev,
+        chardev: SocketOptions | StdioOptions,
         mode: Mode,
         pretty: bool = False,
         connected: Connected = lambda _: None,
-        addresses: Addresses | None = None,
+        targets: Sequence[Resolved] | None = None,
     ) -> None:
         """Open a monitor on a chardev of that id; `connected` is told of its client. Raises NetError.
 
-        `addresses`: those of its host, where they were looked up before; else the name server is waited for.
+        `targets`: what its address stands for, where that was looked up before; else a name server is waited for.
         """
         if chardev.id in self._ports:
             raise NetError(f"Chardev '{chardev.id}' is busy")
@@ -89,7 +90,7 @@ class Monitors:
         if chardev.server and chardev.wait:
             log.info("%s: wait=on: vnic starts without waiting for a client", chardev.filename)
         kind = ServerPort if chardev.server else ClientPort
-        self._ports[chardev.id] = kind(self._loop, chardev, serve, connected, addresses)
+        self._ports[chardev.id] = kind(self._loop, chardev, serve, connected, targets)
 
     def _forget_sets(self) -> None:
         """With the last QMP client the sets of `add-fd` go (monitor_fdsets_cleanup)."""

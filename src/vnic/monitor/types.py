@@ -32,34 +32,3 @@ class RxFilterInfo(_Info):
     vlan_table: list[int]
     unicast_table: list[str]
     multicast_table: list[str]
-
-
-# -- addresses, as events name them (qapi/sockets.json) -----------------------------------------------------------
-
-
-class InetSocketAddress(_Info, tag_field="type", tag="inet"):
-    host: str
-    port: str
-    numeric: bool | None = None
-    to: int | None = None
-    ipv4: bool | None = None
-    ipv6: bool | None = None
-    keep_alive: bool | None = None
-
-
-class UnixSocketAddress(_Info, tag_field="type", tag="unix"):
-    path: str
-    abstract: bool | None = None
-    tight: bool | None = None
-
-
-class VsockSocketAddress(_Info, tag_field="type", tag="vsock"):
-    cid: str
-    port: str
-
-
-class FdSocketAddress(_Info, tag_field="type", tag="fd"):
-    name: str = msgspec.field(name="str")
-
-
-SocketAddress = InetSocketAddress | UnixSocketAddress | VsockSocketAddress | FdSocketAddress

@@ -1,8 +1,8 @@
 """Binding a UNIX socket to a path: the one rule for what may be there already, for every socket that vnic makes.
 
-A path is locked first (`lock`), so that it is known without a connection whether another vnic uses it. A socket that
-nobody is bound to is a leftover of a program that was killed, and is replaced if it is our user's. Everything else
-stays where it is and is an error. QEMU unlinks whatever it finds.
+A path is locked first (`lock`), which tells without a connection whether another vnic uses it. A socket that no program
+is bound to was left by one that was killed, and is replaced if it is our user's. Everything else stays where it is and
+is an error; QEMU unlinks whatever it finds. What a path may look like is checked before, by `resolve.unix_sockaddr`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ from vnic.net.errors import NetError
 from vnic.sockets.diag import is_in_use
 from vnic.sockets.lock import PathError, PathLock
 
+SUN_PATH_BYTES: Final = 108
+"""sizeof(sockaddr_un.sun_path): a path has a byte less, for the NUL that ends it."""
+
 PRIVATE: Final = 0o600
-"""The mode of a socket where nobody asked for another."""
+"""The mode of a socket without `mode=`."""
 
 _WORDS: Final = (
     (stat.S_ISREG, "a plain file"),
@@ -38,7 +41,7 @@ def socket_mode(text: str | None) -> int:
 
 
 class BoundPath:
-    """A path that a socket is bound to: removed in the end, unless it has become somebody else's."""
+    """A path that a socket is bound to: removed in the end, unless another program has put something there."""
 
     def __init__(self, path: str, lock: PathLock | None = None) -> None:
         self.path = os.path.abspath(path)

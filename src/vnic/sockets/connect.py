@@ -1,7 +1,6 @@
-"""Connecting and listening without waiting, for the back-ends on stream sockets.
+"""Connecting without waiting: a Connector tries the addresses that a name stands for, one after another.
 
-A Connector tries the addresses that a name stands for, one after another; a Listener serves one peer at a time, as
-QEMU's netdevs do. Both tell the outcome through callbacks.
+Netdevs, chardevs and monitors connect through it; it tells the outcome through callbacks.
 """
 
 from __future__ import annotations
@@ -10,28 +9,17 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
 
-from vnic.backend.options import InetAddress, UnixAddress
-from vnic.sockets.address import (
-    AddressError,
-    Failed,
-    Resolved,
-    resolve,
-)
-from vnic.sockets.bind import PRIVATE, BoundPath, bind_path
-from vnic.sockets.lock import PathError
-
-LISTEN_BACKLOG = 1
-ACCEPT_RETRY_S = 1.0
-"""The wait after an accept that failed for want of descriptors or memory."""
+from vnic.sockets.address import InetAddress, UnixAddress
+from vnic.sockets.resolve import Failed, Resolved, resolve
 
 
-def set_stream_options(sock: socket.socket, keep_alive: bool = False) -> None:
-    """No delay for small frames; probes where they were asked for."""
+def set_stream_options(sock: socket.socket, *, keep_alive: bool = False, nodelay: bool = True) -> None:
+    """TCP's: no delay for small frames; probes where they were asked for."""
     if sock.family in (socket.AF_INET, socket.AF_INET6):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if nodelay:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if keep_alive:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
@@ -45,7 +33,11 @@ class Connector:
         address: InetAddress | UnixAddress,
         done: Callable[[socket.socket], None],
         failed: Failed,
+        *,
+        targets: Sequence[Resolved] | None = None,
+        nodelay: bool = True,
     ) -> None:
+        """`targets`: what `address` stands for, where it was looked up before."""
         self._loop = loop
         self._address = address
         self._done = done
@@ -53,16 +45,22 @@ class Connector:
         self._sock: socket.socket | None = None
         self._targets: list[Resolved] = []
         self._ended = False
-        self._cancel_resolve = resolve(
-            loop, address, passive=False, found=self._found, failed=self._end_failed
-        )
+        self._nodelay = nodelay
+        self._cancel_resolve: Callable[[], None] | None = None
+        if targets is not None:
+            self._found(targets)
+        else:
+            self._cancel_resolve = resolve(
+                loop, address, passive=False, found=self._found, failed=self._end_failed
+            )
 
     def cancel(self) -> None:
         self._ended = True
-        self._cancel_resolve()
+        if self._cancel_resolve is not None:
+            self._cancel_resolve()
         self._drop()
 
-    def _found(self, targets: list[Resolved]) -> None:
+    def _found(self, targets: Sequence[Resolved]) -> None:
         if self._ended:
             return
         self._targets = list(targets)
@@ -114,7 +112,7 @@ class Connector:
         self._loop.remove_writer(sock)
         self._ended = True
         keep_alive = isinstance(self._address, InetAddress) and self._address.keep_alive
-        set_stream_options(sock, keep_alive)
+        set_stream_options(sock, keep_alive=keep_alive, nodelay=self._nodelay)
         self._done(sock)
 
     def _end_failed(self, text: str) -> None:
@@ -132,132 +130,3 @@ class Connector:
         if isinstance(self._address, UnixAddress):
             return self._address.path
         return f"{self._address.host}:{self._address.port}"
-
-
-class Listening(NamedTuple):
-    """A socket that listens, with the path that goes when it is closed."""
-
-    socket: socket.socket
-    path: BoundPath | None
-
-    def close(self) -> None:
-        self.socket.close()
-        if self.path is not None:
-            self.path.remove()
-
-
-def listen_on(targets: list[Resolved], address: InetAddress | UnixAddress, mode: int = PRIVATE) -> Listening:
-    """A socket that listens on the first of `targets` where that is possible; else AddressError with QEMU's text for
-    the last."""
-    failure = AddressError("no address was found")
-    for target in targets:
-        try:
-            return _listen_on(target, address, mode)
-        except AddressError as error:
-            failure = error
-    raise failure
-
-
-def _listen_on(target: Resolved, address: InetAddress | UnixAddress, mode: int) -> Listening:
-    try:
-        sock = socket.socket(target.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    except OSError as error:
-        raise AddressError(f"Failed to create a socket: {error.strerror}") from None
-    path = None
-    try:
-        if isinstance(address, UnixAddress):
-            try:
-                path = bind_unix(sock, target.sockaddr, address, mode)
-            except PathError as error:
-                raise AddressError(f"Failed to bind socket to {address.path}: {error}") from None
-        else:
-            _bind_inet(sock, target, address)
-        try:
-            sock.listen(LISTEN_BACKLOG)
-        except OSError as error:
-            raise AddressError(f"Failed to listen on socket: {error.strerror}") from None
-    except BaseException:
-        Listening(sock, path).close()
-        raise
-    return Listening(sock, path)
-
-
-def _bind_inet(sock: socket.socket, target: Resolved, address: InetAddress) -> None:
-    """inet_listen_saddr: the first free port from `port` to `to`."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if target.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1 if address.ipv4 is False else 0)
-    host, port, *rest = target.sockaddr
-    for candidate in range(port, max(port, address.to or 0) + 1):
-        try:
-            sock.bind((host, candidate, *rest))
-            return
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise AddressError(f"Failed to bind socket: {error.strerror}") from None
-    raise AddressError(f"Failed to find an available port: {os.strerror(errno.EADDRINUSE)}")
-
-
-def bind_unix(sock: socket.socket, sockaddr: Any, address: UnixAddress, mode: int) -> BoundPath | None:
-    """Bind to a path, by the rule of `vnic.sockets.bind`, or to an abstract name, which has none. Raises PathError."""
-    if not address.abstract:
-        return bind_path(sock, address.path, mode=mode)
-    try:
-        sock.bind(sockaddr)
-    except OSError as error:
-        raise PathError(error.strerror or str(error)) from None
-    return None
-
-
-class Listener:
-    """A listening socket that takes one peer, and another after `listen_again`; later callers wait in its backlog.
-
-    QEMU keeps listening to nobody in the same way while it is connected (net_stream_data_listen).
-    """
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        listening: Listening,
-        accepted: Callable[[socket.socket], None],
-    ) -> None:
-        """`listening` is closed at the end."""
-        self._loop = loop
-        self._listening = listening
-        self._sock = listening.socket
-        self._accepted = accepted
-        self._timer: asyncio.TimerHandle | None = None
-        self.listen_again()
-
-    @property
-    def sockaddr(self) -> tuple[int, object]:
-        """(family, name) of the listening socket."""
-        return self._sock.family, self._sock.getsockname()
-
-    def listen_again(self) -> None:
-        """Take the next peer."""
-        self._timer = None
-        self._loop.add_reader(self._sock, self._readable)
-
-    def _readable(self) -> None:
-        try:
-            sock, _ = self._sock.accept()
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return
-        except OSError:
-            # Out of descriptors or memory: the caller is still there, and asking at once again is a busy loop.
-            self._loop.remove_reader(self._sock)
-            self._timer = self._loop.call_later(ACCEPT_RETRY_S, self.listen_again)
-            return
-        self._loop.remove_reader(self._sock)
-        sock.setblocking(False)
-        set_stream_options(sock)
-        self._accepted(sock)
-
-    def close(self) -> None:
-        """Stop listening and remove the path, if it is still ours."""
-        self._loop.remove_reader(self._sock)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._listening.close()

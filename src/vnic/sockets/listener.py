@@ -1,106 +1,177 @@
-"""Where a VM finds its NIC: a listening UNIX path with its checks.
+"""Listening: the sockets that all of vnic listens on, and the Listener that accepts from one in the loop.
 
-Both attachments, vhost-user and vfio-user, listen through this; nothing here knows a protocol.
+NICs, netdevs, chardevs and monitors use both. A Listener, as anyio's, hands each connection to its user. It can be
+paused: a user that serves one peer at a time pauses it while that one is connected.
 """
 
 from __future__ import annotations
 
-import array
 import asyncio
+import errno
 import logging
 import os
 import socket
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple, Protocol
 
-from vnic.attach.gate import Gate
-from vnic.memory.address_space import in_units
-from vnic.memory.guest import GuestMemory
-from vnic.net.errors import NetError
+from vnic.sockets.address import InetAddress, UnixAddress
 from vnic.sockets.bind import PRIVATE, BoundPath, bind_path
+from vnic.sockets.connect import set_stream_options
 from vnic.sockets.lock import PathError
+from vnic.sockets.resolve import AddressError, Resolved, unix_sockaddr
 
 log = logging.getLogger(__name__)
 
-MAX_PATH_BYTES: Final = 107  # sizeof(sun_path) - 1
+ONE_PEER: Final = 1
+"""The backlog of those that serve one peer at a time, as in QEMU."""
+MANY_PEERS: Final = 16
+ACCEPT_RETRY_S: Final = 0.5
+"""The wait after an accept that failed for want of descriptors or memory."""
 
 
-def check_path(path: str) -> None:
-    """Raise NetError, in QEMU's words, for a path that cannot be a UNIX socket's."""
-    if not path:
-        raise NetError("UNIX socket path is empty")
-    if "\0" in path:
-        raise NetError("UNIX socket path holds a NUL byte")
-    if len(os.fsencode(path)) > MAX_PATH_BYTES:
-        raise NetError(f"UNIX socket path '{path}' is too long: at most {MAX_PATH_BYTES} bytes")
+class Gate(Protocol):
+    """What may keep clients waiting in the backlog."""
+
+    def delay(self) -> float:
+        """How many seconds to wait before a client is taken, or is asked about again; 0: now."""
 
 
-def listen_at(path: str, *, mode: int = PRIVATE, backlog: int = 8) -> tuple[socket.socket, BoundPath]:
-    """A non-blocking listening socket at `path`, by the rule of `vnic.sockets.bind`. Raises NetError."""
-    check_path(path)
+class Listening(NamedTuple):
+    """A socket that listens, and the path that is removed when it is closed."""
+
+    socket: socket.socket
+    path: BoundPath | None = None
+
+    def dup(self) -> Listening:
+        """The same socket for another owner, who leaves the path alone."""
+        return Listening(self.socket.dup())
+
+    def close(self) -> None:
+        self.socket.close()
+        if self.path is not None:
+            self.path.remove()
+
+
+def listen_at(path: str, mode: int = PRIVATE, backlog: int = MANY_PEERS) -> Listening:
+    """A socket that listens at `path`. Raises AddressError."""
+    address = UnixAddress(path=path)
+    return listen_on([Resolved(socket.AF_UNIX, unix_sockaddr(address))], address, mode, backlog)
+
+
+def listen_on_passed(sock: socket.socket, backlog: int = ONE_PEER) -> Listening:
+    """A passed socket is bound; whether it listens already makes no difference (socket_listen). It is closed where it
+    cannot listen. Raises AddressError."""
     try:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    except OSError as error:  # no descriptors
-        raise NetError(f"Failed to create a socket for {path}: {error.strerror}") from None
-    try:
-        bound = bind_path(sock, path, mode=mode)
-    except PathError as error:
+        sock.listen(backlog)
+    except OSError as error:
         sock.close()
-        raise NetError(f"Failed to bind socket to {path}: {error}") from None
-    sock.listen(backlog)
-    return sock, bound
+        raise AddressError(f"Failed to listen on fd socket: {error.strerror}") from None
+    sock.setblocking(False)
+    return Listening(sock, BoundPath.of(sock))
 
 
-def peer_name(sock: socket.socket) -> str:
-    """The process at the other end, for a log line."""
+def listen_on(
+    targets: Sequence[Resolved],
+    address: InetAddress | UnixAddress,
+    mode: int = PRIVATE,
+    backlog: int = ONE_PEER,
+) -> Listening:
+    """A socket that listens on the first of `targets` where that is possible; else AddressError with QEMU's text for
+    the last."""
+    failure = AddressError("no address was found")
+    for target in targets:
+        try:
+            return _listen_on(target, address, mode, backlog)
+        except AddressError as error:
+            failure = error
+    raise failure
+
+
+def _listen_on(target: Resolved, address: InetAddress | UnixAddress, mode: int, backlog: int) -> Listening:
     try:
-        credentials = array.array("i")
-        credentials.frombytes(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    except OSError:
-        return "unknown process"
-    return f"process {credentials[0]}"
+        sock = socket.socket(target.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    except OSError as error:
+        raise AddressError(f"Failed to create a socket: {error.strerror}") from None
+    path = None
+    try:
+        if isinstance(address, UnixAddress):
+            try:
+                path = bind_unix(sock, target.sockaddr, address, mode)
+            except PathError as error:
+                raise AddressError(f"Failed to bind socket to {address.path}: {error}") from None
+        else:
+            _bind_inet(sock, target, address)
+        try:
+            sock.listen(backlog)
+        except OSError as error:
+            raise AddressError(f"Failed to listen on socket: {error.strerror}") from None
+    except BaseException:
+        Listening(sock, path).close()
+        raise
+    return Listening(sock, path)
 
 
-def tell_of_unsealed(memory: GuestMemory, name: str) -> None:
-    """Say once, as soon as a VM shares memory that it could truncate, what happens then."""
+def _bind_inet(sock: socket.socket, target: Resolved, address: InetAddress) -> None:
+    """inet_listen_saddr: the first free port from `port` to `to`."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if target.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1 if address.ipv4 is False else 0)
+    host, port, *rest = target.sockaddr
+    for candidate in range(port, max(port, address.to or 0) + 1):
+        try:
+            sock.bind((host, candidate, *rest))
+            return
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise AddressError(f"Failed to bind socket: {error.strerror}") from None
+    raise AddressError(f"Failed to find an available port: {os.strerror(errno.EADDRINUSE)}")
 
-    def changed() -> None:
-        if size := memory.unsealed_bytes:
-            memory.on_change.remove(changed)
-            log.info(
-                "%s: the VM shares %s of memory that is not sealed against shrinking (F_SEAL_SHRINK): it is cut off if"
-                " it truncates the file",
-                name,
-                in_units(size),
-            )
 
-    memory.on_change.append(changed)
+def bind_unix(sock: socket.socket, sockaddr: Any, address: UnixAddress, mode: int) -> BoundPath | None:
+    """Bind to a path, by the rule of `vnic.sockets.bind`, or to an abstract name, which has none. Raises PathError."""
+    if not address.abstract:
+        return bind_path(sock, address.path, mode=mode)
+    try:
+        sock.bind(sockaddr)
+    except OSError as error:
+        raise PathError(error.strerror or str(error)) from None
+    return None
 
 
 class Listener:
-    """A listening socket in the loop: `accepted(sock)` gets each client; `close` removes the path again."""
+    """A listening socket in the loop: `accepted(sock)` gets each connection, non-blocking."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        path: str,
+        listening: Listening,
         accepted: Callable[[socket.socket], None],
+        name: str,
         *,
-        mode: int = PRIVATE,
         gate: Gate | None = None,
+        nodelay: bool = True,
     ) -> None:
-        """Raises NetError when `path` cannot be listened on. `gate` may keep clients waiting in the backlog."""
+        """`listening` is closed with the Listener; `name` is for the log."""
         self._loop = loop
-        self.path = path
+        self._listening = listening
+        self._sock = listening.socket
         self._accepted = accepted
+        self._name = name
         self._gate = gate
-        self._sock, self._bound = listen_at(path, mode=mode)
+        self._nodelay = nodelay
         self._paused = False
         self._failing = False
-        loop.add_reader(self._sock, self._readable)
+        """Out of descriptors or memory, which is said once and not at every attempt."""
+        self._timer: asyncio.TimerHandle | None = None
+        self.resume()
+
+    @property
+    def sockaddr(self) -> tuple[int, object]:
+        """(family, name) of the listening socket."""
+        return self._sock.family, self._sock.getsockname()
 
     def _readable(self) -> None:
-        """Accept one client, behind all else that this turn brings: the end of the one before, above all, which
+        """Accept one connection, behind all else that this turn brings: the end of the one before, above all, which
         would be taken for one that is still there when a VM is killed and started again."""
         self._loop.remove_reader(self._sock)
         self._loop.call_soon(self._accept)
@@ -110,44 +181,50 @@ class Listener:
             return
         delay = self._gate.delay() if self._gate is not None else 0.0
         if delay:
-            self._loop.call_later(delay, self._retry)
+            self._retry_in(delay)
             return
         try:
-            client, _ = self._sock.accept()
-        except (BlockingIOError, ConnectionAbortedError, InterruptedError):
+            sock, _ = self._sock.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             self.resume()
             return
-        except OSError as error:  # EMFILE and its kind: the client waits until descriptors are free
-            if not self._failing:  # once, not at every attempt
+        except OSError as error:  # EMFILE and its kind: asking again at once would be a busy loop
+            if not self._failing:
                 self._failing = True
-                log.error("%s: cannot accept: %s; trying on", self.path, error.strerror)
-            self._loop.call_later(0.5, self._retry)
+                log.error("%s: cannot accept: %s; trying on", self._name, error.strerror)
+            self._retry_in(ACCEPT_RETRY_S)
             return
         self._failing = False
-        client.setblocking(False)
-        self._accepted(client)
+        sock.setblocking(False)
+        set_stream_options(sock, nodelay=self._nodelay)
+        self._accepted(sock)
         self._retry()
+
+    def _retry_in(self, seconds: float) -> None:
+        self._timer = self._loop.call_later(seconds, self._retry)
 
     def _retry(self) -> None:
         if not self._paused:
             self.resume()
 
     def pause(self) -> None:
-        """Accept nobody until `resume`; who connects meanwhile waits in the backlog."""
+        """Accept none until `resume`; a peer that connects meanwhile waits in the backlog."""
         self._paused = True
         if self._sock.fileno() >= 0:
             self._loop.remove_reader(self._sock)
 
     def resume(self) -> None:
-        """Accept clients (again)."""
+        """Accept connections (again)."""
         self._paused = False
         if self._sock.fileno() >= 0:
             self._loop.add_reader(self._sock, self._readable)
 
     def close(self) -> None:
-        """Stop listening, and remove the path unless another process has put its own socket there."""
+        """Stop listening and remove the path, unless another program has put its own socket there. May be called
+        again."""
         if self._sock.fileno() < 0:
             return
         self._loop.remove_reader(self._sock)
-        self._sock.close()
-        self._bound.remove()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._listening.close()

@@ -10,18 +10,17 @@ import fcntl
 import os
 import socket
 import stat
-import struct
 from collections.abc import Iterator
 from pathlib import Path
+
+from vnic.sockets.bind import SUN_PATH_BYTES
+from vnic.sockets.peer import credentials
 
 SOCKET_SUFFIX = ".qmp"
 LOCK_SUFFIX = ".lock"
 
-_UCRED = struct.Struct("3i")
-"""pid, uid and gid of SO_PEERCRED (unix(7))."""
-
-SUN_PATH_MAX = 107
-"""Bytes of a UNIX socket's path (unix(7): sun_path holds 108 with the NUL)."""
+SUN_PATH_MAX = SUN_PATH_BYTES - 1
+"""Bytes of a UNIX socket's path; a NUL ends it."""
 
 
 class RunDirError(Exception):
@@ -144,7 +143,7 @@ def refusal(folder: Path) -> str | None:
 
 def check_peer(connected: socket.socket) -> None:
     """Raises RunDirError unless this user, or root, answers at the other end."""
-    _, uid, _ = _UCRED.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    uid = credentials(connected).uid
     if uid not in (os.getuid(), 0):
         raise RunDirError(f"a process of another user (uid {uid}) answers there")
 

@@ -15,17 +15,10 @@ from tests.unit.backend.helpers import Lab, run, until
 
 from vnic.backend import netdev_add
 from vnic.backend.datagram import RETRY_MAX_S, DatagramPort
-from vnic.backend.options import (
-    DgramOptions,
-    FdAddress,
-    InetAddress,
-    NetdevOptions,
-    SocketOptions,
-    UnixAddress,
-    VsockAddress,
-)
+from vnic.backend.options import DgramOptions, NetdevOptions, SocketOptions
 from vnic.net.errors import NetError
 from vnic.sockets import lookup
+from vnic.sockets.address import FdAddress, InetAddress, UnixAddress, VsockAddress
 
 pytestmark = pytest.mark.needs("loopback")
 

@@ -17,11 +17,12 @@ from vnic.backend.framing import (
     Deframer,
     FramingError,
 )
-from vnic.backend.options import String, UnixAddress, UserOptions
+from vnic.backend.options import String, UserOptions
 from vnic.backend.user.backend import UserPlan
 from vnic.net.errors import NetError
 from vnic.net.queue import Frame
-from vnic.sockets.address import AddressError, unix_sockaddr
+from vnic.sockets.address import UnixAddress
+from vnic.sockets.resolve import AddressError, unix_sockaddr
 
 
 def take(deframer: Deframer, piece: bytes) -> list[bytes]:

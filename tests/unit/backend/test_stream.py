@@ -11,16 +11,10 @@ from pathlib import Path
 import pytest
 from tests.unit.backend.helpers import PATIENCE_S, Guest, Lab, run, until
 
-from vnic.backend.options import (
-    FdAddress,
-    InetAddress,
-    SocketAddress,
-    StreamOptions,
-    UnixAddress,
-    VsockAddress,
-)
+from vnic.backend.options import StreamOptions
 from vnic.net.errors import NetError
 from vnic.net.queue import Frame
+from vnic.sockets.address import FdAddress, InetAddress, SocketAddress, UnixAddress, VsockAddress
 
 
 def framed(*frames: bytes) -> bytes:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from tests.unit.backend.helpers import Lab, run, until
 
-from vnic.backend.options import FdAddress, StreamOptions, UnixAddress
+from vnic.backend.options import StreamOptions
 from vnic.net.errors import NetError
+from vnic.sockets.address import FdAddress, UnixAddress
 
 
 @pytest.mark.parametrize("pulled", ["left", "right"])

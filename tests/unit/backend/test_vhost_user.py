@@ -14,14 +14,14 @@ from tests.fakes.vhost_user_wire import WireRig
 from vnic.backend import netdev_add
 from vnic.backend.options import VhostUserOptions
 from vnic.backend.vhost_user import BackendState
-from vnic.chardev.table import NullOptions
+from vnic.chardev.options import NullOptions, SocketOptions
 from vnic.lab.played.vhost_user_client import turn
 from vnic.net.announce import AnnounceParameters
 from vnic.net.errors import NetError
 from vnic.net.records import HoldKind
 from vnic.nic.virtio_net import features as f
 from vnic.protocol.vhost_user import messages as vu
-from vnic.sockets.monitor_address import SocketOptions
+from vnic.sockets.address import InetAddress, UnixAddress
 from vnic.virtio.device import DataPath
 
 
@@ -412,8 +412,8 @@ def test_info_network_text(rig: WireRig) -> None:
 )
 def test_refusals(rig: WireRig, chardev: str, queues: int, text: str) -> None:
     rig.chardevs.add(NullOptions(id="null"))
-    rig.chardevs.add(SocketOptions(id="tcp", host="localhost", port="1"))
-    rig.chardevs.add(SocketOptions(id="busy", path=rig.guest_path, server=True))
+    rig.chardevs.add(SocketOptions(id="tcp", addr=InetAddress(host="localhost", port="1")))
+    rig.chardevs.add(SocketOptions(id="busy", addr=UnixAddress(path=rig.guest_path), server=True))
     with pytest.raises(NetError, match=text):
         netdev_add(rig.context, VhostUserOptions(id="vu1", chardev=chardev, queues=queues))
     if chardev not in ("c0", "nope"):

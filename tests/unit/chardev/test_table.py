@@ -8,23 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from vnic.chardev.table import (
-    Chardevs,
-    NullChardev,
-    NullOptions,
-    SocketChardev,
-    parse_flat,
-)
-from vnic.monitor.interfaces import ChardevInfo
+from vnic.chardev.options import NullOptions, SocketOptions, StdioOptions
+from vnic.chardev.qapi import ChardevInfo, NullChardev, SocketChardev
+from vnic.chardev.table import Chardevs
 from vnic.monitor.schema import convert
+from vnic.monitor.schema import parse_flat_chardev as parse_flat
 from vnic.net.errors import NetError
-from vnic.sockets.monitor_address import SocketOptions, StdioOptions
+from vnic.sockets.address import UnixAddress
 
 
 def test_the_command_lines_form() -> None:
     options = parse_flat({"backend": "socket", "id": "c0", "path": "/run/x", "server": "on", "wait": "off"})
     assert isinstance(options, SocketOptions)
-    assert (options.id, options.path, options.server, options.wait) == ("c0", "/run/x", True, False)
+    assert options == SocketOptions(id="c0", addr=UnixAddress(path="/run/x"), server=True, wait=False)
     assert isinstance(parse_flat({"backend": "stdio", "id": "c1"}), StdioOptions)
     assert isinstance(parse_flat({"backend": "null", "id": "c2"}), NullOptions)
 
@@ -60,7 +56,7 @@ def test_refused_in_qemus_words(tree: dict[str, object], desc: str) -> None:
 )
 def test_qapis_form(addr: dict[str, object], filename: str) -> None:
     chardevs = Chardevs()
-    chardev = chardevs.add(convert(SocketChardev, {"addr": addr}).flat("c0"))
+    chardev = chardevs.add(convert(SocketChardev, {"addr": addr}).options("c0"))
     assert chardevs.info() == [ChardevInfo("c0", f"disconnected:{filename}", False)]
     chardev.claim("a monitor")
     ours, theirs = socket.socketpair()

@@ -16,9 +16,10 @@ from tests.unit.backend.helpers import MAC, PATIENCE_S, Guest, run, until
 
 from vnic.backend import BackendContext
 from vnic.backend.framing import MAX_FRAME_BYTES
-from vnic.chardev.table import Chardevs, parse_flat
+from vnic.chardev.table import Chardevs
 from vnic.filter import object_add, object_del
 from vnic.filter.options import DumpOptions, MirrorOptions, RedirectorOptions
+from vnic.monitor.schema import parse_flat_chardev
 from vnic.net.errors import NetError
 from vnic.net.filters import Direction
 from vnic.net.network import Network
@@ -53,7 +54,7 @@ class Rig:
 
     def chardev(self, name: str, backend: str = "socket", **options: str) -> None:
         flat: dict[str, object] = {key.replace("_", "-"): value for key, value in options.items()}
-        self.chardevs.add(parse_flat({"backend": backend, "id": name, **flat}))
+        self.chardevs.add(parse_flat_chardev({"backend": backend, "id": name, **flat}))
 
     def add(self, options: msgspec.Struct) -> None:
         object_add(self.context, options)  # type: ignore[arg-type]  # the options of a filter, all of them

@@ -13,7 +13,9 @@ from qemu.qmp.legacy import QEMUMonitorProtocol
 from tests.fakes.monitored_machine import FakeMachine
 from tests.needs import beside_python, need
 
-from vnic.monitor import Mode, Monitors, SocketOptions
+from vnic.chardev.options import SocketOptions
+from vnic.monitor import Mode, Monitors
+from vnic.sockets.address import UnixAddress
 
 
 def serve(path: Path, test: Callable[[FakeMachine], Awaitable[None]], mode: Mode = Mode.CONTROL) -> None:
@@ -21,7 +23,7 @@ def serve(path: Path, test: Callable[[FakeMachine], Awaitable[None]], mode: Mode
         loop = asyncio.get_running_loop()
         machine = FakeMachine(loop)
         monitors = Monitors(machine, loop)
-        monitors.add(SocketOptions(id="mon0", path=str(path), server=True), mode)
+        monitors.add(SocketOptions(id="mon0", addr=UnixAddress(path=str(path)), server=True), mode)
         try:
             await asyncio.wait_for(test(machine), 90)
         finally:

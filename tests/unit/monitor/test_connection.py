@@ -14,7 +14,8 @@ import pytest
 from tests.fakes.monitored_machine import FakeMachine
 from tests.unit.backend.helpers import until
 
-from vnic.monitor import Mode, Monitors, SocketOptions
+from vnic.chardev.options import SocketOptions
+from vnic.monitor import Mode, Monitors
 from vnic.monitor.connection import (
     OUTPUT_MAX_BYTES,
     PAUSE_BYTES,
@@ -25,6 +26,7 @@ from vnic.monitor.connection import (
 )
 from vnic.monitor.qmp import Dispatcher, QmpSession
 from vnic.net.errors import NetError
+from vnic.sockets.address import InetAddress
 
 
 class Wire:
@@ -383,7 +385,9 @@ def test_a_client_that_went_is_freed_at_once() -> None:
         monitors = Monitors(machine, loop)
         listening = socket.create_server(("127.0.0.1", 0))
         port = listening.getsockname()[1]
-        monitors.add(SocketOptions(id="mon0", host="127.0.0.1", port=str(port)), Mode.CONTROL)
+        monitors.add(
+            SocketOptions(id="mon0", addr=InetAddress(host="127.0.0.1", port=str(port))), Mode.CONTROL
+        )
         client, _ = listening.accept()
         with listening, client:
             await until(lambda: monitors._connections)

@@ -9,8 +9,10 @@ import pytest
 from tests.fakes.monitored_machine import FakeMachine
 from tests.fakes.ports import free_ports
 
-from vnic.monitor import Mode, Monitors, SocketOptions
+from vnic.chardev.options import SocketOptions
+from vnic.monitor import Mode, Monitors
 from vnic.monitor.http_guard import METHODS, HttpGuard
+from vnic.sockets.address import InetAddress
 
 QUIT = b'{"execute":"qmp_capabilities"}\n{"execute":"quit"}\nquit\n'
 
@@ -40,7 +42,9 @@ def test_a_request_runs_nothing(mode: Mode, method: str, caplog: pytest.LogCaptu
         machine = FakeMachine(loop)
         monitors = Monitors(machine, loop)
         (port,) = free_ports(socket.SOCK_STREAM, 1)
-        monitors.add(SocketOptions(id="mon0", host="127.0.0.1", port=str(port), server=True), mode)
+        monitors.add(
+            SocketOptions(id="mon0", addr=InetAddress(host="127.0.0.1", port=str(port)), server=True), mode
+        )
 
         def ask() -> bytes:
             with socket.create_connection(("127.0.0.1", port)) as browser:

@@ -15,10 +15,12 @@ from qemu.qmp import QMPClient
 from tests.fakes.monitored_machine import FakeMachine
 from tests.unit.backend.helpers import until
 
-from vnic.monitor import Mode, Monitors, SocketOptions
+from vnic.chardev.options import SocketOptions
+from vnic.monitor import Mode, Monitors
 from vnic.monitor import passed_fds as passed_fds_module
 from vnic.monitor.passed_fds import FdRegistry, NamedFds, inherited_fds
 from vnic.net.errors import NetError
+from vnic.sockets.address import UnixAddress
 
 NO_FD = "No file descriptor supplied via SCM_RIGHTS"
 
@@ -79,7 +81,9 @@ def live(
         before = open_fds()
         monitors = Monitors(machine, loop)
         try:
-            monitors.add(SocketOptions(id="mon0", path=str(tmp_path / "m"), server=True), mode)
+            monitors.add(
+                SocketOptions(id="mon0", addr=UnixAddress(path=str(tmp_path / "m")), server=True), mode
+            )
             client = Raw(tmp_path / "m", mode)
             await client.begin()
             await test(machine, client)

@@ -23,9 +23,11 @@ from tests.fakes.monitored_machine import FakeMachine
 from tests.fakes.ports import free_ports
 from tests.unit.backend.helpers import until
 
-from vnic.monitor import Mode, Monitors, SocketOptions
+from vnic.chardev.flat import SocketFlat
+from vnic.monitor import Mode, Monitors
 from vnic.monitor import ports as ports_module
 from vnic.net.errors import NetError
+from vnic.sockets import listener
 
 
 class Bench:
@@ -38,8 +40,10 @@ class Bench:
         self.connected: list[bool] = []
 
     def add(self, mode: Mode = Mode.CONTROL, /, **options: object) -> None:
-        chardev = SocketOptions(**{"id": "mon0", **options})  # type: ignore[arg-type]  # as the test gives them
-        self.monitors.add(chardev, mode, connected=lambda sock: self.connected.append(sock is not None))
+        flat = SocketFlat(**{"id": "mon0", **options})  # type: ignore[arg-type]  # as the test gives them
+        self.monitors.add(
+            flat.options(), mode, connected=lambda sock: self.connected.append(sock is not None)
+        )
 
 
 def run(test: Callable[[Bench], Awaitable[None]]) -> None:
@@ -294,7 +298,7 @@ def test_out_of_descriptors_the_listener_rests(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "q"
-    monkeypatch.setattr(ports_module, "ACCEPT_RETRY_S", 0.02)
+    monkeypatch.setattr(listener, "ACCEPT_RETRY_S", 0.02)
 
     class Exhausted:
         """A listening socket in a process without a free descriptor."""
@@ -309,13 +313,13 @@ def test_out_of_descriptors_the_listener_rests(
         bench.add(path=str(path), server=True)
         port = bench.monitors._ports["mon0"]
         assert isinstance(port, ports_module.ServerPort)
-        listening = port._listener.socket
-        port._listener.socket = Exhausted(listening)  # type: ignore[assignment]  # plays one
+        listening = port._listener._sock
+        port._listener._sock = Exhausted(listening)  # type: ignore[assignment]  # plays one
         client = asyncio.create_task(join(path))
         await until(lambda: "cannot accept" in caplog.text)
         await asyncio.sleep(0.05)
         assert caplog.text.count("cannot accept: Too many open files") == 1
-        port._listener.socket = listening
+        port._listener._sock = listening
         await (await client).close()
 
     run(test)
@@ -466,7 +470,8 @@ import asyncio
 from tests.fakes.monitored_machine import FakeMachine
 from tests.fakes.ports import free_ports
 from tests.unit.backend.helpers import until
-from vnic.monitor import Mode, Monitors, RunState, StdioOptions
+from vnic.chardev.options import StdioOptions
+from vnic.monitor import Mode, Monitors, RunState
 
 async def main():
     loop = asyncio.get_running_loop()

@@ -9,9 +9,11 @@ from collections.abc import Iterator
 import pytest
 from tests.fakes.monitored_machine import FakeMachine
 
-from vnic.monitor import Mode, Monitors, SocketOptions
+from vnic.chardev.options import SocketOptions
+from vnic.monitor import Mode, Monitors
 from vnic.monitor.connection import SocketChannel
 from vnic.monitor.telnet import TelnetChannel
+from vnic.sockets.address import InetAddress
 
 NEGOTIATION = b"\xff\xfb\x01\xff\xfb\x03\xff\xfb\x00\xff\xfd\x00"
 """What QEMU sends first."""
@@ -64,7 +66,8 @@ def test_a_monitor_over_telnet() -> None:
         port = listening.getsockname()[1]
         try:
             monitors.add(
-                SocketOptions(id="mon0", host="127.0.0.1", port=str(port), telnet=True), Mode.READLINE
+                SocketOptions(id="mon0", addr=InetAddress(host="127.0.0.1", port=str(port)), telnet=True),
+                Mode.READLINE,
             )
             client, _ = await asyncio.to_thread(listening.accept)
             reader, writer = await asyncio.open_connection(sock=client)

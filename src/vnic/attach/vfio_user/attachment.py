@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from vnic.attach.gate import Gate
+from vnic.attach.unsealed import tell_of_unsealed
 from vnic.attach.vfio_user.function import VfioPciPort
 from vnic.memory.guest import GuestMemory, GuestMemoryError
 from vnic.net.client import Nic
@@ -26,7 +27,8 @@ from vnic.protocol.vfio_user.messages import ProtocolError
 from vnic.protocol.vfio_user.server import Server, ServerState
 from vnic.quota import MOST_FOR_EACH, QUOTA
 from vnic.sockets.connection import TURN_S, Connection, peer_is_gone
-from vnic.sockets.listener import Listener, peer_name, tell_of_unsealed
+from vnic.sockets.listener import Listener, listen_at
+from vnic.sockets.peer import peer_name
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +78,9 @@ class VfioUserAttachment:
 
     def start(self) -> None:
         """Listen. Raises NetError when the path cannot be listened on."""
-        self._listener = Listener(self._loop, self._path, self._accepted, gate=self._gate)
+        self._listener = Listener(
+            self._loop, listen_at(self._path), self._accepted, self._path, gate=self._gate
+        )
         self.state = VfioUserState.LISTENING
 
     @property

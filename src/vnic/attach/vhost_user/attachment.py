@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Final
 
 from vnic.attach.gate import Gate
+from vnic.attach.unsealed import tell_of_unsealed
 from vnic.attach.vhost_user.kicks import Kicks
 from vnic.attach.vhost_user.request_channel import RequestChannel
 from vnic.memory.guest import GuestMemory, GuestMemoryError
@@ -38,12 +39,9 @@ from vnic.protocol.vhost_user.ring import Ring, RingState
 from vnic.quota import QUOTA
 from vnic.sockets import unblock
 from vnic.sockets.connection import Connection
-from vnic.sockets.listener import (
-    Listener,
-    check_path,
-    peer_name,
-    tell_of_unsealed,
-)
+from vnic.sockets.listener import Listener, listen_at
+from vnic.sockets.peer import peer_name
+from vnic.sockets.resolve import check_path
 from vnic.virtio.device import QueueFds, VirtioDevice
 from vnic.virtio.queue import QueueState
 
@@ -176,7 +174,8 @@ class VhostUserAttachment:
             self._listen_again()
 
     def _listen(self) -> Listener:
-        return Listener(self._loop, self.path, self._accepted, mode=self._mode, gate=self._gate)
+        listening = listen_at(self.path, self._mode)
+        return Listener(self._loop, listening, self._accepted, self.path, gate=self._gate)
 
     def _listen_again(self) -> None:
         self._retry = None

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
 
 from vnic.backend.base import BackendContext, Chardev
 from vnic.backend.options import PasstOptions, VhostUserOptions
@@ -18,23 +17,13 @@ from vnic.backend.passt.process import (
     private_folder,
 )
 from vnic.backend.vhost_user import VhostUserBackend
-from vnic.chardev.socket import ChardevListener
+from vnic.chardev.options import ChardevOptions, SocketOptions
 from vnic.net.errors import NetError
+from vnic.sockets.address import UnixAddress
+from vnic.sockets.listener import Listening
 
 RECONNECT_MS = 50
 """How often the socket is tried while a new passt starts."""
-
-
-@dataclass(slots=True)
-class _SocketOptions:
-    """Those of a `-chardev socket` that connects."""
-
-    path: str
-    abstract: bool = False
-    tight: bool = True
-    server: bool = False
-    reconnect_ms: int = RECONNECT_MS
-    mode: str | None = None
 
 
 class _PasstChardev:
@@ -42,9 +31,12 @@ class _PasstChardev:
 
     def __init__(self, path: str) -> None:
         self.label = "passt"
-        self.options = _SocketOptions(path)
+        self.options: ChardevOptions = SocketOptions(
+            id=self.label, addr=UnixAddress(path=path), reconnect_ms=RECONNECT_MS
+        )
         self.connected = False
-        self.listener: ChardevListener | None = None
+        self.listener: Listening | None = None
+        self.passed: socket.socket | None = None
 
     def claim(self, user: str, *, listens: bool = True) -> None:
         """It belongs to its netdev alone."""

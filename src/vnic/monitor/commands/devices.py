@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
+from vnic.chardev.qapi import ChardevInfo
 from vnic.monitor.commands.table import Caller, command
 from vnic.monitor.interfaces import (
-    ChardevInfo,
     MonitoredMachine,
     RunState,
     ShutdownCause,

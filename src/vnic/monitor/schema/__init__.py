@@ -5,6 +5,7 @@ prints it for query-qmp-schema. A command, an option or an event is described on
 """
 
 from vnic.monitor.schema.convert import convert, convert_to_shape
+from vnic.monitor.schema.flat_chardev import parse_flat_chardev
 from vnic.monitor.schema.unions import (
     chardev_backend,
     device_options,
@@ -19,4 +20,5 @@ __all__ = [
     "device_options",
     "netdev_options",
     "object_options",
+    "parse_flat_chardev",
 ]

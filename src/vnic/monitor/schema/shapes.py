@@ -121,9 +121,12 @@ def object_of(struct: type[msgspec.Struct]) -> Object:
 def _shape(info: inspect.Type) -> Shape:
     match info:
         case inspect.Metadata():
-            # Meta(extra={"qapi": "size"}) marks a number of bytes, which in strings may have a suffix (64k).
+            # Meta(extra={"qapi": "size"}) marks a number of bytes, which in strings may have a suffix (64k);
+            # "wrapped" a union whose members are in a member `data`, as in QAPI's older ones.
             if (info.extra or {}).get("qapi") == "size":
                 return Builtin("size")
+            if (info.extra or {}).get("qapi") == "wrapped":
+                return _wrapped(_shape(info.type))
             return _shape(info.type)
         case inspect.StrType():
             return Builtin("str")
@@ -182,6 +185,23 @@ def _union(infos: list[inspect.Type]) -> Shape:
     first = shapes[0]
     assert isinstance(first, Union)
     return Union(first.tag, branches, base_members(branches, _common_fields(classes)))
+
+
+def wrapped(branches: Mapping[str, Object], tag: str = "type") -> Union:
+    """A union each of whose branches is wrapped in a member `data`."""
+    return Union(
+        tag,
+        {name: Object(_unwrap, (Member("data", "data", shape, True),)) for name, shape in branches.items()},
+    )
+
+
+def _wrapped(shape: Shape) -> Union:
+    assert isinstance(shape, Union)
+    return wrapped(shape.branches, shape.tag)
+
+
+def _unwrap(data: object) -> object:
+    return data
 
 
 def _common_fields(classes: list[type]) -> frozenset[str]:

@@ -16,6 +16,7 @@ from vnic.monitor.schema.shapes import (
     Union,
     base_members,
     object_of,
+    wrapped,
 )
 from vnic.net.errors import NetError
 
@@ -72,21 +73,13 @@ def object_options(types: Types) -> Union:
 
 def chardev_backend(types: Types) -> Union:
     """The `backend` of chardev-add: QAPI's ChardevBackend, whose branches are wrapped in a member `data`."""
-    wrapped = {
-        name: Object(_unwrap, (Member("data", "data", object_of(struct), True),))
-        for name, struct in types.items()
-    }
-    return Union("type", wrapped)
+    return wrapped(_branches(types)[0])
 
 
 def _branches(types: Types) -> tuple[dict[str, Object], tuple[Member, ...]]:
     """The branches and what is common to them: every option that creates something has an `id`."""
     branches = {name: object_of(struct) for name, struct in types.items()}
     return branches, base_members(branches, ("id",))
-
-
-def _unwrap(data: object) -> object:
-    return data
 
 
 def _unknown_netdev(name: str) -> NetError:
