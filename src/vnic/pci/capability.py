@@ -71,17 +71,19 @@ def msi(vectors: int = 1) -> Capability:
     )
 
 
-def msix(vectors: int, bar: int, table_offset: int = 0, pba_offset: int = 0x800) -> Capability:
-    """MSI-X (PCI 3.0 §6.8.2) with the table and the pending bits in one BAR."""
+def msix(vectors: int, table_bar: int, table_offset: int, pba_bar: int, pba_offset: int) -> Capability:
+    """MSI-X (PCI 3.0 §6.8.2) with its table and its pending bits where they are said to be."""
     if not 1 <= vectors <= MSIX_MAX_VECTORS:
         raise ValueError(f"MSI-X with {vectors} vectors")
-    if table_offset % 8 or pba_offset % 8 or table_offset + vectors * MSIX_ENTRY_SIZE > pba_offset:
+    table_end, pba_end = table_offset + vectors * MSIX_ENTRY_SIZE, pba_offset + -(-vectors // 64) * 8
+    overlap = table_bar == pba_bar and table_offset < pba_end and pba_offset < table_end
+    if table_offset % 8 or pba_offset % 8 or overlap:
         raise ValueError("MSI-X table and pending bits overlap or are not aligned to 8 bytes")
     layout = struct.Struct("<HII")  # control, table offset and BAR, pending bits' offset and BAR
     assert layout.size == 10
     return Capability(
         CAP_MSIX,
-        layout.pack(vectors - 1, table_offset | bar, pba_offset | bar),
+        layout.pack(vectors - 1, table_offset | table_bar, pba_offset | pba_bar),
         layout.pack(MSIX_ENABLE | MSIX_MASK_ALL, 0, 0),
     )
 

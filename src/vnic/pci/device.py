@@ -24,7 +24,7 @@ from vnic.pci.config import (
 )
 from vnic.pci.dma import Dma, NoDma, RingFeed
 from vnic.pci.irq import IrqLines, NoIrq
-from vnic.pci.msix import MsixWindow
+from vnic.pci.msix import MsixTable
 
 _NO_IRQ = NoIrq()
 _NO_DMA = NoDma()
@@ -48,7 +48,7 @@ class PciDevice:
         bars: Sequence[Bar],
         *,
         capabilities: Sequence[capability.Capability] = (),
-        msix: MsixWindow | None = None,
+        msix: MsixTable | None = None,
         interrupt_pin: int = 1,
     ) -> None:
         # A function with the PCI Express capability has extended config space: firmware that finds the one without
@@ -56,9 +56,13 @@ class PciDevice:
         express = any(each.id == capability.CAP_PCIE for each in capabilities)
         self.config = ConfigSpace(ident, interrupt_pin=interrupt_pin, express=express)
         self.msix = msix
-        self.bars: dict[int, Bar] = {bar.index: bar for bar in (*bars, *((msix.bar,) if msix else ()))}
-        if len(self.bars) != len(bars) + (msix is not None):
+        windows = [*bars, *([msix.window] if msix is not None and msix.window is not None else [])]
+        self.bars: dict[int, Bar] = {bar.index: bar for bar in windows}
+        if len(self.bars) != len(windows):
             raise ValueError("two windows in one BAR")
+        if msix is not None:
+            msix.check_bars(self.bars)
+        self._msix_bars = msix.bars if msix is not None else frozenset()
         for bar in self.bars.values():
             self.config.add_bar(bar)
         for entry in (*((msix.capability(),) if msix else ()), *capabilities):
@@ -134,15 +138,15 @@ class PciDevice:
 
     def window_read(self, region: int, offset: int, length: int) -> bytes:
         """A read of BAR `region`, inside of its size, which the caller has checked; always `length` bytes."""
-        if self.msix is not None and region == self.msix.bar.index:
-            return self.msix.read(offset, length, self.irq.msix_pending())
+        if region in self._msix_bars and self.msix is not None:
+            data = self.msix.read(region, offset, length, self.irq.msix_pending())
+            if data is not None:
+                return data
         return self.region_read(region, offset, length)
 
     def window_write(self, region: int, offset: int, data: bytes) -> None:
         """As `window_read`."""
-        if self.msix is not None and region == self.msix.bar.index:
-            self.msix.write(offset, data)
-        else:
+        if region not in self._msix_bars or self.msix is None or not self.msix.write(region, offset, data):
             self.region_write(region, offset, data)
 
     def lines_changed(self) -> None:
@@ -153,11 +157,11 @@ class PciDevice:
     # --- What a model overrides ---
 
     def region_read(self, region: int, offset: int, length: int) -> bytes:
-        """A guest's read of one of the model's own BARs: `length` bytes (1, 2, 4 or 8 from a real driver)."""
+        """A guest's read of a BAR, but for the MSI-X table in it: `length` bytes (1, 2, 4 or 8 from a real driver)."""
         return bytes(length)
 
     def region_write(self, region: int, offset: int, data: bytes) -> None:
-        """A guest's write to one of the model's own BARs. Nothing it holds may raise."""
+        """A guest's write to a BAR, but for the MSI-X table in it. Nothing it holds may raise."""
 
     def device_reset(self) -> None:
         """Put the model's own registers into their state after reset. The link's state is kept."""

@@ -1,7 +1,7 @@
-"""The BAR that holds a device's MSI-X table and pending bits. `PciDevice` serves it for its model.
+"""A device's MSI-X table and pending bits, in the windows and at the places that its model says.
 
-The table is storage only: who delivers the vectors (QEMU, for vfio-user) also applies their masks, and keeps
-a table of its own, so that ours may never be written at all.
+`PciDevice` serves them for its model. The table is storage only: who delivers the vectors (QEMU, for vfio-user) also
+applies their masks, and keeps a table of its own, so that ours may never be written at all.
 """
 
 from __future__ import annotations
@@ -11,39 +11,79 @@ from vnic.pci.capability import MSIX_ENTRY_SIZE, Capability, msix
 
 _PAGE = 4096
 _VECTOR_MASKED = 1
+_PBA_ALIGN = 8
 
 
-class MsixWindow:
-    """Table at 0, pending bits in the upper half of a window of a page or more, as QEMU lays them out."""
+class MsixTable:
+    """`vectors` entries at `table_offset` of BAR `table_bar`, their pending bits at `pba_offset` of BAR `pba_bar`.
 
-    def __init__(self, vectors: int, bar_index: int) -> None:
+    The windows are the model's, which lists them and serves what else is in them. A table made by `exclusive` has a
+    window of its own, where all else reads as zero.
+    """
+
+    def __init__(
+        self, vectors: int, *, table_bar: int, table_offset: int, pba_bar: int, pba_offset: int
+    ) -> None:
         self.vectors = vectors
-        table_size = vectors * MSIX_ENTRY_SIZE
-        half = _PAGE // 2
-        while half < table_size:
-            half *= 2
-        self.pba_offset = half
-        self.bar = Bar(bar_index, 2 * half)
-        self._table = bytearray(table_size)
+        self._capability = msix(vectors, table_bar, table_offset, pba_bar, pba_offset)
+        self._table = bytearray(vectors * MSIX_ENTRY_SIZE)
+        self._pba_bytes = -(-vectors // 64) * _PBA_ALIGN  # in quadwords (PCI 3.0 §6.8.2)
+        self._table_at = (table_bar, table_offset)
+        self._pba_at = (pba_bar, pba_offset)
+        self.bars = frozenset((table_bar, pba_bar))
+        self.window: Bar | None = None
+        """The one of its own."""
         self.reset()
 
+    @classmethod
+    def exclusive(cls, vectors: int, bar_index: int) -> MsixTable:
+        """A table with its window: a page or more, pending bits in the upper half, as QEMU's
+        msix_init_exclusive_bar lays them out."""
+        half = _PAGE // 2
+        while half < vectors * MSIX_ENTRY_SIZE:
+            half *= 2
+        table = cls(vectors, table_bar=bar_index, table_offset=0, pba_bar=bar_index, pba_offset=half)
+        table.window = Bar(bar_index, 2 * half)
+        return table
+
     def capability(self) -> Capability:
-        return msix(self.vectors, self.bar.index, 0, self.pba_offset)
+        return self._capability
+
+    def check_bars(self, bars: dict[int, Bar]) -> None:
+        """Raise ValueError unless both parts lie inside of windows of the device."""
+        for (bar, offset), size in ((self._table_at, len(self._table)), (self._pba_at, self._pba_bytes)):
+            if bar not in bars or offset + size > bars[bar].size:
+                raise ValueError(f"BAR {bar} has no room for MSI-X at {offset:#x}")
 
     def reset(self) -> None:
         """All vectors masked (PCI 3.0 §6.8.2.9)."""
         self._table[:] = (bytes(12) + _VECTOR_MASKED.to_bytes(4, "little")) * self.vectors
 
-    def read(self, offset: int, length: int, pending: int) -> bytes:
-        """A guest's read; `pending` is the bit mask of the latched vectors. Gaps read as zero."""
-        if offset < self.pba_offset:
-            return bytes(self._table[offset : offset + length]).ljust(length, b"\0")
-        size = self.bar.size - self.pba_offset
-        at = offset - self.pba_offset
-        return pending.to_bytes(size, "little")[at : at + length]
+    def read(self, region: int, offset: int, length: int, pending: int) -> bytes | None:
+        """A guest's read of one of `bars`; None where it begins in neither part and the window is the model's.
 
-    def write(self, offset: int, data: bytes) -> None:
-        """A guest's write: only the table takes it."""
-        end = min(offset + len(data), len(self._table))
-        if offset < end:
-            self._table[offset:end] = data[: end - offset]
+        `pending` is the bit mask of the latched vectors. What lies behind a part reads as zero.
+        """
+        at = self._inside(region, offset, self._table_at, len(self._table))
+        if at is not None:
+            return bytes(self._table[at : at + length]).ljust(length, b"\0")
+        at = self._inside(region, offset, self._pba_at, self._pba_bytes)
+        if at is not None:
+            return pending.to_bytes(self._pba_bytes, "little")[at : at + length].ljust(length, b"\0")
+        return None if self.window is None else bytes(length)
+
+    def write(self, region: int, offset: int, data: bytes) -> bool:
+        """A guest's write, which only the table takes; False where it is the model's, as in `read`."""
+        at = self._inside(region, offset, self._table_at, len(self._table))
+        if at is not None:
+            end = min(at + len(data), len(self._table))
+            self._table[at:end] = data[: end - at]
+            return True
+        pba = self._inside(region, offset, self._pba_at, self._pba_bytes)
+        return self.window is not None or pba is not None
+
+    @staticmethod
+    def _inside(region: int, offset: int, part: tuple[int, int], size: int) -> int | None:
+        """How far inside of a part an access begins."""
+        bar, start = part
+        return offset - start if region == bar and start <= offset < start + size else None

@@ -35,14 +35,14 @@ def test_msi() -> None:
 
 
 def test_msix() -> None:
-    space, at = placed(cap.msix(4, 1, 0, 0x800))
+    space, at = placed(cap.msix(4, 1, 0, 1, 0x800))
     assert space.read(at, 12) == bytes.fromhex("110003000100000001080000")
-    assert after_all_ones(cap.msix(4, 1)) == bytes.fromhex("110003c00100000001080000")
+    assert after_all_ones(cap.msix(4, 1, 0, 1, 0x800)) == bytes.fromhex("110003c00100000001080000")
     for bad in (0, 2049):
         with pytest.raises(ValueError, match="vectors"):
-            cap.msix(bad, 0)
+            cap.msix(bad, 0, 0, 0, 0x10000)
     with pytest.raises(ValueError, match="overlap"):
-        cap.msix(129, 0, 0, 0x800)
+        cap.msix(129, 0, 0, 0, 0x800)
 
 
 def test_pcie_endpoint() -> None:

@@ -105,7 +105,7 @@ def test_capabilities_form_a_list() -> None:
     space = c.ConfigSpace(IDENT)
     assert walk(space) == []
     assert u16(space, c.STATUS) & c.STATUS_CAPABILITIES == 0
-    space.add_capability(cap.msix(3, 1))
+    space.add_capability(cap.msix(3, 1, 0, 1, 0x800))
     space.add_capability(cap.power_management())
     space.add_capability(cap.vendor(b"\x05\x01\x02"))
     space.add_capability(cap.pcie_endpoint())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from tests.fakes.irq import FakeIrq
 
@@ -10,18 +12,18 @@ from vnic.pci import capability as cap
 from vnic.pci import config as c
 from vnic.pci.bar import Bar
 from vnic.pci.device import PciDevice
-from vnic.pci.msix import MsixWindow
+from vnic.pci.msix import MsixTable
 
 
 class Model(PciDevice):
     """A device that records what it is told."""
 
     def __init__(self) -> None:
-        self.calls: list[object] = []
+        self.calls: list[Any] = []
         super().__init__(
             c.PciId(0x1234, 0x5678, 1, 2),
             [Bar(0, 4096)],
-            msix=MsixWindow(3, 1),
+            msix=MsixTable.exclusive(3, 1),
             capabilities=[cap.msi(2), cap.pcie_endpoint()],
         )
 
@@ -81,12 +83,49 @@ def test_the_msix_window_is_served_by_the_base(model: Model) -> None:
 
 def test_two_windows_in_one_bar() -> None:
     with pytest.raises(ValueError, match="one BAR"):
-        PciDevice(c.PciId(1, 2, 3, 4), [Bar(1, 4096)], msix=MsixWindow(1, 1))
+        PciDevice(c.PciId(1, 2, 3, 4), [Bar(1, 4096)], msix=MsixTable.exclusive(1, 1))
 
 
 def test_a_table_of_many_vectors_gets_a_larger_window() -> None:
-    window = MsixWindow(513, 1)
-    assert (window.bar.size, window.pba_offset) == (0x8000, 0x4000)
+    window = MsixTable.exclusive(513, 1).window
+    assert window is not None
+    assert window.size == 0x8000
+    assert MsixTable.exclusive(513, 1).capability().body[-4:] == (0x4000 | 1).to_bytes(4, "little")
+
+
+def test_the_model_places_table_and_pending_bits() -> None:
+    """As the 82574L: vectors in BAR 3, the pending bits at 2000h of it; here the table shares the registers' BAR."""
+
+    class Placed(Model):
+        def __init__(self) -> None:
+            self.calls = []
+            table = MsixTable(5, table_bar=0, table_offset=0x100, pba_bar=3, pba_offset=0x2000)
+            PciDevice.__init__(
+                self, c.PciId(0x1234, 0x5678, 1, 2), [Bar(0, 4096), Bar(3, 0x4000)], msix=table
+            )
+
+    model, irq = Placed(), FakeIrq()
+    model.plug(irq, GuestMemory())
+    at = model.config.find(cap.CAP_MSIX)
+    assert model.config_read(at + 2, 10) == bytes.fromhex("0400 00010000 03200000")
+    model.window_write(0, 0x14C, b"\0\0\0\0")
+    assert model.window_read(0, 0x13C, 16) == b"\x01\0\0\0" + bytes(12)
+    assert model.window_read(0, 0x14C, 8) == bytes(8)  # the end of the table, and what is behind it
+    irq.pending = 0b10010
+    model.window_write(3, 0x2000, b"\xff")
+    assert model.window_read(3, 0x2000, 4) == b"\x12\0\0\0"
+    assert model.calls == []
+    for region, offset in ((0, 0xFC), (0, 0x150), (3, 0x100), (3, 0x2008)):
+        model.window_write(region, offset, b"abcd")
+        assert model.window_read(region, offset, 4) == b"\x5a" * 4
+    assert [call[1:3] for call in model.calls[::2]] == [(0, 0xFC), (0, 0x150), (3, 0x100), (3, 0x2008)]
+
+
+@pytest.mark.parametrize(("bar", "offset"), [(1, 0), (0, 4096 - 8), (0, 4096)])
+def test_msix_outside_of_the_windows(bar: int, offset: int) -> None:
+    table = MsixTable(1, table_bar=bar, table_offset=offset, pba_bar=0, pba_offset=0)
+    with pytest.raises(ValueError, match="no room for MSI-X"):
+        PciDevice(c.PciId(1, 2, 3, 4), [Bar(0, 4096)], msix=table)
 
 
 def test_pin(model: Model) -> None:

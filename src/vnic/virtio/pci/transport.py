@@ -20,7 +20,7 @@ from vnic.pci.capability import (
 from vnic.pci.config import CLASS_ETHERNET, PciId
 from vnic.pci.device import PciDevice
 from vnic.pci.irq import IrqLines
-from vnic.pci.msix import MsixWindow
+from vnic.pci.msix import MsixTable
 from vnic.virtio.constants import STATUS_DRIVER_OK, STATUS_FEATURES_OK
 from vnic.virtio.device import QueueFds, VirtioDevice
 from vnic.virtio.features import RING_RESET, VERSION_1
@@ -65,7 +65,7 @@ class VirtioPci(PciDevice):
         super().__init__(
             ident,
             [layout.WINDOW],
-            msix=MsixWindow(vectors, layout.MSIX_BAR) if vectors else None,
+            msix=MsixTable.exclusive(vectors, layout.MSIX_BAR) if vectors else None,
             capabilities=(pcie_endpoint(), power_management(), *layout.capabilities()),
         )
         self.device = device
