@@ -17,6 +17,7 @@ from vnic.lab.played.driver import DriverRing
 from vnic.lab.played.guest_memory import FakeGuestMemory
 from vnic.lab.played.vfio_user_client import QEMU_VERSION
 from vnic.lab.played.virtio_pci_driver import VERSION_1, VirtioPciDriver
+from vnic.memory.guest import GuestMemory
 from vnic.net.network import Network
 from vnic.nic.intel import regs
 from vnic.nic.intel.e1000 import E1000
@@ -41,14 +42,17 @@ class Machine:
         self.network.add_nic("nic0", "nic", model, mac=MAC, netdev_id="net0")
         self.pci: PciDevice = model if isinstance(model, PciDevice) else VirtioPci(model)
         self.ram = FakeGuestMemory(1 << 20)
-        self.port = VfioPciPort(self.pci, NoWatcher(), "nic0")
+        self.memory = GuestMemory()
+        self.port = VfioPciPort(self.pci, self.memory, NoWatcher(), "nic0", self.shadow)
         self.server = Server(self.port)
         self.asked: list[bytes] = []
         self.rings: list[DriverRing] = []
-        self.port.connect(self.server, self.asked.append)
         ask(self.server, m.VERSION, m.VERSION_NUMBERS.pack(0, 0) + QEMU_VERSION)
         self.map()
         ask(self.server, m.DEVICE_GET_INFO, m.DEVICE_INFO.pack(16, 0, 0, 0))
+
+    def shadow(self, forget: Callable[[], None]) -> MessageShadow:
+        return MessageShadow(self.memory, self.server, self.asked.append, forget)
 
     def map(self) -> None:
         ask(self.server, m.DMA_MAP, m.DMA_MAP_LAYOUT.pack(32, 3, 0, self.ram.guest_addr, self.ram.size))
@@ -108,6 +112,7 @@ class Machine:
         gone: list[bool] = []
         self.port.close(lambda: gone.append(True))
         self.server.close()
+        self.memory.close()
         assert gone == [True]
         self.scheduler.run_soon()
         self.network.close()

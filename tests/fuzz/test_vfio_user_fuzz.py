@@ -11,7 +11,9 @@ from tests.fakes.loops import open_fds
 from tests.fakes.virtio_device import FakeVirtioDevice
 
 from vnic.attach.vfio_user.function import VfioPciPort
+from vnic.attach.vfio_user.shadow import MessageShadow
 from vnic.lab.played.vfio_user_client import QEMU_VERSION
+from vnic.memory.guest import GuestMemory
 from vnic.net.clock import Timer
 from vnic.protocol.frames import FrameError
 from vnic.protocol.vfio_user import messages as m
@@ -36,9 +38,13 @@ class NoWatcher:
 def serve(pieces: list[tuple[bytes, int]]) -> None:
     """Feed pieces of (bytes, number of descriptors) as the shell does; nothing may stay open after it."""
     before = open_fds()
-    port = VfioPciPort(VirtioPci(FakeVirtioDevice()), NoWatcher(), "fuzz")
+    memory = GuestMemory()
+
+    def shadow(forget: Callable[[], None]) -> MessageShadow:
+        return MessageShadow(memory, server, lambda _: None, forget)
+
+    port = VfioPciPort(VirtioPci(FakeVirtioDevice()), memory, NoWatcher(), "fuzz", shadow)
     server, frames = Server(port), m.assembler()
-    port.connect(server, lambda _: None)
     try:
         for data, fds in pieces:
             for message in frames.feed(data, [os.eventfd(0) for _ in range(fds)]):
@@ -55,6 +61,7 @@ def serve(pieces: list[tuple[bytes, int]]) -> None:
     ended: list[bool] = []
     port.close(lambda: ended.append(True))
     assert ended == [True]
+    memory.close()
     assert open_fds() <= before  # garbage of earlier tests may go meanwhile
 
 

@@ -16,7 +16,8 @@ from tests.fakes.loops import fresh_loop, no_fd_leak, turn, until
 from tests.fakes.vhost_user_rig import SocketRig, closed_by_device
 
 from vnic.attach import gate
-from vnic.attach.vhost_user.attachment import VhostUserState
+from vnic.attach.attachment import AttachmentState
+from vnic.attach.session import SessionState
 from vnic.attach.vhost_user.kicks import VAIN_KICKS
 from vnic.lab.played.vhost_user_client import (
     QEMU_NETDEV_PROTOCOL_FEATURES,
@@ -160,7 +161,7 @@ def test_a_silent_client_goes_for_the_next_one(
     other = rig.connect()
     until(rig.loop, lambda: closed_by_device(silent))
     assert "it did not negotiate, and another client waits" in caplog.text
-    until(rig.loop, lambda: rig.attachment.state is VhostUserState.CONNECTED)
+    until(rig.loop, lambda: rig.attachment.state is AttachmentState.ATTACHED)
     other.negotiate()
 
 
@@ -208,7 +209,7 @@ def test_close_says_goodbye(rig: SocketRig) -> None:
     rig.attachment.close()
     assert closed_by_device(client)
     assert not rig.nic.guest.attached
-    assert rig.attachment.state is VhostUserState.CLOSED
+    assert rig.attachment.state is AttachmentState.CLOSED
     with pytest.raises(OSError, match="No such file"):
         rig.connect()
 
@@ -219,12 +220,12 @@ def test_connecting_to_a_server_that_comes_later(tmp_path: Path) -> None:
         rig = SocketRig(loop, tmp_path / "vm.sock", server=False)
         rig.attachment.start()
         turn(loop)
-        assert rig.attachment.state is VhostUserState.WAITING
+        assert rig.attachment.state is AttachmentState.WAITING
         for _ in range(2):
             with socket.socket(socket.AF_UNIX) as server:
                 server.bind(rig.path)
                 server.listen()
-                until(loop, lambda: rig.attachment.state is VhostUserState.CONNECTED)
+                until(loop, lambda: rig.attachment.state is AttachmentState.ATTACHED)
                 accepted, _ = server.accept()
             os.unlink(rig.path)
             client = rig.adopt(SocketWire(accepted, loop))
@@ -300,7 +301,8 @@ def test_a_hostile_kick_descriptor_does_not_spin(rig: SocketRig) -> None:
     ours.send(bytes(8))  # as UML kicks a socketpair
     ours.close()
     rig.serve(10)
-    assert rig.attachment._kicks._watched == {}
+    assert rig.attachment.session is not None
+    assert rig.attachment.session._kicks._watched == {}
     assert client.link_up()
 
 
@@ -337,7 +339,7 @@ def test_a_kick_that_is_no_eventfd_harms_nobody(rig: SocketRig) -> None:
     os.close(odd)
     assert closed_by_device(client)
     other = rig.connect()
-    until(rig.loop, lambda: rig.attachment.state is VhostUserState.CONNECTED)
+    until(rig.loop, lambda: rig.attachment.state is AttachmentState.ATTACHED)
     assert other.ask_u64(vu.GET_FEATURES)
 
 
@@ -357,22 +359,27 @@ def test_a_client_that_reads_no_replies_stops_only_itself(rig: SocketRig) -> Non
     answered = client.wire.receive(sent // len(request) * (12 + 12 + 256))
     assert len(answered) > 1 << 20
     client.send(vu.SET_OWNER)
-    assert rig.attachment.state is VhostUserState.CONNECTED
+    assert rig.attachment.state is AttachmentState.ATTACHED
 
 
 def test_many_clients_in_a_row_leak_nothing(rig: SocketRig) -> None:
     rig.attachment.start()
+    sessions = []
     with no_fd_leak():
         for number in range(50):
             client = rig.connect()
             client.negotiate()
             client.set_memory()
+            sessions.append(rig.attachment.session)
             if number % 2:
                 client.start_rings()
                 for ring in rig.driver.rings:
                     ring.restart()
             client.close()
-    assert rig.attachment._kicks._watched == {}
+    for session in sessions:
+        assert session is not None
+        assert session.state is SessionState.RELEASED
+        assert session._kicks._watched == {}
 
 
 def test_an_interrupt_that_cannot_be_delivered_is_dropped(rig: SocketRig) -> None:
@@ -382,10 +389,12 @@ def test_an_interrupt_that_cannot_be_delivered_is_dropped(rig: SocketRig) -> Non
     ours, theirs = socket.socketpair()
     client.send_u64(vu.SET_VRING_CALL, 1, [theirs.fileno()])
     theirs.close()
+    session = rig.attachment.session
+    assert session is not None
     for _ in range(2000):
-        rig.attachment.queue_interrupt(1)  # nobody reads: at some point the socket is full
+        session.queue_interrupt(1)  # nobody reads: at some point the socket is full
     ours.close()
-    rig.attachment.queue_interrupt(1)
+    session.queue_interrupt(1)
     assert client.link_up()
 
 

@@ -13,8 +13,9 @@ from tests.fakes.events import as_sent
 from tests.fakes.loops import fresh_loop, no_fd_leak, run_for, turn, until
 from tests.fakes.vhost_user_rig import SocketRig, closed_by_device
 
-from vnic.attach.vhost_user import attachment as vhost_user
-from vnic.attach.vhost_user.attachment import GRACE_S, VhostUserState
+from vnic.attach.attachment import AttachmentState
+from vnic.attach.vhost_user import session as vhost_user
+from vnic.attach.vhost_user.session import GRACE_S
 from vnic.lab.played.vhost_user_client import (
     QEMU_NETDEV_PROTOCOL_FEATURES,
     UML_PROTOCOL_FEATURES,
@@ -123,8 +124,8 @@ def test_a_full_channel_blocks_nobody(rig: SocketRig) -> None:
     client.negotiate(UML_PROTOCOL_FEATURES)
     client.set_memory()
     client.start_rings()
-    engine = rig.attachment._engine
-    assert engine is not None
+    assert rig.attachment.session is not None
+    engine = rig.attachment.session.engine
     assert engine.request_fd is not None
     filled = 0
     try:
@@ -167,7 +168,7 @@ def test_link_down_closes_the_socket_and_up_brings_it_back(rig: SocketRig) -> No
         client = guest_of_socket(rig)
         rig.set_link(False)
         assert closed_by_device(client)
-        assert rig.attachment.state is VhostUserState.WITHHELD
+        assert rig.attachment.state is AttachmentState.WITHHELD
         with pytest.raises(OSError, match="No such file"):
             rig.connect()
         rig.set_link(True)
@@ -220,7 +221,7 @@ def test_qemu_is_left_before_a_guest_runs(rig: SocketRig) -> None:
     client = rig.connect()
     with contextlib.suppress(Disconnected):  # where this takes as long as the grace
         client.negotiate(QEMU_NETDEV_PROTOCOL_FEATURES)
-    until(rig.loop, lambda: rig.attachment.state is VhostUserState.WITHHELD)
+    until(rig.loop, lambda: rig.attachment.state is AttachmentState.WITHHELD)
     assert closed_by_device(client)
     rig.set_link(True)
     assert not closed_by_device(rig.connect())
@@ -251,7 +252,7 @@ def test_a_link_that_comes_up_in_time_keeps_the_client(
 def test_who_comes_after_a_client_that_left_may_be_another_kind(rig: SocketRig) -> None:
     guest_of_socket(rig).close()
     rig.set_link(False)
-    assert rig.attachment.state is VhostUserState.WAITING
+    assert rig.attachment.state is AttachmentState.WAITING
     uml = guest_of_config(rig)
     rig.set_link(True)
     assert uml.config_changes() == 1

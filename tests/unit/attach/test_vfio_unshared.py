@@ -11,6 +11,7 @@ from tests.fakes.e1000_driver import TX_BUFFERS
 from tests.fakes.unshared_vm import UnsharedBench, UnsharedE1000, UnsharedVirtio, with_bench
 from tests.fakes.virtio_lab import frame
 
+from vnic.attach.attachment import AttachmentState
 from vnic.attach.vfio_user import shadow as vfio_shadow
 from vnic.lab.played.driver import DriverRing
 from vnic.lab.played.guest_memory import FakeGuestMemory
@@ -540,7 +541,7 @@ def test_the_vm_goes_in_the_middle_of_it_all(path: Path) -> None:
                 bench.receive(frame(1))
                 guest.transmit(frame(2))
                 bench.settle(guest.client)
-            while bench.in_loop(lambda: bench.attachment.state.value) != "listening":
+            while bench.in_loop(lambda: bench.attachment.state) is not AttachmentState.WAITING:
                 pass
             assert bench.pci.shadow is None
         assert bench.far.frames == []

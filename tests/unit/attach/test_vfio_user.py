@@ -16,8 +16,11 @@ from tests.fakes.loops import open_fds
 from tests.fakes.virtio_device import FakeVirtioDevice
 
 from vnic.attach import gate
-from vnic.attach.vfio_user import attachment as vfio_user
-from vnic.attach.vfio_user.attachment import PIECE_BYTES, VfioUserAttachment, VfioUserState
+from vnic.attach.attachment import AttachmentState
+from vnic.attach.session import SessionState
+from vnic.attach.vfio_user import session as vfio_user
+from vnic.attach.vfio_user.attachment import VfioUserAttachment
+from vnic.attach.vfio_user.session import PIECE_BYTES
 from vnic.lab.played.driver import DriverRing
 from vnic.lab.played.guest_memory import FakeGuestMemory
 from vnic.lab.played.vfio_user_client import VfioUserClient
@@ -52,13 +55,15 @@ class Bench:
     def client(self) -> VfioUserClient:
         return VfioUserClient(self.attachment.path)
 
-    async def state(self, wanted: VfioUserState) -> None:
-        """Wait until the attachment is in the state."""
+    async def state(self, wanted: AttachmentState | SessionState) -> None:
+        """Wait until the attachment, or its session, is in the state."""
         for _ in range(12_000):
-            if self.attachment.state is wanted:
+            session = self.attachment.session
+            states = (self.attachment.state, None if session is None else session.state)
+            if wanted in states:
                 return
             await asyncio.sleep(0.005)
-        raise AssertionError(f"{self.attachment.state}, not {wanted}")
+        raise AssertionError(f"{states}, not {wanted}")
 
     async def close(self) -> None:
         closed = asyncio.Event()
@@ -109,7 +114,7 @@ def test_a_driver_over_the_socket(path: Path) -> None:
 
     async def test(bench: Bench) -> None:
         await asyncio.to_thread(vm, bench)
-        await bench.state(VfioUserState.LISTENING)
+        await bench.state(AttachmentState.WAITING)
         assert bench.device.status == 0
         assert bench.device.attachment is None
         assert not bench.nic.guest.attached
@@ -182,7 +187,7 @@ def test_msix_is_turned_on_by_eventfds_alone(path: Path) -> None:
 
     async def test(bench: Bench) -> None:
         await asyncio.to_thread(vm, bench)
-        await bench.state(VfioUserState.LISTENING)
+        await bench.state(AttachmentState.WAITING)
 
     run(path, test)
 
@@ -205,7 +210,7 @@ def test_intx_that_is_asserted_when_msix_takes_over_is_silent(path: Path) -> Non
 
     async def test(bench: Bench) -> None:
         await asyncio.to_thread(vm, bench)
-        await bench.state(VfioUserState.LISTENING)
+        await bench.state(AttachmentState.WAITING)
 
     run(path, test)
 
@@ -293,7 +298,7 @@ def test_one_vm_at_a_time_and_then_the_next(path: Path, caplog: pytest.LogCaptur
         second.close()
         assert await asyncio.to_thread(first.config_read, 0, 2) == b"\xf4\x1a"
         first.close()
-        await bench.state(VfioUserState.LISTENING)
+        await bench.state(AttachmentState.WAITING)
         third = await asyncio.to_thread(bench.client)
         await asyncio.to_thread(third.attach)
         third.close()
@@ -361,9 +366,9 @@ def test_a_vm_that_dies_within_a_message(path: Path, caplog: pytest.LogCaptureFi
             client = await asyncio.to_thread(bench.client)
             header = m.HEADER.pack(1, m.DMA_MAP, 48, 0, 0)
             socket.send_fds(client.sock, [header], [ram.fd])
-            await bench.state(VfioUserState.SERVING)
+            await bench.state(AttachmentState.ATTACHED)
             client.close()
-            await bench.state(VfioUserState.LISTENING)
+            await bench.state(AttachmentState.WAITING)
 
     run(path, test)
     assert "ended within a message" in caplog.text
@@ -391,7 +396,7 @@ def test_a_hostile_vm_is_cut_off(
                 client.sock.send(bytes(4))
         assert await asyncio.to_thread(client.at_end)
         client.close()
-        await bench.state(VfioUserState.LISTENING)
+        await bench.state(AttachmentState.WAITING)
 
     run(path, test)
     cut = [record for record in caplog.records if "cut off" in record.message]
@@ -424,7 +429,7 @@ def test_a_vm_has_its_share_of_the_descriptors(
         client = await asyncio.to_thread(bench.client)
         await asyncio.to_thread(use_up, client)
         client.close()
-        await bench.state(VfioUserState.LISTENING)
+        await bench.state(AttachmentState.WAITING)
         assert QUOTA.held("nic0") == 0
 
     run(path, test)
@@ -443,7 +448,7 @@ def test_a_bug_in_the_model_costs_one_vm(path: Path, caplog: pytest.LogCaptureFi
         client.send(m.REGION_READ, m.REGION_ACCESS.pack(0x2000, 4, 4))
         assert await asyncio.to_thread(client.at_end)
         client.close()
-        await bench.state(VfioUserState.LISTENING)
+        await bench.state(AttachmentState.WAITING)
 
     run(path, test)
     assert "ZeroDivisionError" in caplog.text
@@ -500,7 +505,7 @@ def test_writes_that_cost_much_are_spread_over_turns(path: Path) -> None:
         client.write_multi(*[(4, 0x2000, b"x")] * 200)
         await asyncio.sleep(0.05)
         client.close()  # in the middle
-        await bench.state(VfioUserState.LISTENING)
+        await bench.state(AttachmentState.WAITING)
 
     run(path, test)
 
@@ -528,7 +533,7 @@ def test_messages_that_cost_much_are_carried_out_over_many_turns(path: Path) -> 
         client.sock.sendall(m.encode(1, m.DEVICE_RESET, flags=m.FLAG_NO_REPLY) * 30)
         await asyncio.sleep(0.005)
         client.close()  # what is left of the backlog is carried out, then the VM is gone
-        await bench.state(VfioUserState.LISTENING)
+        await bench.state(AttachmentState.WAITING)
 
     run(path, test)
 
@@ -576,18 +581,19 @@ def test_the_end_is_announced_drained_and_half_closed(path: Path) -> None:
         await asyncio.to_thread(client.attach)
         closed = asyncio.Event()
         bench.attachment.close(closed.set)
-        assert bench.attachment.state is VfioUserState.DRAINING
+        assert bench.attachment.session is not None
+        assert bench.attachment.session.state is SessionState.DRAINING
         # The guest still reads what its last interrupt was about.
         reading = client.send(m.REGION_READ, m.REGION_ACCESS.pack(0x2000, 4, 8))
         assert (await asyncio.to_thread(client.reply, reading, m.REGION_READ)).payload[16:] == b"vnictest"
-        await bench.state(VfioUserState.HALF_CLOSED)
+        await bench.state(SessionState.HALF_CLOSED)
         assert await asyncio.to_thread(client.at_end)
         client.window_write(4, 0x2000, b"late")  # taken, and dropped
         await asyncio.sleep(0.02)
         assert not closed.is_set()
         client.close()
         await asyncio.wait_for(closed.wait(), 30)
-        await bench.state(VfioUserState.CLOSED)
+        await bench.state(AttachmentState.CLOSED)
 
     run(path, test)
 
@@ -604,7 +610,7 @@ def test_a_slow_driver_gets_the_time_to_see_the_link_go(path: Path, monkeypatch:
         started = asyncio.get_running_loop().time()
         bench.nic.hold(HoldKind.NO_PEER, "test", "the end")
         bench.attachment.close(closed.set)
-        await bench.state(VfioUserState.HALF_CLOSED)
+        await bench.state(SessionState.HALF_CLOSED)
         assert asyncio.get_running_loop().time() - started > 0.3
         client.close()
         await asyncio.wait_for(closed.wait(), 30)
@@ -652,7 +658,7 @@ def test_a_path_that_is_taken(path: Path) -> None:
         other = VfioUserAttachment(loop, VirtioPci(FakeVirtioDevice()), make_nic(), bench.attachment.path)
         with pytest.raises(NetError, match="listens there already"):
             other.start()
-        await bench.state(VfioUserState.LISTENING)
+        await bench.state(AttachmentState.WAITING)
 
     run(path, test)
 
@@ -703,7 +709,7 @@ def test_the_next_vm_waits_until_a_back_end_has_given_the_rings_back(path: Path)
             first = await asyncio.to_thread(start_driver, bench, ram)
             bench.device.taker = None
             first.close()
-            await bench.state(VfioUserState.RETURNING)
+            await bench.state(AttachmentState.LEAVING)
             second = await asyncio.to_thread(bench.client)
             waiting = asyncio.create_task(asyncio.to_thread(second.attach, ram))
             await asyncio.sleep(0.02)
@@ -712,7 +718,7 @@ def test_the_next_vm_waits_until_a_back_end_has_given_the_rings_back(path: Path)
             assert not waiting.done()
             taker.returned(bench.device)
             await waiting
-            assert bench.attachment.state is VfioUserState.SERVING
+            assert bench.attachment.state is AttachmentState.ATTACHED
             second.close()
             third.close()
 
@@ -726,7 +732,7 @@ def test_a_vm_that_was_killed_while_it_waited_is_not_waited_for(path: Path) -> N
             first = await asyncio.to_thread(start_driver, bench, ram)
             bench.device.taker = None
             first.close()
-            await bench.state(VfioUserState.RETURNING)
+            await bench.state(AttachmentState.LEAVING)
             second = await asyncio.to_thread(bench.client)
             await asyncio.sleep(0.02)
             second.close()
@@ -748,7 +754,7 @@ def test_the_end_waits_for_the_rings_too(path: Path, with_next: bool) -> None:
             first = await asyncio.to_thread(start_driver, bench, ram)
             bench.device.taker = None
             first.close()
-            await bench.state(VfioUserState.RETURNING)
+            await bench.state(AttachmentState.LEAVING)
             second = await asyncio.to_thread(bench.client) if with_next else None
             await asyncio.sleep(0.02)
             closed = asyncio.Event()

@@ -1,7 +1,7 @@
 """What a vfio-user client sees of a PCI device: its regions, its interrupts, and the way into the VM's memory.
 
 It stands between the protocol (`protocol.vfio_user.server.Device`) and the model (`pci.device.PciDevice`) for the
-time that one VM is plugged in; the socket shell makes one for every connection.
+time that one VM is plugged in; each session makes one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from vnic.protocol.vfio_user.messages import (
     RegionInfo,
     SetIrqs,
 )
-from vnic.protocol.vfio_user.server import Server
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +44,20 @@ _READ_WRITE = m.REGION_FLAG_READ | m.REGION_FLAG_WRITE
 class VfioPciPort:
     """One VM on one device, from `plug` (the constructor) to `close`."""
 
-    def __init__(self, device: PciDevice, watcher: Watcher, name: str) -> None:
-        self.memory = GuestMemory()
+    def __init__(
+        self,
+        device: PciDevice,
+        memory: GuestMemory,
+        watcher: Watcher,
+        name: str,
+        make_shadow: Callable[[Callable[[], None]], MessageShadow],
+    ) -> None:
+        """`memory` is the VM's, empty yet. `make_shadow(forget)` makes what keeps a shadow copy of it, where the VM
+        does not share it; `forget` is MessageShadow's."""
+        self.memory = memory
         self._device = device
         self._name = name
-        self._connected: tuple[Server, Callable[[bytes], None]] | None = None
+        self._make_shadow = make_shadow
         self._shared: bool | None = None
         """Whether the VM shares its memory; None while that is not known."""
         self._shadow: MessageShadow | None = None
@@ -68,17 +76,12 @@ class VfioPciPort:
         self.irqs: Sequence[IrqInfo] = self._irqs.infos
         device.plug(self._irqs, self.memory)
 
-    def connect(self, server: Server, send: Callable[[bytes], None]) -> None:
-        """The way to ask the VM for memory that it does not share."""
-        self._connected = server, send
-
     def close(self, done: Callable[[], None]) -> None:
-        """The VM is gone: the device goes back to power-on. `done` is called, now or later, when nothing of the VM
-        is held any more; only then may the next one be plugged in."""
+        """The VM is gone: the device goes back to power-on. `done` is called, now or later, when nothing touches the
+        VM's memory any more; only then may the next one be plugged in."""
 
         def unplugged() -> None:
             self._irqs.close()
-            self.memory.close()
             done()
 
         if self._shadow is not None:
@@ -112,7 +115,6 @@ class VfioPciPort:
 
     def _begin_shadow(self) -> None:
         """The VM does not share its memory. Raises Refused."""
-        assert self._connected is not None
         shadows: list[Region] = []
         try:
             self.memory.expect(*(region.size for region in self.memory.regions), instead=True)
@@ -126,7 +128,7 @@ class VfioPciPort:
                 region.close()
             raise self._refused(error) from None
         self._shared = False
-        self._shadow = MessageShadow(self.memory, *self._connected, self._forget_shadow)
+        self._shadow = self._make_shadow(self._forget_shadow)
         self._device.use_shadow(self._shadow)
         log.info(
             "%s: the VM does not share its memory, so that each packet takes several messages; faster is QEMU with"

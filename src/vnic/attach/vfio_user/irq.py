@@ -49,6 +49,43 @@ def _signal(fd: int) -> bool:
     return True
 
 
+class _Unmask:
+    """The descriptor on which the VM unmasks INTx: with KVM, the guest's end of interrupt arrives on this eventfd."""
+
+    def __init__(self, watcher: Watcher, fd: int, line: IntxLine) -> None:
+        """Waits for `fd`, which is ours from now on. Raises OSError for what epoll cannot wait for."""
+        self._watcher = watcher
+        self._fd = fd
+        self._line = line
+        self._pause: Timer | None = None
+        watcher.add_reader(fd, self._readable)
+
+    def close(self) -> None:
+        if self._pause is not None:
+            self._pause.cancel()
+        self._watcher.remove_reader(self._fd)
+        close_fds((self._fd,))
+
+    def _readable(self) -> None:
+        try:
+            taken = unblock.read(self._fd, 8)
+        except BlockingIOError:
+            return
+        except OSError:
+            taken = b""
+        if len(taken) < 8:  # not an eventfd, which would be readable for ever, or one that blocks
+            self._line.set_unmask(None)
+            return
+        if self._line.unmasked_in_vain():
+            self._watcher.remove_reader(self._fd)
+            self._pause = self._watcher.call_later(VAIN_PAUSE_S, self._go_on)
+        self._line.mask(False)
+
+    def _go_on(self) -> None:
+        self._pause = None
+        self._watcher.add_reader(self._fd, self._readable)
+
+
 class IntxLine:
     """INTx: a level, shown as one eventfd write each time it becomes visible (AUTOMASKED).
 
@@ -60,10 +97,9 @@ class IntxLine:
         self._watcher = watcher
         self._level = False
         self._masked = False
-        self._trigger: int | None = None
         self._unmasks = 0  # since the level was last set
-        self._pause: Timer | None = None
-        self._unmask: int | None = None  # with KVM, the guest's end of interrupt arrives on this eventfd
+        self._trigger: int | None = None
+        self._unmask: _Unmask | None = None
 
     def set_level(self, level: bool) -> None:
         self._level = level
@@ -74,6 +110,11 @@ class IntxLine:
         self._masked = masked
         self._deliver()
 
+    def unmasked_in_vain(self) -> bool:
+        """Count an unmask; True after too many while the device did nothing."""
+        self._unmasks += 1
+        return self._unmasks > VAIN_UNMASKS
+
     def set_trigger(self, fd: int | None) -> None:
         """The descriptor to write to from now on, ours; a new one starts unmasked."""
         old, self._trigger = self._trigger, fd
@@ -81,17 +122,12 @@ class IntxLine:
         self.mask(False)
 
     def set_unmask(self, fd: int | None) -> None:
-        """The descriptor on which the VM unmasks the line, ours."""
-        if self._pause is not None:
-            self._pause.cancel()
-            self._pause = None
-        if self._unmask is not None:
-            self._watcher.remove_reader(self._unmask)
-            close_fds((self._unmask,))
-            self._unmask = None
+        """The descriptor on which the VM unmasks the line, ours. Raises OSError for what epoll cannot wait for."""
+        old, self._unmask = self._unmask, None
+        if old is not None:
+            old.close()
         if fd is not None:
-            self._watcher.add_reader(fd, self._unmask_came)  # OSError for what epoll cannot wait for
-            self._unmask = fd
+            self._unmask = _Unmask(self._watcher, fd, self)
 
     @property
     def descriptors(self) -> int:
@@ -108,28 +144,6 @@ class IntxLine:
     def _deliver(self) -> None:
         if self._level and not self._masked:
             self.trigger()
-
-    def _unmask_came(self) -> None:
-        assert self._unmask is not None
-        try:
-            taken = unblock.read(self._unmask, 8)
-        except BlockingIOError:
-            return
-        except OSError:
-            taken = b""
-        if len(taken) < 8:  # not an eventfd, which would be readable for ever, or one that blocks
-            self.set_unmask(None)
-            return
-        self._unmasks += 1
-        if self._unmasks > VAIN_UNMASKS:
-            self._watcher.remove_reader(self._unmask)
-            self._pause = self._watcher.call_later(VAIN_PAUSE_S, self._go_on)
-        self.mask(False)
-
-    def _go_on(self) -> None:
-        self._pause = None
-        assert self._unmask is not None
-        self._watcher.add_reader(self._unmask, self._unmask_came)
 
 
 class MessageVectors:

@@ -39,12 +39,11 @@ class BackEnd:
 
     def hang_up(self) -> None:
         """Shut the connection down, and do nothing else: what its client sees first when a back-end dies."""
-        assert self._attachment is not None
-        connection = (
-            self._attachment._connection
-        )  # what the kernel does to a dying process asks nobody either
-        assert connection is not None
-        connection._sock.shutdown(socket.SHUT_RDWR)
+        session = self._attachment.session if self._attachment is not None else None
+        if (
+            session is not None
+        ):  # the kernel, which does this to a dying process, uses no method of ours either
+            session._connection._sock.shutdown(socket.SHUT_RDWR)
 
     def lose(self) -> None:
         """Close the connection and stop listening, at once."""

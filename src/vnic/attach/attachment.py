@@ -1,0 +1,157 @@
+"""The socket of one NIC, which outlives its VMs: what both kinds of attachment share.
+
+An attachment owns the path, the gate and the wait for the next VM. What exists only while a VM is there is the
+`Session`. The machine makes, starts and closes attachments.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import socket
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar, Final, Generic, TypeVar
+
+from vnic.attach.gate import Gate
+from vnic.attach.session import Session
+from vnic.lifecycle import Lifecycle, Moves
+from vnic.memory.guest import GuestMemory
+from vnic.net.client import Nic
+from vnic.sockets.peer import peer_name
+
+log = logging.getLogger(__name__)
+
+SessionT = TypeVar("SessionT", bound=Session)
+
+
+class AttachmentState(enum.Enum):
+    """Where an attachment is."""
+
+    CLOSED = enum.auto()
+    WAITING = enum.auto()
+    """It listens, or tries to connect."""
+    ATTACHED = enum.auto()
+    """A VM is there."""
+    LEAVING = enum.auto()
+    """The VM is gone, a back-end still has its rings; the next VM has to wait."""
+    CLOSING = enum.auto()
+    """The VM is on its way out, and none comes after it."""
+    WITHHELD = enum.auto()
+    """There is no socket, because that is how the VM is shown that the link is down (vhost-user)."""
+
+
+MOVES: Final[Moves[AttachmentState]] = {
+    AttachmentState.CLOSED: frozenset({AttachmentState.WAITING}),
+    AttachmentState.WAITING: frozenset({AttachmentState.ATTACHED, AttachmentState.CLOSED}),
+    AttachmentState.ATTACHED: frozenset({AttachmentState.LEAVING, AttachmentState.CLOSING}),
+    AttachmentState.LEAVING: frozenset(
+        {AttachmentState.WAITING, AttachmentState.WITHHELD, AttachmentState.CLOSING}
+    ),
+    AttachmentState.CLOSING: frozenset({AttachmentState.CLOSED}),
+    AttachmentState.WITHHELD: frozenset({AttachmentState.WAITING, AttachmentState.CLOSED}),
+}
+
+
+class VmAttachment(ABC, Generic[SessionT]):
+    """One NIC's socket, for one VM at a time."""
+
+    COME_TEXT: ClassVar[str]
+    REFUSED_TEXT: ClassVar[str]
+    """For the log; each takes the name of the peer."""
+
+    state = Lifecycle(AttachmentState.CLOSED, MOVES)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, nic: Nic, path: str) -> None:
+        self._loop = loop
+        self._nic = nic
+        self.path = path
+        self.session: SessionT | None = None
+        """The VM that is there, or whose rings a back-end still has."""
+        self._gate = Gate(nic.name, loop)
+        self._when_closed: list[Callable[[], None]] = []
+
+    # --- What the kind of attachment fills in ---
+
+    @abstractmethod
+    def start(self) -> None:
+        """Open the socket. Raises NetError where that cannot be done."""
+
+    @abstractmethod
+    def _begin(self, sock: socket.socket) -> SessionT:
+        """Make the session of the VM at the other end."""
+
+    @abstractmethod
+    def _wait(self) -> None:
+        """Be there for the next VM."""
+
+    @abstractmethod
+    def _stop_waiting(self) -> None:
+        """Remove the path; no VM comes any more."""
+
+    def _keep(self, sock: socket.socket) -> bool:
+        """Let a VM wait that comes while another one is there. False: it is refused."""
+        return False
+
+    # --- A VM comes and goes (SessionHost) ---
+
+    def _accepted(self, sock: socket.socket) -> None:
+        if self.session is not None:
+            self.session.check_peer()
+        if self.state is AttachmentState.WAITING:
+            self._attach(sock)
+        elif not self._keep(sock):
+            log.warning("%s: %s", self._nic.name, self.REFUSED_TEXT.format(peer_name(sock)))
+            sock.close()
+
+    def _attach(self, sock: socket.socket) -> None:
+        log.info("%s: %s", self._nic.name, self.COME_TEXT.format(peer_name(sock)))
+        self.state = AttachmentState.ATTACHED
+        self.session = session = self._begin(sock)
+        self._nic.report.guest_attached(session.shown_by)
+
+    def negotiated(self) -> None:
+        self._gate.negotiated()
+
+    def leaving(self, *, violated: bool) -> None:
+        self._gate.ended(violated=violated)
+        if self.state is AttachmentState.ATTACHED:
+            self.state = AttachmentState.LEAVING
+
+    def released(self) -> None:
+        self.session = None
+        if self.state is AttachmentState.LEAVING:
+            self._wait()
+        else:
+            self._closed()
+
+    # --- For the machine ---
+
+    def check_memory(self) -> None:
+        """Cut the VM off if it took memory away that it shares."""
+        if self.session is not None:
+            self.session.check_memory()
+
+    def guest_memory(self) -> GuestMemory | None:
+        """The memory of the VM that is there, or whose rings a back-end still has."""
+        return self.session.memory if self.session is not None else None
+
+    def close(self, done: Callable[[], None] | None = None) -> None:
+        """Part from the VM in order, close everything and remove the path. May be called in any state; `done` is
+        called, now or later, when nothing touches the VM's memory any more."""
+        if done is not None:
+            self._when_closed.append(done)
+        self._stop_waiting()
+        if self.session is None:
+            self._closed()
+        elif self.state is not AttachmentState.CLOSING:
+            self.state = AttachmentState.CLOSING
+            if self.session.serving:
+                self.session.close()
+
+    def _closed(self) -> None:
+        self.state = AttachmentState.CLOSED
+        callbacks, self._when_closed = self._when_closed, []
+        for callback in callbacks:
+            callback()

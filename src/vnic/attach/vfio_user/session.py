@@ -1,0 +1,187 @@
+"""One VM at a PCI NIC over vfio-user: the shell around `protocol.vfio_user.server` and the function it serves.
+
+`VfioUserAttachment` makes one for each VM.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from vnic.attach.session import Session, SessionHost, SessionState
+from vnic.attach.vfio_user.function import VfioPciPort
+from vnic.attach.vfio_user.shadow import MessageShadow
+from vnic.net.client import Nic
+from vnic.net.records import ShownBy
+from vnic.pci.device import PciDevice
+from vnic.protocol.frames import FrameError, Message
+from vnic.protocol.vfio_user import messages as m
+from vnic.protocol.vfio_user.messages import ProtocolError
+from vnic.protocol.vfio_user.server import Server, ServerState
+from vnic.quota import MOST_FOR_EACH
+from vnic.sockets.connection import TURN_S
+
+log = logging.getLogger(__name__)
+
+PIECE_BYTES: Final = 2048
+"""Bytes read at a time: some 60 register accesses, after which the loop serves the others (about 1 ms)."""
+IDLE_SECONDS: Final = 0.05
+"""A VM that sent nothing for so long has handled the last interrupt."""
+DRAIN_SECONDS: Final = 0.4
+"""How long an orderly end waits for that, and again for the VM to close its side."""
+
+
+class VfioUserSession(Session):
+    """From the connection of a VM until its rings are back and its descriptors closed."""
+
+    LEFT_TEXT = "the VM detached"
+    CUT_OFF_TEXT = "the VM is cut off"
+    CUT_SHORT_TEXT = "the connection ended within a message"
+
+    def __init__(
+        self,
+        host: SessionHost,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        device: PciDevice,
+        nic: Nic,
+    ) -> None:
+        super().__init__(host, loop, sock, nic, max_fds=m.MAX_FDS)
+        self.shown_by = ShownBy.DEVICE
+        self._device = device
+        self._frames = m.assembler()
+        self._messages: deque[Message] = deque()  # not begun yet
+        self._steps: Iterator[bytes | None] | None = None  # what is under way
+        self._heard = 0.0  # loop time of the VM's last message
+        self._resume: asyncio.Handle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._port = VfioPciPort(device, self.memory, loop, self._name, self._shadow)
+        self._server = Server(self._port)
+
+    def _shadow(self, forget: Callable[[], None]) -> MessageShadow:
+        """The way to ask the VM for memory that it does not share."""
+        return MessageShadow(self.memory, self._server, self._connection.send, forget)
+
+    @property
+    def descriptors(self) -> int:
+        """Those of messages that are not carried out yet count as as many as they may become."""
+        waiting = self._frames.descriptors + sum(len(each.fds) for each in self._messages)
+        return self._port.descriptors + MOST_FOR_EACH * waiting
+
+    # --- Messages ---
+
+    @property
+    def pending(self) -> bool:
+        return self._frames.pending
+
+    @property
+    def wanted(self) -> int:
+        """ConnectionUser: bytes of the next piece: many small messages, or the rest of a large one."""
+        return max(PIECE_BYTES, self._frames.wanted)
+
+    def received(self, data: bytes, fds: list[int]) -> None:
+        """ConnectionUser: carry out the messages that are complete."""
+        self._heard = self._loop.time()
+        try:
+            self._messages += self._frames.feed(data, fds)
+        except (FrameError, ProtocolError) as error:
+            self.cut_off(str(error))
+            return
+        self._work(more=len(data) >= PIECE_BYTES)
+
+    def _work(self, more: bool) -> None:
+        """Carry out what was read, for a turn's time; `more` waits at the socket. Each reply is one send (see
+        Server)."""
+        if self.state is SessionState.HALF_CLOSED:
+            self._drop_messages()
+            self._connection.resume()
+            return
+        if self._steps is None:
+            self._steps = self._all_steps()
+        end = self._loop.time() + TURN_S
+        try:
+            for reply in self._steps:
+                if reply is not None:
+                    self._connection.send(reply)
+                if self._loop.time() > end:
+                    self._let_others_run()
+                    return
+        except ProtocolError as error:
+            self.cut_off(str(error))
+        except Exception:  # a bug in the device model must cost this VM its NIC, not the process its loop
+            log.exception("%s: a message of the VM could not be carried out", self._name)
+            self.cut_off("internal error")
+        else:
+            self._steps = None
+            if self._server.state is not ServerState.NEGOTIATING:
+                self._host.negotiated()
+            if more:
+                self._let_others_run()
+
+    def _all_steps(self) -> Iterator[bytes | None]:
+        while self._messages:
+            yield from self._server.steps(self._messages.popleft())
+
+    def _drop_messages(self) -> None:
+        self._steps = None
+        while self._messages:
+            self._messages.popleft().close()
+
+    def _let_others_run(self) -> None:
+        """A VM with a backlog (a storm of register writes) is served on in the loop's next turn."""
+        self._connection.pause()
+        self._resume = self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        self._resume = None
+        if self._steps is not None:
+            self._work(more=True)
+        else:
+            self._connection.resume()
+
+    # --- The end ---
+
+    def close(self) -> None:
+        """End in the order that QEMU survives: the link was announced down by the caller, so let the guest take
+        that interrupt, then half-close and read until the VM closes. That takes twice DRAIN_SECONDS and the device's
+        `link_lag_seconds` at most.
+
+        A server that just closes under traffic aborts QEMU (facts: 4 of 7; half-closed first: 0 of 3).
+        """
+        self.state = SessionState.DRAINING
+        self._timer = self._loop.call_later(self._lag(), self._begin_drain)
+
+    def _lag(self) -> float:
+        """How long the guest's driver may still need to look at the last link change."""
+        change = self._nic.last_change
+        if change is None or not self._nic.guest.driver_ok:
+            return 0.0
+        age = self._nic.network.clock.monotonic_ns() / 1e9 - change.monotonic_us / 1e6
+        return max(0.0, self._device.link_lag_seconds - age)
+
+    def _begin_drain(self) -> None:
+        self._heard = self._loop.time()
+        self._drain(self._heard + DRAIN_SECONDS)
+
+    def _drain(self, deadline: float) -> None:
+        now = self._loop.time()
+        if now < deadline and now - self._heard < IDLE_SECONDS:
+            self._timer = self._loop.call_later(IDLE_SECONDS / 5, self._drain, deadline)
+            return
+        self.state = SessionState.HALF_CLOSED
+        self._connection.half_close()
+        self._timer = self._loop.call_later(DRAIN_SECONDS, self.leave)
+
+    def _unplug(self) -> None:
+        self._frames.close()
+        self._drop_messages()
+        for handle in (self._resume, self._timer):
+            if handle is not None:
+                handle.cancel()
+        self._resume = self._timer = None
+        self._port.close(self._released)
+        self._server.close()

@@ -1,0 +1,253 @@
+"""One vhost-user client at a NIC: UML, QEMU, DPDK's virtio-user.
+
+`VhostUserAttachment` makes one for each client. It is the shell of the client's `DeviceEngine`, and the Attachment of
+the virtio device. How a client learns of the link depends on what it negotiated:
+
+- with CONFIG it reads the status after a CONFIG_CHANGE, and its socket is never closed for a link change (UML
+  would lose the device for good);
+- without (QEMU -netdev vhost-user, DPDK virtio-user) the socket is the cable: closed while the link is down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from typing import Final
+
+from vnic.attach.session import Session, SessionHost
+from vnic.attach.vhost_user.kicks import Kicks
+from vnic.attach.vhost_user.request_channel import RequestChannel
+from vnic.net.announce import rarp_frame
+from vnic.net.client import Nic
+from vnic.net.records import ShownBy
+from vnic.protocol.vhost_user.backend import DeviceEngine
+from vnic.protocol.vhost_user.messages import MAX_FDS, P_CONFIG, P_STATUS, ProtocolError
+from vnic.protocol.vhost_user.ring import Ring, RingState
+from vnic.sockets import unblock
+from vnic.virtio.device import QueueFds, VirtioDevice
+from vnic.virtio.queue import QueueState
+
+log = logging.getLogger(__name__)
+
+GRACE_S: Final = 0.1
+"""How long a new client that shows the link by its socket is kept although the link is down: QEMU boots no VM
+before its back-end has answered the whole set-up once."""
+
+
+class VhostUserSession(Session):
+    """From the connection of a client until its rings are back and its descriptors closed."""
+
+    LEFT_TEXT = "vhost-user client left"
+    CUT_OFF_TEXT = "vhost-user connection closed"
+    CUT_SHORT_TEXT = "in the middle of a message"
+
+    def __init__(
+        self,
+        host: SessionHost,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        device: VirtioDevice,
+        nic: Nic,
+    ) -> None:
+        super().__init__(host, loop, sock, nic, max_fds=MAX_FDS)
+        self._device = device
+        self._lent: set[int] = set()
+        """The rings whose kicks a back-end waits for."""
+        self._kicks = Kicks(loop, nic.name, device.queues, device.kick, self._fail_later)
+        self._requests = RequestChannel(loop, nic.name)
+        self._grace: asyncio.TimerHandle | None = None
+        """Runs while the link is down and the socket is not closed yet."""
+        device.attach(self, self.memory)
+        self.engine = DeviceEngine(device, self.memory, self, queue_pairs=nic.queues)
+
+    @property
+    def by_socket(self) -> bool:
+        """The client follows the socket and not the config space."""
+        return self.shown_by is ShownBy.SOCKET
+
+    @property
+    def descriptors(self) -> int:
+        return self.engine.descriptors + self.memory.descriptors
+
+    # --- The end ----------------------------------------------------------------------------------------------
+
+    @property
+    def pending(self) -> bool:
+        return self.engine.pending
+
+    def lost(self, reason: str | None) -> None:
+        self.shown_by = None  # the next client may be of another kind
+        super().lost(reason)
+
+    def cut_off(self, reason: str) -> None:
+        self.shown_by = None
+        super().cut_off(reason)
+
+    def close(self) -> None:
+        self.leave()
+
+    def _unplug(self) -> None:
+        self._stop_grace()
+        self.engine.close()
+        self._device.detach(self._detached)
+
+    def _detached(self) -> None:
+        self.engine.release()
+        self._lent.clear()
+        self._released()
+
+    # --- Messages (ConnectionUser, DeviceShell) ---------------------------------------------------------------
+
+    @property
+    def wanted(self) -> int:
+        return self.engine.wanted
+
+    def received(self, data: bytes, fds: list[int]) -> None:
+        try:
+            replies = self.engine.feed(data, fds)
+        except ProtocolError as error:
+            self.failed(error)
+            return
+        if self.engine.busy:
+            self._connection.pause()
+        self._connection.send(replies)
+
+    def resume(self, replies: bytes) -> None:
+        self._connection.send(replies)
+        self._connection.resume()
+
+    def failed(self, error: ProtocolError) -> None:
+        self.cut_off(str(error))
+
+    def negotiated(self) -> None:
+        self._host.negotiated()
+        self.shown_by = ShownBy.DEVICE if self.engine.has(P_CONFIG) else ShownBy.SOCKET
+        self._nic.report.guest_shown_by(self.shown_by)
+        if self.by_socket and not self._nic.link_up and self._grace is None:
+            self._grace = self._loop.call_later(GRACE_S, self._show_link_down)
+
+    def announce(self, mac: bytes) -> None:
+        self._nic.send(0, rarp_frame(mac))
+
+    # --- The link ---------------------------------------------------------------------------------------------
+
+    def link_changed(self, up: bool) -> None:
+        """Attachment: a client without CONFIG is shown the link by its socket; others are told by CONFIG_CHANGE,
+        also one whose driver starts only later."""
+        if not self.serving:
+            return
+        if not self.by_socket:
+            self.engine.notices.changed()
+        elif not up:
+            self._show_link_down()
+
+    def _show_link_down(self) -> None:
+        self._grace = None
+        if self.serving and self.by_socket and not self._nic.link_up:
+            log.info("%s: vhost-user connection closed, to show that the link is down", self._name)
+            self.leave()
+
+    def _stop_grace(self) -> None:
+        if self._grace is not None:
+            self._grace.cancel()
+            self._grace = None
+
+    def config_interrupt(self) -> bool:
+        """Attachment: send CONFIG_CHANGE from within this call where the client can be told."""
+        if not self.serving:
+            return False
+        self.engine.notices.changed()
+        self._tell()
+        return self.engine.notices.told
+
+    def _tell(self) -> bool:
+        """Send what there is to send on the request channel; True if a new CONFIG_CHANGE is out."""
+        if self._requests.full:
+            return False
+        notice = self.engine.take_notice()
+        if notice is None:
+            return False
+        self._requests.send(notice)
+        return True
+
+    def requests_changed(self) -> None:
+        self._requests.use(self.engine.request_fd)
+        self._tell()
+
+    # --- Rings ------------------------------------------------------------------------------------------------
+
+    def rings_changed(self) -> None:
+        if not self.serving:
+            return
+        if self.by_socket and self._grace is not None and self.engine.running:
+            self._grace.cancel()
+            self._loop.call_soon(self._show_link_down)
+        elif self._tell():
+            self._nic.report.interrupted()
+
+    def watch_kick(self, index: int, fd: int | None) -> None:
+        try:
+            self._kicks.watch(index, None if index in self._lent else fd)
+        except OSError as error:
+            raise ProtocolError(
+                f"the kick descriptor of ring {index} cannot be waited for: {error}"
+            ) from None
+
+    def queue_interrupt(self, index: int) -> None:
+        """Attachment: signal the ring's call descriptor."""
+        if self.serving:
+            self._signal(self.engine.rings[index], "call_fd")
+
+    def needs_reset(self) -> None:
+        """Attachment: through STATUS where the client speaks it, and through the broken ring's error descriptor."""
+        if not self.serving:
+            return
+        for ring in self.engine.rings:
+            if self._device.queues[ring.index].state is QueueState.BROKEN:
+                self._signal(ring, "err_fd")
+        if self.engine.has(P_STATUS):
+            self.config_interrupt()
+
+    def _signal(self, ring: Ring, name: str) -> None:
+        fd: int | None = getattr(ring, name)
+        if fd is None:
+            return
+        try:
+            unblock.write(fd, unblock.SIGNAL)
+        except BlockingIOError:
+            pass  # full of signals already
+        except unblock.Blocked as error:
+            ring.replace_fd(name, None)
+            self._fail_later(
+                f"the {name.removesuffix('_fd')} descriptor of ring {ring.index}: {error.strerror}"
+            )
+        except OSError as error:
+            log.debug("%s: cannot signal ring %d: %s", self._name, ring.index, error)
+
+    def _fail_later(self, text: str) -> None:
+        """Cut the client off, but not from within a call of the device."""
+
+        def fail() -> None:
+            if self.serving:
+                self.cut_off(text)
+
+        self._loop.call_soon(fail)
+
+    def lend_queue(self, index: int) -> QueueFds | None:
+        """Attachment: the ring's own descriptors; its kicks are no longer read here."""
+        if not self.serving:
+            return None
+        ring = self.engine.rings[index]
+        self._lent.add(index)
+        self.watch_kick(index, None)
+        return QueueFds(ring.kick_fd, ring.call_fd)
+
+    def reclaim_queue(self, index: int) -> None:
+        """Attachment: read the ring's kicks again."""
+        self._lent.discard(index)
+        if self.serving and self.engine.rings[index].state is RingState.STARTED:
+            try:
+                self.watch_kick(index, self.engine.rings[index].kick_fd)
+            except ProtocolError as error:
+                self._fail_later(str(error))
