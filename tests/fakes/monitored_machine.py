@@ -9,6 +9,7 @@ import msgspec
 
 from vnic.chardev.qapi import ChardevInfo
 from vnic.monitor.interfaces import (
+    AttachmentNode,
     Descriptors,
     LoopLag,
     Memory,
@@ -25,6 +26,7 @@ from vnic.net.clock import Scheduler
 from vnic.net.errors import DeviceNotFound, NetError
 from vnic.net.names import check_identifier, parse_mac
 from vnic.net.network import Network
+from vnic.net.topology import Topology
 
 from .scheduler import FakeScheduler
 
@@ -175,8 +177,11 @@ class FakeMachine:
     def user_networks(self) -> dict[str, UserNetwork]:
         return {}
 
-    def info_network(self) -> str:
-        return self.network.info_network()
+    def topology(self) -> Topology:
+        return self.network.topology()
+
+    def attachments(self) -> list[AttachmentNode]:
+        return []
 
     def pci_info(self) -> list[PciInfo]:
         return []

@@ -26,6 +26,7 @@ from vnic.cli.show import (
 )
 from vnic.printable import one_line, printable
 
+DETAILS = ("ATTACHED AT", "DATAPATH", "FILTERS")
 COLUMNS = ("NAME", "TYPE", "MODEL", "LINK", "OPERSTATE", "PEER", "GUEST SAW", "CHANGES", "HELD BY")
 EXPENDABLE = ("TYPE", "OPERSTATE", "CHANGES")
 
@@ -37,12 +38,15 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     parser = verbs.add_parser(
         "link",
         help="show all links, or put one up or down",
-        usage="vnic link [show [NAME]] [--json] [-n INSTANCE | --qmp PATH]\n"
+        usage="vnic link [show [NAME]] [-d] [--json] [-n INSTANCE | --qmp PATH]\n"
         "       vnic link set NAME up|down [--wait SECONDS] [--json] [-n INSTANCE | --qmp PATH]",
         description="Show every NIC and netdev: how its link is, what the guest saw of it, and what holds it down.",
     )
     add_instance_options(parser)
     parser.add_argument("-j", "--json", action="store_true", help="print query-links as JSON")
+    parser.add_argument(
+        "-d", "--details", action="store_true", help="also where VMs plug in, who moves packets, and filters"
+    )
     parser.set_defaults(run=run_show, link=None)
     what = parser.add_subparsers(title="one link, or to change one", prog="vnic link", metavar="show|set")
     shower = what.add_parser(
@@ -51,6 +55,13 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     shower.add_argument("link", metavar="NAME", nargs="?", help="a NIC or a netdev, or a NIC's MAC address")
     shower.add_argument(
         "-j", "--json", action="store_true", default=argparse.SUPPRESS, help="print query-links as JSON"
+    )
+    shower.add_argument(
+        "-d",
+        "--details",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="also where VMs plug in, who moves packets, and filters; with --json, query-topology",
     )
     add_instance_options(shower, inner=True)
     shower.set_defaults(run=run_show)
@@ -96,11 +107,35 @@ async def run_show(args: argparse.Namespace) -> int:
             links = await qmp.links(await qmp.name_of(args.link))
             for peer in [link["peer"] for link in links if "peer" in link]:
                 links += [link for link in await qmp.links(peer) if link not in links]
+        topology = await qmp.execute("query-topology") if args.details else None
     if args.json:
-        print_json(links)
+        print_json(topology if topology is not None and args.link is None else links)
+    elif topology is not None:
+        columns = (*COLUMNS[:-1], *DETAILS, COLUMNS[-1])
+        print_table(columns, [detailed_row(link, topology) for link in links], EXPENDABLE)
     else:
         print_table(COLUMNS, [row(link) for link in links], EXPENDABLE)
     return 0
+
+
+def detailed_row(link: Entry, topology: Entry) -> tuple[str, ...]:
+    """The cells of one client with those of DETAILS."""
+    client: Entry = next(
+        (
+            each
+            for each in topology["clients"]
+            if (each["name"], each["type"]) == (link["name"], link["type"])
+        ),
+        {},
+    )
+    attached = [
+        f"{each['type']} {each['path']}"
+        for each in topology["attachments"]
+        if link["type"] == "nic" and each["nic"] == link["name"]
+    ]
+    filters = ", ".join(each["id"] for each in client.get("filters", ()))
+    *first, last = row(link)
+    return (*first, attached[0] if attached else "-", client.get("datapath", "-"), filters or "-", last)
 
 
 def row(link: Entry) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import cast
 
 import msgspec
@@ -40,6 +40,7 @@ from vnic.machine.nics import (
 from vnic.machine.pci_info import pci_info
 from vnic.machine.virtio_features import NicOptions
 from vnic.monitor.interfaces import (
+    AttachmentNode,
     Later,
     PciInfo,
     RunState,
@@ -53,6 +54,7 @@ from vnic.net.errors import DeviceNotFound, NetError
 from vnic.net.names import is_identifier
 from vnic.net.network import Network
 from vnic.net.records import VNIC, HoldKind, LinkChanged, LinkSeen
+from vnic.net.topology import Topology
 from vnic.observe.lag import Lag
 
 log = logging.getLogger(__name__)
@@ -143,8 +145,11 @@ class Machine:
             if client.model == "user"
         }
 
-    def info_network(self) -> str:
-        return self.network.info_network(self._backends.hubs.listing())
+    def topology(self) -> Topology:
+        return self.network.topology(self._backends.hubs.listing())
+
+    def attachments(self) -> Iterator[AttachmentNode]:
+        return (each.attachment_node() for each in list(self._nics.values()))
 
     # -- NICs ---------------------------------------------------------------------------------------------------
 
@@ -170,10 +175,10 @@ class Machine:
 
     def plugged(self, device_id: str) -> PluggedNic:
         """The NIC of that id, name or QOM path, with its socket."""
-        for name, plugged in self._nics.items():
-            if device_id in (name, plugged.nic.path):
-                return plugged
-        raise DeviceNotFound(device_id)
+        plugged = self._nics.get(device_id) or self._nics.get(device_id.rpartition("/")[2])
+        if plugged is None or device_id not in (plugged.nic.name, plugged.nic.path):
+            raise DeviceNotFound(device_id)
+        return plugged
 
     def device_del(self, device_id: str, by: str) -> None:
         """Show the link down, let the VM go, then remove the NIC; DEVICE_DELETED tells that it is gone."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from vnic.machine.nic_options import (
     E1000Em2Options,
@@ -17,12 +17,14 @@ from vnic.machine.nic_options import (
     E1000GcOptions,
     E1000Options,
     VfioUserAttach,
+    VhostUserAttach,
     VirtioNetBase,
     VirtioNetOptions,
     VirtioNetPciOptions,
 )
 from vnic.machine.virtio_features import NicOptions, withheld
 from vnic.memory.guest import GuestMemory
+from vnic.monitor.interfaces import AttachmentNode
 from vnic.net.client import Endpoint, Nic
 from vnic.net.errors import NetError
 from vnic.net.names import parse_mac
@@ -59,12 +61,23 @@ class PluggedNic:
 
     nic: Nic
     attachment: ServedAttachment
-    served: bool = False
-    """The socket is open: not before `cont` where the machine was started paused."""
+    attach: VhostUserAttach | VfioUserAttach
+    """Where that is, as the options said."""
     function: PciDevice | None = None
     """The PCI function that it is, over vfio-user."""
+    served: bool = False
+    """The socket is open: not before `cont` where the machine was started paused."""
     slot: int | None = None
     """Where `addr=` puts it."""
+
+    def attachment_node(self) -> AttachmentNode:
+        """Its entry in query-topology."""
+        attach = self.attach
+        kind: Literal["vhost-user", "vfio-user"] = "vhost-user"
+        if isinstance(attach, VfioUserAttach):
+            kind = "vfio-user"
+        attached = self.nic.guest.attached
+        return AttachmentNode(self.nic.name, kind, attach.path, attach.server, self.served, attached)
 
     def serve(self) -> None:
         """Open the socket, once. Raises NetError."""
@@ -144,7 +157,7 @@ def build_virtio_net(builder: Builder, options: VirtioNetOptions) -> PluggedNic:
 
     device, nic = _virtio_net(builder, options, "virtio-net")
     attachment = VhostUserAttachment(device, nic, attach.path, attach.server, builder.loop)
-    return PluggedNic(nic, attachment)
+    return PluggedNic(nic, attachment, attach)
 
 
 def build_virtio_net_pci(builder: Builder, options: VirtioNetBase) -> PluggedNic:
@@ -168,7 +181,7 @@ def build_virtio_net_pci(builder: Builder, options: VirtioNetBase) -> PluggedNic
     device, nic = _virtio_net(builder, options, "virtio-net-pci")
     vectors = options.vectors if options.msix else 0
     pci = VirtioPci(device, vectors=vectors)
-    return PluggedNic(nic, VfioUserAttachment(builder.loop, pci, nic, attach.path), function=pci)
+    return PluggedNic(nic, VfioUserAttachment(builder.loop, pci, nic, attach.path), attach, pci)
 
 
 def build_e1000(builder: Builder, options: E1000Options) -> PluggedNic:
@@ -183,7 +196,7 @@ def build_e1000(builder: Builder, options: E1000Options) -> PluggedNic:
     model = MODELS[str(options.__struct_config__.tag)]
     device = E1000(model, autonegotiation=options.autonegotiation)
     nic = builder.add_nic(model.name, device, options, model.name)
-    return PluggedNic(nic, VfioUserAttachment(builder.loop, device, nic, attach.path), function=device)
+    return PluggedNic(nic, VfioUserAttachment(builder.loop, device, nic, attach.path), attach, device)
 
 
 def _check_server(attach: VfioUserAttach) -> None:

@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -21,9 +22,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Arguments: TypeAlias = dict[str, str]
-Text: TypeAlias = str | asyncio.Future[str]
-"""What a line prints, now or later."""
-Run: TypeAlias = "Callable[[Caller, Arguments], str | asyncio.Future[None] | None]"
+Text: TypeAlias = str | Iterator[str] | asyncio.Future[str]
+"""What a line prints: now, in pieces that are made when they are asked for, or later."""
+Run: TypeAlias = "Callable[[Caller, Arguments], str | Iterator[str] | asyncio.Future[None] | None]"
+
+PIECE_LINES = 64
+"""Lines of a long text that are made at once: a millisecond or two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,18 @@ class UsageError(Exception):
 def run_line(caller: Caller, line: str) -> Text:
     """Run one line; what it prints, with "\\r\\n" line ends."""
     text = _run(caller, line)
-    return lines(text).replace("\n", "\r\n") if isinstance(text, str) else text
+    if isinstance(text, asyncio.Future):
+        return text
+    return _printed(text) if isinstance(text, str) else _in_pieces(text)
+
+
+def _printed(text: str) -> str:
+    return lines(text).replace("\n", "\r\n")
+
+
+def _in_pieces(text: Iterator[str]) -> Iterator[str]:
+    while piece := "".join(itertools.islice(text, PIECE_LINES)):
+        yield _printed(piece)
 
 
 def _run(caller: Caller, line: str) -> Text:
@@ -87,7 +102,7 @@ def _run(caller: Caller, line: str) -> Text:
         return f"unknown command: '{typed}'\n"
     try:
         text = found.run(caller, _arguments(found, line[at:])) or ""
-        return text if isinstance(text, str) else asyncio.ensure_future(_told_later(text))
+        return asyncio.ensure_future(_told_later(text)) if isinstance(text, asyncio.Future) else text
     except UsageError as error:
         text = f"{error}\n" if str(error) else ""
         return f'{text}Try "help {typed}" for more information\n'

@@ -78,13 +78,13 @@ def announce_self(caller: Caller, args: Arguments) -> None:
 
 
 @hmp("info network", "", "", "show the network state")
-def info_network(caller: Caller, args: Arguments) -> str:
-    return caller.machine.info_network()
+def info_network(caller: Caller, args: Arguments) -> Iterator[str]:
+    return caller.machine.topology().info_network()
 
 
 @hmp("info links", "name:s?", "[name]", "show the links: their state, why they are down, what the guest saw")
-def info_links(caller: Caller, args: Arguments) -> str:
-    return "".join(map(_link_lines, caller.machine.network.query_links(args.get("name"))))
+def info_links(caller: Caller, args: Arguments) -> Iterator[str]:
+    return map(_link_lines, caller.machine.network.query_links(args.get("name")))
 
 
 def _link_lines(link: LinkInfo) -> str:

@@ -75,6 +75,12 @@ class HmpSession:
                 yield b""
                 self.waits_for = None
                 text = finished(text)
+            if not isinstance(text, str):
+                yield echo
+                echo = b""
+                for piece in text:
+                    yield piece.encode(errors="replace")
+                text = ""
         except NetError as error:
             text = f"Error: {error.desc}\r\n"
         except OSError as error:  # no descriptors, no memory: the machine's limits, not ours

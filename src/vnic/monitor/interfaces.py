@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import msgspec
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vnic.chardev.qapi import ChardevInfo
     from vnic.monitor.passed_fds import FdRegistry
     from vnic.net.network import Network
+    from vnic.net.topology import Topology
 
 
 class RunState(enum.StrEnum):
@@ -106,6 +107,20 @@ class VnicInfo(msgspec.Struct, rename="kebab", frozen=True):
     loop_lag: LoopLag
     memory: Memory
     descriptors: Descriptors
+
+
+class AttachmentNode(msgspec.Struct, frozen=True):
+    """The socket by which a VM reaches a NIC."""
+
+    nic: str
+    type: Literal["vhost-user", "vfio-user"]
+    path: str
+    server: bool
+    """vnic listens there; else it connects."""
+    open: bool
+    """It was opened: not before `cont` where the machine was started paused."""
+    attached: bool
+    """A VM is there."""
 
 
 class UserNetwork(Protocol):
@@ -234,8 +249,11 @@ class MonitoredMachine(Protocol):
     def user_networks(self) -> Mapping[str, UserNetwork]:
         """The user netdevs by id, the oldest first."""
 
-    def info_network(self) -> str:
-        """The text of HMP `info network` with "\\n" line ends: `network.info_network` given the hubs."""
+    def topology(self) -> Topology:
+        """The network as one document: `network.topology` given the hubs."""
+
+    def attachments(self) -> Iterable[AttachmentNode]:
+        """Where VMs plug in, NIC by NIC."""
 
     def stop(self) -> None:
         """Pause: emits STOP if the machine was running."""

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from typing import Protocol
 
 from vnic.chardev.options import SocketOptions, StdioOptions
 from vnic.monitor.connection import Channel, Connection, Session
@@ -37,15 +38,31 @@ class Mode(StrEnum):
     READLINE = "readline"
 
 
+class Client(Protocol):
+    """One client of a monitor, whatever brings its bytes: a socket's Connection, or a port of another kind."""
+
+    session: Session
+
+    def event(self, message: dict[str, object]) -> None:
+        """Something happened: tell the client if its session wants to hear of it (`session.event`)."""
+
+    def close(self) -> None:
+        """End it now."""
+
+
 class Monitors:
-    """All monitors. `add` before or while the loop runs; `close` at the end."""
+    """All monitors. `add` before or while the loop runs; `close` at the end.
+
+    A port of another kind than chardevs asks for a `session`, feeds it what its client says, and has its client
+    `join`, which hears of events until it leaves.
+    """
 
     def __init__(self, machine: MonitoredMachine, loop: asyncio.AbstractEventLoop) -> None:
         self._machine = machine
         self._loop = loop
         self._dispatcher = Dispatcher(machine)
         self._ports: dict[str, Port] = {}
-        self._connections: list[Connection] = []
+        self._clients: list[Client] = []
         self._named: dict[str, NamedFds] = {}
         """The descriptors that `getfd` gave names to, by monitor."""
         self._unsubscribe = machine.network.subscribe(self._event)
@@ -66,20 +83,14 @@ class Monitors:
             raise NetError(f"Chardev '{chardev.id}' is busy")
 
         def serve(channel: Channel, peer: str, closed: Callable[[], None]) -> Connection:
-            session: Session
             passed = Passed(channel, self._named.setdefault(chardev.id, NamedFds()))
-            if mode is Mode.CONTROL:
-                session = QmpSession(self._dispatcher, f"QMP {peer}", pretty, passed)
-            else:
-                session = HmpSession(self._machine, f"HMP {peer}", passed)
 
             def ended() -> None:
-                self._connections.remove(connection)
-                self._forget_sets()
+                self.leave(connection)
                 closed()
 
-            connection = Connection(self._loop, channel, session, ended)
-            self._connections.append(connection)
+            connection = Connection(self._loop, channel, self.session(mode, peer, pretty, passed), ended)
+            self.join(connection)
             connection.start()
             return connection
 
@@ -92,9 +103,20 @@ class Monitors:
         kind = ServerPort if chardev.server else ClientPort
         self._ports[chardev.id] = kind(self._loop, chardev, serve, connected, targets)
 
-    def _forget_sets(self) -> None:
-        """With the last QMP client the sets of `add-fd` go (monitor_fdsets_cleanup)."""
-        if not any(isinstance(each.session, QmpSession) for each in self._connections):
+    def session(self, mode: Mode, peer: str, pretty: bool = False, passed: Passed | None = None) -> Session:
+        """The session of a new client, which `peer` names in the journal."""
+        if mode is Mode.CONTROL:
+            return QmpSession(self._dispatcher, f"QMP {peer}", pretty, passed)
+        return HmpSession(self._machine, f"HMP {peer}", passed)
+
+    def join(self, client: Client) -> None:
+        """A client came: it hears of events from now on, and is closed with the monitors."""
+        self._clients.append(client)
+
+    def leave(self, client: Client) -> None:
+        """A client went. With the last QMP client the sets of `add-fd` go (monitor_fdsets_cleanup)."""
+        self._clients.remove(client)
+        if not any(isinstance(each.session, QmpSession) for each in self._clients):
             self._machine.fds.sets.close()
 
     def _event(self, name: str, data: object) -> None:
@@ -105,8 +127,8 @@ class Monitors:
         }
         if data != {}:
             message["data"] = data
-        for connection in list(self._connections):
-            connection.event(message)
+        for client in list(self._clients):
+            client.event(message)
 
     def close(self) -> None:
         """Close every listener and connection, and remove the sockets' files; once is enough, twice no error."""
@@ -115,7 +137,7 @@ class Monitors:
         for port in self._ports.values():
             port.close()
         self._ports.clear()
-        for connection in list(self._connections):
-            connection.close()
+        for client in list(self._clients):
+            client.close()
         for named in self._named.values():
             named.close()

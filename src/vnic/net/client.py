@@ -106,6 +106,10 @@ class Endpoint:
         """The text behind `index=0,type=…,` in `info network`."""
         return ""
 
+    def datapath_word(self) -> str:
+        """Of a NIC: who moves its packets now, as query-topology has it: `none`, `python` or `vhost`."""
+        return "python" if self.client.link_up and self.client.peer is not None else "none"
+
     def cleanup(self) -> None:
         """Close everything; called once, also after a failed start."""
 

@@ -1,8 +1,6 @@
-"""How clients and links are shown: the text of `info network` (QEMU's) and the entries of query-links (vnic's)."""
+"""The entries of query-links."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 from vnic.net.client import NetClient, Nic, clients_of_wire
 from vnic.net.records import GuestInfo, LinkInfo, link_word
@@ -32,38 +30,3 @@ def link_info(client: NetClient) -> LinkInfo:
         peer=client.peer.name if client.peer is not None else None,
         mac=nic.mac_text() if nic else None,
     )
-
-
-def _client_lines(client: NetClient, queue: int) -> str:
-    """print_net_client of net/net-hmp-cmds.c."""
-    text = f"{client.name}: index={queue},type={client.type},{client.endpoint.info_text(queue)}\n"
-    if client.filters:
-        text += "filters:\n"
-        text += "".join(f"  - {each.id}: type={each.type}{each.info_text()}\n" for each in client.filters)
-    return text
-
-
-def info_network(clients: Sequence[NetClient], hubs: Sequence[tuple[int, Sequence[NetClient]]] = ()) -> str:
-    """hmp_info_network: the hubs with their ports, then each NIC with its peer behind ` \\ `, then lone netdevs.
-
-    `hubs` are (hub id, its ports in order).
-    """
-    lines = []
-    shown: set[NetClient] = set()
-    for hub_id, ports in hubs:
-        lines.append(f"hub {hub_id}\n")
-        for port in ports:
-            shown.update(clients_of_wire(port))
-            lines.append(f" \\ {port.name}")
-            lines.append(": " + _client_lines(port.peer, 0) if port.peer is not None else "\n")
-    for client in clients:
-        if client in shown:
-            continue
-        peer = client.peer
-        if peer is not None and not client.is_nic:
-            continue
-        for queue in range(client.queues):
-            lines.append(_client_lines(client, queue))
-            if peer is not None and queue < peer.queues:
-                lines.append(" \\ " + _client_lines(peer, queue))
-    return "".join(lines)

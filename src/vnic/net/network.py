@@ -6,7 +6,7 @@ of changes subscribes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from vnic.net import info
 from vnic.net.announce import AnnounceParameters, Announcer
@@ -29,6 +29,7 @@ from vnic.net.records import (
     LinkChange,
     LinkInfo,
 )
+from vnic.net.topology import Hubs, Topology
 
 Listener = Callable[[str, object], None]
 """Called with an event's name and its data: a Struct or a dict, empty where it has none."""
@@ -296,9 +297,13 @@ class Network:
             raise DeviceNotFound(name)
         return changes
 
-    def info_network(self, hubs: Sequence[tuple[int, Sequence[NetClient]]] = ()) -> str:
+    def topology(self, hubs: Hubs = ()) -> Topology:
+        """The network as one document."""
+        return Topology(list(self.clients), hubs)
+
+    def info_network(self, hubs: Hubs = ()) -> str:
         """The text of HMP `info network`, with "\\n" line ends."""
-        return info.info_network(list(self.clients), hubs)
+        return "".join(self.topology(hubs).info_network())
 
 
 def _unpeer(client: NetClient) -> None:

@@ -271,7 +271,7 @@ def test_default_macs_go_on_where_qemu_repeats_the_last() -> None:
 def test_the_hubs_are_in_info_network(folder: Path) -> None:
     async def scenario(machine: Machine) -> None:
         machine.netdev_add(netdev(type="hubport", id="h0", hubid=1))
-        assert machine.info_network() == "hub 1\n \\ h0\n"
+        assert "".join(machine.topology().info_network()) == "hub 1\n \\ h0\n"
 
     live(scenario)
 
@@ -285,9 +285,9 @@ def test_a_filter_comes_and_goes(folder: Path) -> None:
             machine.object_add(options)
         machine.netdev_add(netdev(type="echo", id="net0"))
         machine.object_add(options)
-        assert "d0: type=filter-dump" in machine.info_network()
+        assert "d0: type=filter-dump" in "".join(machine.topology().info_network())
         machine.object_del("d0")
-        assert "d0" not in machine.info_network()
+        assert "d0" not in "".join(machine.topology().info_network())
         with pytest.raises(NetError, match="object 'd0' not found"):
             machine.object_del("d0")
         machine.object_add(options)

@@ -9,6 +9,7 @@ import socket
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
+from typing import cast
 
 import pytest
 from tests.fakes.monitored_machine import FakeMachine
@@ -390,12 +391,12 @@ def test_a_client_that_went_is_freed_at_once() -> None:
         )
         client, _ = listening.accept()
         with listening, client:
-            await until(lambda: monitors._connections)
+            await until(lambda: monitors._clients)
             client.sendall(b'{"execute":"qmp_capabilities"}' + b'{"execute":"query-qmp-schema"}' * 2000)
-            await until(lambda: len(monitors._connections[0]._output) > PAUSE_BYTES)
-            gone = weakref.ref(monitors._connections[0])
+            await until(lambda: len(cast(Connection, monitors._clients[0])._output) > PAUSE_BYTES)
+            gone = weakref.ref(monitors._clients[0])
             client.close()
-            await until(lambda: not monitors._connections)
+            await until(lambda: not monitors._clients)
         await asyncio.sleep(0)
         assert gone() is None
         monitors.close()

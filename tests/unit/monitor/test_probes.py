@@ -43,7 +43,7 @@ def test_what_describes_the_vm(client: Client, command: str, answer: object) -> 
 
 def test_the_text_of_info_network(client: Client) -> None:
     text = client.ask("x-query-network")["return"]["human-readable-text"]
-    assert text == client.machine.info_network()
+    assert text == "".join(client.machine.topology().info_network())
     assert text.startswith("nic0: index=0,type=nic,")
 
 

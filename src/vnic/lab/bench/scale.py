@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import resource
 import select
 import time
 from collections.abc import Iterator
@@ -32,9 +33,24 @@ WAIT_METHOD = (
 )
 
 
+DESCRIPTORS_EACH = 2
+"""Of a NIC that listens: its socket, and the lock of its path."""
+
+
 def measure(rounds: int) -> Iterator[Row]:
     for size in SIZES:
+        _allow_descriptors(DESCRIPTORS_EACH * size + 1000)
         yield from _at(size, rounds)
+
+
+def _allow_descriptors(number: int) -> None:
+    """Raise the limit for the process that is measured, which inherits it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if number > soft:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(number, soft), max(number, hard)))
+        except (OSError, ValueError) as error:
+            raise Missing(f"{number} descriptors are needed, and the limit is {hard}: {error}") from None
 
 
 def _at(size: int, rounds: int) -> Iterator[Row]:

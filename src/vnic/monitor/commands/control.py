@@ -17,6 +17,7 @@ from vnic.monitor.schema.introspect import Introspection
 from vnic.monitor.schema.shapes import shape_of
 from vnic.monitor.version import VersionInfo, version
 from vnic.net.errors import COMMAND_NOT_FOUND, NetError
+from vnic.protocol.qmp.encode import LongText
 
 
 class QmpCapabilities(msgspec.Struct):
@@ -84,10 +85,11 @@ class HumanMonitorCommand(msgspec.Struct, rename="kebab"):
 
 
 @command("human-monitor-command", returns=str)
-def human_monitor_command(caller: Caller, args: HumanMonitorCommand) -> str | asyncio.Future[str]:
+def human_monitor_command(caller: Caller, args: HumanMonitorCommand) -> str | LongText | asyncio.Future[str]:
     """One HMP line; what it prints is returned, errors too. As if there were one CPU: qmp-shell names it."""
     if args.cpu_index:
         raise NetError("Parameter 'cpu-index' expects a CPU number")
     human = Human(caller.machine, caller.who, Passed())
     with caller.machine.fds.named_by(human.passed.named):
-        return run_line(human, args.command_line)
+        text = run_line(human, args.command_line)
+    return text if isinstance(text, str | asyncio.Future) else LongText(text)

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 import msgspec
 
 from vnic.monitor.commands.table import Caller, command
-from vnic.monitor.interfaces import Later, MonitoredMachine
+from vnic.monitor.interfaces import AttachmentNode, Later, MonitoredMachine
 from vnic.monitor.schema import netdev_options
 from vnic.monitor.schema.shapes import Shape
 from vnic.monitor.types import RxFilterInfo
 from vnic.net.announce import AnnounceParameters
 from vnic.net.records import LinkChange, LinkInfo
+from vnic.net.topology import ClientNode, HubNode
 
 
 class SetLink(msgspec.Struct):
@@ -76,6 +77,29 @@ def query_rx_filter(caller: Caller, args: MaybeName) -> list[dict[str, object]]:
 def query_links(caller: Caller, args: MaybeName) -> Iterator[LinkInfo]:
     """How each link is, every reason that keeps it down, and what the guest saw of it."""
     return caller.machine.network.query_links(args.name)
+
+
+class TopologyInfo(msgspec.Struct):
+    """query-topology: all that there is and how it is connected."""
+
+    links: list[LinkInfo]
+    clients: list[ClientNode]
+    hubs: list[HubNode]
+    attachments: list[AttachmentNode]
+
+
+@command("query-topology", returns=TopologyInfo)
+def query_topology(caller: Caller) -> dict[str, object]:
+    """NICs, netdevs, wires, hubs, filters, attachments and data paths as one document. Its lists are made while they
+    are sent."""
+    machine = caller.machine
+    topology = machine.topology()
+    return {
+        "links": machine.network.query_links(),
+        "clients": topology.clients(),
+        "hubs": topology.hubs,
+        "attachments": iter(machine.attachments()),
+    }
 
 
 class QueryLinkLog(msgspec.Struct, rename="kebab"):

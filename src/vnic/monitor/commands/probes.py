@@ -106,7 +106,7 @@ class HumanReadableText(msgspec.Struct, rename="kebab"):
 @command("x-query-network")
 def x_query_network(caller: Caller) -> HumanReadableText:
     """The text of HMP's `info network`."""
-    return HumanReadableText(caller.machine.info_network())
+    return HumanReadableText("".join(caller.machine.topology().info_network()))
 
 
 @command("system_reset")

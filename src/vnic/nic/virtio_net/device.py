@@ -176,6 +176,11 @@ class VirtioNet(VirtioDevice, Endpoint):
     def info_text(self, queue: int) -> str:
         return "" if queue else f"model={self.client.model},macaddr={mac_text(self.config.mac)}"
 
+    def datapath_word(self) -> str:
+        if self.datapath in (DataPath.TAKEN, DataPath.RETURNING):
+            return "vhost"
+        return "python" if self.datapath is DataPath.LOCAL else "none"
+
     def cleanup(self) -> None:
         self.serve(DataPath.OFF)
 

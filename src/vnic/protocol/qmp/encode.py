@@ -10,7 +10,7 @@ import functools
 import itertools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -115,29 +115,64 @@ PIECE_ITEMS = 64
 """Items of a long list that are made into text at once: a millisecond or two."""
 
 
+class LongText:
+    """A string that is made while it is sent, piece by piece."""
+
+    def __init__(self, pieces: Iterable[str]) -> None:
+        self.pieces = iter(pieces)
+
+
 def encode_reply(message: dict[str, object], pretty: bool = False) -> Iterator[bytes]:
-    """As `encode`, but in pieces where "return" is a long list or an iterator, so that others can be served between
-    them; what an iterator yields is made then. The last piece, and no other, ends with the line end."""
-    result = message.get("return")
-    items = iter(result) if isinstance(result, list) else result
-    if not isinstance(items, Iterator):
-        yield encode(message, pretty)
+    """As `encode`, but in pieces where there is a long list, an iterator or a LongText in it, so that others can be
+    served between them; what an iterator yields is made then. The last piece, and no other, ends with the line end."""
+    if pretty:
+        yield encode(_whole(message), pretty)
         return
-    first = list(itertools.islice(items, PIECE_ITEMS + 1))
-    if pretty or len(first) <= PIECE_ITEMS:
-        yield encode({**message, "return": [*first, *items]}, pretty)
-        return
-    text = "{"
-    for number, key in enumerate(in_qdict_order(message)):
-        text += f"{', ' if number else ''}{_string(key)}: "
-        if key != "return":
-            text += _text(message[key], None)
-            continue
-        text += "["
-        part = first
-        while part:
-            yield (text + ", ".join([_text(item, None) for item in part])).encode("ascii")
+    waiting = ""
+    for part in _parts(message):
+        if waiting:
+            yield waiting.encode("ascii")
+        waiting = part
+    yield (waiting + "\r\n").encode("ascii")
+
+
+def _is_long(value: object) -> bool:
+    if isinstance(value, dict):
+        return any(map(_is_long, value.values()))
+    return isinstance(value, Iterator | LongText) or (isinstance(value, list) and len(value) > PIECE_ITEMS)
+
+
+def _whole(value: object) -> object:
+    """The same with nothing left to be made."""
+    if isinstance(value, LongText):
+        return "".join(value.pieces)
+    if isinstance(value, dict):
+        return {key: _whole(each) for key, each in value.items()}
+    return list(value) if isinstance(value, Iterator) else value
+
+
+def _parts(value: object) -> Iterator[str]:
+    """The text of a value on one line; each part is a piece of the reply."""
+    if not _is_long(value):
+        yield _text(value, None)
+    elif isinstance(value, LongText):
+        text = '"'
+        for piece in value.pieces:
+            yield text + _SPECIAL.sub(_escape, piece)
+            text = ""
+        yield text + '"'
+    elif isinstance(value, dict):
+        text = "{"
+        for number, key in enumerate(in_qdict_order(value)):
+            text += f"{', ' if number else ''}{_string(key)}: "
+            for part in _parts(value[key]):
+                yield text + part
+                text = ""
+        yield text + "}"
+    else:
+        assert isinstance(value, list | Iterator)
+        items, text = iter(value), "["
+        while batch := list(itertools.islice(items, PIECE_ITEMS)):
+            yield text + ", ".join([_text(item, None) for item in batch])
             text = ", "
-            part = list(itertools.islice(items, PIECE_ITEMS))
-        text = "]"
-    yield (text + "}\r\n").encode("ascii")
+        yield ("[" if text == "[" else "") + "]"
