@@ -364,7 +364,7 @@ def test_netdev_and_device_come_and_go(place: Place, echo: Running) -> None:
         (["netdev", "add", "none,id=a"], "network backend 'none' is not compiled into this binary"),
         (["netdev", "add", "echo,id=net0"], "Duplicate ID 'net0'"),
         (["netdev", "add", "echo,id=a,foo=1"], "Parameter 'foo' is unexpected"),
-        (["netdev", "add", "{"], "JSON parse error, premature EOI"),
+        (["netdev", "add", "{"], "1:2: JSON parse error, premature end of input"),
         (["device", "add", "rtl8139"], "'rtl8139' is not built into vnic"),
         (
             ["device", "add", "virtio-net,netdev=zz,attach.type=vhost-user,attach.path=x"],

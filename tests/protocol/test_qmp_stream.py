@@ -1,4 +1,4 @@
-"""QMP's JSON: what QEMU 7.2 was observed to answer, byte for byte of its error texts, and the bounds."""
+"""QMP's JSON: values, recovery and bounds; test_qmp_errors.py has what QEMU says to malformed input."""
 
 from __future__ import annotations
 
@@ -18,10 +18,6 @@ def feed(data: bytes, stream: Stream | None = None) -> list[object]:
     """Values as they are, errors as their text."""
     found = (stream or Stream()).feed(data)
     return [f"error: {each.desc}" if isinstance(each, ParseError) else each for each in found]
-
-
-def one_error(text: str) -> list[object]:
-    return [f"error: JSON parse error, {text}"]
 
 
 @pytest.mark.parametrize(
@@ -44,51 +40,6 @@ def one_error(text: str) -> list[object]:
 )
 def test_values(data: bytes, value: object) -> None:
     assert feed(data) == [value]
-
-
-@pytest.mark.parametrize(
-    ("data", "text"),
-    [
-        (b'{"a" 1}\n', "missing : in object pair"),
-        (b'{"a":}\n', "expecting value"),
-        (b"{1:2}\n", "key is not a string in object"),
-        (b'{"a":1 "b":2}\n', "expected separator in dict"),
-        (b"[1 2]\n", "expected separator in list"),
-        (b"[1,]\n", "expecting value"),
-        (b'{"a":1,}\n', "expecting value"),
-        (b"}\n", "expecting value"),
-        (b"[}", "expecting value"),
-        (b'{"a":[1}]', "expected separator in list"),
-        (b'{"execute": nope}\n', "invalid keyword 'nope'"),
-        (b'{"a":"\\x"}', "invalid escape sequence in string"),
-        (b'{"a":"\\u12"}', '\\u12" is not a valid Unicode character'),
-        (b'{"a":"\\ud800"}', "\\ud800 is not a valid Unicode character"),
-        (b'{"a":"\\ud800\\u0041"}', "\\ud800 is not a valid Unicode character"),
-        (b'{"a":"\\ufffe"}', "\\ufffe is not a valid Unicode character"),
-        (b'{"a":"\x80"}', "invalid UTF-8 sequence in string"),
-        (b'{"a":"\xc3("}', "invalid UTF-8 sequence in string"),
-        (b'{"a":"\xed\xa0\x80"}', "invalid UTF-8 sequence in string"),
-        (b'{"a":"\xef\xbf\xbf"}', "invalid UTF-8 sequence in string"),
-        (b'{"a":1,"a":1}', "duplicate key"),
-        (b"@@@@@\n", "stray '@'"),
-        (b"ABC\n", "stray 'A'"),
-        (b"%d\n", "stray '%'"),
-        (b"01\n", "stray '01'"),
-        (b"-\n", "stray '-\n'"),
-        (b"1.\n", "stray '1.\n'"),
-        (b"1e\n", "stray '1e\n'"),
-        (b'"abc\n', "stray '\"abc\n'"),
-        (b"\0", "stray ''"),
-    ],
-)
-def test_errors_in_qemus_words(data: bytes, text: str) -> None:
-    assert feed(data) == one_error(text)
-
-
-def test_a_lexical_error_ends_its_message_and_the_rest_is_read_from_the_next_bracket() -> None:
-    assert feed(b'{"execute":"a\tb"}\n') == [*one_error("stray '\"a\t'"), *one_error("expecting value")]
-    assert feed(b'{"a":"\xff"}\n')[0] == one_error("stray '\"�'")[0]
-    assert feed(b'@ garbage {"a":1}\n') == [*one_error("stray '@'"), {"a": 1}]
 
 
 @pytest.mark.parametrize("garbage", [b'{"a": [1, {"b', b"[[[[[", b'"half', b"{'x", b"\\", b"- "])
@@ -114,12 +65,6 @@ def test_a_number_or_keyword_may_go_on_in_the_next_chunk() -> None:
     assert feed(b"34 ", stream) == [1234]
     assert feed(b"nul", stream) == []
     assert feed(b"l\n", stream) == [None]
-
-
-def test_zero_takes_no_exponent() -> None:
-    """As QEMU's lexer: `0e5` is three tokens."""
-    assert feed(b"0e5 ") == [0, *one_error("invalid keyword 'e'"), 5]
-    assert feed(b'{"a":0e5}') == one_error("expected separator in dict")
 
 
 # -- bounds -----------------------------------------------------------------------------------------------------
@@ -183,19 +128,20 @@ def test_garbage_is_not_echoed_at_length() -> None:
     ("text", "error"),
     [
         ("", "Expecting a JSON value"),
-        ("{", "JSON parse error, premature EOI"),
-        ('{"a"', "JSON parse error, premature EOI"),
-        ('{"a":', "JSON parse error, premature EOI"),
-        ('{"a":[1', "JSON parse error, premature EOI"),
-        ('{"a":[1,', "JSON parse error, premature EOI"),
-        ("{bad", "JSON parse error, invalid keyword 'bad'"),
-        ('{"a":tru}', "JSON parse error, invalid keyword 'tru'"),
-        ('{"a":"', "JSON parse error, stray '\"'"),
-        ('{"a":01}', "JSON parse error, stray '01'"),
+        ("{", "1:2: JSON parse error, premature end of input"),
+        ('{"a"', "1:5: JSON parse error, premature end of input"),
+        ('{"a":', "1:6: JSON parse error, premature end of input"),
+        ('{"a":[1', "1:9: JSON parse error, premature end of input"),
+        ('{"a":[1,', "1:9: JSON parse error, premature end of input"),
+        ('{"a":1 ', "1:8: JSON parse error, premature end of input"),
+        ("{bad", "1:2: JSON parse error, expecting key"),
+        ('{"a":tru}', "1:6: JSON parse error, invalid keyword 'tru'"),
+        ('{"a":"', "1:6: JSON parse error, stray '\"'"),
+        ('{"a":01}', "1:6: JSON parse error, stray '01'"),
         ('{"a":1} x', "Expecting at most one JSON value"),
         ('{"a":1}}', "Expecting at most one JSON value"),
-        ("{]", "JSON parse error, expecting value"),
-        ('{"a":"\udcff"}', "JSON parse error, stray '\"\N{REPLACEMENT CHARACTER}'"),
+        ("{]", "1:2: JSON parse error, expecting key"),
+        ('{"a":"\udcff"}', "1:6: JSON parse error, stray '\"\N{REPLACEMENT CHARACTER}'"),
     ],
 )
 def test_a_single_value_that_is_none(text: str, error: str) -> None:

@@ -173,9 +173,9 @@ def test_usage_errors(argv: list[str], line: str) -> None:
     [
         ("-netdev", "stream,id=a,addr.path", "Expected '=' after parameter 'addr.path'"),
         ("-netdev", "stream,id=a,server", "Expected '=' after parameter 'server'"),
-        ("-netdev", "{", "JSON parse error, premature EOI"),
-        ("-device", '{"driver":"virtio-net"', "JSON parse error, premature EOI"),
-        ("-netdev", '{"id":"a","id":"b"}', "JSON parse error, duplicate key"),
+        ("-netdev", "{", "1:2: JSON parse error, premature end of input"),
+        ("-device", '{"driver":"virtio-net"', "1:23: JSON parse error, premature end of input"),
+        ("-netdev", '{"id":"a","id":"b"}', "1:16: JSON parse error, duplicate key"),
         ("-netdev", '{"id":"a"}x', "Expecting at most one JSON value"),
         ("-name", "foo,bar=1", "Invalid parameter 'bar'"),
         ("-name", "foo,debug-threads=1", "Parameter 'debug-threads' expects 'on' or 'off'"),

@@ -42,7 +42,7 @@ def test_negotiation_comes_first() -> None:
     assert replies[0] == {"id": 1, "error": expecting}
     assert replies[1] == {"error": expecting}
     assert [reply["error"]["desc"] for reply in replies[2:]] == [
-        "JSON parse error, invalid keyword 'nope'",
+        "1:54: JSON parse error, invalid keyword 'nope'",
         "QMP input member 'execute' must be a string",
         "Invalid parameter type for 'enable', expected: array",
         "Parameter 'null' does not accept value 'x'",

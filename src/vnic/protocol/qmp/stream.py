@@ -1,16 +1,17 @@
 """Messages out of a byte stream: QEMU's json-streamer.c (where one ends) and json-parser.c (what it means).
 
 A QMP connection feeds what it reads to a `Stream` and gets back values, and a `ParseError` for each piece that
-was none; the stream goes on after it. Texts and recovery are those of QEMU up to 10.2; 11 puts a position in front.
+was none; the stream goes on after it. Texts, places and recovery are those of QEMU 11.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from enum import Enum, auto
 
-from vnic.protocol.qmp.tokens import TOKEN_MAX_BYTES, Kind, Lexer
+from vnic.protocol.qmp.tokens import TOKEN_MAX_BYTES, Kind, Lexer, Token
 
 MESSAGE_TOKENS_MAX = 1 << 13
 """QEMU's is 2 Mi. A token costs about 100 bytes here, and a client may keep a message unfinished for ever; everybody
@@ -40,7 +41,11 @@ class Stream:
         self._reset()
 
     def _reset(self) -> None:
-        self._tokens: list[tuple[Kind, bytes]] = []
+        self._parser: Parser | None = None
+        """Of the unfinished message."""
+        self._refused = False
+        """Whether the unfinished message is none: an error was told, and its rest is only measured."""
+        self._token_count = 0
         self._size_bytes = 0
         self._braces = 0
         self._brackets = 0
@@ -50,9 +55,10 @@ class Stream:
 
         Lazy: take everything before the next call.
         """
-        if not self._tokens and self._lexer.idle and len(data) <= self._message_max_bytes:
+        if not self._token_count and self._lexer.idle and len(data) <= self._message_max_bytes:
             whole = _whole_message(data)
             if whole is not None:
+                self._lexer.pass_over(data)
                 yield whole
                 return
         yield from self._take(self._lexer.feed(data))
@@ -60,28 +66,28 @@ class Stream:
     def finish(self) -> Iterator[object | ParseError]:
         """Yield what the end of the input completes, or a ParseError for what it cuts off."""
         yield from self._take(self._lexer.finish())
-        if self._tokens:
-            cut_off = self._parsed()
-            assert isinstance(cut_off, ParseError)  # a complete message was yielded with its last token
-            self._reset()
-            yield cut_off
 
-    def _take(self, tokens: Iterator[tuple[Kind, bytes]]) -> Iterator[object | ParseError]:
-        for kind, text in tokens:
-            done = self._token(kind, text)
-            if done is not None:
+    def _take(self, tokens: Iterator[Token]) -> Iterator[object | ParseError]:
+        for token in tokens:
+            try:
+                done = self._token(token)
+            except ParseError as error:
+                yield error
+                done = None
+                self._refused = True
+                self._parser = None
+            if token.kind is Kind.ERROR or (token.kind is not Kind.TOO_LONG and self._balanced()):
                 self._reset()
-                yield done.value if isinstance(done, _Done) else done
+            if done is not None:
+                yield done.value
 
-    def _parsed(self) -> _Done | ParseError:
-        try:
-            return _Done(Parser(self._tokens).parse())
-        except ParseError as error:
-            return error
+    def _balanced(self) -> bool:
+        """Whether a message ends here, also one that is none: a bracket too many ends it too."""
+        return self._braces < 0 or self._brackets < 0 or self._braces == self._brackets == 0
 
-    def _token(self, kind: Kind, text: bytes) -> _Done | ParseError | None:
-        """Take one token (json_message_process_token); what it completes."""
-        match kind:
+    def _token(self, token: Token) -> _Done | None:
+        """Take one token (json_message_process_token); what it completes. Raises ParseError."""
+        match token.kind:
             case Kind.LCURLY:
                 self._braces += 1
             case Kind.RCURLY:
@@ -90,30 +96,26 @@ class Stream:
                 self._brackets += 1
             case Kind.RSQUARE:
                 self._brackets -= 1
-            case Kind.ERROR:
-                stray = text.split(b"\0")[0].decode(errors="replace")
-                return ParseError(f"JSON parse error, stray '{stray[:ERROR_TEXT_MAX]}'")
-            case Kind.TOO_LONG:
-                return ParseError("JSON token size limit exceeded")
-        self._tokens.append((kind, text))
-        self._size_bytes += len(text)
-        limit = self._exceeded()
-        if limit is not None:
-            self._lexer.skip()
-            return ParseError(f"JSON {limit} limit exceeded")
-        if self._braces < 0 or self._brackets < 0 or self._braces == self._brackets == 0:
-            return self._parsed()
-        return None
+            case Kind.END if self._parser is None:
+                return None
+        if self._refused:
+            return None
+        if token.kind is Kind.TOO_LONG:
+            raise ParseError("JSON token size limit exceeded")
+        self._token_count += 1
+        self._size_bytes += len(token.text)
+        self._check_limits()
+        if self._parser is None:
+            self._parser = Parser()
+        return self._parser.feed(token)
 
-    def _exceeded(self) -> str | None:
-        """The limit that what was gathered exceeds, by the name that QEMU's text gives it."""
+    def _check_limits(self) -> None:
         if self._size_bytes > self._message_max_bytes:
-            return "token size"
-        if len(self._tokens) > MESSAGE_TOKENS_MAX:
-            return "token count"
+            raise ParseError("JSON token size limit exceeded")
+        if self._token_count > MESSAGE_TOKENS_MAX:
+            raise ParseError("JSON token count limit exceeded")
         if self._braces + self._brackets > NESTING_MAX:
-            return "nesting depth"
-        return None
+            raise ParseError("JSON nesting depth limit exceeded")
 
 
 def decode(text: str) -> object:
@@ -141,83 +143,99 @@ class _Done:
         self.value = value
 
 
+class Due(Enum):
+    """What may come next in a message."""
+
+    VALUE = auto()
+    ITEM_OR_END = auto()
+    KEY = auto()
+    KEY_OR_END = auto()
+    COLON = auto()
+    COMMA_IN_OBJECT = auto()
+    COMMA_IN_ARRAY = auto()
+
+
+_OTHERWISE = {
+    Due.VALUE: "expecting value",
+    Due.ITEM_OR_END: "expecting value",
+    Due.KEY: "expecting key",
+    Due.KEY_OR_END: "expecting key",
+    Due.COLON: "expecting ':'",
+    Due.COMMA_IN_OBJECT: "expected ',' or '}'",
+    Due.COMMA_IN_ARRAY: "expected ',' or ']'",
+}
+"""QEMU's texts for anything else."""
+
+
 class Parser:
-    """Recursive descent over the tokens of one message (json-parser.c). The first error wins."""
+    """Takes the tokens of one message as they come (json-parser.c). The first error ends it."""
 
-    def __init__(self, tokens: list[tuple[Kind, bytes]]) -> None:
-        self._tokens = iter(tokens)
-        self._kind, self._text = next(self._tokens)
+    def __init__(self) -> None:
+        self._due = Due.VALUE
+        self._open: list[dict[str, object] | list[object]] = []
+        """Objects and arrays that are not closed yet, the innermost last."""
+        self._keys: list[str] = []
+        """Of each open object whose value is due or unfinished, the key."""
 
-    def _advance(self) -> None:
-        self._kind, self._text = next(self._tokens, (Kind.END, b""))
+    def feed(self, token: Token) -> _Done | None:
+        """Take a token: the message, if it ends it. Raises ParseError, placed at this token."""
+        try:
+            return self._take(token)
+        except _Unfit as unfit:
+            text = f"{unfit}"[:ERROR_TEXT_MAX]
+            raise ParseError(f"{token.line}:{token.column}: JSON parse error, {text}") from None
 
-    def _unfit(self, text: str) -> ParseError:
-        """The error for the current token, which is not what is due here."""
-        return _parse_error("premature EOI" if self._kind is Kind.END else text)
+    def _take(self, token: Token) -> _Done | None:
+        kind = token.kind
+        if kind is Kind.ERROR:
+            raise _Unfit(f"stray '{token.text.split(bytes(1))[0].decode(errors='replace')}'")
+        if kind is Kind.END:
+            raise _Unfit("premature end of input")
+        match self._due, kind:
+            case ((Due.KEY | Due.KEY_OR_END), Kind.STRING):
+                self._keys.append(parse_string(token.text))
+                self._due = Due.COLON
+            case Due.COLON, Kind.COLON:
+                self._due = Due.VALUE
+            case Due.COMMA_IN_OBJECT, Kind.COMMA:
+                self._due = Due.KEY
+            case Due.COMMA_IN_ARRAY, Kind.COMMA:
+                self._due = Due.VALUE
+            case ((Due.COMMA_IN_OBJECT | Due.KEY_OR_END), Kind.RCURLY):
+                return self._complete(self._open.pop())
+            case ((Due.COMMA_IN_ARRAY | Due.ITEM_OR_END), Kind.RSQUARE):
+                return self._complete(self._open.pop())
+            case ((Due.VALUE | Due.ITEM_OR_END), Kind.LCURLY):
+                self._open.append({})
+                self._due = Due.KEY_OR_END
+            case ((Due.VALUE | Due.ITEM_OR_END), Kind.LSQUARE):
+                self._open.append([])
+                self._due = Due.ITEM_OR_END
+            case ((Due.VALUE | Due.ITEM_OR_END), (Kind.STRING | Kind.INTEGER | Kind.FLOAT | Kind.KEYWORD)):
+                return self._complete(_SCALARS[kind](token.text))
+            case due, _:
+                raise _Unfit(_OTHERWISE[due])
+        return None
 
-    def parse(self) -> object:
-        """parse_value: the value that starts at the current token; the token after it becomes the current one."""
-        kind, text = self._kind, self._text
-        match kind:
-            case Kind.LCURLY:
-                return self._object()
-            case Kind.LSQUARE:
-                return self._array()
-            case Kind.STRING:
-                value: object = parse_string(text)
-            case Kind.INTEGER:
-                value = _integer(text)
-            case Kind.FLOAT:
-                value = float(text)
-            case Kind.KEYWORD:
-                value = _keyword(text)
-            case _:
-                raise self._unfit("expecting value")
-        self._advance()
-        return value
-
-    def _object(self) -> dict[str, object]:
-        members: dict[str, object] = {}
-        self._advance()
-        if self._kind is Kind.RCURLY:
-            self._advance()
-            return members
-        while True:
-            key = self.parse()
-            if not isinstance(key, str):
-                raise _parse_error("key is not a string in object")
-            if self._kind is not Kind.COLON:
-                raise self._unfit("missing : in object pair")
-            self._advance()
-            value = self.parse()
-            if key in members:
-                raise _parse_error("duplicate key")
-            members[key] = value
-            if not self._more(Kind.RCURLY, "dict"):
-                return members
-
-    def _array(self) -> list[object]:
-        items: list[object] = []
-        self._advance()
-        if self._kind is Kind.RSQUARE:
-            self._advance()
-            return items
-        while True:
-            items.append(self.parse())
-            if not self._more(Kind.RSQUARE, "list"):
-                return items
-
-    def _more(self, closer: Kind, what: str) -> bool:
-        """Step over a comma (True) or the closing bracket (False)."""
-        kind = self._kind
-        if kind not in (closer, Kind.COMMA):
-            raise self._unfit(f"expected separator in {what}")
-        self._advance()
-        return kind is Kind.COMMA
+    def _complete(self, value: object) -> _Done | None:
+        """Put a complete value into what it is in."""
+        if not self._open:
+            return _Done(value)
+        around = self._open[-1]
+        if isinstance(around, list):
+            around.append(value)
+            self._due = Due.COMMA_IN_ARRAY
+            return None
+        key = self._keys.pop()
+        if key in around:
+            raise _Unfit("duplicate key")
+        around[key] = value
+        self._due = Due.COMMA_IN_OBJECT
+        return None
 
 
-def _parse_error(text: str) -> ParseError:
-    return ParseError(f"JSON parse error, {text[:ERROR_TEXT_MAX]}")
+class _Unfit(Exception):
+    """What is wrong with a token, without its place."""
 
 
 def _integer(text: bytes) -> int | float:
@@ -234,7 +252,7 @@ _KEYWORDS = {b"true": True, b"false": False, b"null": None}
 
 def _keyword(text: bytes) -> bool | None:
     if text not in _KEYWORDS:
-        raise _parse_error(f"invalid keyword '{text.decode()}'")
+        raise _Unfit(f"invalid keyword '{text.decode()}'")
     return _KEYWORDS[text]
 
 
@@ -275,7 +293,7 @@ def parse_string(token: bytes) -> str:
             parts.append(char)
             continue
         if escape[1] not in _SIMPLE_ESCAPES:
-            raise _parse_error("invalid escape sequence in string")
+            raise _Unfit("invalid escape sequence in string")
         parts.append(_SIMPLE_ESCAPES[escape[1]])
         at = escape.end()
     return "".join(parts)
@@ -285,9 +303,9 @@ def _utf8(raw: bytes) -> str:
     try:
         text = raw.replace(b"\xc0\x80", b"\0").decode()
     except UnicodeDecodeError:
-        raise _parse_error("invalid UTF-8 sequence in string") from None
+        raise _Unfit("invalid UTF-8 sequence in string") from None
     if not text.isascii() and _NONCHARACTER.search(text):
-        raise _parse_error("invalid UTF-8 sequence in string")
+        raise _Unfit("invalid UTF-8 sequence in string")
     return text
 
 
@@ -309,8 +327,16 @@ def _hex4(token: bytes, at: int) -> int:
 
 def _character(code: int, token: bytes, start: int, end: int) -> tuple[str, int]:
     if code < 0 or 0xD800 <= code <= 0xDFFF or _NONCHARACTER.match(chr(code)):
-        raise _parse_error(f"{token[start:end].decode(errors='replace')} is not a valid Unicode character")
+        raise _Unfit(f"{token[start:end].decode(errors='replace')} is not a valid Unicode character")
     return chr(code), end
+
+
+_SCALARS: dict[Kind, Callable[[bytes], object]] = {
+    Kind.STRING: parse_string,
+    Kind.INTEGER: _integer,
+    Kind.FLOAT: float,
+    Kind.KEYWORD: _keyword,
+}
 
 
 # -- the common case -------------------------------------------------------------------------------------------

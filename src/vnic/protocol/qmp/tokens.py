@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import NamedTuple
 
 TOKEN_MAX_BYTES = 1 << 15
 """The longest token, and the most bytes of one message. QEMU's is 64 MiB; no command of ours needs a thousandth of
@@ -31,7 +32,7 @@ class Kind(Enum):
     KEYWORD = auto()
     ERROR = auto()
     TOO_LONG = auto()
-    """A token beyond TOKEN_MAX_BYTES; the rest of its line is skipped."""
+    """A token is beyond TOKEN_MAX_BYTES. The token itself follows where it ends, without its bytes."""
     END = auto()
     """What stands behind the last token, where there is no more input."""
 
@@ -41,8 +42,6 @@ class LexerState(Enum):
 
     START = auto()
     RECOVERY = auto()
-    SKIP = auto()
-    """Only here: after a limit was exceeded, forget everything up to the end of the line."""
     DQ_STRING = auto()
     DQ_ESCAPE = auto()
     SQ_STRING = auto()
@@ -101,7 +100,6 @@ TABLE: dict[LexerState, Row] = {
     ),
     # A structural character, a control character but tab, and the bytes that UTF-8 never has are promising.
     LexerState.RECOVERY: Row(re.compile(rb"[^\x00-\x08\x0a-\x1f\xfe\xff\[\]{}:,]*"), {}, LexerState.START),
-    LexerState.SKIP: Row(re.compile(rb"[^\x00-\x08\x0a-\x1f\xfe\xff]*"), {}, LexerState.START),
     LexerState.DQ_STRING: Row(
         re.compile(rb'[^"\\\x00-\x1f\xfe\xff]*'), {ord('"'): Kind.STRING, ord("\\"): LexerState.DQ_ESCAPE}
     ),
@@ -127,69 +125,110 @@ TABLE: dict[LexerState, Row] = {
     LexerState.KEYWORD: Row(re.compile(rb"[a-z]*"), {}, Kind.KEYWORD),
 }
 
-_NO_TOKEN = frozenset({LexerState.START, LexerState.RECOVERY, LexerState.SKIP})
+_NO_TOKEN = frozenset({LexerState.START, LexerState.RECOVERY})
 """States whose bytes belong to no token."""
 
 
+class Token(NamedTuple):
+    """A token, and where it starts: the line and the byte in it, both from 1."""
+
+    kind: Kind
+    text: bytes
+    line: int
+    column: int
+
+
 class Lexer:
-    """Cuts a byte stream into tokens; a token that the stream has not ended yet is kept for the next chunk."""
+    """Cuts a byte stream into tokens; a token that the stream has not ended yet is kept for the next chunk.
+
+    A token's place is counted from the start of the stream. Lines end with a line feed, so a carriage return before
+    it counts as one more byte of its line. As in QEMU, a token that follows a number, a keyword or an error without
+    a space between is placed one byte too far: the byte that ended the one before is counted first.
+    """
 
     def __init__(self, token_max_bytes: int = TOKEN_MAX_BYTES) -> None:
         self._token_max_bytes = token_max_bytes
         self._state = LexerState.START
         self._text = bytearray()
+        self._too_long = False
+        self._line = 1
+        self._column = 1
+        """Where the next byte stands."""
+        self._start = (1, 1)
+        """Where the unfinished token starts."""
 
     @property
     def idle(self) -> bool:
         """Whether no token is unfinished and no error is being recovered from."""
         return self._state is LexerState.START
 
-    def skip(self) -> None:
-        """Forget the rest of this line."""
-        self._state = LexerState.SKIP
+    def pass_over(self, data: bytes) -> None:
+        """Count bytes that were read in another way."""
+        self._advance(data, 0, len(data))
+
+    def _advance(self, data: bytes, start: int, end: int) -> None:
+        lines = data.count(b"\n", start, end)
+        if lines:
+            self._line += lines
+            self._column = end - data.rindex(b"\n", start, end)
+        else:
+            self._column += end - start
+
+    def _token(self, kind: Kind) -> Token:
+        token = Token(kind, bytes(self._text), *self._start)
         self._text.clear()
+        self._too_long = False
+        return token
 
-    def feed(self, data: bytes) -> Iterator[tuple[Kind, bytes]]:
-        """Yield the tokens that end in `data`, each with its bytes.
-
-        An ERROR's bytes end with the one that was wrong.
-        """
+    def feed(self, data: bytes) -> Iterator[Token]:
+        """Yield the tokens that end in `data`. An ERROR's bytes end with the one that was wrong."""
         at = 0
+        late = 0  # 1 if the byte at `at` ended the token before
         while at < len(data):
             row = TABLE[self._state]
             match = row.run.match(data, at)
             assert match is not None  # a run may be empty
             end = match.end()
-            if self._state not in _NO_TOKEN:
-                self._text += data[at:end]
-                if len(self._text) > self._token_max_bytes:
-                    yield Kind.TOO_LONG, b""
-                    self.skip()
-                    continue
+            self._advance(data, at, end)
+            if self._state not in _NO_TOKEN and self._append(data[at:end]):
+                yield Token(Kind.TOO_LONG, b"", *self._start)
+            if self._state is LexerState.START:
+                self._start = self._line, self._column + (late if end == at else 0)
+            late = 0
             at = end
             if at == len(data):
                 return
             target = row.then.get(data[at])
             if target is None and row.ends is not None:
                 target = row.ends  # the token ended before this byte, which START looks at again
+                late = 1
             else:
                 target = target or Kind.ERROR
-                self._text.append(data[at])
+                self._append(data[at : at + 1])
+                self._advance(data, at, at + 1)
                 at += 1
             if isinstance(target, LexerState):
                 self._state = target
-                if target is LexerState.START:
-                    self._text.clear()
                 continue
-            text = bytes(self._text)
-            self._text.clear()
             self._state = LexerState.RECOVERY if target is Kind.ERROR else LexerState.START
-            yield target, text
+            yield self._token(target)
 
-    def finish(self) -> Iterator[tuple[Kind, bytes]]:
-        """Yield the token that the end of the input ends, or cuts off (json_lexer_flush)."""
+    def _append(self, more: bytes) -> bool:
+        """Keep bytes of the unfinished token; whether it has become too long by them."""
+        if self._too_long:
+            return False
+        self._text += more
+        self._too_long = len(self._text) > self._token_max_bytes
+        if self._too_long:
+            self._text.clear()
+        return self._too_long
+
+    def finish(self) -> Iterator[Token]:
+        """Yield the token that the end of the input ends, or cuts off (json_lexer_flush), and then END."""
+        late = 0
         if self._state not in _NO_TOKEN:
             ends = TABLE[self._state].ends
-            yield ends if isinstance(ends, Kind) else Kind.ERROR, bytes(self._text)
+            yield self._token(ends if isinstance(ends, Kind) else Kind.ERROR)
+            late = 1
         self._state = LexerState.START
-        self._text.clear()
+        yield Token(Kind.END, b"", self._line, self._column + late)
