@@ -6,7 +6,8 @@ from types import TracebackType
 
 from vnic.lab.played.driver import Buffer, DriverRing
 from vnic.lab.played.guest_memory import FakeGuestMemory
-from vnic.virtio.queue import Chain, SplitQueue
+from vnic.virtio.chain import Chain
+from vnic.virtio.queue import SplitQueue
 
 
 class RingPair:

@@ -21,7 +21,7 @@ from vnic.lab.played.vhost_user_client import SocketWire, VhostUserClient, turn
 from vnic.net.network import Network
 from vnic.nic.virtio_net import VirtioNet
 from vnic.sockets.address import UnixAddress
-from vnic.virtio.device import DataPath
+from vnic.virtio.device_record import DataPath
 
 
 class WireRig:

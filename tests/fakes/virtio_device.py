@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from vnic.virtio.device import DataPath, RingTaker, VirtioDevice
+from vnic.virtio.device import RingTaker, VirtioDevice
+from vnic.virtio.device_record import DataPath
 from vnic.virtio.features import INDIRECT_DESC, VERSION_1
 from vnic.virtio.queue import QueueError, SplitQueue
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from vnic.net.queue import Frame
+from vnic.record import Record
 from vnic.virtio.queue import QueueError, SplitQueue
 
 
@@ -54,8 +55,19 @@ class RingHost(Protocol):
         ...
 
 
+class PairRecord(Record, frozen=True):
+    """The state of a PairEngine that its rings, its mode and a look at them do not bring back."""
+
+    interrupt_due: bool
+    """The driver is to be interrupted for what it received in this turn."""
+
+
 class PairEngine(Protocol):
     """One RX ring and one TX ring of a device, and queue `pair` of its client. Nothing raises or blocks."""
+
+    def save(self) -> PairRecord: ...
+
+    def restore(self, record: PairRecord) -> None: ...
 
     def set_mode(self, mode: Mode) -> None:
         """Idempotent. After OFF no ring is touched until another mode is set."""

@@ -6,7 +6,7 @@ packet: nothing belongs there that can be settled once a burst or once a negotia
 
 from __future__ import annotations
 
-from vnic.dataplane.engine import Mode, RingFormat, RingHost
+from vnic.dataplane.engine import Mode, PairRecord, RingFormat, RingHost
 from vnic.net.client import NetClient
 from vnic.net.clock import Scheduler
 from vnic.net.offload import (
@@ -19,13 +19,9 @@ from vnic.net.offload import (
     segment_bytes,
 )
 from vnic.net.queue import Frame
+from vnic.virtio.chain import Chain
 from vnic.virtio.constants import DESC_WRITE
-from vnic.virtio.queue import (
-    MAX_CHAIN,
-    Chain,
-    QueueError,
-    SplitQueue,
-)
+from vnic.virtio.queue import MAX_CHAIN, QueueError, SplitQueue
 
 BURST_PACKETS = 128
 BURST_BYTES = 512 * 1024
@@ -61,6 +57,13 @@ class PythonPair:
         self.interrupt_rx = self.rx.interrupt
         self.sent = self.tx.sent
         self.receive = self.rx.receive
+
+    def save(self) -> PairRecord:
+        return PairRecord(interrupt_due=self.rx.interrupt_due)
+
+    def restore(self, record: PairRecord) -> None:
+        if record.interrupt_due:
+            self.rx.interrupt_later()
 
     def set_mode(self, mode: Mode) -> None:
         self.rx.set_mode(mode)
@@ -217,7 +220,7 @@ class RxPump:
         self._pair = pair
         self._queue = queue
         self._scheduler = scheduler
-        self._interrupt_due = False
+        self.interrupt_due = False
         self._buffers_left = BURST_BUFFERS
         self._turn_began = self._held_back = False
         self.set_format(RingFormat())
@@ -264,9 +267,8 @@ class RxPump:
         except QueueError as error:
             self._host.queue_failed(queue, error)
             return True
-        if not self._interrupt_due:
-            self._interrupt_due = True
-            self._scheduler.call_soon(self.interrupt)
+        if not self.interrupt_due:
+            self.interrupt_later()
         return True
 
     def _put(self, frame: Frame, offload: bytes, total: int) -> bool:
@@ -326,9 +328,13 @@ class RxPump:
             queue.suppress_kicks(True)
         return chain
 
+    def interrupt_later(self) -> None:
+        self.interrupt_due = True
+        self._scheduler.call_soon(self.interrupt)
+
     def interrupt(self) -> None:
         """One interrupt for all that came in during a turn of the loop."""
-        due, self._interrupt_due = self._interrupt_due, False
+        due, self.interrupt_due = self.interrupt_due, False
         if due and self._queue.ready and self._queue.should_interrupt():
             self._host.ring_interrupt(self._queue.index)
 

@@ -6,7 +6,6 @@ A transport (attach vhost-user, virtio-pci) calls VirtioDevice; the device model
 
 from __future__ import annotations
 
-import enum
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from typing import NamedTuple, Protocol
 
 from vnic.memory.guest import GuestMemory
 from vnic.virtio.constants import STATUS_DRIVER_OK, STATUS_FEATURES_OK, STATUS_NEEDS_RESET
+from vnic.virtio.device_record import DataPath, VirtioDeviceRecord
 from vnic.virtio.features import INDIRECT_DESC, VERSION_1
 from vnic.virtio.queue import QueueError, SplitQueue
 
@@ -90,19 +90,11 @@ class RingTaker(ABC):
         changed."""
 
 
-class DataPath(enum.Enum):
-    """Who works on the device's data rings."""
+class VirtioHandles(NamedTuple):
+    """What a restored device works with; both are there while a VM is attached."""
 
-    OFF = "off"
-    """Nobody: the driver is not there."""
-    DISCARD = "discard"
-    """We do, with the link down: what the driver sends is completed unsent, it receives nothing."""
-    LOCAL = "local"
-    """The data plane of this process."""
-    TAKEN = "taken"
-    """A RingTaker."""
-    RETURNING = "returning"
-    """A RingTaker that was asked to give them back and has not yet."""
+    attachment: Attachment | None
+    memory: GuestMemory | None
 
 
 class VirtioDevice(ABC):
@@ -131,6 +123,8 @@ class VirtioDevice(ABC):
         self._taker: RingTaker | None = None
         self._when_returned: list[Callable[[], None]] = []
         self._resetting = False
+        self._stopping: set[int] = set()
+        """Rings that stop when the RingTaker has given them back."""
         self._breaks = 0
 
     # -- what a device model fills in ---------------------------------------------------------------------------
@@ -289,12 +283,14 @@ class VirtioDevice(ABC):
         """Stop a ring; `done(base)` is called, now or later, when nothing touches it any more."""
 
         def finish() -> None:
+            self._stopping.discard(index)
             self.interrupt_now(index)
             base = self.queues[index].stop()
             if done is not None:
                 done(base)
 
         if self.carries_packets(index):
+            self._stopping.add(index)
             self._when_here(finish)
             self.update_datapath()
         else:
@@ -333,6 +329,52 @@ class VirtioDevice(ABC):
             self.status |= STATUS_NEEDS_RESET
             if self.attachment is not None:
                 self.attachment.needs_reset()
+
+    # -- state apart from handles -------------------------------------------------------------------------------
+
+    def save_device(self) -> VirtioDeviceRecord:
+        """What all virtio devices have. Rings that are on their way back are still at the RingTaker, and what waits
+        for them, a reset or a ring's end, is asked for again by `go_on`."""
+        away = self.datapath in (DataPath.TAKEN, DataPath.RETURNING)
+        return VirtioDeviceRecord(
+            attached=self.attachment is not None,
+            status=self.status,
+            host_features=self.host_features,
+            driver_features=self.driver_features,
+            features_refused=self._features_refused,
+            generation=self.generation,
+            datapath=DataPath.TAKEN if away else self.datapath,
+            resetting=self._resetting,
+            stopping=sorted(self._stopping),
+            breaks=self._breaks,
+            queues=[queue.save() for queue in self.queues],
+        )
+
+    def restore_device(self, record: VirtioDeviceRecord, handles: VirtioHandles) -> None:
+        """Take the record over, once it was checked; `go_on` follows when the rest of the device is there."""
+        self.attachment, self.memory = handles
+        if self.memory is not None:
+            self.memory.on_change.append(self._memory_changed)
+        self.status, self.generation = record.status, record.generation
+        self.host_features, self.driver_features = record.host_features, record.driver_features
+        self._features_refused, self._breaks = record.features_refused, record.breaks
+        for queue, each in zip(self.queues, record.queues, strict=True):
+            queue.restore(each, self.memory)
+
+    def go_on(self, record: VirtioDeviceRecord) -> None:
+        """Work on the rings again. A RingTaker that had them and is gone counts as having crashed."""
+        self.datapath = record.datapath
+        if self.datapath is DataPath.TAKEN:
+            self._taker = self.ring_taker()
+            if self._taker is None:
+                self.datapath = DataPath.RETURNING
+                self._returned(())
+        for index in record.stopping:
+            self.queue_stopped(index)
+        if record.resetting:
+            self.reset()
+        self.update_datapath()
+        self.look_at_rings()
 
     # -- who works on the rings ---------------------------------------------------------------------------------
 

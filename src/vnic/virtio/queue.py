@@ -12,18 +12,16 @@ import platform
 from _thread import allocate_lock
 
 from vnic.memory.guest import GuestMemory, GuestMemoryError, Span
+from vnic.virtio.chain import Chain
 from vnic.virtio.constants import (
-    AVAIL_ALIGN,
     AVAIL_NO_INTERRUPT,
-    DESC_ALIGN,
     DESC_BYTES,
     DESC_INDIRECT,
     DESC_NEXT,
     DESC_WRITE,
-    QUEUE_SIZE_LIMIT,
-    USED_ALIGN,
     USED_NO_NOTIFY,
 )
+from vnic.virtio.queue_record import QueueRecord, areas, faults
 
 MAX_CHAIN = 1024
 """The most descriptors in one chain, also by way of an indirect table (QEMU's VIRTQUEUE_MAX_SIZE)."""
@@ -42,36 +40,6 @@ class QueueState(enum.Enum):
     STOPPED = "stopped"
     RUNNING = "running"
     BROKEN = "broken"
-
-
-class Chain:
-    """One descriptor chain: the driver's buffers, checked, as bytes of its memory."""
-
-    __slots__ = ("head", "readable", "readable_bytes", "writable", "writable_bytes")
-
-    def __init__(
-        self, head: int, readable: list[Span], readable_bytes: int, writable: list[Span], writable_bytes: int
-    ) -> None:
-        self.head = head
-        self.readable = readable
-        self.readable_bytes = readable_bytes
-        self.writable = writable
-        self.writable_bytes = writable_bytes
-
-    def read(self) -> bytes:
-        """A copy of all readable bytes; bound `readable_bytes` first, the driver may name the same bytes often."""
-        return b"".join([mapping[start:stop] for mapping, start, stop in self.readable])
-
-    def write(self, data: bytes) -> int:
-        """Copy `data` to the writable bytes, as far as they reach; returns how many were written."""
-        at, size = 0, len(data)
-        for mapping, start, stop in self.writable:
-            part = data[at : at + stop - start]
-            mapping[start : start + len(part)] = part
-            at += len(part)
-            if at == size:
-                break
-        return at
 
 
 _NO_VIEW = memoryview(b"")
@@ -133,16 +101,8 @@ class SplitQueue:
         returned (after a back-end's crash a base told before it may lag behind).
         """
         self.stop()
-        size = self.size
-        if not 0 < size <= min(self.max_size, QUEUE_SIZE_LIMIT) or size & (size - 1):
-            raise QueueError(f"size {size} is not a power of two up to {self.max_size}")
-        for name, addr, align in (
-            ("descriptor table", self.desc, DESC_ALIGN),
-            ("available ring", self.avail, AVAIL_ALIGN),
-            ("used ring", self.used, USED_ALIGN),
-        ):
-            if addr % align:
-                raise QueueError(f"{name} at {addr:#x} is not aligned to {align} bytes")
+        for _, why in faults(self.max_size, self.size, self.desc, self.avail, self.used):
+            raise QueueError(why)
         self._memory = memory
         try:
             self._map(memory)
@@ -166,20 +126,11 @@ class SplitQueue:
         if self._memory is None:
             return False
         try:
-            for addr, length, write in self._areas():
+            for addr, length, write in areas(self.size, self.desc, self.avail, self.used):
                 self._memory.span(addr, length, write=write)
         except GuestMemoryError:
             return False
         return True
-
-    def _areas(self) -> tuple[tuple[int, int, bool], ...]:
-        """Address, bytes, and whether we write there: descriptor table, available ring, used ring."""
-        size = self.size
-        return (
-            (self.desc, DESC_BYTES * size, False),
-            (self.avail, 6 + 2 * size, False),
-            (self.used, 6 + 8 * size, True),
-        )
 
     def _begin(self, base: int | None) -> None:
         self._resuming = False
@@ -217,6 +168,41 @@ class SplitQueue:
         self.stop()
         self.state = QueueState.BROKEN
 
+    # -- state apart from memory --------------------------------------------------------------------------------
+
+    def save(self) -> QueueRecord:
+        """Between turns: no chain is taken and not returned."""
+        return QueueRecord(
+            max_size=self.max_size,
+            size=self.size,
+            desc=self.desc,
+            avail=self.avail,
+            used=self.used,
+            last_avail=self.last_avail,
+            used_idx=self.used_idx,
+            state=self.state.value,
+            mapped=self._mapped,
+            enabled=self.enabled,
+            indirect=self.indirect,
+            kicks_suppressed=self.kicks_suppressed,
+            resuming=self._resuming,
+            base=self._base if self._resuming else None,
+        )
+
+    def restore(self, record: QueueRecord, memory: GuestMemory | None) -> None:
+        """Take the place of the queue that was saved, in the same memory. Raises RecordError."""
+        record.check(self.max_size, memory)
+        self.size, self.desc, self.avail, self.used = record.size, record.desc, record.avail, record.used
+        self._last_avail, self.used_idx = record.last_avail, record.used_idx
+        self.state = QueueState(record.state)
+        self.enabled, self.indirect = record.enabled, record.indirect
+        self.kicks_suppressed = record.kicks_suppressed
+        self._resuming, self._base = record.resuming, record.base
+        if self.ready and memory is not None:
+            self._memory = memory
+            if record.mapped:
+                self._map(memory)
+
     def invalidate(self) -> None:
         """The memory map changed: views of it are let go, and made anew at the next use."""
         self._unmap()
@@ -233,7 +219,8 @@ class SplitQueue:
 
     def _map(self, memory: GuestMemory) -> None:
         size = self.size
-        desc, avail, used = (memory.slice(addr, length, write=write) for addr, length, write in self._areas())
+        parts = areas(size, self.desc, self.avail, self.used)
+        desc, avail, used = (memory.slice(addr, length, write=write) for addr, length, write in parts)
         self._desc64 = desc.cast("Q")  # per descriptor: addr; len | flags << 32 | next << 48
         self._avail16 = avail.cast("H")  # flags, idx, ring[size], used_event
         self._used16 = used[:4].cast("H")  # flags, idx

@@ -20,6 +20,7 @@ from vnic.memory.shadow import (
     copy,
     put,
 )
+from vnic.record import U64, Record
 from vnic.virtio.constants import (
     DESC_BYTES,
     DESC_INDIRECT,
@@ -27,6 +28,20 @@ from vnic.virtio.constants import (
     DESC_WRITE,
 )
 from vnic.virtio.queue import MAX_CHAIN, SplitQueue
+
+
+class UnsentRecord(Record, frozen=True):
+    """What is to be written to the guest's memory."""
+
+    address: U64
+    data: bytes
+
+
+class ShadowRingRecord(Record, frozen=True):
+    """The state of a ring's shadow copy, of which nothing else outlives the process."""
+
+    unsent: list[UnsentRecord]
+
 
 CHAIN_BYTES = 1 << 17
 """The most that a device model reads of a chain, or writes to one (virtio-net: a frame, or a command)."""
@@ -46,6 +61,7 @@ class ShadowRing:
         self._queue = queue
         self._memory = memory
         self._written = 0  # the used index up to which `written` was asked
+        self._unsent: list[Part] = []  # of a ring that was restored
         self._costs: deque[int] = deque()  # of the chains that are shown and not taken
         self.held_back = False
         """There are more chains, which are shown when those shown before are taken."""
@@ -54,7 +70,7 @@ class ShadowRing:
         """The shadow copy is empty, or holds what was there before the ring: show only the chains taken so far."""
         queue = self._queue
         queue.invalidate()
-        self._written = queue.used_idx
+        self._written, self._unsent = queue.used_idx, []
         self._costs.clear()
         self.held_back = False
         try:
@@ -62,6 +78,17 @@ class ShadowRing:
             put(self._memory, queue.used, struct.pack("<HH", 0, queue.used_idx))
         except GuestMemoryError:
             pass  # unmapped: the queue says so itself, or waits until it is mapped again
+
+    def save(self) -> ShadowRingRecord:
+        """The shadow copy is lost: what was written to it and not asked for is kept here, all else fetched anew."""
+        return ShadowRingRecord(
+            unsent=[UnsentRecord(address=address, data=data) for address, data in self._gained()]
+        )
+
+    def restore(self, record: ShadowRingRecord) -> None:
+        """Go on with an empty shadow copy, once the queue is restored; the ring is to be kicked."""
+        self.restart()
+        self._unsent = [(part.address, part.data) for part in record.unsent]
 
     def _show(self, avail_idx: int) -> None:
         put(self._memory, self._queue.avail, struct.pack("<HH", 0, avail_idx))
@@ -145,11 +172,16 @@ class ShadowRing:
     def written(self) -> list[Part]:
         """What the used ring has gained since the last time, in the order in which the driver may see it: what the
         chains hold now, the elements, the index."""
+        parts = self._gained()
+        self._written, self._unsent = self._queue.used_idx, []
+        return parts
+
+    def _gained(self) -> list[Part]:
         queue, memory = self._queue, self._memory
         count = min((queue.used_idx - self._written) & 0xFFFF, queue.size)
-        first, self._written = queue.used_idx - count, queue.used_idx
+        first = queue.used_idx - count
         if not count:
-            return []
+            return self._unsent
         parts: list[Part] = []
         elements: list[Part] = []
         try:
@@ -162,7 +194,7 @@ class ShadowRing:
                 elements.append((queue.used + at, used[at : at + 8]))
         except GuestMemoryError:
             return []  # unmapped meanwhile
-        return [*parts, *_joined(elements), (queue.used + 2, used[2:4])]
+        return [*self._unsent, *parts, *_joined(elements), (queue.used + 2, used[2:4])]
 
     def _filled(self, table: bytes, head: int, length: int) -> Iterator[Part]:
         if not length:

@@ -22,7 +22,7 @@ from vnic.net.records import HoldKind
 from vnic.nic.virtio_net import features as f
 from vnic.protocol.vhost_user import messages as vu
 from vnic.sockets.address import InetAddress, UnixAddress
-from vnic.virtio.device import DataPath
+from vnic.virtio.device_record import DataPath
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from vnic.descriptors import Kind, kind_of
 from vnic.net.client import Endpoint
 from vnic.nic.virtio_net.features import CTRL_VQ
 from vnic.protocol.vhost_user import messages as vu
-from vnic.virtio.device import DataPath
+from vnic.virtio.device_record import DataPath
 
 HANDSHAKE = ["GET_FEATURES", "GET_PROTOCOL_FEATURES", "SET_PROTOCOL_FEATURES", "GET_QUEUE_NUM", "SET_OWNER"]
 RING = ["SET_VRING_NUM", "SET_VRING_BASE", "SET_VRING_ADDR", "SET_VRING_CALL", "SET_VRING_KICK"]

@@ -13,7 +13,7 @@ from tests.fakes.vhost_user_wire import WireRig
 from vnic.attach.vhost_user.attachment import VhostUserAttachment
 from vnic.net.network import Network
 from vnic.nic.virtio_net import VirtioNet
-from vnic.virtio.device import DataPath
+from vnic.virtio.device_record import DataPath
 
 
 class SecondVnic:

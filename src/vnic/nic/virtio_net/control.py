@@ -12,7 +12,8 @@ from typing import Protocol
 
 from vnic.net.clock import Scheduler
 from vnic.nic.virtio_net.rx_filter import VLANS, RxFilter
-from vnic.virtio.queue import Chain, QueueError, SplitQueue
+from vnic.virtio.chain import Chain
+from vnic.virtio.queue import QueueError, SplitQueue
 
 OK = 0
 ERR = 1

@@ -6,7 +6,11 @@ virtio_net_set_link_status); what the guest reads of `status` is reported back a
 
 from __future__ import annotations
 
-from vnic.dataplane.engine import Mode, PairEngine
+from typing import Annotated
+
+import msgspec
+
+from vnic.dataplane.engine import Mode, PairEngine, PairRecord
 from vnic.dataplane.python_pair import PythonPair
 from vnic.net.client import Endpoint, Nic
 from vnic.net.errors import NetError
@@ -25,9 +29,11 @@ from vnic.nic.virtio_net.config import (
     config_size,
 )
 from vnic.nic.virtio_net.control import ControlQueue
-from vnic.nic.virtio_net.rx_filter import ALL_VLANS, RxFilter, mac_text
+from vnic.nic.virtio_net.rx_filter import ALL_VLANS, RxFilter, RxFilterRecord, mac_text
+from vnic.record import U16, Mac, Record, require, within
 from vnic.virtio.constants import ID_NET, STATUS_DRIVER_OK
-from vnic.virtio.device import DataPath, RingTaker, VirtioDevice
+from vnic.virtio.device import RingTaker, VirtioDevice, VirtioHandles
+from vnic.virtio.device_record import DataPath, VirtioDeviceRecord
 from vnic.virtio.features import IN_ORDER, VERSION_1
 from vnic.virtio.queue import SplitQueue
 
@@ -39,6 +45,18 @@ MTU_RANGE = range(68, 65536)
 """§5.1.4.1."""
 
 _MODES = {DataPath.DISCARD: Mode.DISCARD, DataPath.LOCAL: Mode.RUN}
+
+
+class VirtioNetRecord(Record, frozen=True):
+    """The state of a VirtioNet; the link's own is with its client."""
+
+    device: VirtioDeviceRecord
+    mac: Mac
+    config_status: Annotated[int, msgspec.Meta(ge=0, le=LINK_UP | ANNOUNCE)]
+    active_pairs: U16
+    probed: bool | None
+    filter: RxFilterRecord
+    engines: list[PairRecord]
 
 
 class VirtioNet(VirtioDevice, Endpoint):
@@ -183,6 +201,40 @@ class VirtioNet(VirtioDevice, Endpoint):
 
     def cleanup(self) -> None:
         self.serve(DataPath.OFF)
+
+    # -- state apart from handles -------------------------------------------------------------------------------
+
+    def save(self) -> VirtioNetRecord:
+        return VirtioNetRecord(
+            device=self.save_device(),
+            mac=self.config.mac,
+            config_status=self.config.status,
+            active_pairs=self._active_pairs,
+            probed=self._probed,
+            filter=self.filter.save(),
+            engines=[engine.save() for engine in self._engines],
+        )
+
+    def restore(self, record: VirtioNetRecord, handles: VirtioHandles) -> None:
+        """Take the place of the device that was saved, after `start`. Raises RecordError, and changes nothing then."""
+        with within("device"):
+            offerable = (
+                self._own_features | self.transport_features | f.OFFLOADS | f.WITH_A_TAKER
+            ) & ~self._withheld
+            record.device.check(self.queues, offerable, handles.memory, handles.attachment is not None)
+        active = record.active_pairs
+        require(1 <= active <= self.pairs, "active_pairs", f"is {active}, of {self.pairs} pairs")
+        engines = len(record.engines)
+        require(engines == self.pairs, "engines", f"are {engines}, for {self.pairs} pairs")
+        self.restore_device(record.device, handles)
+        self.features_changed()
+        self.filter.restore(record.filter)
+        self.config.mac, self.config.status = record.mac, record.config_status
+        self._active_pairs, self._probed = record.active_pairs, record.probed
+        self._show_filtering()
+        for engine, each in zip(self._engines, record.engines, strict=True):
+            engine.restore(each)
+        self.go_on(record.device)
 
     # -- VirtioDevice: what the transport asks ------------------------------------------------------------------
 

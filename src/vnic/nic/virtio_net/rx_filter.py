@@ -5,7 +5,12 @@ The control queue sets it, the data plane asks it, and query-rx-filter shows it;
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import msgspec
+
 from vnic.net.queue import Frame
+from vnic.record import Mac, Record, require
 
 MAC_TABLE_ENTRIES = 64
 """QEMU's table; a longer one makes the device take all of its kind (`overflow`)."""
@@ -14,6 +19,31 @@ ALL_VLANS = frozenset(range(VLANS))
 
 _BROADCAST = b"\xff" * 6
 _VLAN_TYPE = b"\x81\x00"
+
+
+class RxFilterRecord(Record, frozen=True):
+    """The state of an RxFilter."""
+
+    promisc: bool
+    allmulti: bool
+    alluni: bool
+    nomulti: bool
+    nouni: bool
+    nobcast: bool
+    unicast: list[Mac]
+    multicast: list[Mac]
+    unicast_overflow: bool
+    multicast_overflow: bool
+    vlans: list[Annotated[int, msgspec.Meta(ge=0, lt=VLANS)]] | None
+    """None: all of them."""
+
+    def check_fields(self) -> None:
+        entries = len(self.unicast) + len(self.multicast)
+        require(entries <= MAC_TABLE_ENTRIES, "multicast", f"makes {entries} addresses in a table of 64")
+        require(not (self.unicast and self.unicast_overflow), "unicast", "is of a table that overflowed")
+        require(
+            not (self.multicast and self.multicast_overflow), "multicast", "is of a table that overflowed"
+        )
 
 
 class RxFilter:
@@ -29,6 +59,28 @@ class RxFilter:
         self.multicast: list[bytes] = []
         self.unicast_overflow = self.multicast_overflow = False
         self.vlans: frozenset[int] = frozenset()
+
+    def save(self) -> RxFilterRecord:
+        return RxFilterRecord(
+            promisc=self.promisc,
+            allmulti=self.allmulti,
+            alluni=self.alluni,
+            nomulti=self.nomulti,
+            nouni=self.nouni,
+            nobcast=self.nobcast,
+            unicast=list(self.unicast),
+            multicast=list(self.multicast),
+            unicast_overflow=self.unicast_overflow,
+            multicast_overflow=self.multicast_overflow,
+            vlans=None if self.vlans == ALL_VLANS else sorted(self.vlans),
+        )
+
+    def restore(self, record: RxFilterRecord) -> None:
+        self.promisc, self.allmulti, self.alluni = record.promisc, record.allmulti, record.alluni
+        self.nomulti, self.nouni, self.nobcast = record.nomulti, record.nouni, record.nobcast
+        self.unicast, self.multicast = list(record.unicast), list(record.multicast)
+        self.unicast_overflow, self.multicast_overflow = record.unicast_overflow, record.multicast_overflow
+        self.vlans = ALL_VLANS if record.vlans is None else frozenset(record.vlans)
 
     def set_macs(self, unicast: list[bytes], multicast: list[bytes]) -> None:
         """Take a new MAC table; what does not fit is counted as overflow (virtio_net_handle_mac)."""

@@ -1,0 +1,69 @@
+"""The state that all virtio devices have, apart from the VM that they are attached to; `VirtioDevice` saves it."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+
+from vnic.memory.guest import GuestMemory
+from vnic.record import U8, U16, U64, Record, require, within
+from vnic.virtio.queue import SplitQueue
+from vnic.virtio.queue_record import QueueRecord
+
+
+class DataPath(enum.Enum):
+    """Who works on the device's data rings."""
+
+    OFF = "off"
+    """Nobody: the driver is not there."""
+    DISCARD = "discard"
+    """We do, with the link down: what the driver sends is completed unsent, it receives nothing."""
+    LOCAL = "local"
+    """The data plane of this process."""
+    TAKEN = "taken"
+    """A RingTaker."""
+    RETURNING = "returning"
+    """A RingTaker that was asked to give them back and has not yet."""
+
+
+class VirtioDeviceRecord(Record, frozen=True):
+    """A VirtioDevice without what its model adds."""
+
+    attached: bool
+    status: U8
+    host_features: U64
+    driver_features: U64
+    features_refused: U64
+    generation: Annotated[int, msgspec.Meta(ge=0)]
+    datapath: DataPath
+    resetting: bool
+    """The driver's reset waits for rings that are at a back-end."""
+    stopping: list[U16]
+    """Rings whose end waits for that."""
+    breaks: Annotated[int, msgspec.Meta(ge=0)]
+    queues: list[QueueRecord]
+
+    def check_fields(self) -> None:
+        require(self.datapath is not DataPath.RETURNING, "datapath", "is returning")
+        surplus = self.driver_features & ~self.host_features
+        require(not surplus, "driver_features", f"has {surplus:#x}, which was not offered")
+        require(not self.features_refused & self.host_features, "features_refused", "has what was offered")
+        for at, index in enumerate(self.stopping):
+            require(index < len(self.queues), f"stopping[{at}]", f"is {index}, of {len(self.queues)} rings")
+        idle = self.datapath is DataPath.OFF and not (self.resetting or self.stopping)
+        require(self.attached or idle, "attached", "is false, and there is a driver")
+
+    def check(
+        self, queues: Sequence[SplitQueue], offerable: int, memory: GuestMemory | None, attached: bool
+    ) -> None:
+        """Raise RecordError if a device of these queues, which may offer these features, cannot be restored from it."""
+        require(self.attached == attached, "attached", f"is {self.attached}, the VM's is {attached}")
+        surplus = self.host_features & ~offerable
+        require(not surplus, "host_features", f"has {surplus:#x}, which this device cannot offer")
+        require(len(self.queues) == len(queues), "queues", f"are {len(self.queues)}, not {len(queues)}")
+        for index, (queue, record) in enumerate(zip(queues, self.queues, strict=True)):
+            with within(f"queues[{index}]"):
+                record.check(queue.max_size, memory)

@@ -1,0 +1,45 @@
+"""Units with `save` and `restore`, each in an interesting state: what tests/unit/test_round_trip.py goes through.
+
+A module here has one function for each unit, under `@trip("name")`; `ALL` holds them once the modules are imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from vnic.record import Record
+
+
+@dataclass
+class Trip:
+    """A unit that was driven into some state, and how another one takes its place."""
+
+    unit: Any
+    make: Callable[[ExitStack], Any]
+    """A new unit of the same configuration; the stack ends before that of the unit."""
+    restore: Callable[[Any, Any], None]
+    """Give a new unit a record, with the handles that it needs."""
+    observe: Callable[[Any], object]
+    """What the world sees of a unit; looking changes nothing."""
+
+    @property
+    def kind(self) -> type[Record]:
+        return type(self.unit.save())
+
+
+Builder = Callable[[ExitStack], Trip]
+ALL: dict[str, Builder] = {}
+
+
+def trip(name: str) -> Callable[[Builder], Builder]:
+    """Enter a builder into the table; what it opens, it enters into the stack."""
+
+    def enter(builder: Builder) -> Builder:
+        assert name not in ALL
+        ALL[name] = builder
+        return builder
+
+    return enter
