@@ -21,7 +21,7 @@ ADDRESS_LIMIT = 1 << 64
 MAX_REGIONS = 512
 """More than any client uses (QEMU: 509 vhost-user slots), few enough that one guest cannot use up our fds."""
 
-Span = tuple[mmap.mmap, int, int]
+Span = tuple[GuestMapping, int, int]
 """Bytes [start, stop) of a mapping: what a guest range is once it has been checked."""
 
 
@@ -257,6 +257,10 @@ class GuestMemory:
         for region in gone:
             region.close()
 
+    def replace_views(self) -> None:
+        """Have all who view the memory do so anew, as after a change of its regions."""
+        self._changed()
+
     def _changed(self) -> None:
         self.generation += 1
         for callback in list(self.on_change):
@@ -308,9 +312,10 @@ class GuestMemory:
         return found
 
     def slice(self, guest_addr: int, length: int, *, write: bool = False) -> memoryview:
-        """A live view of a range of one region, for ring structures. Raises GuestMemoryError."""
+        """A live view of a range of one region, for ring structures, which can be written only where `write` is asked
+        for. Raises GuestMemoryError."""
         mapping, start, stop = self.span(guest_addr, length, write=write)
-        return memoryview(mapping)[start:stop]
+        return mapping.view(start, stop) if write else memoryview(mapping)[start:stop].toreadonly()
 
     def read(self, guest_addr: int, length: int) -> bytes:
         """A copy of a guest range. Raises GuestMemoryError."""

@@ -16,7 +16,14 @@ _MAP_NORESERVE = 0x4000  # linux/mman.h; mmap.MAP_NORESERVE from Python 3.13 on
 
 
 class GuestMapping(mmap.mmap):
-    """One mapping; `of_file` or `private` make it."""
+    """One mapping; `of_file` or `private` make it.
+
+    All that vnic writes to a guest's memory passes here, by one of two ways: `mapping[start:stop] = data`, which is
+    mmap's own, for buffers and descriptors, and `view(start, stop)[index] = value` for the words of a ring. Nothing is
+    called for either while nobody counts the writes. Whoever does (to log dirty pages) gives the mapping the class of
+    a subclass that overrides both, and tells that the memory changed (`GuestMemory.replace_views`): rings then view it
+    anew.
+    """
 
     _area: sigbus.Area | None = None
     _counted = 0
@@ -49,6 +56,10 @@ class GuestMapping(mmap.mmap):
             raise
         mapping._counted = size
         return mapping
+
+    def view(self, start: int, stop: int) -> memoryview:
+        """A live view of these bytes, to be written through."""
+        return memoryview(self)[start:stop]
 
     @property
     def lost(self) -> bool:

@@ -7,11 +7,11 @@ wrote is checked here, once: a violation raises QueueError, and whoever drives t
 from __future__ import annotations
 
 import enum
-import mmap
 import platform
 from _thread import allocate_lock
 
 from vnic.memory.guest import GuestMemory, GuestMemoryError, Span
+from vnic.memory.mapping import GuestMapping
 from vnic.virtio.chain import Chain
 from vnic.virtio.constants import (
     AVAIL_NO_INTERRUPT,
@@ -215,7 +215,7 @@ class SplitQueue:
         # The region that held the last buffer, as plain ints: its guest range, and what turns a guest address
         # into an offset of its mapping. An empty range until there is one.
         self._lo = self._hi = self._delta = 0
-        self._mapping: mmap.mmap | None = None
+        self._mapping: GuestMapping | None = None
 
     def _map(self, memory: GuestMemory) -> None:
         size = self.size
@@ -262,7 +262,7 @@ class SplitQueue:
         """How many chains wait to be taken. Raises QueueError."""
         return len(self._heads) - self._at if self._at < len(self._heads) or self._fetch() else 0
 
-    def pop_span(self, kind: int) -> tuple[int, mmap.mmap, int, int] | None:
+    def pop_span(self, kind: int) -> tuple[int, GuestMapping, int, int] | None:
         """Take the next chain if it is the common one: a single descriptor, in the region of the one before.
 
         `kind` is 0 for a readable buffer, DESC_WRITE for a writable one. Returns (head, mapping, start, stop);

@@ -223,12 +223,12 @@ def test_replace_takes_all_or_nothing(memory: GuestMemory, memfd: int) -> None:
 
 def test_a_view_outlives_its_region_only_as_bytes(memory: GuestMemory, memfd: int) -> None:
     memory.add(region(memfd, 0, PAGE, 0))
-    view = memory.slice(0, 16)
+    view = memory.slice(0, 16, write=True)
     memory.remove(0, PAGE)
     view[0] = 7  # still mapped, until it is let go
     view.release()
     with pytest.raises(GuestMemoryError):
-        memory.slice(0, 16)
+        memory.slice(0, 16, write=True)
 
 
 def test_user_addresses(memory: GuestMemory, memfd: int) -> None:
