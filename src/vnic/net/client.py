@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import ClassVar, Protocol
 
+from vnic.net.client_record import ChangeRecord, HoldRecord, NetClientRecord, NicRecord
 from vnic.net.clock import Clock, Scheduler
 from vnic.net.filters import Filter, filter_frame
 from vnic.net.journal import Journal
@@ -23,6 +24,7 @@ from vnic.net.records import (
     OperState,
 )
 from vnic.net.report import LinkReport
+from vnic.record import require
 
 Watcher = Callable[[LinkChanged | LinkSeen], None]
 
@@ -227,6 +229,50 @@ class NetClient:
         """This end has room again: offer it what waits (qemu_flush_queued_packets)."""
         self._incoming[queue].flush()
 
+    # -- state apart from endpoint and peer ---------------------------------------------------------------------
+
+    def save(self) -> NetClientRecord:
+        clock, change = self.network.clock, self.last_change
+        return NetClientRecord(
+            name=self.name,
+            holds=[HoldRecord.of(hold, clock) for hold in self.holds.values()],
+            last_change=None if change is None else ChangeRecord.of(change, clock),
+            carrier_up_changes=self.carrier_up_changes,
+            carrier_down_changes=self.carrier_down_changes,
+            dropped=self.dropped,
+            incoming=[incoming.save() for incoming in self._incoming],
+            nic=self._save_nic(),
+        )
+
+    def restore(self, record: NetClientRecord) -> None:
+        """Take the place of the client that was saved, once all of its wire are created and plugged in as they were.
+        Neither endpoint is told: each has a state of its own. Raises RecordError."""
+        require(record.name == self.name, "name", f"is {record.name!a}, not {self.name!a}")
+        queues = len(record.incoming)
+        require(queues == self.queues, "incoming", f"has {queues} queues, not {self.queues}")
+        kind = None if record.last_change is None else record.last_change.type
+        require(kind in (None, self.record_type), "last_change.type", f"is {kind}, not {self.record_type}")
+        require((record.nic is not None) is self.is_nic, "nic", f"does not go with a {self.record_type}")
+        waiting = next((at for at, each in enumerate(record.incoming) if each.frames), None)
+        require(waiting is None or self.peer, f"incoming[{waiting}]", "has frames, and there is no peer")
+        clock = self.network.clock
+        self.holds = {hold.kind: hold.hold(self.name, clock) for hold in record.holds}
+        self.last_change = None if record.last_change is None else record.last_change.change(clock)
+        self.carrier_up_changes = record.carrier_up_changes
+        self.carrier_down_changes = record.carrier_down_changes
+        if self.peer is not None:
+            for incoming, each in zip(self._incoming, record.incoming, strict=True):
+                incoming.restore(each, self.peer)
+        self.dropped = record.dropped
+        if record.nic is not None:
+            self._restore_nic(record.nic)
+
+    def _save_nic(self) -> NicRecord | None:
+        return None
+
+    def _restore_nic(self, record: NicRecord) -> None:
+        """Only a NIC's record has such a part."""
+
     def purge(self, queue: int | None = None) -> None:
         """Forget what waits at this end (qemu_purge_queued_packets), in one queue or in all; senders may go on."""
         for incoming in self._incoming if queue is None else (self._incoming[queue],):
@@ -275,6 +321,15 @@ class Nic(NetClient):
     @property
     def link_up(self) -> bool:
         return not self.holds and not (self.peer is not None and self.peer.holds)
+
+    def _save_nic(self) -> NicRecord:
+        return NicRecord(
+            report=self.report.save(), leaving=self.leaving, rx_filter_notify=self.rx_filter_notify
+        )
+
+    def _restore_nic(self, record: NicRecord) -> None:
+        self.report.restore(record.report, self.last_change)
+        self.leaving, self.rx_filter_notify = record.leaving, record.rx_filter_notify
 
     def mac_text(self) -> str:
         return ":".join(f"{byte:02x}" for byte in self.mac)

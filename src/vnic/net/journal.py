@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Protocol
 
+from vnic.net.client_record import JournalRecord
 from vnic.net.clock import Clock
 from vnic.net.records import Cause, ClientType, LinkChange, UpDown
 
@@ -63,6 +64,15 @@ class Journal:
         if self._store is not None:
             self._store.recorded(change)
         return change
+
+    def save(self) -> JournalRecord:
+        """Where it has come to; the changes themselves are with whoever stores them."""
+        return JournalRecord(next_id=self._next_id)
+
+    def restore(self, record: JournalRecord) -> None:
+        """Go on with the next id; what was recorded while the clients were created anew is forgotten."""
+        self._next_id = record.next_id
+        self._changes.clear()
 
     def update(self, change: LinkChange) -> None:
         """A step of `change` was filled in."""

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Sequence, Sized
 from typing import Protocol
 
+from vnic.net.client_record import IncomingQueueRecord, WaitingFrameRecord
 from vnic.net.clock import Scheduler
 from vnic.net.offload import OffloadError, complete, segment_bytes
 
@@ -164,6 +165,15 @@ class IncomingQueue:
         senders, self._senders = self._senders, set()
         for sender in senders:
             sender.endpoint.sent(self._index)
+
+    def save(self) -> IncomingQueueRecord:
+        frames = [WaitingFrameRecord(frame=frame, offload=offload) for _, frame, offload in self.frames]
+        return IncomingQueueRecord(frames=frames)
+
+    def restore(self, record: IncomingQueueRecord, sender: Sender) -> None:
+        """The frames wait again, as from `sender`; they are offered at the next flush."""
+        for waiting in record.frames:
+            self._keep(sender, waiting.frame, waiting.offload)
 
     def purge(self) -> None:
         """Drop what waits; the senders may go on."""

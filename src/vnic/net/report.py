@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from vnic.net.client_record import LinkReportRecord
 from vnic.net.clock import Clock
 from vnic.net.journal import Journal
 from vnic.net.records import GuestInfo, LinkChange, ShownBy, link_word
@@ -117,6 +118,30 @@ class LinkReport:
         if ok != self.guest.driver_ok:
             self.guest.driver_ok = ok
             self._tell_guest_changed()
+
+    # -- state --------------------------------------------------------------------------------------------------
+
+    def save(self) -> LinkReportRecord:
+        return LinkReportRecord(
+            attached=self.guest.attached,
+            driver_ok=self.guest.driver_ok,
+            seen=self.guest.seen,
+            seen_latency_us=self.guest.seen_latency_us,
+            shown_by=self.guest.link_shown_by,
+            attached_age_us=max(0, self._now_us() - self._attached_us),
+            created=self._created,
+            notice_owed=self._notice_owed,
+            interrupt_owed=self._interrupt_owed,
+        )
+
+    def restore(self, record: LinkReportRecord, change: LinkChange | None) -> None:
+        """`change` is the client's last one. Nobody is told: for all others nothing has changed."""
+        self.guest = GuestInfo(
+            record.attached, record.driver_ok, record.seen, record.seen_latency_us, record.shown_by
+        )
+        self._attached_us = self._now_us() - record.attached_age_us
+        self._change, self._created = change, record.created
+        self._notice_owed, self._interrupt_owed = record.notice_owed, record.interrupt_owed
 
     def _now_us(self) -> int:
         return self._clock.monotonic_ns() // 1000

@@ -1,0 +1,144 @@
+"""The state of a client apart from its endpoint and peer: holds, counters, the last change, frames that wait.
+
+`NetClient`, `LinkReport`, `IncomingQueue` and `Journal` save and restore it. Times are ages: how long ago it was.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from vnic.net.clock import Clock
+from vnic.net.offload import HEADER_BYTES
+from vnic.net.records import (
+    Cause,
+    ClientType,
+    Hold,
+    HoldKind,
+    LinkChange,
+    ShownBy,
+    UpDown,
+)
+from vnic.record import Record, require
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+AgeUs = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+OFFLOAD_SIZES = (0, 10)
+assert OFFLOAD_SIZES[1] == HEADER_BYTES
+
+
+class HoldRecord(Record, frozen=True):
+    """A hold of the client that it is saved with."""
+
+    kind: HoldKind
+    by: str
+    text: str
+    since: float
+    age_us: AgeUs
+
+    @staticmethod
+    def of(hold: Hold, clock: Clock) -> HoldRecord:
+        age = _age_us(hold.monotonic_us, clock)
+        return HoldRecord(kind=hold.kind, by=hold.by, text=hold.text, since=hold.since, age_us=age)
+
+    def hold(self, client: str, clock: Clock) -> Hold:
+        return Hold(client, self.kind, self.by, self.text, self.since, _then_us(self.age_us, clock))
+
+
+class ChangeRecord(Record, frozen=True):
+    """A record of the journal."""
+
+    id: Count
+    name: str
+    type: ClientType
+    link: UpDown
+    cause: Cause
+    time: float
+    age_us: AgeUs
+    caused_by: Count | None
+    notified_us: Count | None
+    interrupt_us: Count | None
+    seen_us: Count | None
+    seen_latency_us: Count | None
+
+    @staticmethod
+    def of(change: LinkChange, clock: Clock) -> ChangeRecord:
+        fields = msgspec.structs.asdict(change)
+        return ChangeRecord(age_us=_age_us(fields.pop("monotonic_us"), clock), **fields)
+
+    def change(self, clock: Clock) -> LinkChange:
+        fields = msgspec.structs.asdict(self)
+        return LinkChange(monotonic_us=_then_us(fields.pop("age_us"), clock), **fields)
+
+
+class WaitingFrameRecord(Record, frozen=True):
+    """A frame that has to wait, and its virtio_net_hdr."""
+
+    frame: bytes
+    offload: bytes
+
+    def check_fields(self) -> None:
+        size = len(self.offload)
+        require(size in OFFLOAD_SIZES, "offload", f"has {size} bytes, not {HEADER_BYTES} or none")
+
+
+class IncomingQueueRecord(Record, frozen=True):
+    """The state of an IncomingQueue. The sender is the peer."""
+
+    frames: list[WaitingFrameRecord]
+
+
+class LinkReportRecord(Record, frozen=True):
+    """The state of a LinkReport; the change that it follows is the client's last one."""
+
+    attached: bool
+    driver_ok: bool
+    seen: Literal["up", "down", "unknown"]
+    seen_latency_us: Count | None
+    shown_by: ShownBy | None
+    attached_age_us: AgeUs
+    created: bool
+    notice_owed: bool
+    interrupt_owed: bool
+
+
+class NicRecord(Record, frozen=True):
+    """What a NIC has besides."""
+
+    report: LinkReportRecord
+    leaving: bool
+    rx_filter_notify: bool
+
+
+class NetClientRecord(Record, frozen=True):
+    """The state of a NetClient."""
+
+    name: str
+    holds: list[HoldRecord]
+    last_change: ChangeRecord | None
+    carrier_up_changes: Count
+    carrier_down_changes: Count
+    dropped: Count
+    incoming: list[IncomingQueueRecord]
+    nic: NicRecord | None
+
+    def check_fields(self) -> None:
+        kinds = [hold.kind for hold in self.holds]
+        require(len(set(kinds)) == len(kinds), "holds", "has one kind twice")
+        change = self.last_change
+        require(change is None or change.name == self.name, "last_change.name", "is another client's")
+
+
+class JournalRecord(Record, frozen=True):
+    """How far a Journal has come."""
+
+    next_id: Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]
+
+
+def _age_us(monotonic_us: int, clock: Clock) -> int:
+    return max(0, clock.monotonic_ns() // 1000 - monotonic_us)
+
+
+def _then_us(age_us: int, clock: Clock) -> int:
+    return clock.monotonic_ns() // 1000 - age_us
