@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import random
 import select
 import shutil
 import socket
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.conftest import require
+from tests.guests.boot_image import FILE
 from tests.guests.lab import Vnic, vnic_run
 from tests.guests.qemu_lab import pci_nic
 
@@ -25,7 +25,6 @@ from vnic.children import with_us
 from vnic.lab.guest import qemu_kit
 from vnic.lab.guest.qemu_nic import vfio_user
 
-FILE = random.Random(1).randbytes(2 << 20)
 SHA256 = hashlib.sha256(FILE).hexdigest()
 TIMEOUT_S = 120.0
 IPXE = Path("/usr/lib/ipxe/qemu")
@@ -39,6 +38,7 @@ echo FETCHING
 sha256sum (tftp,10.0.2.2)/file
 echo DONE
 """
+DUMP = "traffic.pcap"
 _MEMORY = "256M"
 
 
@@ -84,9 +84,19 @@ class Machine:
     def fetch_with_a_pull(self) -> None:
         """The cable is pulled and put back while the file comes; it is whole nevertheless."""
         self.serial.wait("FETCHING")
+        wanted = self._traffic() + len(FILE) // 8
+        deadline = time.monotonic() + TIMEOUT_S
+        while self._traffic() < wanted:
+            assert time.monotonic() < deadline, f"the file does not come: {self.serial.text[-2000:]}"
+            time.sleep(0.002)
         self.running.qmp.set_link("nic0", False)
+        assert self._traffic() < wanted + len(FILE) // 2, "the file had come before the pull"
         self.running.qmp.set_link("nic0", True)
         self.serial.wait("DONE")
+
+    def _traffic(self) -> int:
+        """How much has passed the NIC's wire, in bytes."""
+        return (self.running.folder / DUMP).stat().st_size
 
 
 @contextlib.contextmanager
@@ -99,6 +109,7 @@ def machine(
     assert kit is not None
     (folder / "file").write_bytes(FILE)
     netdev = ["-netdev", "stream,id=net0,server=on,addr.type=unix,addr.path=net0.sock"]
+    netdev += ["-object", f"filter-dump,id=dump,netdev=net0,file={DUMP}"]
     with contextlib.ExitStack() as stack:
         running = stack.enter_context(vnic_run("-name", "firmware", *netdev, *pci_nic("nic0", driver)))
         host = [

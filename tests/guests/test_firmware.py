@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import require
-from tests.guests.firmware_lab import FILE, IPXE, OVMF, SHA256, U_BOOT, grub, machine
+from tests.guests.boot_image import FILE, LETTERS
+from tests.guests.firmware_lab import IPXE, OVMF, SHA256, U_BOOT, grub, machine
 
 ROOT_PORT = ["-device", "pcie-root-port,id=port0,chassis=1"]
 """A bus of PCI Express, with the NIC on it."""
@@ -21,6 +22,7 @@ echo FETCHING
 imgfetch --name file tftp://10.0.2.2/file && echo DONE ||
 ifstat
 echo OVER
+boot file
 """
 
 
@@ -54,13 +56,14 @@ def test_uefi_and_grub(
 
 @pytest.mark.parametrize(("driver", "name"), [("virtio-net-pci", "virtio"), ("e1000", "e1000")])
 def test_ipxe(tmp_path: Path, driver: str, name: str) -> None:
-    """Its own statistics count no error."""
+    """Its own statistics count no error, and what it fetched starts and finds itself whole."""
     (tmp_path / "boot").write_text(IPXE_SCRIPT)
     with machine(tmp_path, driver, [], romfile=rom(f"pxe-{name}.rom"), bootindex=1) as booted:
         booted.fetch_with_a_pull()
         booted.serial.wait("OVER")
         assert "TXE:0" in booted.serial.text.split("DONE")[1]
         assert "RXE:0" in booted.serial.text.split("DONE")[1]
+        booted.serial.wait(LETTERS)
 
 
 @pytest.mark.parametrize(("driver", "name"), [("virtio-net-pci", "virtio"), ("e1000", "e1000")])
