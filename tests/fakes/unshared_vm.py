@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 from tests.fakes.e1000_driver import MEMORY_BYTES, E1000Driver
-from tests.fakes.loops import open_fds
+from tests.fakes.loops import no_fd_leak
 from tests.fakes.virtio_lab import MAC, FarEnd
 
 from vnic.attach.vfio_user.attachment import VfioUserAttachment
@@ -81,9 +81,8 @@ def with_bench(
         finally:
             await bench.close()
 
-    before = open_fds()
-    asyncio.run(main())
-    assert open_fds() <= before
+    with no_fd_leak():
+        asyncio.run(main())
 
 
 class UnsharedVirtio:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 
 import pytest
-from tests.fakes.loops import open_fds
+from tests.fakes.loops import no_fd_leak
 from tests.fakes.scheduler import FakeScheduler
 from tests.fakes.vfio_user_device import is_open
 
@@ -66,14 +66,13 @@ class Rig:
 
 @pytest.fixture
 def rig() -> Iterator[Rig]:
-    before = open_fds()
-    rig = Rig()
-    yield rig
-    rig.irqs.close()
-    assert rig.watcher.readers == {}
-    for fd in rig.ours:
-        os.close(fd)
-    assert open_fds() <= before, "a descriptor of the VM was left open"
+    with no_fd_leak():
+        rig = Rig()
+        yield rig
+        rig.irqs.close()
+        assert rig.watcher.readers == {}
+        for fd in rig.ours:
+            os.close(fd)
 
 
 def test_what_is_offered(rig: Rig) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
-from tests.fakes.loops import open_fds
+from tests.fakes.loops import no_fd_leak
 from tests.fakes.virtio_device import FakeVirtioDevice
 
 from vnic.attach import gate
@@ -79,9 +79,8 @@ def run(path: Path, test: Callable[[Bench], Awaitable[None]]) -> None:
         await test(bench)
         await bench.close()
 
-    before = open_fds()
-    asyncio.run(main())
-    assert open_fds() <= before
+    with no_fd_leak():
+        asyncio.run(main())
     assert not path.exists()
 
 

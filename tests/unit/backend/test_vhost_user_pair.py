@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.fakes.loops import fresh_loop, no_fd_leak, open_fds, until
+from tests.fakes.loops import fresh_loop, no_fd_leak, until
 from tests.fakes.vhost_user_rig import Sink
 from tests.fakes.vhost_user_wire import WireRig
 
@@ -116,22 +116,21 @@ def test_restarts_under_traffic(rig: WireRig) -> None:
     exchange(rig, far, 0)
     far.close()
     rig.wait_down()
-    before = open_fds()
     ups = rig.nic.carrier_up_changes
-    for number in range(60):
-        far = SecondVnic(rig)
-        for _ in range(5):
-            rig.driver.send(frame(number))
+    with no_fd_leak():
+        for number in range(60):
+            far = SecondVnic(rig)
+            for _ in range(5):
+                rig.driver.send(frame(number))
+                rig.settle()
+            rig.wait_up()
+            until(rig.loop, lambda: rig.serves(DataPath.TAKEN))
             rig.settle()
-        rig.wait_up()
-        until(rig.loop, lambda: rig.serves(DataPath.TAKEN))
-        rig.settle()
-        exchange(rig, far, number)
-        rig.driver.send(frame(number))
-        far.close()
-        rig.driver.send(frame(number))
-        rig.wait_down()
-    assert open_fds() <= before
+            exchange(rig, far, number)
+            rig.driver.send(frame(number))
+            far.close()
+            rig.driver.send(frame(number))
+            rig.wait_down()
     assert rig.nic.carrier_up_changes == ups + 60
     tx = rig.driver.rings[1]
     until(rig.loop, lambda: tx.used_idx == tx.avail_idx)
