@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
-from tests.fakes.loops import no_fd_leak
+from tests.fakes.loops import no_fd_leak, open_fds
 from tests.fakes.virtio_device import FakeVirtioDevice
 
 from vnic.attach import gate
