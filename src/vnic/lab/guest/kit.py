@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from vnic.lab.guest import cache
 from vnic.lab.guest.apt import (
@@ -70,9 +69,10 @@ class UmlKit:
     libraries: Path | None = None
     """The folder of the C library that the kernel is to run with, if that is not the machine's."""
 
-    def process_options(self) -> dict[str, Any]:
-        """What a process of the kernel needs, as subprocess.Popen takes it."""
-        return process_options(self.libraries)
+    @property
+    def command(self) -> list[str]:
+        """The kernel as a command, which is to run in the folder `libraries`."""
+        return command(self.kernel, self.libraries)
 
     def version_text(self) -> str:
         return ".".join(map(str, self.version))
@@ -98,23 +98,24 @@ def is_static_program(path: Path) -> bool:
     )
 
 
-def process_options(libraries: Path | None) -> dict[str, Any]:
-    """Of a kernel with a C library of its own: its loader is found in the working folder, see `_take`."""
+def command(kernel: Path, libraries: Path | None) -> list[str]:
+    """The kernel with its own C library, of which the programs that start it have nothing. It finds its loader in the
+    working folder, see `_take`."""
     if libraries is None:
-        return {"env": dict(os.environ)}
-    return {"env": {**os.environ, "LD_LIBRARY_PATH": str(libraries)}, "cwd": libraries}
+        return [str(kernel)]
+    return ["env", f"LD_LIBRARY_PATH={libraries}", str(kernel)]
 
 
 def kernel_version(kernel: Path, libraries: Path | None = None) -> tuple[int, ...]:
     """What `linux.uml --version` says, as numbers; empty if it does not run."""
     try:
         done = subprocess.run(
-            [kernel, "--version"],
+            [*command(kernel, libraries), "--version"],
             capture_output=True,
             text=True,
             timeout=10,
             stdin=subprocess.DEVNULL,
-            **process_options(libraries),
+            cwd=libraries,
         )
         return tuple(int(part) for part in done.stdout.split("-")[0].strip().split("."))
     except (OSError, ValueError, subprocess.TimeoutExpired):

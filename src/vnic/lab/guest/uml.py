@@ -112,8 +112,6 @@ class UmlGuest(LinuxGuest):
                 for fd in fds[1:]:
                     passed.callback(os.close, fd)
                 arguments += [f"con1=fd:{fds[1]},fd:{fds[2]}", "VNIC_SHELL=tty1"]
-            options = self._kit.process_options()
-            options["env"]["TMPDIR"] = self._memory_folder()
             return subprocess.Popen(
                 with_us([*self._launcher(), *arguments], "TERM"),  # on which it takes its helpers with it
                 stdin=subprocess.DEVNULL,
@@ -121,7 +119,8 @@ class UmlGuest(LinuxGuest):
                 stderr=log,
                 pass_fds=fds,
                 start_new_session=True,
-                **options,
+                env={**os.environ, "TMPDIR": self._memory_folder()},
+                cwd=self._kit.libraries,
             )
 
     def _memory_folder(self) -> str:
@@ -132,7 +131,7 @@ class UmlGuest(LinuxGuest):
 
     def _launcher(self) -> list[str]:
         if self._kit.version >= _FIRST_VERSION_WITH_FULL_STATE:
-            return [str(self._kit.kernel)]
+            return self._kit.command
         return [sys.executable, "-I", "-S", exec_uml.__file__, str(self._kit.kernel)]
 
     def _kernel_arguments(self, folder: Path, initrd: Path, console_fd: int) -> list[str]:

@@ -143,9 +143,8 @@ def test_a_newer_kernel_finds_its_own_loader_in_its_working_folder(tmp_path: Pat
     assert sorted(path.name for path in (folder / "modules").iterdir()) == [
         "modules.builtin", "modules.builtin.modinfo", "virtio_net.ko",
     ]  # fmt: skip
-    options = kit.process_options(folder / "lib")
-    assert options["cwd"] == folder / "lib"
-    assert options["env"]["LD_LIBRARY_PATH"] == str(folder / "lib")
+    command = kit.command(Path("linux.uml"), folder / "lib")
+    assert command == ["env", f"LD_LIBRARY_PATH={folder / 'lib'}", "linux.uml"], "not for who starts it"
     (root / "usr/bin/linux.uml").write_bytes(b"no loader")
     with pytest.raises(GuestUnavailable, match="names no loader"):
         kit._take(root, tmp_path / "other")
