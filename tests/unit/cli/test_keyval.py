@@ -101,9 +101,10 @@ def test_any_text_parses_or_is_refused(text: str, short: bool) -> None:
         assert all(tree)
 
 
-@given(
-    st.dictionaries(st.from_regex(r"[a-z][a-z0-9-]{0,8}", fullmatch=True), st.text(max_size=20), max_size=6)
-)
+KEYS = st.tuples(st.sampled_from("akz"), st.text(alphabet="akz09-", max_size=8)).map("".join)
+
+
+@given(st.dictionaries(KEYS, st.text(max_size=20), max_size=6))
 def test_escaped_values_come_back(values: dict[str, str]) -> None:
     text = ",".join(f"{key}={value.replace(',', ',,')}" for key, value in values.items())
     assert parse(text)[0] == values
