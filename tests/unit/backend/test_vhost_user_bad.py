@@ -27,6 +27,7 @@ START = ["SET_FEATURES", "SET_MEM_TABLE", *RING, "SET_VRING_ENABLE", "SET_STATUS
 ALL = len(HANDSHAKE) + len(START) + len(RING) + 1
 """Messages until both rings run."""
 
+PATIENCE_S = 60.0
 REPLY = struct.Struct("<IIIQ")
 TOO_MANY_PAIRS = "the guest uses 2 queue pairs, the netdev has queues=1"
 
@@ -51,11 +52,12 @@ def backend(rig: WireRig) -> Iterator[FakeBackend]:
 @pytest.fixture(autouse=True)
 def soon_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vhost_user, "UNFIT_PAUSE_S", 0.01)
+    monkeypatch.setattr(vhost_user, "ANSWER_TIMEOUT_S", PATIENCE_S)
+    monkeypatch.setattr(vhost_user, "STOP_TIMEOUT_S", PATIENCE_S)
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vhost_user, "ANSWER_TIMEOUT_S", 0.03)
+def impatient_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vhost_user, "STOP_TIMEOUT_S", 0.03)
 
 
@@ -63,6 +65,8 @@ def recovers(rig: WireRig, backend: FakeBackend) -> None:
     """The back-end behaves from now on; the wire comes up and the rings run."""
     backend.hook = lambda name: None
     backend.cut_at = None
+    # A busy machine may keep it waiting; the fixture puts back what was.
+    vhost_user.ANSWER_TIMEOUT_S = vhost_user.STOP_TIMEOUT_S = PATIENCE_S
     until(rig.loop, lambda: rig.serves(DataPath.TAKEN) and rig.nic.link_up)
     rig.settle()
     assert rig.guest is not None
@@ -90,13 +94,17 @@ def test_a_cut_at_each_message_of_the_stop(rig: WireRig, backend: FakeBackend, n
     recovers(rig, backend)
 
 
-@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     "name", ["GET_FEATURES", "GET_PROTOCOL_FEATURES", "GET_QUEUE_NUM", "SET_FEATURES", "SET_MEM_TABLE"]
 )
 def test_an_answer_that_never_comes(
-    rig: WireRig, backend: FakeBackend, name: str, caplog: pytest.LogCaptureFixture
+    rig: WireRig,
+    backend: FakeBackend,
+    name: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(vhost_user, "ANSWER_TIMEOUT_S", 0.03)
     backend.hook = lambda _: b"" if name in backend.messages else None
     rig.boot()
     until(rig.loop, lambda: f"did not answer {name} within" in caplog.text)
@@ -111,22 +119,22 @@ def test_memory_may_take_as_long_as_it_is_large(
     rig.wait_up()
 
     def hook(name: str) -> bytes | None:
-        monkeypatch.setattr(vhost_user, "ANSWER_TIMEOUT_S", 0.03)  # for what is asked from now on
+        monkeypatch.setattr(vhost_user, "ANSWER_TIMEOUT_S", 0.3)  # for what is asked from now on
         return b"" if "SET_MEM_TABLE" in backend.messages else None
 
     backend.hook = hook
     rig.boot()
     until(rig.loop, lambda: backend.count("SET_VRING_KICK") == 2)
-    run_for(rig.loop, 0.3)
+    run_for(rig.loop, 0.6)
     assert rig.nic.link_up, "it was cut off while it mapped the memory"
-    monkeypatch.setattr(vhost_user, "ANSWER_TIMEOUT_S", 60.0)
+    monkeypatch.setattr(vhost_user, "ANSWER_TIMEOUT_S", PATIENCE_S)
     for number in (vu.SET_MEM_TABLE, vu.SET_VRING_ADDR, vu.SET_VRING_ADDR):
         backend.send(REPLY.pack(number, 5, 8, 0))
     until(rig.loop, lambda: rig.serves(DataPath.TAKEN))
     assert backend.connections == 1
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("impatient_stop")
 def test_rings_that_never_come_back(
     rig: WireRig, backend: FakeBackend, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -164,7 +172,7 @@ def test_a_guest_whose_kick_cannot_be_served_when_its_rings_come_back(
     assert not [record for record in caplog.records if record.exc_info]
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("impatient_stop")
 def test_netdev_del_of_a_hung_back_end(rig: WireRig, backend: FakeBackend) -> None:
     rig.boot()
     rig.wait_up()
