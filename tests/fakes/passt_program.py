@@ -61,7 +61,7 @@ async def serve_rings(listener: socket.socket) -> None:
     listener.setblocking(False)
     sock, _ = await loop.sock_accept(listener)
     listener.close()
-    backend._adopt(sock)
+    backend.adopt(sock)
     await gone.wait()
 
 

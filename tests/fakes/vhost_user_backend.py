@@ -52,13 +52,14 @@ class FakeBackend:
         self.loop.add_reader(self._listener, self._accept)
 
     def connect(self) -> None:
-        self._adopt(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), connect=True)
+        self.adopt(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), connect=True)
 
     def _accept(self) -> None:
         assert self._listener is not None
-        self._adopt(self._listener.accept()[0])
+        self.adopt(self._listener.accept()[0])
 
-    def _adopt(self, sock: socket.socket, connect: bool = False) -> None:
+    def adopt(self, sock: socket.socket, connect: bool = False) -> None:
+        """Serve on a connected socket, or connect it first."""
         self.drop()
         if connect:
             sock.connect(self.path)

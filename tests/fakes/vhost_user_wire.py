@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 
 from tests.fakes.events import record_events
@@ -20,7 +21,7 @@ from vnic.lab.played.guest_memory import FakeGuestMemory
 from vnic.lab.played.vhost_user_client import SocketWire, VhostUserClient, turn
 from vnic.net.network import Network
 from vnic.nic.virtio_net import VirtioNet
-from vnic.sockets.address import UnixAddress
+from vnic.sockets.address import FdAddress, UnixAddress
 from vnic.virtio.device_record import DataPath
 
 
@@ -37,19 +38,22 @@ class WireRig:
         reconnect_ms: int = 10,
         mtu: int = 0,
         name: str = "",
+        passed: socket.socket | None = None,
     ) -> None:
+        """`passed`: the chardev is made of this socket, and not of a path."""
         self.loop = loop
         self.backend_path = str(folder / "backend.sock")
         self.network = Network(loop)
         self.events = record_events(self.network)
-        self.chardevs = Chardevs()
+        self.chardevs = Chardevs(None if passed is None else lambda _: passed.detach())
         self.chardevs.add(
             SocketOptions(
                 id="c0",
-                addr=UnixAddress(path=self.backend_path),
+                addr=UnixAddress(path=self.backend_path) if passed is None else FdAddress(text="s"),
                 server=server,
-                reconnect_ms=reconnect_ms,
-            )
+                reconnect_ms=reconnect_ms if passed is None else 0,
+            ),
+            listens=passed is not None,
         )
         self.context = BackendContext(loop, self.network, self.chardevs)
         self.pairs = pairs

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from vnic.chardev.options import ChardevOptions, SocketOptions
 from vnic.net.errors import NetError
-from vnic.sockets.address import FdAddress, UnixAddress, describe
+from vnic.sockets.address import FdAddress, UnixAddress, address_of, describe
 from vnic.sockets.bind import socket_mode
 from vnic.sockets.connect import Connector, set_stream_options
 from vnic.sockets.listener import Listener, Listening, listen_on, listen_on_passed
@@ -137,7 +137,9 @@ class ChardevSocket:
 
     @property
     def name(self) -> str:
-        """The address for a person."""
+        """The address for a person; that of a passed socket which listens is what it is bound to."""
+        if self._shared is not None and isinstance(self._address, FdAddress):
+            return describe(address_of(self._shared.socket.family, self._shared.socket.getsockname()))
         return describe(self._address)
 
     def start(self) -> None:

@@ -16,7 +16,7 @@ from vnic.chardev.options import ChardevOptions, NullOptions, SocketOptions, Std
 from vnic.chardev.qapi import ChardevInfo, QapiChardev
 from vnic.net.errors import NetError
 from vnic.net.names import check_identifier
-from vnic.sockets.address import FdAddress, InetAddress
+from vnic.sockets.address import FdAddress, UnixAddress, address_of
 from vnic.sockets.passed import stream_socket_from_fd
 
 if TYPE_CHECKING:
@@ -97,9 +97,10 @@ class Chardev:
                 f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self._ends
             )
             return f"tcp:{ours}{',server=on' if options.server else ''} <-> {theirs}"
-        if self.listener is not None and isinstance(options.addr, InetAddress):
-            host, port = self.listener.socket.getsockname()[:2]
-            options = structs.replace(options, addr=InetAddress(host=host, port=str(port)))
+        if self.listener is not None and not isinstance(options.addr, UnixAddress):
+            # The port that the kernel chose; what a passed socket is bound to.
+            sock = self.listener.socket
+            options = structs.replace(options, addr=address_of(sock.family, sock.getsockname()))
         return options.filename if self.connected else f"disconnected:{options.filename}"
 
 

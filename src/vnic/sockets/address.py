@@ -70,8 +70,13 @@ def describe(address: SocketAddress) -> str:
             return f"vsock:{address.cid}:{address.port}"
 
 
+def address_of(family: int, sockaddr: Any) -> InetAddress | UnixAddress:
+    """The address of a socket's name (socket_sockaddr_to_address)."""
+    return msgspec.convert(qmp_address(family, sockaddr), InetAddress | UnixAddress)
+
+
 def qmp_address(family: int, sockaddr: Any) -> dict[str, object]:
-    """QAPI's SocketAddress of a socket's name, its members in QEMU's order (socket_sockaddr_to_address)."""
+    """QAPI's SocketAddress of a socket's name, its members in QEMU's order."""
     if family == socket.AF_UNIX:
         if isinstance(sockaddr, bytes) and sockaddr[:1] == b"\0":
             name = sockaddr[1:].partition(b"\0")[0]

@@ -83,8 +83,6 @@ class Claim:
                 " choose a shorter -name or give -qmp"
             )
         self._lock = self._take_lock(name)
-        # Nobody else holds the name, so what lies there was left by a vnic that was killed.
-        self.socket_path.unlink(missing_ok=True)
 
     def _take_lock(self, name: str) -> int:
         while True:
@@ -103,8 +101,7 @@ class Claim:
             os.close(lock)  # its holder ended and removed the file between our open and our lock
 
     def release(self) -> None:
-        """Remove the files; the name is free again."""
-        self.socket_path.unlink(missing_ok=True)
+        """The name is free again. The socket is removed by the monitor that listens there."""
         self._lock_path.unlink(missing_ok=True)
         os.close(self._lock)
 

@@ -451,6 +451,7 @@ LONG = "/" + "x" * 108
     ("addr", "text"),
     [
         (UnixAddress(path=LONG), f"UNIX socket path '{LONG}' is too long"),
+        (UnixAddress(path=LONG[:108]), f"UNIX socket path '{LONG[:108]}' is too long"),
         (
             UnixAddress(path="/nonexistent/x"),
             "Failed to bind socket to /nonexistent/x: No such file or directory",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -142,6 +143,52 @@ def test_without_reconnect_the_first_loss_is_the_last(tmp_path: Path) -> None:
         assert backend.connections == 1
         rig.close()
         backend.close()
+
+
+def test_a_passed_connection_is_served_once(tmp_path: Path) -> None:
+    """QEMU refuses a UNIX socket by `fd=` here, for want of a check of its family."""
+    with fresh_loop() as loop, no_fd_leak():
+        ours, theirs = socket.socketpair()
+        backend = FakeBackend(loop, str(tmp_path / "unused"), server=False)
+        backend.adopt(theirs)
+        rig = WireRig(loop, tmp_path, passed=ours)
+        rig.wait_up()
+        assert rig.boot().link_up()
+        assert rig.serves(DataPath.TAKEN)
+        backend.drop()
+        rig.wait_down()
+        assert rig.why.endswith("a socket that was passed does not come back")
+        rig.close()
+        rig.chardevs.close()
+
+
+def test_the_end_of_the_netdev_ends_a_passed_connection(tmp_path: Path) -> None:
+    with fresh_loop() as loop, no_fd_leak():
+        ours, theirs = socket.socketpair()
+        backend = FakeBackend(loop, str(tmp_path / "unused"), server=False)
+        backend.adopt(theirs)
+        rig = WireRig(loop, tmp_path, passed=ours)
+        rig.wait_up()
+        rig.network.close_netdevs()
+        until(loop, lambda: backend.sock is None)
+        rig.close()
+        rig.chardevs.close()
+
+
+def test_a_passed_socket_that_listens_serves_one_back_end_after_another(tmp_path: Path) -> None:
+    with fresh_loop() as loop, no_fd_leak():
+        listening = socket.socket(socket.AF_UNIX)
+        listening.bind(str(tmp_path / "backend.sock"))
+        rig = WireRig(loop, tmp_path, server=True, passed=listening)
+        assert "listening on unix:" in rig.why
+        backend = FakeBackend(loop, rig.backend_path, server=False)
+        for _ in range(2):
+            backend.connect()
+            rig.wait_up()
+            backend.drop()
+            rig.wait_down()
+        rig.close()
+        rig.chardevs.close()
 
 
 # --- Rings -----------------------------------------------------------------------------------------------------

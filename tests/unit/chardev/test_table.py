@@ -10,6 +10,7 @@ import pytest
 
 from vnic.chardev.options import NullOptions, SocketOptions, StdioOptions
 from vnic.chardev.qapi import ChardevInfo, NullChardev, SocketChardev
+from vnic.chardev.socket import fd_passing_options
 from vnic.chardev.table import Chardevs
 from vnic.monitor.schema import convert
 from vnic.monitor.schema import parse_flat_chardev as parse_flat
@@ -174,6 +175,8 @@ def test_there_is_one_standard_input() -> None:
         ({"path": "x", "host": "y", "port": "1"}, "None or one of 'path', 'fd' or 'host' option required."),
         ({"path": "x" * 108}, "is too long"),
         ({"path": ""}, "UNIX socket path is empty"),
+        ({"fd": "7", "reconnect-ms": "5"}, "'reconnect-ms' option is incompatible with 'fd' address type"),
+        ({"fd": "7", "telnet": "on"}, "'telnet' option is incompatible with 'fd' address type"),
         ({}, "is needed"),
         ({"path": "x", "server": "on", "reconnect-ms": "5"}, "'reconnect-ms' option is incompatible"),
     ],
@@ -181,3 +184,48 @@ def test_there_is_one_standard_input() -> None:
 def test_options_that_contradict_themselves(tree: dict[str, object], text: str) -> None:
     with pytest.raises(NetError, match=text):
         Chardevs().add(parse_flat({"backend": "socket", "id": "c0", **tree}))
+
+
+@pytest.mark.needs("loopback")
+def test_the_next_port_of_a_range_is_taken_where_the_first_is_in_use() -> None:
+    ports = consecutive_ports()
+    chardevs = Chardevs()
+    for label, port in zip(("c0", "c1"), ports, strict=True):
+        inet = {"host": "127.0.0.1", "port": str(ports[0]), "to": ports[1], "numeric": True}
+        backend = convert(SocketChardev, {"addr": {"type": "inet", "data": inet}})
+        name = f"disconnected:tcp:127.0.0.1:{port},server=on"
+        assert chardevs.add_qapi(label, backend).filename == name
+    with pytest.raises(NetError, match="Failed to find an available port: Address already in use"):
+        chardevs.add_qapi("c2", backend)
+    chardevs.close()
+
+
+def consecutive_ports() -> tuple[int, int]:
+    """Two free ports, one behind the other."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as first:
+            port = first.getsockname()[1]
+            try:
+                socket.create_server(("127.0.0.1", port + 1)).close()
+            except OSError:
+                continue
+            return port, port + 1
+
+
+@pytest.mark.needs("loopback")
+def test_a_passed_socket_of_tcp_passes_no_descriptors() -> None:
+    listening = socket.create_server(("127.0.0.1", 0))
+    chardevs = Chardevs(lambda _: listening.detach())
+    chardev = chardevs.add(
+        parse_flat({"backend": "socket", "id": "c0", "fd": "s", "server": "on"}), listens=True
+    )
+    assert chardev.filename.startswith("disconnected:tcp:127.0.0.1:")
+    with pytest.raises(NetError, match='chardev "c0" does not support FD passing'):
+        fd_passing_options(chardev)
+    chardevs.close()
+
+
+def test_a_passed_socket_has_to_be_a_stream() -> None:
+    chardevs = Chardevs(lambda _: socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).detach())
+    with pytest.raises(NetError, match=r"File descriptor '[0-9]+' is not a stream socket"):
+        chardevs.add(parse_flat({"backend": "socket", "id": "c0", "fd": "s"}), listens=True)

@@ -44,7 +44,9 @@ class Rig:
         self.folder = folder
         self.loop = asyncio.get_running_loop()
         self.network = Network(self.loop)
-        self.chardevs = Chardevs()
+        self.passed: dict[str, socket.socket] = {}
+        """The sockets that `fd=` may name."""
+        self.chardevs = Chardevs(lambda name: self.passed.pop(name).detach())
         self.context = BackendContext(self.loop, self.network, self.chardevs)
         self.host, self.guest = Guest(), Guest()
         self.netdev = self.network.add_netdev("net0", "stream", self.host)
@@ -54,7 +56,8 @@ class Rig:
 
     def chardev(self, name: str, backend: str = "socket", **options: str) -> None:
         flat: dict[str, object] = {key.replace("_", "-"): value for key, value in options.items()}
-        self.chardevs.add(parse_flat_chardev({"backend": backend, "id": name, **flat}))
+        flat |= {"backend": backend, "id": name}
+        self.chardevs.add(parse_flat_chardev(flat), listens="fd" in options)
 
     def add(self, options: msgspec.Struct) -> None:
         object_add(self.context, options)  # type: ignore[arg-type]  # the options of a filter, all of them
@@ -184,6 +187,85 @@ def test_a_client_connects_again(folder: Path, kind: str) -> None:
             peer.close()  # the next one that is accepted comes when this one was found gone
         listening.close()
         rig.network.close()
+
+    with no_fd_leak():
+        run(main())
+
+
+@pytest.mark.parametrize("kind", ["unix", pytest.param("inet", marks=pytest.mark.needs("loopback"))])
+def test_a_passed_socket_that_is_connected_serves_both_ways(folder: Path, kind: str) -> None:
+    async def main() -> None:
+        rig = Rig(folder)
+        if kind == "unix":
+            ours, theirs = socket.socketpair()
+        else:
+            with socket.create_server(("127.0.0.1", 0)) as listening:
+                theirs = socket.create_connection(listening.getsockname())
+                ours, _ = listening.accept()
+        theirs.setblocking(False)
+        peer = Peer(theirs)
+        rig.passed["s"] = ours
+        rig.chardev("c", fd="s")
+        rig.redirect(queue=Direction.TX, indev="c")
+        await until(lambda: rig.chardevs.find("c").connected)
+        await peer.say(ONE)
+        await until(lambda: rig.guest.got == [ONE])
+        object_del(rig.context, "f0")
+        rig.mirror("c")  # the connection is the chardev's: the next user goes on with it
+        await until(lambda: rig.chardevs.find("c").connected)
+        rig.nic.send(0, TWO)
+        assert await peer.frame() == TWO
+        peer.close()
+        await until(lambda: not rig.chardevs.find("c").connected)
+        assert rig.chardevs.info()[0].filename == "disconnected:fd:s"
+        rig.nic.send(0, THREE)
+        object_del(rig.context, "f0")
+        rig.mirror("c")  # it does not come back, which is no error
+        await asyncio.sleep(0)
+        assert not rig.chardevs.find("c").connected
+        rig.network.close()
+        rig.chardevs.close()
+
+    with no_fd_leak():
+        run(main())
+
+
+def test_a_passed_socket_that_listens_takes_one_peer_after_another(folder: Path) -> None:
+    async def main() -> None:
+        rig = Rig(folder)
+        listening = socket.socket(socket.AF_UNIX)
+        listening.bind(str(folder / "o"))
+        rig.passed["s"] = listening
+        rig.chardev("o", fd="s", server="on")
+        name = f"unix:{folder}/o,server=on"
+        assert [each.filename for each in rig.chardevs.info()] == [f"disconnected:{name}"]
+        rig.mirror()
+        for number in range(2):
+            peer = await rig.peer("o")
+            assert [each.filename for each in rig.chardevs.info()] == [name]
+            rig.nic.send(0, bytes([number]) * 60)
+            assert await peer.frame() == bytes([number]) * 60
+            peer.close()
+            await until(lambda: not rig.chardevs.find("o").connected)
+        rig.network.close()
+        rig.chardevs.close()
+        assert not (folder / "o").exists(), "the path goes with the socket, as in QEMU"
+
+    with no_fd_leak():
+        run(main())
+
+
+def test_a_passed_socket_that_is_not_connected(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        caplog.set_level("INFO")
+        rig = Rig(folder)
+        rig.passed["s"] = socket.socket(socket.AF_UNIX)
+        rig.chardev("o", fd="s")
+        rig.mirror()
+        end = "filter f0, chardev o: fd:s is not connected; a socket that was passed does not come back"
+        await until(lambda: end in caplog.messages)
+        rig.network.close()
+        rig.chardevs.close()
 
     with no_fd_leak():
         run(main())

@@ -15,6 +15,7 @@ import pytest
 
 from vnic.cli.client import Refused, find_socket, session
 from vnic.sockets import rundir
+from vnic.sockets.bind import bind_path
 from vnic.sockets.rundir import Claim, RunDirError
 
 
@@ -71,6 +72,9 @@ def test_what_a_dead_vnic_left_is_taken_over(runtime: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(folder / "lab.qmp"))
     claim = Claim("lab")
+    with socket.socket(socket.AF_UNIX) as ours:
+        bound = bind_path(ours, str(claim.socket_path))
+        bound.remove()
     assert not claim.socket_path.exists()
     claim.release()
 
