@@ -7,6 +7,7 @@ its methods are what tests make the guest do. `handle_interrupt` is the handler;
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 from tests.fakes.irq import FakeIrq
 
@@ -42,17 +43,25 @@ class E1000Driver:
         self.tx_tail = 0
         self.rx_next = 0
         self.seen_links: list[bool] = []
-        device.plug(self.irq, self.memory.served())
+        self.served = self.memory.served()
+        device.plug(self.irq, self.served)
 
     def close(self) -> None:
         self.device.unplug(self.memory.close)
 
     # --- Registers ---
 
+    before_access: Callable[[int], None] | None = None
+    """What a test does before each access to a register."""
+
     def read(self, offset: int) -> int:
+        if self.before_access is not None:
+            self.before_access(offset)
         return int.from_bytes(self.device.window_read(MMIO, offset, 4), "little")
 
     def write(self, offset: int, value: int) -> None:
+        if self.before_access is not None:
+            self.before_access(offset)
         self.device.window_write(MMIO, offset, value.to_bytes(4, "little"))
 
     def write_io(self, offset: int, value: int) -> None:

@@ -20,6 +20,9 @@ class Timer(Protocol):
 class Scheduler(Protocol):
     """The part of asyncio's event loop that net/ and the device models use."""
 
+    def time(self) -> float:
+        """Seconds of a monotonic clock, by which `call_later` counts."""
+
     def call_soon(self, callback: Callable[..., object], *args: Any) -> Timer: ...
 
     def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> Timer: ...

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from vnic.pci.bar import Bar
 from vnic.pci.capability import Capability
+from vnic.record import Record, RecordError, require
 
 CONFIG_SIZE = 256
 EXTENDED_CONFIG_SIZE = 4096
@@ -54,6 +55,11 @@ class PciId:
     subsystem: int
     revision: int = 0
     class_code: int = CLASS_ETHERNET
+
+
+class ConfigSpaceRecord(Record, frozen=True):
+    data: bytes
+    """All of it."""
 
 
 class ConfigSpace:
@@ -136,6 +142,21 @@ class ConfigSpace:
         for at, value in enumerate(data, offset):
             mask = self._writable[at]
             self.data[at] = (self.data[at] & ~mask & ~(value & self._clears[at])) | (value & mask)
+
+    def save(self) -> ConfigSpaceRecord:
+        return ConfigSpaceRecord(data=bytes(self.data))
+
+    def check(self, record: ConfigSpaceRecord) -> None:
+        """Raise RecordError unless it is that of the same function: what no guest and no event changes is as here."""
+        require(len(record.data) == self.size, "data", f"has {len(record.data)} bytes, not {self.size}")
+        for at, (ours, theirs) in enumerate(zip(self.data, record.data, strict=True)):
+            changes = self._writable[at] | self._clears[at] | (STATUS_INTERRUPT if at == STATUS else 0)
+            if (ours ^ theirs) & ~changes:
+                raise RecordError("data", f"has {theirs:#04x} at {at:#x}, not {ours:#04x}")
+
+    def restore(self, record: ConfigSpaceRecord) -> None:
+        self.check(record)
+        self.data[:] = record.data
 
     def reset(self) -> None:
         """Every bit a guest can write goes back to zero, as all of them start (a bus reset or FLR)."""

@@ -7,7 +7,7 @@ A model (virtio-net-pci, e1000) derives from `PciDevice`; an attachment (vfio-us
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from vnic.memory.guest import GuestMemory, GuestMemoryError
 from vnic.memory.shadow import Shadow, ShadowDma
@@ -20,14 +20,34 @@ from vnic.pci.config import (
     STATUS,
     STATUS_INTERRUPT,
     ConfigSpace,
+    ConfigSpaceRecord,
     PciId,
 )
 from vnic.pci.dma import Dma, NoDma, RingFeed
 from vnic.pci.irq import IrqLines, NoIrq
-from vnic.pci.msix import MsixTable
+from vnic.pci.msix import MsixTable, MsixTableRecord
+from vnic.record import Record, RecordError, require, within
 
 _NO_IRQ = NoIrq()
 _NO_DMA = NoDma()
+
+
+class PciDeviceRecord(Record, frozen=True):
+    """A PciDevice without what its model adds."""
+
+    config: ConfigSpaceRecord
+    msix: MsixTableRecord | None
+    intx: bool
+    """The level of the pin, as the model set it."""
+
+
+class PciHandles(NamedTuple):
+    """The VM that a restored device is plugged into."""
+
+    irq: IrqLines
+    memory: GuestMemory
+    shadow: Shadow | None = None
+    """Where the VM does not share its memory."""
 
 
 class PciDevice:
@@ -153,6 +173,48 @@ class PciDevice:
         """The VM gave eventfds for its interrupts, or took them away."""
         self._drive_intx()
         self.irqs_changed()
+
+    # --- State apart from handles ---
+
+    def save_function(self) -> PciDeviceRecord:
+        return PciDeviceRecord(
+            config=self.config.save(),
+            msix=self.msix.save() if self.msix is not None else None,
+            intx=self._intx,
+        )
+
+    def check_function(self, record: PciDeviceRecord) -> None:
+        """Raise RecordError if it is another function's."""
+        with within("config"):
+            self.config.check(record.config)
+            at = self.config.find(capability.CAP_PM)
+            state = record.config.data[at + capability.PM_CONTROL] & capability.PM_STATE_MASK if at else 0
+            require(state in capability.PM_STATES, "data", f"has the power state {state}")
+        shown = bool(record.config.data[STATUS] & STATUS_INTERRUPT)
+        require(record.intx == shown, "intx", f"is {record.intx}, and the status register says {shown}")
+        if self.msix is not None and record.msix is not None:
+            with within("msix"):
+                self.msix.check(record.msix)
+        elif self.msix is not None or record.msix is not None:
+            raise RecordError(
+                "msix", "is missing" if record.msix is None else "is of a function without MSI-X"
+            )
+
+    def restore_function(self, record: PciDeviceRecord, handles: PciHandles) -> None:
+        """Take a checked record over, in place of `plug`. The model's own state follows, then `resume`."""
+        self.irq = handles.irq
+        self._memory = self._dma = handles.memory
+        self.config.restore(record.config)
+        if self.msix is not None and record.msix is not None:
+            self.msix.restore(record.msix)
+        self._intx = record.intx
+        if handles.shadow is not None:
+            self.use_shadow(handles.shadow)
+
+    def resume(self) -> None:
+        """All is restored: drive the pin as it was, and have fetched what a shadow copy held."""
+        self._drive_intx()
+        self.rings.restart()
 
     # --- What a model overrides ---
 

@@ -8,10 +8,17 @@ from __future__ import annotations
 
 from vnic.pci.bar import Bar
 from vnic.pci.capability import MSIX_ENTRY_SIZE, Capability, msix
+from vnic.record import Record, require
 
 _PAGE = 4096
 _VECTOR_MASKED = 1
 _PBA_ALIGN = 8
+
+
+class MsixTableRecord(Record, frozen=True):
+    """The table; which vectors are pending is the lines' to know."""
+
+    table: bytes
 
 
 class MsixTable:
@@ -58,6 +65,17 @@ class MsixTable:
     def reset(self) -> None:
         """All vectors masked (PCI 3.0 §6.8.2.9)."""
         self._table[:] = (bytes(12) + _VECTOR_MASKED.to_bytes(4, "little")) * self.vectors
+
+    def save(self) -> MsixTableRecord:
+        return MsixTableRecord(table=bytes(self._table))
+
+    def check(self, record: MsixTableRecord) -> None:
+        size = len(record.table)
+        require(size == len(self._table), "table", f"has {size} bytes, not {len(self._table)}")
+
+    def restore(self, record: MsixTableRecord) -> None:
+        self.check(record)
+        self._table[:] = record.table
 
     def read(self, region: int, offset: int, length: int, pending: int) -> bytes | None:
         """A guest's read of one of `bars`; None where it begins in neither part and the window is the model's.

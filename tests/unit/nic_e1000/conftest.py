@@ -1,4 +1,8 @@
-"""A NIC with a guest at one end and a netdev that records at the other; time stands still until a test moves it."""
+"""A NIC with a guest at one end and a netdev that records at the other; time stands still until a test moves it.
+
+Each test with `rig` runs twice: with a NIC that lives on, and with one that is saved, and restored into a new one,
+again and again between register accesses of the driver.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,11 @@ from vnic.net.client import Endpoint, Nic
 from vnic.net.network import Network
 from vnic.net.queue import Frame
 from vnic.net.records import ShownBy
+from vnic.nic.intel import regs
 from vnic.nic.intel.e1000 import E1000, MODELS
+from vnic.nic.intel.e1000.device import E1000Record
+from vnic.pci.device import PciHandles
+from vnic.record import decode, encode
 
 MAC = bytes.fromhex("525400123456")
 
@@ -51,8 +59,30 @@ class Rig:
         self.nic: Nic = self.network.add_nic(
             "nic0", self.device.model.name, self.device, mac=MAC, netdev_id="net0", link=link
         )
+        self.autonegotiation = autonegotiation
+        self.accesses = self.restores = 0
         self.driver = E1000Driver(self.device)
         self.nic.report.guest_attached(ShownBy.DEVICE)
+
+    def restore_sometimes(self, offset: int) -> None:
+        """Often, but for the thousands of accesses that clock the EEPROM's bits."""
+        self.accesses += 1 if offset == regs.EECD else 300
+        if self.accesses >= 1000 and self.restores < 60:
+            self.accesses = 0
+            self.restores += 1
+            self.restore()
+
+    def restore(self) -> None:
+        """Put a new NIC in the place of the one that is there, by its record."""
+        old = self.device
+        record = old.save()
+        old.cleanup()
+        new = E1000(old.model, autonegotiation=self.autonegotiation)
+        Network(FakeScheduler()).add_nic("new", old.model.name, new, mac=self.nic.mac)
+        new.client, self.nic.endpoint = self.nic, new
+        new.restore(decode(E1000Record, encode(record)), PciHandles(self.driver.irq, self.driver.served))
+        assert new.save() == record
+        self.device = self.driver.device = new
 
     def set_link(self, up: bool) -> None:
         self.network.set_link("nic0", up, "test")
@@ -73,9 +103,11 @@ class Rig:
         self.network.close()
 
 
-@pytest.fixture
-def rig() -> Iterator[Rig]:
+@pytest.fixture(params=["lives on", "is restored"])
+def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
     made = Rig()
+    if request.param == "is restored":
+        made.driver.before_access = made.restore_sometimes
     yield made
     made.close()
 

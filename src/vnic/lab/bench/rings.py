@@ -31,6 +31,9 @@ class _Turns:
     def __init__(self) -> None:
         self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
 
+    def time(self) -> float:
+        return 0.0
+
     def call_soon(self, callback: Callable[..., object], *args: Any) -> _Turns:
         self._calls.append((callback, args))
         return self

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from vnic.record import U32, Record
+
+
+class InterruptsRecord(Record, frozen=True):
+    cause: U32
+    mask: U32
+
 
 class Interrupts:
     """The pin is asserted while a cause is pending that the mask lets through.
@@ -20,6 +27,13 @@ class Interrupts:
     def reset(self) -> None:
         self.cause = self.mask = 0
         self._drive(0)
+
+    def save(self) -> InterruptsRecord:
+        return InterruptsRecord(cause=self.cause, mask=self.mask)
+
+    def restore(self, record: InterruptsRecord) -> None:
+        """The pin's level is the device's to restore."""
+        self.cause, self.mask = record.cause, record.mask
 
     def set(self, causes: int) -> None:
         """ICS, and the units' way to interrupt."""

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
+from typing import Annotated
 
-from vnic.net.clock import Timer
+import msgspec
+
+from vnic.net.clock import Scheduler, Timer
 from vnic.nic.intel.phy import BMCR_POWER_DOWN, BMCR_RESTART, Phy
+from vnic.record import Record, require
 
 NEGOTIATION_SECONDS = 0.5
 """As QEMU's e1000x_restart_autoneg; the guest's clock is ours."""
@@ -20,6 +24,24 @@ class LinkState(Enum):
     DOWN = "down"
     NEGOTIATING = "negotiating"
     UP = "up"
+
+
+class LinkRecord(Record, frozen=True):
+    carrier: bool
+    state: LinkState
+    remaining_seconds: Annotated[float, msgspec.Meta(ge=0, le=NEGOTIATION_SECONDS)] | None
+    """Until a negotiation is done."""
+
+    def check_fields(self) -> None:
+        negotiates = self.state is LinkState.NEGOTIATING
+        require(
+            negotiates == (self.remaining_seconds is not None),
+            "remaining_seconds",
+            f"of a link {self.state.value}",
+        )
+        require(
+            self.carrier or self.state is LinkState.DOWN, "state", f"is {self.state.value} without a carrier"
+        )
 
 
 class Link:
@@ -32,16 +54,18 @@ class Link:
     def __init__(
         self,
         phy: Phy,
-        call_later: Callable[[float, Callable[[], None]], Timer],
+        scheduler: Callable[[], Scheduler],
         changed: Callable[[], None],
         *,
         negotiate: bool = True,
     ) -> None:
         self._phy = phy
-        self._call_later = call_later
+        self._scheduler = scheduler
         self._changed = changed
         self._negotiate = negotiate
         self._timer: Timer | None = None
+        self._due = 0.0
+        """When it is up, by the scheduler's clock."""
         self.carrier = False
         self.state = LinkState.DOWN
         self._enter(LinkState.DOWN)
@@ -86,6 +110,19 @@ class Link:
         self.carrier = carrier
         self._enter(LinkState.UP if carrier else LinkState.DOWN)
 
+    def save(self) -> LinkRecord:
+        remaining = None
+        if self._timer is not None:
+            remaining = min(max(self._due - self._scheduler().time(), 0.0), NEGOTIATION_SECONDS)
+        return LinkRecord(carrier=self.carrier, state=self.state, remaining_seconds=remaining)
+
+    def restore(self, record: LinkRecord) -> None:
+        """The PHY's bits are in its own record."""
+        self._cancel()
+        self.carrier, self.state = record.carrier, record.state
+        if record.remaining_seconds is not None:
+            self._negotiate_for(record.remaining_seconds)
+
     def close(self) -> None:
         self._cancel()
 
@@ -108,7 +145,12 @@ class Link:
             self._enter(LinkState.UP)
             return
         self._enter(LinkState.NEGOTIATING)
-        self._timer = self._call_later(NEGOTIATION_SECONDS, self._negotiated)
+        self._negotiate_for(NEGOTIATION_SECONDS)
+
+    def _negotiate_for(self, seconds: float) -> None:
+        scheduler = self._scheduler()
+        self._due = scheduler.time() + seconds
+        self._timer = scheduler.call_later(seconds, self._negotiated)
 
     def _negotiated(self) -> None:
         self._timer = None

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from vnic.record import U32, Record
+
 WORDS = 64
 CHECKSUM_WORD = 63
 CHECKSUM = 0xBABA
@@ -34,6 +36,12 @@ def contents(template: Mapping[int, int], mac: bytes) -> list[int]:
     return words
 
 
+class NvmRecord(Record, frozen=True):
+    """EERD; the words follow from the NIC's model and address."""
+
+    eerd: U32
+
+
 class Nvm:
     """The words and EERD. Nothing a guest does changes a word."""
 
@@ -50,6 +58,12 @@ class Nvm:
 
     def reset(self) -> None:
         self._eerd = 0
+
+    def save_nvm(self) -> NvmRecord:
+        return NvmRecord(eerd=self._eerd)
+
+    def restore_nvm(self, record: NvmRecord) -> None:
+        self._eerd = record.eerd
 
     def read_eerd(self) -> int:
         return self._eerd

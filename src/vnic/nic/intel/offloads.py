@@ -10,11 +10,25 @@ import struct
 from typing import NamedTuple
 
 from vnic.net import offload
+from vnic.record import U8, U16, Record
 
 ETH_BYTES = 14
 _IP_LIMIT = 0xFFFF
 _CONTEXT_TCP = 1 << 24
 _CONTEXT_IP = 1 << 25
+
+
+class ContextRecord(Record, frozen=True):
+    ip_start: U8
+    ip_at: U8
+    ip_end: U16
+    start: U8
+    at: U8
+    end: U16
+    ipv4: bool
+    tcp: bool
+    header_bytes: U8
+    mss: U16
 
 
 class Context(NamedTuple):
@@ -31,6 +45,13 @@ class Context(NamedTuple):
     tcp: bool = False
     header_bytes: int = 0
     mss: int = 0
+
+    def save(self) -> ContextRecord:
+        return ContextRecord(**self._asdict())
+
+    @classmethod
+    def of(cls, record: ContextRecord) -> Context:
+        return cls(*(getattr(record, name) for name in cls._fields))
 
     @classmethod
     def parse(cls, address: int, lower: int, upper: int) -> Context:

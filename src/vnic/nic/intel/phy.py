@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from vnic.record import U16, U32, Record, require
+
 # Registers, IEEE 802.3 §22.2.4 and SDM §13.4.7.1
 BMCR, BMSR, PHYID1, PHYID2, ANAR, ANLPAR, ANER = 0, 1, 2, 3, 4, 5, 6
 CTRL1000, STAT1000, ESTATUS = 9, 10, 15
@@ -63,6 +65,12 @@ MII_REGISTERS = (
 _SELF_CLEARING = BMCR_RESET | BMCR_RESTART
 
 
+class PhyRecord(Record, frozen=True):
+    values: list[U16]
+    """In the order of the model's table."""
+    mdic: U32
+
+
 class Phy:
     """The registers' values. Writes report what they ask for; `Link` carries it out."""
 
@@ -77,6 +85,23 @@ class Phy:
         """To the values after power-on; the link is down until `Link` says otherwise."""
         self._values = {number: register.reset for number, register in self._registers.items()}
         self._values[PHYID2] = self._phy_id2
+
+    def save(self) -> PhyRecord:
+        return PhyRecord(values=list(self._values.values()), mdic=self.mdic)
+
+    def check(self, record: PhyRecord) -> None:
+        """Raise RecordError unless it is a PHY's of this kind: what a guest cannot write has to be as it is here."""
+        count = len(record.values)
+        require(count == len(self._registers), "values", f"are {count}, not {len(self._registers)}")
+        for at, (register, value) in enumerate(zip(self._registers.values(), record.values, strict=True)):
+            fixed = self._phy_id2 if register.number == PHYID2 else register.reset
+            surplus = (value ^ fixed) & ~(register.mask | register.link | register.negotiated)
+            require(not surplus, f"values[{at}]", f"is {value:#x}, and {register.name} cannot be")
+
+    def restore(self, record: PhyRecord) -> None:
+        self.check(record)
+        self._values = dict(zip(self._registers, record.values, strict=True))
+        self.mdic = record.mdic
 
     @property
     def autonegotiates(self) -> bool:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import NamedTuple, Protocol
 
 from vnic.nic.intel.rings import DescriptorRing
+from vnic.record import U32, Record, RecordError
 
 MAX_ACCESS_BYTES = 64
 """The widest load or store of any processor; a longer one can only come from a broken client."""
@@ -38,6 +39,29 @@ class Register(NamedTuple):
     reset: int = 0
     span: int = 1
     """Registers in a row, 4 bytes apart."""
+
+
+class ValueRecord(Record, frozen=True):
+    """The value of a register."""
+
+    offset: U32
+    value: U32
+
+
+class RegisterFileRecord(Record, frozen=True):
+    """The plain registers; those that a unit serves are in the unit's record."""
+
+    values: list[ValueRecord]
+
+
+def values_of(records: Iterable[ValueRecord]) -> dict[int, int]:
+    """The values by offset. Raises RecordError for two of one register."""
+    values: dict[int, int] = {}
+    for at, each in enumerate(records):
+        if each.offset in values:
+            raise RecordError(f"values[{at}].offset", f"is {each.offset:#x} again")
+        values[each.offset] = each.value
+    return values
 
 
 def index(registers: Iterable[Register], aliases: Mapping[int, int]) -> dict[int, Register]:
@@ -73,6 +97,26 @@ class RegisterFile:
     def reset(self) -> None:
         self.values.clear()
         self.values.update(self._reset_values)
+
+    def save(self) -> RegisterFileRecord:
+        return RegisterFileRecord(
+            values=[ValueRecord(offset=offset, value=value) for offset, value in sorted(self.values.items())]
+        )
+
+    def check(self, record: RegisterFileRecord) -> None:
+        values_of(record.values)
+        for at, (offset, value) in enumerate((each.offset, each.value) for each in record.values):
+            register = self._table.get(offset)
+            if register is None or offset in self._aliases or register.access not in (Access.RW, Access.UNIT):
+                raise RecordError(f"values[{at}].offset", f"is {offset:#x}, where no value is stored")
+            surplus = value & ~register.mask
+            if surplus:
+                raise RecordError(f"values[{at}].value", f"has {surplus:#x}, which {register.name} has not")
+
+    def restore(self, record: RegisterFileRecord) -> None:
+        self.check(record)
+        self.values.clear()
+        self.values.update(values_of(record.values))
 
     def read(self, offset: int) -> int:
         """A guest's read of the register at `offset`, a multiple of four."""

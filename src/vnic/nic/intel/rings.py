@@ -6,7 +6,19 @@ nothing is cached and `usable` is asked before each run.
 
 from __future__ import annotations
 
+from vnic.record import U16, U32, Record
+
 DESCRIPTOR_BYTES = 16
+
+
+class DescriptorRingRecord(Record, frozen=True):
+    """The registers of a ring. What was fetched is not in it: it is fetched anew."""
+
+    base_low: U32
+    base_high: U32
+    length_bytes: U32
+    head: U16
+    tail: U16
 
 
 class DescriptorRing:
@@ -28,6 +40,20 @@ class DescriptorRing:
         self.head = 0
         self.tail = 0
         self.posted_tail = 0
+
+    def save(self) -> DescriptorRingRecord:
+        return DescriptorRingRecord(
+            base_low=self.base_low,
+            base_high=self.base_high,
+            length_bytes=self.length_bytes,
+            head=self.head,
+            tail=self.posted_tail,
+        )
+
+    def restore(self, record: DescriptorRingRecord) -> None:
+        self.base_low, self.base_high = record.base_low, record.base_high
+        self.length_bytes, self.head = record.length_bytes, record.head
+        self.tail = self.posted_tail = record.tail
 
     @property
     def count(self) -> int:

@@ -15,8 +15,9 @@ from vnic.nic.intel import regs
 from vnic.nic.intel.filter import RCTL_VFE, AddressFilter
 from vnic.nic.intel.interrupts import Interrupts
 from vnic.nic.intel.link import Link
-from vnic.nic.intel.rings import DESCRIPTOR_BYTES, DescriptorRing
+from vnic.nic.intel.rings import DESCRIPTOR_BYTES, DescriptorRing, DescriptorRingRecord
 from vnic.nic.intel.unit import UnitHost
+from vnic.record import U32, Record
 
 # RCTL, SDM §13.4.22
 RCTL_EN = 1 << 1
@@ -58,6 +59,13 @@ def buffer_bytes(rctl: int) -> int:
     return 2048 >> code
 
 
+class ReceiverRecord(Record, frozen=True):
+    rctl: U32
+    ring: DescriptorRingRecord
+    waits: bool
+    """The frame that is offered next was offered before."""
+
+
 class ReceiveHost(UnitHost, Protocol):
     """The device, as the receive unit sees it."""
 
@@ -85,7 +93,13 @@ class Receiver:
         self.ring.reset()
         self.rctl = 0
         self._waits = False
-        """The frame that is offered next was offered before."""
+
+    def save(self) -> ReceiverRecord:
+        return ReceiverRecord(rctl=self.rctl, ring=self.ring.save(), waits=self._waits)
+
+    def restore(self, record: ReceiverRecord) -> None:
+        self.rctl, self._waits = record.rctl, record.waits
+        self.ring.restore(record.ring)
 
     @property
     def enabled(self) -> bool:

@@ -3,12 +3,35 @@
 from __future__ import annotations
 
 from vnic.nic.intel import regs
+from vnic.record import U16, U64, Record, require
 
 _MAX32 = 0xFFFFFFFF
 _MAX64 = (1 << 64) - 1
 _FCS_BYTES = 4
 _PAIRS = {regs.GORCH: regs.GORCL, regs.GOTCH: regs.GOTCL, regs.TORH: regs.TORL, regs.TOTH: regs.TOTL}
 _LOW_HALVES = frozenset(_PAIRS.values())
+_COUNTERS = frozenset(range(0x4000, 0x4100, 4)) - frozenset(_PAIRS)
+
+
+class CountRecord(Record, frozen=True):
+    """A counter that is not 0, by its register's offset; a pair's by that of its low half."""
+
+    offset: U16
+    count: U64
+
+
+class StatisticsRecord(Record, frozen=True):
+    counts: list[CountRecord]
+
+    def check_fields(self) -> None:
+        offsets: set[int] = set()
+        for at, each in enumerate(self.counts):
+            require(each.offset not in offsets, f"counts[{at}].offset", f"is {each.offset:#x} again")
+            known = each.offset in _COUNTERS
+            require(known, f"counts[{at}].offset", f"is {each.offset:#x}, which is no counter")
+            most = _MAX64 if each.offset in _LOW_HALVES else _MAX32
+            require(each.count <= most, f"counts[{at}].count", f"is {each.count}, above {most}")
+            offsets.add(each.offset)
 
 
 class Statistics:
@@ -19,6 +42,13 @@ class Statistics:
 
     def reset(self) -> None:
         self._values.clear()
+
+    def save(self) -> StatisticsRecord:
+        counts = sorted(self._values.items())
+        return StatisticsRecord(counts=[CountRecord(offset=offset, count=count) for offset, count in counts])
+
+    def restore(self, record: StatisticsRecord) -> None:
+        self._values = {each.offset: each.count for each in record.counts}
 
     def read(self, offset: int) -> int:
         """A guest's read clears the register; of a pair, the high half clears both, the low one none."""

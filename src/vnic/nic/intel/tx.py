@@ -7,15 +7,18 @@ and the extended ones, which the 8254x and the 82574 have alike; `offloads.py` d
 from __future__ import annotations
 
 import struct
-from typing import Protocol
+from typing import Annotated, Protocol
+
+import msgspec
 
 from vnic.memory.guest import GuestMemoryError
 from vnic.net import offload
 from vnic.net.clock import Scheduler, Timer
 from vnic.nic.intel import regs
-from vnic.nic.intel.offloads import ETH_BYTES, Context, owe_checksum, segmented, with_checksum
-from vnic.nic.intel.rings import DESCRIPTOR_BYTES, DescriptorRing
+from vnic.nic.intel.offloads import ETH_BYTES, Context, ContextRecord, owe_checksum, segmented, with_checksum
+from vnic.nic.intel.rings import DESCRIPTOR_BYTES, DescriptorRing, DescriptorRingRecord
 from vnic.nic.intel.unit import UnitHost
+from vnic.record import U8, U16, U32, Record, require
 
 # TCTL, SDM §13.4.33
 TCTL_EN = 1 << 1
@@ -63,6 +66,28 @@ def buffer_of(descriptor: bytes) -> tuple[int, int]:
     return address, lower & 0xFFFFF if lower & _TYPE_MASK == _TYPE_DATA else 0
 
 
+class TransmitterRecord(Record, frozen=True):
+    """The transmit unit in the middle of its ring, and of a frame."""
+
+    tctl: U32
+    ring: DescriptorRingRecord
+    paused: bool
+    """Frames wait at the peer. Where they are lost, `Transmitter.resume` is to be called after `restore`."""
+    pending: bool
+    """It goes on in the next turn of the loop."""
+    checksum: ContextRecord
+    segmentation: ContextRecord
+    collected: Annotated[bytes, msgspec.Meta(max_length=MAX_FRAME_BYTES)]
+    options: U8
+    segment: bool
+    tag: U16 | None
+    bad: bool
+    """The frame is not sent when it is complete."""
+
+    def check_fields(self) -> None:
+        require(not (self.bad and self.collected), "collected", "is of a frame that is not sent")
+
+
 class TransmitHost(UnitHost, Protocol):
     """The device, as the transmit unit sees it."""
 
@@ -81,6 +106,7 @@ class Transmitter:
         self.ring = DescriptorRing()
         self._timer: Timer | None = None
         self._running = False
+        self._tag: int | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -95,6 +121,38 @@ class Transmitter:
     def close(self) -> None:
         self._cancel()
 
+    def save(self) -> TransmitterRecord:
+        return TransmitterRecord(
+            tctl=self.tctl,
+            ring=self.ring.save(),
+            paused=self._paused,
+            pending=self._timer is not None,
+            checksum=self._checksum.save(),
+            segmentation=self._segmentation.save(),
+            collected=b"".join(self._parts),
+            options=self._options,
+            segment=self._segment,
+            tag=self._tag,
+            bad=self._bad,
+        )
+
+    def restore(self, record: TransmitterRecord) -> None:
+        self.reset()
+        self.tctl, self._paused = record.tctl, record.paused
+        self.ring.restore(record.ring)
+        self._checksum, self._segmentation = Context.of(record.checksum), Context.of(record.segmentation)
+        if record.collected:
+            self._parts.append(record.collected)
+        self._size = len(record.collected)
+        self._options, self._segment, self._tag, self._bad = (
+            record.options,
+            record.segment,
+            record.tag,
+            record.bad,
+        )
+        if record.pending:
+            self._later()
+
     def _cancel(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -105,7 +163,7 @@ class Transmitter:
         self._size = 0
         self._options = 0
         self._segment = False
-        self._tag: int | None = None
+        self._tag = None
         self._bad = False
 
     # --- Working on the ring ---

@@ -7,31 +7,38 @@ An attachment serves it as a `PciDevice`; the Network knows it as an `Endpoint`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from functools import partial
 
 from vnic.memory.guest import GuestMemory, GuestMemoryError
 from vnic.net.client import Endpoint, Nic
-from vnic.net.clock import Scheduler, Timer
+from vnic.net.clock import Scheduler
 from vnic.net.offload import OffloadError, complete
 from vnic.net.queue import Frame
 from vnic.nic.intel import regs
-from vnic.nic.intel.e1000.eeprom import Eeprom
+from vnic.nic.intel.e1000.eeprom import Eeprom, EepromRecord
 from vnic.nic.intel.e1000.models import MODELS, REVISION, SUBSYSTEM, SUBSYSTEM_VENDOR, VENDOR_INTEL, Model
 from vnic.nic.intel.e1000.phy import PHY_REGISTERS
 from vnic.nic.intel.e1000.registers import ALIASES, BY_OFFSET, MMIO_BYTES, STATUS_RESET
 from vnic.nic.intel.filter import ADDRESS_REGISTERS, AddressFilter
-from vnic.nic.intel.interrupts import Interrupts
-from vnic.nic.intel.link import Link
-from vnic.nic.intel.phy import BMCR, BMSR, MDIC_INTERRUPT, Phy
-from vnic.nic.intel.registers import IO_BYTES, IoWindow, RegisterFile, read_window, write_window
-from vnic.nic.intel.rx import RCTL_EN, Receiver, buffer_bytes
-from vnic.nic.intel.statistics import Statistics
-from vnic.nic.intel.tx import MAX_FRAME_BYTES, Transmitter, buffer_of
+from vnic.nic.intel.interrupts import Interrupts, InterruptsRecord
+from vnic.nic.intel.link import Link, LinkRecord
+from vnic.nic.intel.phy import BMCR, BMSR, MDIC_INTERRUPT, Phy, PhyRecord
+from vnic.nic.intel.registers import (
+    IO_BYTES,
+    IoWindow,
+    RegisterFile,
+    RegisterFileRecord,
+    read_window,
+    write_window,
+)
+from vnic.nic.intel.rx import RCTL_EN, Receiver, ReceiverRecord, buffer_bytes
+from vnic.nic.intel.statistics import Statistics, StatisticsRecord
+from vnic.nic.intel.tx import MAX_FRAME_BYTES, Transmitter, TransmitterRecord, buffer_of
 from vnic.pci.bar import Bar
 from vnic.pci.config import STATUS, PciId
-from vnic.pci.device import PciDevice
+from vnic.pci.device import PciDevice, PciDeviceRecord, PciHandles
 from vnic.pci.irq import IrqLines
+from vnic.record import U32, Mac, Record, require, within
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +52,23 @@ _CTRL_FRCDPX = 1 << 12
 _STATUS_SPEED = 3 << 6
 _CTRL_SPEED_SHIFT = 8
 _STATUS_SPEED_SHIFT = 6
+
+
+class E1000Record(Record, frozen=True):
+    """All state of an E1000. What its link's last change has come to is with its client."""
+
+    function: PciDeviceRecord
+    registers: RegisterFileRecord
+    io_address: U32
+    statistics: StatisticsRecord
+    interrupts: InterruptsRecord
+    eeprom: EepromRecord
+    phy: PhyRecord
+    link: LinkRecord
+    rx: ReceiverRecord
+    tx: TransmitterRecord
+    info_mac: Mac
+    complaints: list[str]
 
 
 class E1000(PciDevice, Endpoint):
@@ -66,7 +90,7 @@ class E1000(PciDevice, Endpoint):
         self.interrupts = Interrupts(self._drive_pin)
         self.eeprom = Eeprom(model)
         self.phy = Phy(PHY_REGISTERS, model.phy_id2)
-        self.link = Link(self.phy, self._call_later, self._status_changed, negotiate=autonegotiation)
+        self.link = Link(self.phy, lambda: self.scheduler, self._status_changed, negotiate=autonegotiation)
         self._filter = AddressFilter(self.values)
         self.rx = Receiver(self, self._filter)
         self.tx = Transmitter(self)
@@ -126,14 +150,54 @@ class E1000(PciDevice, Endpoint):
         assert isinstance(self.client, Nic)
         return self.client
 
+    # --- State apart from handles ---
+
+    def save(self) -> E1000Record:
+        return E1000Record(
+            function=self.save_function(),
+            registers=self.registers.save(),
+            io_address=self._io.address,
+            statistics=self.statistics.save(),
+            interrupts=self.interrupts.save(),
+            eeprom=self.eeprom.save(),
+            phy=self.phy.save(),
+            link=self.link.save(),
+            rx=self.rx.save(),
+            tx=self.tx.save(),
+            info_mac=self._info_mac,
+            complaints=sorted(self._complaints),
+        )
+
+    def restore(self, record: E1000Record, handles: PciHandles) -> None:
+        """Take the place of the NIC that was saved, after `start`. Raises RecordError, and changes nothing then."""
+        with within("function"):
+            self.check_function(record.function)
+        with within("registers"):
+            self.registers.check(record.registers)
+        with within("phy"):
+            self.phy.check(record.phy)
+        asserted = bool(record.interrupts.cause & record.interrupts.mask)
+        require(asserted == record.function.intx, "interrupts.cause", "does not go with the level of the pin")
+        self.restore_function(record.function, handles)
+        self.registers.restore(record.registers)
+        self._filter.addresses_changed()
+        self._io.address = record.io_address
+        self.statistics.restore(record.statistics)
+        self.interrupts.restore(record.interrupts)
+        self.eeprom.restore(record.eeprom)
+        self.phy.restore(record.phy)
+        self.link.restore(record.link)
+        self.rx.restore(record.rx)
+        self.tx.restore(record.tx)
+        self._info_mac = record.info_mac
+        self._complaints = set(record.complaints)
+        self.resume()
+
     # --- What the units need ---
 
     @property
     def scheduler(self) -> Scheduler:
         return self.client.network.scheduler
-
-    def _call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
-        return self.scheduler.call_later(delay, callback)
 
     def transmit(self, frame: bytes, offload: bytes) -> bool:
         """Put a frame on the wire. False: it waits at the peer, and `sent` will be called."""

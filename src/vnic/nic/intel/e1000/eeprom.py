@@ -5,10 +5,14 @@ The device model passes EECD on to it. Linux reads all of it that way when it pr
 
 from __future__ import annotations
 
-from enum import Enum, auto
+from enum import Enum
+from typing import Annotated
+
+import msgspec
 
 from vnic.nic.intel.e1000.models import SUBSYSTEM, SUBSYSTEM_VENDOR, VENDOR_INTEL, Model
-from vnic.nic.intel.nvm import WORDS, EerdLayout, Nvm
+from vnic.nic.intel.nvm import WORDS, EerdLayout, Nvm, NvmRecord
+from vnic.record import U8, U16, Record, require
 
 # EECD, SDM §13.4.3
 _SK = 1 << 0
@@ -20,6 +24,7 @@ _REQ = 1 << 6
 _GNT = 1 << 7
 _PRES = 1 << 8
 _KEPT = _SK | _CS | _DI | _FWE | _REQ
+_COMMAND_BITS = 8  # two of opcode, six of address
 _READ = 0b10  # Microwire opcode, behind the start bit
 
 EERD = EerdLayout(done=1 << 4, address_shift=8, address_mask=0xFF)  # SDM §13.4.4
@@ -49,12 +54,29 @@ def template(model: Model) -> dict[int, int]:
 
 
 class _MicrowireState(Enum):
-    IDLE = auto()
+    IDLE = "idle"
     """No start bit yet."""
-    COMMAND = auto()
-    READING = auto()
-    OTHER = auto()
+    COMMAND = "command"
+    READING = "reading"
+    OTHER = "other"
     """A write, an erase or an enable: taken, and without effect."""
+
+
+class EepromRecord(Record, frozen=True):
+    """The bus in the middle of a command, and EERD."""
+
+    nvm: NvmRecord
+    pins: U16
+    state: _MicrowireState
+    shifted: U8
+    bits: Annotated[int, msgspec.Meta(ge=0, lt=WORDS * 16)]
+    """Of a command: how many were clocked in. Of a read: the next bit of the memory."""
+    out: bool
+
+    def check_fields(self) -> None:
+        require(not self.pins & ~_KEPT, "pins", f"are {self.pins:#x}")
+        begun = self.state is _MicrowireState.COMMAND
+        require(not begun or self.bits < _COMMAND_BITS, "bits", f"are {self.bits} of a command")
 
 
 class Eeprom(Nvm):
@@ -67,6 +89,21 @@ class Eeprom(Nvm):
         super().reset()
         self._pins = 0
         self._deselect()
+
+    def save(self) -> EepromRecord:
+        return EepromRecord(
+            nvm=self.save_nvm(),
+            pins=self._pins,
+            state=self._state,
+            shifted=self._shifted,
+            bits=self._bits,
+            out=bool(self._out),
+        )
+
+    def restore(self, record: EepromRecord) -> None:
+        self.restore_nvm(record.nvm)
+        self._pins, self._state, self._shifted = record.pins, record.state, record.shifted
+        self._bits, self._out = record.bits, int(record.out)
 
     def _deselect(self) -> None:
         self._state = _MicrowireState.IDLE
@@ -93,7 +130,7 @@ class Eeprom(Nvm):
         elif self._state is _MicrowireState.COMMAND:
             self._shifted = self._shifted << 1 | data_in
             self._bits += 1
-            if self._bits == 8:  # two of opcode, six of address
+            if self._bits == _COMMAND_BITS:
                 self._state = (
                     _MicrowireState.READING if self._shifted >> 6 == _READ else _MicrowireState.OTHER
                 )
