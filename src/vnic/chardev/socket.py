@@ -55,7 +55,7 @@ class NamedSocket(Protocol):
 
     @property
     def listener(self) -> Listening | None:
-        """What it listens on for as long as it exists, whoever uses it, as in QEMU; peers wait in the backlog while it
+        """What it listens on for as long as it exists, as in QEMU; peers wait in the backlog while it
         has no user. None: its user opens it."""
 
     @property

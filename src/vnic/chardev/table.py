@@ -6,6 +6,7 @@ One with `server=on` listens as long as it exists; what is built on a chardev cl
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -45,6 +46,8 @@ class Chardev:
         """Whether a peer is there; told by the user."""
         self._ends: tuple[tuple[str, int], tuple[str, int]] | None = None
         """Of a TCP connection: ours, the peer's."""
+        self._unix_name: str | None = None
+        """Of a UNIX connection: the name of our end, empty where it has none."""
 
     def claim(self, user: str, *, listens: bool = True) -> None:
         """Take it into use; one user at a time (chardev/char-fe.c: qemu_chr_fe_init, qemu_chr_fe_set_handlers)."""
@@ -56,9 +59,13 @@ class Chardev:
     def set_connected(self, sock: socket.socket | None) -> None:
         """A peer is there, or none any more."""
         self.connected = sock is not None
-        self._ends = None
-        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-            with contextlib.suppress(OSError):  # it may be gone already
+        self._ends = self._unix_name = None
+        if sock is None:
+            return
+        with contextlib.suppress(OSError):  # it may be gone already
+            if sock.family == socket.AF_UNIX:
+                self._unix_name = os.fsdecode(sock.getsockname()).partition("\0")[0]
+            else:
                 self._ends = sock.getsockname()[:2], sock.getpeername()[:2]
 
     @property
@@ -92,11 +99,14 @@ class Chardev:
         if not isinstance(self.options, SocketOptions):
             return "stdio" if isinstance(self.options, StdioOptions) else "null"
         options = self.options
+        server = ",server=on" if options.server else ""
         if self._ends is not None:
             ours, theirs = (
                 f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self._ends
             )
-            return f"tcp:{ours}{',server=on' if options.server else ''} <-> {theirs}"
+            return f"tcp:{ours}{server} <-> {theirs}"
+        if self._unix_name is not None and isinstance(options.addr, FdAddress):
+            return f"unix:{self._unix_name}{server}"
         if self.listener is not None and not isinstance(options.addr, UnixAddress):
             # The port that the kernel chose; what a passed socket is bound to.
             sock = self.listener.socket

@@ -61,7 +61,7 @@ class Closers:
             try:
                 os.close(fd)
             except OSError:
-                pass  # closed all the same (close(2)): what the file system says of it is nobody's concern
+                pass  # closed all the same (close(2)), whatever the file system says of it
             with self._lock:
                 self._owners[owner] -= 1
                 if not self._owners[owner]:

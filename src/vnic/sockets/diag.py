@@ -1,4 +1,4 @@
-"""Which UNIX sockets are bound to a path, asked of the kernel (unix_diag) and not of whoever listens there."""
+"""Which UNIX sockets are bound to a path, asked of the kernel (unix_diag) and not of the program that listens there."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class PathLock:
     def _take(self) -> int:
         for _ in range(ATTEMPTS):
             try:
-                # O_NONBLOCK: somebody may have put a named pipe there.
+                # O_NONBLOCK: another user may have put a named pipe there.
                 flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
                 fd = os.open(self._path, flags, 0o600)
             except OSError as error:

@@ -26,7 +26,7 @@ class LookupFailed(Exception):
 
 
 def look_up(loop: asyncio.AbstractEventLoop, work: Callable[[], T]) -> asyncio.Future[T]:
-    """The result of `work()`, or its exception, or LookupFailed. To be cancelled where nobody wants it any more."""
+    """The result of `work()`, or its exception, or LookupFailed. To be cancelled when it is no longer wanted."""
     future: asyncio.Future[T] = loop.create_future()
     if not _free.acquire(blocking=False):
         future.set_exception(LookupFailed("too many lookups are under way"))

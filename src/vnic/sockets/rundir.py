@@ -54,7 +54,7 @@ def own_folder() -> Path:
 
 
 def _check_owner(folder: Path) -> None:
-    """Refuse a folder that somebody else could have planted, as /tmp allows; close one of ours to others."""
+    """Refuse a folder that another user could have made, as /tmp allows; close one of ours to others."""
     if _mode(folder) & 0o077:
         folder.chmod(0o700)
 

@@ -1,6 +1,6 @@
 """Reading, writing and closing descriptors that a peer shares with us, and could make block: kicks, calls, interrupts.
 
-O_NONBLOCK belongs to the open file, not to our descriptor of it: whoever passed us one can take the flag off again,
+O_NONBLOCK belongs to the open file, not to our descriptor of it: a peer that passed us one can take the flag off again,
 fill the eventfd or the pipe, and have us wait in write() for ever. Where `vnic run` is `guarded`, a signal ends such
 a call, which fails with Blocked.
 """
@@ -131,7 +131,7 @@ def _forget_linger(fd: int) -> None:
     try:
         sock = socket.socket(fileno=fd)
     except OSError:
-        return  # opened with O_PATH: its end is nobody's end
+        return  # opened with O_PATH: closing it ends no connection
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
     except OSError:

@@ -63,7 +63,8 @@ def test_qapis_form(addr: dict[str, object], filename: str) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         chardev.set_connected(ours)
-    assert chardevs.info() == [ChardevInfo("c0", filename, True)]
+    connected = "unix:,server=on" if filename.startswith("fd:") else filename
+    assert chardevs.info() == [ChardevInfo("c0", connected, True)]
     chardev.set_connected(None)
     assert chardevs.info() == [ChardevInfo("c0", f"disconnected:{filename}", True)]
 
