@@ -44,7 +44,11 @@ class PcapFile:
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "Invalid argument"
             raise NetError(f"Could not open '{path}': {reason}") from None
-        self._regular = stat.S_ISREG(os.fstat(self._fd).st_mode)
+        found = os.fstat(self._fd).st_mode
+        if stat.S_ISBLK(found):
+            os.close(self._fd)
+            raise NetError(f"Could not open '{path}': it is a block device, and would be overwritten")
+        self._regular = stat.S_ISREG(found)
         header = FILE_HEADER.pack(MAGIC, *VERSION, 0, 0, snaplen, LINKTYPE_ETHERNET)
         try:
             os.write(self._fd, header)

@@ -8,10 +8,12 @@ import fcntl
 import os
 import resource
 import signal
+import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from tests.fakes.loops import no_fd_leak
@@ -127,6 +129,29 @@ def test_refused(tmp_path: Path, file: str, maxlen: int, desc: str) -> None:
             Rig(path, maxlen)
         assert refused.value.desc == desc.format(path)
         assert not (tmp_path / "a.pcap").exists()
+
+    with no_fd_leak():
+        run(main())
+
+
+def test_a_block_device_is_not_overwritten(tmp_path: Path) -> None:
+    """One without a driver refuses its open, so the answer of fstat is played."""
+    device = tmp_path / "disk"
+    device.write_bytes(b"precious")
+    real = os.fstat
+
+    def fstat(fd: int) -> os.stat_result:
+        found = real(fd)
+        if not os.path.samestat(found, device.stat()):
+            return found
+        return os.stat_result((found.st_mode & 0o7777 | stat.S_IFBLK, *found[1:]))
+
+    async def main() -> None:
+        with mock.patch("os.fstat", fstat), pytest.raises(NetError) as refused:
+            Rig(device)
+        assert (
+            refused.value.desc == f"Could not open '{device}': it is a block device, and would be overwritten"
+        )
 
     with no_fd_leak():
         run(main())

@@ -32,11 +32,6 @@ def apt_available() -> bool:
     return all(shutil.which(tool) for tool in _TOOLS)
 
 
-def private_folder(name: str) -> Path:
-    """Where `Apt.private` keeps its lists."""
-    return cache_folder() / "apt" / name
-
-
 class Apt:
     """apt-get with the machine's sources, or with a private state that may hold one more suite."""
 
@@ -46,12 +41,12 @@ class Apt:
         self._complaint = complaint
 
     @classmethod
-    def private(cls, name: str, extra_sources: str = "", release: str = "") -> Apt:
-        """With package lists of its own; `extra_sources` (in deb822 form, sources.list(5)) replace the machine's.
+    def private(cls, root: Path, extra_sources: str = "", release: str = "") -> Apt:
+        """With package lists of its own, in the folder `root`.
 
+        `extra_sources` (in deb822 form, sources.list(5)) replace the machine's.
         Then, packages are taken from the suite `release`, whatever the machine's own preferences are.
         """
-        root = private_folder(name)
         for folder in ("state/lists/partial", "cache/archives/partial", "sources.list.d"):
             (root / folder).mkdir(parents=True, exist_ok=True)
         # dpkg's lock, too, is beside its status.
@@ -141,7 +136,7 @@ def download(packages: Sequence[str], folder: Path, progress: Progress | None = 
         return Apt().download(packages, folder, progress)
     except GuestUnavailable:
         # No package lists, as in a container image, or old ones: fetch them into a private place.
-        private = Apt.private("machine")
+        private = Apt.private(cache_folder() / "apt/machine")
         private.update(progress)
         return private.download(packages, folder, progress)
 

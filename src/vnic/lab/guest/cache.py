@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from vnic.lab.guest.errors import GuestUnavailable
+from vnic.scratch import ScratchFolder, remove_leftovers
 
 REMEDY = "export XDG_CACHE_HOME=A_FOLDER_OF_YOURS"
 
 _MANIFEST = "manifest.json"
+_SCRATCH = (".fresh-", ".packages-")
 
 
 def cache_folder() -> Path:
@@ -50,14 +51,22 @@ def entry(name: str) -> Path | None:
 def store(name: str, fill: Callable[[Path], None]) -> Path:
     """Make the cached folder `name` anew: `fill` writes into an empty folder, which then takes the name at once."""
     target = cache_folder() / name
-    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    scratch = scratch_folder(".fresh-")
     try:
+        fresh = scratch.path / name
+        fresh.mkdir(mode=0o700)
         fill(fresh)
         (fresh / _MANIFEST).write_text(json.dumps(_file_sizes(fresh), indent=0))
         shutil.rmtree(target, ignore_errors=True)
         fresh.rename(target)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
+    finally:
+        scratch.remove()
     return target
+
+
+def scratch_folder(prefix: str) -> ScratchFolder:
+    """A folder of one of `_SCRATCH` below the cache folder; those of downloads that were killed are removed."""
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    remove_leftovers(folder, _SCRATCH)
+    return ScratchFolder(prefix, folder)

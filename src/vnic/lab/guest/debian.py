@@ -21,11 +21,11 @@ from vnic.lab.guest.apt import (
     Progress,
     apt_available,
     download,
-    private_folder,
     unpack,
 )
-from vnic.lab.guest.cache import cache_folder
+from vnic.lab.guest.cache import scratch_folder
 from vnic.lab.guest.errors import GuestUnavailable
+from vnic.scratch import ScratchFolder
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _KEYRING_PACKAGE = "debian-archive-keyring"
@@ -82,16 +82,20 @@ class Debian:
         self._suites = suites
         self._progress = progress
         self._apt: Apt | None = None
-        self._folder = Path()
+        self._scratch: ScratchFolder | None = None
 
     def __enter__(self) -> Debian:
-        cache_folder().mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._folder = Path(tempfile.mkdtemp(prefix=".packages-", dir=cache_folder()))
+        self._scratch = scratch_folder(".packages-")
         return self
 
     def __exit__(self, *_error: object) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
-        shutil.rmtree(private_folder(self._folder.name), ignore_errors=True)
+        if self._scratch is not None:
+            self._scratch.remove()
+
+    @property
+    def _folder(self) -> Path:
+        assert self._scratch is not None
+        return self._scratch.path
 
     def fetch(self, packages: Sequence[str], span: tuple[float, float]) -> list[Path]:
         """The .deb files of `packages` and of all that they need, from the last of the suites that has it.
@@ -130,7 +134,7 @@ class Debian:
             mirror = find_mirror(Apt().index_files()) or self._described_mirror()
             suites = " ".join(self._suites)
             sources = _SOURCES.format(mirror=mirror, suites=suites, keyring=self._keyring())
-            self._apt = Apt.private(self._folder.name, sources, self._suites[0])
+            self._apt = Apt.private(self._folder / "apt", sources, self._suites[0])
             self._apt.update(self._part((0.0, 0.1)))
         return self._apt
 

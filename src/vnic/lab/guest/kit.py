@@ -10,7 +10,6 @@ import os
 import platform
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,8 +174,11 @@ def download_kit(progress: Progress | None = None) -> UmlKit:
         )
 
     def fill(folder: Path) -> None:
-        with tempfile.TemporaryDirectory(prefix="vnic-apt-") as downloads:
-            unpack(download(UML_PACKAGES, Path(downloads), progress), folder)
+        downloads = cache.scratch_folder(".packages-")
+        try:
+            unpack(download(UML_PACKAGES, downloads.path, progress), folder)
+        finally:
+            downloads.remove()
 
     try:
         cache.store(_CACHE_ENTRY, fill)

@@ -62,17 +62,17 @@ def test_names_the_mirror_that_the_lists_did_not_come_from(tools: Path, tmp_path
         + 'case "$*" in *update) echo "W: Failed to fetch http://mirror/x  Cannot resolve" >&2; exit 0;; esac\n'
         "echo 'E: Unable to locate package zz' >&2; exit 100\n",
     )
-    private = Apt.private("machine")
+    private = Apt.private(tmp_path / "lists")
     private.update()
     with pytest.raises(GuestUnavailable, match="Failed to fetch http://mirror/x  Cannot resolve"):
         private.download(["zz"], tmp_path)
 
 
-def test_a_private_state_lies_below_the_cache(tools: Path, tmp_path: Path) -> None:
+def test_a_private_state_lies_in_its_folder(tools: Path, tmp_path: Path) -> None:
     script(tools, "apt-get", APT_GET)
-    Apt.private("backports", "Types: deb\n").update()
+    Apt.private(tmp_path / "lists", "Types: deb\n").update()
     call = (tmp_path / "calls").read_text()
-    root = tmp_path / "cache/vnic/apt/backports"
+    root = tmp_path / "lists"
     assert f"Dir::State={root}/state" in call
     assert f"Dir::Etc::sourceparts={root}/sources.list.d" in call
     assert (root / "sources.list.d/extra.sources").read_text() == "Types: deb\n"

@@ -9,6 +9,7 @@ import pytest
 
 from vnic.lab.guest import cache, kit, qemu_kit
 from vnic.lab.guest.errors import GuestUnavailable
+from vnic.scratch import LOCK_NAME
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +38,18 @@ def test_a_file_that_was_cut_short_or_lost_voids_the_entry() -> None:
     assert cache.entry("uml") is None
     cache.store("uml", fill)
     assert cache.entry("uml") == folder
+
+
+@pytest.mark.parametrize("name", [".fresh-a1b2", ".packages-c3d4"])
+def test_what_a_killed_download_left_is_removed_by_the_next(cache_home: Path, name: str) -> None:
+    left = cache_home / "vnic" / name
+    (left / "half").mkdir(parents=True)
+    (left / LOCK_NAME).touch()
+    another = cache.scratch_folder(".packages-")  # is under way
+    assert not left.exists()
+    cache.store("uml", fill)
+    assert {path.name for path in (cache_home / "vnic").iterdir()} == {"uml", another.path.name}
+    another.remove()
 
 
 def test_a_manifest_of_rubbish_voids_the_entry() -> None:
