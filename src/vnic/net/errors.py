@@ -9,6 +9,7 @@ from __future__ import annotations
 GENERIC_ERROR = "GenericError"
 DEVICE_NOT_FOUND = "DeviceNotFound"
 COMMAND_NOT_FOUND = "CommandNotFound"
+DEVICE_NOT_ACTIVE = "DeviceNotActive"
 
 
 class NetError(Exception):

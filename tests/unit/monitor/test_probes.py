@@ -35,10 +35,52 @@ from .conftest import Client
         ("query-block", []),
         ("query-pci", []),
         ("query-memory-devices", []),
+        ("query-blockstats", []),
+        ("query-audiodevs", []),
+        ("query-accelerators", {"enabled": "qtest", "present": ["qtest"]}),
+        ("query-migrate", {}),
+        ("query-memory-size-summary", {"base-memory": 0, "plugged-memory": 0}),
+        ("query-vnc", {"enabled": False}),
+        ("query-display-options", {"type": "none"}),
     ],
 )
 def test_what_describes_the_vm(client: Client, command: str, answer: object) -> None:
     assert client.ask(command) == {"return": answer}
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "klass", "desc"),
+    [
+        ("query-gic-capabilities", {}, "GenericError", "GIC hardware is not available on this target"),
+        ("query-sev-capabilities", {}, "GenericError", "KVM not enabled"),
+        ("query-hotpluggable-cpus", {}, "GenericError", "machine does not support hot-plugging CPUs"),
+        ("query-balloon", {}, "DeviceNotActive", "No balloon device has been activated"),
+        ("query-cpu-model-expansion", {}, "GenericError", "Parameter 'type' is missing"),
+        (
+            "query-cpu-model-expansion",
+            {"type": "fulll", "model": {"name": "host"}},
+            "GenericError",
+            "Parameter 'type' does not accept value 'fulll'",
+        ),
+        (
+            "query-cpu-model-expansion",
+            {"type": "full", "model": {}},
+            "GenericError",
+            "Parameter 'model.name' is missing",
+        ),
+        (
+            "query-cpu-model-expansion",
+            {"type": "full", "model": {"name": "nope", "props": {"a": 1}}},
+            "GenericError",
+            "CPU model 'nope' not found",
+        ),
+        ("query-cpu-model-baseline", {}, "GenericError", "Parameter 'modela' is missing"),
+    ],
+)
+def test_what_a_vm_would_have(
+    client: Client, command: str, arguments: dict[str, object], klass: str, desc: str
+) -> None:
+    assert client.ask(command, **arguments) == {"error": {"class": klass, "desc": desc}}
 
 
 def test_the_text_of_info_network(client: Client) -> None:

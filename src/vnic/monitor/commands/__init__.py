@@ -1,7 +1,7 @@
 """What can be asked over QMP. To add a command, write its arguments' Struct and its function in one of these files.
 
 `control` is about the monitor itself, `fds` about descriptors that clients pass, `net` about NICs, back-ends and links,
-`probes` about what this QEMU can do, `machine` about the rest.
+`probes` about what this QEMU can do, `vm_probes` about what it lacks, `machine` about the rest.
 """
 
 from vnic.monitor.commands import (
@@ -9,10 +9,11 @@ from vnic.monitor.commands import (
     fds,
     net,
     probes,
+    vm_probes,
 )
 from vnic.monitor.commands import (
     devices as machine,
 )
 from vnic.monitor.commands.table import COMMANDS, Caller, Command
 
-__all__ = ["COMMANDS", "Caller", "Command", "control", "fds", "machine", "net", "probes"]
+__all__ = ["COMMANDS", "Caller", "Command", "control", "fds", "machine", "net", "probes", "vm_probes"]

@@ -80,19 +80,6 @@ def query_current_machine(caller: Caller) -> CurrentMachineParams:
     return CurrentMachineParams()
 
 
-def _none(caller: Caller) -> list[Any]:
-    """What a QEMU without a VM's parts has none of."""
-    return []
-
-
-for _name in (
-    *("query-cpus-fast", "query-cpu-definitions", "query-iothreads", "query-memory-devices"),
-    *("query-tpm-models", "query-tpm-types", "query-migrate-capabilities", "query-block", "query-jobs"),
-    "query-named-block-nodes",
-):
-    command(_name)(_none)
-
-
 @command("query-pci")
 def query_pci(caller: Caller) -> list[PciInfo]:
     """The NICs that are PCI functions, on one bus; the VM has them where it put them."""
