@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 COLUMN_GAP = 2
+BELOW_MARGIN = 4
+"""Of what stands below its row."""
 WRAPPED_WIDTH = 40
 """The room that a last column of running text should have."""
 
@@ -38,8 +40,8 @@ def print_table(
 ) -> None:
     """A table on a terminal; elsewhere one line a row, cells apart by tabs, after a line of column names.
 
-    The last column wraps; where the terminal leaves it little room, the `expendable` columns are left out, and where
-    that does not do, it stands below its row.
+    The last column wraps; where the terminal leaves it little room, the `expendable` columns, the last first, stand
+    below their row with their names, and where that does not do, the last column does too.
     """
     rows = [[one_line(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
@@ -57,13 +59,20 @@ def _print_rich(columns: Sequence[str], rows: Sequence[Sequence[str]], expendabl
     shown = list(range(len(columns)))
     widths = [max(len(row[index]) for row in (columns, *rows)) for index in shown]
     text_width = min(widths[-1], WRAPPED_WIDTH)
-    if sum(widths[:-1]) + COLUMN_GAP * len(widths[:-1]) + text_width > console.width:
-        shown = [index for index in shown if columns[index] not in expendable]
+    below: list[int] = []
+    for index in reversed([shown_index for shown_index in shown if columns[shown_index] in expendable]):
+        if sum(widths[each] + COLUMN_GAP for each in shown[:-1]) + text_width <= console.width:
+            break
+        shown.remove(index)
+        below.insert(0, index)
     lines = Lines(console, [("<", widths[index]) for index in shown[:-1]], text_width)
     lines.print([columns[index] for index in shown], ["bold"] * len(shown))
     lines.rule()
     for row in rows:
         lines.print([row[index] for index in shown], [LINK_STYLES.get(row[index], "") for index in shown])
+        lines.below(
+            "  ".join(f"{columns[index].lower()} {row[index]}" for index in below if row[index] != "-")
+        )
 
 
 class Lines:
@@ -74,7 +83,11 @@ class Lines:
     """
 
     def __init__(
-        self, console: Console, columns: Sequence[tuple[str, int]], text_width: int, margin: int = 4
+        self,
+        console: Console,
+        columns: Sequence[tuple[str, int]],
+        text_width: int,
+        margin: int = BELOW_MARGIN,
     ) -> None:
         self._console = console
         self._columns = columns
@@ -98,6 +111,13 @@ class Lines:
         self._console.print(line)
         for part in text:
             self._console.print(Text(" " * self._margin).append(part, styles[-1]))
+
+    def below(self, text: str) -> None:
+        """More of the line that was just printed, if any."""
+        from rich.text import Text
+
+        for part in textwrap.wrap(text, max(self._console.width - BELOW_MARGIN, 1), break_on_hyphens=False):
+            self._console.print(Text(" " * BELOW_MARGIN).append(part, "dim"))
 
     def rule(self) -> None:
         self._console.print("─" * self._console.width)

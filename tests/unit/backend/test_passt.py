@@ -50,6 +50,24 @@ def test_arguments_are_those_that_qemu_gives() -> None:
     assert passt_arguments(PasstOptions(id="p", path="/x/passt", quiet=False)) == ["/x/passt"]
 
 
+@pytest.mark.parametrize(
+    ("options", "desc"),
+    [
+        (PasstOptions(id="p", mac="zz"), "Property 'passt.mac' doesn't take value 'zz'"),
+        (
+            PasstOptions(id="p", mac="01:00:00:00:00:01"),
+            "Property 'passt.mac' doesn't take value '01:00:00:00:00:01': it is a multicast address",
+        ),
+        (PasstOptions(id="p", mtu=99999999), "Parameter 'mtu' must be from 0 to 65535"),
+        (PasstOptions(id="p", mtu=-1), "Parameter 'mtu' must be from 0 to 65535"),
+    ],
+)
+def test_what_passt_could_not_take_is_refused_by_its_key(options: PasstOptions, desc: str) -> None:
+    with pytest.raises(NetError) as refused:
+        passt_arguments(options)
+    assert refused.value.desc == desc
+
+
 # -- life -------------------------------------------------------------------------------------------------------------
 
 

@@ -105,6 +105,24 @@ def test_no_column_disappears_from_a_narrow_terminal(
     assert "".join(line.split(" ", 1)[0] for line in lines[2:]).endswith(name)
 
 
+def test_columns_without_room_stand_below_their_row(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    rows = [("nic0", "nic", "virtio-net", "up", "3", "-"), ("net0", "netdev", "echo", "up", "0", "-")]
+    show.print_table(("NAME", "TYPE", "MODEL", "LINK", "CHANGES", "HELD BY"), rows, ("TYPE", "CHANGES"))
+    lines = [re.sub("\x1b\\[[0-9;]*m", "", line) for line in capsys.readouterr().out.splitlines()]
+    assert [line.rstrip() for line in lines] == [
+        "NAME  TYPE    MODEL       LINK  HELD BY",
+        "─" * 40,
+        "nic0  nic     virtio-net  up    -",
+        "    changes 3",
+        "net0  netdev  echo        up    -",
+        "    changes 0",
+    ]
+
+
 def test_styles_only_where_they_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.delenv("NO_COLOR", raising=False)

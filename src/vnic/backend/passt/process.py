@@ -20,6 +20,7 @@ from typing import Protocol
 from vnic.backend.options import PasstOptions, String
 from vnic.children import Child, with_us
 from vnic.net.errors import NetError
+from vnic.net.names import parse_mac
 from vnic.scratch import ScratchFolder, shared_parent
 
 RESTART_S = 0.1
@@ -27,6 +28,7 @@ RESTART_S = 0.1
 RESTART_MAX_S = 10.0
 """up to this."""
 ERROR_BYTES = 4096
+MTU_MAX = 65535
 FAILURES_TOLD = 3
 """A start that fails so often with the same words is told as one that will not get better by itself."""
 
@@ -340,7 +342,11 @@ _SWITCHED_OFF = (
 
 
 def passt_arguments(options: PasstOptions) -> list[str]:
-    """The command line of passt, without its socket."""
+    """The command line of passt, without its socket. NetError for what passt could only refuse later, in its words."""
+    if options.mac is not None:
+        parse_mac(options.mac, "passt")
+    if options.mtu is not None and not 0 <= options.mtu <= MTU_MAX:
+        raise NetError(f"Parameter 'mtu' must be from 0 to {MTU_MAX}")
     words = [options.path or "passt"]
     if options.vhost_user:
         words.append("--vhost-user")
