@@ -121,7 +121,7 @@ class EngineRig(NicRig):
     def needs_reset(self) -> None:
         pass
 
-    def lend_queue(self, index: int) -> QueueFds | None:
+    def hand_over_queue(self, index: int) -> QueueFds | None:
         return None
 
     def reclaim_queue(self, index: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vnic.virtio.device import RingTaker, VirtioDevice
+from vnic.virtio.device import RingBackend, VirtioDevice
 from vnic.virtio.device_record import DataPath
 from vnic.virtio.features import INDIRECT_DESC, VERSION_1
 from vnic.virtio.queue import QueueError, SplitQueue
@@ -18,7 +18,7 @@ class FakeVirtioDevice(VirtioDevice):
         self.calls: list[object] = []
         self.config = bytearray(b"vnictest")
         self.config_size = 8
-        self.taker: RingTaker | None = None
+        self.back_end: RingBackend | None = None
         self.host_features = self.offer_features()
 
     @property
@@ -62,8 +62,8 @@ class FakeVirtioDevice(VirtioDevice):
     def is_data_queue(self, index: int) -> bool:
         return self.carries_packets(index)
 
-    def ring_taker(self) -> RingTaker | None:
-        return self.taker
+    def ring_backend(self) -> RingBackend | None:
+        return self.back_end
 
     def wanted_datapath(self) -> DataPath:
         return DataPath.LOCAL if self.status & 4 else DataPath.OFF

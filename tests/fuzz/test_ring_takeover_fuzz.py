@@ -11,7 +11,7 @@ from tests.fakes.virtio_lab import VirtioLab, frame
 from vnic.net.client import Endpoint
 from vnic.net.queue import Frame
 from vnic.nic.virtio_net import VirtioNet, features
-from vnic.virtio.device import RingTaker, VirtioDevice
+from vnic.virtio.device import RingBackend, VirtioDevice
 from vnic.virtio.queue import SplitQueue
 
 PAIRS = 2
@@ -24,7 +24,7 @@ OPERATIONS = (
 )
 
 
-class Taker(Endpoint, RingTaker):
+class FakeRingBackend(Endpoint, RingBackend):
     """A back-end that really runs the rings it is given, a little at a time."""
 
     ring_features = features.OF_THE_RINGS
@@ -50,7 +50,7 @@ class Taker(Endpoint, RingTaker):
         for index in self.enabled - set(self.rings):
             assert device.attachment is not None
             assert device.memory is not None
-            device.attachment.lend_queue(index)
+            device.attachment.hand_over_queue(index)
             told, ring = queues[index], SplitQueue(index)
             ring.size, ring.desc, ring.avail, ring.used = told.size, told.desc, told.avail, told.used
             ring.setup(device.memory, told.last_avail)
@@ -94,10 +94,10 @@ class Taker(Endpoint, RingTaker):
 class Bench:
     """A driver of two pairs, and netdevs that come and go."""
 
-    def __init__(self, lab: VirtioLab, source: random.Random, taker: Taker) -> None:
+    def __init__(self, lab: VirtioLab, source: random.Random, back_end: FakeRingBackend) -> None:
         self.lab = lab
         self.source = source
-        self.takers = [taker]
+        self.back_ends = [back_end]
         self.number = 0
         self.plugged = True
         # Two rings' worth is on its way at the most, and no buffer is written anew while it is.
@@ -137,8 +137,8 @@ class Bench:
             lab.network.delete_netdev("net0", "test")
             self.plugged = False
         elif operation == "netdev":
-            self.takers.append(Taker(source, self.takers[0].out))
-            lab.network.add_netdev("net0", "vhost-user", self.takers[-1], PAIRS)
+            self.back_ends.append(FakeRingBackend(source, self.back_ends[0].out))
+            lab.network.add_netdev("net0", "vhost-user", self.back_ends[-1], PAIRS)
             self.plugged = True
         elif operation == "answer":
             self.answer()
@@ -148,12 +148,12 @@ class Bench:
             lab.settle()
 
     def answer(self) -> None:
-        for taker in self.takers:
-            taker.answer()
+        for back_end in self.back_ends:
+            back_end.answer()
 
     def work(self) -> None:
-        for taker in self.takers:
-            taker.work()
+        for back_end in self.back_ends:
+            back_end.work()
         self.lab.driver.kick()
 
     def finish(self) -> None:
@@ -175,9 +175,9 @@ class Bench:
 @pytest.mark.parametrize("seed", range(12))
 def test_each_frame_goes_out_once_at_the_most(seed: int) -> None:
     source, out = random.Random(seed), list[bytes]()
-    taker = Taker(source, out)
-    with VirtioLab(VirtioNet(PAIRS), far=taker, memory_bytes=64 << 20, ring_size=64) as lab:
-        bench = Bench(lab, source, taker)
+    back_end = FakeRingBackend(source, out)
+    with VirtioLab(VirtioNet(PAIRS), far=back_end, memory_bytes=64 << 20, ring_size=64) as lab:
+        bench = Bench(lab, source, back_end)
         for _ in range(STEPS):
             bench.step(source.choice(OPERATIONS))
         bench.finish()

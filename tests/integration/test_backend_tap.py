@@ -79,12 +79,12 @@ class Segments(Guest):
     wants_offload = True
 
 
-async def _tcp(taker: type[Guest], unfinished: bool) -> None:
+async def _tcp(kind: type[Guest], unfinished: bool) -> None:
     """The host's own TCP through the tap: with the guest's offloads the kernel hands over 64 KiB segments, whose
     completion has to be what the kernel would have sent."""
     async with Lab() as lab:
         lab.add(TapOptions(id="net0", ifname="vt0"))
-        guest = taker()
+        guest = kind()
         nic = lab.network.add_nic("nic0", "virtio-net", guest, mac=bytes(6), netdev_id="net0")
         up("vt0")
         ip("addr", "add", "10.9.0.1/24", "dev", "vt0")

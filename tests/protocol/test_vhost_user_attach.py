@@ -18,7 +18,7 @@ from tests.fakes.vhost_user_rig import SocketRig, closed_by_device
 from vnic.attach import gate
 from vnic.attach.attachment import AttachmentState
 from vnic.attach.session import SessionState
-from vnic.attach.vhost_user.kicks import VAIN_KICKS
+from vnic.attach.vhost_user.kicks import SPURIOUS_KICKS
 from vnic.lab.played.vhost_user_client import (
     QEMU_NETDEV_PROTOCOL_FEATURES,
     Disconnected,
@@ -314,9 +314,9 @@ def test_a_kick_descriptor_that_is_never_empty_does_not_spin(rig: SocketRig) -> 
     endless = os.eventfd(0, os.EFD_SEMAPHORE | os.EFD_NONBLOCK)
     os.eventfd_write(endless, 1 << 40)
     client.send_u64(vu.SET_VRING_KICK, 1, [endless])
-    rig.serve(2 * VAIN_KICKS)
+    rig.serve(2 * SPURIOUS_KICKS)
     taken = (1 << 40) - _counter(endless)
-    assert VAIN_KICKS <= taken < VAIN_KICKS + 100
+    assert SPURIOUS_KICKS <= taken < SPURIOUS_KICKS + 100
     os.close(endless)
     rig.driver.send(FRAME)
     until(rig.loop, lambda: rig.sink.frames == [FRAME])  # it still is a kick

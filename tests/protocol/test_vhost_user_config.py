@@ -78,7 +78,7 @@ def test_told_once_until_it_is_read(rig: EngineRig) -> None:
     rig.client.start()
     assert change(rig) == NOTICE
     assert change(rig) is None
-    assert rig.engine.notices.told
+    assert rig.engine.notices.notified
     rig.client.read_config(0, 6)
     assert change(rig) is None, "reading the MAC is not reading the status"
     rig.client.link_up()
@@ -117,7 +117,7 @@ def test_a_driver_that_went_without_reading_leaves_it_to_the_next(rig: EngineRig
 def test_a_client_without_config_or_channel_is_never_told(rig: EngineRig, features: int) -> None:
     rig.client.start(features)
     assert change(rig) is None
-    assert not rig.engine.notices.told
+    assert not rig.engine.notices.notified
 
 
 def test_a_new_channel_replaces_the_old(rig: EngineRig) -> None:

@@ -34,7 +34,7 @@ from vnic.protocol.vhost_user.frontend import (
 )
 from vnic.protocol.vhost_user.messages import MAX_FDS, ProtocolError
 from vnic.sockets.connection import Connection
-from vnic.virtio.device import RingTaker, VirtioDevice
+from vnic.virtio.device import RingBackend, VirtioDevice
 
 ANSWER_TIMEOUT_S = 5.0
 """How long an answer of the handshake or of a start may take before the back-end counts as dead."""
@@ -69,8 +69,8 @@ class BackendState(enum.Enum):
     """The netdev was deleted; at most the rings' return is still awaited."""
 
 
-class VhostUserBackend(Backend, RingTaker):
-    """One vhost-user netdev; a RingTaker for the virtio NIC that is plugged into it."""
+class VhostUserBackend(Backend, RingBackend):
+    """One vhost-user netdev; a RingBackend for the virtio NIC that is plugged into it."""
 
     passes_frames = False
 
@@ -89,7 +89,7 @@ class VhostUserBackend(Backend, RingTaker):
         self._deadline: asyncio.TimerHandle | None = None
         self._device: VirtioDevice | None = None
         """The NIC whose rings were taken, until they are given back."""
-        self._lent: set[int] = set()
+        self._handed_over: set[int] = set()
         self._told_memory: tuple[GuestMemory, int] | None = None
         self._returned: Callable[[Sequence[int | None]], None] | None = None
         self._has_nic = False
@@ -254,7 +254,7 @@ class VhostUserBackend(Backend, RingTaker):
         if self.state is BackendState.UP and not self._peer_fits():
             self.loop.call_soon(self._refuse, WRONG_PEER)
 
-    # -- RingTaker --------------------------------------------------------------------------------------------------
+    # -- RingBackend --------------------------------------------------------------------------------------------------
 
     def take_rings(self, device: VirtioDevice) -> bool:
         engine = self._engine
@@ -267,7 +267,7 @@ class VhostUserBackend(Backend, RingTaker):
         assert device.memory is not None
         try:
             memory = shared_memory(device.memory)
-            rings = [self._lend(device, index) for index in self._usable(device)]
+            rings = [self._hand_over(device, index) for index in self._usable(device)]
         except ValueError as error:
             self._reclaim(device)
             self.loop.call_soon(self._refuse, str(error))
@@ -289,7 +289,7 @@ class VhostUserBackend(Backend, RingTaker):
                 engine.set_memory(shared_memory(device.memory))
                 self._told_memory = (device.memory, device.memory.generation)
             for index in usable:
-                engine.set_ring(self._lend(device, index, engine.rings.get(index)))
+                engine.set_ring(self._hand_over(device, index, engine.rings.get(index)))
         except (ValueError, ProtocolError) as error:
             self._refuse(str(error))
             return
@@ -326,9 +326,9 @@ class VhostUserBackend(Backend, RingTaker):
 
     def _reclaim(self, device: VirtioDevice) -> None:
         if device.attachment is not None:
-            for index in self._lent:
+            for index in self._handed_over:
                 device.attachment.reclaim_queue(index)
-        self._lent.clear()
+        self._handed_over.clear()
 
     def _usable(self, device: VirtioDevice) -> list[int]:
         """The rings to hand over: all that the guest set up, those that it does not use yet as well (QEMU's
@@ -341,13 +341,13 @@ class VhostUserBackend(Backend, RingTaker):
             raise ValueError(f"the guest uses {pairs} queue pairs, the netdev has queues={self.queues}")
         return [index for index in usable if index < 2 * self.queues]
 
-    def _lend(self, device: VirtioDevice, index: int, told: SharedRing | None = None) -> SharedRing:
+    def _hand_over(self, device: VirtioDevice, index: int, told: SharedRing | None = None) -> SharedRing:
         """ValueError where the ring cannot be handed over."""
         queue = device.queues[index]
-        fds = device.attachment.lend_queue(index) if device.attachment is not None else None
+        fds = device.attachment.hand_over_queue(index) if device.attachment is not None else None
         if fds is None:
             raise ValueError(f"ring {index} of {device.name} cannot be handed over")
-        self._lent.add(index)
+        self._handed_over.add(index)
         return SharedRing(
             index,
             queue.size,

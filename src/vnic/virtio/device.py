@@ -1,5 +1,5 @@
 """What a NIC's device model and the two sides around it owe each other: Attachment (how the VM is reached),
-VirtioDevice (what a virtio transport drives) and RingTaker (a back-end that can run the guest's rings itself).
+VirtioDevice (what a virtio transport drives) and RingBackend (a back-end that can run the guest's rings itself).
 
 A transport (attach vhost-user, virtio-pci) calls VirtioDevice; the device model calls back through Attachment.
 """
@@ -52,7 +52,7 @@ class Attachment(Protocol):
         """The device broke a ring and its status has NEEDS_RESET now: tell the guest where that is possible."""
         ...
 
-    def lend_queue(self, index: int) -> QueueFds | None:
+    def hand_over_queue(self, index: int) -> QueueFds | None:
         """Stop serving the ring's kicks and give its eventfds, which then go straight to a back-end.
 
         A transport whose kicks or interrupts are messages makes eventfds and turns one into the other.
@@ -65,7 +65,7 @@ class Attachment(Protocol):
         ...
 
 
-class RingTaker(ABC):
+class RingBackend(ABC):
     """A back-end's Endpoint that can run a guest's rings itself (vhost-user, vhost-kernel), so that no packet
     passes through this process."""
 
@@ -75,14 +75,15 @@ class RingTaker(ABC):
     @abstractmethod
     def take_rings(self, device: VirtioDevice) -> bool:
         """Start on the device's rings for packets that are `ready` and `enabled`, with those that are not in use
-        disabled: memory, addresses, `last_avail` as base, fds from `device.attachment.lend_queue`. False: it cannot,
-        nothing was lent, the rings stay here."""
+        disabled: memory, addresses, `last_avail` as base, fds from `device.attachment.hand_over_queue`. False: it
+        cannot, no queue was handed over, the rings stay here."""
 
     @abstractmethod
     def give_back(self, device: VirtioDevice, done: Callable[[Sequence[int | None]], None]) -> None:
-        """Stop, and then call `done` once, now or later, when the rings are not touched any more; every lent queue
-        has been reclaimed by then. Per queue of `device.queues` the base to resume from; None (also beyond the
-        list's end): from used.idx. A back-end that does not answer is cut off, and `done` called nevertheless."""
+        """Stop, and then call `done` once, now or later, when the rings are not touched any more. Every queue that was
+        handed over has been reclaimed by then. `done` gets, per queue of `device.queues`, the base to resume from;
+        None (also beyond the list's end): from used.idx. A back-end that does not answer is cut off, and `done` called
+        nevertheless."""
 
     @abstractmethod
     def rings_changed(self, device: VirtioDevice) -> None:
@@ -120,11 +121,11 @@ class VirtioDevice(ABC):
         self.config_size = 0
         self.datapath = DataPath.OFF
         self._features_refused = 0
-        self._taker: RingTaker | None = None
+        self._ring_backend: RingBackend | None = None
         self._when_returned: list[Callable[[], None]] = []
         self._resetting = False
         self._stopping: set[int] = set()
-        """Rings that stop when the RingTaker has given them back."""
+        """Rings that stop when the RingBackend has given them back."""
         self._breaks = 0
 
     # -- what a device model fills in ---------------------------------------------------------------------------
@@ -164,19 +165,19 @@ class VirtioDevice(ABC):
 
     @abstractmethod
     def carries_packets(self, index: int) -> bool:
-        """Whether the ring is one for packets, in use or not: a RingTaker keeps one that goes out of use."""
+        """Whether the ring is one for packets, in use or not: a RingBackend keeps one that goes out of use."""
 
     @abstractmethod
     def is_data_queue(self, index: int) -> bool:
-        """Whether the ring carries packets and is in use: those a RingTaker may take."""
+        """Whether the ring carries packets and is in use: those a RingBackend may take."""
 
     @abstractmethod
-    def ring_taker(self) -> RingTaker | None:
+    def ring_backend(self) -> RingBackend | None:
         """The back-end, if it can run rings."""
 
     @abstractmethod
     def wanted_datapath(self) -> DataPath:
-        """OFF, DISCARD or LOCAL; a RingTaker comes in where LOCAL is wanted."""
+        """OFF, DISCARD or LOCAL; a RingBackend comes in where LOCAL is wanted."""
 
     @abstractmethod
     def serve(self, datapath: DataPath) -> None:
@@ -303,13 +304,13 @@ class VirtioDevice(ABC):
 
     def queue_fds_changed(self, index: int) -> None:
         """The ring's kick or call eventfd was replaced: a back-end that has the ring gets the new ones."""
-        if self._taker is not None and self.carries_packets(index):
-            self._taker.rings_changed(self)
+        if self._ring_backend is not None and self.carries_packets(index):
+            self._ring_backend.rings_changed(self)
 
     def _rings_changed(self) -> None:
         self.update_datapath()
-        if self.datapath is DataPath.TAKEN and self._taker is not None:
-            self._taker.rings_changed(self)
+        if self.datapath is DataPath.TAKEN and self._ring_backend is not None:
+            self._ring_backend.rings_changed(self)
         self.look_at_rings()
 
     def _memory_changed(self) -> None:
@@ -333,7 +334,7 @@ class VirtioDevice(ABC):
     # -- state apart from handles -------------------------------------------------------------------------------
 
     def save_device(self) -> VirtioDeviceRecord:
-        """What all virtio devices have. Rings that are on their way back are still at the RingTaker, and what waits
+        """What all virtio devices have. Rings that are on their way back are still at the RingBackend, and what waits
         for them, a reset or a ring's end, is asked for again by `go_on`."""
         away = self.datapath in (DataPath.TAKEN, DataPath.RETURNING)
         return VirtioDeviceRecord(
@@ -362,11 +363,11 @@ class VirtioDevice(ABC):
             queue.restore(each, self.memory)
 
     def go_on(self, record: VirtioDeviceRecord) -> None:
-        """Work on the rings again. A RingTaker that had them and is gone counts as having crashed."""
+        """Work on the rings again. A RingBackend that had them and is gone counts as having crashed."""
         self.datapath = record.datapath
         if self.datapath is DataPath.TAKEN:
-            self._taker = self.ring_taker()
-            if self._taker is None:
+            self._ring_backend = self.ring_backend()
+            if self._ring_backend is None:
                 self.datapath = DataPath.RETURNING
                 self._returned(())
         for index in record.stopping:
@@ -384,14 +385,14 @@ class VirtioDevice(ABC):
         if self.datapath is DataPath.RETURNING:
             return  # comes here again when they are back
         wanted = self.wanted_datapath()
-        taker = self.ring_taker() if wanted is DataPath.LOCAL else None
-        if taker is not None and not self._rings_in_memory():
-            taker = None
+        back_end = self.ring_backend() if wanted is DataPath.LOCAL else None
+        if back_end is not None and not self._rings_in_memory():
+            back_end = None
         if self.datapath is DataPath.TAKEN:
-            if taker is not self._taker or taker is None:
+            if back_end is not self._ring_backend or back_end is None:
                 self._take_back()
             return
-        if taker is not None and self._hand_over(taker):
+        if back_end is not None and self._hand_over(back_end):
             return
         self.datapath = wanted
         self.serve(wanted)
@@ -401,25 +402,25 @@ class VirtioDevice(ABC):
         rings = (queue for queue in self.queues if queue.ready and self.carries_packets(queue.index))
         return all(queue.in_memory() for queue in rings)
 
-    def _hand_over(self, taker: RingTaker) -> bool:
+    def _hand_over(self, back_end: RingBackend) -> bool:
         ours = [queue for queue in self.queues if queue.ready and self.carries_packets(queue.index)]
         if not all(queue.ready for queue in self.queues[:2]):
             return False  # a driver sets one ring up after the other
         self.serve(DataPath.OFF)
         for queue in ours:
-            queue.lend()
-        self._taker, self.datapath = taker, DataPath.TAKEN
-        if taker.take_rings(self):
+            queue.hand_over()
+        self._ring_backend, self.datapath = back_end, DataPath.TAKEN
+        if back_end.take_rings(self):
             return True
-        self._taker, self.datapath = None, DataPath.OFF
+        self._ring_backend, self.datapath = None, DataPath.OFF
         log.warning("%s: the back-end did not take the rings over; packets pass through vnic", self.name)
         return False
 
     def _take_back(self) -> None:
-        taker, self._taker = self._taker, None
-        assert taker is not None
+        back_end, self._ring_backend = self._ring_backend, None
+        assert back_end is not None
         self.datapath = DataPath.RETURNING
-        taker.give_back(self, self._returned)
+        back_end.give_back(self, self._returned)
 
     def _returned(self, bases: Sequence[int | None]) -> None:
         if self.datapath is not DataPath.RETURNING:
@@ -434,7 +435,7 @@ class VirtioDevice(ABC):
         self.look_at_rings()
 
     def _when_here(self, callback: Callable[[], None]) -> None:
-        """Run `callback` when no RingTaker has the rings: now, or after they came back."""
+        """Run `callback` when no RingBackend has the rings: now, or after they came back."""
         if self.datapath is DataPath.TAKEN:
             self._when_returned.append(callback)
             self._take_back()

@@ -24,9 +24,9 @@ class DataPath(enum.Enum):
     LOCAL = "local"
     """The data plane of this process."""
     TAKEN = "taken"
-    """A RingTaker."""
+    """A RingBackend."""
     RETURNING = "returning"
-    """A RingTaker that was asked to give them back and has not yet."""
+    """A RingBackend that was asked to give them back and has not yet."""
 
 
 class VirtioDeviceRecord(Record, frozen=True):

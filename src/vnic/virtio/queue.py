@@ -112,7 +112,7 @@ class SplitQueue:
         self.state = QueueState.RUNNING
 
     def resume(self, base: int | None) -> None:
-        """Go on with a running ring that was lent; `base` as for `setup`. Its memory may be away just now: it is
+        """Go on with a running ring that was handed over; `base` as for `setup`. Its memory may be away just now: it is
         begun with when that is back."""
         self._unmap()
         self._base = base
@@ -149,7 +149,7 @@ class SplitQueue:
         self._resuming = False
         return self.last_avail
 
-    def lend(self) -> None:
+    def hand_over(self) -> None:
         """Another back-end works on the ring from `last_avail` on, until `resume` or `setup`: look away."""
         if self._mapped or (self._resuming and self._map_again()):
             self._used16[0] = 0

@@ -42,10 +42,10 @@ def split_queue(stack: ExitStack) -> Trip:
     return Trip(pair.queue, make, lambda queue, record: queue.restore(record, pair.memory), see_queue)
 
 
-@trip("split queue that was lent")
+@trip("split queue that was handed over")
 def lent_queue(stack: ExitStack) -> Trip:
     whole = split_queue(stack)
-    whole.unit.lend()
+    whole.unit.hand_over()
     whole.observe = lambda queue: (queue.state, queue.last_avail, queue.used_idx, queue.avail_idx)
     return whole
 

@@ -11,7 +11,7 @@ from tests.fakes.loops import no_fd_leak
 from tests.fakes.scheduler import FakeScheduler
 from tests.fakes.vfio_user_device import is_open
 
-from vnic.attach.vfio_user.irq import VAIN_PAUSE_S, VAIN_UNMASKS, EventfdIrqs
+from vnic.attach.vfio_user.irq import SPURIOUS_PAUSE_S, SPURIOUS_UNMASKS, EventfdIrqs
 from vnic.net.clock import Timer
 from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vfio_user.messages import Refused, SetIrqs
@@ -133,8 +133,8 @@ def test_an_unmask_descriptor_that_is_never_empty_does_not_spin(rig: Rig, level:
         (unmask,) = rig.watcher.readers.values()
         unmask()
         turns += 1
-        assert turns <= VAIN_UNMASKS + 1
-    rig.watcher.scheduler.advance(VAIN_PAUSE_S)
+        assert turns <= SPURIOUS_UNMASKS + 1
+    rig.watcher.scheduler.advance(SPURIOUS_PAUSE_S)
     assert rig.watcher.readers, "it is heard again"
     rig.irqs.set_intx(not level)
     os.eventfd_write(rig.ours[1], 1)

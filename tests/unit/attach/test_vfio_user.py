@@ -31,7 +31,7 @@ from vnic.net.network import Network
 from vnic.net.records import HoldKind
 from vnic.protocol.vfio_user import messages as m
 from vnic.quota import QUOTA
-from vnic.virtio.device import RingTaker, VirtioDevice
+from vnic.virtio.device import RingBackend, VirtioDevice
 from vnic.virtio.pci.transport import VirtioPci
 
 
@@ -662,7 +662,7 @@ def test_a_path_that_is_taken(path: Path) -> None:
     run(path, test)
 
 
-class SlowTaker(RingTaker):
+class SlowBackend(RingBackend):
     """A back-end that has the rings, and gives them back when the test says so."""
 
     ring_features: int | None = VERSION_1 | 1
@@ -672,7 +672,7 @@ class SlowTaker(RingTaker):
 
     def take_rings(self, device: VirtioDevice) -> bool:
         assert device.attachment is not None
-        return all(device.attachment.lend_queue(index) is not None for index in range(2))
+        return all(device.attachment.hand_over_queue(index) is not None for index in range(2))
 
     def give_back(self, device: VirtioDevice, done: Callable[[Sequence[int | None]], None]) -> None:
         self.done = done
@@ -703,10 +703,10 @@ def start_driver(bench: Bench, ram: FakeGuestMemory) -> VfioUserClient:
 
 def test_the_next_vm_waits_until_a_back_end_has_given_the_rings_back(path: Path) -> None:
     async def test(bench: Bench) -> None:
-        taker = bench.device.taker = SlowTaker()
+        back_end = bench.device.back_end = SlowBackend()
         with FakeGuestMemory(1 << 20) as ram:
             first = await asyncio.to_thread(start_driver, bench, ram)
-            bench.device.taker = None
+            bench.device.back_end = None
             first.close()
             await bench.state(AttachmentState.LEAVING)
             second = await asyncio.to_thread(bench.client)
@@ -715,7 +715,7 @@ def test_the_next_vm_waits_until_a_back_end_has_given_the_rings_back(path: Path)
             third = await asyncio.to_thread(bench.client)
             assert await asyncio.to_thread(third.at_end)
             assert not waiting.done()
-            taker.returned(bench.device)
+            back_end.returned(bench.device)
             await waiting
             assert bench.attachment.state is AttachmentState.ATTACHED
             second.close()
@@ -726,10 +726,10 @@ def test_the_next_vm_waits_until_a_back_end_has_given_the_rings_back(path: Path)
 
 def test_a_vm_that_was_killed_while_it_waited_is_not_waited_for(path: Path) -> None:
     async def test(bench: Bench) -> None:
-        taker = bench.device.taker = SlowTaker()
+        back_end = bench.device.back_end = SlowBackend()
         with FakeGuestMemory(1 << 20) as ram:
             first = await asyncio.to_thread(start_driver, bench, ram)
-            bench.device.taker = None
+            bench.device.back_end = None
             first.close()
             await bench.state(AttachmentState.LEAVING)
             second = await asyncio.to_thread(bench.client)
@@ -738,7 +738,7 @@ def test_a_vm_that_was_killed_while_it_waited_is_not_waited_for(path: Path) -> N
             third = await asyncio.to_thread(bench.client)
             waiting = asyncio.create_task(asyncio.to_thread(third.attach, ram))
             await asyncio.sleep(0.02)
-            taker.returned(bench.device)
+            back_end.returned(bench.device)
             await waiting
             third.close()
 
@@ -748,10 +748,10 @@ def test_a_vm_that_was_killed_while_it_waited_is_not_waited_for(path: Path) -> N
 @pytest.mark.parametrize("with_next", [False, True])
 def test_the_end_waits_for_the_rings_too(path: Path, with_next: bool) -> None:
     async def test(bench: Bench) -> None:
-        taker = bench.device.taker = SlowTaker()
+        back_end = bench.device.back_end = SlowBackend()
         with FakeGuestMemory(1 << 20) as ram:
             first = await asyncio.to_thread(start_driver, bench, ram)
-            bench.device.taker = None
+            bench.device.back_end = None
             first.close()
             await bench.state(AttachmentState.LEAVING)
             second = await asyncio.to_thread(bench.client) if with_next else None
@@ -759,7 +759,7 @@ def test_the_end_waits_for_the_rings_too(path: Path, with_next: bool) -> None:
             closed = asyncio.Event()
             bench.attachment.close(closed.set)
             assert not closed.is_set()
-            taker.returned(bench.device)
+            back_end.returned(bench.device)
             await asyncio.wait_for(closed.wait(), 30)
             if second is not None:
                 assert await asyncio.to_thread(second.at_end)

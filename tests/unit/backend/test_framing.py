@@ -97,10 +97,10 @@ def test_any_unix_path(path: str, abstract: bool, tight: bool) -> None:
     assert 0 < len(sockaddr) <= 108
 
 
-class Taker:
+class Receiver:
     """Keeps what arrives."""
 
-    name = "taker"
+    name = "receiver"
 
     def __init__(self) -> None:
         self.got: list[Frame] = []
@@ -117,12 +117,12 @@ def test_a_flood_of_empty_frames_leaves_the_loop_its_turns() -> None:
     with fresh_loop() as loop:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        taker = Taker()
-        connection = FramedConnection(loop, ours, taker, lost=lambda _: None)
+        receiver = Receiver()
+        connection = FramedConnection(loop, ours, receiver, lost=lambda _: None)
         theirs.sendall(LENGTH.pack(0) * 1000 + LENGTH.pack(3) + b"end")
         turn(loop, 5)
-        assert not taker.got, "a thousand empty frames went by in a few turns"
-        until(loop, lambda: taker.got)
-        assert taker.got == [b"end"]
+        assert not receiver.got, "a thousand empty frames went by in a few turns"
+        until(loop, lambda: receiver.got)
+        assert receiver.got == [b"end"]
         connection.close()
         theirs.close()

@@ -232,7 +232,7 @@ def test_link_down_stops_the_rings_and_up_goes_on(rig: WireRig, backend: FakeBac
     assert backend.sock is not None, "a link change is no reason to part"
 
 
-def test_kicks_are_not_read_here_while_the_rings_are_lent(rig: WireRig, backend: FakeBackend) -> None:
+def test_kicks_are_not_read_here_while_the_rings_are_handed_over(rig: WireRig, backend: FakeBackend) -> None:
     rig.boot()
     rig.wait_up()
     rig.driver.send(b"x" * 60)
@@ -253,7 +253,7 @@ def test_a_guest_that_leaves_gets_its_rings_back_first(rig: WireRig, backend: Fa
     assert rig.serves(DataPath.TAKEN)
 
 
-def test_a_guest_that_dies_with_its_rings_lent(rig: WireRig, backend: FakeBackend) -> None:
+def test_a_guest_that_dies_with_its_rings_handed_over(rig: WireRig, backend: FakeBackend) -> None:
     for _ in range(5):
         rig.boot()
         rig.wait_up()

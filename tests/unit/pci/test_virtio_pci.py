@@ -1,4 +1,4 @@
-"""virtio-pci: what a driver finds, start-up, notifications, MSI-X and INTx with ISR, resets, lent rings."""
+"""virtio-pci: what a driver finds, start-up, notifications, MSI-X and INTx with ISR, resets, ring handover."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vnic.lab.played.virtio_pci_driver import (
 )
 from vnic.net.errors import NetError
 from vnic.pci.capability import CAP_PM, PM_CONTROL
-from vnic.virtio.device import QueueFds, RingTaker, VirtioDevice
+from vnic.virtio.device import QueueFds, RingBackend, VirtioDevice
 from vnic.virtio.features import RING_RESET
 from vnic.virtio.pci import layout
 from vnic.virtio.pci.transport import VirtioPci
@@ -317,7 +317,7 @@ def test_random_places_do_no_harm(rig: Rig) -> None:
     assert len(rig.pci.window_read(4, 0, 0x4000)) == 0x4000
 
 
-class Taker(RingTaker):
+class FakeRingBackend(RingBackend):
     """A back-end that runs the rings."""
 
     ring_features: int | None = VERSION_1 | 1
@@ -329,7 +329,7 @@ class Taker(RingTaker):
 
     def take_rings(self, device: VirtioDevice) -> bool:
         assert device.attachment is not None
-        self.fds = [device.attachment.lend_queue(index) for index in range(2)]
+        self.fds = [device.attachment.hand_over_queue(index) for index in range(2)]
         return True
 
     def give_back(self, device: VirtioDevice, done: Callable[[Sequence[int | None]], None]) -> None:
@@ -347,11 +347,11 @@ class Taker(RingTaker):
 
 
 def test_rings_of_a_back_end(rig: Rig) -> None:
-    taker = rig.device.taker = Taker()
+    back_end = rig.device.back_end = FakeRingBackend()
     own = os.eventfd(0, os.EFD_NONBLOCK)
     rig.irq.fds[1] = own  # the VM's eventfd for vector 1, which is ring 0's
     rig.start(msix=True)
-    rx, tx = taker.fds
+    rx, tx = back_end.fds
     assert rx is not None
     assert tx is not None
     assert rx.call == own
@@ -364,15 +364,15 @@ def test_rings_of_a_back_end(rig: Rig) -> None:
     rig.irq.watched[tx.call]()
     rig.irq.watched[tx.call]()  # nothing there: no second interrupt
     assert rig.irq.sent == [("msix", 2)]
-    before = taker.changes
+    before = back_end.changes
     rig.pci.irqs_changed()
-    assert taker.changes == before + 2
+    assert back_end.changes == before + 2
     # A reset waits for the back-end; an interrupt that it sent last is not lost.
     os.eventfd_write(tx.call, 1)
-    rig.device.taker = None
+    rig.device.back_end = None
     rig.driver.status = 0
     assert rig.driver.status == 15
-    taker.returned(rig.device)
+    back_end.returned(rig.device)
     assert rig.driver.status == 0
     assert rig.irq.watched == {}
     os.close(own)
@@ -402,28 +402,28 @@ def test_a_ring_is_reset_only_by_a_driver_that_knows_how(rig: Rig) -> None:
 
 
 def test_a_ring_s_reset_waits_for_the_back_end(rig: Rig) -> None:
-    taker = rig.device.taker = Taker()
+    back_end = rig.device.back_end = FakeRingBackend()
     rig.driver.start(VERSION_1 | RING_RESET, rig.rings)
     assert not rig.driver.reset_ring(1)
     assert not rig.driver.reset_ring(1)  # once is enough
-    taker.returned(rig.device)
+    back_end.returned(rig.device)
     assert (rig.driver.get(58, 2), rig.driver.get(28, 2)) == (0, 0)
     rig.driver.put(22, 2, 0)
     assert rig.driver.get(28, 2) == 1  # the other is as it was
-    taker.fds.clear()
+    back_end.fds.clear()
     rig.rings[1].restart()
     rig.driver.start_ring(rig.rings[1])
-    assert len(taker.fds) == 2  # and both are at the back-end again
-    taker.returned(rig.device)
+    assert len(back_end.fds) == 2  # and both are at the back-end again
+    back_end.returned(rig.device)
 
 
 def test_the_vm_goes_while_a_back_end_has_the_rings(rig: Rig) -> None:
-    taker = rig.device.taker = Taker()
+    back_end = rig.device.back_end = FakeRingBackend()
     rig.start()
-    rig.device.taker = None
+    rig.device.back_end = None
     rig.unplug()
     assert rig.gone == []
-    taker.returned(rig.device)
+    back_end.returned(rig.device)
     assert rig.gone == [True]
     assert rig.irq.watched == {}
     assert rig.device.attachment is None

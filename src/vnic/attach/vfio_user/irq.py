@@ -20,8 +20,8 @@ from vnic.sockets import unblock
 
 log = logging.getLogger(__name__)
 
-VAIN_UNMASKS: Final = 256
-VAIN_PAUSE_S: Final = 0.001
+SPURIOUS_UNMASKS: Final = 256
+SPURIOUS_PAUSE_S: Final = 0.001
 """After so many unmasks while the device does nothing, each is followed by a pause: as with a kick, the descriptor
 may be one that is readable for ever (see `kicks`)."""
 
@@ -78,7 +78,7 @@ class _Unmask:
             return
         if self._line.unmasked_in_vain():
             self._watcher.remove_reader(self._fd)
-            self._pause = self._watcher.call_later(VAIN_PAUSE_S, self._go_on)
+            self._pause = self._watcher.call_later(SPURIOUS_PAUSE_S, self._go_on)
         self._line.mask(False)
 
     def _go_on(self) -> None:
@@ -113,7 +113,7 @@ class IntxLine:
     def unmasked_in_vain(self) -> bool:
         """Count an unmask; True after too many while the device did nothing."""
         self._unmasks += 1
-        return self._unmasks > VAIN_UNMASKS
+        return self._unmasks > SPURIOUS_UNMASKS
 
     def set_trigger(self, fd: int | None) -> None:
         """The descriptor to write to from now on, ours; a new one starts unmasked."""

@@ -17,8 +17,8 @@ log = logging.getLogger(__name__)
 
 READ_BYTES: Final = 512
 """An eventfd is emptied by eight bytes, a socketpair or pipe by more."""
-VAIN_KICKS: Final = 256
-VAIN_PAUSE_S: Final = 0.001
+SPURIOUS_KICKS: Final = 256
+SPURIOUS_PAUSE_S: Final = 0.001
 """After so many kicks in a row without a new buffer, each is followed by a pause: a descriptor that is readable for
 ever (an eventfd with EFD_SEMAPHORE, a timerfd) would keep a processor busy with no help of its guest's."""
 
@@ -26,12 +26,12 @@ ever (an eventfd with EFD_SEMAPHORE, a timerfd) would keep a processor busy with
 class _Watch:
     """One ring's descriptor."""
 
-    __slots__ = ("avail", "fd", "pause", "vain")
+    __slots__ = ("avail", "fd", "pause", "spurious")
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.avail = -1
-        self.vain = 0
+        self.spurious = 0
         self.pause: asyncio.TimerHandle | None = None
 
 
@@ -82,11 +82,11 @@ class Kicks:
             self.watch(index, None)  # the other end is closed: it would be readable for ever
             return
         avail = self._queues[index].avail_idx
-        watch.vain = watch.vain + 1 if avail == watch.avail else 0
+        watch.spurious = watch.spurious + 1 if avail == watch.avail else 0
         watch.avail = avail
-        if watch.vain > VAIN_KICKS:
+        if watch.spurious > SPURIOUS_KICKS:
             self._loop.remove_reader(watch.fd)
-            watch.pause = self._loop.call_later(VAIN_PAUSE_S, self._go_on, index, watch)
+            watch.pause = self._loop.call_later(SPURIOUS_PAUSE_S, self._go_on, index, watch)
         self._kicked(index)
 
     def _go_on(self, index: int, watch: _Watch) -> None:

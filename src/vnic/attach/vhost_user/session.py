@@ -52,7 +52,7 @@ class VhostUserSession(Session):
     ) -> None:
         super().__init__(host, loop, sock, nic, max_fds=MAX_FDS)
         self._device = device
-        self._lent: set[int] = set()
+        self._handed_over: set[int] = set()
         """The rings whose kicks a back-end waits for."""
         self._kicks = Kicks(loop, nic.name, device.queues, device.kick, self._fail_later)
         self._requests = RequestChannel(loop, nic.name)
@@ -94,7 +94,7 @@ class VhostUserSession(Session):
 
     def _detached(self) -> None:
         self.engine.release()
-        self._lent.clear()
+        self._handed_over.clear()
         self._released()
 
     # --- Messages (ConnectionUser, DeviceShell) ---------------------------------------------------------------
@@ -159,7 +159,7 @@ class VhostUserSession(Session):
             return False
         self.engine.notices.changed()
         self._tell()
-        return self.engine.notices.told
+        return self.engine.notices.notified
 
     def _tell(self) -> bool:
         """Send what there is to send on the request channel; True if a new CONFIG_CHANGE is out."""
@@ -188,7 +188,7 @@ class VhostUserSession(Session):
 
     def watch_kick(self, index: int, fd: int | None) -> None:
         try:
-            self._kicks.watch(index, None if index in self._lent else fd)
+            self._kicks.watch(index, None if index in self._handed_over else fd)
         except OSError as error:
             raise ProtocolError(
                 f"the kick descriptor of ring {index} cannot be waited for: {error}"
@@ -234,18 +234,18 @@ class VhostUserSession(Session):
 
         self._loop.call_soon(fail)
 
-    def lend_queue(self, index: int) -> QueueFds | None:
+    def hand_over_queue(self, index: int) -> QueueFds | None:
         """Attachment: the ring's own descriptors; its kicks are no longer read here."""
         if not self.serving:
             return None
         ring = self.engine.rings[index]
-        self._lent.add(index)
+        self._handed_over.add(index)
         self.watch_kick(index, None)
         return QueueFds(ring.kick_fd, ring.call_fd)
 
     def reclaim_queue(self, index: int) -> None:
         """Attachment: read the ring's kicks again."""
-        self._lent.discard(index)
+        self._handed_over.discard(index)
         if self.serving and self.engine.rings[index].state is RingState.STARTED:
             try:
                 self.watch_kick(index, self.engine.rings[index].kick_fd)

@@ -174,7 +174,7 @@ class NetDriver:
         self.reset_notices = 0
         self.links: list[bool] = []
         """What the attachment was told of the link."""
-        self.lent: set[int] = set()
+        self.handed_over: set[int] = set()
         self._rx_buffers: dict[tuple[int, int], int] = {}
         self._tx_buffers = [memory.alloc(2048) for _ in range(size)]
         self._tx_at = 0
@@ -227,7 +227,7 @@ class NetDriver:
         """Deliver the kicks that wait in the eventfds (of these rings, or of all) to the device."""
         assert self.device is not None
         for ring in self.rings:
-            if (not indexes or ring.index in indexes) and ring.index not in self.lent and ring.kicks():
+            if (not indexes or ring.index in indexes) and ring.index not in self.handed_over and ring.kicks():
                 self.device.kick(ring.index)
 
     # Attachment
@@ -245,12 +245,12 @@ class NetDriver:
     def needs_reset(self) -> None:
         self.reset_notices += 1
 
-    def lend_queue(self, index: int) -> QueueFds | None:
-        self.lent.add(index)
+    def hand_over_queue(self, index: int) -> QueueFds | None:
+        self.handed_over.add(index)
         return QueueFds(self.rings[index].kick_fd, self.rings[index].call_fd)
 
     def reclaim_queue(self, index: int) -> None:
-        self.lent.discard(index)
+        self.handed_over.discard(index)
 
     # -- packets ------------------------------------------------------------------------------------------------
 

@@ -32,7 +32,7 @@ from vnic.nic.virtio_net.control import ControlQueue
 from vnic.nic.virtio_net.rx_filter import ALL_VLANS, RxFilter, RxFilterRecord, mac_text
 from vnic.record import U16, Mac, Record, require, within
 from vnic.virtio.constants import ID_NET, STATUS_DRIVER_OK
-from vnic.virtio.device import RingTaker, VirtioDevice, VirtioHandles
+from vnic.virtio.device import RingBackend, VirtioDevice, VirtioHandles
 from vnic.virtio.device_record import DataPath, VirtioDeviceRecord
 from vnic.virtio.features import IN_ORDER, VERSION_1
 from vnic.virtio.queue import SplitQueue
@@ -219,7 +219,7 @@ class VirtioNet(VirtioDevice, Endpoint):
         """Take the place of the device that was saved, after `start`. Raises RecordError, and changes nothing then."""
         with within("device"):
             offerable = (
-                self._own_features | self.transport_features | f.OFFLOADS | f.WITH_A_TAKER
+                self._own_features | self.transport_features | f.OFFLOADS | f.WITH_RING_BACKEND
             ) & ~self._withheld
             record.device.check(self.queues, offerable, handles.memory, handles.attachment is not None)
         active = record.active_pairs
@@ -243,9 +243,9 @@ class VirtioNet(VirtioDevice, Endpoint):
         peer = self.client.peer
         if peer is not None and peer.endpoint.wants_offload:
             offered |= f.OFFLOADS
-        taker = self.ring_taker()
-        if taker is not None and taker.ring_features is not None:
-            offered = (offered | f.WITH_A_TAKER) & (taker.ring_features | ~f.OF_THE_RINGS)
+        back_end = self.ring_backend()
+        if back_end is not None and back_end.ring_features is not None:
+            offered = (offered | f.WITH_RING_BACKEND) & (back_end.ring_features | ~f.OF_THE_RINGS)
         return f.consistent(offered & ~self._withheld)
 
     def features_changed(self) -> None:
@@ -336,9 +336,9 @@ class VirtioNet(VirtioDevice, Endpoint):
     def is_data_queue(self, index: int) -> bool:
         return index < 2 * self._served_pairs and self.carries_packets(index)
 
-    def ring_taker(self) -> RingTaker | None:
+    def ring_backend(self) -> RingBackend | None:
         peer = self.client.peer
-        return peer.endpoint if peer is not None and isinstance(peer.endpoint, RingTaker) else None
+        return peer.endpoint if peer is not None and isinstance(peer.endpoint, RingBackend) else None
 
     def wanted_datapath(self) -> DataPath:
         """virtio_net_started of QEMU's virtio-net.c."""

@@ -53,12 +53,12 @@ ALWAYS: Final = (
 OFFLOADS: Final = CSUM | GUEST_CSUM | GUEST_TSO4 | GUEST_TSO6 | GUEST_ECN | HOST_TSO4 | HOST_TSO6 | HOST_ECN
 """Offered where the back-end takes and supplies packets whose checksum or segmentation is owed."""
 
-WITH_A_TAKER: Final = OFFLOADS | IN_ORDER
-"""Offered where a RingTaker has them. Our own rings are always used in order (§2.7.9); saying so by ourselves would
+WITH_RING_BACKEND: Final = OFFLOADS | IN_ORDER
+"""Offered where a RingBackend has them. Our own rings are always used in order (§2.7.9); saying so by ourselves would
 only keep back-ends that do not promise it from taking over, and DPDK's fastest driver wants it."""
 
-OF_THE_RINGS: Final = WITH_A_TAKER | VERSION_1 | INDIRECT_DESC | MRG_RXBUF | MTU | GUEST_ANNOUNCE | MQ
-"""What is the affair of whoever runs the rings: with a RingTaker only what it can, too, is offered
+OF_THE_RINGS: Final = WITH_RING_BACKEND | VERSION_1 | INDIRECT_DESC | MRG_RXBUF | MTU | GUEST_ANNOUNCE | MQ
+"""What is the affair of whoever runs the rings: with a RingBackend only what it can, too, is offered
 (user_feature_bits of QEMU's net/vhost-user.c). The rest is done here whoever runs them."""
 
 

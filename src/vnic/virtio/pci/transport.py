@@ -25,7 +25,7 @@ from vnic.virtio.constants import STATUS_DRIVER_OK, STATUS_FEATURES_OK
 from vnic.virtio.device import QueueFds, VirtioDevice
 from vnic.virtio.features import RING_RESET, VERSION_1
 from vnic.virtio.pci import layout
-from vnic.virtio.pci.lent import LentQueue
+from vnic.virtio.pci.handover import QueueNotifiers
 from vnic.virtio.pci.shadow_rings import ShadowRings
 from vnic.virtio.queue import SplitQueue
 
@@ -74,7 +74,7 @@ class VirtioPci(PciDevice):
         device.transport_features = RING_RESET
         self._vectors = vectors
         self._access = self.config.find_all(CAP_VENDOR)[-1]  # the PCI configuration access capability
-        self._lent: dict[int, LentQueue] = {}
+        self._notifiers: dict[int, QueueNotifiers] = {}
         self._shadow_rings: ShadowRings | None = None
         self._old_status = 0
         self._isr = 0
@@ -117,9 +117,9 @@ class VirtioPci(PciDevice):
 
     def unplug(self, done: Callable[[], None]) -> None:
         def detached() -> None:
-            for lent in self._lent.values():
-                lent.close()
-            self._lent.clear()
+            for notifiers in self._notifiers.values():
+                notifiers.close()
+            self._notifiers.clear()
             self._shadow_rings = None
             super(VirtioPci, self).unplug(done)
 
@@ -145,7 +145,7 @@ class VirtioPci(PciDevice):
             self._shadow_rings.save()
 
     def irqs_changed(self) -> None:
-        for index in list(self._lent):
+        for index in list(self._notifiers):
             self.device.queue_fds_changed(index)
 
     def bus_master_changed(self, enabled: bool) -> None:
@@ -331,9 +331,9 @@ class VirtioPci(PciDevice):
     # --- notifications (§4.1.5.2) and interrupts (§4.1.5.3, §4.1.5.4) ---
 
     def _kick(self, index: int) -> None:
-        lent = self._lent.get(index)
-        if lent is not None:
-            lent.kick()
+        notifiers = self._notifiers.get(index)
+        if notifiers is not None:
+            notifiers.kick()
         elif index >= len(self.device.queues):
             return
         elif self._shadow_rings is not None:
@@ -375,18 +375,20 @@ class VirtioPci(PciDevice):
     def needs_reset(self) -> None:
         self.config_interrupt()  # §2.1.2: NEEDS_RESET is announced as a config change
 
-    def lend_queue(self, index: int) -> QueueFds | None:
-        lent = self._lent.get(index)
-        if lent is None:
+    def hand_over_queue(self, index: int) -> QueueFds | None:
+        notifiers = self._notifiers.get(index)
+        if notifiers is None:
             try:
-                lent = self._lent[index] = LentQueue(self.irq, lambda: self.queue_interrupt(index))
+                notifiers = self._notifiers[index] = QueueNotifiers(
+                    self.irq, lambda: self.queue_interrupt(index)
+                )
             except OSError:
                 return None
         vector = self._queue_vectors[index]
         direct = self.irq.msix_fd(vector) if self.msix_enabled and vector != layout.NO_VECTOR else None
-        return lent.fds(direct)
+        return notifiers.fds(direct)
 
     def reclaim_queue(self, index: int) -> None:
-        lent = self._lent.pop(index, None)
-        if lent is not None:
-            lent.close()
+        notifiers = self._notifiers.pop(index, None)
+        if notifiers is not None:
+            notifiers.close()

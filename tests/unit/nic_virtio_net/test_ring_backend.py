@@ -12,13 +12,13 @@ from vnic.net.client import Endpoint
 from vnic.net.queue import Frame
 from vnic.net.records import HoldKind
 from vnic.nic.virtio_net import VirtioNet, features
-from vnic.virtio.device import QueueFds, RingTaker, VirtioDevice
+from vnic.virtio.device import QueueFds, RingBackend, VirtioDevice
 from vnic.virtio.features import INDIRECT_DESC, VERSION_1
 
 ALL = features.OF_THE_RINGS
 
 
-class Taker(Endpoint, RingTaker):
+class FakeRingBackend(Endpoint, RingBackend):
     """A back-end that takes rings; it gives them back when `answer` is called, at once if `prompt`."""
 
     def __init__(self, ring_features: int | None = ALL) -> None:
@@ -42,7 +42,7 @@ class Taker(Endpoint, RingTaker):
         self.times += 1
         for queue in device.queues:
             if queue.ready and queue.enabled and device.is_data_queue(queue.index):
-                self.taken[queue.index] = (queue.last_avail, device.attachment.lend_queue(queue.index))
+                self.taken[queue.index] = (queue.last_avail, device.attachment.hand_over_queue(queue.index))
         return True
 
     def give_back(self, device: VirtioDevice, done: Callable[[Sequence[int | None]], None]) -> None:
@@ -71,26 +71,26 @@ class Taker(Endpoint, RingTaker):
 
 
 @pytest.fixture
-def taker() -> Taker:
-    return Taker()
+def back_end() -> FakeRingBackend:
+    return FakeRingBackend()
 
 
 @pytest.fixture
-def lab(taker: Taker) -> Iterator[VirtioLab]:
-    with VirtioLab(far=taker) as lab:
+def lab(back_end: FakeRingBackend) -> Iterator[VirtioLab]:
+    with VirtioLab(far=back_end) as lab:
         yield lab
 
 
-def test_the_rings_go_over_at_driver_ok(lab: VirtioLab, taker: Taker) -> None:
+def test_the_rings_go_over_at_driver_ok(lab: VirtioLab, back_end: FakeRingBackend) -> None:
     lab.plug()
     assert lab.datapath == "taken"
     fds = [QueueFds(ring.kick_fd, ring.call_fd) for ring in lab.driver.rings]
-    assert taker.taken == {0: (0, fds[0]), 1: (0, fds[1])}
-    assert taker.times == 1
-    assert lab.driver.lent == {0, 1}
+    assert back_end.taken == {0: (0, fds[0]), 1: (0, fds[1])}
+    assert back_end.times == 1
+    assert lab.driver.handed_over == {0, 1}
 
 
-def test_nothing_here_touches_taken_rings(lab: VirtioLab, taker: Taker) -> None:
+def test_nothing_here_touches_taken_rings(lab: VirtioLab, back_end: FakeRingBackend) -> None:
     lab.plug()
     lab.driver.fill_rx(4)
     lab.driver.send(frame(1))
@@ -100,22 +100,22 @@ def test_nothing_here_touches_taken_rings(lab: VirtioLab, taker: Taker) -> None:
     assert lab.netdev.send(0, frame(2))
     assert [ring.used_idx for ring in lab.driver.rings[:2]] == [0, 0]
     assert [ring.used_flags for ring in lab.driver.rings[:2]] == [0, 0]
-    assert taker.frames == []
+    assert back_end.frames == []
     assert lab.driver.command(0, 0, b"\0") == 0, "the control queue stays here"
 
 
-def test_link_down_takes_them_back_and_discards(lab: VirtioLab, taker: Taker) -> None:
+def test_link_down_takes_them_back_and_discards(lab: VirtioLab, back_end: FakeRingBackend) -> None:
     lab.plug()
     lab.driver.send(frame(1))
     lab.set_link(False)
     lab.settle()
     assert lab.datapath == "discard"
-    assert lab.driver.lent == set()
+    assert lab.driver.handed_over == set()
     assert lab.driver.rings[1].used_idx == 1, "completed unsent"
     lab.set_link(True)
     assert lab.datapath == "taken"
-    assert taker.times == 2
-    assert [base for base, _ in taker.taken.values()] == [0, 1]
+    assert back_end.times == 2
+    assert [base for base, _ in back_end.taken.values()] == [0, 1]
 
 
 def test_the_far_holds_do_the_same(lab: VirtioLab) -> None:
@@ -126,19 +126,19 @@ def test_the_far_holds_do_the_same(lab: VirtioLab) -> None:
     assert lab.datapath == "taken"
 
 
-def test_bases_of_the_back_end_are_resumed_from(lab: VirtioLab, taker: Taker) -> None:
+def test_bases_of_the_back_end_are_resumed_from(lab: VirtioLab, back_end: FakeRingBackend) -> None:
     lab.plug()
     for number in range(5):
         lab.driver.send(frame(number))
-    taker.bases = [None, 3]
+    back_end.bases = [None, 3]
     lab.set_link(False)
     lab.settle()
     assert lab.device.queues[1].last_avail == 5
     assert lab.driver.rings[1].used_idx == 2, "two of five were left"
 
 
-def test_a_slow_back_end_is_waited_for(lab: VirtioLab, taker: Taker) -> None:
-    taker.prompt = False
+def test_a_slow_back_end_is_waited_for(lab: VirtioLab, back_end: FakeRingBackend) -> None:
+    back_end.prompt = False
     lab.plug()
     lab.driver.send(frame(1))
     lab.set_link(False)
@@ -148,47 +148,47 @@ def test_a_slow_back_end_is_waited_for(lab: VirtioLab, taker: Taker) -> None:
     assert lab.driver.config_interrupts == 1, "the guest is told at once"
     lab.set_link(True)
     lab.set_link(False)
-    assert taker.times == 1
-    taker.answer()
+    assert back_end.times == 1
+    back_end.answer()
     lab.settle()
     assert lab.datapath == "discard"
     assert lab.driver.rings[1].used_idx == 1
 
 
-def test_it_may_be_up_again_when_they_come_back(lab: VirtioLab, taker: Taker) -> None:
-    taker.prompt = False
+def test_it_may_be_up_again_when_they_come_back(lab: VirtioLab, back_end: FakeRingBackend) -> None:
+    back_end.prompt = False
     lab.plug()
     lab.set_link(False)
     lab.set_link(True)
-    taker.answer()
+    back_end.answer()
     assert lab.datapath == "taken"
-    assert taker.times == 2
+    assert back_end.times == 2
 
 
-def test_a_reset_waits_for_the_rings(lab: VirtioLab, taker: Taker) -> None:
-    taker.prompt = False
+def test_a_reset_waits_for_the_rings(lab: VirtioLab, back_end: FakeRingBackend) -> None:
+    back_end.prompt = False
     lab.plug()
     done: list[int] = []
     lab.device.reset(lambda: done.append(lab.device.status))
     assert (lab.device.status, done) == (15, []), "a driver waits until it reads 0"
     lab.device.set_status(1)
     assert lab.device.status == 15
-    taker.answer()
+    back_end.answer()
     assert (lab.device.status, done) == (0, [0])
     assert lab.datapath == "off"
     lab.driver.start()
     assert lab.datapath == "taken"
 
 
-def test_stopping_a_ring_waits_too(lab: VirtioLab, taker: Taker) -> None:
-    taker.prompt = False
+def test_stopping_a_ring_waits_too(lab: VirtioLab, back_end: FakeRingBackend) -> None:
+    back_end.prompt = False
     lab.plug()
     bases: list[int] = []
     lab.device.queue_stopped(0, bases.append)
     lab.device.queue_stopped(1, bases.append)
     assert bases == []
-    taker.bases = [7, 9]
-    taker.answer()
+    back_end.bases = [7, 9]
+    back_end.answer()
     assert bases == [7, 9]
     assert lab.datapath == "local"
     for ring in lab.driver.rings[:2]:
@@ -196,22 +196,22 @@ def test_stopping_a_ring_waits_too(lab: VirtioLab, taker: Taker) -> None:
     assert lab.datapath == "taken"
 
 
-def test_rings_of_a_later_pair_stop_together(taker: Taker) -> None:
+def test_rings_of_a_later_pair_stop_together(back_end: FakeRingBackend) -> None:
     """Between two of them the rings must not go out again."""
-    with VirtioLab(VirtioNet(pairs=2), far=taker) as lab:
+    with VirtioLab(VirtioNet(pairs=2), far=back_end) as lab:
         lab.plug()
         assert lab.driver.command(4, 0, b"\2\0") == 0
         lab.set_link(False)
         lab.set_link(True)
-        assert set(taker.taken) == {0, 1, 2, 3}
-        taker.prompt = False
-        times = taker.times
+        assert set(back_end.taken) == {0, 1, 2, 3}
+        back_end.prompt = False
+        times = back_end.times
         bases: list[tuple[int, int]] = []
-        lab.device.queue_stopped(2, lambda _: bases.append((2, taker.times)))
-        lab.device.queue_stopped(3, lambda _: bases.append((3, taker.times)))
-        taker.answer()
+        lab.device.queue_stopped(2, lambda _: bases.append((2, back_end.times)))
+        lab.device.queue_stopped(3, lambda _: bases.append((3, back_end.times)))
+        back_end.answer()
         assert bases == [(2, times), (3, times)]
-        assert set(taker.taken) == {0, 1}
+        assert set(back_end.taken) == {0, 1}
 
 
 def test_the_control_queue_stops_at_once(lab: VirtioLab) -> None:
@@ -222,22 +222,22 @@ def test_the_control_queue_stops_at_once(lab: VirtioLab) -> None:
     assert lab.datapath == "taken"
 
 
-def test_detaching_waits_for_the_rings(lab: VirtioLab, taker: Taker) -> None:
-    taker.prompt = False
+def test_detaching_waits_for_the_rings(lab: VirtioLab, back_end: FakeRingBackend) -> None:
+    back_end.prompt = False
     lab.plug()
     done: list[bool] = []
     lab.device.detach(lambda: done.append(True))
     assert done == []
-    taker.answer()
+    back_end.answer()
     assert done == [True]
     assert lab.device.memory is None
     lab.driver.device = None
 
 
-def test_a_back_end_that_is_deleted(lab: VirtioLab, taker: Taker) -> None:
+def test_a_back_end_that_is_deleted(lab: VirtioLab, back_end: FakeRingBackend) -> None:
     lab.plug()
     lab.network.delete_netdev("net0", "test")
-    assert taker.device is None
+    assert back_end.device is None
     assert lab.datapath == "discard"
     plain = FarEnd()
     lab.network.add_netdev("net0", "stream", plain)
@@ -247,20 +247,22 @@ def test_a_back_end_that_is_deleted(lab: VirtioLab, taker: Taker) -> None:
     assert lab.datapath == "local"
 
 
-def test_a_back_end_that_will_not(lab: VirtioLab, taker: Taker, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_back_end_that_will_not(
+    lab: VirtioLab, back_end: FakeRingBackend, caplog: pytest.LogCaptureFixture
+) -> None:
     """QEMU falls back on its own data path; the back-end's endpoint gets the frames."""
-    taker.willing = False
+    back_end.willing = False
     lab.plug()
     assert lab.datapath == "local"
     lab.driver.send(frame(1))
-    assert taker.frames == [frame(1)]
+    assert back_end.frames == [frame(1)]
     assert "did not take the rings over" in caplog.text
-    taker.willing = True
+    back_end.willing = True
     lab.device.update_datapath()
     assert lab.datapath == "taken"
 
 
-def test_rings_that_get_ready_one_by_one(lab: VirtioLab, taker: Taker) -> None:
+def test_rings_that_get_ready_one_by_one(lab: VirtioLab, back_end: FakeRingBackend) -> None:
     driver, device = lab.driver, lab.device
     driver.plug(device, start=False)
     device.set_features(device.host_features)
@@ -269,43 +271,45 @@ def test_rings_that_get_ready_one_by_one(lab: VirtioLab, taker: Taker) -> None:
     assert lab.datapath == "local"
     driver.start_ring(driver.rings[1])
     assert lab.datapath == "taken"
-    changes = taker.changes
+    changes = back_end.changes
     driver.start_ring(driver.rings[2])
     device.queue_fds_changed(1)
-    assert taker.changes > changes
+    assert back_end.changes > changes
 
 
-def test_changes_of_memory_are_told(lab: VirtioLab, taker: Taker) -> None:
+def test_changes_of_memory_are_told(lab: VirtioLab, back_end: FakeRingBackend) -> None:
     lab.plug()
     memory = lab.device.memory
     assert memory is not None
-    before = taker.changes
+    before = back_end.changes
     memory.add(Region(lab.guest.guest_addr + lab.guest.size, 4096))
     memory.remove(lab.guest.guest_addr + lab.guest.size, 4096)
-    assert taker.changes == before + 2
-    assert taker.times == 1
+    assert back_end.changes == before + 2
+    assert back_end.times == 1
 
 
 @pytest.mark.parametrize("prompt", [True, False])
-def test_rings_come_back_while_their_memory_is_away(lab: VirtioLab, taker: Taker, prompt: bool) -> None:
+def test_rings_come_back_while_their_memory_is_away(
+    lab: VirtioLab, back_end: FakeRingBackend, prompt: bool
+) -> None:
     """A client unmaps memory and maps it again: no back-end can work on a ring in it meanwhile."""
-    taker.prompt = prompt
+    back_end.prompt = prompt
     lab.plug()
     lab.driver.send(*(frame(number) for number in range(3)))
     lab.guest.write(lab.driver.rings[1].used + 2, b"\2\0")  # the back-end returned two
-    taker.bases = [0, 2]
+    back_end.bases = [0, 2]
     memory = lab.device.memory
     assert memory is not None
     memory.remove(lab.guest.guest_addr, lab.guest.size)
     if not prompt:
-        taker.answer()
-    assert taker.device is None
+        back_end.answer()
+    assert back_end.device is None
     lab.settle()
     memory.add(lab.guest.region())
-    assert taker.times == 2
-    assert [base for base, _ in taker.taken.values()] == [0, 2]
+    assert back_end.times == 2
+    assert [base for base, _ in back_end.taken.values()] == [0, 2]
     assert (lab.device.status, lab.nic.link_up) == (15, True)
-    taker.prompt = True
+    back_end.prompt = True
     lab.set_link(False)
     lab.settle()
     assert lab.driver.rings[1].used_idx == 3
@@ -313,13 +317,13 @@ def test_rings_come_back_while_their_memory_is_away(lab: VirtioLab, taker: Taker
 
 @pytest.mark.parametrize("base", [None, 2])
 def test_rings_whose_memory_is_gone_when_they_come_back(
-    lab: VirtioLab, taker: Taker, base: int | None
+    lab: VirtioLab, back_end: FakeRingBackend, base: int | None
 ) -> None:
     """They go on when it is there again, also where the back-end died and its base is only in the ring."""
     lab.plug()
     lab.driver.send(*(frame(number) for number in range(3)))
     lab.guest.write(lab.driver.rings[1].used + 2, b"\2\0")
-    taker.bases = [0, base]
+    back_end.bases = [0, base]
     memory = lab.device.memory
     assert memory is not None
     memory.remove(lab.guest.guest_addr, lab.guest.size)
@@ -330,10 +334,10 @@ def test_rings_whose_memory_is_gone_when_they_come_back(
     assert lab.datapath == "local", "with nothing to work on"
     memory.add(lab.guest.region())
     assert lab.datapath == "taken"
-    assert [base for base, _ in taker.taken.values()] == [0, 2]
+    assert [base for base, _ in back_end.taken.values()] == [0, 2]
 
 
-def test_a_reset_while_the_memory_is_away(lab: VirtioLab, taker: Taker) -> None:
+def test_a_reset_while_the_memory_is_away(lab: VirtioLab, back_end: FakeRingBackend) -> None:
     lab.plug()
     memory = lab.device.memory
     assert memory is not None
@@ -348,57 +352,57 @@ def test_a_reset_while_the_memory_is_away(lab: VirtioLab, taker: Taker) -> None:
 @pytest.mark.parametrize(
     ("ring_features", "offered"),
     [
-        (ALL, features.ALWAYS | features.WITH_A_TAKER),
+        (ALL, features.ALWAYS | features.WITH_RING_BACKEND),
         (VERSION_1, features.ALWAYS & ~(INDIRECT_DESC | features.MRG_RXBUF | features.GUEST_ANNOUNCE)),
         (None, features.ALWAYS),
     ],
 )
 def test_what_the_guest_is_offered_is_what_both_have(ring_features: int | None, offered: int) -> None:
-    with VirtioLab(far=Taker(ring_features)) as lab:
+    with VirtioLab(far=FakeRingBackend(ring_features)) as lab:
         assert lab.device.host_features == offered
 
 
-def test_pairs_that_are_not_in_use_stay(taker: Taker) -> None:
-    with VirtioLab(VirtioNet(pairs=2), far=taker) as lab:
+def test_pairs_that_are_not_in_use_stay(back_end: FakeRingBackend) -> None:
+    with VirtioLab(VirtioNet(pairs=2), far=back_end) as lab:
         lab.plug()
-        assert set(taker.taken) == {0, 1}
-        changes = taker.changes
+        assert set(back_end.taken) == {0, 1}
+        changes = back_end.changes
         assert lab.driver.command(4, 0, b"\2\0") == 0
-        assert taker.changes == changes + 1
+        assert back_end.changes == changes + 1
         lab.device.set_status(0)
-        assert taker.taken == {}
+        assert back_end.taken == {}
 
 
-def test_pairs_given_up_at_the_back_end_come_back_as_it_left_them(taker: Taker) -> None:
+def test_pairs_given_up_at_the_back_end_come_back_as_it_left_them(back_end: FakeRingBackend) -> None:
     """`ethtool -L combined 1`, a link that goes down and up, and `ethtool -L combined 2`."""
-    with VirtioLab(VirtioNet(pairs=2), far=taker) as lab:
+    with VirtioLab(VirtioNet(pairs=2), far=back_end) as lab:
         lab.plug()
         assert lab.driver.command(4, 0, b"\2\0") == 0
         lab.set_link(False)
         lab.set_link(True)
-        assert set(taker.taken) == {0, 1, 2, 3}
+        assert set(back_end.taken) == {0, 1, 2, 3}
         lab.driver.send(frame(1), frame(2), frame(3), pair=1)
         lab.guest.write(lab.driver.rings[3].used + 2, b"\3\0")  # the back-end returned them
         assert lab.driver.command(4, 0, b"\1\0") == 0
-        taker.bases = [0, 0, 0, 3]
+        back_end.bases = [0, 0, 0, 3]
         lab.set_link(False)
         lab.set_link(True)
-        assert set(taker.taken) == {0, 1}
+        assert set(back_end.taken) == {0, 1}
         assert (lab.device.queues[3].last_avail, lab.device.queues[3].used_idx) == (3, 3)
 
 
-def test_a_ring_given_up_at_the_back_end_is_awaited_when_it_stops(taker: Taker) -> None:
+def test_a_ring_given_up_at_the_back_end_is_awaited_when_it_stops(back_end: FakeRingBackend) -> None:
     """The back-end still looks at it, to throw away what the driver sends."""
-    with VirtioLab(VirtioNet(pairs=2), far=taker) as lab:
+    with VirtioLab(VirtioNet(pairs=2), far=back_end) as lab:
         lab.plug()
         assert lab.driver.command(4, 0, b"\2\0") == 0
         lab.set_link(False)
         lab.set_link(True)
         assert lab.driver.command(4, 0, b"\1\0") == 0
-        taker.prompt = False
+        back_end.prompt = False
         bases: list[int] = []
         lab.device.queue_stopped(3, bases.append)
         assert bases == []
-        taker.bases = [0, 0, 0, 7]
-        taker.answer()
+        back_end.bases = [0, 0, 0, 7]
+        back_end.answer()
         assert bases == [7]

@@ -14,8 +14,8 @@ from vnic.sockets import unblock
 from vnic.virtio.device import QueueFds
 
 
-class LentQueue:
-    """The eventfds of one ring, from the first time it is lent until the VM goes."""
+class QueueNotifiers:
+    """The eventfds of one ring, from the first time it is handed over until the VM goes."""
 
     def __init__(self, irq: IrqLines, interrupt: Callable[[], None]) -> None:
         """OSError where there are no descriptors left."""
