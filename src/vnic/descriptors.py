@@ -1,4 +1,4 @@
-"""What a descriptor is that somebody passed to us, found without a call into its file system.
+"""What a descriptor is that a peer passed to us, found without a call into its file system; and how it is closed.
 
 fstat, mmap and close of a file on FUSE wait for a daemon that may be the sender's own and may never answer. Everything
 that takes descriptors from a socket asks here first; only what is `HARMLESS` is touched by the thread of the loop.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import fcntl
 import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -75,6 +76,26 @@ def kind_of(fd: int) -> Kind:
     except OSError:
         return Kind.CLOSED
     return Kind.FILE
+
+
+_close: Callable[[int], None] = os.close
+
+
+def close_with(close: Callable[[int], None]) -> None:
+    """Have `close_fds` close by this function from now on. `vnic.sockets.unblock` gives its own, which never waits,
+    when it is imported: without it no descriptor of a peer can come in."""
+    global _close
+    _close = close
+
+
+def close_fds(fds: Iterable[int]) -> None:
+    """Close every descriptor, whatever a peer made of it. One that is closed already is no error: nothing is left to
+    close."""
+    for fd in fds:
+        try:
+            _close(fd)
+        except OSError:
+            pass
 
 
 @dataclass(frozen=True, slots=True)

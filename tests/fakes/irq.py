@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from vnic.attach.vfio_user.notifiers import QueueNotifiers
+from vnic.net.clock import Timer
+
 
 class FakeIrq:
     """Satisfies `vnic.pci.irq.IrqLines`. `deliver` False: the VM has its message interrupts off."""
@@ -15,7 +18,7 @@ class FakeIrq:
         self.deliver = True
         self.pending = 0
         self.fds: dict[int, int] = {}
-        self.watched: dict[int, Callable[[], None]] = {}
+        self.watched: dict[int, Callable[[], object]] = {}
 
     def set_intx(self, level: bool) -> None:
         if level != self.level:
@@ -39,8 +42,16 @@ class FakeIrq:
     def msix_fd(self, vector: int) -> int | None:
         return self.fds.get(vector)
 
-    def watch(self, fd: int, callback: Callable[[], None]) -> None:
+    def notifiers(self, called: Callable[[], None]) -> QueueNotifiers:
+        return QueueNotifiers(self, called)
+
+    # -- vnic.attach.vfio_user.notifiers.Watcher ---------------------------------------------------------------
+
+    def add_reader(self, fd: int, callback: Callable[[], object]) -> None:
         self.watched[fd] = callback
 
-    def unwatch(self, fd: int) -> None:
+    def remove_reader(self, fd: int) -> None:
         del self.watched[fd]
+
+    def call_later(self, delay: float, callback: Callable[[], object]) -> Timer:
+        raise NotImplementedError("an interrupt line's pause is not played here")

@@ -9,8 +9,9 @@ import errno
 import os
 from collections.abc import Iterable
 
+from vnic.descriptors import close_fds
 from vnic.lab.played.vfio_user_client import QEMU_VERSION, Reply
-from vnic.protocol.frames import Message, close_fds
+from vnic.protocol.frames import Message
 from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vfio_user.messages import (
     DmaMap,

@@ -15,10 +15,10 @@ from typing import Any
 
 from vnic.backend.base import READ_BUDGET_FRAMES
 from vnic.backend.framing import MAX_FRAME_BYTES
+from vnic.descriptors import close_fds
 from vnic.net.client import NetClient
 from vnic.net.errors import NetError
 from vnic.net.queue import Frame
-from vnic.protocol.frames import close_fds
 from vnic.sockets.lookup import LookupFailed, look_up
 
 RETRY_S = 0.0005

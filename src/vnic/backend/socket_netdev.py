@@ -21,9 +21,9 @@ from vnic.backend.datagram import (
     udp_socket,
 )
 from vnic.backend.options import SocketOptions
+from vnic.descriptors import close_fds
 from vnic.net.errors import NetError
 from vnic.net.queue import Frame
-from vnic.protocol.frames import close_fds
 from vnic.sockets.address import InetAddress
 from vnic.sockets.connect import Connector, set_stream_options
 from vnic.sockets.listener import Listener, Listening

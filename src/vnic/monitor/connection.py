@@ -14,9 +14,9 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from vnic.descriptors import Kind
+from vnic.descriptors import Kind, close_fds
 from vnic.monitor.http_guard import HttpGuard
-from vnic.protocol.frames import FrameError, close_fds
+from vnic.protocol.frames import FrameError
 from vnic.sockets.connection import receive
 
 log = logging.getLogger(__name__)

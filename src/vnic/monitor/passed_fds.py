@@ -15,9 +15,8 @@ from typing import Final, Protocol
 
 import msgspec
 
-from vnic.descriptors import Kind, kind_of
+from vnic.descriptors import Kind, close_fds, kind_of
 from vnic.net.errors import NetError
-from vnic.protocol.frames import close_fds
 
 NAMES_MAX: Final = 256
 """Descriptors that one monitor keeps by name."""

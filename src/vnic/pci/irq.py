@@ -5,8 +5,22 @@ A model never knows how an interrupt travels (an eventfd for vfio-user): it rais
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from typing import Protocol
+
+
+class Notifiers(Protocol):
+    """The two eventfds of one queue that a program outside works on, until `close`."""
+
+    kick_fd: int
+    call_fd: int
+
+    def kick(self) -> None:
+        """Tell the program that the queue has something for it. Never waits."""
+
+    def close(self) -> None:
+        """The program is done. An interrupt that it asked for before is still reported."""
 
 
 class IrqLines(Protocol):
@@ -31,10 +45,9 @@ class IrqLines(Protocol):
     def msix_fd(self, vector: int) -> int | None:
         """The eventfd behind MSI-X `vector`, if it is one: valid until the lines change."""
 
-    def watch(self, fd: int, callback: Callable[[], None]) -> None:
-        """Call `callback` whenever `fd` (an eventfd of the model's) is readable, until `unwatch`."""
-
-    def unwatch(self, fd: int) -> None: ...
+    def notifiers(self, called: Callable[[], None]) -> Notifiers:
+        """Make the eventfds through which a program outside works on one queue of the device. `called` runs whenever
+        it asks for an interrupt. Raises OSError where there are no descriptors left."""
 
 
 class NoIrq:
@@ -58,8 +71,5 @@ class NoIrq:
     def msix_fd(self, vector: int) -> int | None:
         return None
 
-    def watch(self, fd: int, callback: Callable[[], None]) -> None:
-        pass
-
-    def unwatch(self, fd: int) -> None:
-        pass
+    def notifiers(self, called: Callable[[], None]) -> Notifiers:
+        raise OSError(errno.ENODEV, "no VM is plugged in")

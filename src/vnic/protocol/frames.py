@@ -9,21 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from vnic.sockets import unblock
+from vnic.descriptors import close_fds
 
 
 class FrameError(Exception):
     """The peer's byte stream cannot be cut into messages any more: the connection has to be closed."""
-
-
-def close_fds(fds: Iterable[int]) -> None:
-    """Close every descriptor, whatever a peer made of it. One that is closed already is no error: there is nobody left
-    to tell."""
-    for fd in fds:
-        try:
-            unblock.close(fd)
-        except OSError:
-            pass
 
 
 @dataclass(slots=True)

@@ -18,10 +18,11 @@ from typing import Final, Protocol
 from vnic.descriptors import (
     HARMLESS,
     Kind,
+    close_fds,
     kind_of,
     mount_of,
 )
-from vnic.protocol.frames import FrameError, close_fds
+from vnic.protocol.frames import FrameError
 from vnic.quota import Holding, TooManyDescriptors
 from vnic.sockets import unblock
 

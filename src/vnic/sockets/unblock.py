@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, ParamSpec, TypeVar
 
-from vnic.descriptors import HARMLESS, Kind, kind_of
+from vnic.descriptors import HARMLESS, Kind, close_with, kind_of
 from vnic.sockets.closers import closers
 
 PATIENCE_S: Final = 0.01
@@ -138,3 +138,6 @@ def _forget_linger(fd: int) -> None:
         pass
     finally:
         sock.detach()
+
+
+close_with(close)

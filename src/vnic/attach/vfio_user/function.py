@@ -10,7 +10,8 @@ import errno
 import logging
 from collections.abc import Callable, Sequence
 
-from vnic.attach.vfio_user.irq import EventfdIrqs, Watcher
+from vnic.attach.vfio_user.irq import EventfdIrqs
+from vnic.attach.vfio_user.notifiers import Watcher
 from vnic.attach.vfio_user.shadow import MessageShadow
 from vnic.memory.guest import (
     ADDRESS_LIMIT,

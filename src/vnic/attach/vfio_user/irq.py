@@ -9,11 +9,11 @@ import errno
 import logging
 import os
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
-from vnic.descriptors import Kind, kind_of
+from vnic.attach.vfio_user.notifiers import QueueNotifiers, Watcher
+from vnic.descriptors import Kind, close_fds, kind_of
 from vnic.net.clock import Timer
-from vnic.protocol.frames import close_fds
 from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vfio_user.messages import Refused, SetIrqs
 from vnic.sockets import unblock
@@ -24,16 +24,6 @@ SPURIOUS_UNMASKS: Final = 256
 SPURIOUS_PAUSE_S: Final = 0.001
 """After so many unmasks while the device does nothing, each is followed by a pause: as with a kick, the descriptor
 may be one that is readable for ever (see `kicks`)."""
-
-
-class Watcher(Protocol):
-    """The part of asyncio's event loop that tells of a readable descriptor, and of the time."""
-
-    def add_reader(self, fd: int, callback: Callable[[], object], /) -> object: ...
-
-    def remove_reader(self, fd: int, /) -> object: ...
-
-    def call_later(self, delay: float, callback: Callable[[], object], /) -> Timer: ...
 
 
 def _signal(fd: int) -> bool:
@@ -246,11 +236,8 @@ class EventfdIrqs:
     def msix_fd(self, vector: int) -> int | None:
         return self._msix.fd(vector)
 
-    def watch(self, fd: int, callback: Callable[[], None]) -> None:
-        self._watcher.add_reader(fd, callback)
-
-    def unwatch(self, fd: int) -> None:
-        self._watcher.remove_reader(fd)
+    def notifiers(self, called: Callable[[], None]) -> QueueNotifiers:
+        return QueueNotifiers(self._watcher, called)
 
     # --- towards the VM ---
 

@@ -32,9 +32,9 @@ from vnic.backend.tap.link import TapLink
 from vnic.backend.tap.script import run_down_script, script_failure, start_script
 from vnic.backend.tap.vhost import check_vhost, do_without
 from vnic.children import Child
+from vnic.descriptors import close_fds
 from vnic.net.errors import NetError
 from vnic.net.queue import Frame
-from vnic.protocol.frames import close_fds
 
 READ_BYTES = 65536 + VNET_HEADER_BYTES + 256
 """The longest frame that the kernel hands over: 64 KiB of TSO and its headers."""

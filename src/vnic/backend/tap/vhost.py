@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 
 from vnic.backend.options import TapOptions
+from vnic.descriptors import close_fds
 from vnic.net.errors import NetError
-from vnic.protocol.frames import close_fds
 
 log = logging.getLogger(__name__)
 

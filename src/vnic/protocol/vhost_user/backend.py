@@ -11,8 +11,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from vnic.descriptors import close_fds
 from vnic.memory.guest import GuestMemory, GuestMemoryError
-from vnic.protocol.frames import FrameError, Message, close_fds
+from vnic.protocol.frames import FrameError, Message
 from vnic.protocol.vhost_user import messages as vu
 from vnic.protocol.vhost_user.interfaces import Device, DeviceShell
 from vnic.protocol.vhost_user.messages import ProtocolError

@@ -9,8 +9,7 @@ import enum
 import os
 from typing import Final, NamedTuple
 
-from vnic.descriptors import NOTIFIERS, Kind, kind_of
-from vnic.protocol.frames import close_fds
+from vnic.descriptors import NOTIFIERS, Kind, close_fds, kind_of
 from vnic.protocol.vhost_user.messages import ProtocolError
 
 DESC_BYTES: Final = 16

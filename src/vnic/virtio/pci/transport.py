@@ -19,13 +19,12 @@ from vnic.pci.capability import (
 )
 from vnic.pci.config import CLASS_ETHERNET, PciId
 from vnic.pci.device import PciDevice
-from vnic.pci.irq import IrqLines
+from vnic.pci.irq import IrqLines, Notifiers
 from vnic.pci.msix import MsixTable
 from vnic.virtio.constants import STATUS_DRIVER_OK, STATUS_FEATURES_OK
 from vnic.virtio.device import QueueFds, VirtioDevice
 from vnic.virtio.features import RING_RESET, VERSION_1
 from vnic.virtio.pci import layout
-from vnic.virtio.pci.handover import QueueNotifiers
 from vnic.virtio.pci.shadow_rings import ShadowRings
 from vnic.virtio.queue import SplitQueue
 
@@ -74,7 +73,7 @@ class VirtioPci(PciDevice):
         device.transport_features = RING_RESET
         self._vectors = vectors
         self._access = self.config.find_all(CAP_VENDOR)[-1]  # the PCI configuration access capability
-        self._notifiers: dict[int, QueueNotifiers] = {}
+        self._notifiers: dict[int, Notifiers] = {}
         self._shadow_rings: ShadowRings | None = None
         self._old_status = 0
         self._isr = 0
@@ -379,14 +378,12 @@ class VirtioPci(PciDevice):
         notifiers = self._notifiers.get(index)
         if notifiers is None:
             try:
-                notifiers = self._notifiers[index] = QueueNotifiers(
-                    self.irq, lambda: self.queue_interrupt(index)
-                )
+                notifiers = self._notifiers[index] = self.irq.notifiers(lambda: self.queue_interrupt(index))
             except OSError:
                 return None
         vector = self._queue_vectors[index]
         direct = self.irq.msix_fd(vector) if self.msix_enabled and vector != layout.NO_VECTOR else None
-        return notifiers.fds(direct)
+        return QueueFds(notifiers.kick_fd, notifiers.call_fd if direct is None else direct)
 
     def reclaim_queue(self, index: int) -> None:
         notifiers = self._notifiers.pop(index, None)
