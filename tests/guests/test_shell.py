@@ -12,7 +12,7 @@ import time
 import pytest
 from tests.guests.lab import ECHO, SOURCES, nic, vnic_run
 
-from vnic.cli.guest import default_address
+from vnic.lab.guest.verb import default_address
 
 
 class Terminal:

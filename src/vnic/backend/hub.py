@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from vnic.net.client import NetClient
 
-if TYPE_CHECKING:
-    from vnic.backend.hubport import HubPort
+
+class Port(Protocol):
+    """What a hub knows of a port."""
+
+    client: NetClient
 
 
 class Hub:
@@ -15,7 +18,7 @@ class Hub:
 
     def __init__(self, hub_id: int) -> None:
         self.id = hub_id
-        self.ports: list[HubPort] = []
+        self.ports: list[Port] = []
 
 
 class Hubs:
@@ -24,7 +27,7 @@ class Hubs:
     def __init__(self) -> None:
         self._hubs: list[Hub] = []
 
-    def join(self, port: HubPort, hub_id: int) -> Hub:
+    def join(self, port: Port, hub_id: int) -> Hub:
         hub = next((hub for hub in self._hubs if hub.id == hub_id), None)
         if hub is None:
             hub = Hub(hub_id)
@@ -32,7 +35,7 @@ class Hubs:
         hub.ports.insert(0, port)
         return hub
 
-    def leave(self, port: HubPort, hub: Hub) -> None:
+    def leave(self, port: Port, hub: Hub) -> None:
         hub.ports.remove(port)
 
     def listing(self) -> list[tuple[int, list[NetClient]]]:

@@ -6,7 +6,7 @@ A port whose link is down drops its traffic while the others keep talking; a hub
 from __future__ import annotations
 
 from vnic.backend.base import Backend, BackendContext
-from vnic.backend.hub import Hub
+from vnic.backend.hub import Hub, Port
 from vnic.backend.options import HubPortOptions
 from vnic.net.errors import NetError
 from vnic.net.queue import Frame
@@ -36,7 +36,7 @@ class HubPort(Backend):
             self.context.network.connect(self.client, netdev)
         self._hub = self.context.hubs.join(self, self._hub_id)
 
-    def _others(self) -> list[HubPort]:
+    def _others(self) -> list[Port]:
         return [port for port in self._hub.ports if port is not self] if self._hub is not None else []
 
     def receive(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:

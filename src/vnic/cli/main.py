@@ -33,9 +33,9 @@ VERBS = {
     "netdev": ("vnic.cli.netdev", "add or delete a back-end"),
     "device": ("vnic.cli.device", "add or delete a NIC"),
     "hmp": ("vnic.cli.hmp", "run a command of QEMU's human monitor"),
-    "guest": ("vnic.cli.guest", "boot a small Linux guest on NIC sockets, with a shell"),
-    "demo": ("vnic.cli.demo", "boot a small Linux guest and pull its cable in every way"),
-    "doctor": ("vnic.cli.doctor", "say what this machine has and lacks for vnic"),
+    "guest": ("vnic.lab.guest.verb", "boot a small Linux guest on NIC sockets, with a shell"),
+    "demo": ("vnic.lab.demo.verb", "boot a small Linux guest and pull its cable in every way"),
+    "doctor": ("vnic.lab.doctor", "say what this machine has and lacks for vnic"),
     "bench": ("vnic.lab.bench", "measure how fast links change and packets move"),
 }
 """Beside `run`: the module of each verb, with `add_parser(verbs)`, and its line of help."""

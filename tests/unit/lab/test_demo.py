@@ -12,9 +12,9 @@ import pytest
 from rich.console import Console
 
 from vnic.cli.client import Refused
-from vnic.cli.demo import print_row
 from vnic.lab.demo.lab import VHOST_USER, Lab
 from vnic.lab.demo.steps import Row, Step, run_step
+from vnic.lab.demo.verb import print_row
 
 OPERATOR = {"client": "nic0", "kind": "operator", "by": "me", "text": "set_link nic0 off", "since": 0.0}
 BACK = {"kind": "no-peer", "by": "me", "text": "netdev net0 is back"}

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from tests.needs import need
 
-from vnic.cli import doctor
-from vnic.cli.doctor import Finding
 from vnic.cli.main import main
+from vnic.lab import doctor
+from vnic.lab.doctor import Finding
 
 
 def test_this_machine_can_run_vnic(capsys: pytest.CaptureFixture[str]) -> None:
