@@ -89,7 +89,6 @@ def test_the_order_names_all() -> None:
     assert {place(module) for module in modules() if module != "vnic"} == set(ORDER)
 
 
-@pytest.mark.xfail(strict=False, reason="being mended")
 @pytest.mark.parametrize("package", ORDER)
 def test_a_package_imports_only_what_stands_before_it(package: str) -> None:
     before = set(ORDER[: ORDER.index(package) + 1])
@@ -99,7 +98,6 @@ def test_a_package_imports_only_what_stands_before_it(package: str) -> None:
             assert not above, f"{module} imports {above}"
 
 
-@pytest.mark.xfail(strict=False, reason="being mended")
 def test_no_file_is_in_a_circle() -> None:
     done: set[str] = set()
 
