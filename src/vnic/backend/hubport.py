@@ -16,7 +16,7 @@ class HubPort(Backend):
     """A port of a hub; its peer is a NIC, or the netdev that `netdev=` names."""
 
     wants_offload = True
-    """Frames pass on as they come; whoever takes them at the far side says what it can finish."""
+    """Frames pass on as they come; the peer of the far port says which offloads it takes."""
 
     def __init__(self, context: BackendContext, options: HubPortOptions) -> None:
         super().__init__(context)

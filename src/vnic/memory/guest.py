@@ -109,7 +109,7 @@ class MappedRegion(Region):
         self.writable = writable
 
     def _map(self, fd: int, fd_offset: int, writable: bool) -> None:
-        # Nobody can make an access to these wait, and no call of ours below. F_SEAL_SHRINK is not added where it is not
+        # No peer can make an access to these wait, nor a call below. F_SEAL_SHRINK is not added where it is not
         # there: that would change for good what is the client's, who may want to shrink it when its VM is gone, and
         # would not hold off one that means harm, as it takes a file that cannot be sealed.
         seals = seals_of(fd)

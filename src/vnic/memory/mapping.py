@@ -67,7 +67,7 @@ class GuestMapping(mmap.mmap):
         return self._area is not None and self._area.lost
 
     def close(self) -> None:
-        """Unmap. Raises BufferError while somebody views its bytes; it goes with the last view then."""
+        """Unmap. Raises BufferError while its bytes are viewed; it goes with the last view then."""
         if self._area is not None:
             sigbus.forget(self._area)  # first: once unmapped, the addresses may be another mapping's
         try:

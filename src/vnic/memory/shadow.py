@@ -55,7 +55,7 @@ class Shadow(Protocol):
         """Write to the guest's memory, in order; `done` when these and all writes before them are there."""
 
     def drop(self, quiet: Callable[[], None] | None = None) -> None:
-        """The device is reset: no plan and no write goes on, nobody hears of one. `quiet` is called, now or later,
+        """The device is reset: no plan and no write goes on, and none is reported. `quiet` is called, now or later,
         when nothing that was sent before can change the guest's memory any more."""
 
 

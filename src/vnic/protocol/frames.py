@@ -18,7 +18,7 @@ class FrameError(Exception):
 
 @dataclass(slots=True)
 class Message:
-    """One whole message. Whoever receives it owns the descriptors: take them, then `close()` the rest.
+    """One whole message. Its receiver owns the descriptors: it takes some, then calls `close()` for the rest.
 
     `take(n)` and `close()` are the only two ways out for a descriptor, so a handler that refuses a message
     half-way leaks nothing as long as its caller closes the message in a `finally`.
@@ -34,7 +34,7 @@ class Message:
         return taken
 
     def close(self) -> None:
-        """Close the descriptors that nobody took."""
+        """Close the descriptors that were not taken."""
         fds, self.fds = self.fds, []
         close_fds(fds)
 
@@ -53,7 +53,7 @@ class FrameAssembler:
     - read at most `wanted` bytes at a time: no piece crosses a message boundary (what vhost-user does);
     - read large pieces, which is faster for many small messages: exact as long as the peer sends no second
       message in the same sendmsg() as one with descriptors (vfio-user clients do not). A peer that does gets
-      its descriptors refused as surplus; it harms nobody else.
+      its descriptors refused as surplus, and harms no other peer.
     """
 
     def __init__(

@@ -15,12 +15,12 @@ from vnic.virtio.queue_record import QueueRecord
 
 
 class DataPath(enum.Enum):
-    """Who works on the device's data rings."""
+    """What works on the device's data rings."""
 
     OFF = "off"
-    """Nobody: the driver is not there."""
+    """Nothing does: the driver is not there."""
     DISCARD = "discard"
-    """We do, with the link down: what the driver sends is completed unsent, it receives nothing."""
+    """This process, with the link down: what the driver sends is completed unsent, it receives nothing."""
     LOCAL = "local"
     """The data plane of this process."""
     TAKEN = "taken"

@@ -1,7 +1,7 @@
 """The device's side of one split virtqueue (virtio 1.2 §2.7): chains are popped, filled or read, and pushed back.
 
 A data plane or a control queue drives it; how kicks and interrupts travel is not known here. All that the driver
-wrote is checked here, once: a violation raises QueueError, and whoever drives the queue breaks it (`fail`).
+wrote is checked here, once: a violation raises QueueError, and the caller breaks the queue (`fail`).
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def lab(back_end: FakeRingBackend) -> Iterator[VirtioLab]:
         yield lab
 
 
-def test_the_rings_go_over_at_driver_ok(lab: VirtioLab, back_end: FakeRingBackend) -> None:
+def test_rings_are_taken_at_driver_ok(lab: VirtioLab, back_end: FakeRingBackend) -> None:
     lab.plug()
     assert lab.datapath == "taken"
     fds = [QueueFds(ring.kick_fd, ring.call_fd) for ring in lab.driver.rings]
@@ -90,7 +90,7 @@ def test_the_rings_go_over_at_driver_ok(lab: VirtioLab, back_end: FakeRingBacken
     assert lab.driver.handed_over == {0, 1}
 
 
-def test_nothing_here_touches_taken_rings(lab: VirtioLab, back_end: FakeRingBackend) -> None:
+def test_the_device_does_not_touch_taken_rings(lab: VirtioLab, back_end: FakeRingBackend) -> None:
     lab.plug()
     lab.driver.fill_rx(4)
     lab.driver.send(frame(1))
@@ -104,7 +104,7 @@ def test_nothing_here_touches_taken_rings(lab: VirtioLab, back_end: FakeRingBack
     assert lab.driver.command(0, 0, b"\0") == 0, "the control queue stays here"
 
 
-def test_link_down_takes_them_back_and_discards(lab: VirtioLab, back_end: FakeRingBackend) -> None:
+def test_link_down_takes_rings_back_and_discards(lab: VirtioLab, back_end: FakeRingBackend) -> None:
     lab.plug()
     lab.driver.send(frame(1))
     lab.set_link(False)
@@ -126,7 +126,7 @@ def test_the_far_holds_do_the_same(lab: VirtioLab) -> None:
     assert lab.datapath == "taken"
 
 
-def test_bases_of_the_back_end_are_resumed_from(lab: VirtioLab, back_end: FakeRingBackend) -> None:
+def test_rings_resume_from_the_bases_of_the_back_end(lab: VirtioLab, back_end: FakeRingBackend) -> None:
     lab.plug()
     for number in range(5):
         lab.driver.send(frame(number))
@@ -137,7 +137,7 @@ def test_bases_of_the_back_end_are_resumed_from(lab: VirtioLab, back_end: FakeRi
     assert lab.driver.rings[1].used_idx == 2, "two of five were left"
 
 
-def test_a_slow_back_end_is_waited_for(lab: VirtioLab, back_end: FakeRingBackend) -> None:
+def test_the_device_waits_for_a_slow_back_end(lab: VirtioLab, back_end: FakeRingBackend) -> None:
     back_end.prompt = False
     lab.plug()
     lab.driver.send(frame(1))
@@ -155,7 +155,9 @@ def test_a_slow_back_end_is_waited_for(lab: VirtioLab, back_end: FakeRingBackend
     assert lab.driver.rings[1].used_idx == 1
 
 
-def test_it_may_be_up_again_when_they_come_back(lab: VirtioLab, back_end: FakeRingBackend) -> None:
+def test_rings_are_taken_again_where_the_link_came_up_meanwhile(
+    lab: VirtioLab, back_end: FakeRingBackend
+) -> None:
     back_end.prompt = False
     lab.plug()
     lab.set_link(False)
@@ -180,7 +182,7 @@ def test_a_reset_waits_for_the_rings(lab: VirtioLab, back_end: FakeRingBackend) 
     assert lab.datapath == "taken"
 
 
-def test_stopping_a_ring_waits_too(lab: VirtioLab, back_end: FakeRingBackend) -> None:
+def test_stopping_a_ring_waits_for_the_back_end(lab: VirtioLab, back_end: FakeRingBackend) -> None:
     back_end.prompt = False
     lab.plug()
     bases: list[int] = []
@@ -247,7 +249,7 @@ def test_a_back_end_that_is_deleted(lab: VirtioLab, back_end: FakeRingBackend) -
     assert lab.datapath == "local"
 
 
-def test_a_back_end_that_will_not(
+def test_rings_stay_where_the_back_end_refuses_them(
     lab: VirtioLab, back_end: FakeRingBackend, caplog: pytest.LogCaptureFixture
 ) -> None:
     """QEMU falls back on its own data path; the back-end's endpoint gets the frames."""
@@ -277,7 +279,7 @@ def test_rings_that_get_ready_one_by_one(lab: VirtioLab, back_end: FakeRingBacke
     assert back_end.changes > changes
 
 
-def test_changes_of_memory_are_told(lab: VirtioLab, back_end: FakeRingBackend) -> None:
+def test_the_back_end_is_told_of_changes_of_memory(lab: VirtioLab, back_end: FakeRingBackend) -> None:
     lab.plug()
     memory = lab.device.memory
     assert memory is not None
@@ -362,7 +364,7 @@ def test_what_the_guest_is_offered_is_what_both_have(ring_features: int | None, 
         assert lab.device.host_features == offered
 
 
-def test_pairs_that_are_not_in_use_stay(back_end: FakeRingBackend) -> None:
+def test_pairs_that_are_not_in_use_are_not_taken(back_end: FakeRingBackend) -> None:
     with VirtioLab(VirtioNet(pairs=2), far=back_end) as lab:
         lab.plug()
         assert set(back_end.taken) == {0, 1}

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from vnic.descriptors import Kind, close_fds, kind_of
 from vnic.sockets import unblock
+from vnic.sockets.closers import closers
 
 SOURCE = Path(__file__).parents[3] / "src"
 
@@ -100,3 +102,15 @@ def test_unguarded_they_are_the_plain_calls() -> None:
         with pytest.raises(BlockingIOError):
             unblock.read(ours.fileno(), 8)
     assert signal.getsignal(signal.SIGALRM) is not unblock._expired
+
+
+def test_close_fds_leaves_to_a_thread_what_may_wait(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`vnic.descriptors` imports no socket; it closes by the function that this module gave it."""
+    left: list[int] = []
+    monkeypatch.setattr(closers, "close", lambda fd, owner: left.append(fd))
+    folder, counter = os.open(tmp_path, os.O_PATH), os.eventfd(0)
+    close_fds([folder, counter])
+    assert left == [folder]
+    assert kind_of(counter) is Kind.CLOSED
+    close_fds([counter])  # no error
+    os.close(folder)

@@ -269,7 +269,7 @@ class Server:
         return self._request(m.DMA_WRITE, 0, m.DMA_ACCESS.pack(address, len(data)) + data, done)
 
     def close(self) -> None:
-        """The connection has ended: whoever waits for a reply is told that none comes."""
+        """The connection has ended: tell each waiting caller that no reply comes."""
         pending, self._pending = self._pending, {}
         for _, _, done in pending.values():
             done(None)

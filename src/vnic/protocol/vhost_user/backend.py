@@ -18,18 +18,8 @@ from vnic.protocol.vhost_user import messages as vu
 from vnic.protocol.vhost_user.interfaces import Device, DeviceShell
 from vnic.protocol.vhost_user.messages import ProtocolError
 from vnic.protocol.vhost_user.notices import ConfigNotices
-from vnic.protocol.vhost_user.regions import (
-    MAX_MEM_SLOTS,
-    map_region,
-    map_table,
-    single_region,
-)
-from vnic.protocol.vhost_user.ring import (
-    Ring,
-    RingAddresses,
-    check_channel,
-    check_notifier,
-)
+from vnic.protocol.vhost_user.ring import check_channel
+from vnic.protocol.vhost_user.ring_messages import RING_HANDLERS, RingHandler
 from vnic.protocol.vhost_user.rings import DeviceRings, Later
 from vnic.quota import MOST_FOR_EACH
 from vnic.virtio.constants import (
@@ -77,7 +67,6 @@ class DeviceEngine:
 
     def __init__(self, device: Device, memory: GuestMemory, shell: DeviceShell, *, queue_pairs: int) -> None:
         self._device = device
-        self._memory = memory
         self._shell = shell
         self._queue_pairs = queue_pairs
         self._frames = vu.assembler()
@@ -196,7 +185,7 @@ class DeviceEngine:
         self._messages.clear()
 
     def release(self) -> None:
-        """Nobody touches the rings any more (VirtioDevice.detach is done): close their descriptors."""
+        """The rings are not touched any more (VirtioDevice.detach is done): close their descriptors."""
         self.rings.forget()
 
     # --- Config space ---------------------------------------------------------------------------------------
@@ -336,87 +325,6 @@ class DeviceEngine:
         """QEMU's announce-self, where the guest's driver has no GUEST_ANNOUNCE. The address fills the first bytes."""
         self._shell.announce(message.payload[:MAC_BYTES])
 
-    # --- Memory ---------------------------------------------------------------------------------------------
-
-    def _set_mem_table(self, message: Message) -> None:
-        self._memory.replace(map_table(message, self._memory))
-        self.rings.memory_replaced()
-
-    def _get_max_mem_slots(self, message: Message) -> bytes:
-        return vu.U64.pack(MAX_MEM_SLOTS)
-
-    def _add_mem_reg(self, message: Message) -> None:
-        if len(self._memory.regions) >= MAX_MEM_SLOTS:
-            raise ProtocolError(f"ADD_MEM_REG beyond {MAX_MEM_SLOTS} regions")
-        row = single_region(message)
-        self._memory.expect(row.size)
-        self._memory.add(map_region(row, message.fds[0]))
-        self.rings.memory_replaced()
-
-    def _rem_mem_reg(self, message: Message) -> None:
-        # Front-ends may send the region's descriptor along; the specification says to close it unused.
-        row = single_region(message)
-        self._memory.remove(row.guest_addr, row.size)
-        self.rings.memory_replaced()
-
-    # --- Rings ----------------------------------------------------------------------------------------------
-
-    def _set_vring_num(self, message: Message) -> Later | None:
-        index, size = vu.VRING_STATE.unpack(message.payload)
-        return self.rings.set_size(self.rings.find(index, "SET_VRING_NUM"), size)
-
-    def _set_vring_addr(self, message: Message) -> Later | None:
-        # The log address and its flag only matter to a device that logs; UML sends -1.
-        index, _flags, desc, used, avail, _log = vu.VRING_ADDR.unpack(message.payload)
-        ring = self.rings.find(index, "SET_VRING_ADDR")
-        return self.rings.set_addresses(ring, RingAddresses(desc, used, avail))
-
-    def _set_vring_base(self, message: Message) -> None:
-        """Remembered, but a ring starts elsewhere: see DeviceRings.start_if_complete."""
-        index, base = vu.VRING_STATE.unpack(message.payload)
-        ring = self.rings.find(index, "SET_VRING_BASE")
-        if base > 0xFFFF:
-            raise ProtocolError(f"SET_VRING_BASE {base:#x} for ring {index}")
-        ring.base = base
-
-    def _get_vring_base(self, message: Message) -> Later:
-        index, _ = vu.VRING_STATE.unpack(message.payload)
-        return self.rings.get_base(self.rings.find(index, "GET_VRING_BASE"))
-
-    def _set_vring_kick(self, message: Message) -> None:
-        ring, fd = self._vring_fd(message, "SET_VRING_KICK")
-        if fd is None:
-            raise ProtocolError(
-                f"SET_VRING_KICK without a descriptor for ring {ring.index}: no ring is polled"
-            )
-        self.rings.set_kick(ring, fd)
-
-    def _set_vring_call(self, message: Message) -> None:
-        self.rings.set_call(*self._vring_fd(message, "SET_VRING_CALL"))
-
-    def _set_vring_err(self, message: Message) -> None:
-        ring, fd = self._vring_fd(message, "SET_VRING_ERR")
-        ring.replace_fd("err_fd", fd)
-
-    def _vring_fd(self, message: Message, name: str) -> tuple[Ring, int | None]:
-        """The ring that a KICK, CALL or ERR message names, and its descriptor, which is the caller's now."""
-        (value,) = vu.U64.unpack(message.payload)
-        ring = self.rings.find(value & vu.VRING_INDEX_MASK, name)
-        if value & ~(vu.VRING_INDEX_MASK | vu.VRING_NOFD):
-            raise ProtocolError(f"{name} with {value:#x}")
-        if bool(value & vu.VRING_NOFD) == bool(message.fds):
-            raise ProtocolError(f"{name} for ring {ring.index} with {len(message.fds)} descriptors")
-        if not message.fds:
-            return ring, None
-        check_notifier(message.fds[0], name)
-        return ring, message.take()[0]
-
-    def _set_vring_enable(self, message: Message) -> None:
-        index, enable = vu.VRING_STATE.unpack(message.payload)
-        if enable > 1:
-            raise ProtocolError(f"SET_VRING_ENABLE {enable} for ring {index}")
-        self.rings.enable(self.rings.find(index, "SET_VRING_ENABLE"), bool(enable))
-
     def _rings_changed(self) -> None:
         """Keep the device's status in step with its rings, then tell the shell.
 
@@ -433,33 +341,27 @@ class DeviceEngine:
 
 Handler = Callable[[DeviceEngine, Message], "bytes | Later | None"]
 
+
+def _on_rings(handle: RingHandler) -> Handler:
+    return lambda engine, message: handle(engine.rings, message)
+
+
 HANDLERS: Final[dict[int, Handler]] = {
     vu.GET_FEATURES: DeviceEngine._get_features,
     vu.SET_FEATURES: DeviceEngine._set_features,
     vu.SET_OWNER: DeviceEngine._set_owner,
     vu.RESET_OWNER: DeviceEngine._reset,
-    vu.SET_MEM_TABLE: DeviceEngine._set_mem_table,
-    vu.SET_VRING_NUM: DeviceEngine._set_vring_num,
-    vu.SET_VRING_ADDR: DeviceEngine._set_vring_addr,
-    vu.SET_VRING_BASE: DeviceEngine._set_vring_base,
-    vu.GET_VRING_BASE: DeviceEngine._get_vring_base,
-    vu.SET_VRING_KICK: DeviceEngine._set_vring_kick,
-    vu.SET_VRING_CALL: DeviceEngine._set_vring_call,
-    vu.SET_VRING_ERR: DeviceEngine._set_vring_err,
     vu.GET_PROTOCOL_FEATURES: DeviceEngine._get_protocol_features,
     vu.SET_PROTOCOL_FEATURES: DeviceEngine._set_protocol_features,
     vu.GET_QUEUE_NUM: DeviceEngine._get_queue_num,
-    vu.SET_VRING_ENABLE: DeviceEngine._set_vring_enable,
     vu.SEND_RARP: DeviceEngine._send_rarp,
     vu.NET_SET_MTU: DeviceEngine._net_set_mtu,
     vu.SET_BACKEND_REQ_FD: DeviceEngine._set_backend_req_fd,
     vu.GET_CONFIG: DeviceEngine._get_config,
     vu.SET_CONFIG: DeviceEngine._set_config,
     vu.RESET_DEVICE: DeviceEngine._reset,
-    vu.GET_MAX_MEM_SLOTS: DeviceEngine._get_max_mem_slots,
-    vu.ADD_MEM_REG: DeviceEngine._add_mem_reg,
-    vu.REM_MEM_REG: DeviceEngine._rem_mem_reg,
     vu.SET_STATUS: DeviceEngine._set_status,
     vu.GET_STATUS: DeviceEngine._get_status,
+    **{number: _on_rings(handle) for number, handle in RING_HANDLERS.items()},
 }
 """SET_LOG_BASE and SET_LOG_FD are not here: LOG_SHMFD is not offered, and who sends them is refused."""

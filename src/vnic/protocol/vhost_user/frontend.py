@@ -1,4 +1,4 @@
-"""The front-end side of vhost-user without a socket: hands a guest's rings to somebody else's back-end.
+"""The front-end side of vhost-user without a socket: hands a guest's rings to another program's back-end.
 
 `vnic.backend.vhost_user` owns the socket, feeds what it reads, and asks for the handshake, the start and the stop of
 rings. Messages are sent at once and answers awaited in order, so nothing here ever waits.

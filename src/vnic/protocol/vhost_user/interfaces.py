@@ -32,7 +32,7 @@ class DeviceShell(Protocol):
         """A ring was started, stopped, enabled or disabled: `running` may differ."""
 
     def requests_changed(self) -> None:
-        """The channel for back-end requests, `request_fd`, is another one; the former is closed after the call."""
+        """The channel for back-end requests, `request_fd`, changed; the former is closed after the call."""
 
     def negotiated(self) -> None:
         """The client has chosen its features: it is now known whether it reads the config space."""

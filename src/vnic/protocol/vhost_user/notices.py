@@ -9,7 +9,7 @@ import enum
 
 
 class ConfigState(enum.Enum):
-    """Where the guest stands with the config space."""
+    """What the guest knows of the config space."""
 
     READ = enum.auto()
     CHANGED = enum.auto()
@@ -20,15 +20,15 @@ class ConfigNotices:
     """Coalesces changes: a CONFIG_CHANGE goes out only on the way from CHANGED to NOTIFIED.
 
     Once notified, a client is not notified again before it has read: it will find the newest state anyway, the guest is
-    not interrupted for a state that it knows, and a channel that nobody reads (QEMU's holds about 278 messages)
-    never fills up.
+    not interrupted for a state that it knows, and a channel that the client does not read (QEMU's holds about 278
+    messages) never fills up.
     """
 
     def __init__(self) -> None:
         self.state = ConfigState.READ
 
     def changed(self) -> None:
-        """The config space is another one."""
+        """The config space changed."""
         if self.state is ConfigState.READ:
             self.state = ConfigState.CHANGED
 

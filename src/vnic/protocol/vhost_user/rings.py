@@ -1,6 +1,6 @@
 """The device engine's rings: when each starts and stops, and which descriptors it has.
 
-`DeviceEngine` unpacks a message and calls one method here; the device model is told from here alone.
+`ring_messages` unpacks a message and calls one method here; the device model is told from here alone.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class DeviceRings:
         changed: Callable[[], None],
     ) -> None:
         self._device = device
-        self._memory = memory
+        self.memory = memory
         self._watch_kick = watch_kick
         self._changed = changed
         self._rings = [Ring(index) for index in range(len(device.queues))]
@@ -161,7 +161,7 @@ class DeviceRings:
         """
         if ring.state is RingState.STARTED or ring.kick_fd is None or ring.addresses is None or not ring.size:
             return
-        if not self._memory.regions:
+        if not self.memory.regions:
             return
         queue = self._device.queues[ring.index]
         desc, avail, used = self._locate(ring)
@@ -177,7 +177,7 @@ class DeviceRings:
         """The guest addresses of descriptor table, available and used ring. Raises GuestMemoryError."""
         assert ring.addresses is not None
         spans = ring.addresses.spans(ring.size)
-        desc, avail, used = (self._memory.user_to_guest(address, length) for address, length in spans)
+        desc, avail, used = (self.memory.user_to_guest(address, length) for address, length in spans)
         return desc, avail, used
 
     def stop(self, ring: Ring, done: Callable[[int], None]) -> None:
