@@ -1,4 +1,4 @@
-"""A real kernel's carrier follows every cause, and the kernel is interrupted only when there is news."""
+"""A real kernel's carrier follows every cause, and the kernel is interrupted only when the link changed."""
 
 from __future__ import annotations
 

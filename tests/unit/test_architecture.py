@@ -135,7 +135,6 @@ def test_the_lower_half_knows_no_io(package: str) -> None:
             assert not reaches_io(module), " → ".join(reaches_io(module))
 
 
-@pytest.mark.xfail(strict=False, reason="being mended")
 def test_files_stay_small() -> None:
     """A file past 450 lines wants a cut where the design names one."""
     for path in SOURCE.rglob("*.py"):

@@ -29,7 +29,7 @@ from vnic.printable import printable
 
 DEFAULT_CHANGES = 8
 CHAIN_MAX = 8
-"""Links of one chain of causes that are shown; a chain of more would be a bug, not news."""
+"""Links of one chain of causes that are shown; a longer chain would be a bug."""
 
 
 def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -1,7 +1,7 @@
 """What moves packets between a device's rings and its net client: the interface, and what an engine asks of its host.
 
-A virtio device model owns one engine for each queue pair; `rings.PythonPair` is the reference, and anything faster
-stands behind the same methods.
+A virtio device model owns one engine for each queue pair; `python_pair.PythonPair` is the reference. A faster
+one has the same methods.
 """
 
 from __future__ import annotations

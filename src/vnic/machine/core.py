@@ -1,6 +1,6 @@
 """Machine: what a monitor's commands and the command line's options act on, and the order in which it all ends.
 
-It satisfies `monitor.machine.MonitoredMachine`. NICs, netdevs, chardevs and objects come from the tables `DEVICES`,
+It satisfies `monitor.interfaces.MonitoredMachine`. NICs, netdevs, chardevs and objects come from the tables `DEVICES`,
 `NETDEVS`, `CHARDEVS` and `OBJECTS`; all calls are made from the control thread.
 """
 

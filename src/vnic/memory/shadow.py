@@ -97,7 +97,7 @@ def copy(memory: GuestMemory, ranges: list[Range]) -> Plan:
 
 
 class ShadowDma:
-    """`pci.device.Dma` on a shadow copy: what is written goes to both."""
+    """`vnic.pci.dma.Dma` on a shadow copy: what is written goes to both."""
 
     def __init__(
         self, memory: GuestMemory, shadow: Shadow, refused: Callable[[GuestMemoryError], None]

@@ -1,6 +1,6 @@
 """What the monitor needs of the machine it watches, as a Protocol.
 
-`vnic.machine.Machine` (the composition root) satisfies it; the monitor's tests give a fake. All calls are made
+`vnic.machine.core.Machine` (the composition root) satisfies it; the monitor's tests give a fake. All calls are made
 from the control thread, must not wait for a guest or a peer, and report a refusal by raising `NetError`.
 """
 

@@ -36,7 +36,7 @@ from vnic.virtio.pci.transport import VirtioPci
 
 
 def make_nic() -> Nic:
-    """The NIC in whose name the socket is served; born with its link down, as it has no peer."""
+    """The NIC in whose name the socket is served. Its link is down at first: it has no peer."""
     network = Network(asyncio.get_running_loop())
     return network.add_nic("nic0", "virtio-net-pci", Endpoint(), mac=bytes(6))
 

@@ -1,6 +1,6 @@
 """The interrupts of a PCI device as eventfds, the way SET_IRQS of vfio-user hands them over and takes them back.
 
-`vfio_pci.VfioPciPort` owns one set for a VM; the device model drives it through `vnic.pci.irq.IrqLines`.
+`function.VfioPciPort` owns one set for a VM; the device model drives it through `vnic.pci.irq.IrqLines`.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ class PasstVhostUserBackend(VhostUserBackend):
         self._machine_context.restarts += 1
 
     def awaiting(self, text: str) -> None:
-        """No connection: while passt starts that is no news; where it served it is over."""
+        """No connection. While passt starts that is expected; where passt served, it is lost."""
         if self._keeper.state is PasstState.SERVING and not text.startswith("connecting"):
             self._keeper.lost(text.partition(";")[0])
 

@@ -250,7 +250,7 @@ class FrontendEngine:
             self._send_fd(vu.SET_VRING_KICK, ring.index, ring.kick)
 
     def enable_ring(self, index: int, enabled: bool) -> None:
-        """SET_VRING_ENABLE where that is news; without protocol features a ring is always enabled."""
+        """SET_VRING_ENABLE where the back-end does not know it; without protocol features a ring is always enabled."""
         if self._protocol and enabled != (index in self._enabled):
             (self._enabled.add if enabled else self._enabled.discard)(index)
             self._send(vu.SET_VRING_ENABLE, vu.VRING_STATE.pack(index, int(enabled)))

@@ -353,7 +353,7 @@ class VirtioPci(PciDevice):
         self.set_intx(True)
         return True
 
-    # --- nic.device.Attachment: the device model's side ---
+    # --- virtio.device.Attachment: the device model's side ---
 
     def config_interrupt(self) -> bool:
         # Both bits, as QEMU's virtio_notify_config sets them.
