@@ -40,6 +40,26 @@ class Clock(Protocol):
     def call_later(self, delay: float, callback: Callable[..., object], /, *args: Any) -> Timer: ...
 
 
+class _Handshake:
+    """A client that has not negotiated yet; `give_up(reason)` is called where it does not do so in time."""
+
+    def __init__(self, loop: Clock, give_up: Callable[[str], None]) -> None:
+        self._loop = loop
+        self._give_up = give_up
+        self._began = loop.time()
+        self._timer = loop.call_later(HANDSHAKE_S, give_up, f"it did not negotiate within {HANDSHAKE_S:g} s")
+
+    def contest(self) -> None:
+        """Another client waits."""
+        self._timer.cancel()
+        left = self._began + CONTESTED_S - self._loop.time()
+        text = "it did not negotiate, and another client waits"
+        self._timer = self._loop.call_later(max(left, 0.0), self._give_up, text)
+
+    def end(self) -> None:
+        self._timer.cancel()
+
+
 class Gate:
     """One NIC's. A strike is a client that broke the protocol, or went before it had spoken it."""
 
@@ -47,10 +67,7 @@ class Gate:
         """`name`: the NIC's."""
         self._name = name
         self._loop = loop
-        self._began = 0.0
-        self._timer: Timer | None = None
-        """Runs while a client has not negotiated yet."""
-        self._give_up: Callable[[str], None] | None = None
+        self._handshake: _Handshake | None = None
         self._strikes = 0
         self._last = 0.0
         self._until = 0.0
@@ -58,32 +75,20 @@ class Gate:
 
     def began(self, give_up: Callable[[str], None]) -> None:
         """A client connected. `give_up(reason)` is called where it does not negotiate in time."""
-        self._began = self._loop.time()
-        self._give_up = give_up
-        text = f"it did not negotiate within {HANDSHAKE_S:g} s"
-        self._timer = self._loop.call_later(HANDSHAKE_S, give_up, text)
+        self._handshake = _Handshake(self._loop, give_up)
 
     def negotiated(self) -> None:
         """The client speaks the protocol."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self._handshake is not None:
+            self._handshake.end()
+            self._handshake = None
 
     def ended(self, *, violated: bool) -> None:
         """The client is gone, or is being let go; `violated`: because of what it sent."""
-        silent = self._timer is not None
+        silent = self._handshake is not None
         self.negotiated()
         if violated or silent:
             self._strike()
-
-    def _contest(self) -> None:
-        """Another client waits."""
-        assert self._give_up is not None
-        if self._timer is not None:
-            self._timer.cancel()
-        left = self._began + CONTESTED_S - self._loop.time()
-        text = "it did not negotiate, and another client waits"
-        self._timer = self._loop.call_later(max(left, 0.0), self._give_up, text)
 
     def _strike(self) -> None:
         now = self._loop.time()
@@ -105,7 +110,7 @@ class Gate:
                 )
             return BUSY_POLL_S
         self._told = False
-        if self._timer is not None:
-            self._contest()
+        if self._handshake is not None:
+            self._handshake.contest()
             return CONTESTED_POLL_S
         return max(0.0, self._until - self._loop.time())

@@ -74,8 +74,8 @@ class ShadowRegion(Region):
 
     def forget(self) -> None:
         """Give all pages back: zeros again."""
-        assert self.mapping is not None
-        self.mapping.madvise(mmap.MADV_DONTNEED)
+        if self.mapping is not None:
+            self.mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def put(memory: GuestMemory, address: int, data: bytes) -> None:

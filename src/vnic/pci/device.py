@@ -102,12 +102,12 @@ class PciDevice:
         self.irq = irq
         self._memory = self._dma = memory
 
-    def use_shadow(self, shadow: Shadow) -> None:
-        """The VM does not share its memory: `plug` gave a shadow copy of it. Called before a driver can use any."""
-        assert self._memory is not None
+    def use_shadow(self, memory: GuestMemory, shadow: Shadow) -> None:
+        """The VM does not share its memory: `memory`, which `plug` gave, is a shadow copy. Called before a driver can
+        use any."""
         self.shadow = shadow
-        self._dma = ShadowDma(self._memory, shadow, self.dma_refused)
-        self.rings.use_shadow(self._memory, shadow)
+        self._dma = ShadowDma(memory, shadow, self.dma_refused)
+        self.rings.use_shadow(memory, shadow)
 
     def unplug(self, done: Callable[[], None]) -> None:
         """The VM is gone: back to the state of power-on, with no lines and no memory.

@@ -14,7 +14,7 @@ from tests.fakes.loops import fresh_loop, no_fd_leak, run_for, until
 from tests.fakes.vhost_user_backend import FEATURES, FakeBackend
 from tests.fakes.vhost_user_wire import WireRig
 
-from vnic.backend import vhost_user
+from vnic.backend import vhost_user, vhost_user_session
 from vnic.descriptors import Kind, kind_of
 from vnic.net.client import Endpoint
 from vnic.nic.virtio_net.features import CTRL_VQ
@@ -52,13 +52,13 @@ def backend(rig: WireRig) -> Iterator[FakeBackend]:
 @pytest.fixture(autouse=True)
 def soon_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vhost_user, "UNFIT_PAUSE_S", 0.01)
-    monkeypatch.setattr(vhost_user, "ANSWER_TIMEOUT_S", PATIENCE_S)
-    monkeypatch.setattr(vhost_user, "STOP_TIMEOUT_S", PATIENCE_S)
+    monkeypatch.setattr(vhost_user_session, "ANSWER_TIMEOUT_S", PATIENCE_S)
+    monkeypatch.setattr(vhost_user_session, "STOP_TIMEOUT_S", PATIENCE_S)
 
 
 @pytest.fixture
 def impatient_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vhost_user, "STOP_TIMEOUT_S", 0.03)
+    monkeypatch.setattr(vhost_user_session, "STOP_TIMEOUT_S", 0.03)
 
 
 def recovers(rig: WireRig, backend: FakeBackend) -> None:
@@ -104,7 +104,7 @@ def test_an_answer_that_never_comes(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(vhost_user, "ANSWER_TIMEOUT_S", 0.03)
+    monkeypatch.setattr(vhost_user_session, "ANSWER_TIMEOUT_S", 0.03)
     backend.hook = lambda _: b"" if name in backend.messages else None
     rig.boot()
     until(rig.loop, lambda: f"did not answer {name} within" in caplog.text)
@@ -115,11 +115,11 @@ def test_an_answer_that_never_comes(
 def test_memory_may_take_as_long_as_it_is_large(
     rig: WireRig, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vhost_user, "MEMORY_TIMEOUT_S_PER_GIB", 1000.0 * (1 << 30) / rig.memory.size)
+    monkeypatch.setattr(vhost_user_session, "MEMORY_TIMEOUT_S_PER_GIB", 1000.0 * (1 << 30) / rig.memory.size)
     rig.wait_up()
 
     def hook(name: str) -> bytes | None:
-        monkeypatch.setattr(vhost_user, "ANSWER_TIMEOUT_S", 0.3)  # for what is asked from now on
+        monkeypatch.setattr(vhost_user_session, "ANSWER_TIMEOUT_S", 0.3)  # for what is asked from now on
         return b"" if "SET_MEM_TABLE" in backend.messages else None
 
     backend.hook = hook
@@ -127,7 +127,7 @@ def test_memory_may_take_as_long_as_it_is_large(
     until(rig.loop, lambda: backend.count("SET_VRING_KICK") == 2)
     run_for(rig.loop, 0.6)
     assert rig.nic.link_up, "it was cut off while it mapped the memory"
-    monkeypatch.setattr(vhost_user, "ANSWER_TIMEOUT_S", PATIENCE_S)
+    monkeypatch.setattr(vhost_user_session, "ANSWER_TIMEOUT_S", PATIENCE_S)
     for number in (vu.SET_MEM_TABLE, vu.SET_VRING_ADDR, vu.SET_VRING_ADDR):
         backend.send(REPLY.pack(number, 5, 8, 0))
     until(rig.loop, lambda: rig.serves(DataPath.TAKEN))
@@ -185,7 +185,7 @@ def test_netdev_del_of_a_hung_back_end(rig: WireRig, backend: FakeBackend) -> No
 def test_the_loop_is_never_held_up(
     rig: WireRig, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vhost_user, "ANSWER_TIMEOUT_S", 1000.0)
+    monkeypatch.setattr(vhost_user_session, "ANSWER_TIMEOUT_S", 1000.0)
     backend.hook = lambda name: b""
     rig.boot()
     until(rig.loop, lambda: "GET_FEATURES" in backend.messages)

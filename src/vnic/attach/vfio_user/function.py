@@ -130,7 +130,7 @@ class VfioPciPort:
             raise self._refused(error) from None
         self._shared = False
         self._shadow = self._make_shadow(self._forget_shadow)
-        self._device.use_shadow(self._shadow)
+        self._device.use_shadow(self.memory, self._shadow)
         log.info(
             "%s: the VM does not share its memory, so that each packet takes several messages; faster is QEMU with"
             " -object memory-backend-memfd,id=mem,size=SIZE,share=on and -machine …,memory-backend=mem",

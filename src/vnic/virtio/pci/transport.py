@@ -109,10 +109,9 @@ class VirtioPci(PciDevice):
         super().plug(irq, memory)
         self.device.attach(self, memory)
 
-    def use_shadow(self, shadow: Shadow) -> None:
-        super().use_shadow(shadow)
-        assert self._memory is not None
-        self._shadow_rings = ShadowRings(self.device, self._memory, shadow, self._interrupt_of)
+    def use_shadow(self, memory: GuestMemory, shadow: Shadow) -> None:
+        super().use_shadow(memory, shadow)
+        self._shadow_rings = ShadowRings(self.device, memory, shadow, self._interrupt_of)
 
     def unplug(self, done: Callable[[], None]) -> None:
         def detached() -> None:

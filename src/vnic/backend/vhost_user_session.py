@@ -1,0 +1,316 @@
+"""One back-end at a vhost-user netdev: its connection, its engine, and the guest's rings while it has them.
+
+`VhostUserBackend` makes one for each back-end that connects, and drops it whole when the back-end is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from vnic.memory.guest import GuestMemory
+from vnic.nic.virtio_net.features import MTU, OF_THE_RINGS, names
+from vnic.protocol.vhost_user.frontend import (
+    Bases,
+    FrontendEngine,
+    Phase,
+    SharedRegion,
+    SharedRing,
+)
+from vnic.protocol.vhost_user.messages import MAX_FDS, ProtocolError
+from vnic.sockets.connection import Connection
+from vnic.virtio.device import VirtioDevice
+
+ANSWER_TIMEOUT_S = 5.0
+"""How long an answer of the handshake or of a start may take before the back-end counts as dead."""
+MEMORY_TIMEOUT_S_PER_GIB = 8.0
+"""How much longer for SET_MEM_TABLE: DPDK touches all of the guest's memory first, and answers nothing else by then.
+Cut off in the midst of that, it would begin anew."""
+STOP_TIMEOUT_S = 2.0
+"""The same for the rings' return, which the guest waits for."""
+
+MTU_AT = 10  # where a network device's config space holds its MTU (virtio 1.2 §5.1.4)
+
+Returned = Callable[[Sequence[int | None]], None]
+
+
+class SessionOwner(Protocol):
+    """What a session tells the netdev that made it."""
+
+    def ready(self, features: int) -> None:
+        """The handshake is over; `features` are the back-end's virtio features. Raises ProtocolError where they do not
+        serve the guest."""
+
+    def refuse(self, reason: str) -> None:
+        """The back-end is of no use as it is: `close` the session."""
+
+    def lost(self, reason: str | None) -> None:
+        """The connection is closed, by the back-end where `reason` is None."""
+
+    def rings_returned(self) -> None:
+        """The back-end gave the rings back that it was asked for."""
+
+
+@dataclass
+class TakenRings:
+    """A guest's rings that the back-end has."""
+
+    device: VirtioDevice
+    memory: GuestMemory
+    generation: int
+    """That of the memory which the back-end was told."""
+    handed_over: set[int] = field(default_factory=set)
+
+    @property
+    def memory_is_told(self) -> bool:
+        return self.device.memory is self.memory and self.generation == self.memory.generation
+
+    def reclaim(self) -> None:
+        if self.device.attachment is not None:
+            for index in self.handed_over:
+                self.device.attachment.reclaim_queue(index)
+        self.handed_over.clear()
+
+
+class BackEndSession:
+    """From the connection of a back-end until its end is dealt with. It is the ConnectionUser of its connection."""
+
+    def __init__(
+        self,
+        owner: SessionOwner,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        name: str,
+        pairs: int,
+    ) -> None:
+        """`name` is the netdev's. `pairs` are the queue pairs that will be used."""
+        self._owner = owner
+        self._loop = loop
+        self._pairs = pairs
+        self._taken: TakenRings | None = None
+        self._returned: Returned | None = None
+        """Whom to tell that the rings are back."""
+        self._deadline: asyncio.TimerHandle | None = None
+        self._connection = Connection(loop, sock, self, max_fds=MAX_FDS, owner=name)
+        self._engine = FrontendEngine(self._connection.send, pairs)
+        self._engine.begin(lambda: owner.ready(self._engine.features))
+        self._watch_time()
+
+    @property
+    def has_rings(self) -> bool:
+        return self._taken is not None
+
+    def close(self) -> None:
+        """Part from the back-end; rings that it has are the guest's again with `return_rings`."""
+        self._stop_time()
+        self._connection.close()
+        self._engine.close()
+
+    # -- ConnectionUser ---------------------------------------------------------------------------------------------
+
+    @property
+    def wanted(self) -> int:
+        return self._engine.wanted
+
+    def received(self, data: bytes, fds: list[int]) -> None:
+        try:
+            self._engine.feed(data, fds)
+        except ProtocolError as error:
+            self._owner.refuse(str(error))
+        else:
+            self._watch_time()
+
+    def lost(self, reason: str | None) -> None:
+        self._owner.lost(reason)
+
+    def _refuse_later(self, reason: str) -> None:
+        """As `refuse`, but not from within a call of the device."""
+
+        def refuse() -> None:
+            if not self._connection.closed:
+                self._owner.refuse(reason)
+
+        self._loop.call_soon(refuse)
+
+    # -- time -------------------------------------------------------------------------------------------------------
+
+    def _watch_time(self) -> None:
+        """Bound the wait for the next answer, if one is due."""
+        self._stop_time()
+        engine = self._engine
+        if engine.awaited is None or self._connection.closed:
+            return
+        seconds = STOP_TIMEOUT_S if engine.phase is Phase.STOPPING else ANSWER_TIMEOUT_S
+        if engine.phase is Phase.RUNNING and engine.awaited == "SET_MEM_TABLE" and self._taken is not None:
+            shared = sum(each.size for each in self._taken.memory.regions if each.fd is not None)
+            seconds += MEMORY_TIMEOUT_S_PER_GIB * shared / (1 << 30)
+        self._deadline = self._loop.call_later(seconds, self._too_late, engine.awaited, seconds)
+
+    def _stop_time(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _too_late(self, awaited: str, seconds: float) -> None:
+        self._deadline = None
+        self._owner.refuse(f"the back-end did not answer {awaited} within {seconds:g} s")
+
+    # -- the rings (RingBackend, once a back-end is there) ------------------------------------------------------------
+
+    def take_rings(self, device: VirtioDevice) -> bool:
+        engine, memory = self._engine, device.memory
+        if engine.phase is not Phase.READY or memory is None:
+            return False
+        missing = acked(device) & ~engine.features
+        if missing:
+            self._refuse_later(lacking(missing))
+            return False
+        taken = TakenRings(device, memory, memory.generation)
+        try:
+            regions = shared_memory(memory)
+            rings = [self._hand_over(taken, index) for index in usable_rings(device, self._pairs)]
+        except ValueError as error:
+            taken.reclaim()
+            self._refuse_later(str(error))
+            return False
+        self._taken = taken
+        engine.start(acked(device), regions, rings, _mtu(device))
+        self._watch_time()
+        return True
+
+    def rings_changed(self, device: VirtioDevice) -> None:
+        engine, taken, memory = self._engine, self._taken, device.memory
+        if self._connection.closed or engine.phase is not Phase.RUNNING or memory is None:
+            return
+        if taken is None or taken.device is not device:
+            return
+        try:
+            usable = usable_rings(device, self._pairs)
+            if not taken.memory_is_told:
+                engine.set_memory(shared_memory(memory))
+                taken.memory, taken.generation = memory, memory.generation
+            for index in usable:
+                engine.set_ring(self._hand_over(taken, index, engine.rings.get(index)))
+        except (ValueError, ProtocolError) as error:
+            self._owner.refuse(str(error))
+            return
+        for index in set(engine.rings) - set(usable):
+            engine.enable_ring(index, False)
+        self._watch_time()
+
+    def give_back(self, done: Returned) -> None:
+        self._returned = done
+        if self._connection.closed or self._engine.phase is not Phase.RUNNING:
+            self.return_rings()
+            return
+        self._engine.stop(self._stopped)
+        self._watch_time()
+
+    def _stopped(self, bases: Bases) -> None:
+        self.return_rings(bases)
+        self._owner.rings_returned()
+
+    def return_rings(self, bases: Bases | None = None) -> None:
+        """The back-end touches the rings no more, as far as can be known: the NIC has them again, if it asked."""
+        returned, self._returned = self._returned, None
+        if returned is None:
+            return
+        taken, self._taken = self._taken, None
+        if taken is None:
+            returned([])
+            return
+        taken.reclaim()
+        returned([(bases or {}).get(index) for index in range(len(taken.device.queues))])
+
+    def _hand_over(self, taken: TakenRings, index: int, told: SharedRing | None = None) -> SharedRing:
+        """ValueError where the ring cannot be handed over."""
+        device = taken.device
+        queue = device.queues[index]
+        fds = device.attachment.hand_over_queue(index) if device.attachment is not None else None
+        if fds is None:
+            raise ValueError(f"ring {index} of {device.name} cannot be handed over")
+        taken.handed_over.add(index)
+        return SharedRing(
+            index,
+            queue.size,
+            queue.last_avail if told is None else told.base,
+            queue.desc,
+            queue.avail,
+            queue.used,
+            fds.kick,
+            fds.call,
+            device.is_data_queue(index),
+        )
+
+    def announces(self) -> VirtioDevice | None:
+        """The device whose guest the back-end may announce, while it has the rings."""
+        return self._taken.device if self._taken is not None else None
+
+    def send_rarp(self, mac: bytes) -> bool:
+        """Have the back-end announce `mac`. False: it cannot."""
+        if not self._engine.send_rarp(mac):
+            return False
+        self._watch_time()
+        return True
+
+
+def usable_rings(device: VirtioDevice, pairs: int) -> list[int]:
+    """The rings to hand over: all that the guest set up, those that it does not use yet as well (QEMU's
+    vhost_net_start). ValueError where it uses more than there are queues for: the NIC was made for another netdev.
+    """
+    usable = [q.index for q in device.queues if q.ready and q.enabled and device.carries_packets(q.index)]
+    used = [index for index in usable if device.is_data_queue(index)]
+    if used and used[-1] >= 2 * pairs:
+        raise ValueError(f"the guest uses {used[-1] // 2 + 1} queue pairs, the netdev has queues={pairs}")
+    return [index for index in usable if index < 2 * pairs]
+
+
+def _mtu(device: VirtioDevice) -> int:
+    """The guest's MTU, where it was given one (virtio_net_vhost_status)."""
+    if not device.driver_features & MTU:
+        return 0
+    return int.from_bytes(device.read_config(MTU_AT, 2), "little")
+
+
+def lacking(missing: int) -> str:
+    """QEMU's text, and the features by name."""
+    return f"vhost lacks feature mask {missing:#x} for backend: {names(missing)}"
+
+
+def acked(device: VirtioDevice | None) -> int:
+    """The features that a guest's driver chose, as far as they concern the program that runs the rings."""
+    return device.driver_features & OF_THE_RINGS if device is not None else 0
+
+
+def shared_memory(memory: GuestMemory) -> list[SharedRegion]:
+    """The guest's memory in as few pieces as it allows: neighbours that are neighbours in one file are joined.
+
+    ValueError where there is nothing to share, or too much for SET_MEM_TABLE.
+    """
+    pieces: list[SharedRegion] = []
+    files: list[tuple[int, int]] = []
+    for region in memory.regions:
+        if region.fd is None or not region.writable:
+            continue  # not shared by the VM, or ROM: no ring and no buffer of a driver lies there
+        info = os.fstat(region.fd)
+        file = (info.st_dev, info.st_ino)
+        last = pieces[-1] if pieces else None
+        if (
+            last is not None
+            and files[-1] == file
+            and last.guest_addr + last.size == region.guest_addr
+            and last.offset + last.size == region.fd_offset
+        ):
+            pieces[-1] = last._replace(size=last.size + region.size)
+        else:
+            pieces.append(SharedRegion(region.guest_addr, region.size, region.fd, region.fd_offset))
+            files.append(file)
+    if not pieces:
+        raise ValueError("the VM shares no memory (share=on), so no back-end can run its rings")
+    if len(pieces) > MAX_FDS:
+        raise ValueError(f"guest memory in {len(pieces)} pieces; a vhost-user back-end takes {MAX_FDS}")
+    return pieces
