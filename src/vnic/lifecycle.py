@@ -24,7 +24,7 @@ class Lifecycle(Generic[S]):
 
     def __init__(self, first: S, moves: Moves[S]) -> None:
         """`first` is the state of a new object; `moves` has a row for each state."""
-        self._first = first
+        self.first = first
         self.moves = moves
         self._name = ""
 
@@ -40,7 +40,7 @@ class Lifecycle(Generic[S]):
     def __get__(self, instance: object | None, owner: type) -> S | Self:
         if instance is None:
             return self
-        state: S = instance.__dict__.get(self._name, self._first)
+        state: S = instance.__dict__.get(self._name, self.first)
         return state
 
     def __set__(self, instance: Any, state: S) -> None:

@@ -237,6 +237,23 @@ def test_connecting_to_a_server_that_comes_later(tmp_path: Path) -> None:
         rig.close()
 
 
+def test_a_server_that_takes_the_next_connection_at_once_has_a_guest(tmp_path: Path) -> None:
+    """attach.server=off: the next connection is made from within the end of the one before."""
+    with fresh_loop() as loop, no_fd_leak():
+        rig = SocketRig(loop, tmp_path / "vm.sock", server=False)
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(rig.path)
+            server.listen()
+            rig.attachment.start()
+            until(loop, lambda: rig.attachment.state is AttachmentState.ATTACHED)
+            before = rig.attachment.session
+            server.accept()[0].close()
+            until(loop, lambda: rig.attachment.session not in (before, None))
+            assert rig.nic.guest.attached
+            rig.attachment.close()
+        rig.close()
+
+
 # --- Hostile clients -----------------------------------------------------------------------------------------
 
 

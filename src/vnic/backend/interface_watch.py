@@ -65,7 +65,7 @@ class InterfaceWatch:
         except OSError:
             sock.close()
             raise
-        self._loop.add_reader(sock, self._readable)
+        self._loop.add_reader(sock, self._readable, sock)
         return sock
 
     def _close(self) -> None:
@@ -74,12 +74,11 @@ class InterfaceWatch:
             self._sock.close()
             self._sock = None
 
-    def _readable(self) -> None:
-        assert self._sock is not None
+    def _readable(self, sock: socket.socket) -> None:
         names: set[str] = set()
         for _ in range(_READS_PER_TURN):
             try:
-                names |= changed_interfaces(self._sock.recv(_MESSAGE_BYTES))
+                names |= changed_interfaces(sock.recv(_MESSAGE_BYTES))
             except BlockingIOError:
                 break
             except OSError:  # ENOBUFS: there were more changes than the socket keeps

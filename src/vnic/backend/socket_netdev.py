@@ -120,8 +120,8 @@ class SocketBackend(Backend):
         except OSError:  # gone before it was looked at
             sock.close()
             return
-        assert self._listener is not None
-        self._listener.pause()
+        if self._listener is not None:
+            self._listener.pause()
         self._carry(sock, f"socket: connection from {inet4_text(name)}")
 
     def _start_connect(self, address: Inet4) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import enum
 import socket
-from typing import Any
+from typing import Any, Final
 
 from vnic.backend.base import Backend, BackendContext, log
 from vnic.backend.connection import FramedConnection
 from vnic.backend.options import StreamOptions
+from vnic.lifecycle import Lifecycle, Moves
 from vnic.net.client import clients_of_wire
 from vnic.net.errors import NetError
 from vnic.net.queue import Frame
@@ -48,8 +49,33 @@ class StreamState(enum.Enum):
     """Nothing more will come: the only attempt failed, the only connection ended, or the netdev was deleted."""
 
 
+MOVES: Final[Moves[StreamState]] = {
+    StreamState.NEW: frozenset(
+        {
+            StreamState.LISTENING,
+            StreamState.WAITING,
+            StreamState.CONNECTED,
+            StreamState.WITHHELD,
+            StreamState.ENDED,
+        }
+    ),
+    StreamState.LISTENING: frozenset({StreamState.CONNECTED, StreamState.WITHHELD, StreamState.ENDED}),
+    StreamState.CONNECTING: frozenset(
+        {StreamState.CONNECTED, StreamState.WAITING, StreamState.WITHHELD, StreamState.ENDED}
+    ),
+    StreamState.CONNECTED: frozenset(
+        {StreamState.LISTENING, StreamState.WAITING, StreamState.WITHHELD, StreamState.ENDED}
+    ),
+    StreamState.WAITING: frozenset({StreamState.CONNECTING, StreamState.WITHHELD, StreamState.ENDED}),
+    StreamState.WITHHELD: frozenset({StreamState.NEW, StreamState.ENDED}),
+    StreamState.ENDED: frozenset(),
+}
+
+
 class StreamBackend(Backend):
     """One stream netdev."""
+
+    state = Lifecycle(StreamState.NEW, MOVES)
 
     def __init__(self, context: BackendContext, options: StreamOptions) -> None:
         super().__init__(context)
@@ -65,7 +91,6 @@ class StreamBackend(Backend):
             )
         if options.link_propagate and not options.server and not options.reconnect_ms:
             raise NetError("'link-propagate' option of a client needs 'reconnect-ms', to come back")
-        self.state = StreamState.NEW
         self._propagates = options.link_propagate
         self._address: InetAddress | UnixAddress | FdAddress = options.addr
         self._server = options.server
@@ -122,15 +147,14 @@ class StreamBackend(Backend):
         self._listen(listening)
 
     def _listen(self, listening: Listening) -> None:
-        self._listener = Listener(self.loop, listening, self._accepted, f"netdev {self.name}")
+        self._listener = listener = Listener(self.loop, listening, self._accepted, f"netdev {self.name}")
         self.state = StreamState.LISTENING
         self._info = "listening"
-        self.hold_disconnected(f"listening on {self._listening_on()}, no peer yet")
+        self.hold_disconnected(f"listening on {self._listening_on(listener)}, no peer yet")
 
-    def _listening_on(self) -> str:
+    def _listening_on(self, listener: Listener) -> str:
         """The address with the port that the kernel chose."""
-        assert self._listener is not None
-        family, sockaddr = self._listener.sockaddr
+        family, sockaddr = listener.sockaddr
         if isinstance(self._address, FdAddress) or family != socket.AF_UNIX:
             return socket_uri(family, sockaddr)
         return describe(self._address)
@@ -140,8 +164,8 @@ class StreamBackend(Backend):
         if name is None:  # gone before it was looked at
             sock.close()
             return
-        assert self._listener is not None
-        self._listener.pause()
+        if self._listener is not None:
+            self._listener.pause()
         self._connected(sock, name)
 
     # -- client -------------------------------------------------------------------------------------------------
@@ -204,7 +228,7 @@ class StreamBackend(Backend):
         if self._listener is not None:
             self.state = StreamState.LISTENING
             self._info = "listening"
-            self.hold_disconnected(f"{reason}; listening on {self._listening_on()}")
+            self.hold_disconnected(f"{reason}; listening on {self._listening_on(self._listener)}")
         elif self._reconnect_s:
             self._wait(reason)
         else:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import enum
 import socket
-from typing import Protocol
+from typing import Final, Protocol
 
 from vnic.chardev.options import ChardevOptions, SocketOptions
+from vnic.lifecycle import Lifecycle, Moves
 from vnic.net.errors import NetError
 from vnic.sockets.address import FdAddress, UnixAddress, address_of, describe
 from vnic.sockets.bind import socket_mode
@@ -32,6 +33,39 @@ class SocketChardevState(enum.Enum):
     """The user has a peer."""
     ENDED = enum.auto()
     """A client without reconnect-ms whose one attempt or connection is over."""
+
+
+MOVES: Final[Moves[SocketChardevState]] = {
+    SocketChardevState.CLOSED: frozenset(
+        {SocketChardevState.LISTENING, SocketChardevState.WAITING, SocketChardevState.ENDED}
+    ),
+    SocketChardevState.LISTENING: frozenset({SocketChardevState.OPEN, SocketChardevState.CLOSED}),
+    SocketChardevState.CONNECTING: frozenset(
+        {
+            SocketChardevState.OPEN,
+            SocketChardevState.WAITING,
+            SocketChardevState.ENDED,
+            SocketChardevState.CLOSED,
+        }
+    ),
+    SocketChardevState.WAITING: frozenset(
+        {
+            SocketChardevState.CONNECTING,
+            SocketChardevState.OPEN,
+            SocketChardevState.ENDED,
+            SocketChardevState.CLOSED,
+        }
+    ),
+    SocketChardevState.OPEN: frozenset(
+        {
+            SocketChardevState.LISTENING,
+            SocketChardevState.WAITING,
+            SocketChardevState.ENDED,
+            SocketChardevState.CLOSED,
+        }
+    ),
+    SocketChardevState.ENDED: frozenset({SocketChardevState.CLOSED}),
+}
 
 
 class ChardevUser(Protocol):
@@ -106,6 +140,8 @@ def listener_of(options: ChardevOptions, passed: socket.socket | None) -> Listen
 class ChardevSocket:
     """One chardev's socket in the loop."""
 
+    state = Lifecycle(SocketChardevState.CLOSED, MOVES)
+
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
@@ -133,7 +169,6 @@ class ChardevSocket:
         self._timer: asyncio.TimerHandle | None = None
         self._cancel_resolve = _nothing
         self._failure = ""
-        self.state = SocketChardevState.CLOSED
 
     @property
     def name(self) -> str:

@@ -83,7 +83,7 @@ class Connector:
             sock.connect(target.sockaddr)
         except BlockingIOError as error:
             if error.errno == errno.EINPROGRESS:
-                self._loop.add_writer(sock, self._writable)
+                self._loop.add_writer(sock, self._writable, sock)
                 return
             # A unix listener whose backlog is full.
             self._next_after(error)
@@ -91,24 +91,22 @@ class Connector:
         except OSError as error:
             self._next_after(error)
             return
-        self._end_done()
+        self._end_done(sock)
 
     def _next_after(self, error: OSError) -> None:
         self._drop()
         self._try_next(error.strerror or str(error))
 
-    def _writable(self) -> None:
-        assert self._sock is not None
-        code = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    def _writable(self, sock: socket.socket) -> None:
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
             self._drop()
             self._try_next(os.strerror(code))
         else:
-            self._end_done()
+            self._end_done(sock)
 
-    def _end_done(self) -> None:
-        sock, self._sock = self._sock, None
-        assert sock is not None
+    def _end_done(self, sock: socket.socket) -> None:
+        self._sock = None
         self._loop.remove_writer(sock)
         self._ended = True
         keep_alive = isinstance(self._address, InetAddress) and self._address.keep_alive

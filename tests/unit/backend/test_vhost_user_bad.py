@@ -66,7 +66,7 @@ def recovers(rig: WireRig, backend: FakeBackend) -> None:
     backend.hook = lambda name: None
     backend.cut_at = None
     # A busy machine may keep it waiting; the fixture puts back what was.
-    vhost_user.ANSWER_TIMEOUT_S = vhost_user.STOP_TIMEOUT_S = PATIENCE_S
+    vhost_user_session.ANSWER_TIMEOUT_S = vhost_user_session.STOP_TIMEOUT_S = PATIENCE_S
     until(rig.loop, lambda: rig.serves(DataPath.TAKEN) and rig.nic.link_up)
     rig.settle()
     assert rig.guest is not None

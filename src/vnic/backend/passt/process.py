@@ -15,10 +15,12 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Final, NamedTuple, Protocol
 
 from vnic.backend.options import PasstOptions, String
 from vnic.children import Child, with_us
+from vnic.lifecycle import Lifecycle, Moves
 from vnic.net.errors import NetError
 from vnic.net.names import parse_mac
 from vnic.scratch import ScratchFolder, shared_parent
@@ -182,14 +184,33 @@ class PasstState(enum.Enum):
     """Nothing more will come: its arguments are wrong, or the netdev was deleted."""
 
 
+MOVES: Final[Moves[PasstState]] = {
+    PasstState.NEW: frozenset({PasstState.STARTING, PasstState.ENDED}),
+    PasstState.STARTING: frozenset({PasstState.SERVING, PasstState.WAITING, PasstState.ENDED}),
+    PasstState.SERVING: frozenset({PasstState.WAITING, PasstState.ENDED}),
+    PasstState.WAITING: frozenset({PasstState.STARTING, PasstState.ENDED}),
+    PasstState.ENDED: frozenset({PasstState.WAITING}),
+}
+"""ENDED is left where other arguments are given to a passt whose arguments were wrong."""
+
+
+class PasstSocket(NamedTuple):
+    """The socket of one start."""
+
+    arguments: list[str]
+    """They name it."""
+    pass_fds: tuple[int, ...]
+    """What passt inherits."""
+    serves: Callable[[], None]
+    """Called when passt is ready."""
+
+
 class PasstUser(Protocol):
     """Whom passt serves."""
 
-    def passt_socket(self) -> tuple[list[str], tuple[int, ...]]:
-        """A start is due: the arguments that name its socket, and the descriptors that passt inherits."""
-
-    def passt_serves(self) -> None:
-        """It is ready."""
+    def passt_socket(self) -> PasstSocket:
+        """A start is due."""
+        ...
 
     def passt_awaited(self, text: str) -> None:
         """It is not there; `text` says why and what is done about it."""
@@ -201,8 +222,9 @@ class PasstUser(Protocol):
 class PasstKeeper:
     """Starts passt, and starts it again when it ended (net_passt_send of QEMU's net/passt.c)."""
 
+    state = Lifecycle(PasstState.NEW, MOVES)
+
     def __init__(self, loop: asyncio.AbstractEventLoop, arguments: list[str], user: PasstUser) -> None:
-        self.state = PasstState.NEW
         self.pid: int | None = None
         """Of the passt that serves, as far as it is known."""
         self._pidfd = -1
@@ -228,15 +250,15 @@ class PasstKeeper:
             self._user.passt_starts_again()
         self._timer = None
         self.state = PasstState.STARTING
-        words, pass_fds = self._user.passt_socket()
+        socket = self._user.passt_socket()
+        arguments = [*self._arguments, *socket.arguments]
+        ready = partial(self._ready, socket.serves)
         try:
-            self._process = PasstProcess(
-                self._loop, [*self._arguments, *words], pass_fds, self._ready, self._failed
-            )
+            self._process = PasstProcess(self._loop, arguments, socket.pass_fds, ready, self._failed)
         except NetError as error:
             self._failed(Complaint(error.desc))
 
-    def _ready(self, pid: int | None) -> None:
+    def _ready(self, serves: Callable[[], None], pid: int | None) -> None:
         self._process = None
         self.pid = pid
         if pid is not None:
@@ -247,7 +269,7 @@ class PasstKeeper:
         self.state = PasstState.SERVING
         self._wait_s = RESTART_S
         self._same_failures = 0
-        self._user.passt_serves()
+        serves()
 
     def _failed(self, complaint: Complaint) -> None:
         self._process = None

@@ -7,11 +7,12 @@ arguments they give it.
 from __future__ import annotations
 
 import socket
+from functools import partial
 
 from vnic.backend.base import Backend, BackendContext, log
 from vnic.backend.connection import FramedConnection
 from vnic.backend.options import PasstOptions
-from vnic.backend.passt.process import PasstKeeper, PasstState, passt_arguments
+from vnic.backend.passt.process import PasstKeeper, PasstSocket, PasstState, passt_arguments
 from vnic.net.queue import Frame
 
 
@@ -31,15 +32,16 @@ class PasstBackend(Backend):
 
     # -- PasstUser ----------------------------------------------------------------------------------------------
 
-    def passt_socket(self) -> tuple[list[str], tuple[int, ...]]:
+    def passt_socket(self) -> PasstSocket:
         self._close_pair()
-        self._pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        fd = self._pair[1].fileno()
-        return ["--fd", str(fd)], (fd,)
+        self._pair = ours, theirs = socket.socketpair(
+            socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC
+        )
+        fd = theirs.fileno()
+        return PasstSocket(["--fd", str(fd)], (fd,), partial(self._serves, ours, theirs))
 
-    def passt_serves(self) -> None:
-        assert self._pair is not None
-        (ours, theirs), self._pair = self._pair, None
+    def _serves(self, ours: socket.socket, theirs: socket.socket) -> None:
+        self._pair = None
         theirs.close()
         ours.setblocking(False)
         self._said = ""

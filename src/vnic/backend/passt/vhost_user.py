@@ -12,6 +12,7 @@ from vnic.backend.base import BackendContext, Chardev
 from vnic.backend.options import PasstOptions, VhostUserOptions
 from vnic.backend.passt.process import (
     PasstKeeper,
+    PasstSocket,
     PasstState,
     passt_arguments,
     private_folder,
@@ -91,14 +92,14 @@ class PasstVhostUserBackend(VhostUserBackend):
 
     # -- PasstUser ----------------------------------------------------------------------------------------------
 
-    def passt_socket(self) -> tuple[list[str], tuple[int, ...]]:
+    def passt_socket(self) -> PasstSocket:
         try:
             os.unlink(self._path)
         except FileNotFoundError:
             pass
-        return ["--socket", self._path], ()
+        return PasstSocket(["--socket", self._path], (), self._serves)
 
-    def passt_serves(self) -> None:
+    def _serves(self) -> None:
         if not self._began:
             self._began = True
             super().start()
