@@ -209,7 +209,7 @@ class PciDevice:
             self.msix.restore(record.msix)
         self._intx = record.intx
         if handles.shadow is not None:
-            self.use_shadow(handles.shadow)
+            self.use_shadow(handles.memory, handles.shadow)
 
     def resume(self) -> None:
         """All is restored: drive the pin as it was, and have fetched what a shadow copy held."""
