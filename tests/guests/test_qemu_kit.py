@@ -55,6 +55,7 @@ def test_has_what_tests_need(guest: QemuGuest, kit: qemu_kit.QemuKit) -> None:
 
 def test_qemus_own_nics_follow_qemus_set_link(guest: QemuGuest) -> None:
     for nic, interface in (("nic0", "eth0"), ("nic1", "eth1")):
+        guest.qmp("set_link", name=nic, up=True)
         assert guest.wait_carrier(True, interface)
         guest.qmp("set_link", name=nic, up=False)
         assert guest.wait_carrier(False, interface)
@@ -70,15 +71,15 @@ def test_long_output_arrives_whole(guest: QemuGuest) -> None:
     assert guest.run("seq 1 3000").splitlines() == [str(number) for number in range(1, 3001)]
 
 
-def test_powering_off_leaves_no_process_behind(guest: QemuGuest) -> None:
-    """The last test of this guest."""
-    process = guest.pid
-    with pytest.raises(GuestGone):
-        guest.run("poweroff -f")
-    wait_until_gone(process)
-    guest.close()
-    with pytest.raises(GuestError, match="not running"):
-        guest.run("true")
+def test_powering_off_leaves_no_process_behind(kit: qemu_kit.QemuKit) -> None:
+    with QemuGuest(kit=kit) as guest:
+        process = guest.pid
+        with pytest.raises(GuestGone):
+            guest.run("poweroff -f")
+        wait_until_gone(process)
+        guest.close()
+        with pytest.raises(GuestError, match="not running"):
+            guest.run("true")
 
 
 def test_a_qemu_that_ends_at_once_is_not_said_to_be_slow(kit: qemu_kit.QemuKit, tmp_path: Path) -> None:

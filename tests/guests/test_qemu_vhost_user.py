@@ -20,7 +20,7 @@ WAIT_S = 30.0
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
+def module_lab() -> Iterator[Lab]:
     echoes = ["-netdev", "echo,id=net0,ip=10.0.0.2", "-netdev", "echo,id=net1,ip=10.1.0.2"]
     with vnic_run("-name", "vhost", *echoes, *nic("nic0", "net0"), *nic("nic1", "net1")) as running:
         netdev = QemuNic(
@@ -34,6 +34,22 @@ def lab() -> Iterator[Lab]:
         chardev = ["-chardev", f"socket,id=c1,path={running.socket('nic1')}"]
         with qemu(running, netdev, device, options=chardev, tools=True) as guest:
             yield running, guest
+
+
+@pytest.fixture
+def lab(module_lab: Lab) -> Lab:
+    """With its drivers bound and all links up, whatever the test before left."""
+    running, guest = module_lab
+    for name in ("nic0", "nic1"):
+        running.qmp.set_link(name, True)
+    guest.qmp("set_link", name="nic0", up=True)
+    guest.qmp("cont")
+    guest.run(
+        f"cd {DRIVER}; for i in ../../devices/virtio*; do [ -e $i/driver ] || echo ${{i##*/}} >bind; done"
+    )
+    for name in up(running, guest).values():
+        wait_carrier(guest, name, True)
+    return module_lab
 
 
 def up(running: Vnic, guest: QemuGuest) -> dict[str, str]:
