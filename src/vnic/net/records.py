@@ -135,15 +135,6 @@ class LinkChanged(msgspec.Struct, frozen=True):
     cause: Cause
 
 
-class LinkHoldsChanged(msgspec.Struct, frozen=True):
-    """The data of LINK_HOLDS_CHANGED: a link stays down, but not by the same holds."""
-
-    name: str
-    link: UpDown
-    holds: list[Hold]
-    """All that there are now, as in query-links."""
-
-
 class LinkSeen(msgspec.Struct, rename="kebab", frozen=True):
     """The data of LINK_SEEN: the guest read the new state from its device."""
 

@@ -6,10 +6,14 @@ descriptors beside the bytes; their socket shells feed every piece that `vnic.so
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
+
+import msgspec
 
 from vnic.descriptors import close_fds
+from vnic.record import Record, RecordError, require
 
 
 class FrameError(Exception):
@@ -37,6 +41,14 @@ class Message:
         """Close the descriptors that were not taken."""
         fds, self.fds = self.fds, []
         close_fds(fds)
+
+
+class FrameAssemblerRecord(Record, frozen=True):
+    """The message that a FrameAssembler has begun."""
+
+    data: bytes
+    descriptors: Annotated[int, msgspec.Meta(ge=0, le=253)]
+    """How many came with it; 253 is SCM_MAX_FD."""
 
 
 class FrameAssembler:
@@ -107,6 +119,33 @@ class FrameAssembler:
             self.close()
             raise
         return messages
+
+    def save(self) -> FrameAssemblerRecord:
+        return FrameAssemblerRecord(data=bytes(self._buffer), descriptors=len(self._fds))
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """The descriptors that `save` counts, still the assembler's."""
+        return tuple(self._fds)
+
+    def restore(self, record: FrameAssemblerRecord, fds: Sequence[int]) -> None:
+        """Go on with a message that was begun; the descriptors are the assembler's then. RecordError leaves them the
+        caller's."""
+        count = len(fds)
+        require(
+            record.descriptors == count, "descriptors", f"are {record.descriptors}, and {count} were passed"
+        )
+        require(count <= self._max_fds, "descriptors", f"are {count}, at most {self._max_fds} may be")
+        data, total = record.data, None
+        if len(data) >= self._header_size:
+            try:
+                size = self._payload_size(data[: self._header_size])
+            except Exception as error:  # the protocol's own, for a header that makes no sense
+                raise RecordError("data", str(error)) from None
+            require(0 <= size <= self._max_payload, "data", f"begins a payload of {size} bytes")
+            total = self._header_size + size
+            require(len(data) < total, "data", "is a whole message")
+        self._buffer, self._total, self._fds = bytearray(data), total, list(fds)
 
     def close(self) -> None:
         """Drop a message that was begun, with its descriptors."""

@@ -11,10 +11,11 @@ from tests.fakes.loops import no_fd_leak
 from tests.fakes.scheduler import FakeScheduler
 from tests.fakes.vfio_user_device import is_open
 
-from vnic.attach.vfio_user.irq import SPURIOUS_PAUSE_S, SPURIOUS_UNMASKS, EventfdIrqs
+from vnic.attach.vfio_user.irq import SPURIOUS_PAUSE_S, SPURIOUS_UNMASKS, EventfdIrqs, EventfdIrqsRecord
 from vnic.net.clock import Timer
 from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vfio_user.messages import Refused, SetIrqs
+from vnic.record import RecordError, decode, encode
 
 MASK, UNMASK, TRIGGER = m.IRQ_ACTION_MASK, m.IRQ_ACTION_UNMASK, m.IRQ_ACTION_TRIGGER
 NONE, BOOL, EVENTFD = m.IRQ_DATA_NONE, m.IRQ_DATA_BOOL, m.IRQ_DATA_EVENTFD
@@ -263,3 +264,37 @@ def test_a_counter_that_is_full_blocks_nobody(rig: Rig) -> None:
     rig.theirs.append(theirs)
     rig.irqs.set(SetIrqs(m.IRQ_MSIX, 0, 1, TRIGGER, EVENTFD), [theirs])
     assert rig.irqs.msix_notify(0)
+
+
+def test_bindings_are_saved_and_restored(rig: Rig) -> None:
+    rig.set(m.IRQ_INTX, TRIGGER | EVENTFD, fds=1)
+    rig.set(m.IRQ_INTX, UNMASK | EVENTFD, fds=1)
+    rig.set(m.IRQ_MSIX, TRIGGER | EVENTFD, count=2, fds=2, start=1)
+    rig.irqs.set_intx(True)
+    rig.irqs.msix_notify(3)
+    assert rig.came(0) == 1
+    record, fds = rig.irqs.save()
+    new = EventfdIrqs(rig.watcher, intx=True, msi=1, msix=4)
+    copies = [os.dup(fd) for fd in fds]
+    new.restore(decode(EventfdIrqsRecord, encode(record)), copies)
+    assert new.save() == (record, copies)
+    rig.irqs.close()
+    os.eventfd_write(rig.ours[1], 1)
+    rig.watcher.readers[copies[1]]()
+    assert rig.came(0) == 1  # still asserted
+    assert new.msix_notify(2)
+    assert rig.came(3) == 1
+    assert new.msix_pending() == 8
+    new.close()
+    assert not any(is_open(fd) for fd in copies)
+
+
+def test_bindings_that_cannot_be(rig: Rig) -> None:
+    rig.set(m.IRQ_MSIX, TRIGGER | EVENTFD, count=4, fds=4)
+    record, fds = rig.irqs.save()
+    fewer = EventfdIrqs(rig.watcher, intx=True, msi=1, msix=2)
+    with pytest.raises(RecordError) as error:
+        fewer.restore(record, fds)
+    assert error.value.field == "msix.fds"
+    with pytest.raises(RecordError, match="of 4 descriptors, not 3"):
+        EventfdIrqs(rig.watcher, intx=True, msi=1, msix=4).restore(record, fds[:3])

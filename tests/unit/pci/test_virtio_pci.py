@@ -22,9 +22,12 @@ from vnic.lab.played.virtio_pci_driver import (
 )
 from vnic.net.errors import NetError
 from vnic.pci.capability import CAP_PM, PM_CONTROL
+from vnic.pci.device import PciHandles
+from vnic.record import RecordError, decode, encode
 from vnic.virtio.device import QueueFds, RingBackend, VirtioDevice
 from vnic.virtio.features import RING_RESET
 from vnic.virtio.pci import layout
+from vnic.virtio.pci.record import VirtioPciRecord
 from vnic.virtio.pci.transport import VirtioPci
 
 
@@ -427,3 +430,36 @@ def test_the_vm_goes_while_a_back_end_has_the_rings(rig: Rig) -> None:
     assert rig.gone == [True]
     assert rig.irq.watched == {}
     assert rig.device.attachment is None
+
+
+def test_the_transports_registers_are_saved_and_restored(rig: Rig) -> None:
+    rig.start(msix=True)
+    rig.pci.window_write(4, layout.PLACE["queue_select"][0], b"\2\0")
+    rig.pci.window_write(4, layout.PLACE["device_feature_select"][0], b"\1\0\0\0")
+    rig.pci.config_interrupt()
+    record = rig.pci.save()
+    other = VirtioPci(FakeVirtioDevice())
+    other.restore(decode(VirtioPciRecord, encode(record)), PciHandles(rig.irq, rig.memory))
+    assert other.save() == record
+    sent = list(rig.irq.sent)
+    other.queue_interrupt(1)
+    assert rig.irq.sent == [*sent, ("msix", 2)]
+    assert other.region_read(4, 0x1000, 1) == rig.pci.region_read(4, 0x1000, 1) != b"\0"
+
+
+def test_a_record_of_another_function_is_refused(rig: Rig) -> None:
+    rig.start(msix=True)
+    record = rig.pci.save()
+    for other, field in (
+        (VirtioPci(FakeVirtioDevice(), vectors=0), "function.config.data"),
+        (VirtioPci(FakeVirtioDevice(), vectors=2), "function.config.data"),
+    ):
+        before = other.save()
+        with pytest.raises(RecordError) as error:
+            other.restore(record, PciHandles(rig.irq, rig.memory))
+        assert error.value.field == field
+        assert other.save() == before
+    for queues, vectors, field in ((2, 4, "queue_vectors"), (3, 1, "queue_vectors[0]")):
+        with pytest.raises(RecordError) as error:
+            record.check(queues, vectors)
+        assert error.value.field == field

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from vnic.attach.vfio_user.notifiers import QueueNotifiers, Watcher
@@ -16,6 +16,7 @@ from vnic.descriptors import Kind, close_fds, kind_of
 from vnic.net.clock import Timer
 from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vfio_user.messages import Refused, SetIrqs
+from vnic.record import U16, Record, require, within
 from vnic.sockets import unblock
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class _Unmask:
     def __init__(self, watcher: Watcher, fd: int, line: IntxLine) -> None:
         """Waits for `fd`, which is ours from now on. Raises OSError for what epoll cannot wait for."""
         self._watcher = watcher
-        self._fd = fd
+        self.fd = fd
         self._line = line
         self._pause: Timer | None = None
         watcher.add_reader(fd, self._readable)
@@ -53,12 +54,12 @@ class _Unmask:
     def close(self) -> None:
         if self._pause is not None:
             self._pause.cancel()
-        self._watcher.remove_reader(self._fd)
-        close_fds((self._fd,))
+        self._watcher.remove_reader(self.fd)
+        close_fds((self.fd,))
 
     def _readable(self) -> None:
         try:
-            taken = unblock.read(self._fd, 8)
+            taken = unblock.read(self.fd, 8)
         except BlockingIOError:
             return
         except OSError:
@@ -67,13 +68,44 @@ class _Unmask:
             self._line.set_unmask(None)
             return
         if self._line.unmasked_in_vain():
-            self._watcher.remove_reader(self._fd)
+            self._watcher.remove_reader(self.fd)
             self._pause = self._watcher.call_later(SPURIOUS_PAUSE_S, self._go_on)
         self._line.mask(False)
 
     def _go_on(self) -> None:
         self._pause = None
-        self._watcher.add_reader(self._fd, self._readable)
+        self._watcher.add_reader(self.fd, self._readable)
+
+
+class IntxRecord(Record, frozen=True):
+    level: bool
+    masked: bool
+    trigger: bool
+    """Whether there is a descriptor to write to, and one to be unmasked by."""
+    unmask: bool
+
+
+class VectorsRecord(Record, frozen=True):
+    enabled: bool
+    pending: list[U16]
+    """The vectors that are latched."""
+    fds: list[U16]
+    """The vectors that have a descriptor."""
+
+    def check_fields(self) -> None:
+        for name in ("pending", "fds"):
+            vectors = getattr(self, name)
+            require(sorted(set(vectors)) == vectors, name, "are not in order")
+            require(self.enabled or not vectors, name, "of interrupts that are off")
+
+
+class EventfdIrqsRecord(Record, frozen=True):
+    """Which interrupts are bound to descriptors. These go beside it: INTx's two, then those of the vectors."""
+
+    intx: IntxRecord
+    msi: VectorsRecord
+    msix: VectorsRecord
+    error: VectorsRecord
 
 
 class IntxLine:
@@ -90,6 +122,20 @@ class IntxLine:
         self._unmasks = 0  # since the level was last set
         self._trigger: int | None = None
         self._unmask: _Unmask | None = None
+
+    def save(self) -> tuple[IntxRecord, list[int]]:
+        fds = [self._trigger, self._unmask.fd if self._unmask is not None else None]
+        record = IntxRecord(
+            level=self._level, masked=self._masked, trigger=fds[0] is not None, unmask=fds[1] is not None
+        )
+        return record, [fd for fd in fds if fd is not None]
+
+    def restore(self, record: IntxRecord, fds: Iterator[int]) -> None:
+        """Raises OSError for what epoll cannot wait for."""
+        self._trigger = next(fds) if record.trigger else None
+        if record.unmask:
+            self._unmask = _Unmask(self._watcher, next(fds), self)
+        self._level, self._masked = record.level, record.masked
 
     def set_level(self, level: bool) -> None:
         self._level = level
@@ -146,6 +192,27 @@ class MessageVectors:
         self._fds: list[int | None] = [None] * count
         self._enabled = False
         self.pending = 0
+
+    def save(self) -> tuple[VectorsRecord, list[int]]:
+        bound = [(vector, fd) for vector, fd in enumerate(self._fds) if fd is not None]
+        record = VectorsRecord(
+            enabled=self._enabled,
+            pending=[vector for vector in range(len(self._fds)) if self.pending >> vector & 1],
+            fds=[vector for vector, _ in bound],
+        )
+        return record, [fd for _, fd in bound]
+
+    def check(self, record: VectorsRecord) -> None:
+        for name in ("pending", "fds"):
+            vectors = getattr(record, name)
+            known = not vectors or vectors[-1] < len(self._fds)
+            require(known, name, f"has vector {vectors[-1] if vectors else 0} of {len(self._fds)}")
+
+    def restore(self, record: VectorsRecord, fds: Iterator[int]) -> None:
+        self._enabled = record.enabled
+        self.pending = sum(1 << vector for vector in record.pending)
+        for vector in record.fds:
+            self._fds[vector] = next(fds)
 
     def notify(self, vector: int) -> bool:
         """True: sent, or latched; False: the VM has these interrupts off."""
@@ -210,6 +277,33 @@ class EventfdIrqs:
             m.IrqInfo(),  # a request to unplug the device: not offered
         )
         assert len(self.infos) == m.IRQ_COUNT
+
+    def save(self) -> tuple[EventfdIrqsRecord, list[int]]:
+        """The record, and the descriptors that go beside it; they stay ours."""
+        intx, fds = self._intx.save()
+        parts = {}
+        for name, vectors in self._named_vectors():
+            parts[name], bound = vectors.save()
+            fds += bound
+        return EventfdIrqsRecord(intx=intx, **parts), fds
+
+    def restore(self, record: EventfdIrqsRecord, fds: list[int]) -> None:
+        """Bind the interrupts as they were; the descriptors are ours from now on unless RecordError is raised."""
+        count = record.intx.trigger + record.intx.unmask
+        for name, vectors in self._named_vectors():
+            with within(name):
+                vectors.check(getattr(record, name))
+            count += len(getattr(record, name).fds)
+        require(len(fds) == count, "", f"is of {count} descriptors, not {len(fds)}")
+        odd = [fd for fd in fds if kind_of(fd) is not Kind.EVENTFD]
+        require(not odd, "", "goes with a descriptor that is no eventfd")
+        rest = iter(fds)
+        self._intx.restore(record.intx, rest)
+        for name, vectors in self._named_vectors():
+            vectors.restore(getattr(record, name), rest)
+
+    def _named_vectors(self) -> tuple[tuple[str, MessageVectors], ...]:
+        return ("msi", self._msi), ("msix", self._msix), ("error", self._error)
 
     @property
     def descriptors(self) -> int:

@@ -10,7 +10,9 @@ import enum
 import errno
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, Protocol
+from typing import Annotated, Final, Protocol
+
+import msgspec
 
 from vnic.memory.guest import ADDRESS_LIMIT
 from vnic.protocol.frames import Message
@@ -23,6 +25,7 @@ from vnic.protocol.vfio_user.messages import (
     RegionInfo,
     SetIrqs,
 )
+from vnic.record import U16, U32, U64, Record, RecordError, require
 
 DmaDone = Callable[[bytes | None], None]
 """Told the outcome of a DMA request: the data read (b"" for a write), None if the client refused it."""
@@ -70,6 +73,45 @@ class ServerState(enum.Enum):
     FAILED = "failed"  # a ProtocolError was raised; nothing more is taken
 
 
+class WriteRecord(Record, frozen=True):
+    """One write of a REGION_WRITE_MULTI."""
+
+    region: U32
+    offset: U64
+    data: Annotated[bytes, msgspec.Meta(min_length=1, max_length=8)]
+
+
+class RequestRecord(Record, frozen=True):
+    """A DMA request that the client has not answered."""
+
+    ident: U16
+    command: U16
+    count: U32
+
+
+class ServerRecord(Record, frozen=True):
+    """A connection between two steps."""
+
+    state: ServerState
+    capabilities: Annotated[bytes, msgspec.Meta(max_length=m.MAX_PAYLOAD)]
+    """What the client said of itself, as JSON."""
+    next_id: U16
+    requests: Annotated[list[RequestRecord], msgspec.Meta(max_length=MAX_DMA_REQUESTS)]
+    writes: Annotated[list[WriteRecord], msgspec.Meta(max_length=m.MAX_WRITES)]
+    reply: bytes | None
+    """The answer to the message that these writes are of."""
+
+    def check_fields(self) -> None:
+        require(self.writes or self.reply is None, "reply", "is of a message that was carried out")
+        try:
+            said = msgspec.json.decode(self.capabilities)
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
+            raise RecordError("capabilities", str(error)) from None
+        require(isinstance(said, dict), "capabilities", "are no object")
+        idents = {each.ident for each in self.requests}
+        require(len(idents) == len(self.requests), "requests", "have one id twice")
+
+
 class Server:
     """One connection. `receive` and the `dma_…` requests return bytes to send, each of them as one send().
 
@@ -86,6 +128,38 @@ class Server:
         self._next_id = 0
         self._writes: deque[tuple[int, int, bytes]] = deque()
         """Of one REGION_WRITE_MULTI: region, offset, data."""
+        self._reply: bytes | None = None
+        """To the message that these writes are of."""
+
+    def save(self) -> ServerRecord:
+        return ServerRecord(
+            state=self.state,
+            capabilities=msgspec.json.encode(self.capabilities),
+            next_id=self._next_id,
+            requests=[
+                RequestRecord(ident=ident, command=command, count=count)
+                for ident, (command, count, _) in self._pending.items()
+            ],
+            writes=[
+                WriteRecord(region=region, offset=offset, data=data) for region, offset, data in self._writes
+            ],
+            reply=self._reply,
+        )
+
+    def restore(self, record: ServerRecord) -> None:
+        """Go on with the connection; `rest` is the message under way. Answers to the requests of before are taken and
+        ignored: what they fetched for is gone."""
+        regions = self.device.regions
+        for at, write in enumerate(record.writes):
+            known = write.region < len(regions)
+            require(known, f"writes[{at}].region", f"is {write.region}, of {len(regions)}")
+            end = write.offset + len(write.data)
+            require(end <= regions[write.region].size, f"writes[{at}].offset", "is outside of the region")
+        self.state = record.state
+        self.capabilities = msgspec.json.decode(record.capabilities)
+        self._next_id, self._reply = record.next_id, record.reply
+        self._pending = {each.ident: (each.command, each.count, _ignore) for each in record.requests}
+        self._writes = deque((each.region, each.offset, each.data) for each in record.writes)
 
     def receive(self, message: Message) -> bytes | None:
         """Carry a message out and return the reply, None if it wants none. Raises ProtocolError."""
@@ -98,18 +172,23 @@ class Server:
         The message's descriptors are closed in any case, but for those that the device took.
         """
         try:
-            reply = self._dispatch(message)
-            while self._writes:
-                self.device.region_write(*self._writes.popleft())
-                if self._writes:
-                    yield None
-            yield reply
+            self._reply = self._dispatch(message)
+            yield from self.rest()
         except ProtocolError:
             self.state = ServerState.FAILED
             raise
         finally:
             if message.fds:
                 message.close()
+
+    def rest(self) -> Iterator[bytes | None]:
+        """The steps that are left of the message under way."""
+        while self._writes:
+            self.device.region_write(*self._writes.popleft())
+            if self._writes:
+                yield None
+        reply, self._reply = self._reply, None
+        yield reply
 
     def _dispatch(self, message: Message) -> bytes | None:
         ident, command, _, flags, _ = m.HEADER.unpack(message.header)
@@ -292,6 +371,10 @@ class Server:
         if command == m.DMA_READ and len(message.payload) != m.DMA_ACCESS.size + count:
             raise ProtocolError(f"a DMA_READ of {count} bytes answered with {len(message.payload)}")
         done(message.payload[m.DMA_ACCESS.size :] if command == m.DMA_READ else b"")
+
+
+def _ignore(_data: bytes | None) -> None:
+    """The outcome of a request that is of no use any more."""
 
 
 def _exactly(message: Message, size: int) -> bytes:

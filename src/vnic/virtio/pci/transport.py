@@ -18,13 +18,15 @@ from vnic.pci.capability import (
     power_management,
 )
 from vnic.pci.config import CLASS_ETHERNET, PciId
-from vnic.pci.device import PciDevice
+from vnic.pci.device import PciDevice, PciHandles
 from vnic.pci.irq import IrqLines, Notifiers
 from vnic.pci.msix import MsixTable
+from vnic.record import within
 from vnic.virtio.constants import STATUS_DRIVER_OK, STATUS_FEATURES_OK
 from vnic.virtio.device import QueueFds, VirtioDevice
 from vnic.virtio.features import RING_RESET, VERSION_1
 from vnic.virtio.pci import layout
+from vnic.virtio.pci.record import VirtioPciRecord
 from vnic.virtio.pci.shadow_rings import ShadowRings
 from vnic.virtio.queue import SplitQueue
 
@@ -102,6 +104,37 @@ class VirtioPci(PciDevice):
         self._resetting: set[int] = set()
         """The queues whose reset is not over."""
         self._isr = 0
+
+    # --- State apart from handles ---
+
+    def save(self) -> VirtioPciRecord:
+        return VirtioPciRecord(
+            function=self.save_function(),
+            device_feature_select=self._device_feature_select,
+            driver_feature_select=self._driver_feature_select,
+            driver_features=self._driver_features,
+            queue_select=self._queue_select,
+            config_vector=self._config_vector,
+            queue_vectors=list(self._queue_vectors),
+            resetting=sorted(self._resetting),
+            isr=self._isr,
+            old_status=self._old_status,
+        )
+
+    def restore(self, record: VirtioPciRecord, handles: PciHandles) -> None:
+        """Take the place of `plug`: the device behind is restored next, with this as its attachment. Raises
+        RecordError, and changes nothing then."""
+        with within("function"):
+            self.check_function(record.function)
+        record.check(len(self.device.queues), self._vectors)
+        self._device_feature_select = record.device_feature_select
+        self._driver_feature_select = record.driver_feature_select
+        self._driver_features, self._queue_select = record.driver_features, record.queue_select
+        self._config_vector, self._queue_vectors = record.config_vector, list(record.queue_vectors)
+        self._resetting = set(record.resetting)
+        self._isr, self._old_status = record.isr, record.old_status
+        self.restore_function(record.function, handles)
+        self.resume()
 
     # --- PciDevice: the VM side ---
 
