@@ -1,6 +1,7 @@
-"""The programs that we start: they end when we do, and run beside the loop, which never waits for one.
+"""Starts other programs, such that they end when vnic ends and the loop never waits for one.
 
-`with_us` is for every program that would outlive us; `Child` watches one in the loop.
+The back-ends that run a program (passt, slirp, helpers) call it: `with_us` for every program that would outlive vnic,
+and `Child` to watch one in the loop.
 """
 
 from __future__ import annotations
@@ -14,17 +15,16 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 GRACE_S = 0.2
-"""Between SIGTERM and SIGKILL."""
+"""The time between SIGTERM and SIGKILL."""
 
-# Who is killed before setpriv has asked for the signal is nobody's parent any more: then nothing is started.
+# If our process was killed before setpriv requested the signal, the parent has changed: start nothing.
 _SCRIPT: Final = '[ "$PPID" = "$0" ] && exec "$@"'
 
 
 def with_us(command: Sequence[str], number: str = "KILL") -> list[str]:
-    """The command as a child of this process that gets a signal when this thread ends (PR_SET_PDEATHSIG).
+    """The command as a child that gets a signal when this thread ends (PR_SET_PDEATHSIG).
 
-    Where the system has no setpriv (util-linux), the command as it is. A program that changes its user by set-uid
-    loses the signal.
+    Without setpriv (util-linux) it is the command unchanged. A set-uid program that changes its user loses the signal.
     """
     if shutil.which("setpriv") is None:
         return list(command)
@@ -32,7 +32,7 @@ def with_us(command: Sequence[str], number: str = "KILL") -> list[str]:
 
 
 def check_executable(path: str) -> None:
-    """Raise the OSError that exec would, as far as it can be told before; behind `with_us` only a shell hears it."""
+    """Raise the OSError of exec in advance where that is possible; with `with_us` only a shell would see it."""
     if os.sep not in path:
         if shutil.which(path) is None:
             raise FileNotFoundError(2, os.strerror(2), path)
@@ -43,20 +43,20 @@ def check_executable(path: str) -> None:
 
 
 class Child:
-    """A program beside the loop. `how` is for subprocess.Popen, whose OSErrors are passed on."""
+    """A program beside the loop. `how` is for subprocess.Popen; its OSErrors are passed on."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, command: Sequence[str], **how: Any) -> None:
         self._loop = loop
         self._process = subprocess.Popen(list(command), stdin=subprocess.DEVNULL, **how)
         try:
             self._pidfd = os.pidfd_open(self._process.pid)
-        except OSError:  # no descriptors
+        except OSError:  # no descriptors left
             self._process.kill()
             self._process.wait()
             raise
         self._timer: asyncio.TimerHandle | None = None
         self.ended: asyncio.Future[int] = loop.create_future()
-        """Its exit status, as Popen's returncode; not to be cancelled."""
+        """Its exit status, as Popen's returncode. Do not cancel it."""
         loop.add_reader(self._pidfd, self._reap)
 
     @property
@@ -68,12 +68,12 @@ class Child:
         os.close(self._pidfd)
         if self._timer is not None:
             self._timer.cancel()
-        status = self._process.wait()  # it has ended: this only asks how
+        status = self._process.wait()  # it has ended: this call returns at once
         if not self.ended.done():
             self.ended.set_result(status)
 
     async def wait(self) -> int:
-        """Its exit status, when it has ended."""
+        """Wait until it ends; returns its exit status."""
         return await asyncio.shield(self.ended)
 
     def kill(self) -> None:
@@ -81,7 +81,7 @@ class Child:
             self._process.send_signal(signal.SIGKILL)
 
     def end(self) -> None:
-        """SIGTERM, and SIGKILL after GRACE_S; returns at once."""
+        """Send SIGTERM, and SIGKILL after GRACE_S. It returns at once."""
         if not self.ended.done() and self._timer is None:
             self._process.send_signal(signal.SIGTERM)
             self._timer = self._loop.call_later(GRACE_S, self.kill)

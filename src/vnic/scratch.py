@@ -1,6 +1,6 @@
-"""Folders for temporary files that are not left behind: a start removes those whose makers were killed.
+"""Folders for temporary files. `vnic run` and the back-ends make them, and a start removes those of killed processes.
 
-Each holds a file that its maker has locked for as long as it lives; the kernel takes the lock off where that is killed.
+Each folder holds a file that its maker keeps locked; the kernel releases the lock when the maker ends.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PREFIXES: Final = ("vnic-passt-", "vnic-guest-", "vnic-demo-")
 
 
 class ScratchFolder:
-    """A folder of mode 0700 in that of temporary files, or in `parent`; `remove` it."""
+    """A folder of mode 0700 in the folder for temporary files, or in `parent`. `remove` deletes it."""
 
     def __init__(self, prefix: str, parent: Path | None = None) -> None:
         while True:
@@ -35,10 +35,10 @@ class ScratchFolder:
                 raise
             if _lock(self._lock) and _is_at(self._lock, self.path / LOCK_NAME):
                 return
-            os.close(self._lock)  # a start of just now took it for a leftover
+            os.close(self._lock)  # a vnic that started just now removed it as a leftover
 
     def remove(self) -> None:
-        """Once is enough, twice no error."""
+        """Delete the folder. It may be called again."""
         if self._lock >= 0:
             shutil.rmtree(self.path, ignore_errors=True)
             os.close(self._lock)
@@ -46,14 +46,14 @@ class ScratchFolder:
 
 
 def shared_parent() -> Path:
-    """Where a program that becomes another user can reach a folder: $TMPDIR, or where that is private, /tmp."""
+    """A folder that a program which changes its user can reach: $TMPDIR, or /tmp if that is private."""
     chosen = Path(tempfile.gettempdir())
     private = any(not folder.stat().st_mode & stat.S_IXOTH for folder in (chosen, *chosen.resolve().parents))
     return PUBLIC if private else chosen
 
 
 def remove_leftovers(parent: Path | None = None, prefixes: tuple[str, ...] = PREFIXES) -> None:
-    """Remove the folders of makers that are dead: of this user, and none without a lock file."""
+    """Remove the folders of this user whose makers have ended. A folder without a lock file stays."""
     for folder in {parent} if parent is not None else {Path(tempfile.gettempdir()), PUBLIC}:
         for path in _folders(folder, prefixes):
             with contextlib.suppress(OSError):

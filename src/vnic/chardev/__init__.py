@@ -1,1 +1,2 @@
-"""-chardev: options, the table of a machine's chardevs, and the socket that most of them are."""
+"""`-chardev`: the options, the table of a machine's chardevs, and sockets. Monitors, vhost-user netdevs and filters use
+it."""

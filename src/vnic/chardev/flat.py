@@ -1,7 +1,7 @@
-"""`-chardev` as the command line has it: all members of a kind beside each other.
+"""The command line's form of `-chardev`, in which all members of a kind stand side by side.
 
-The monitor's schema layer fills these Structs in, and `-chardev help` lists their members; `options()` gives what the
-table takes.
+The monitor's schema layer fills these Structs in, and `-chardev help` lists their members. `options()` returns the form
+that the table takes.
 """
 
 from __future__ import annotations
@@ -89,4 +89,4 @@ FLAT_CHARDEVS: dict[str, type[msgspec.Struct]] = {
     "stdio": StdioFlat,
     "null": NullFlat,
 }
-"""The back-ends of -chardev."""
+"""The Struct for each kind of `-chardev`."""

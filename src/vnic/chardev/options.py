@@ -1,6 +1,6 @@
-"""The options of a `-chardev`, each of its kinds in the one form that all of vnic uses.
+"""The options of a `-chardev`: one Struct for each kind, which all of vnic uses.
 
-`flat` reads the command line's form into them, `qapi` that of chardev-add. Their texts are those of QEMU's chardev/.
+`flat` converts the command line's form to them, and `qapi` that of chardev-add. Texts are those of QEMU's chardev/.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ChardevAddress: TypeAlias = UnixAddress | InetAddress | FdAddress
 
 
 class SocketOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """A socket. `wait` is taken, but vnic waits for no peer."""
+    """A socket. `wait` is accepted and has no effect: vnic never waits for a peer."""
 
     id: str
     addr: ChardevAddress
@@ -28,10 +28,10 @@ class SocketOptions(msgspec.Struct, frozen=True, kw_only=True):
     telnet: bool = False
     reconnect_ms: int = 0
     mode: str | None = None
-    """Of the socket's path, in octal; vnic's own."""
+    """The mode of the socket's path, in octal; only vnic has it."""
 
     def check(self) -> None:
-        """Refuse what contradicts itself. Raises NetError."""
+        """Refuse options that contradict each other. Raises NetError."""
         is_fd = isinstance(self.addr, FdAddress)
         if is_fd and self.telnet:
             raise NetError("'telnet' option is incompatible with 'fd' address type")
@@ -50,7 +50,7 @@ class SocketOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def filename(self) -> str:
-        """Its name in the log and in query-chardev (chardev/char-socket.c: qemu_chr_socket_address)."""
+        """The name in the log and in query-chardev (chardev/char-socket.c: qemu_chr_socket_address)."""
         match self.addr:
             case UnixAddress(path=path, abstract=abstract, tight=tight):
                 where = f"unix:{path}"
@@ -64,14 +64,14 @@ class SocketOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StdioOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Standard input and output. `signal` is taken: Ctrl-C ends the program either way."""
+    """Standard input and output. `signal` is accepted and has no effect: Ctrl-C always ends the program."""
 
     id: str
     signal: bool = True
 
 
 class NullOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """No peer, ever."""
+    """A chardev that never has a peer."""
 
     id: str
 

@@ -1,4 +1,4 @@
-"""chardev-add's form of a chardev, and query-chardev's (qapi/char.json)."""
+"""The QAPI forms of a chardev (qapi/char.json). The commands chardev-add and query-chardev use them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from vnic.chardev.options import ChardevAddress, NullOptions, SocketOptions, Std
 
 
 class SocketChardev(msgspec.Struct, rename="kebab", kw_only=True):
-    """ChardevSocket. `wait` is taken and has no effect: vnic waits for no peer."""
+    """ChardevSocket. `wait` is accepted and has no effect: vnic never waits for a peer."""
 
     addr: Annotated[ChardevAddress, msgspec.Meta(extra={"qapi": "wrapped"})]
-    """SocketAddressLegacy: the members of each kind are in a member `data`."""
+    """SocketAddressLegacy: the members of each kind are inside a member `data`."""
     server: bool = True
     wait: bool = False
     nodelay: bool = False
@@ -44,7 +44,7 @@ class StdioChardev(msgspec.Struct):
 
 
 class NullChardev(msgspec.Struct):
-    """ChardevCommon, of which nothing is built."""
+    """ChardevCommon; none of its members is supported."""
 
     def options(self, label: str) -> NullOptions:
         return NullOptions(id=label)
@@ -57,7 +57,7 @@ CHARDEVS: dict[str, type[msgspec.Struct]] = {
     "stdio": StdioChardev,
     "null": NullChardev,
 }
-"""The back-ends of chardev-add."""
+"""The Struct for each kind of chardev-add."""
 
 
 class ChardevInfo(msgspec.Struct, rename="kebab", frozen=True):

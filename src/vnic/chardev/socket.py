@@ -1,7 +1,6 @@
-"""The socket of a `-chardev socket` as back-ends and filters use it: one peer at a time, and another when that went.
+"""The socket of a `-chardev socket`, which serves one peer at a time. Vhost-user netdevs and filters use it.
 
-`ChardevSocket` listens, connects or takes the socket that was passed, and never waits; vhost-user netdevs and filters
-speak over what it opens. Sources: QEMU's chardev/char-socket.c.
+`ChardevSocket` listens, connects or takes the passed socket, and never blocks. Source: QEMU's chardev/char-socket.c.
 """
 
 from __future__ import annotations
@@ -22,17 +21,17 @@ from vnic.sockets.resolve import AddressError, Resolved, resolve, resolve_at_onc
 
 
 class SocketChardevState(enum.Enum):
-    """Where the socket is."""
+    """The state of the socket."""
 
     CLOSED = enum.auto()
     LISTENING = enum.auto()
     CONNECTING = enum.auto()
     WAITING = enum.auto()
-    """For the time of the next attempt to connect."""
+    """Waiting for the time of the next attempt to connect."""
     OPEN = enum.auto()
     """The user has a peer."""
     ENDED = enum.auto()
-    """A client without reconnect-ms whose one attempt or connection is over."""
+    """A client without reconnect-ms whose only attempt or connection has ended."""
 
 
 MOVES: Final[Moves[SocketChardevState]] = {
@@ -69,17 +68,17 @@ MOVES: Final[Moves[SocketChardevState]] = {
 
 
 class ChardevUser(Protocol):
-    """What is built on the chardev."""
+    """What a ChardevSocket needs from its user."""
 
     def opened(self, sock: socket.socket) -> None:
-        """A peer is there; the socket belongs to the user, who calls `rearm` when it is done with it."""
+        """A peer is connected. The user owns the socket, and calls `rearm` when the connection has ended."""
 
     def awaiting(self, text: str) -> None:
-        """No peer is there; `text` says for a person what is tried, and what went wrong if something did."""
+        """No peer is connected. `text` describes, for an operator, the current attempt and the last error."""
 
 
 class NamedSocket(Protocol):
-    """A chardev, as far as its socket is concerned."""
+    """What a ChardevSocket needs from a chardev."""
 
     @property
     def label(self) -> str: ...
@@ -89,16 +88,16 @@ class NamedSocket(Protocol):
 
     @property
     def listener(self) -> Listening | None:
-        """What it listens on for as long as it exists, as in QEMU; peers wait in the backlog while it
-        has no user. None: its user opens it."""
+        """The listening socket, which exists as long as the chardev, as in QEMU; peers wait in the backlog while the
+        chardev has no user. None: the user opens it."""
 
     @property
     def passed(self) -> socket.socket | None:
-        """The connected socket that its `fd=` named."""
+        """The connected socket that `fd=` named."""
 
 
 def socket_options(options: ChardevOptions, label: str) -> SocketOptions:
-    """Those of a chardev that can carry frames. Raises NetError."""
+    """The socket options of a chardev that can carry frames. Raises NetError."""
     if not isinstance(options, SocketOptions):
         raise NetError(
             f"chardev '{label}' cannot carry frames: it takes a socket with 'path', or 'host' and 'port'"
@@ -109,7 +108,8 @@ def socket_options(options: ChardevOptions, label: str) -> SocketOptions:
 
 
 def fd_passing_options(chardev: NamedSocket) -> SocketOptions:
-    """Those of a chardev that can pass descriptors: a UNIX socket. NetError, with QEMU's text, for others."""
+    """The socket options of a chardev that can pass descriptors: a UNIX socket. Raises NetError with QEMU's text for
+    others."""
     if not isinstance(chardev.options, SocketOptions):
         raise NetError(f'chardev "{chardev.label}" is not reconnectable')
     options = socket_options(chardev.options, chardev.label)
@@ -125,8 +125,8 @@ def fd_passing_options(chardev: NamedSocket) -> SocketOptions:
 
 
 def listener_of(options: ChardevOptions, passed: socket.socket | None) -> Listening | None:
-    """What a chardev listens on from the start; None for one that does not listen, or at a name that has to be
-    looked up, which takes its time: its user sees to that. `passed` is what `fd=` named. Raises NetError."""
+    """The socket on which a chardev listens from the start. None if it does not listen, or if its host name has to be
+    looked up: then its user opens it. `passed` is the socket that `fd=` named. Raises NetError."""
     if not isinstance(options, SocketOptions) or not options.server:
         return None
     if isinstance(options.addr, FdAddress):
@@ -138,7 +138,7 @@ def listener_of(options: ChardevOptions, passed: socket.socket | None) -> Listen
 
 
 class ChardevSocket:
-    """One chardev's socket in the loop."""
+    """The socket of one chardev in the loop."""
 
     state = Lifecycle(SocketChardevState.CLOSED, MOVES)
 
@@ -163,7 +163,7 @@ class ChardevSocket:
         self._shared = chardev.listener
         self._passed = chardev.passed
         self._keeps_passed = not passes_fds
-        """Whether the next user can go on with the passed connection; vhost-user negotiates once in each."""
+        """Whether the next user can continue with the passed connection; vhost-user negotiates once per connection."""
         self._listener: Listener | None = None
         self._connector: Connector | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -172,15 +172,15 @@ class ChardevSocket:
 
     @property
     def name(self) -> str:
-        """The address for a person; that of a passed socket which listens is what it is bound to."""
+        """The address for an operator; for a passed listening socket, the address it is bound to."""
         if self._shared is not None and isinstance(self._address, FdAddress):
             return describe(address_of(self._shared.socket.family, self._shared.socket.getsockname()))
         return describe(self._address)
 
     def start(self) -> None:
-        """Listen (NetError where that is not possible) or begin to connect, in a later turn of the loop."""
+        """Listen, or start to connect in a later turn of the loop. Raises NetError if it cannot listen."""
         if self._shared is not None:
-            # The chardev goes on listening when this is closed.
+            # The chardev keeps listening after this is closed.
             self._listener = Listener(self._loop, self._shared.dup(), self._open, self.name)
             self._listening("")
         elif isinstance(self._address, FdAddress):
@@ -207,13 +207,14 @@ class ChardevSocket:
         self._listening("")
 
     def _cannot_listen(self, reason: str) -> None:
-        """Told to the user, and by `start` unless the lookup of a host name outlasted it."""
+        """Notify the user. `start` also reports it, unless the lookup of a host name took longer."""
         self.state = SocketChardevState.ENDED
         self._failure = reason
         self._user.awaiting(reason)
 
     def rearm(self, reason: str, pause_s: float = 0.0) -> None:
-        """The user's connection ended because of `reason`: see to the next one, after `pause_s` at the earliest."""
+        """The user's connection has ended because of `reason`: prepare the next one, after `pause_s` at the
+        earliest."""
         if self.state is not SocketChardevState.OPEN:
             return
         if self._listener is None:
@@ -228,7 +229,7 @@ class ChardevSocket:
             self._listener.resume()
 
     def close(self) -> None:
-        """Stop, and remove the path that was listened on, if it is not the chardev's."""
+        """Stop, and remove the path that was listened on, unless the chardev owns it."""
         self.state = SocketChardevState.CLOSED
         if self._passed is not None and not self._keeps_passed:
             self._passed.close()
@@ -279,7 +280,7 @@ class ChardevSocket:
         self._open(sock)
 
     def _try_later(self, reason: str, pause_s: float = 0.0) -> None:
-        """qemu_chr_socket_restart_timer, or the end where there is no reconnect-ms."""
+        """Set the timer for the next attempt (qemu_chr_socket_restart_timer); stop if there is no reconnect-ms."""
         if self._passed is not None:
             self._passed.close()
             self.state = SocketChardevState.ENDED
@@ -294,4 +295,4 @@ class ChardevSocket:
 
 
 def _nothing() -> None:
-    """No lookup is under way."""
+    """The canceller while no lookup is in progress."""

@@ -1,6 +1,7 @@
-"""Character devices: the named addresses that monitors, vhost-user back-ends and filters speak over (QEMU's -chardev).
+"""The chardevs of a machine: named addresses for monitors, vhost-user back-ends and filters (QEMU's -chardev).
 
-One with `server=on` listens as long as it exists; what is built on a chardev claims it, and opens any other.
+The command line, the monitor and the machine call it. A chardev with `server=on` listens as long as it exists. Its user
+claims it, and opens the socket of any other.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Chardev:
-    """One named address; `user` is what is built on it, "" while nothing is."""
+    """One named address; `user` names its user, "" while it has none."""
 
     def __init__(
         self,
@@ -37,32 +38,32 @@ class Chardev:
         self.options = options
         self.listener = listener
         self.passed = passed
-        """The socket that its `fd=` named, where it is not listened on. Its users have duplicates, and close it when
-        the connection ends."""
+        """The socket that `fd=` named, if it is not listened on. Its users take duplicates, and close it when the
+        connection ends."""
         self.user = ""
         self.listened_to = False
-        """Whether the user takes what the peer says (`frontend-open`)."""
+        """Whether the user reads what the peer sends (`frontend-open`)."""
         self.connected = False
-        """Whether a peer is there; told by the user."""
+        """Whether a peer is connected; the user sets it."""
         self._ends: tuple[tuple[str, int], tuple[str, int]] | None = None
-        """Of a TCP connection: ours, the peer's."""
+        """The two ends of a TCP connection: ours, the peer's."""
         self._unix_name: str | None = None
-        """Of a UNIX connection: the name of our end, empty where it has none."""
+        """The name of our end of a UNIX connection, empty if it has none."""
 
     def claim(self, user: str, *, listens: bool = True) -> None:
-        """Take it into use; one user at a time (chardev/char-fe.c: qemu_chr_fe_init, qemu_chr_fe_set_handlers)."""
+        """Reserve the chardev for one user (chardev/char-fe.c: qemu_chr_fe_init, qemu_chr_fe_set_handlers)."""
         if self.user:
             raise NetError(f"chardev '{self.label}' is already in use")
         self.user = user
         self.listened_to = listens
 
     def set_connected(self, sock: socket.socket | None) -> None:
-        """A peer is there, or none any more."""
+        """Record the peer's socket, or None when it has disconnected."""
         self.connected = sock is not None
         self._ends = self._unix_name = None
         if sock is None:
             return
-        with contextlib.suppress(OSError):  # it may be gone already
+        with contextlib.suppress(OSError):  # the peer may have disconnected already
             if sock.family == socket.AF_UNIX:
                 self._unix_name = os.fsdecode(sock.getsockname()).partition("\0")[0]
             else:
@@ -70,20 +71,20 @@ class Chardev:
 
     @property
     def monitor_options(self) -> SocketOptions | StdioOptions:
-        """What a monitor, which duplicates the socket that was passed, is to open."""
+        """The options of a monitor, which duplicates the passed socket."""
         assert not isinstance(self.options, NullOptions)
         if self.passed is None or isinstance(self.options, StdioOptions):
             return self.options
         return structs.replace(self.options, addr=FdAddress(text=str(self.passed.fileno())))
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         if self.listener is not None:
             self.listener.close()
         self.close_passed()
 
     def close_passed(self) -> None:
-        """The user needs the socket that was passed no more, or there is none."""
+        """Close the passed socket, if there is one; the user does not need it any more."""
         if self.passed is not None:
             self.passed.close()
             self.passed = None
@@ -95,7 +96,7 @@ class Chardev:
 
     @property
     def filename(self) -> str:
-        """What query-chardev calls it (chardev/char-socket.c: qemu_chr_socket_address, qemu_chr_compute_filename)."""
+        """The name in query-chardev (chardev/char-socket.c: qemu_chr_socket_address, qemu_chr_compute_filename)."""
         if not isinstance(self.options, SocketOptions):
             return "stdio" if isinstance(self.options, StdioOptions) else "null"
         options = self.options
@@ -108,7 +109,7 @@ class Chardev:
         if self._unix_name is not None and isinstance(options.addr, FdAddress):
             return f"unix:{self._unix_name}{server}"
         if self.listener is not None and not isinstance(options.addr, UnixAddress):
-            # The port that the kernel chose; what a passed socket is bound to.
+            # The port that the kernel chose, or the address that a passed socket is bound to.
             sock = self.listener.socket
             options = structs.replace(options, addr=address_of(sock.family, sock.getsockname()))
         return options.filename if self.connected else f"disconnected:{options.filename}"
@@ -126,7 +127,8 @@ class Chardevs:
         return iter(self._by_label.values())
 
     def add(self, options: ChardevOptions, *, listens: bool = False) -> Chardev:
-        """-chardev. `listens`: one with `server=on` opens its socket at once; else its user, a monitor, does."""
+        """Add a -chardev. `listens`: with `server=on` it opens its socket at once; otherwise its user, a monitor,
+        does."""
         check_identifier(options.id)
         self._check_free(options.id)
         self._check(options)
@@ -161,7 +163,7 @@ class Chardevs:
         ):
             passed = stream_socket_from_fd(self._take_socket(options.addr.text))
         if listens:
-            from vnic.chardev.socket import listener_of  # only here: a start without chardevs is the sooner
+            from vnic.chardev.socket import listener_of  # imported late: a start without chardevs is faster
 
             listener = listener_of(options, passed)
             if listener is not None:
@@ -171,7 +173,7 @@ class Chardevs:
         return chardev
 
     def find(self, label: str) -> Chardev:
-        """NetError in the words of -mon and -netdev, which name a chardev."""
+        """Find the chardev that -mon or -netdev names; NetError in QEMU's words for them."""
         if label not in self._by_label:
             raise NetError(f'chardev "{label}" not found')
         return self._by_label[label]
@@ -185,7 +187,7 @@ class Chardevs:
         self._by_label.pop(label).close()
 
     def close(self) -> None:
-        """Listen no more (qemu_chr_cleanup)."""
+        """Stop listening (qemu_chr_cleanup)."""
         for each in self:
             each.close()
 

@@ -1,7 +1,7 @@
-"""filter: what `-object filter-…` puts on a netdev: dump, buffer, mirror and redirector.
+"""The filters of `-object filter-…`: dump, buffer, mirror, redirector and replay.
 
-`vnic.net.filters` says when they run; a new one is a file here, its options in `options`, and a row in `registry`.
-Modules are imported when the first filter of theirs is made, so that `vnic run` starts fast.
+`vnic.net.filters` runs them. A new filter is a file here, its options in `options`, and a row in `registry`. A module
+is imported when its first filter is made, so that `vnic run` starts fast.
 """
 
 from vnic.filter.options import NetFilterOptions

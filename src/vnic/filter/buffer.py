@@ -1,6 +1,7 @@
-"""filter-buffer: holds frames back and releases them all at once every `interval` (QEMU's net/filter-buffer.c).
+"""filter-buffer: holds frames and releases them together every `interval` (QEMU's net/filter-buffer.c).
 
-The ticks lie on a grid that begins with the filter; a timer runs only while there is something to release.
+`registry` makes it. The ticks are multiples of `interval` since the filter was made; the timer runs only while frames
+are held.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from vnic.net.filters import Filter, WireEnd
 from vnic.net.queue import FLUSH_BUDGET, QUEUE_LIMIT, Frame
 
 BYTES_LIMIT = 64 << 20
-"""Bytes that are held at the most, beside QEMU's bound of QUEUE_LIMIT frames: those may have 64 KiB each."""
+"""The most bytes that are held. QEMU's bound of QUEUE_LIMIT frames applies too, but a frame may have 64 KiB."""
 
 
 class BufferFilter(Filter):
-    """Every frame it sees is taken, and passed on at the next tick."""
+    """Holds every frame, and passes it on at the next tick."""
 
     type = "filter-buffer"
 
@@ -33,7 +34,7 @@ class BufferFilter(Filter):
         self._frames: deque[tuple[WireEnd, int, bytes, bytes]] = deque()
         self._bytes = 0
         self._timer: Timer | None = None
-        """For the next tick, or for the loop's next turn while a release goes on."""
+        """The timer of the next tick, or the call in the loop's next turn while a release continues."""
 
     def setup(self) -> None:
         self._began_ns = self._network.clock.monotonic_ns()
@@ -59,8 +60,8 @@ class BufferFilter(Filter):
         self._release(len(self._frames))
 
     def _release(self, due: int) -> None:
-        """Pass on the `due` oldest frames, in several turns of the loop if they are many. The timer stays set while
-        that goes on, so that what comes in by it, an answer perhaps, waits for a tick of its own."""
+        """Pass on the `due` oldest frames, in several turns of the loop if they are many. The timer stays set until the
+        release ends, so that frames which the release causes, such as replies, wait for a tick of their own."""
         for _ in range(min(due, FLUSH_BUDGET)):
             self._pass_oldest()
         if due > FLUSH_BUDGET:
@@ -81,7 +82,7 @@ class BufferFilter(Filter):
             self.cleanup()
 
     def cleanup(self) -> None:
-        """Release all: frames that come after must not overtake them."""
+        """Release all frames: later frames must not overtake them."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -1,6 +1,6 @@
-"""filter-dump: writes what passes to a file that tcpdump and Wireshark read (QEMU's net/dump.c; pcap-savefile(5)).
+"""filter-dump: writes frames to a file that tcpdump and Wireshark read (QEMU's net/dump.c; pcap-savefile(5)).
 
-Each frame is one write, so that a reader of the growing file finds whole records.
+`registry` makes it. Each frame is one write, so that a reader of the growing file finds whole records.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vnic.net.queue import Frame
 
 log = logging.getLogger("vnic.filter")
 
-MAGIC = 0xA1B2C3D4  # times in microseconds, bytes in the order of this number's
+MAGIC = 0xA1B2C3D4  # times in microseconds, the byte order that of this number
 VERSION = (2, 4)
 LINKTYPE_ETHERNET = 1
 FILE_HEADER = struct.Struct("<IHHiIII")  # magic, version, thiszone, sigfigs, snaplen, linktype
@@ -28,16 +28,16 @@ assert (FILE_HEADER.size, RECORD_HEADER.size) == (24, 16)
 
 
 class PcapFile:
-    """A file, made anew, or a FIFO with a reader (`wireshark -k -i FIFO`); nothing waits for that reader."""
+    """A file, which is emptied first, or a FIFO that has a reader (`wireshark -k -i FIFO`). It never blocks."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, path: str, snaplen: int) -> None:
-        """`snaplen`: bytes that are kept of a frame. NetError where the file cannot be opened or written."""
+        """`snaplen`: the bytes to keep of a frame. NetError if the file cannot be opened or written."""
         self._loop = loop
         self._path = path
         self._snaplen = snaplen
         self._dropped = 0
         self._rest = b""
-        """What a full FIFO has not yet taken of the last record."""
+        """The rest of the last record, which a full FIFO has not taken yet."""
         flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
         try:
             self._fd = os.open(path, flags, 0o600)
@@ -57,7 +57,7 @@ class PcapFile:
             raise NetError(f"net dump write error: {error.strerror}") from None
 
     def write(self, wall_ns: int, frame: Frame) -> None:
-        """Append one record. It is dropped where a FIFO is full; an error of the file ends the dump."""
+        """Append one record. It is dropped if a FIFO is full; an error of the file ends the dump."""
         if self._fd < 0:
             return
         if self._rest:
@@ -77,7 +77,7 @@ class PcapFile:
                 self._continue(done, (header + bytes(kept))[done:])
 
     def _continue(self, done: int, rest: bytes) -> None:
-        """Only a part of a record was taken: by a FIFO that is full, or by a file system that soon will be."""
+        """Only part of a record was written: the FIFO is full, or the file system is nearly full."""
         if not self._regular:
             self._rest = rest
             self._loop.add_writer(self._fd, self._writable)
@@ -87,7 +87,7 @@ class PcapFile:
                 written = os.write(self._fd, rest)
                 done, rest = done + written, rest[written:]
         except OSError as error:
-            # A half record would spoil the whole records in front of it.
+            # A partial record would make the file unreadable from there on.
             os.ftruncate(self._fd, os.lseek(self._fd, 0, os.SEEK_CUR) - done)
             self._stop(error)
 
@@ -107,7 +107,7 @@ class PcapFile:
         self.close()
 
     def close(self) -> None:
-        """Idempotent."""
+        """Close the file. It may be called again."""
         if self._fd < 0:
             return
         if self._rest:
@@ -119,7 +119,7 @@ class PcapFile:
 
 
 class DumpFilter(Filter):
-    """Every frame it sees is written down and goes on its way."""
+    """Writes every frame to the file and passes it on."""
 
     type = "filter-dump"
 
@@ -137,7 +137,7 @@ class DumpFilter(Filter):
         self._file = PcapFile(self._loop, self._path, self._maxlen)
 
     def receive(self, sender: WireEnd, queue: int, frame: Frame, offload: bytes) -> bool:
-        """A frame that is still owed its checksum or segmentation is written as it is, as tcpdump shows it."""
+        """A frame with an unfinished checksum or segmentation is written unchanged, as tcpdump shows it."""
         assert self._file is not None
         self._file.write(self._clock.wall_ns(), frame)
         return False

@@ -1,6 +1,7 @@
-"""filter-mirror and filter-redirector: frames to and from a chardev (QEMU's net/filter-mirror.c).
+"""filter-mirror and filter-redirector: move frames to and from a chardev (QEMU's net/filter-mirror.c).
 
-A mirror sends a copy of what passes; a redirector sends the frame itself away, and puts frames from elsewhere in.
+`registry` makes them. A mirror sends a copy of each frame; a redirector sends the frame itself, and injects frames that
+it receives.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from vnic.net.queue import Frame
 
 
 class MirrorFilter(Filter):
-    """Every frame it sees is copied to `outdev` and goes on its way, whether anybody reads there or not."""
+    """Copies every frame to `outdev` and passes it on, whether a peer is connected there or not."""
 
     type = "filter-mirror"
 
@@ -42,8 +43,8 @@ class MirrorFilter(Filter):
 
 
 class RedirectorFilter(Filter):
-    """Every frame it sees goes to `outdev` and no further; what comes from `indev` goes on from here in its
-    direction, in both with `queue=all`. While the filter is off, what comes in is dropped."""
+    """Sends every frame to `outdev` and does not pass it on. Frames from `indev` continue from here in its direction,
+    in both with `queue=all`. While the filter is off, frames from `indev` are dropped."""
 
     type = "filter-redirector"
 
@@ -69,7 +70,7 @@ class RedirectorFilter(Filter):
             self._out = Port(context, self._outdev, self.id, vnet_hdr=vnet_hdr, whose="OUT ")
 
     def receive(self, sender: WireEnd, queue: int, frame: Frame, offload: bytes) -> bool:
-        """With an `outdev` the frame is gone, also while nobody is connected there."""
+        """With an `outdev` the frame ends here, even if no peer is connected."""
         if self._out is None:
             return False
         self._out.put(frame, offload, header=self.netdev.endpoint.wants_offload)

@@ -1,6 +1,6 @@
 """The options of every filter, as Structs: the branches of QAPI's ObjectOptions (qapi/qom.json) that vnic has.
 
-The command line, HMP and QMP fill them in, `query-qmp-schema` prints them, and the filters are made from them.
+The command line, HMP and QMP fill them in, `query-qmp-schema` prints them, and the filters read them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class NetFilterOptions(
     kw_only=True,
     forbid_unknown_fields=True,
 ):
-    """What all filters have (NetfilterProperties); `status` is a string there, too."""
+    """The options that all filters share (NetfilterProperties); `status` is a string there, too."""
 
     id: str
     netdev: str
@@ -40,7 +40,7 @@ class BufferOptions(NetFilterOptions, tag="filter-buffer", frozen=True, kw_only=
 
 
 class DumpOptions(NetFilterOptions, tag="filter-dump", frozen=True, kw_only=True):
-    """`maxlen` is the most bytes that are kept of a frame."""
+    """`maxlen` is the most bytes to keep of a frame."""
 
     file: str
     maxlen: U32 = 65536
@@ -58,4 +58,4 @@ class RedirectorOptions(NetFilterOptions, tag="filter-redirector", frozen=True, 
 
 
 class ReplayOptions(NetFilterOptions, tag="filter-replay", frozen=True, kw_only=True):
-    """Nothing of its own."""
+    """It has no further options."""

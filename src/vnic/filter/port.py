@@ -1,7 +1,8 @@
-"""A filter's end of a chardev: frames out without ever waiting, frames in, each behind its length (filter-mirror.c).
+"""A filter's end of a chardev, which mirror and redirector use: sends and receives frames without blocking.
 
-With the virtio header, 4 bytes between length and frame say how long that is: 0, or 10 or 12 bytes of it which
-begin the frame. The length counts the header, not those 4 bytes (net/net.c: net_fill_rstate with vnet_hdr).
+Each frame has its length in front (filter-mirror.c). With the virtio header, 4 bytes between length and frame give the
+size of that header: 0, 10 or 12 bytes at the start of the frame. The length counts the header, but not those 4 bytes
+(net/net.c: net_fill_rstate with vnet_hdr).
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ log = logging.getLogger("vnic.filter")
 NO_HEADER = LENGTH.pack(0)
 FULL_HEADER = LENGTH.pack(HEADER_BYTES)
 HEADER_SIZES = (0, HEADER_BYTES, HEADER_BYTES + 2)
-"""What a virtio_net_hdr may have on the wire; num_buffers, the last two bytes, means nothing here."""
+"""The sizes of virtio_net_hdr on the wire; num_buffers, the last two bytes, has no meaning here."""
 
 
-class Deaf(Deframer):
-    """For a port that only sends: what the peer says is not kept."""
+class DiscardingDeframer(Deframer):
+    """For a port that only sends: discards input."""
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         return
 
 
 class Port:
-    """One chardev in the hands of one filter. Peers come and go; while there is none, what is sent is lost."""
+    """The connection of one filter to one chardev. Frames that are sent without a peer are lost."""
 
     def __init__(
         self,
@@ -47,8 +48,8 @@ class Port:
         received: Callable[[bytes], None] | None = None,
         whose: str = "",
     ) -> None:
-        """Take the chardev and open it. `user` is the filter's id; `received` gets whole frames, None: nothing is
-        read; `whose` stands in front of QEMU's text where there is no such chardev."""
+        """Claim the chardev and open it. `user` is the filter's id; `received` gets whole frames, None: nothing is
+        read; `whose` precedes QEMU's text if the chardev does not exist."""
         self._loop = context.loop
         self._user = user
         self._vnet_hdr = vnet_hdr
@@ -85,7 +86,9 @@ class Port:
         log.info("filter %s, chardev %s: %s", self._user, self._chardev.label, text)
 
     def opened(self, sock: socket.socket) -> None:
-        deframer = Deaf() if self._received is None else Deframer(LENGTH.size if self._vnet_hdr else 0)
+        deframer = (
+            DiscardingDeframer() if self._received is None else Deframer(LENGTH.size if self._vnet_hdr else 0)
+        )
         self._connection = FramedConnection(self._loop, sock, self, self._lost, deframer)
         self._chardev.set_connected(sock)
 
@@ -104,10 +107,10 @@ class Port:
     # -- out --------------------------------------------------------------------------------------------------------
 
     def put(self, frame: Frame, offload: bytes, header: bool) -> None:
-        """Send one frame, or nothing where no peer is there or it reads too slowly.
+        """Send one frame; it is dropped if no peer is connected or the peer reads too slowly.
 
-        `header`: the virtio header goes with it, for a peer that was promised one; else a frame that is still owed
-        its checksum or segmentation is finished first.
+        `header`: the virtio header precedes the frame, for a peer that expects one. Otherwise an unfinished checksum or
+        segmentation is completed first.
         """
         if self._connection is None:
             return
@@ -140,7 +143,8 @@ class Port:
         return f"filter {self._user}"
 
     def send(self, queue: int, frame: Frame) -> bool:
-        """A frame from the peer. What its header asks for is done here, so that nobody behind has to trust it."""
+        """Process a frame from the peer. Offloads that its header requests are done here, so that later code need not
+        trust the header."""
         assert self._received is not None
         if not self._vnet_hdr:
             self._received(bytes(frame))
@@ -159,7 +163,7 @@ class Port:
         return True
 
     def flush(self, queue: int) -> None:
-        """The peer has room again: nothing waits for it."""
+        """The peer has room again; nothing is queued for it."""
 
 
 def _find(context: BackendContext, label: str, whose: str) -> Chardev:

@@ -1,7 +1,7 @@
-"""OBJECTS: each type of `-object`, its options and how it is made.
+"""OBJECTS: each type of `-object`, its options and its constructor. The command line and object-add use it.
 
-What QEMU can create besides belongs to the VM, or needs what vnic has not. Such a type is refused by name, as by a QEMU
-that is built without it.
+The other types of QEMU belong to the VM, or need parts that vnic does not have. They are refused by name, with the text
+of a QEMU that is built without them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class ObjectType:
     desc: str
     """One line for `-object help`."""
     create: Callable[[BackendContext, Any], Filter]
-    """Makes the filter from the context and an instance of `options`. It opens nothing; `setup` does."""
+    """Makes the filter from the context and an instance of `options`. It opens nothing before `setup`."""
 
 
 def _row(name: str, options: type[o.NetFilterOptions], desc: str, made_by: str) -> tuple[str, ObjectType]:
@@ -64,12 +64,12 @@ OBJECTS: dict[str, ObjectType] = dict(
 
 
 def object_structs() -> Mapping[str, type[o.NetFilterOptions]]:
-    """By type, the Struct of its properties: what the monitor checks arguments against."""
+    """The properties Struct of each type, which the monitor checks arguments against."""
     return {name: entry.options for name, entry in OBJECTS.items()}
 
 
 def object_add(context: BackendContext, options: o.NetFilterOptions) -> None:
-    """object-add. A NetError leaves nothing behind."""
+    """object-add. After a NetError nothing remains."""
     create = OBJECTS[str(options.__struct_config__.tag)].create
     add_filter(context.network, create(context, options))
 

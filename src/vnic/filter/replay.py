@@ -1,4 +1,7 @@
-"""filter-replay: lets all frames pass, as QEMU's does outside of its record and replay modes (net/filter-replay.c)."""
+"""filter-replay: passes all frames, as QEMU's does outside its record and replay modes (net/filter-replay.c).
+
+`registry` makes it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from vnic.net.filters import Filter
 
 
 class ReplayFilter(Filter):
-    """It is there for the command lines that name it; vnic records nothing."""
+    """Accepted for command lines that name it; vnic records nothing."""
 
     type = "filter-replay"
 

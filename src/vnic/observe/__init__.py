@@ -1,1 +1,1 @@
-"""What an operator is shown beside the monitor: the log."""
+"""Logging and lag measurement: what an operator sees besides the monitor."""

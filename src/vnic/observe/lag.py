@@ -1,7 +1,7 @@
-"""The event loop's lag: how long each of its turns worked, which is how long all others had to wait for it.
+"""Measures the event loop's lag: how long each of its turns took, while all other events had to wait.
 
-`LagLoop` is the loop of `vnic run`; what `Lag` counted is told by QMP's query-vnic. An idle loop makes no turns, and so
-pays nothing; a turn pays two readings of the clock and one addition, 0.4 µs.
+`LagLoop` is the loop of `vnic run`; QMP's query-vnic reports the figures of `Lag`. An idle loop makes no turns and
+costs nothing. A turn costs two readings of the clock and one addition, 0.4 µs.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Final
 
 HALF_WINDOW_S: Final = 30
-"""What is told covers the last one to two of these."""
+"""The report covers the last one to two of these."""
 
 _FINE_BITS: Final = 3
-"""Bits of a duration that are kept below its highest: a bucket is at most an eighth wide."""
+"""The bits of a duration that are kept below its highest bit: a bucket is at most an eighth wide."""
 _BUCKETS: Final = 64 << _FINE_BITS
 
 
@@ -32,7 +32,7 @@ class LagSummary:
 
 
 class _Half:
-    """The turns of half a window, by their length."""
+    """The turns of half a window, by length."""
 
     def __init__(self) -> None:
         self.buckets = [0] * _BUCKETS
@@ -43,12 +43,12 @@ class Lag:
     """The lengths of the turns of the last window, in 2 × 512 counters."""
 
     def __init__(self, clock: Callable[[], int] = time.monotonic_ns) -> None:
-        """`clock`: nanoseconds. A test may leave out those in which the processor was elsewhere."""
+        """`clock`: nanoseconds. A test may pass a clock that stops while the thread is preempted."""
         self.clock = clock
         self.reset()
 
     def reset(self) -> None:
-        """Forget all turns: those of the start, in which nobody waits yet."""
+        """Drop all turns, such as those of the start, when no client waits yet."""
         self._half = _Half()
         self._before = _Half()
         self._turns_over_at = self.clock() + HALF_WINDOW_S * 1_000_000_000
@@ -64,7 +64,7 @@ class Lag:
         half.buckets[_bucket(took)] += 1
 
     def _turn_over(self, now_ns: int) -> None:
-        """Forget the older half, and both after a time without a turn."""
+        """Drop the older half, and both halves after a time without a turn."""
         half_ns = HALF_WINDOW_S * 1_000_000_000
         fresh = now_ns < self._turns_over_at + half_ns
         self._before = self._half if fresh else _Half()
@@ -83,7 +83,7 @@ class Lag:
 
 
 def _bucket(ns: int) -> int:
-    """Which counter a duration belongs to: its highest bit, and the next _FINE_BITS."""
+    """The counter for a duration: its highest bit, and the next _FINE_BITS."""
     shift = ns.bit_length() - _FINE_BITS - 1
     return (shift << _FINE_BITS) + (ns >> shift) if shift > 0 else max(ns, 0)
 
@@ -111,7 +111,7 @@ def _micros(ns: int) -> int:
 
 
 class _TimedSelector(selectors.EpollSelector):
-    """The loop waits nowhere but here: what lies between two calls is a turn's work."""
+    """The loop blocks only here: the time between two calls is the work of one turn."""
 
     def __init__(self, lag: Lag) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class _TimedSelector(selectors.EpollSelector):
 
 
 class LagLoop(asyncio.SelectorEventLoop):
-    """An event loop that knows its lag."""
+    """An event loop that measures its lag."""
 
     def __init__(self, lag: Lag | None = None) -> None:
         self.lag = lag or Lag()

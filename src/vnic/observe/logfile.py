@@ -1,6 +1,6 @@
-"""A log file: that of `-D FILE`, and the one that a vnic in the background keeps beside its QMP socket.
+"""A log file: that of `-D FILE`, and that of a vnic in the background, beside its QMP socket.
 
-Imported only where there is one, for logging.handlers is slow to load.
+`vnic run` imports it only when needed, because logging.handlers is slow to load.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from logging.handlers import WatchedFileHandler
 from vnic.plainfile import open_plain
 
 BACKGROUND_MAX_BYTES = 1 << 20
-"""The log of a vnic in the background is begun anew beyond this, and the one before it kept as NAME.log.old: it lies
-in memory, as a rule."""
+"""The log of a vnic in the background is rotated at this size, and the previous one kept as NAME.log.old: the folder is
+usually in memory."""
 
 
 class LogFile(WatchedFileHandler):
-    """Appends lines; a file that was moved away (logrotate) is made anew. What cannot be written is dropped."""
+    """Appends lines, and makes the file again if it was moved (logrotate). It drops lines that it cannot write."""
 
     def __init__(self, path: str, max_bytes: int | None = None) -> None:
-        """Raises OSError where the file cannot be opened."""
+        """Raises OSError if the file cannot be opened."""
         self._max_bytes = max_bytes
         super().__init__(path, encoding="utf-8", errors="backslashreplace")
 

@@ -1,7 +1,7 @@
-"""Log lines of `vnic run`: on stderr or in a file, one line each, `vnic: nic0: …`, as QEMU writes its own.
+"""Formats the log lines of `vnic run`: on stderr or in a file, one line each, `vnic: nic0: …`, as QEMU does.
 
-VNIC_LOG=debug|info|warning|error sets how much. A person at a terminal, the system's journal and a log file hear of
-guests that come and go, and of links that change.
+`vnic run` calls `set_up` once. VNIC_LOG=debug|info|warning|error sets the level. On a terminal, in the system's journal
+and in a log file the default includes guests that connect and disconnect, and links that change.
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ ENVIRONMENT = "VNIC_LOG"
 
 ALIKE_MAX = 10
 ALIKE_S = 10.0
-"""So many lines of one kind about one NIC or netdev are written in so long: a guest that errs as fast as it can must
-not fill the disk."""
+"""The most lines of one kind about one NIC or netdev in a period: a faulty guest must not fill the disk."""
 KINDS_MAX = 512
-"""Kinds of lines that are told apart."""
+"""The most kinds of lines that are tracked."""
 
 
 @dataclass(slots=True)
@@ -37,7 +36,7 @@ class _Kind:
 
 
 class Throttle(logging.Filter):
-    """Leaves lines out where there were many like them, and says so in those before and behind."""
+    """Suppresses repeated lines, and reports it in the line before and in the next one."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
@@ -46,7 +45,7 @@ class Throttle(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno <= logging.DEBUG:
-            return True  # who asks for these wants them all
+            return True  # the debug level shows all lines
         key, now = _key(record), self._now()
         kind = self._kinds.get(key)
         record.note = ""
@@ -67,7 +66,7 @@ class Throttle(logging.Filter):
 
 
 def _key(record: logging.LogRecord) -> tuple[str, str]:
-    """What makes two lines alike: the text without its values, but for the name that it begins with."""
+    """The key of a kind of line: the text without its values, except for the name at its start."""
     text, values = str(record.msg), record.args
     if isinstance(values, tuple) and values and "%s" in text[:10]:
         return text, str(values[0])
@@ -75,19 +74,19 @@ def _key(record: logging.LogRecord) -> tuple[str, str]:
 
 
 class OneLine(logging.Formatter):
-    """`vnic: warning: text`; what a peer put into the text cannot start a new line or reach the terminal."""
+    """`vnic: warning: text`. Text from a peer cannot start a new line or send control characters to the terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
         text = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in record.getMessage())
         line = f"vnic: {level}{text}{getattr(record, 'note', '')}"
-        if record.exc_info:  # a bug of ours: the one case where a traceback is wanted, in the log
+        if record.exc_info:  # a bug in vnic: the only case with a traceback, and it is in the log
             line += "\n" + lines(self.formatException(record.exc_info))
         return line
 
 
 class Stamped(OneLine):
-    """A line of a file: the local time before it."""
+    """A line of a file, with the local time in front."""
 
     def format(self, record: logging.LogRecord) -> str:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(record.created))
@@ -95,7 +94,7 @@ class Stamped(OneLine):
 
 
 class Journald(OneLine):
-    """A line of a systemd service: its priority before it (sd-daemon(3))."""
+    """A line of a systemd service, with its priority in front (sd-daemon(3))."""
 
     def format(self, record: logging.LogRecord) -> str:
         priority = next(number for level, number in _PRIORITIES if record.levelno >= level)
@@ -116,7 +115,7 @@ def under_journald() -> bool:
 
 
 def set_up(file: logging.Handler | None = None) -> str | None:
-    """Send log lines to stderr, or to `file` from now on. Returns what is wrong with VNIC_LOG, if anything."""
+    """Send log lines to stderr, or to `file`. Returns the error in VNIC_LOG, if any."""
     journald = file is None and under_journald()
     told = file is not None or journald or sys.stderr.isatty()
     name = os.environ.get(ENVIRONMENT, "info" if told else "warning")
@@ -124,7 +123,7 @@ def set_up(file: logging.Handler | None = None) -> str | None:
     handler.setFormatter(Stamped() if file is not None else Journald() if journald else OneLine())
     handler.addFilter(Throttle())
     logging.basicConfig(level=LEVELS.get(name, logging.WARNING), handlers=[handler], force=True)
-    logging.raiseExceptions = False  # a closed stderr is no reason to end
+    logging.raiseExceptions = False  # a closed stderr must not end the program
     if name not in LEVELS:
         return f"{ENVIRONMENT}={name}: expected one of {', '.join(LEVELS)}"
     return None

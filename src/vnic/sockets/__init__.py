@@ -1,1 +1,1 @@
-"""Sockets as all of vnic binds them; `bind` has the rule for paths, `lock` and `diag` tell who uses one."""
+"""Sockets for all parts of vnic. NICs, netdevs, chardevs and monitors call them; `bind` has the rule for paths."""

@@ -1,6 +1,6 @@
-"""QAPI's SocketAddress (qapi/sockets.json) as Structs, and how an address or a socket's name is written.
+"""QAPI's SocketAddress (qapi/sockets.json) as Structs, and the text forms of an address.
 
-Netdevs, chardevs, monitors and the events that name an address use these; `resolve` makes them into socket addresses.
+Netdevs, chardevs, monitors and the events that carry an address use them; `resolve` turns them into socket addresses.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vnic.sockets.bind import SUN_PATH_BYTES
 class SocketAddressBase(
     msgspec.Struct, tag_field="type", rename="kebab", frozen=True, kw_only=True, forbid_unknown_fields=True
 ):
-    """What the kinds of SocketAddress have in common: the member `type`."""
+    """The member that all kinds of SocketAddress share: `type`."""
 
 
 class InetAddress(SocketAddressBase, tag="inet", frozen=True, kw_only=True):
@@ -41,14 +41,14 @@ class UnixAddress(SocketAddressBase, tag="unix", frozen=True, kw_only=True):
 
 
 class VsockAddress(SocketAddressBase, tag="vsock", frozen=True, kw_only=True):
-    """In QEMU's schema, though its netdevs refuse it too."""
+    """A vsock address. QEMU's schema has it, and its netdevs refuse it."""
 
     cid: str
     port: str
 
 
 class FdAddress(SocketAddressBase, tag="fd", frozen=True, kw_only=True):
-    """A socket that was passed: its number, or the name that QMP's getfd gave it."""
+    """A passed socket: its number, or the name that QMP's getfd gave it."""
 
     text: str = msgspec.field(name="str")
 
@@ -57,7 +57,7 @@ SocketAddress: TypeAlias = InetAddress | UnixAddress | VsockAddress | FdAddress
 
 
 def describe(address: SocketAddress) -> str:
-    """The address for a person: `unix:PATH`, `tcp:HOST:PORT`."""
+    """The address for a log line or an error: `unix:PATH`, `tcp:HOST:PORT`."""
     match address:
         case InetAddress():
             host = f"[{address.host}]" if ":" in address.host else address.host
@@ -76,7 +76,7 @@ def address_of(family: int, sockaddr: Any) -> InetAddress | UnixAddress:
 
 
 def qmp_address(family: int, sockaddr: Any) -> dict[str, object]:
-    """QAPI's SocketAddress of a socket's name, its members in QEMU's order."""
+    """QAPI's SocketAddress of a socket's name, with its members in QEMU's order."""
     if family == socket.AF_UNIX:
         if isinstance(sockaddr, bytes) and sockaddr[:1] == b"\0":
             name = sockaddr[1:].partition(b"\0")[0]

@@ -1,8 +1,8 @@
-"""Binding a UNIX socket to a path: the one rule for what may be there already, for every socket that vnic makes.
+"""Binds UNIX sockets to paths. Every part of vnic that listens at a path, or receives datagrams there, calls it.
 
-A path is locked first (`lock`), which tells without a connection whether another vnic uses it. A socket that no program
-is bound to was left by one that was killed, and is replaced if it is our user's. Everything else stays where it is and
-is an error; QEMU unlinks whatever it finds. What a path may look like is checked before, by `resolve.unix_sockaddr`.
+It locks the path first (`lock`): the lock shows without a connection whether another vnic uses the path. It replaces a
+socket of the same user that no program is bound to, which a killed program left behind. Anything else at the path stays
+there and is an error, whereas QEMU unlinks any file. `resolve.unix_sockaddr` has checked the form of the path before.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from vnic.sockets.diag import is_in_use
 from vnic.sockets.lock import PathError, PathLock
 
 SUN_PATH_BYTES: Final = 108
-"""sizeof(sockaddr_un.sun_path): a path has a byte less, for the NUL that ends it."""
+"""sizeof(sockaddr_un.sun_path): a path has one byte less, because a NUL ends it."""
 
 PRIVATE: Final = 0o600
-"""The mode of a socket without `mode=`."""
+"""The mode of a socket whose address has no `mode=`."""
 
 _WORDS: Final = (
     (stat.S_ISREG, "a plain file"),
@@ -32,7 +32,7 @@ _WORDS: Final = (
 
 
 def socket_mode(text: str | None) -> int:
-    """The permissions that `mode=` names, in octal as for chmod; NetError where it names none."""
+    """The permissions of `mode=`, in octal as for chmod; NetError for an invalid value."""
     if text is None:
         return PRIVATE
     if not re.fullmatch("0?[0-7]{3}", text):
@@ -41,7 +41,7 @@ def socket_mode(text: str | None) -> int:
 
 
 class BoundPath:
-    """A path that a socket is bound to: removed in the end, unless another program has put something there."""
+    """A path that a socket is bound to. `remove` unlinks it, unless another program has replaced it."""
 
     def __init__(self, path: str, lock: PathLock | None = None) -> None:
         self.path = os.path.abspath(path)
@@ -50,31 +50,31 @@ class BoundPath:
 
     @classmethod
     def of(cls, sock: socket.socket) -> BoundPath | None:
-        """That of a bound socket which was passed to us; None for one without a path."""
+        """The path of a bound socket that was passed; None for a socket without a path."""
         name = sock.getsockname()
         is_path = sock.family == socket.AF_UNIX and isinstance(name, str) and name
         return cls(name) if is_path else None
 
     def remove(self) -> None:
-        """Remove the path and let go of its lock. May be called again."""
+        """Unlink the path and release its lock. It may be called again."""
         if self._inode is not None and _inode(self.path) == self._inode:
             try:
                 os.unlink(self.path)
             except OSError:
-                pass  # the folder is not ours any more
+                pass  # the folder is no longer ours
         self._inode = None
         if self._lock is not None:
             self._lock.release()
 
 
 def bind_path(sock: socket.socket, path: str, *, mode: int = PRIVATE) -> BoundPath:
-    """Bind a UNIX socket to `path`, which has the permissions `mode` from its first moment. Raises PathError."""
+    """Bind a UNIX socket to `path`, which has the permissions `mode` from the start. Raises PathError."""
     lock = PathLock(path)
     try:
         _make_room(path, in_use_by_dead=lock.from_dead)
         os.fchmod(
             sock.fileno(), mode
-        )  # Linux unix_bind() gives the path the mode of the socket, but for the umask
+        )  # Linux unix_bind() gives the path the mode of the socket, minus the umask
         umask = os.umask(0)
         try:
             sock.bind(path)
@@ -90,7 +90,7 @@ def bind_path(sock: socket.socket, path: str, *, mode: int = PRIVATE) -> BoundPa
 
 
 def _make_room(path: str, *, in_use_by_dead: bool) -> None:
-    """Remove a leftover. Raises PathError for anything else that is there."""
+    """Remove a stale socket. Raises PathError for any other file."""
     try:
         found = os.lstat(path)
     except FileNotFoundError:

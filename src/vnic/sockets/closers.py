@@ -1,7 +1,7 @@
-"""Closes descriptors whose close(2) may never return, each in a thread of its own beside the loop.
+"""Closes descriptors whose close(2) may never return, in threads beside the loop. `unblock.close` calls it.
 
-The close of a file on FUSE sends FLUSH to its daemon and waits for the answer, uninterruptibly. `unblock.close` hands
-over here what is not known to be harmless; the attachments take no client for a NIC while one of its last is `busy`.
+The close of a file on FUSE sends FLUSH to its daemon and waits for the answer, uninterruptibly. A NIC accepts no client
+while a descriptor that came through it is `busy`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from collections import Counter, deque
 from typing import Final
 
 MAX_CLOSERS: Final = 128
-"""Threads at a time. A NIC has as many as one message carries descriptors, and is refused more until they end."""
+"""The most threads at a time. One message of a NIC carries at most as many descriptors; the NIC refuses more until they
+are closed."""
 
 
 class Closers:
-    """The threads. Each lives for as long as there is something to close."""
+    """The threads. A thread ends when no descriptor waits for it."""
 
     def __init__(self, limit: int = MAX_CLOSERS) -> None:
         self._limit = limit
@@ -27,7 +28,7 @@ class Closers:
         self._threads = 0
 
     def close(self, fd: int, owner: str = "") -> None:
-        """Close `fd`, now or as soon as a thread is free. `owner` is the NIC that it came by."""
+        """Close `fd`, now or when a thread is free. `owner` is the NIC that received it."""
         with self._lock:
             self._waiting.append((fd, owner))
             self._owners[owner] += 1
@@ -36,21 +37,21 @@ class Closers:
             self._threads += 1
         try:
             threading.Thread(target=self._work, name="closer", daemon=True).start()
-        except RuntimeError:  # no thread more: the next one that ends, or the next call, sees to it
+        except RuntimeError:  # no thread can start: the next thread that ends, or the next call, closes it
             with self._lock:
                 self._threads -= 1
 
     def busy(self, owner: str) -> bool:
-        """Whether descriptors that came by `owner` are not closed yet."""
+        """Whether descriptors of `owner` are still open."""
         return self._owners[owner] > 0
 
     @property
     def hanging(self) -> int:
-        """How many descriptors are not closed yet."""
+        """The number of descriptors that are still open."""
         return self._owners.total()
 
     def _work(self) -> None:
-        # The signals are the main thread's: one of them ends calls that wait there (see `unblock`).
+        # Signals go to the main thread: one of them ends calls that block there (see `unblock`).
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while True:
             with self._lock:
@@ -61,7 +62,7 @@ class Closers:
             try:
                 os.close(fd)
             except OSError:
-                pass  # closed all the same (close(2)), whatever the file system says of it
+                pass  # close(2) releases the descriptor even if the file system reports an error
             with self._lock:
                 self._owners[owner] -= 1
                 if not self._owners[owner]:
@@ -69,4 +70,4 @@ class Closers:
 
 
 closers: Final = Closers()
-"""Those of the process."""
+"""The one instance of the process."""

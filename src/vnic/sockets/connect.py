@@ -1,6 +1,6 @@
-"""Connecting without waiting: a Connector tries the addresses that a name stands for, one after another.
+"""Connects without blocking: a Connector tries the addresses of a name, one after another.
 
-Netdevs, chardevs and monitors connect through it; it tells the outcome through callbacks.
+Netdevs, chardevs and monitors use it; it reports the result through callbacks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vnic.sockets.resolve import Failed, Resolved, resolve
 
 
 def set_stream_options(sock: socket.socket, *, keep_alive: bool = False, nodelay: bool = True) -> None:
-    """TCP's: no delay for small frames; probes where they were asked for."""
+    """Set the TCP options: no delay for small frames, and probes (SO_KEEPALIVE) if they are enabled."""
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         if nodelay:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -25,7 +25,7 @@ def set_stream_options(sock: socket.socket, *, keep_alive: bool = False, nodelay
 
 
 class Connector:
-    """One attempt to connect. `done(sock)` or `failed(text)` is called once, unless it is cancelled before."""
+    """One attempt to connect. It calls `done(sock)` or `failed(text)` once, unless it is cancelled before."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Connector:
         targets: Sequence[Resolved] | None = None,
         nodelay: bool = True,
     ) -> None:
-        """`targets`: what `address` stands for, where it was looked up before."""
+        """`targets`: the addresses of `address`, if the caller has looked them up."""
         self._loop = loop
         self._address = address
         self._done = done
@@ -85,7 +85,7 @@ class Connector:
             if error.errno == errno.EINPROGRESS:
                 self._loop.add_writer(sock, self._writable, sock)
                 return
-            # A unix listener whose backlog is full.
+            # The backlog of the UNIX listener is full.
             self._next_after(error)
             return
         except OSError as error:
@@ -124,7 +124,7 @@ class Connector:
             self._sock = None
 
     def _name(self) -> str:
-        """The address as QEMU's "Failed to connect to '…'" has it."""
+        """The address as in QEMU's "Failed to connect to '…'"."""
         if isinstance(self._address, UnixAddress):
             return self._address.path
         return f"{self._address.host}:{self._address.port}"

@@ -1,6 +1,6 @@
 """A connected stream socket in the loop that carries messages with descriptors.
 
-The attachments and the vhost-user back-end are built on it; which bytes make a message is for their engines to say.
+The attachments and the vhost-user back-end use it; their engines find the message boundaries.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ log = logging.getLogger(__name__)
 
 PIECES_PER_TURN: Final = 32
 TURN_S: Final = 0.002
-"""How often one connection is read, and for how long it is worked for, before the loop serves the others."""
+"""The most reads, and the most time, that one connection gets before the loop serves the others."""
 
 WAITING_MAX_MESSAGES: Final = 16_384
 WAITING_MAX_FDS: Final = 512
-"""What may wait for a peer that does not read; it is cut off where more would. A start of 128 queue pairs, all of
-which leaves in one go, stays below."""
+"""The most bytes that may wait for a peer that does not read; a peer above the limit is disconnected. The start of 128
+queue pairs, which is sent at once, stays below."""
 
 
 def receive(
@@ -43,9 +43,9 @@ def receive(
 ) -> tuple[bytes, list[int]]:
     """Read one piece with its descriptors, which the caller owns; b"" at the end of the stream.
 
-    Raises BlockingIOError and the other errors of recvmsg; FrameError, with everything closed, when descriptors
-    were cut off (MSG_CTRUNC): the peer sent more than `max_fds`, or this process can open no more; and when one is of
-    a kind that is not among what a message `carries`. `owner` is the NIC that has to wait where their close does.
+    Raises BlockingIOError and the other errors of recvmsg. Raises FrameError and closes all descriptors when some were
+    cut off (MSG_CTRUNC), because the peer sent more than `max_fds` or this process can open no more, and when one is of
+    a kind that a message does not `carries`. `owner` is the NIC that has to wait for their close.
     """
     flags = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
     data, ancillary, result, _ = sock.recvmsg(size, socket.CMSG_LEN(4 * max_fds), flags)
@@ -75,7 +75,7 @@ def receive(
 
 
 def _where(fd: int, kind: Kind) -> str:
-    """Where a file that was passed lies, and what ends its close where that hangs."""
+    """The path of a passed file, and how to end a close of it that blocks."""
     mount = mount_of(fd) if kind is Kind.FILE else None
     if mount is None:
         return ""
@@ -86,41 +86,40 @@ def _where(fd: int, kind: Kind) -> str:
 
 
 def peer_is_gone(sock: socket.socket) -> bool:
-    """Whether the peer has closed its end, though what it sent before may be unread. One that only half-closed its end
-    is there."""
+    """Whether the peer has closed its end, even if sent data is still unread. A half-close does not count."""
     poll = select.poll()
-    poll.register(sock, 0)  # POLLHUP and POLLERR come unasked
+    poll.register(sock, 0)  # poll() always reports POLLHUP and POLLERR
     return bool(poll.poll(0))
 
 
 def _reason(error: OSError) -> str | None:
-    """What is to be said of an error. A peer that closes is found gone by a read, or by a write that was faster, or
-    with something unread, as chance has it: that is one and the same end."""
+    """The text of an error. The close of a peer shows up as end of stream, or as ECONNRESET or EPIPE, depending on
+    timing: all of them count as an ordinary close."""
     if isinstance(error, ConnectionResetError | BrokenPipeError):
         return None
     return error.strerror or str(error)
 
 
 class ConnectionUser(Protocol):
-    """What a Connection needs of the shell that owns it."""
+    """What a Connection needs from its user."""
 
     @property
     def wanted(self) -> int:
-        """Read at most so many bytes with the next piece."""
+        """The most bytes to read with the next piece."""
 
     def received(self, data: bytes, fds: list[int]) -> None:
-        """One piece; the descriptors belong to the callee."""
+        """Process one piece; the callee owns the descriptors."""
 
     def lost(self, reason: str | None) -> None:
-        """The connection is closed; `reason` is None where the peer closed it. Called once at most,
-        never after `Connection.close`."""
+        """The connection is closed; `reason` is None if the peer closed it. It is called at most once, and never after
+        `Connection.close`."""
 
 
 class Connection:
     """A connected stream socket in the loop, for messages with descriptors.
 
-    Nothing is read while something waits to be written, so a peer that does not read its replies stops only
-    itself. What others have us tell a peer that does not read is bounded, in messages and in descriptors.
+    It reads nothing while output waits, so a peer that does not read its replies stops only itself. Messages that
+    others cause to be sent to a peer that does not read are bounded, in bytes and in descriptors.
     """
 
     def __init__(
@@ -133,8 +132,8 @@ class Connection:
         owner: str = "",
         holding: Holding | None = None,
     ) -> None:
-        """`owner`: the NIC or netdev, as `receive` has it. `holding` is what the user keeps of the peer's descriptors,
-        if it keeps any; a peer that is above its limit is left."""
+        """`owner`: the NIC or netdev, as for `receive`. `holding`: the peer's descriptors that the user keeps, if it
+        keeps any; a peer above its limit is disconnected."""
         self._loop = loop
         self._sock = sock
         self._user = user
@@ -178,7 +177,7 @@ class Connection:
                 return
 
     def send(self, data: bytes, fds: Sequence[int] = ()) -> None:
-        """Write `data`, now if possible. The descriptors stay the caller's: what has to wait is duplicated."""
+        """Write `data`, now if possible. The caller keeps its descriptors: output that waits has duplicates."""
         if self.closed or self._failed or self._half_closed or not data:
             return
         if not self._output:
@@ -197,7 +196,7 @@ class Connection:
         self._keep(data, fds)
 
     def _keep(self, data: bytes, fds: Sequence[int]) -> None:
-        """Let a message wait until the peer reads."""
+        """Queue a message until the peer reads."""
         if len(self._output) >= WAITING_MAX_MESSAGES or self._waiting_fds + len(fds) > WAITING_MAX_FDS:
             self._fail_later(f"cut off, it does not read and {len(self._output)} messages wait for it")
             return
@@ -222,7 +221,7 @@ class Connection:
             return 0
 
     def _fail_later(self, reason: str | None) -> None:
-        """A user is never closed from within its own send."""
+        """Report the error in a later turn: a user is never closed during its own `send`."""
         if not self._failed:
             self._failed = True
             self._loop.call_soon(self._lose, reason)
@@ -251,7 +250,7 @@ class Connection:
         close_fds(fds)
 
     def is_abandoned(self) -> bool:
-        """Whether the peer has closed its end, which may be found by reading much later (see `peer_is_gone`)."""
+        """Whether the peer has closed its end, which a read may notice much later (see `peer_is_gone`)."""
         return self.closed or peer_is_gone(self._sock)
 
     def pause(self) -> None:
@@ -273,22 +272,22 @@ class Connection:
             self._user.lost(reason)
 
     def half_close(self) -> None:
-        """Send nothing more, and read on until the peer closes (vfio-user: QEMU aborts on a sudden full close)."""
+        """Send nothing more, and read until the peer closes (vfio-user: QEMU aborts on a sudden full close)."""
         if self.closed:
             return
         self._half_closed = True
         try:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError:
-            pass  # the peer was faster; the next read finds it gone
+            pass  # the peer has closed already; the next read notices it
 
     def released(self) -> None:
-        """The user holds none of the peer's descriptors any more."""
+        """The user has released all descriptors of the peer."""
         if self._holding is not None:
             self._holding.end()
 
     def close(self) -> None:
-        """Close the socket and drop what was not written; `lost` is not called."""
+        """Close the socket and drop queued output; `lost` is not called."""
         if self.closed:
             return
         self.closed = True

@@ -1,4 +1,7 @@
-"""Which UNIX sockets are bound to a path, asked of the kernel (unix_diag) and not of the program that listens there."""
+"""Finds the UNIX sockets that are bound to a path, through the kernel (unix_diag). `bind` calls it.
+
+A connection would disturb the program that listens there.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +37,9 @@ class _Bound(NamedTuple):
 
 
 def is_in_use(path: str) -> bool:
-    """Whether a program, seen from this network namespace, listens or receives at the socket `path`.
+    """Whether a program in this network namespace listens or receives at the socket `path`.
 
-    A connection that was once accepted there does not count.
+    An accepted connection does not count.
     """
     inode = os.lstat(path).st_ino & 0xFFFFFFFF
     name = os.path.basename(os.fsencode(path))
@@ -90,7 +93,7 @@ def _parse(data: bytes) -> _Bound | None:
 
 
 def _is_listed(path: str) -> bool:
-    """By the names in /proc/net/unix, as they were bound: one that is relative may be ours or another folder's."""
+    """Check the names in /proc/net/unix, as they were bound: a relative name may be in this folder or in another."""
     wanted = os.path.realpath(path)
     with open("/proc/net/unix", encoding="utf-8", errors="surrogateescape") as table:
         names = {line.rstrip("\n").split(" ", 7)[-1].strip() for line in table}

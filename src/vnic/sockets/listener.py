@@ -1,7 +1,7 @@
-"""Listening: the sockets that all of vnic listens on, and the Listener that accepts from one in the loop.
+"""Listening sockets, and the Listener that accepts connections from one in the loop.
 
-NICs, netdevs, chardevs and monitors use both. A Listener, as anyio's, hands each connection to its user. It can be
-paused: a user that serves one peer at a time pauses it while that one is connected.
+NICs, netdevs, chardevs and monitors use both. A Listener, as in anyio, passes each connection to its user. A user that
+serves one peer at a time pauses it while a peer is connected.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from vnic.sockets.resolve import AddressError, Resolved, unix_sockaddr
 log = logging.getLogger(__name__)
 
 ONE_PEER: Final = 1
-"""The backlog of those that serve one peer at a time, as in QEMU."""
+"""The backlog of a listener that serves one peer at a time, as in QEMU."""
 MANY_PEERS: Final = 16
 ACCEPT_RETRY_S: Final = 0.5
-"""The wait after an accept that failed for want of descriptors or memory."""
+"""The delay after an accept that failed for lack of descriptors or memory."""
 
 
 class Gate(Protocol):
-    """What may keep clients waiting in the backlog."""
+    """Decides whether clients have to wait in the backlog."""
 
     def delay(self) -> float:
-        """How many seconds to wait before a client is taken, or is asked about again; 0: now."""
+        """The seconds to wait before the next client is accepted, or before the next call; 0: none."""
 
 
 class Listening(NamedTuple):
-    """A socket that listens, and the path that is removed when it is closed."""
+    """A listening socket, and the path that is removed when it is closed."""
 
     socket: socket.socket
     path: BoundPath | None = None
 
     def dup(self) -> Listening:
-        """The same socket for another owner, who leaves the path alone."""
+        """The same socket for another owner, which does not remove the path."""
         return Listening(self.socket.dup())
 
     def close(self) -> None:
@@ -59,8 +59,8 @@ def listen_at(path: str, mode: int = PRIVATE, backlog: int = MANY_PEERS) -> List
 
 
 def listen_on_passed(sock: socket.socket, backlog: int = ONE_PEER) -> Listening:
-    """A passed socket is bound; whether it listens already makes no difference (socket_listen). It is closed where it
-    cannot listen. Raises AddressError."""
+    """Make a passed socket listen, if it does not yet (socket_listen). The socket is closed if it cannot listen. Raises
+    AddressError."""
     try:
         sock.listen(backlog)
     except OSError as error:
@@ -76,8 +76,8 @@ def listen_on(
     mode: int = PRIVATE,
     backlog: int = ONE_PEER,
 ) -> Listening:
-    """A socket that listens on the first of `targets` where that is possible; else AddressError with QEMU's text for
-    the last."""
+    """A socket that listens on the first of `targets` that is usable. Raises AddressError with QEMU's text for the last
+    one."""
     failure = AddressError("no address was found")
     for target in targets:
         try:
@@ -112,7 +112,7 @@ def _listen_on(target: Resolved, address: InetAddress | UnixAddress, mode: int, 
 
 
 def _bind_inet(sock: socket.socket, target: Resolved, address: InetAddress) -> None:
-    """inet_listen_saddr: the first free port from `port` to `to`."""
+    """Bind to the first free port from `port` to `to` (inet_listen_saddr)."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if target.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1 if address.ipv4 is False else 0)
@@ -128,7 +128,8 @@ def _bind_inet(sock: socket.socket, target: Resolved, address: InetAddress) -> N
 
 
 def bind_unix(sock: socket.socket, sockaddr: Any, address: UnixAddress, mode: int) -> BoundPath | None:
-    """Bind to a path, by the rule of `vnic.sockets.bind`, or to an abstract name, which has none. Raises PathError."""
+    """Bind to a path, by the rule of `vnic.sockets.bind`, or to an abstract name, which needs no rule. Raises
+    PathError."""
     if not address.abstract:
         return bind_path(sock, address.path, mode=mode)
     try:
@@ -151,7 +152,7 @@ class Listener:
         gate: Gate | None = None,
         nodelay: bool = True,
     ) -> None:
-        """`listening` is closed with the Listener; `name` is for the log."""
+        """The Listener closes `listening`; `name` is for the log."""
         self._loop = loop
         self._listening = listening
         self._sock = listening.socket
@@ -161,7 +162,7 @@ class Listener:
         self._nodelay = nodelay
         self._paused = False
         self._failing = False
-        """Out of descriptors or memory, which is said once and not at every attempt."""
+        """Descriptors or memory have run out. The log has one line for it, not one per attempt."""
         self._timer: asyncio.TimerHandle | None = None
         self.resume()
 
@@ -171,8 +172,8 @@ class Listener:
         return self._sock.family, self._sock.getsockname()
 
     def _readable(self) -> None:
-        """Accept one connection, behind all else that this turn brings: the end of the one before, above all, which
-        would be taken for one that is still there when a VM is killed and started again."""
+        """Accept one connection, after all other events of this turn. Otherwise, when a VM is killed and restarted, the
+        end of its old connection would be processed after the new one was accepted."""
         self._loop.remove_reader(self._sock)
         self._loop.call_soon(self._accept)
 
@@ -188,7 +189,7 @@ class Listener:
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             self.resume()
             return
-        except OSError as error:  # EMFILE and its kind: asking again at once would be a busy loop
+        except OSError as error:  # EMFILE and similar: an immediate retry would be a busy loop
             if not self._failing:
                 self._failing = True
                 log.error("%s: cannot accept: %s; trying on", self._name, error.strerror)
@@ -208,20 +209,19 @@ class Listener:
             self.resume()
 
     def pause(self) -> None:
-        """Accept none until `resume`; a peer that connects meanwhile waits in the backlog."""
+        """Accept no connections until `resume`; peers wait in the backlog."""
         self._paused = True
         if self._sock.fileno() >= 0:
             self._loop.remove_reader(self._sock)
 
     def resume(self) -> None:
-        """Accept connections (again)."""
+        """Accept connections again."""
         self._paused = False
         if self._sock.fileno() >= 0:
             self._loop.add_reader(self._sock, self._readable)
 
     def close(self) -> None:
-        """Stop listening and remove the path, unless another program has put its own socket there. May be called
-        again."""
+        """Stop listening and remove the path, unless another program has replaced it. It may be called again."""
         if self._sock.fileno() < 0:
             return
         self._loop.remove_reader(self._sock)

@@ -1,7 +1,7 @@
-"""Which path a running vnic uses: a lock on PATH.lock beside the socket, as Wayland's compositors have it.
+"""A lock on PATH.lock marks a path as used by a running vnic, as in Wayland's compositors.
 
-Asking by a connection would be an event for the one who listens: a NIC's link would flap. The kernel drops the lock
-with the process, so a file that a killed vnic left behind means nothing. `bind` takes one for each path.
+`bind` takes it for each path. A test connection would be an event for the listener: the link of a NIC would flap. The
+kernel releases the lock with the process, so the file of a killed vnic has no effect.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from typing import Final
 SUFFIX: Final = ".lock"
 
 ATTEMPTS: Final = 100
-"""Another vnic may end, or start, between our open and our lock; no longer than this in a row."""
+"""Another vnic may exit or start between our open and our lock. It limits the retries."""
 
 
 class PathError(Exception):
-    """The path cannot be used; `str()` is the reason, to be put behind QEMU's "Failed to bind socket to PATH: "."""
+    """The path cannot be used; `str()` is the reason, which follows QEMU's "Failed to bind socket to PATH: "."""
 
 
 class PathLock:
-    """A path is this process's, until `release`."""
+    """This process owns the path until `release`."""
 
     def __init__(self, path: str) -> None:
-        """Raises PathError where another vnic has it, or no lock can be made there."""
+        """Raises PathError if another vnic has the path, or if no lock file can be made."""
         self._path = os.path.abspath(path) + SUFFIX
         self.from_dead = False
-        """The last holder was killed and cannot end: it still has its socket, and will never serve it."""
+        """The last holder was killed and cannot exit: it still has its socket, and will never serve it."""
         self._fd: int | None = self._take()
 
     def _take(self) -> int:
@@ -55,7 +55,7 @@ class PathLock:
         raise PathError(f"{self._path} comes and goes")
 
     def _is_taken(self, fd: int) -> bool:
-        """Whether the lock is ours now; False: try again."""
+        """Whether we have the lock now; False: retry."""
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
             raise PathError(f"{self._path} is there and is no lock file")
@@ -78,21 +78,21 @@ class PathLock:
                 pass
 
     def release(self) -> None:
-        """Let go of the path, and remove the lock's file. May be called again."""
+        """Release the path and remove the lock file. It may be called again."""
         fd, self._fd = self._fd, None
         if fd is None:
             return
         try:
             self._unlink(os.fstat(fd))
         except OSError:
-            pass  # it stays, and means nothing
-        # Not left to close: a thread that hangs in close(2) would keep the table of descriptors (see closers).
+            pass  # a file that stays has no effect
+        # Unlock explicitly: a thread that blocks in close(2) would keep the table of descriptors (see closers).
         fcntl.flock(fd, fcntl.LOCK_UN)
         os.close(fd)
 
 
 def _reason(error: OSError, path: str) -> str:
-    """As bind would say it where the folder is what is wrong."""
+    """The reason in the words of bind(2), if the folder is the cause."""
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EROFS):
         return error.strerror or str(error)
     if error.errno == errno.EACCES and not os.path.lexists(path):
@@ -110,13 +110,14 @@ def _same(found: os.stat_result, path: str) -> bool:
 
 
 def _stat_fields(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat from the third, the state, on (proc_pid_stat(5)); OSError without such a process."""
+    """The fields of /proc/PID/stat from the third, the state, on (proc_pid_stat(5)). OSError if the process does not
+    exist."""
     with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
         return file.read().rpartition(")")[2].split()
 
 
 def _identity(pid: int) -> str:
-    """A process, told from a later one of the same number by the time of its start."""
+    """The identity of a process: its number and its start time, because numbers are reused."""
     try:
         return f"{pid} {_stat_fields(pid)[19]}\n"
     except (OSError, IndexError):
@@ -124,7 +125,8 @@ def _identity(pid: int) -> str:
 
 
 def _is_dead(holder: str) -> bool:
-    """Whether the lock's holder was killed, and is only kept by a thread that the kernel cannot end (see closers)."""
+    """Whether the lock's holder was killed, and exists only because the kernel cannot end one of its threads (see
+    closers)."""
     words = holder.split()
     try:
         fields = _stat_fields(int(words[0]))

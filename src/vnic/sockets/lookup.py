@@ -1,7 +1,7 @@
-"""Calls that may wait for a name server: each in a thread of its own, for a bounded time, beside the loop.
+"""Runs calls that may wait for a name server, each in a thread beside the loop and for a bounded time.
 
-asyncio's own executor would not do: it has few threads, all of which a dead name server can take, and the end of the
-program waits for them.
+`resolve` uses it. The executor of asyncio does not suit: it has few threads, which one unreachable name server can
+occupy, and the program waits for them when it exits.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 LIMIT_S = 5.0
-"""Then it counts as failed; the thread ends when the resolver gives up."""
+"""A lookup fails after this time; its thread ends when the resolver gives up."""
 AT_ONCE_MAX: Final = 16
 
 T = TypeVar("T")
@@ -22,11 +22,11 @@ _free = threading.BoundedSemaphore(AT_ONCE_MAX)
 
 
 class LookupFailed(Exception):
-    """It took too long, or could not be begun; `str()` says which."""
+    """The lookup took too long, or could not be started; `str()` says which."""
 
 
 def look_up(loop: asyncio.AbstractEventLoop, work: Callable[[], T]) -> asyncio.Future[T]:
-    """The result of `work()`, or its exception, or LookupFailed. To be cancelled when it is no longer wanted."""
+    """The result of `work()`, or its exception, or LookupFailed. Cancel it when the result is not needed."""
     future: asyncio.Future[T] = loop.create_future()
     if not _free.acquire(blocking=False):
         future.set_exception(LookupFailed("too many lookups are under way"))
@@ -44,7 +44,7 @@ def look_up(loop: asyncio.AbstractEventLoop, work: Callable[[], T]) -> asyncio.F
 
     try:
         threading.Thread(target=run, name="vnic-lookup", daemon=True).start()
-    except RuntimeError as error:  # no thread more
+    except RuntimeError as error:  # no thread can start
         _free.release()
         future.set_exception(LookupFailed(str(error)))
         return future
@@ -59,7 +59,7 @@ def _expire(future: asyncio.Future[T]) -> None:
 
 
 def _tell(loop: asyncio.AbstractEventLoop, future: asyncio.Future[T], settle: Callable[[], None]) -> None:
-    """From the thread: settle the future in the loop, unless that is over or the time is up."""
+    """Called in the thread: settle the future in the loop, unless it is done or has timed out."""
 
     def in_loop() -> None:
         if not future.done():

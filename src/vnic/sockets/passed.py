@@ -1,6 +1,6 @@
 """Sockets that were passed to this program, by the number of their descriptor.
 
-Netdevs take theirs over (`stream_socket_from_fd`); a monitor uses a duplicate (`socket_of_fd`).
+Netdevs take over a passed socket (`stream_socket_from_fd`); a monitor uses a duplicate (`socket_of_fd`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from vnic.sockets import unblock
 
 
 def stream_socket_from_fd(fd: int) -> socket.socket:
-    """Take over a passed descriptor, non-blocking; it is closed where it is no stream socket. Raises NetError."""
+    """Take over a passed descriptor, non-blocking. It is closed if it is no stream socket. Raises NetError."""
     try:
         sock = socket.socket(fileno=fd)
     except OSError:
@@ -27,7 +27,7 @@ def stream_socket_from_fd(fd: int) -> socket.socket:
 
 
 def socket_of_fd(text: str) -> socket.socket:
-    """A duplicate of the socket of that number. Raises NetError."""
+    """A duplicate of the socket with that number. Raises NetError."""
     try:
         return socket.socket(fileno=os.dup(int(text)))
     except (ValueError, OSError):

@@ -1,4 +1,4 @@
-"""Which process is at the other end of a UNIX socket (SO_PEERCRED)."""
+"""Identifies the process at the other end of a UNIX socket (SO_PEERCRED). Monitors and the attachments use it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _UCRED: Final = struct.Struct("3i")  # struct ucred of unix(7)
 
 
 class Credentials(NamedTuple):
-    """Those of the process that called connect(2) or listen(2)."""
+    """The credentials of the process that called connect(2) or listen(2)."""
 
     pid: int
     uid: int

@@ -1,4 +1,4 @@
-"""From a SocketAddress to the addresses that a socket can be bound or connected to; a host name is looked up.
+"""Turns a SocketAddress into the addresses that a socket can be bound or connected to, and looks up host names.
 
 Listeners and connectors call `resolve`, which waits beside the loop, or `resolve_at_once`. The rules and texts are
 those of QEMU's util/qemu-sockets.c.
@@ -22,7 +22,7 @@ from vnic.sockets.lookup import LookupFailed, look_up
 
 
 class AddressError(NetError):
-    """An address that cannot be used; `desc` is QEMU's text where it has one."""
+    """An address that cannot be used; `desc` is QEMU's text if QEMU has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,9 @@ Failed = Callable[[str], None]
 
 
 def unix_sockaddr(address: UnixAddress) -> str | bytes:
-    """The sockaddr of a path or an abstract name (unix_listen_saddr); the one rule for what a path may be.
+    """The sockaddr of a path or an abstract name (unix_listen_saddr). It has the one rule for the form of a path.
 
-    A path has at most 107 bytes. QEMU takes 108, which no other program that wants a NUL behind it can open.
+    A path has at most 107 bytes. QEMU takes 108, and programs that need a NUL at the end cannot open such a path.
     """
     try:
         path = os.fsencode(address.path)
@@ -92,7 +92,7 @@ def _is_numeric(host: str) -> bool:
 def lookup(
     address: InetAddress, kind: socket.SocketKind, *, passive: bool, numeric: bool = False
 ) -> list[Resolved]:
-    """getaddrinfo with QEMU's flags and error text. A host that is a name may take its time: see `resolve`."""
+    """Call getaddrinfo with QEMU's flags and error text. It may block for a host name: see `resolve`."""
     flags = socket.AI_PASSIVE if passive else 0
     if numeric or address.numeric:
         flags |= socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
@@ -109,14 +109,14 @@ def lookup(
 
 
 def resolve_waiting(address: InetAddress | UnixAddress, *, passive: bool) -> list[Resolved]:
-    """What a stream address stands for; the name server is waited for. Raises AddressError."""
+    """The addresses of a stream address. It blocks while the name server answers. Raises AddressError."""
     if isinstance(address, UnixAddress):
         return [Resolved(socket.AF_UNIX, unix_sockaddr(address))]
     return lookup(address, socket.SOCK_STREAM, passive=passive)
 
 
 def resolve_at_once(address: InetAddress | UnixAddress, *, passive: bool) -> list[Resolved] | None:
-    """The same, but None for a host name, whose lookup may take its time."""
+    """The addresses of a stream address; None for a host name, whose lookup may block."""
     if isinstance(address, InetAddress) and not _is_numeric(address.host):
         return None
     return resolve_waiting(address, passive=passive)
@@ -130,9 +130,9 @@ def resolve(
     found: Found,
     failed: Failed,
 ) -> Callable[[], None]:
-    """Resolve a stream address, then call `found` or `failed`: at once, or for a host name when its lookup ends.
+    """Resolve a stream address, then call `found` or `failed`: at once, or for a host name when the lookup ends.
 
-    The returned function calls it off.
+    The returned function cancels it.
     """
     try:
         targets = resolve_at_once(address, passive=passive)

@@ -1,6 +1,6 @@
-"""Where a running vnic can be found: NAME.qmp in a folder of the user's own.
+"""The folder where users find a running vnic: it holds NAME.qmp, and only its user may enter it.
 
-`vnic run` claims its name here, and the other verbs look here for the instance to talk to.
+`vnic run` claims its name here, and the other verbs find the instance here.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ SOCKET_SUFFIX = ".qmp"
 LOCK_SUFFIX = ".lock"
 
 SUN_PATH_MAX = SUN_PATH_BYTES - 1
-"""Bytes of a UNIX socket's path; a NUL ends it."""
+"""The size of a UNIX socket's path, with the NUL at the end."""
 
 
 class RunDirError(Exception):
-    """The folder or the name cannot be used; `str()` says why, for a person."""
+    """The folder or the name cannot be used; `str()` is the text for the user."""
 
 
 def folders() -> Iterator[Path]:
-    """The folders that may hold this user's sockets, the preferred one first; a session's own excludes the others."""
+    """The folders that may hold this user's sockets, the preferred one first. The folder of a session excludes the
+    others."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime and os.path.isdir(runtime):
         yield Path(runtime) / "vnic"
@@ -38,7 +39,7 @@ def folders() -> Iterator[Path]:
 
 
 def own_folder() -> Path:
-    """The first folder that is, or can be made, this user's own with mode 0700."""
+    """The first folder that exists, or can be made, with this user as owner and mode 0700."""
     refusals = []
     for folder in folders():
         try:
@@ -54,14 +55,14 @@ def own_folder() -> Path:
 
 
 def _check_owner(folder: Path) -> None:
-    """Refuse a folder that another user could have made, as /tmp allows; close one of ours to others."""
+    """Refuse a folder that another user could have made, as /tmp allows. Set the mode of our own folder to 0700."""
     if _mode(folder) & 0o077:
         folder.chmod(0o700)
 
 
 def _mode(folder: Path) -> int:
-    """The permissions of a folder of this user. OSError where it is not there, RunDirError where it is not such a
-    folder."""
+    """The permissions of a folder of this user. OSError if it does not exist; RunDirError if it is no folder, or
+    another user's."""
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode):
         raise RunDirError(f"{folder}: it is not a folder")
@@ -71,7 +72,7 @@ def _mode(folder: Path) -> int:
 
 
 class Claim:
-    """A name, held by a lock on NAME.lock for as long as this process lives."""
+    """A name, which a lock on NAME.lock reserves until this process exits."""
 
     def __init__(self, name: str) -> None:
         folder = own_folder()
@@ -98,10 +99,10 @@ class Claim:
                 ) from None
             if _same_file(lock, self._lock_path):
                 return lock
-            os.close(lock)  # its holder ended and removed the file between our open and our lock
+            os.close(lock)  # its holder exited and removed the file between our open and our lock
 
     def release(self) -> None:
-        """The name is free again. The socket is removed by the monitor that listens there."""
+        """Release the name. The monitor that listens on the socket removes it."""
         self._lock_path.unlink(missing_ok=True)
         os.close(self._lock)
 
@@ -127,8 +128,8 @@ def running() -> dict[str, Path]:
 
 
 def refusal(folder: Path) -> str | None:
-    """Why the sockets in `folder` are not to be trusted, the server's own rule: another user could have put them there,
-    to be told our commands. None for a folder of ours, "" for one that is not there."""
+    """The reason not to trust the sockets in `folder`, by the server's own rule: another user could have made them to
+    receive our commands. None if the folder is ours, "" if it does not exist."""
     try:
         mode = _mode(folder)
     except OSError:
@@ -139,20 +140,20 @@ def refusal(folder: Path) -> str | None:
 
 
 def check_peer(connected: socket.socket) -> None:
-    """Raises RunDirError unless this user, or root, answers at the other end."""
+    """Raises RunDirError unless this user, or root, runs the program at the other end."""
     uid = credentials(connected).uid
     if uid not in (os.getuid(), 0):
         raise RunDirError(f"a process of another user (uid {uid}) answers there")
 
 
 def _answers(path: Path) -> bool:
-    """Whether we, or root, listen there; a socket file without a listener refuses at once."""
+    """Whether this user, or root, listens there; a stale socket refuses at once."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         try:
             probe.connect(os.fspath(path))
             check_peer(probe)
         except BlockingIOError:
-            return True  # its backlog is full: it lives
+            return True  # its backlog is full: it is running
         except (OSError, RunDirError):
             return False
     return True

@@ -1,8 +1,8 @@
-"""Reading, writing and closing descriptors that a peer shares with us, and could make block: kicks, calls, interrupts.
+"""Reads, writes and closes descriptors that a peer shares with us and could make block: kicks, calls, interrupts.
 
-O_NONBLOCK belongs to the open file, not to our descriptor of it: a peer that passed us one can take the flag off again,
-fill the eventfd or the pipe, and have us wait in write() for ever. Where `vnic run` is `guarded`, a signal ends such
-a call, which fails with Blocked.
+The device models and engines call it. O_NONBLOCK belongs to the open file, not to our descriptor: a peer can clear the
+flag, fill the eventfd or the pipe, and make write() block for ever. While `guarded` is active, as in `vnic run`, a
+signal ends such a call, which fails with Blocked.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from vnic.descriptors import HARMLESS, Kind, close_with, kind_of
 from vnic.sockets.closers import closers
 
 PATIENCE_S: Final = 0.01
-"""A call that is found under way twice, so long apart, and has slept in between, blocks; any other takes a microsecond
-of the processor, which may be elsewhere meanwhile."""
+"""The interval of the timer. A call that is found under way twice, and has slept in between, blocks. Any other call
+takes about a microsecond of processor time, though it may be preempted."""
 
 SIGNAL: Final = (1).to_bytes(8, "little")
-"""What is written to an eventfd; a socketpair in an eventfd's place (User-Mode Linux) gets the same eight bytes."""
+"""The value that is written to an eventfd. A socketpair in its place (User-Mode Linux) gets the same eight bytes."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -34,12 +34,12 @@ _NO_LINGER: Final = struct.pack("ii", 0, 0)
 
 
 class Blocked(OSError):
-    """The peer made the descriptor block: it means harm, and is to be left."""
+    """The peer made the descriptor block. The peer is hostile and is to be disconnected."""
 
 
 class _Watch:
-    """Which call is under way, for the signal's handler. The timer runs for a moment behind the last call only, so
-    that an idle process is not woken."""
+    """The call that is under way, for the signal handler. The timer stops shortly after the last call, so that an idle
+    process does not wake up."""
 
     installed = False
     armed = False
@@ -47,9 +47,9 @@ class _Watch:
     inside = 0
     """The number of the call under way, 0 for none."""
     suspect = 0
-    """The one that was under way when the timer last expired."""
+    """The number of the call that was under way when the timer last expired."""
     sleeps = 0
-    """How often this thread had waited for something by then."""
+    """The number of voluntary context switches of this thread at that time."""
 
 
 _watch = _Watch()
@@ -57,7 +57,7 @@ _watch = _Watch()
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Have calls that block ended. In the main thread, which has to be the one that makes them."""
+    """End calls that block. The main thread has to call it, and to make the calls."""
     before = signal.signal(signal.SIGALRM, _expired)
     _watch.installed = True
     try:
@@ -71,17 +71,17 @@ def guarded() -> Iterator[None]:
 def _arm() -> None:
     _watch.armed = _watch.installed
     if _watch.installed:
-        # Again and again: an expiry right before the system call begins would not interrupt it.
+        # The timer repeats: an expiry right before the system call starts would not interrupt it.
         signal.setitimer(signal.ITIMER_REAL, PATIENCE_S, PATIENCE_S)
 
 
 def _expired(number: int, frame: object) -> None:
-    """Runs when the system call was interrupted, or between two instructions of anything else."""
+    """The signal handler. It runs when the system call was interrupted, or between any two instructions."""
     if not _watch.inside:
         _watch.armed = False
         signal.setitimer(signal.ITIMER_REAL, 0)
     elif _watch.inside == _watch.suspect and _sleeps() > _watch.sleeps:
-        _watch.inside = 0  # so that this is raised once, wherever the call has got to
+        _watch.inside = 0  # raise once only, wherever the call is
         raise Blocked(errno.EWOULDBLOCK, "it was made to block")
     else:
         _watch.suspect = _watch.inside
@@ -89,12 +89,12 @@ def _expired(number: int, frame: object) -> None:
 
 
 def _sleeps() -> int:
-    """How often this thread gave the processor away because it had to wait; that it was taken away does not count."""
+    """The number of voluntary context switches of this thread; preemption does not count."""
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 
 def write(fd: int, data: bytes) -> int:
-    """os.write. BlockingIOError where there is no room, Blocked where the peer had us wait for it."""
+    """os.write. BlockingIOError if there is no room, Blocked if the peer made the call block."""
     return _watched(os.write, fd, data)
 
 
@@ -104,9 +104,9 @@ def read(fd: int, size: int) -> bytes:
 
 
 def close(fd: int, owner: str = "") -> None:
-    """os.close, in any case. The last close of a TCP socket waits for its peer, O_NONBLOCK or not, where SO_LINGER says
-    so: that is taken off, and a wait that comes nevertheless is ended like those of the others. What is not known to
-    be harmless is closed beside the loop (see `closers`), for the NIC `owner`."""
+    """os.close, which always closes. The last close of a TCP socket waits for its peer if SO_LINGER is set, with
+    O_NONBLOCK too: the option is cleared first, and a close that still blocks is ended like other calls. A descriptor
+    that may block uninterruptibly is closed beside the loop (see `closers`), for the NIC `owner`."""
     kind = kind_of(fd)
     if kind is Kind.SOCKET:
         _forget_linger(fd)
@@ -131,7 +131,7 @@ def _forget_linger(fd: int) -> None:
     try:
         sock = socket.socket(fileno=fd)
     except OSError:
-        return  # opened with O_PATH: closing it ends no connection
+        return  # opened with O_PATH: its close ends no connection
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
     except OSError:
