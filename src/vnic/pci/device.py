@@ -127,6 +127,7 @@ class PciDevice:
         if self.msix is not None:
             self.msix.reset()
         self.set_intx(False)
+        self.rings.drop()
         self.device_reset()
 
     def config_read(self, offset: int, length: int) -> bytes:

@@ -150,6 +150,11 @@ class RingFeed:
         """The VM does not share its memory."""
         self._memory, self._shadow = memory, shadow
 
+    def drop(self) -> None:
+        """The device is reset: nothing of what is being fetched or written counts any more."""
+        if self._shadow is not None and self._users:
+            self._shadow.drop()
+
     def unplug(self) -> None:
         self._memory = self._shadow = None
 

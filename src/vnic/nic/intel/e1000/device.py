@@ -307,8 +307,7 @@ class E1000(PciDevice, Endpoint):
         self._write_address(regs.RA, middle << 16 | low)
         self._write_address(regs.RA + 4, regs.RAH_AV | high)
         self.statistics.reset()
-        if self.shadow is not None:
-            self.shadow.drop()
+        self.rings.drop()
         self.rx.reset()
         self.tx.reset()
         self._io.reset()
