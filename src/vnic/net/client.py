@@ -144,7 +144,8 @@ class NetClient:
         self.carrier_up_changes = 0
         self.carrier_down_changes = 0
         self.dropped = 0
-        """Frames dropped because an end of the wire was down, there was no peer, or a queue was full."""
+        """Frames dropped because an end of the wire was down, there was no peer, or a queue was full. What the peer's
+        endpoint itself drops (`receive` returns True) is not in it: no driver, the receive filter, a frame too long."""
         self._incoming = [IncomingQueue(self, index) for index in range(queues)]
         self._watchers: list[Watcher] = []
         endpoint.client = self

@@ -1,6 +1,7 @@
 """LinkReport: what a NIC's guest was told of its link, and what it saw of it, written the same way by all models.
 
-The device model and its attachment tell the report; the journal and `LINK_SEEN` follow from it.
+The device model and its attachment tell the report. It alone writes the times `notified`, `interrupted` and `seen` of
+a change, updates the journal, and has `Links` emit `LINK_SEEN`.
 """
 
 from __future__ import annotations

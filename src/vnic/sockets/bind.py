@@ -1,8 +1,9 @@
 """Binds UNIX sockets to paths. Every part of vnic that listens at a path, or receives datagrams there, calls it.
 
 It locks the path first (`lock`): the lock shows without a connection whether another vnic uses the path. It replaces a
-socket of the same user that no program is bound to, which a killed program left behind. Anything else at the path stays
-there and is an error, whereas QEMU unlinks any file. `resolve.unix_sockaddr` has checked the form of the path before.
+stale socket of the same user: one that no program is bound to, which a killed program left behind. Anything else at the
+path stays there and is an error, whereas QEMU unlinks any file. `resolve.unix_sockaddr` has checked the form of the
+path before.
 """
 
 from __future__ import annotations

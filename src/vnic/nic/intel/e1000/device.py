@@ -1,7 +1,7 @@
 """The e1000 (82540EM and kin) as a PCI device: registers, reset, interrupts, and the way between link and guest.
 
-An attachment serves it as a `PciDevice`; the Network knows it as an `Endpoint`. "How does the guest learn?":
-`link_status_changed` → `link.py` → `_status_changed` → ICR.LSC → the guest reads STATUS or BMSR → `mark_seen`.
+An attachment serves it as a `PciDevice`; the Network knows it as an `Endpoint`. How the guest learns:
+`link_status_changed` → `link.py` → `_status_changed` → ICR.LSC → the guest reads STATUS or BMSR → `_look_at_link`.
 """
 
 from __future__ import annotations
