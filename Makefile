@@ -22,7 +22,7 @@ check: $(VENV)/.dev ## format, lint, types
 	$(BIN)/mypy
 
 guests: $(VENV)/.dev ## fetch all guests of the tests, some 200 MB, into the cache folder
-	@$(BIN)/python -m vnic.lab.guest uml newer-uml qemu
+	@$(BIN)/python -m vnic.lab.guest uml newer-uml qemu newer-passt
 
 format: $(VENV)/.dev ## format the code and mend what lint can mend
 	$(BIN)/ruff check --fix-only .

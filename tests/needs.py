@@ -22,7 +22,7 @@ from typing import NamedTuple
 import pytest
 
 from vnic.backend.bridge import HELPERS
-from vnic.lab.guest import kit, qemu_kit
+from vnic.lab.guest import kit, passt_kit, qemu_kit
 
 FILES = 4096
 """Descriptors that a process of the tests may have open, or have on their way (unix(7): ETOOMANYREFS)."""
@@ -131,6 +131,7 @@ NEEDS = {
     "qmp-shell": Need(lambda: beside_python("qmp-shell"), "qmp-shell", "pip install qemu.qmp"),
     # Guests.
     "uml": Need(kit.find_uml, "User-Mode Linux", "apt-get install user-mode-linux busybox-static"),
+    "newer-passt": Need(passt_kit.find_passt, "a passt of 2025 or later", "make guests"),
     "newer-uml": Need(_newer_uml, "a newer User-Mode Linux", "make guests"),
     "qemu-guest": Need(qemu_kit.find_qemu, "the QEMU guest", "make guests"),
     # Rights.

@@ -26,6 +26,7 @@ from vnic.backend.options import (
     TapOptions,
     UserOptions,
 )
+from vnic.lab.guest.passt_kit import find_passt
 from vnic.net.client import NetClient
 
 FETCH = """
@@ -122,7 +123,21 @@ async def _http(directory: Path) -> None:
             assert (await beside_the_loop(*fetch, "http://10.0.2.2:8080/file")).strip() == expected
 
 
-@pytest.mark.needs("passt")
+@pytest.fixture(
+    params=[
+        pytest.param("installed", marks=pytest.mark.needs("passt")),
+        pytest.param("newer", marks=pytest.mark.needs("newer-passt")),
+    ]
+)
+def generation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The passt of this machine, and that of 2025."""
+    if request.param == "newer":
+        kit = find_passt()
+        assert kit is not None
+        monkeypatch.setenv("PATH", f"{kit.program.parent}:{os.environ['PATH']}")
+
+
+@pytest.mark.usefixtures("generation")
 def test_a_guest_fetches_a_file_and_is_reached(tmp_path: Path) -> None:
     in_namespace(_http, tmp_path)
 
@@ -154,7 +169,7 @@ def _pid(lab: Lab) -> int:
     )
 
 
-@pytest.mark.needs("passt")
+@pytest.mark.usefixtures("generation")
 def test_passt_is_killed_and_returns(tmp_path: Path) -> None:
     in_namespace(_restart, tmp_path)
 

@@ -108,6 +108,7 @@ async def run_show(args: argparse.Namespace) -> int:
             for peer in [link["peer"] for link in links if "peer" in link]:
                 links += [link for link in await qmp.links(peer) if link not in links]
         topology = await qmp.execute("query-topology") if args.details else None
+    links = in_wires(links)
     if args.json:
         print_json(topology if topology is not None and args.link is None else links)
     elif topology is not None:
@@ -116,6 +117,19 @@ async def run_show(args: argparse.Namespace) -> int:
     else:
         print_table(COLUMNS, [row(link) for link in links], EXPENDABLE)
     return 0
+
+
+def in_wires(links: list[Entry]) -> list[Entry]:
+    """Each NIC and then the netdev on its wire, and then netdevs without a NIC: a netdev that was deleted and added
+    again is in its old place."""
+    nics = [link for link in links if link["type"] == "nic"]
+    netdevs = {link["name"]: link for link in links if link["type"] != "nic"}
+    ordered: list[Entry] = []
+    for nic in nics:
+        ordered.append(nic)
+        if (netdev := netdevs.pop(nic.get("peer", ""), None)) is not None:
+            ordered.append(netdev)
+    return [*ordered, *netdevs.values()]
 
 
 def detailed_row(link: Entry, topology: Entry) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from vnic.cli.link import has_seen, row, why_not_seen
+from vnic.cli.link import has_seen, in_wires, row, why_not_seen
 from vnic.cli.show import Now
 from vnic.cli.watch import line
 from vnic.cli.why import (
@@ -216,3 +216,15 @@ def test_events_as_lines() -> None:
     )
     assert line({"event": "STOP", "timestamp": stamp}).endswith("  STOP")
     assert line({"event": "X", "timestamp": stamp, "data": {"a": "\x1b"}}).endswith('  X {"a": "\\u001b"}')
+
+
+def test_a_netdev_that_is_added_again_keeps_its_row() -> None:
+    def names(*links: dict[str, str]) -> list[str]:
+        return [link["name"] for link in in_wires(list(links))]
+
+    net0, net1 = ({"name": name, "type": "netdev"} for name in ("net0", "net1"))
+    nic0, nic1 = ({"name": f"nic{n}", "type": "nic", "peer": f"net{n}"} for n in range(2))
+    lone = {"name": "nic2", "type": "nic"}
+    expected = ["nic0", "net0", "nic1", "net1", "nic2"]
+    assert names(net0, net1, nic0, nic1, lone) == expected
+    assert names(net1, nic0, nic1, lone, net0) == expected

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from vnic.lab.guest import kit, qemu_kit
+from vnic.lab.guest import kit, passt_kit, qemu_kit
 from vnic.lab.guest.errors import GuestUnavailable
 
-KINDS: dict[str, tuple[str, Callable[[], kit.UmlKit | qemu_kit.QemuKit]]] = {
+KINDS: dict[str, tuple[str, Callable[[], kit.UmlKit | qemu_kit.QemuKit | passt_kit.PasstKit]]] = {
     "uml": ("User-Mode Linux", kit.obtain_uml),
     "newer-uml": ("a newer User-Mode Linux", kit.obtain_newer_uml),
     "qemu": ("the QEMU guest", qemu_kit.obtain_qemu),
+    "newer-passt": ("a newer passt", passt_kit.obtain_passt),
 }
 
 
