@@ -66,8 +66,8 @@ def test_link_in_a_pipe_is_tab_separated(place: Place) -> None:
     wait = "disconnected: listening on unix:net0.sock, no peer yet"
     assert rows == [
         ["NAME", "TYPE", "MODEL", "LINK", "OPERSTATE", "PEER", "GUEST SAW", "CHANGES", "HELD BY"],
-        ["net0", "netdev", "stream", "down", "lowerlayerdown", "nic0", "-", "0", wait],
         ["nic0", "nic", "virtio-net", "down", "lowerlayerdown", "net0", "no guest", "0", f"net0 {wait}"],
+        ["net0", "netdev", "stream", "down", "lowerlayerdown", "nic0", "-", "0", wait],
     ]
 
 
