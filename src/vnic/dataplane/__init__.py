@@ -1,1 +1,1 @@
-"""Packets between peers: the engines that move them, and what is finished in software on the way."""
+"""Engines that move packets between a device's rings and its net client; device models own them."""

@@ -1,7 +1,6 @@
-"""What moves packets between a device's rings and its net client: the interface, and what an engine asks of its host.
+"""PairEngine, which moves packets between a device's rings and its net client, and RingHost, its device model.
 
-A virtio device model owns one engine for each queue pair; `python_pair.PythonPair` is the reference. A faster
-one has the same methods.
+A virtio device model owns one engine for each queue pair; `python_pair.PythonPair` is the reference implementation.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from vnic.virtio.queue import QueueError, SplitQueue
 
 class Mode(enum.Enum):
     OFF = "off"
-    """Touch no ring; what is received is lost, as at a NIC without a driver."""
+    """Touch no ring; received frames are dropped, as by a NIC without a driver."""
     DISCARD = "discard"
-    """The link is down: what the driver sends is completed unsent, what is received is lost."""
+    """The link is down: complete the driver's packets unsent, and drop received frames."""
     RUN = "run"
 
 
@@ -32,34 +31,34 @@ class RingFormat:
     mergeable: bool = False
     """A received packet may be spread over several chains."""
     tx_offload: bool = False
-    """The driver may leave checksums and segmentation to us."""
+    """The driver may leave checksums and segmentation to the device."""
     rx_offload: bool = False
-    """The driver takes packets with partial checksums,"""
+    """The driver takes packets with partial checksums."""
     rx_gso_types: frozenset[int] = frozenset()
-    """and unsegmented ones of these types (virtio_net_hdr gso_type, the ECN bit included)."""
+    """The driver takes unsegmented packets of these types (virtio_net_hdr gso_type, the ECN bit included)."""
 
 
 class RingHost(Protocol):
-    """The device model, as its engines see it."""
+    """The device model, as its engines see it. Its methods do not raise."""
 
     def ring_interrupt(self, index: int) -> None:
-        """The driver of ring `index` wants to hear that buffers were used."""
+        """Interrupt the driver for used buffers in ring `index`."""
         ...
 
     def queue_failed(self, queue: SplitQueue, error: QueueError) -> None:
-        """The driver broke `queue`; it must be taken out of service."""
+        """The driver put invalid data into `queue`; the device must stop using it."""
         ...
 
     def accepts(self, frame: Frame) -> bool:
-        """The receive filter, asked only where the engine was told that there is one."""
+        """The receive filter; the engine calls it only after `set_filtering(True)`."""
         ...
 
 
 class PairRecord(Record, frozen=True):
-    """The state of a PairEngine that its rings, its mode and a look at them do not bring back."""
+    """The state of a PairEngine that does not follow from its rings and its mode."""
 
     interrupt_due: bool
-    """The driver is to be interrupted for what it received in this turn."""
+    """An interrupt for the packets received in this turn is pending."""
 
 
 class PairEngine(Protocol):
@@ -80,7 +79,7 @@ class PairEngine(Protocol):
         ...
 
     def set_peer_queue(self, queue: int) -> None:
-        """The queue of the peer that gets what the driver sends; `pair`, until told otherwise."""
+        """Set the peer's queue for the driver's packets; the default is `pair`."""
         ...
 
     def kick_tx(self) -> None:
@@ -92,13 +91,13 @@ class PairEngine(Protocol):
         ...
 
     def interrupt_rx(self) -> None:
-        """Tell the driver now of what it received, if it has not been told yet."""
+        """Send the pending interrupt for received packets now, if there is one."""
         ...
 
     def sent(self) -> None:
-        """The peer, which had no room, has some again (Endpoint.sent)."""
+        """The peer has room again (Endpoint.sent)."""
         ...
 
     def receive(self, frame: Frame, offload: bytes) -> bool:
-        """A frame for the driver (Endpoint.receive). False: no room now, `client.flush` follows when there is."""
+        """A frame for the driver (Endpoint.receive). False: no room now; the engine calls `client.flush` later."""
         ...

@@ -1,7 +1,8 @@
-"""The Python reference data plane: TX chains become frames of the net client, its frames fill RX chains.
+"""The Python reference data plane: it sends TX chains as frames of the net client, and puts received frames into RX
+chains.
 
-A virtio-net device model drives one PythonPair per queue pair. The bodies of `_burst` and `receive` run once a
-packet: nothing belongs there that can be settled once a burst or once a negotiation.
+A virtio-net device model owns one PythonPair per queue pair. `_burst`'s loop and `receive` run once per packet: keep
+out of them what can be done once per burst or once per negotiation.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from vnic.virtio.queue import MAX_CHAIN, QueueError, SplitQueue
 
 BURST_PACKETS = 128
 BURST_BYTES = 512 * 1024
-"""What one ring may send in one turn of the loop (some 100 µs of work), so that a storming guest starves nobody."""
+"""Limits on what one ring sends in one turn of the loop (some 100 µs), so that no guest blocks the loop."""
 BUFFER_COST_BYTES = 512
-"""What each descriptor of a chain, and each segment that a packet is to be cut into, takes of BURST_BYTES: following
-one, or making one, costs as much as copying so many bytes or more (1 to 5 µs)."""
+"""What each descriptor of a chain, and each segment of a packet, counts against BURST_BYTES: it costs at least as
+much time as a copy of that many bytes (1 to 5 µs)."""
 BURST_BUFFERS = 2048
-"""Descriptors that one ring looks through for room in one turn (2 ms), where packets are spread over several."""
+"""Limit on the descriptors that one ring searches for room in one turn (2 ms), for packets spread over several."""
 
 MIN_FRAME_BYTES = 14
 _NO_OFFLOAD = bytes(HEADER_BYTES)
@@ -81,10 +82,10 @@ class PythonPair:
 
 
 class TxPump:
-    """What the driver sends: from the TX ring to `client.send`.
+    """Sends the packets of the TX ring with `client.send`.
 
-    A frame is copied out of the guest's memory once, and its chain returned, before anybody looks at it: the guest
-    cannot change what was checked, and no peer holds on to its memory.
+    A frame is copied from guest memory once, before any check: the guest cannot change what was checked, and no peer
+    keeps a reference to its memory.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class TxPump:
     def kick(self) -> None:
         """The driver has made chains available."""
         if self._off or self._scheduled or self._bursting or self._peer_is_full:
-            return  # somebody goes on with the ring soon, and looks at it again before it stops
+            return  # a burst runs, or will, and checks the ring again before it stops
         self._run()
 
     def sent(self) -> None:
@@ -133,7 +134,7 @@ class TxPump:
             self._run()
 
     def _run(self) -> None:
-        """One burst; then wait for a kick, the peer or the next turn."""
+        """Run one burst; then wait for a kick, the peer or the next turn."""
         queue = self._queue
         self._bursting = True
         try:
@@ -145,7 +146,7 @@ class TxPump:
                 self._continue_later()
             elif queue.kicks_suppressed:
                 queue.suppress_kicks(False)
-                if queue.pending():  # made available before the driver saw that it has to kick again
+                if queue.pending():  # made available before the driver saw that kicks are enabled
                     self._continue_later()
         except QueueError as error:
             self._host.queue_failed(queue, error)
@@ -153,7 +154,7 @@ class TxPump:
             self._bursting = False
 
     def _burst(self) -> bool:
-        """Send what the ring holds, within the budget. True: the budget is used up, there may be more."""
+        """Send the ring's packets, within the budget. True: the budget is used up and there may be more."""
         queue, client, peer_queue = self._queue, self._client, self.peer_queue
         pop_span, send = queue.pop_span, client.send
         header_bytes, offloading = self.format.header_bytes, self.format.tx_offload
@@ -208,7 +209,7 @@ def _check_header(size: int) -> None:
 
 
 class RxPump:
-    """What the driver receives: from the net client into the RX ring."""
+    """Puts frames of the net client into the RX ring."""
 
     def __init__(
         self, host: RingHost, client: NetClient, pair: int, queue: SplitQueue, scheduler: Scheduler
@@ -228,7 +229,7 @@ class RxPump:
     def set_mode(self, mode: Mode) -> None:
         was_running, self._running = self._running, mode is Mode.RUN
         if was_running and not self._running:
-            # What waits for room is lost now, not received after the next start, perhaps by another guest.
+            # Drop waiting frames now: after the next start, another guest could receive them.
             self._client.purge(self._pair)
 
     def set_format(self, ring_format: RingFormat) -> None:
@@ -240,7 +241,7 @@ class RxPump:
     def kick(self) -> None:
         """The driver has made room available."""
         if self._running:
-            self._queue.suppress_kicks(True)  # kicks are of use only while `receive` finds no room
+            self._queue.suppress_kicks(True)  # kicks are needed only while `receive` finds no room
             self._client.flush(self._pair)
 
     def receive(self, frame: Frame, offload: bytes = b"") -> bool:
@@ -272,7 +273,7 @@ class RxPump:
         return True
 
     def _put(self, frame: Frame, offload: bytes, total: int) -> bool:
-        """`receive` for chains of any shape; over several of them where that was negotiated (§5.1.6.4)."""
+        """`receive` for chains of any shape; uses several chains if MRG_RXBUF was negotiated (§5.1.6.4)."""
         if not self._may_look():
             return False
         queue = self._queue
@@ -282,11 +283,11 @@ class RxPump:
             too_many = len(chains) >= (queue.size if self._format.mergeable else 1) or buffers >= MAX_CHAIN
             if not queue.enabled or too_many:
                 queue.rewind(len(chains))
-                return True  # nobody wants it, or it will never fit: lost
+                return True  # the ring is disabled, or the frame will never fit: drop it
             chain = queue.pop() or self._wait_for_room()
             if chain is None:
                 queue.rewind(len(chains))
-                return not queue.ready  # it waits for a ring that works, and is lost otherwise
+                return not queue.ready  # keep the frame for a ring that is ready, otherwise drop it
             if chain.writable_bytes < (1 if chains else self._header_bytes):
                 raise QueueError(f"a receive buffer of {chain.writable_bytes} bytes")
             chains.append(chain)
@@ -301,11 +302,11 @@ class RxPump:
             written = chain.write(packet[at : at + chain.writable_bytes])
             queue.add_used(chain.head, written)
             at += written
-        queue.publish()  # all at once: the driver counts on the whole packet
+        queue.publish()  # all at once: the driver expects the whole packet
         return True
 
     def _may_look(self) -> bool:
-        """Whether the ring may still be searched in this turn; if not, it counts as full until the next one."""
+        """Whether the ring may still be searched in this turn; if not, it counts as full until the next turn."""
         if not self._turn_began:
             self._turn_began = True
             self._scheduler.call_soon(self._turn_over)
@@ -320,7 +321,7 @@ class RxPump:
             self._client.flush(self._pair)
 
     def _wait_for_room(self) -> Chain | None:
-        """Have the driver kick when it makes room, and look once more, as it may just have done so."""
+        """Enable kicks, and check once more, since the driver may have added a chain just before."""
         queue = self._queue
         queue.suppress_kicks(False)
         chain = queue.pop()
@@ -333,7 +334,7 @@ class RxPump:
         self._scheduler.call_soon(self.interrupt)
 
     def interrupt(self) -> None:
-        """One interrupt for all that came in during a turn of the loop."""
+        """Send one interrupt for all packets received in a turn of the loop."""
         due, self.interrupt_due = self.interrupt_due, False
         if due and self._queue.ready and self._queue.should_interrupt():
             self._host.ring_interrupt(self._queue.index)
@@ -341,7 +342,7 @@ class RxPump:
     # -- offload ------------------------------------------------------------------------------------------------
 
     def _takes(self, offload: bytes, frame: Frame) -> bool:
-        """Whether the driver agreed to what this frame still owes."""
+        """Whether the driver negotiated the offload that this frame needs."""
         if not self._format.rx_offload:
             return False
         gso_type = offload[_GSO_AT]
@@ -356,13 +357,13 @@ class RxPump:
             return True
         for number, part in enumerate(parts):
             if not self.receive(part):
-                return number > 0  # no room for a later segment: it is lost, as at a full NIC
+                return number > 0  # no room for a later segment: it is dropped, as by a full NIC
         return True
 
 
 def _is_dhcp_reply(frame: Frame) -> bool:
-    """Old DHCP clients read packet sockets without their auxiliary data and take a partial checksum for a wrong one
-    (QEMU: work_around_broken_dhclient)."""
+    """Old DHCP clients read packet sockets without the auxiliary data, and treat a partial checksum as wrong (QEMU:
+    work_around_broken_dhclient)."""
     return (
         35 < len(frame) < 1500
         and frame[12:14] == b"\x08\x00"

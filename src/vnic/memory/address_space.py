@@ -1,7 +1,7 @@
-"""How much of this process's address space the memory of guests may take: one guest's, and that of all together.
+"""Limits on the address space and the mappings that guest memory may use, for one guest and for all together.
 
-A sparse memory file of 100 TiB costs a guest nothing, and would leave no addresses for the other guests; nor may they
-use up the mappings that the kernel allows a process. Every mapping of guest memory is counted here.
+`memory.mapping` counts each mapping here; `-guest-memory` sets the limits. A sparse memory file of 100 TiB costs a
+guest nothing, but would leave no addresses for the other guests.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from vnic.memory import sigbus
 
 GUEST_BYTES: Final = 1 << 40
 HOST_MEMORY_FACTOR: Final = 4
-"""One guest may map the first, or the host's memory so many times where that is more."""
+"""The limit for one guest is the larger of GUEST_BYTES and HOST_MEMORY_FACTOR times the host's memory."""
 _MAX_MAP_COUNT: Final = "/proc/sys/vm/max_map_count"
 _USUAL_MAP_COUNT: Final = 65530
 
 
 def in_units(size: int) -> str:
-    """`128 TiB`, or `4097 bytes` where it is not even."""
+    """`128 TiB`, or `4097 bytes` where no larger unit divides the size."""
     for power, unit in ((50, "PiB"), (40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")):
         if size and not size & ((1 << power) - 1):
             return f"{size >> power} {unit}"
@@ -28,11 +28,11 @@ def in_units(size: int) -> str:
 
 
 class NoRoom(Exception):
-    """A mapping that would be above a limit; the text names both."""
+    """A mapping would exceed a limit; the text names the size and the limit."""
 
 
 class AddressSpace:
-    """The limits, and what of them is used."""
+    """The limits and the current use."""
 
     def __init__(self, guest_bytes: int, total_bytes: int, mappings: int) -> None:
         self.guest_bytes = guest_bytes
@@ -42,8 +42,9 @@ class AddressSpace:
         self.mappings = 0
 
     def limit(self, guest_bytes: int | None, total_bytes: int | None) -> None:
-        """Set what is not None; the default for one guest is no more than what all have. Raises NoRoom for less than
-        nothing fits into, and for more than this process has."""
+        """Set the limits that are not None; the limit for one guest never exceeds the total.
+
+        Raises NoRoom for a limit of 0, and for one above this process's address space."""
         if min(1 if each is None else each for each in (guest_bytes, total_bytes)) < 1:
             raise NoRoom("a limit of 0 would let no VM share its memory")
         if total_bytes is not None and total_bytes > 2 * self.total_bytes:
@@ -57,7 +58,7 @@ class AddressSpace:
         self.guest_bytes = min(self.guest_bytes if guest_bytes is None else guest_bytes, total)
 
     def check_guest(self, size: int) -> None:
-        """Raise NoRoom where one guest would have more mapped than it may."""
+        """Raise NoRoom if `size` bytes exceed the limit for one guest."""
         if size > self.guest_bytes:
             raise NoRoom(
                 f"{in_units(size)} of memory are above the limit of {in_units(self.guest_bytes)} for one guest"
@@ -65,7 +66,7 @@ class AddressSpace:
             )
 
     def take(self, size: int) -> None:
-        """Count a mapping that is to be made. Raises NoRoom."""
+        """Count a mapping before it is made. Raises NoRoom."""
         if size > self.total_bytes - self.mapped_bytes:
             raise NoRoom(
                 f"{in_units(size)} beside the {in_units(self.mapped_bytes)} that are mapped already are above the"
@@ -79,7 +80,7 @@ class AddressSpace:
         self.mappings += 1
 
     def give_back(self, size: int) -> None:
-        """A mapping that was counted is gone."""
+        """Uncount a mapping that was removed."""
         self.mapped_bytes -= size
         self.mappings -= 1
 

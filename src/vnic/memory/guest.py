@@ -1,8 +1,8 @@
-"""A guest's memory as a device sees it: regions of files, mapped here and found by guest address.
+"""A guest's memory as a device sees it: regions of files, mapped into this process and found by guest address.
 
 The attachments (vhost-user's memory table, vfio-user's DMA_MAP) add and remove regions; rings and device models
-only look ranges up. Everything that comes from the guest's side is checked here, once: a range that is not wholly
-inside mapped regions raises GuestMemoryError and nothing is touched.
+look up ranges. All values from the guest are checked here: a range that is not completely inside mapped regions
+raises GuestMemoryError and changes nothing.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ MAX_REGIONS = 512
 """More than any client uses (QEMU: 509 vhost-user slots), few enough that one guest cannot use up our fds."""
 
 Span = tuple[GuestMapping, int, int]
-"""Bytes [start, stop) of a mapping: what a guest range is once it has been checked."""
+"""Bytes [start, stop) of a mapping: a guest range after its check."""
 
 
 class GuestMemoryError(Exception):
-    """A region that cannot be accepted, or an address range outside of the guest's memory."""
+    """A region is refused, or an address range is outside of the guest's memory."""
 
 
 class Region:
     """One range of guest memory. `mapping` is None where the guest shares no file (vfio-user DMA without an fd):
-    such a range is known, so that overlaps are found and it can be removed, but a ring in it is refused."""
+    such a range counts for overlaps and can be removed, but a ring in it is refused."""
 
     mapping: GuestMapping | None = None
     mapping_start: int = 0
     """Where the region begins inside `mapping` (a mapping starts on a page of its file, a region need not)."""
     fd: int | None = None
-    """The region's file, ours until the region is closed: what a vhost-user back-end is handed."""
+    """The region's file, open until the region is closed; a vhost-user back-end gets a copy of it."""
     fd_offset: int = 0
     writable: bool = False
     sealed: bool = False
@@ -61,20 +61,20 @@ class Region:
 
     @property
     def lost(self) -> bool:
-        """Whether an access to it failed, so that what it holds means nothing any more."""
+        """Whether an access to it failed, so that its content is invalid."""
         return self.mapping is not None and self.mapping.lost
 
     def why_lost(self) -> str:
-        """What made the access fail, as well as it can be told."""
+        """The likely cause of the failed access."""
         return "is gone"
 
     def close(self) -> None:
-        """Let go of the file and the mapping. Bytes still viewed by someone stay mapped until they let go."""
+        """Close the file and unmap. A mapping with live views stays mapped until the last view is released."""
         if self.mapping is not None:
             try:
                 self.mapping.close()
             except BufferError:
-                pass  # a ring still holds a view: the mapping goes with the last one
+                pass  # a ring still holds a view: the last release unmaps
             self.mapping = None
 
 
@@ -93,9 +93,9 @@ class MappedRegion(Region):
     ) -> None:
         """Map `size` bytes of `fd` from `fd_offset`. `fd` is duplicated: the caller still owns its own.
 
-        Nothing is done with a descriptor that is no memory file (`descriptors.seals_of`). The file's size is checked
-        now. A client may truncate it later, unless it sealed it, or there may be no room for its pages: then an access
-        is a SIGBUS, which `vnic.memory.sigbus` survives, and the client is cut off (`GuestMemory.check`).
+        A descriptor that is no memory file is not touched (`descriptors.seals_of`). The file's size is checked now.
+        The client may truncate an unsealed file later, and tmpfs or hugetlbfs may lack room for its pages: an access
+        then raises SIGBUS, which `vnic.memory.sigbus` handles, and the client is disconnected (`GuestMemory.check`).
         """
         super().__init__(guest_addr, size, user_addr)
         try:
@@ -109,9 +109,9 @@ class MappedRegion(Region):
         self.writable = writable
 
     def _map(self, fd: int, fd_offset: int, writable: bool) -> None:
-        # No peer can make an access to these wait, nor a call below. F_SEAL_SHRINK is not added where it is not
-        # there: that would change for good what is the client's, who may want to shrink it when its VM is gone, and
-        # would not hold off one that means harm, as it takes a file that cannot be sealed.
+        # No peer can make an access to a memory file block, nor a call below. F_SEAL_SHRINK is not added: a seal
+        # is permanent, the client may want to shrink its file after the VM ends, and a hostile client passes a
+        # file that cannot be sealed.
         seals = seals_of(fd)
         if seals is None:
             raise GuestMemoryError(
@@ -163,17 +163,17 @@ class GuestMemory:
 
     @property
     def mapped_bytes(self) -> int:
-        """How much of it the VM shares with us."""
+        """Bytes of it that the VM shares with us."""
         return sum(region.size for region in self._regions if region.fd is not None)
 
     @property
     def descriptors(self) -> int:
-        """How many are open for it: each region that is shared has its own, and its mapping one more."""
+        """Open descriptors: each shared region has one, and its mapping one more."""
         return sum(2 for region in self._regions if region.fd is not None)
 
     def expect(self, *sizes: int, instead: bool = False) -> None:
-        """Raise GuestMemoryError where regions of these sizes, beside those that there are or `instead` of them, are
-        more than one guest may have mapped. To be asked before they are made."""
+        """Raise GuestMemoryError if regions of these sizes, added to the present ones or `instead` of them, exceed
+        the limit for one guest. Call it before the regions are made."""
         mapped = 0 if instead else sum(region.size for region in self._regions if region.mapping is not None)
         try:
             SPACE.check_guest(mapped + sum(sizes))
@@ -182,12 +182,12 @@ class GuestMemory:
 
     @property
     def unsealed_bytes(self) -> int:
-        """How much of what the VM shares it could take away by truncating its file."""
+        """Bytes of shared memory that the VM could remove by truncating its file."""
         return sum(region.size for region in self._regions if region.fd is not None and not region.sealed)
 
     def add(self, region: Region) -> None:
-        """Take `region` over (it is closed when it is removed). Raises GuestMemoryError, and closes it, when it
-        overlaps another one or when there are too many."""
+        """Add and own `region`: its removal closes it. If it overlaps another region, or if there are too many,
+        close it and raise GuestMemoryError."""
         try:
             self._check_new(region)
         except GuestMemoryError:
@@ -213,14 +213,14 @@ class GuestMemory:
                 raise GuestMemoryError(f"memory regions overlap in user addresses: {region!r} and {other!r}")
 
     def remove(self, guest_addr: int, size: int) -> None:
-        """Remove and close the region of exactly this address and size; GuestMemoryError if there is none."""
+        """Remove and close the region of exactly this address and size. Raises GuestMemoryError if there is none."""
         at = bisect_right(self._starts, guest_addr) - 1
         if at < 0 or self._starts[at] != guest_addr or self._regions[at].size != size:
             raise GuestMemoryError(f"no memory region at {guest_addr:#x} of size {size:#x}")
         self._drop([self._regions[at]])
 
     def remove_within(self, guest_addr: int, size: int) -> int:
-        """Remove every region inside the range, as vfio-user's DMA_UNMAP may ask for; returns how many."""
+        """Remove every region inside the range (vfio-user's DMA_UNMAP); returns their number."""
         end = guest_addr + size
         inside = [r for r in self._regions if guest_addr <= r.guest_addr and r.guest_end <= end]
         if inside:
@@ -228,8 +228,8 @@ class GuestMemory:
         return len(inside)
 
     def replace(self, regions: list[Region]) -> None:
-        """Take a whole new table over (vhost-user SET_MEM_TABLE), with one change notification. When it is refused
-        (GuestMemoryError) the new regions are closed and none is left: the guest has no memory."""
+        """Replace all regions (vhost-user SET_MEM_TABLE), with one change notification. If the new table is refused
+        (GuestMemoryError), its regions are closed and the guest has no memory."""
         old, self._regions, self._starts = self._regions, [], []
         try:
             for region in sorted(regions, key=lambda r: r.guest_addr):
@@ -253,12 +253,12 @@ class GuestMemory:
     def _drop(self, gone: list[Region]) -> None:
         self._regions = [r for r in self._regions if r not in gone]
         self._starts = [r.guest_addr for r in self._regions]
-        self._changed()  # first, so that rings let go of their views and the mappings really close
+        self._changed()  # first, so that rings release their views and the mappings close
         for region in gone:
             region.close()
 
     def replace_views(self) -> None:
-        """Have all who view the memory do so anew, as after a change of its regions."""
+        """Have all users of views make new ones, as after a change of regions."""
         self._changed()
 
     def _changed(self) -> None:
@@ -274,7 +274,7 @@ class GuestMemory:
 
     @property
     def lost(self) -> bool:
-        """Whether an access to it failed: the guest is about to be cut off, and its rings mean nothing."""
+        """Whether an access to it failed: the guest will be disconnected, and its rings are invalid."""
         return any(region.lost for region in self._regions)
 
     def find(self, guest_addr: int) -> Region | None:
@@ -299,7 +299,7 @@ class GuestMemory:
         return region.mapping, start, start + length
 
     def spans(self, guest_addr: int, length: int, *, write: bool = False) -> list[Span]:
-        """The range, which may run over regions that lie side by side. Raises GuestMemoryError."""
+        """The range, which may cross adjacent regions. Raises GuestMemoryError."""
         found = []
         while length > 0:
             region = self.find(guest_addr)
@@ -312,8 +312,9 @@ class GuestMemory:
         return found
 
     def slice(self, guest_addr: int, length: int, *, write: bool = False) -> memoryview:
-        """A live view of a range of one region, for ring structures, which can be written only where `write` is asked
-        for. Raises GuestMemoryError."""
+        """A live view of a range of one region, for ring structures; read-only unless `write` is set.
+
+        Raises GuestMemoryError."""
         mapping, start, stop = self.span(guest_addr, length, write=write)
         return mapping.view(start, stop) if write else memoryview(mapping)[start:stop].toreadonly()
 
@@ -322,14 +323,14 @@ class GuestMemory:
         return b"".join([mapping[start:stop] for mapping, start, stop in self.spans(guest_addr, length)])
 
     def write(self, guest_addr: int, data: bytes | memoryview) -> None:
-        """Copy `data` to a guest range: all of it or, with GuestMemoryError, nothing."""
+        """Copy `data` to a guest range. Raises GuestMemoryError, and then copies nothing."""
         at = 0
         for mapping, start, stop in self.spans(guest_addr, len(data), write=True):
             mapping[start:stop] = bytes(data[at : at + stop - start])
             at += stop - start
 
     def user_to_guest(self, user_addr: int, length: int = 1) -> int:
-        """The guest address of a range given in the client's own addresses (vhost-user ring addresses)."""
+        """The guest address of a range of the client's user addresses (vhost-user ring addresses)."""
         for region in self._regions:
             base = region.user_addr
             if base is not None and base <= user_addr and length <= base + region.size - user_addr:

@@ -1,7 +1,7 @@
-"""Guest memory mapped into this process: only of files whose pages cannot make an access wait for a stranger.
+"""Mappings of guest memory, counted (`address_space`) and registered with `sigbus` for as long as they exist.
 
-`memory.guest` and `memory.shadow` make one for each region. It is counted (`address_space`) and known to `sigbus` for
-exactly as long as it is mapped, which is until it is closed and no ring views its bytes any more.
+`memory.guest` and `memory.shadow` make one for each region. A mapping ends when it is closed and its last view is
+released.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ _MAP_NORESERVE = 0x4000  # linux/mman.h; mmap.MAP_NORESERVE from Python 3.13 on
 class GuestMapping(mmap.mmap):
     """One mapping; `of_file` or `private` make it.
 
-    All that vnic writes to a guest's memory passes here, by one of two ways: `mapping[start:stop] = data`, which is
-    mmap's own, for buffers and descriptors, and `view(start, stop)[index] = value` for the words of a ring. Nothing is
-    called for either while nobody counts the writes. Whoever does (to log dirty pages) gives the mapping the class of
-    a subclass that overrides both, and tells that the memory changed (`GuestMemory.replace_views`): rings then view it
-    anew.
+    Every write to guest memory uses one of two operations: `mapping[start:stop] = data` (mmap's) for buffers and
+    descriptors, and `view(start, stop)[index] = value` for the words of a ring. Neither calls Python code. To count
+    writes (dirty page logging), set the mapping's class to a subclass that overrides both, and call
+    `GuestMemory.replace_views`: rings then make new views.
     """
 
     _area: sigbus.Area | None = None
@@ -30,8 +29,8 @@ class GuestMapping(mmap.mmap):
 
     @classmethod
     def of_file(cls, fd: int, start: int, size: int, *, page: int, writable: bool) -> Self:
-        """Share `size` bytes of a file, which has pages of `page` bytes, from `start` on. Raises NoRoom, and what
-        mmap raises."""
+        """Map `size` bytes of a file with pages of `page` bytes, from offset `start`, shared. Raises NoRoom and
+        mmap's errors."""
         protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
         mapping = cls._make(size, fd, mmap.MAP_SHARED, protection, start)
         address = sigbus.address_of(mapping)
@@ -42,7 +41,7 @@ class GuestMapping(mmap.mmap):
 
     @classmethod
     def private(cls, size: int) -> Self:
-        """Zeros, backed by the kernel where they are touched. Raises NoRoom, and what mmap raises."""
+        """Map zeros that take memory only where they are touched. Raises NoRoom and mmap's errors."""
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
         return cls._make(size, -1, flags, mmap.PROT_READ | mmap.PROT_WRITE, 0)
 
@@ -58,18 +57,18 @@ class GuestMapping(mmap.mmap):
         return mapping
 
     def view(self, start: int, stop: int) -> memoryview:
-        """A live view of these bytes, to be written through."""
+        """A live view of these bytes; writes to it change the memory."""
         return memoryview(self)[start:stop]
 
     @property
     def lost(self) -> bool:
-        """An access failed, and zeros have taken its place."""
+        """Whether an access failed, so that zeros replaced the mapping."""
         return self._area is not None and self._area.lost
 
     def close(self) -> None:
-        """Unmap. Raises BufferError while its bytes are viewed; it goes with the last view then."""
+        """Unmap. Raises BufferError while there are views; the release of the last one then unmaps."""
         if self._area is not None:
-            sigbus.forget(self._area)  # first: once unmapped, the addresses may be another mapping's
+            sigbus.forget(self._area)  # first: after the unmap, another mapping may use the addresses
         try:
             super().close()
         except BufferError:

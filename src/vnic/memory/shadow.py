@@ -1,7 +1,7 @@
-"""Memory that a guest shares by no file: device models work on a shadow copy of it, which messages keep up to date.
+"""Shadow copies of memory that a guest shares by no file: messages read and write the guest's memory.
 
-The attachment owns the regions and sends the messages (`Shadow`); a device model says what it is going to read
-(`Plan`) before it does, and what it has written. Nothing here is used where a guest shares its memory.
+The attachment owns the regions and sends the messages (`Shadow`). A device model declares its reads in advance
+(`Plan`) and reports its writes. Memory that a guest shares does not use this module.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from vnic.memory.mapping import GuestMapping
 Range = tuple[int, int]
 """Guest address and length in bytes."""
 Part = tuple[int, bytes]
-"""Guest address, and what is to stand there."""
+"""Guest address and the bytes to write there."""
 Plan = Generator[list[Range], list[bytes], None]
-"""What a device is going to read, in order of dependence: it yields ranges and is sent their bytes, b"" for a range
-that is not mapped. It puts them into the shadow copy, and shows them to the device model last."""
+"""The reads of a device, in order of dependence: the generator yields ranges and is sent their bytes, b"" for a range
+that is not mapped. It puts them into the shadow copy; what makes them visible to the device model comes last."""
 
 ROUND_BYTES: Final = 1 << 20
-"""What one ring may have in the shadow copy for its device model to work on, buffers to be filled included: more than
-any frame needs. The rest follows when that is done."""
+"""Limit on the bytes that one ring fetches in one round, buffers to be filled included: more than any frame needs.
+The next round fetches the rest."""
 BUFFER_COST_BYTES: Final = 1024
-"""What a buffer takes of that at the least: it is work, however short it is."""
+"""The least that one buffer counts against ROUND_BYTES: a short buffer costs time, too."""
 _COPIED_AT_ONCE: Final = 256
 
 
 class Shadow(Protocol):
-    """The way to such memory, as a device model sees it. No call blocks or raises."""
+    """Access to unshared memory, as a device model sees it. No call blocks or raises."""
 
     def fetch(
         self,
@@ -43,8 +43,8 @@ class Shadow(Protocol):
         *,
         anew: bool = False,
     ) -> None:
-        """Carry `plan` out, then `act`; where one of the same `key` is under way, another round follows it, or
-        `anew` takes its place."""
+        """Run `plan`, then call `act`. If a plan of the same `key` is in flight, run `plan` after it, or, with
+        `anew`, in place of it."""
 
     def write(
         self,
@@ -52,15 +52,15 @@ class Shadow(Protocol):
         done: Callable[[], None],
         failed: Callable[[GuestMemoryError], None],
     ) -> None:
-        """Write to the guest's memory, in order; `done` when these and all writes before them are there."""
+        """Write to the guest's memory, in order; call `done` when these writes and all earlier ones are complete."""
 
     def drop(self, quiet: Callable[[], None] | None = None) -> None:
-        """The device is reset: no plan and no write goes on, and none is reported. `quiet` is called, now or later,
-        when nothing that was sent before can change the guest's memory any more."""
+        """The device is reset: cancel all plans and writes, without a report. `quiet` is called, now or later, when
+        no message sent before can change the guest's memory any more."""
 
 
 class ShadowRegion(Region):
-    """A region's shadow copy: private, zero where nothing was put yet, backed by the kernel only where it is used."""
+    """A region's shadow copy: private, initially zero, and without memory where it is not used."""
 
     def __init__(self, guest_addr: int, size: int, *, writable: bool) -> None:
         super().__init__(guest_addr, size)
@@ -79,7 +79,7 @@ class ShadowRegion(Region):
 
 
 def put(memory: GuestMemory, address: int, data: bytes) -> None:
-    """Put what the guest's memory holds into the shadow copy, also where the device may only read.
+    """Put bytes read from the guest's memory into the shadow copy, also into read-only regions.
 
     Raises GuestMemoryError."""
     at = 0
@@ -89,7 +89,7 @@ def put(memory: GuestMemory, address: int, data: bytes) -> None:
 
 
 def copy(memory: GuestMemory, ranges: list[Range]) -> Plan:
-    """The part of a plan that fetches ranges into the shadow copy, just as they are; a bounded number in one turn."""
+    """A plan that fetches ranges into the shadow copy unchanged, a bounded number at a time."""
     for first in range(0, len(ranges), _COPIED_AT_ONCE):
         some = ranges[first : first + _COPIED_AT_ONCE]
         for (address, _), data in zip(some, (yield some), strict=True):
@@ -97,7 +97,7 @@ def copy(memory: GuestMemory, ranges: list[Range]) -> Plan:
 
 
 class ShadowDma:
-    """`vnic.pci.dma.Dma` on a shadow copy: what is written goes to both."""
+    """`vnic.pci.dma.Dma` on a shadow copy: writes go to the copy and to the guest."""
 
     def __init__(
         self, memory: GuestMemory, shadow: Shadow, refused: Callable[[GuestMemoryError], None]

@@ -1,13 +1,12 @@
-"""Outliving a guest that takes away the memory it shares with us: every access to a page that is gone is a SIGBUS.
+"""Recovery from SIGBUS: an access to a page that the guest's side removed reads zeros instead of ending the process.
 
-A page is gone when the guest's side truncated the file, and also when there is no room for it: a sparse file on a full
-tmpfs, or on hugetlbfs with no huge page free. A signal handler of Python's own would never run, as the access that
-failed is tried again first. So the handler is a C function (of ctypes) that runs within the access: it replaces the
-mapping by zeros of our own, marks it lost, and the access succeeds. The loop then cuts the guest off that shared it.
+`vnic run` runs inside `survived`; `memory.mapping` registers each mapping with `watch` before its first access, and
+removes it with `forget` right before the unmap. A SIGBUS at any other address is a bug of vnic and ends the process.
 
-What can be replaced is known: `watch` lists the mappings of guest memory (`virtio.mapping`), each from before its first
-access until right before it is unmapped. An address outside of them is a fault of ours, and the end of the process.
-`vnic run` lives inside of `survived`.
+A page is missing when the guest's side truncated the file, and when there is no room for it: a sparse file on a full
+tmpfs, or on hugetlbfs with no free huge page. A Python signal handler would never run, because the CPU retries the
+failed access first. So the handler is a C function (made by ctypes) that runs inside the access: it replaces the
+mapping with zeros, marks it lost, and the access succeeds. The loop then disconnects the guest that shared it.
 """
 
 from __future__ import annotations
@@ -35,19 +34,19 @@ class Area:
     stop: int
     page: int
     lost: bool = False
-    """An access failed. What is read here from then on means nothing."""
+    """An access failed. Later reads return invalid data."""
 
 
 _areas: dict[int, Area] = {}
 
 
 def watch(area: Area) -> None:
-    """Survive accesses to this mapping that fail."""
+    """Recover from failed accesses to this mapping."""
     _areas[area.start] = area
 
 
 def forget(area: Area) -> None:
-    """The mapping is about to go: its addresses may be anyone's then. Idempotent."""
+    """Call right before the unmap: another mapping may use the addresses afterwards. Idempotent."""
     if _areas.get(area.start) is area:
         del _areas[area.start]
 
@@ -104,7 +103,7 @@ class _Buffer(ctypes.Structure):
 
 
 def address_of(mapping: mmap.mmap) -> int:
-    """Where it is mapped; unlike ctypes' from_buffer also for one that is read-only."""
+    """The address of the mapping. Unlike ctypes' from_buffer, this works for a read-only one, too."""
     view = _Buffer()
     ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(mapping), ctypes.byref(view), 0)
     ctypes.pythonapi.PyBuffer_Release(ctypes.byref(view))
@@ -117,12 +116,13 @@ def _map_zeros(start: int, size: int, how: int) -> bool:
 
 
 def _replace(area: Area, address: int) -> bool:
-    """Put zeros of our own where the file was.
+    """Map zeros in place of the file.
 
-    The whole mapping at once: the guest is cut off anyway, and one mapping in place of another takes none of the
-    vm.max_map_count that the process may have, however many pages fail. What is refused then is either a large mapping
-    where memory may not be overcommitted: the one page has to do until the guest is cut off; or any mapping, as there
-    are too many: unmapped first, it can be made. Another thread could map something there in between; then this fails.
+    The whole mapping is replaced at once: the guest is disconnected anyway, and one mapping in place of another does
+    not count against vm.max_map_count, however many pages fail. The kernel can refuse this in two cases. Where memory
+    may not be overcommitted, it refuses a large mapping: one page is enough until the guest is disconnected. At the
+    limit of mappings it refuses any: the old mapping is removed first. Another thread could map something there in
+    between; then this fails.
     """
     size = area.stop - area.start
     if _map_zeros(area.start, size, _MAP_FIXED):
@@ -137,17 +137,17 @@ def _replace(area: Area, address: int) -> bool:
 
 @contextmanager
 def survived(lost: Callable[[], object]) -> Iterator[None]:
-    """Survive the loss of mapped memory. `lost` is called for each mapping, from within the access that failed, and may
-    do no more than have somebody look into it later."""
+    """Recover from the loss of mapped memory. `lost` is called once for each mapping, from within the failed access,
+    and may only schedule a later check."""
 
     def handler(number: int, info: ctypes._Pointer[_SigInfo], context: int | None) -> None:
-        # Why Python may run here. The access that failed is a plain copy or a load or store, made by a thread that runs
-        # Python: in no system call (those fail with EFAULT), in no allocation, in no lock, as none of them touches a
-        # guest's memory. Where it holds the interpreter's lock, ctypes takes it once more; where not, it waits for it,
-        # and nobody who holds it waits for this thread. `_areas` is changed by code that touches no guest's memory, so
-        # it is never half changed; the copy of its values stands if a collection within this handler frees a mapping.
-        # SIGBUS is blocked meanwhile: a second one, of the handler itself, ends the process. A child of fork() has the
-        # handler and a copy of the table until it calls exec(), and both are right there.
+        # Why Python may run here. The failed access is a plain copy, load or store by a thread that runs Python. The
+        # thread is in no system call (those fail with EFAULT), in no allocation and in no lock, as none of them
+        # touches guest memory. If the thread holds the GIL, ctypes takes it again; if not, ctypes waits for it, and no
+        # holder of the GIL waits for this thread. The code that changes `_areas` touches no guest memory, so the table
+        # is consistent here; iteration uses a copy because a collection within this handler may free a mapping.
+        # SIGBUS is blocked meanwhile: a second one, from the handler, ends the process. A child of fork() has the
+        # handler and a copy of the table until it calls exec(), and both are valid there.
         try:
             if info.contents.code == _BUS_ADRERR:
                 address = info.contents.addr or 0
@@ -157,7 +157,7 @@ def survived(lost: Callable[[], object]) -> Iterator[None]:
                         area.lost = True
                         lost()
                     return
-        except BaseException:  # to return as if all were well would have the access fail again, for ever
+        except BaseException:  # a plain return would repeat the failed access for ever
             pass
         _libc.signal(signal.SIGBUS, None)
         signal.raise_signal(signal.SIGBUS)  # at the return

@@ -1,4 +1,5 @@
-"""The heart of vnic: net clients and their peers, the holds that keep a wire down, and what became of each change.
+"""Net clients and their peers, the holds that keep a wire down, and the journal of link changes.
 
-Pure code: no sockets, no asyncio. `network.Network` is where to start reading; `link.py` is one link change.
+The machine, the monitor, device models and back-ends call it; it uses no sockets and no asyncio. Start reading with
+`network.Network`; `link.py` is one link change.
 """

@@ -1,4 +1,7 @@
-"""announce-self: gratuitous RARP for each NIC and virtio's GUEST_ANNOUNCE, in rounds (QEMU's net/announce.c)."""
+"""announce-self: gratuitous RARP for each NIC and virtio's GUEST_ANNOUNCE, in rounds (QEMU's net/announce.c).
+
+`Network.announce_self` calls it for the monitor.
+"""
 
 from __future__ import annotations
 
@@ -38,10 +41,10 @@ def rarp_frame(mac: bytes) -> bytes:
 
 
 class Announcer:
-    """The running announcements, by id: a new one of the same id replaces the old."""
+    """The announcements in progress, by id: a new one of the same id replaces the old one."""
 
     def __init__(self, scheduler: Scheduler, nics: Callable[[], Iterable[Nic]]) -> None:
-        """`nics` are those that there are when a round begins."""
+        """`nics` returns the NICs; it is called at the start of each round."""
         self._scheduler = scheduler
         self._nics = nics
         self._timers: dict[str, Timer] = {}
@@ -65,7 +68,7 @@ class Announcer:
             self._timers[parameters.id] = self._scheduler.call_later(delay, self._round, parameters, left)
 
     def _announce_nic(self, nic: Nic) -> None:
-        # A NIC whose wire is down announces nothing: send drops at the sender's end.
+        # `send` drops the frame of a NIC whose wire is down.
         nic.send(0, rarp_frame(nic.mac))
         nic.endpoint.announce()
 

@@ -1,6 +1,6 @@
-"""NetClient, one end of a virtual wire (QEMU's NetClientState), and Endpoint, what stands behind it (NetClientInfo).
+"""NetClient, one end of a virtual wire (QEMU's NetClientState), and Endpoint, its implementation (NetClientInfo).
 
-A NIC device model and a back-end each derive from Endpoint and reach the rest of the world through their `client`.
+NIC device models and back-ends derive from Endpoint; they send frames and set holds through their `client`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Watcher = Callable[[LinkChanged | LinkSeen], None]
 
 
 class LinkControl(Protocol):
-    """Who carries link changes out (`link.Links`)."""
+    """Carries out link changes (`link.Links`)."""
 
     def hold(self, client: NetClient, kind: HoldKind, by: str, text: str) -> None: ...
 
@@ -42,7 +42,7 @@ class LinkControl(Protocol):
 
 
 class Surroundings(Protocol):
-    """What a client needs of the Network that it belongs to."""
+    """The part of Network that its clients use."""
 
     @property
     def scheduler(self) -> Scheduler: ...
@@ -57,7 +57,7 @@ class Surroundings(Protocol):
 
 
 class Endpoint:
-    """What a device model or a back-end does for its client; the defaults are harmless.
+    """The implementation of a client: a device model or a back-end. The default methods do nothing.
 
     Every method is called from the control thread and must not block.
     """
@@ -66,36 +66,36 @@ class Endpoint:
     """Set when the client is created, before `start`."""
 
     wants_offload = False
-    """True: `receive` takes frames whose checksum or segmentation is still owed (`offload`)."""
+    """True: `receive` takes frames with a pending checksum or segmentation (`offload`)."""
 
     passes_frames = True
-    """False: somebody else works on the guest's rings (vhost), so that filters would see nothing here."""
+    """False: another process works on the guest's rings (vhost), so that filters would see no frames."""
 
     def start(self) -> None:
-        """Open what the endpoint needs and place its first holds; a NetError here undoes the client."""
+        """Open resources and place the first holds; a NetError here removes the client again."""
 
     def link_status_changed(self) -> None:
-        """The link of this wire was set; `client.link_up` says how it is now."""
+        """The link of this wire was set; `client.link_up` is the new state."""
 
     def peer_changed(self) -> None:
-        """The client was plugged into a peer or lost it; a link change follows if there is one."""
+        """The client got or lost a peer; if that changes the link, `link_status_changed` follows."""
 
     def guest_changed(self) -> None:
-        """The guest of the NIC that this netdev is plugged into, or its driver, came or went."""
+        """The guest of the peer NIC attached or detached, or its driver started or stopped the device."""
 
     def receive(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
-        """Take one frame. False: no room; it is kept, and offered again after `client.flush(queue)`.
+        """Take one frame. False: no room; the client queues it and offers it again after `client.flush(queue)`.
 
         `offload` is a 10-byte virtio_net_hdr (virtio 1.2 §5.1.6) where wants_offload is set, else empty.
-        The frame may be a view of memory that is gone when the call returns: copy what is kept.
+        The frame may be a view that is invalid after the call returns: copy what is kept.
         """
         return True
 
     def overrun(self, queue: int) -> None:
-        """A frame was lost, for too many wait for room already."""
+        """A frame was dropped because the queue of waiting frames is full."""
 
     def sent(self, queue: int) -> None:
-        """The peer took the frames for which `client.send` returned False: send on (QEMU's sent_cb)."""
+        """The peer took the frames for which `client.send` returned False: continue to send (QEMU's sent_cb)."""
 
     def announce(self) -> None:
         """Ask the guest to announce itself (virtio-net's GUEST_ANNOUNCE)."""
@@ -105,11 +105,11 @@ class Endpoint:
         return None
 
     def info_text(self, queue: int) -> str:
-        """The text behind `index=0,type=…,` in `info network`."""
+        """The text after `index=0,type=…,` in `info network`."""
         return ""
 
     def datapath_word(self) -> str:
-        """Of a NIC: who moves its packets now, as query-topology has it: `none`, `python` or `vhost`."""
+        """The data path of a NIC for query-topology: `none`, `python` or `vhost`."""
         return "python" if self.client.link_up and self.client.peer is not None else "none"
 
     def cleanup(self) -> None:
@@ -139,7 +139,7 @@ class NetClient:
         self.filters: list[Filter] = []
         """Only a netdev's; the first is the nearest to it (QEMU's QTAILQ of the same name)."""
         self.created = False
-        """Holds placed before are the state that the client is created in, not changes of it."""
+        """False: holds that are placed now belong to the initial state and are not recorded as changes."""
         self.last_change: LinkChange | None = None
         self.carrier_up_changes = 0
         self.carrier_down_changes = 0
@@ -171,22 +171,22 @@ class NetClient:
 
     @property
     def link_up(self) -> bool:
-        """Whether this client's link is up; a netdev's is its own flag, a NIC's that of the whole wire."""
+        """Whether this client's link is up. A netdev's depends on its own holds, a NIC's on those of both ends."""
         return not self.holds
 
     @property
     def operstate(self) -> OperState:
-        """RFC 2863's word: `down` by the operator's will at this end, `lowerlayerdown` for every other reason."""
+        """RFC 2863's ifOperStatus: `down` for an operator hold at this end, `lowerlayerdown` for any other reason."""
         if self.link_up:
             return "up"
         return "down" if HoldKind.OPERATOR in self.holds else "lowerlayerdown"
 
     def hold(self, kind: HoldKind, by: str, text: str) -> None:
-        """Keep the wire down for `kind`; a hold of that kind already there only takes the new text."""
+        """Keep the wire down for `kind`; a hold of that kind that exists only gets the new text."""
         self.network.links.hold(self, kind, by, text)
 
     def release(self, kind: HoldKind, by: str, text: str) -> None:
-        """End the hold of `kind`, if there is one; the link comes up when it was the last of both ends."""
+        """Release the hold of `kind`, if there is one; the link comes up when no hold is left at either end."""
         self.network.links.release(self, kind, by, text)
 
     def watch(self, watcher: Watcher) -> Callable[[], None]:
@@ -203,7 +203,7 @@ class NetClient:
     def send(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
         """Send one frame to the peer.
 
-        True: delivered, or dropped for good (no peer, a downed end). False: it waits at the peer; pause until
+        True: delivered or dropped (no peer, an end is down). False: it waits at the peer; pause until
         `endpoint.sent(queue)`.
         """
         peer = self.peer
@@ -215,7 +215,7 @@ class NetClient:
         return peer.deliver(self, queue, frame, offload)
 
     def deliver(self, sender: Sender, queue: int, frame: Frame, offload: bytes = b"") -> bool:
-        """Hand a frame to this end's endpoint, or queue it while that has no room; after the filters."""
+        """Pass a frame to this end's endpoint, or queue it while the endpoint has no room. Filters ran before."""
         if self.holds or queue >= self.queues:
             self.dropped += 1
             return True
@@ -227,7 +227,7 @@ class NetClient:
         return peer is None or queue >= peer.queues or not peer._incoming[queue].frames
 
     def flush(self, queue: int) -> None:
-        """This end has room again: offer it what waits (qemu_flush_queued_packets)."""
+        """This end has room again: offer it the waiting frames (qemu_flush_queued_packets)."""
         self._incoming[queue].flush()
 
     # -- state apart from endpoint and peer ---------------------------------------------------------------------
@@ -246,8 +246,9 @@ class NetClient:
         )
 
     def restore(self, record: NetClientRecord) -> None:
-        """Take the place of the client that was saved, once all of its wire are created and plugged in as they were.
-        Neither endpoint is told: each has a state of its own. Raises RecordError."""
+        """Take the state of the client that was saved. Both ends of the wire must exist and be peers again.
+
+        No endpoint is notified: each restores its state by itself. Raises RecordError."""
         require(record.name == self.name, "name", f"is {record.name!a}, not {self.name!a}")
         queues = len(record.incoming)
         require(queues == self.queues, "incoming", f"has {queues} queues, not {self.queues}")
@@ -272,10 +273,11 @@ class NetClient:
         return None
 
     def _restore_nic(self, record: NicRecord) -> None:
-        """Only a NIC's record has such a part."""
+        """Overridden by Nic."""
 
     def purge(self, queue: int | None = None) -> None:
-        """Forget what waits at this end (qemu_purge_queued_packets), in one queue or in all; senders may go on."""
+        """Drop the frames that wait at this end (qemu_purge_queued_packets), in one queue or in all; senders may
+        continue."""
         for incoming in self._incoming if queue is None else (self._incoming[queue],):
             incoming.purge()
 
@@ -300,9 +302,9 @@ class Nic(NetClient):
         super().__init__(network, name, model, endpoint, queues)
         self.mac = mac
         self.netdev_id = netdev_id
-        """The id of the netdev it is, or waits to be, plugged into."""
+        """The id of its netdev, which need not exist yet."""
         self.path = path
-        """Its QOM path, as events of QEMU name it."""
+        """Its QOM path, as QEMU's events contain it."""
         links = network.links
         self.report = LinkReport(
             network.clock,
@@ -311,9 +313,9 @@ class Nic(NetClient):
             lambda: links.guest_changed(self),
         )
         self.leaving = False
-        """device_del was asked for and the VM is being let go: no set_link brings the link up any more."""
+        """device_del was requested and the VM is being detached: set_link no longer brings the link up."""
         self.rx_filter_notify = True
-        """Whether the next filter change is told (QEMU's rxfilter_notify_enabled: once until it is queried)."""
+        """Whether the next filter change emits an event (QEMU's rxfilter_notify_enabled: one until it is queried)."""
 
     @property
     def type(self) -> str:
@@ -337,14 +339,14 @@ class Nic(NetClient):
 
     @property
     def guest(self) -> GuestInfo:
-        """What is known of the guest."""
+        """The known state of the guest."""
         return self.report.guest
 
     def rx_filter_changed(self) -> None:
-        """Tell once, until the next query-rx-filter, that the guest changed its filter (rxfilter_notify)."""
+        """Emit one event, until the next query-rx-filter, that the guest changed its filter (rxfilter_notify)."""
         if self.rx_filter_notify:
             self.rx_filter_notify = False
-            # QEMU names the virtio device within its transport.
+            # QEMU's path is that of the virtio device within its transport.
             path = f"{self.path}/virtio-backend"
             self.network.emit("NIC_RX_FILTER_CHANGED", {"name": self.name, "path": path})
 

@@ -1,6 +1,6 @@
-"""The state of a client apart from its endpoint and peer: holds, counters, the last change, frames that wait.
+"""The saved state of a client: holds, counters, the last change, waiting frames. Endpoint and peer are not part of it.
 
-`NetClient`, `LinkReport`, `IncomingQueue` and `Journal` save and restore it. Times are ages: how long ago it was.
+`NetClient`, `LinkReport`, `IncomingQueue` and `Journal` save and restore it. Times are ages.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ assert OFFLOAD_SIZES[1] == HEADER_BYTES
 
 
 class HoldRecord(Record, frozen=True):
-    """A hold of the client that it is saved with."""
+    """A hold of the client whose record contains it."""
 
     kind: HoldKind
     by: str
@@ -73,7 +73,7 @@ class ChangeRecord(Record, frozen=True):
 
 
 class WaitingFrameRecord(Record, frozen=True):
-    """A frame that has to wait, and its virtio_net_hdr."""
+    """A waiting frame and its virtio_net_hdr."""
 
     frame: bytes
     offload: bytes
@@ -104,7 +104,7 @@ class LinkReportRecord(Record, frozen=True):
 
 
 class NicRecord(Record, frozen=True):
-    """What a NIC has besides."""
+    """The part of the state that only a NIC has."""
 
     report: LinkReportRecord
     leaving: bool
@@ -131,7 +131,7 @@ class NetClientRecord(Record, frozen=True):
 
 
 class JournalRecord(Record, frozen=True):
-    """How far a Journal has come."""
+    """The state of a Journal, without its changes."""
 
     next_id: Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]
 

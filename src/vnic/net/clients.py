@@ -1,4 +1,7 @@
-"""All net clients of a network, in the order of their creation, found by what people and commands name them by."""
+"""All net clients of a network, in the order of their creation, with indexes by name, netdev id, model and MAC.
+
+`Network` adds, removes and finds clients here.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,13 @@ C = TypeVar("C", bound=NetClient)
 
 
 class Clients:
-    """The table of clients. No look-up takes longer where there are more of them."""
+    """The table of clients. The time of a look-up does not depend on their number."""
 
     def __init__(self) -> None:
         self._all: dict[NetClient, None] = {}
         self._names: dict[str, dict[NetClient, None]] = {}
         self._plans: dict[str, dict[Nic, None]] = {}
-        """By the id of the netdev that they are, or wait to be, plugged into."""
+        """By netdev id, which need not exist yet."""
         self._models: Counter[str] = Counter()
         self._macs: Counter[bytes] = Counter()
         self._next_mac = 0
@@ -45,7 +48,7 @@ class Clients:
                 self._plans.setdefault(client.netdev_id, {})[client] = None
 
     def remove(self, client: NetClient) -> None:
-        """KeyError where it is not there."""
+        """Raises KeyError if it is not there."""
         del self._all[client]
         _drop(self._names, client.name, client)
         _lower(self._models, client.model)
@@ -71,7 +74,7 @@ class Clients:
         return next((client for client in self._names.get(name, ()) if isinstance(client, Nic)), None)
 
     def waiting_for(self, netdev_id: str) -> Nic | None:
-        """The first NIC that was given that netdev and has no peer."""
+        """The first NIC that names that netdev and has no peer."""
         return next((nic for nic in self._plans.get(netdev_id, ()) if nic.peer is None), None)
 
     def of_model(self, model: str) -> int:

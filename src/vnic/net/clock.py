@@ -1,4 +1,4 @@
-"""Time, as net/ and the device models see it: they never read a clock or start a timer by themselves.
+"""Clock and timers for net/ and the device models, which use no others.
 
 The running program passes its asyncio loop as the `Scheduler`; tests pass one whose time they move.
 """
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 
 class Timer(Protocol):
-    """What a scheduler returns: a call that can still be called off."""
+    """A scheduled call that can be cancelled."""
 
     def cancel(self) -> None: ...
 
@@ -30,7 +30,7 @@ class Scheduler(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """Both times that a LinkChange keeps: monotonic for latencies, wall for people."""
+    """The two clocks of a LinkChange: monotonic for latencies, wall-clock for display."""
 
     monotonic_ns: Callable[[], int] = time.monotonic_ns
     wall_ns: Callable[[], int] = time.time_ns

@@ -15,7 +15,7 @@ DEVICE_NOT_ACTIVE = "DeviceNotActive"
 class NetError(Exception):
     """A request that was refused; `desc` is QEMU's text where QEMU has one.
 
-    `hint` is a line more for a person (error_append_hint): HMP and the command line print it, QMP does not.
+    `hint` is an additional line (error_append_hint): HMP and the command line print it, QMP does not.
     """
 
     def __init__(self, desc: str, error_class: str = GENERIC_ERROR, hint: str = "") -> None:

@@ -1,4 +1,7 @@
-"""The filters of a network: found by id, and put into their place on a netdev (QEMU's netfilter_complete)."""
+"""The filters of a network: look-up by id, and insertion into a netdev's list (QEMU's netfilter_complete).
+
+The machine adds and removes filters here.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,9 @@ def find_filter(network: Network, filter_id: str) -> Filter | None:
 
 
 def add_filter(network: Network, net_filter: Filter) -> None:
-    """Put a filter into its place on its netdev, with the rules and texts of netfilter_complete.
+    """Insert a filter into its netdev's list, with the rules and texts of netfilter_complete.
 
-    After a NetError nothing of it is left.
+    A NetError leaves no trace of it.
     """
     options = net_filter.options
     check_identifier(options.id)

@@ -1,4 +1,4 @@
-"""Filters on a netdev: which frames one sees, in what order, and how it sends on what it took (QEMU's net/filter.c).
+"""Filters on a netdev: which frames a filter sees, in what order, and how it passes on kept ones (QEMU's net/filter.c).
 
 `vnic.filter` derives the filters of `-object filter-…` from Filter; NetClient.send runs them through `filter_frame`.
 """
@@ -31,7 +31,7 @@ class Insert(enum.StrEnum):
 
 
 class FilterOptions(Protocol):
-    """What all filters are told (NetfilterProperties of qapi/qom.json)."""
+    """The options of all filters (NetfilterProperties of qapi/qom.json)."""
 
     @property
     def id(self) -> str: ...
@@ -48,14 +48,14 @@ class FilterOptions(Protocol):
 
 
 class FilteredEndpoint(SendingEndpoint, Protocol):
-    """What stands behind a client, as its filters know it."""
+    """A client's endpoint, as its filters see it."""
 
     @property
     def wants_offload(self) -> bool: ...
 
 
 class WireEnd(Protocol):
-    """A client, as its filters know it."""
+    """A client, as its filters see it."""
 
     dropped: int
     filters: list[Filter]
@@ -72,10 +72,10 @@ class WireEnd(Protocol):
 
 
 class Filter:
-    """One filter of one netdev (NetFilterState): `filter_set.add_filter` puts it there, `remove` or its netdev's end
-    removes it.
+    """One filter of one netdev (NetFilterState). `filter_set.add_filter` inserts it; `remove` or the deletion of its
+    netdev removes it.
 
-    The defaults of what a type fills in let all frames pass.
+    The default methods let all frames pass.
     """
 
     type = ""
@@ -85,7 +85,7 @@ class Filter:
     """Set by `filter_set.add_filter` before `setup`."""
 
     def __init__(self, options: FilterOptions) -> None:
-        """NetError for a value that makes no sense by itself."""
+        """Raises NetError for an invalid value."""
         self.options = options
         self.on = _is_on(options.status)
         """Off: it sees nothing."""
@@ -96,29 +96,29 @@ class Filter:
     def id(self) -> str:
         return self.options.id
 
-    # -- for those who derive ---------------------------------------------------------------------------------------
+    # -- overridden by filter types ---------------------------------------------------------------------------------
 
     def receive(self, sender: WireEnd, queue: int, frame: Frame, offload: bytes) -> bool:
-        """Look at a frame on its way. True: it was taken away, for good or to be passed on later; False: it goes on.
+        """Inspect a frame. True: the filter took it, to drop it or to pass it on later; False: it continues.
 
-        The frame may be a view that is gone when the call returns: copy what is kept.
+        The frame may be a view that is invalid after the call returns: copy what is kept.
         """
         return False
 
     def setup(self) -> None:
-        """Open what the filter needs; a NetError undoes it through `cleanup` and is raised on."""
+        """Open resources; on a NetError, `add_filter` calls `cleanup` and raises it again."""
 
     def status_changed(self) -> None:
-        """`on` was set: pass on what is kept where the filter is off now."""
+        """`on` changed: pass on kept frames if the filter is off now."""
 
     def cleanup(self) -> None:
-        """Pass on what is kept and close everything; called once, the filter still being in its place."""
+        """Pass on kept frames and close everything; called once, while the filter is still in its netdev's list."""
 
     def own_properties(self) -> dict[str, object]:
         """The properties of its type, in the order in which QEMU prints them; None is a string that was not given."""
         return {}
 
-    # -- life -------------------------------------------------------------------------------------------------------
+    # -- called by the machine and by Network -----------------------------------------------------------------------
 
     def set_status(self, status: str) -> None:
         """Switch it on or off (netfilter_set_status)."""
@@ -128,16 +128,16 @@ class Filter:
             self.status_changed()
 
     def remove(self) -> None:
-        """End the filter: object-del, or its netdev goes (netfilter_finalize)."""
+        """Remove the filter: object-del, or its netdev is deleted (netfilter_finalize)."""
         self.cleanup()
         self.netdev.filters.remove(self)
 
     def pass_on(self, sender: WireEnd, queue: int, frame: Frame, offload: bytes = b"") -> None:
-        """Send a frame, as from `sender`, through the filters behind this one and to the peer
+        """Send a frame, as from `sender`, through the filters after this one and to the peer
         (qemu_netfilter_pass_to_next).
 
-        It is dropped where the wire is gone by now. Filters on the peer, a netdev too, see it as well; QEMU leaves
-        those out once a filter of the sender's has kept the frame.
+        The frame is dropped if the sender has no peer or is down by now. Filters on a peer that is a netdev see it as
+        well; QEMU skips those after a filter of the sender kept the frame.
         """
         peer = sender.peer
         if peer is None or sender.holds:
@@ -168,7 +168,7 @@ class Filter:
         }
 
     def info_text(self) -> str:
-        """What stands behind `type=…` in `info network` (netfilter_print_info)."""
+        """The text after `type=…` in `info network` (netfilter_print_info)."""
         return "".join(f",{name}={_text(value)}" for name, value in self.all_properties().items())
 
 
@@ -179,7 +179,7 @@ def _is_on(status: str) -> bool:
 
 
 def _text(value: object) -> str:
-    """A property's value as QEMU's string-output-visitor has it."""
+    """A property's value as QEMU's string-output-visitor prints it."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value)
@@ -203,8 +203,8 @@ def _run(
 def filter_frame(sender: WireEnd, queue: int, frame: Frame, offload: bytes) -> bool:
     """Run a frame through the filters of both ends; True: one of them took it (net/net.c: filter_receive).
 
-    It passes those of the sender's end in their order, then those of the receiver's from the last to the first: the
-    head of the list is what lies nearest to the netdev.
+    It passes the filters of the sender in list order, then those of the receiver in reverse: the head of the list is
+    nearest to the netdev.
     """
     if _run(sender.filters, Direction.TX, sender, queue, frame, offload):
         return True

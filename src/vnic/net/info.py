@@ -1,4 +1,4 @@
-"""The entries of query-links."""
+"""The entries of query-links. `Network.query_links` makes one for each client."""
 
 from __future__ import annotations
 

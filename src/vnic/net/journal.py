@@ -1,4 +1,4 @@
-"""The journal: one LinkChange for every time a client's link went up or down, with its cause and what followed.
+"""The journal: one LinkChange for each change of a client's link, with its cause and its steps.
 
 `link.py` writes it, `report.py` adds the steps; `query-link-log` and `vnic why` read it.
 """
@@ -13,11 +13,11 @@ from vnic.net.clock import Clock
 from vnic.net.records import Cause, ClientType, LinkChange, UpDown
 
 JOURNAL_LENGTH = 4096
-"""Records kept in memory; the oldest are forgotten first, so that a flapping link cannot grow the process."""
+"""Records kept in memory; the oldest are dropped first, so that a flapping link does not use up memory."""
 
 
 class JournalStore(Protocol):
-    """What keeps the records beyond this process. Neither method waits or raises."""
+    """Keeps the records after this process ends. No method blocks or raises."""
 
     def recorded(self, change: LinkChange) -> None:
         """A new record."""
@@ -39,7 +39,7 @@ class Journal:
         store: JournalStore | None = None,
         first_id: int = 1,
     ) -> None:
-        """`first_id`: the id of the next record, where an earlier process wrote those before it."""
+        """`first_id` is the id of the next record; an earlier process may have written those before it."""
         self._clock = clock
         self._changes: deque[LinkChange] = deque(maxlen=length)
         self._store = store
@@ -48,7 +48,7 @@ class Journal:
     def record(
         self, name: str, kind: ClientType, link: UpDown, cause: Cause, caused_by: int | None = None
     ) -> LinkChange:
-        """Write down that the link of `name` is now `link`."""
+        """Record that the link of `name` is now `link`."""
         change = LinkChange(
             self._next_id,
             name,
@@ -66,16 +66,16 @@ class Journal:
         return change
 
     def save(self) -> JournalRecord:
-        """Where it has come to; the changes themselves are with whoever stores them."""
+        """The next id. The changes are not part of the record: a JournalStore keeps them."""
         return JournalRecord(next_id=self._next_id)
 
     def restore(self, record: JournalRecord) -> None:
-        """Go on with the next id; what was recorded while the clients were created anew is forgotten."""
+        """Continue with the saved id, and drop the changes that were recorded while the clients were recreated."""
         self._next_id = record.next_id
         self._changes.clear()
 
     def update(self, change: LinkChange) -> None:
-        """A step of `change` was filled in."""
+        """A step of `change` was set."""
         if self._store is not None:
             self._store.updated(change)
 
@@ -84,7 +84,7 @@ class Journal:
     ) -> list[LinkChange]:
         """The changes of `name` (or of all), oldest first.
 
-        With `after_id`, the first `limit` that came after it (to page on); without, the last `limit`.
+        With `after_id`, the first `limit` changes after it (paging); without, the last `limit` changes.
         """
         found = [
             change

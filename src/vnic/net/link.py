@@ -1,7 +1,7 @@
-"""One link change: holds are placed or released, the journal is written, and the device models are told.
+"""One link change: place or release holds, write the journal, and notify the device models and back-ends.
 
-All causes come through here: `set_link` (QEMU's qmp_set_link and net_client_set_link) and the `hold`/`release` of
-back-ends. `Nic.link_up` says how the device model finds the link when its `link_status_changed` runs.
+Every cause calls this module: `set_link` (QEMU's qmp_set_link and net_client_set_link), and `hold` and `release` for
+back-ends. `Nic.link_up` is already the new state when the device model's `link_status_changed` runs.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ def new_hold(client: str, kind: HoldKind, by: str, text: str, clock: Clock) -> H
 
 
 Step = Callable[[int | None], None]
-"""Carries one change out; the argument is the id of the change that it follows from."""
+"""Carries out one change; the argument is the id of the change that caused it."""
 
 
 class Links:
-    """The link state of all wires of a Network. Every change passes `_transition` (or `replugged`, for a new peer).
+    """The link state of all wires of a Network. Every change uses `_transition` (or `replugged`, for a new peer).
 
-    Changes are worked off as a list. What an endpoint does to other links from within its `link_status_changed`
-    waits until the present change has been told to everybody; it is recorded with the id of that change.
+    Changes are a worklist. A change that an endpoint makes from within its `link_status_changed` waits until all
+    clients are notified of the present one; it is recorded with the present change's id as `caused_by`.
     """
 
     def __init__(self, clock: Clock, journal: Journal, emit: Emit) -> None:
@@ -50,18 +50,18 @@ class Links:
         self._emit = emit
         self._waiting: deque[tuple[Step, int | None]] = deque()
         self._working = False
-        self._telling: int | None = None
-        """The change that an endpoint is being told of."""
+        self._notifying: int | None = None
+        """The change that an endpoint is being notified of."""
         self._unannounced: set[int] = set()
 
     # -- causes -------------------------------------------------------------------------------------------------
 
     def set_link(self, matches: Sequence[NetClient], up: bool, by: str, text: str) -> None:
-        """Write the operator's hold where QEMU's net_client_set_link writes `link_down`.
+        """Set or clear the operator hold where QEMU's net_client_set_link writes `link_down`.
 
-        `matches` are the clients of one name, never empty. Their own flags are written, and those of their peers
-        if the first one's peer is a NIC: naming a netdev changes both ends, naming a NIC only the NIC. The
-        callbacks of the first match and of its peer run even where nothing changed, as in QEMU.
+        `matches` are the clients of one name, at least one. Their holds change, and those of their peers if the first
+        one's peer is a NIC: the name of a netdev changes both ends, the name of a NIC only the NIC. The callbacks of
+        the first match and of its peer run even if nothing changed, as in QEMU.
         """
         first = matches[0]
         written = list(matches)
@@ -77,12 +77,12 @@ class Links:
         )
 
     def hold(self, client: NetClient, kind: HoldKind, by: str, text: str) -> None:
-        """Place a hold of `kind` on `client`; one that is there keeps its time and takes the new text."""
+        """Place a hold of `kind` on `client`; one that exists keeps its time and gets the new text."""
         cause = Cause(kind, by, text)
         self._do(lambda caused_by: self._transition([client], kind, True, cause, caused_by, client))
 
     def release(self, client: NetClient, kind: HoldKind, by: str, text: str) -> None:
-        """End the hold of `kind` on `client`; nothing happens where there is none."""
+        """Release the hold of `kind` on `client`, if there is one."""
         cause = Cause(kind, by, text)
 
         def step(caused_by: int | None) -> None:
@@ -92,9 +92,9 @@ class Links:
         self._do(step)
 
     def created(self, client: NetClient, by: str) -> None:
-        """Write the record of the state that `client` is created in, at the wish of `by`.
+        """Record the initial state of `client`, which `by` created.
 
-        A NIC may be created down by what holds the other end of its wire; the record then follows from that.
+        A hold at the other end of a new NIC's wire keeps its link down; that hold is then the cause of the record.
         """
         holder = next((end for end in clients_of_wire(client) if end.holds), None)
         cause, caused_by = Cause(CREATED, by, f"{client.name} created"), None
@@ -111,23 +111,23 @@ class Links:
     def replugged(
         self, nic: Nic, edit: Callable[[], None], cause: Cause, caused_by: int | None = None
     ) -> None:
-        """Run `edit`, which changes the NIC's peer and its no-peer hold, and tell the NIC what came of it."""
+        """Run `edit`, which changes the NIC's peer and its no-peer hold, and notify the NIC."""
 
         def step(follows: int | None) -> None:
             before = nic.link_up
             edit()
             nic.endpoint.peer_changed()
             change = self._record_if_changed(nic, before, cause, follows if caused_by is None else caused_by)
-            self._tell(nic, change)
+            self._notify(nic, change)
             self._announce(nic, change)
 
         self._do(step)
 
-    # -- the one way --------------------------------------------------------------------------------------------
+    # -- the worklist -------------------------------------------------------------------------------------------
 
     def _do(self, step: Step) -> None:
-        """Carry `step` out now or, from within another one, after it."""
-        self._waiting.append((step, self._telling))
+        """Carry out `step` now or, if called from within another step, after that one."""
+        self._waiting.append((step, self._notifying))
         if self._working:
             return
         self._working = True
@@ -137,8 +137,8 @@ class Links:
                 next_step(caused_by)
         finally:
             self._working = False
-            self._telling = None
-            self._waiting.clear()  # of a step that raised, which is a bug: the next change begins afresh
+            self._notifying = None
+            self._waiting.clear()  # only after a step that raised, which is a bug
 
     def _transition(
         self,
@@ -149,11 +149,11 @@ class Links:
         caused_by: int | None,
         named: NetClient,
     ) -> None:
-        """Write or clear the hold of `kind` on all of `written`, record what changed, run the callbacks: those of
-        the wire of `named` always, others where the link changed.
+        """Place or release the hold of `kind` on all of `written`, record the changes, and run the callbacks: always
+        those of the wire of `named`, others if the link changed.
 
-        The holds of all clients are written before the first callback runs, as QEMU writes all `link_down` flags
-        first, so that no device model sees a half-made change.
+        All holds are written before the first callback runs, as QEMU writes all `link_down` flags first, so that no
+        device model sees an incomplete change.
         """
         affected = list(dict.fromkeys(end for client in written for end in clients_of_wire(client)))
         before = [end.link_up for end in affected]
@@ -171,10 +171,10 @@ class Links:
                     caused_by = change.id  # the other ends follow from the first
         for end in dict.fromkeys([*clients_of_wire(named), *changes]):
             if end.created:
-                self._tell(end, changes.get(end))
+                self._notify(end, changes.get(end))
         for client in written:
             if client.holds:
-                client.purge()  # what waits at a downed end is lost, and nobody may wait for it to be taken
+                client.purge()  # frames that wait at an end that is down are dropped, so that their senders continue
         for end, change in changes.items():
             self._announce(end, change)
 
@@ -206,15 +206,15 @@ class Links:
             client.name, client.record_type, link_word(client.link_up), cause, caused_by
         )
 
-    def _tell(self, client: NetClient, change: LinkChange | None) -> None:
-        self._telling = change.id if change is not None else None
+    def _notify(self, client: NetClient, change: LinkChange | None) -> None:
+        self._notifying = change.id if change is not None else None
         client.endpoint.link_status_changed()
-        self._telling = None
+        self._notifying = None
 
     # -- events -------------------------------------------------------------------------------------------------
 
     def _announce(self, client: NetClient, change: LinkChange | None) -> None:
-        """Emit LINK_CHANGED, once for each change."""
+        """Emit LINK_CHANGED, once per change."""
         if change is not None and change.id in self._unannounced:
             self._unannounced.remove(change.id)
             event = LinkChanged(change.name, change.link, change.id, change.cause)
@@ -222,7 +222,7 @@ class Links:
             self._emit("LINK_CHANGED", event)
 
     def seen(self, nic: Nic, change: LinkChange) -> None:
-        """Emit LINK_SEEN; a guest that reads from within its interrupt must not be told of before the change."""
+        """Emit LINK_SEEN, after LINK_CHANGED even if the guest reads the status from within its interrupt."""
         self._announce(nic, change)
         assert change.seen_latency_us is not None
         event = LinkSeen(change.name, change.link, change.id, change.seen_latency_us)
@@ -230,6 +230,6 @@ class Links:
         self._emit("LINK_SEEN", event)
 
     def guest_changed(self, nic: Nic) -> None:
-        """The NIC's guest, or its driver, came or went: the other end of the wire hears of it."""
+        """Notify the other end of the wire: the NIC's guest attached or detached, or its driver started or stopped."""
         if nic.peer is not None:
             nic.peer.endpoint.guest_changed()

@@ -1,4 +1,7 @@
-"""QEMU's rules for names: identifiers of -netdev and -device, the names of NICs without one, and MAC addresses."""
+"""QEMU's rules for identifiers of -netdev and -device, and for MAC addresses.
+
+The command line, the monitor and `Network` check names here.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ def is_identifier(name: str) -> bool:
 
 
 def check_identifier(name: str) -> None:
-    """Refuse what is no identifier."""
+    """Raise NetError if `name` is no identifier."""
     if not is_identifier(name):
         raise NetError("Parameter 'id' expects an identifier", hint=_HINT)
 
@@ -37,14 +40,14 @@ def parse_mac(text: str, driver: str) -> bytes:
 
 
 def default_mac(index: int) -> bytes:
-    """The MAC of the index-th NIC that was given none: 52:54:00:12:34:56 and on (qemu_macaddr_default_if_unset).
+    """The MAC of the index-th NIC without `mac=`, from 52:54:00:12:34:56 on (qemu_macaddr_default_if_unset).
 
-    QEMU counts the last byte up to fe and gives ff to all NICs beyond; here the count goes on with 12:35:00, so that no
-    two NICs are the same on a wire.
+    QEMU counts the last byte up to fe and gives ff to all later NICs; vnic continues with 12:35:00, so that no two
+    NICs have the same MAC.
     """
     return (_FIRST_DEFAULT_MAC + index).to_bytes(6, "big")
 
 
 def default_mac_index(mac: bytes) -> int:
-    """Which default MAC this is; negative for one that comes before them all."""
+    """The index of a default MAC; negative for a MAC below the first one."""
     return int.from_bytes(mac, "big") - _FIRST_DEFAULT_MAC

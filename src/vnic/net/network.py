@@ -1,7 +1,7 @@
-"""The Network: all net clients of a vnic, in order, and what a monitor can ask of them (QEMU's net/net.c).
+"""The Network: all net clients of a vnic, in order, and the commands and queries of a monitor (QEMU's net/net.c).
 
-The machine adds NICs and netdevs, the monitor sets links and asks, back-ends hold and release; who wants to hear
-of changes subscribes.
+The machine adds NICs and netdevs, the monitor sets and queries links, back-ends hold and release them; observers
+subscribe to its events.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from vnic.net.records import (
 from vnic.net.topology import Hubs, Topology
 
 Listener = Callable[[str, object], None]
-"""Called with an event's name and its data: a Struct or a dict, empty where it has none."""
+"""Called with an event's name and its data: a Struct or a dict, which is empty for an event without data."""
 
 MAX_QUEUES = 1024
 """MAX_QUEUE_NUM of QEMU's net.h."""
@@ -82,7 +82,7 @@ class Network:
     # -- adding -------------------------------------------------------------------------------------------------
 
     def check_netdev_id(self, netdev_id: str) -> None:
-        """Refuse an id that is malformed or taken, with QEMU's texts."""
+        """Raise NetError, with QEMU's text, for an id that is malformed or in use."""
         check_identifier(netdev_id)
         if self.find_netdev(netdev_id) is not None:
             raise NetError(f"Duplicate ID '{netdev_id}'")
@@ -96,9 +96,9 @@ class Network:
         link: bool = True,
         by: str = VNIC,
     ) -> NetClient:
-        """Create a back-end's client; a NIC that waits for its id is plugged in. `by` names who asked.
+        """Create a back-end's client and plug a NIC that names its id into it. `by` names the requester.
 
-        A NetError of `endpoint.start()` undoes everything and is raised on.
+        A NetError of `endpoint.start()` removes the client again and is raised.
         """
         self.check_netdev_id(netdev_id)
         if not 1 <= queues <= MAX_QUEUES:
@@ -123,9 +123,9 @@ class Network:
         driver: str | None = None,
         by: str = VNIC,
     ) -> Nic:
-        """Create a NIC's client, plugged into the netdev `netdev_id`; without one it is held `no-peer` from the start.
+        """Create a NIC's client and plug it into the netdev `netdev_id`; without one it starts with the hold `no-peer`.
 
-        `driver` is the name that error texts give the property's owner (`virtio-net-device`); `by` names who asked.
+        `driver` is the property's owner in error texts (`virtio-net-device`); `by` names the requester.
         """
         if device_id is not None:
             check_identifier(device_id)
@@ -177,7 +177,7 @@ class Network:
         client.holds[kind] = new_hold(client.name, kind, by, text, self.clock)
 
     def connect(self, first: NetClient, second: NetClient) -> None:
-        """Make two clients without a peer peers of each other (a hubport and its netdev)."""
+        """Make two clients without a peer each other's peer (a hubport and its netdev)."""
         first.peer, second.peer = second, first
         for end in (first, second):
             end.endpoint.peer_changed()
@@ -195,14 +195,14 @@ class Network:
     # -- removing -----------------------------------------------------------------------------------------------
 
     def delete_netdev(self, netdev_id: str, by: str) -> None:
-        """QMP netdev_del: the peer NIC is told and kept, the back-end is closed (qemu_del_net_client)."""
+        """QMP netdev_del: close the back-end; its peer NIC stays and is notified (qemu_del_net_client)."""
         netdev = self.find_netdev(netdev_id)
         if netdev is None:
             raise DeviceNotFound(netdev_id)
         self._delete_netdev(netdev, by, f"netdev {netdev_id} was deleted")
 
     def _delete_netdev(self, netdev: NetClient, by: str, text: str) -> None:
-        for each in list(netdev.filters):  # while the wire is still there for what they keep
+        for each in list(netdev.filters):  # while the wire still exists: they pass on kept frames
             each.remove()
         self.clients.remove(netdev)
         peer = netdev.peer
@@ -233,29 +233,29 @@ class Network:
         nic.endpoint.cleanup()
 
     def close_netdevs(self) -> None:
-        """The first half of `close`: delete the back-ends, each NIC being told."""
+        """The first half of `close`: delete the back-ends and notify their NICs."""
         self._announcer.close()
         for client in list(self.clients):
             if not client.is_nic:
                 self._delete_netdev(client, VNIC, "vnic is shutting down")
 
     def close(self) -> None:
-        """QEMU's order (net_cleanup): the back-ends first; the NICs last."""
+        """Close all clients in QEMU's order (net_cleanup): back-ends first, NICs last."""
         self.close_netdevs()
         for nic in self.nics:
             self.delete_nic(nic.name)
 
-    # -- what a monitor asks ------------------------------------------------------------------------------------
+    # -- commands and queries of a monitor ----------------------------------------------------------------------
 
     def set_link(self, name: str, up: bool, by: str) -> None:
-        """QMP set_link. `by` names who asked."""
+        """QMP set_link. `by` names the requester."""
         matches = self.find_all(name)
         if not matches:
             raise DeviceNotFound(name)
         self.links.set_link(matches, up, by, f"set_link {name} {'on' if up else 'off'}")
 
     def announce_self(self, parameters: AnnounceParameters) -> None:
-        """QMP announce-self: RARP for the NICs, and virtio's announce, in rounds."""
+        """QMP announce-self."""
         self._announcer.announce(parameters)
 
     def query_rx_filter(self, name: str | None = None) -> list[dict[str, object]]:
@@ -278,8 +278,7 @@ class Network:
         return filters
 
     def query_links(self, name: str | None = None) -> Iterator[LinkInfo]:
-        """vnic's query-links: how each link is, why, and what the guest saw. Each entry is made when it is asked for;
-        a client that is gone by then is left out."""
+        """vnic's query-links. Each entry is made when the iterator reaches it; a client removed before is left out."""
         clients = list(self.clients) if name is None else self.find_all(name)
         if name is not None and not clients:
             raise DeviceNotFound(name)
@@ -288,7 +287,7 @@ class Network:
     def query_link_log(
         self, name: str | None = None, limit: int | None = None, after_id: int | None = None
     ) -> list[LinkChange]:
-        """vnic's query-link-log. A name without clients has a log as long as the journal remembers it."""
+        """vnic's query-link-log. The log of a deleted client lasts as long as the journal keeps its records."""
         for key, value in (("limit", limit), ("after-id", after_id)):
             if value is not None and value < 0:
                 raise NetError(f"Parameter '{key}' expects a non-negative integer")
@@ -307,7 +306,7 @@ class Network:
 
 
 def _unpeer(client: NetClient) -> None:
-    """Take a wire apart; what waits at either end is dropped, so that no sender waits for ever."""
+    """Separate two peers and drop the frames that wait at either end, so that no sender waits for ever."""
     ends = clients_of_wire(client)
     for end in ends:
         end.peer = None

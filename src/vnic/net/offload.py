@@ -1,7 +1,7 @@
-"""Finishing in software what a virtio_net_hdr leaves to the device: checksums and segmentation (virtio 1.2 §5.1.6).
+"""Software checksums and segmentation for frames with a virtio_net_hdr (virtio 1.2 §5.1.6).
 
-Packet delivery calls `complete` where a frame that is still owed something meets a receiver that takes only whole
-frames; device models with offload engines of their own (e1000) describe their work with `encode` and come here too.
+Packet delivery calls `complete` for a receiver that takes only complete frames. Device models with another offload
+format (e1000) build the header with `encode`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ GSO_ECN = 0x80
 MAX_FRAME_BYTES = 4096 + 65536
 """The longest frame that is segmented (QEMU's NET_BUFSIZE)."""
 MAX_SEGMENTS = 65536 // 48
-"""The most frames one frame becomes. 48 is the smallest MSS Linux sends with (TCP_MIN_SND_MSS), so no honest guest
-needs more, while a gso_size of 1 would turn a frame of 64 KiB into 3.7 MB and 0.2 s of work."""
+"""The most segments of one frame. The smallest MSS of Linux is 48 (TCP_MIN_SND_MSS), so no correct guest needs more,
+while a gso_size of 1 would turn a frame of 64 KiB into 3.7 MB and take 0.2 s."""
 
 _ETH_BYTES = 14
 _VLAN_TYPES = (0x8100, 0x88A8, 0x9100)
@@ -48,7 +48,7 @@ Frame = bytes | bytearray | memoryview
 
 
 class OffloadError(Exception):
-    """The header asks what cannot be done with this frame: its sender is broken or hostile, and it is dropped."""
+    """Header and frame do not fit together; the frame is dropped."""
 
 
 def encode(gso_type: int, gso_size: int, header_bytes: int, csum_start: int, csum_offset: int) -> bytes:
@@ -61,7 +61,7 @@ def encode(gso_type: int, gso_size: int, header_bytes: int, csum_start: int, csu
 
 
 def segment_bytes(offload: bytes) -> int:
-    """The size of the segments that a virtio_net_hdr asks for; for none, more than any frame has."""
+    """The segment size of a virtio_net_hdr; without segmentation, a size above that of any frame."""
     if offload[1] == GSO_NONE:
         return MAX_FRAME_BYTES + 1
     return offload[4] | offload[5] << 8 or 1
@@ -83,7 +83,7 @@ def checksum(data: Frame) -> int:
 
 
 def fill_checksum(frame: bytearray, start: int, at: int, end: int | None = None) -> None:
-    """Write at `at` the checksum of frame[start:end]; what the field holds counts in (the pseudo-header's sum)."""
+    """Write at `at` the checksum of frame[start:end], which includes the field's content (the pseudo-header's sum)."""
     end = len(frame) if end is None else end
     if not 0 <= start < end <= len(frame) or not 0 <= at <= len(frame) - 2:
         raise OffloadError(
@@ -93,14 +93,14 @@ def fill_checksum(frame: bytearray, start: int, at: int, end: int | None = None)
 
 
 def complete(offload: bytes, frame: Frame) -> list[bytes]:
-    """Finish `frame` as its virtio_net_hdr asks: the whole frames that it stands for, in order.
+    """Complete `frame` as its virtio_net_hdr demands: the complete frames that result, in order.
 
-    Raises OffloadError where header and frame do not fit; never returns more than MAX_SEGMENTS frames.
+    Raises OffloadError if header and frame do not fit together; returns at most MAX_SEGMENTS frames.
     """
     if len(offload) < HEADER_BYTES:
         raise OffloadError(f"an offload header of {len(offload)} bytes")
     flags, gso_type, _hint, gso_size, csum_start, csum_offset = _HEADER.unpack_from(offload)
-    # hdr_len is a hint that drivers get wrong (§5.1.6.2.1): the frame's own headers say where its payload begins.
+    # hdr_len is an unreliable hint (§5.1.6.2.1): the headers in the frame determine where the payload begins.
     kind = gso_type & ~GSO_ECN
     if kind == GSO_NONE:
         if not flags & NEEDS_CSUM:
@@ -128,7 +128,7 @@ def complete(offload: bytes, frame: Frame) -> list[bytes]:
 
 
 class _Layout(NamedTuple):
-    """Where the headers of a frame to be segmented lie; byte offsets from its start."""
+    """The byte offsets of the headers of a frame to be segmented."""
 
     ipv6: bool
     l3: int
@@ -142,7 +142,7 @@ class _Layout(NamedTuple):
 
 
 def _parse(frame: Frame, kind: int, csum_start: int, csum_offset: int) -> _Layout:
-    """Find the headers, and check that all of them lie inside of the frame and agree with the offload header."""
+    """Find the headers, and check that all of them are inside the frame and agree with the offload header."""
     l3 = _ETH_BYTES
     if len(frame) < l3:
         raise OffloadError(f"a frame of {len(frame)} bytes")
@@ -159,13 +159,13 @@ def _parse(frame: Frame, kind: int, csum_start: int, csum_offset: int) -> _Layou
     if csum_offset != (16 if tcp else 6):
         raise OffloadError(f"csum_offset {csum_offset} is not that of the transport")
     if ethertype == _IPV4 and kind != GSO_TCPV6:
-        # The transport's header is where IHL says; protocol 6 or 17 must stand in the IP header itself.
+        # IHL gives the transport header's offset; the protocol field must be 6 or 17.
         if l4 < l3 + 20 or l3 + (frame[l3] & 15) * 4 != l4 or frame[l3] >> 4 != 4:
             raise OffloadError(f"csum_start {l4} is not behind the IPv4 header at {l3}")
         if frame[l3 + 9] != (_TCP if tcp else _UDP):
             raise OffloadError(f"IPv4 protocol {frame[l3 + 9]} does not fit gso_type {kind}")
     elif ethertype == _IPV6 and kind != GSO_TCPV4:
-        # Extension headers may stand between; the driver's csum_start has walked them.
+        # There may be extension headers; the driver's csum_start already skips them.
         if l4 < l3 + 40 or frame[l3] >> 4 != 6:
             raise OffloadError(f"csum_start {l4} is not behind the IPv6 header at {l3}")
     else:
@@ -177,10 +177,10 @@ def _parse(frame: Frame, kind: int, csum_start: int, csum_offset: int) -> _Layou
 
 
 def _segment(frame: Frame, layout: _Layout, size: int) -> list[bytes]:
-    """TSO and USO: each segment gets the headers, its own lengths, sequence number, IP id and checksums.
+    """TSO and USO: each segment gets the headers with its lengths, sequence number, IP id and checksums.
 
-    The pseudo-header's sum that the driver left in the checksum field counts the whole length; taking that off and
-    the segment's on serves IPv6 with a routing header too, where the addresses alone would not give it.
+    The checksum field holds the pseudo-header's sum with the whole length. Replacing that length with the segment's
+    is correct for IPv6 with a routing header, too, where the sum cannot be computed from the addresses.
     """
     view = memoryview(frame)
     ipv6, l3, l4, start, tcp = layout

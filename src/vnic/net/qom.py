@@ -1,6 +1,6 @@
-"""Filters as QOM objects: what qom-get, qom-set and qom-list can reach of a vnic (QEMU's qom/qom-qmp-cmds.c).
+"""Filters as QOM objects for qom-get, qom-set and qom-list (QEMU's qom/qom-qmp-cmds.c), which the monitor calls.
 
-A filter is `/objects/ID`, or any end of that path; its properties are those that `info network` prints.
+A filter's path is `/objects/ID` or a suffix of that path; its properties are those that `info network` prints.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def get(network: Network, path: str, name: str) -> object:
 
 
 def set_(network: Network, path: str, name: str, value: object) -> None:
-    """Set a property. `status` is the one that can change while a filter works."""
+    """Set a property. Only `status` can change while a filter exists."""
     found = _find(network, path)
     if _known(found, name) != "status":
         raise NetError(f"Property '{found.type}.{name}' is not writable")
@@ -31,7 +31,7 @@ def set_(network: Network, path: str, name: str, value: object) -> None:
 
 
 def list_(network: Network, path: str) -> list[tuple[str, str]]:
-    """The names and types of the properties of a filter; of `/objects`, the filters."""
+    """The names and types of a filter's properties; for `/objects`, those of the filters."""
     if _parts(path) == [CONTAINER]:
         return [("type", "string"), *((each.id, f"child<{each.type}>") for each in _filters(network))]
     found = _find(network, path)

@@ -1,4 +1,7 @@
-"""What waits at a receiver that has no room: a bounded queue for each queue of a client (QEMU's net/queue.c)."""
+"""Frames that wait at a receiver without room: a bounded queue for each queue of a client (QEMU's net/queue.c).
+
+`NetClient` delivers every frame through it.
+"""
 
 from __future__ import annotations
 
@@ -11,32 +14,32 @@ from vnic.net.clock import Scheduler
 from vnic.net.offload import OffloadError, complete, segment_bytes
 
 Frame = bytes | bytearray | memoryview
-"""An Ethernet frame without its FCS; a view may be of guest memory and ends with the call it is given to."""
+"""An Ethernet frame without its FCS; a view may be of guest memory and is valid only during the call."""
 
 QUEUE_LIMIT = 10_000
-"""Frames that wait at a receiver at the most (net/queue.c: nq_maxlen)."""
+"""Limit on the frames that wait at a receiver (net/queue.c: nq_maxlen)."""
 QUEUE_LIMIT_BYTES = 16 << 20
-"""And bytes: as many as 10 000 frames of 1514 have; those of a guest that offloads to us have up to 64 KiB each."""
+"""Limit on their bytes: 10 000 frames of 1514 bytes; frames with offload have up to 64 KiB each."""
 FLUSH_BUDGET = 256
-"""Frames handed over in one go before the loop gets its turn, so that a storm between hubs starves nobody. Each
-segment that one is to be cut into counts as well."""
+"""Frames delivered in one turn of the loop, so that a packet storm does not block the loop. Each segment of a frame
+counts."""
 
 
 class SendingEndpoint(Protocol):
-    """What is told that a receiver has room again."""
+    """An endpoint that is notified when a receiver has room again."""
 
     def sent(self, queue: int) -> None: ...
 
 
 class Sender(Protocol):
-    """The client at the other end of a frame's way."""
+    """The client that sent a frame."""
 
     @property
     def endpoint(self) -> SendingEndpoint: ...
 
 
 class ReceivingEndpoint(Protocol):
-    """What takes frames, or says that it has no room."""
+    """An endpoint that takes frames or reports that it has no room."""
 
     @property
     def wants_offload(self) -> bool: ...
@@ -60,7 +63,7 @@ class Receiver(Protocol):
 
 
 class IncomingQueue:
-    """The frames that wait for one queue of `receiver`, and the hand-over to its endpoint."""
+    """Delivers frames to one queue of `receiver`, and keeps those that have to wait."""
 
     def __init__(self, receiver: Receiver, index: int) -> None:
         self._receiver = receiver
@@ -72,10 +75,10 @@ class IncomingQueue:
         self._flush_later = False
 
     def send(self, sender: Sender, frame: Frame, offload: bytes) -> bool:
-        """Deliver now if nothing waits and the receiver has room; else keep a copy. False: it was kept."""
+        """Deliver now if no frame waits and the receiver has room; otherwise keep a copy. False: it was kept."""
         if self._delivering or self.frames:
-            # Frames that come in while one is being delivered wait their turn: the order holds, and a reply
-            # to a reply does not recurse (qemu_net_queue_send's `delivering`).
+            # A frame that arrives during a delivery waits, to keep the order and to avoid recursion of replies
+            # (qemu_net_queue_send's `delivering`).
             self._keep(sender, frame, offload)
             return False
         self._delivering = True
@@ -84,7 +87,7 @@ class IncomingQueue:
         finally:
             self._delivering = False
         if left:
-            if self._receiver.holds:  # it went down meanwhile, and nothing may wait at a downed end
+            if self._receiver.holds:  # it went down meanwhile: no frame may wait at an end that is down
                 self._receiver.dropped += len(left)
                 return True
             for part, owed in left:
@@ -104,10 +107,11 @@ class IncomingQueue:
         self._senders.add(sender)
 
     def _hand_over(self, frame: Frame, offload: bytes) -> Sequence[tuple[Frame, bytes]]:
-        """Give the receiver a frame, finished first if it wants it whole; returns what it had no room for.
+        """Deliver a frame, completed first unless the receiver takes offload; returns the rest, for which there was
+        no room.
 
-        Of a frame that was cut into segments those are left: cutting the worst one again would cost tens of
-        milliseconds at every try, and a guest makes us try by every write of a register.
+        The rest of a segmented frame is its remaining segments: to segment it again could cost tens of milliseconds
+        at each attempt, and a guest can cause an attempt by any register write.
         """
         endpoint = self._receiver.endpoint
         if not offload or endpoint.wants_offload:
@@ -123,7 +127,7 @@ class IncomingQueue:
         return ()
 
     def flush(self) -> None:
-        """Offer the receiver what waits, and tell the senders once all of it is gone."""
+        """Deliver the waiting frames, and notify the senders when none is left."""
         if self._delivering:
             return
         self._delivering = True
@@ -138,7 +142,7 @@ class IncomingQueue:
                     self._receiver.dropped += 1
                 else:
                     left = self._hand_over(frame, offload)
-                if self.frames and self.frames[0] is first:  # not purged from within the hand-over
+                if self.frames and self.frames[0] is first:  # not purged by the receiver
                     self.frames.popleft()
                     self._bytes -= len(frame)
                     self.frames.extendleft((sender, bytes(part), owed) for part, owed in reversed(left))
@@ -150,7 +154,7 @@ class IncomingQueue:
         if self.frames:
             self._continue_later()
         else:
-            self._tell_senders()
+            self._notify_senders()
 
     def _continue_later(self) -> None:
         if not self._flush_later:
@@ -161,7 +165,7 @@ class IncomingQueue:
         self._flush_later = False
         self.flush()
 
-    def _tell_senders(self) -> None:
+    def _notify_senders(self) -> None:
         senders, self._senders = self._senders, set()
         for sender in senders:
             sender.endpoint.sent(self._index)
@@ -171,13 +175,13 @@ class IncomingQueue:
         return IncomingQueueRecord(frames=frames)
 
     def restore(self, record: IncomingQueueRecord, sender: Sender) -> None:
-        """The frames wait again, as from `sender`; they are offered at the next flush."""
+        """The saved frames wait again, as from `sender`, for the next flush."""
         for waiting in record.frames:
             self._keep(sender, waiting.frame, waiting.offload)
 
     def purge(self) -> None:
-        """Drop what waits; the senders may go on."""
+        """Drop the waiting frames and notify the senders."""
         self._receiver.dropped += len(self.frames)
         self.frames.clear()
         self._bytes = 0
-        self._tell_senders()
+        self._notify_senders()

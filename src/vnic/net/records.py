@@ -1,6 +1,6 @@
-"""What a monitor is told of a link, each record typed once: causes, holds, changes, guests, query-links' entries.
+"""The records of a link that monitors get: causes, holds, changes, guests, entries of query-links, events.
 
-`link.py` and `report.py` write them; the journal keeps them, and the monitor sends them as they are.
+`link.py` and `report.py` write them; the journal keeps them, and the monitor sends them unchanged.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class HoldKind(StrEnum):
 
 
 VNIC = "vnic"
-"""The actor of what no client asked for: the command line, and vnic itself."""
+"""The `by` of changes that no monitor client requested: the command line's and vnic's own."""
 
 CREATED = "created"
 """The kind of cause of a client's first record, when the client is created up."""
 
 
 class Cause(msgspec.Struct, frozen=True):
-    """Why a link changed: the kind of hold (or `created`), who placed or released it, and what for, in words."""
+    """Why a link changed: the kind of hold (or `created`), who placed or released it, and a text."""
 
     kind: str
     by: str
@@ -46,14 +46,14 @@ class Cause(msgspec.Struct, frozen=True):
 
 
 class Hold(msgspec.Struct, rename="kebab", frozen=True):
-    """One reason that keeps a wire down: at which end, and since when."""
+    """One reason that keeps a wire down, its end and its start."""
 
     client: str
     kind: HoldKind
     by: str
     text: str
     since: float
-    """Seconds of wall-clock time. How long ago that is, only `monotonic-us` tells, for the clock may be set."""
+    """Seconds of wall-clock time. Compute the age from `monotonic-us`, since the wall clock may be set."""
     monotonic_us: int
 
 
@@ -69,42 +69,43 @@ class LinkChange(msgspec.Struct, rename="kebab", omit_defaults=True):
     """Seconds of wall-clock time."""
     monotonic_us: int
     caused_by: int | None = None
-    """The id of the change that this one follows from."""
+    """The id of the change that caused this one."""
     notified_us: int | None = None
     """The device model changed its status."""
     interrupt_us: int | None = None
-    """The interrupt left for the guest."""
+    """The interrupt was sent to the guest."""
     seen_us: int | None = None
     """The guest's driver read the new status."""
     seen_latency_us: int | None = None
-    """From the change (or from the guest's arrival, where that came later) to the guest's read."""
+    """From the change, or from the guest's attachment if that was later, to the guest's read."""
 
 
 class ShownBy(StrEnum):
-    """How a guest is shown its link."""
+    """How a guest gets its link state."""
 
     DEVICE = "device"
-    """It reads the link from its device, which is what `seen` tells of."""
+    """It reads the link status from its device; `seen` is that read."""
     SOCKET = "socket"
-    """Its socket is closed, and is there again: nothing tells whether it noticed."""
+    """Its socket is closed and opened again; vnic cannot know whether the guest noticed."""
 
 
 class GuestInfo(msgspec.Struct, rename="kebab", omit_defaults=True):
-    """What is known of the guest behind a NIC."""
+    """The known state of a NIC's guest."""
 
     attached: bool
     driver_ok: bool
     seen: Literal["up", "down", "unknown"]
     """The link that the guest last read from the device."""
     seen_latency_us: int | None = None
-    """How long it took to see the last change; absent: it has not seen it yet."""
+    """From the last change to the guest's read of it; absent before that read."""
     link_shown_by: ShownBy | None = None
-    """Absent: it has not said yet, or there is none. A guest that was left to show the link down is still known."""
+    """Absent if there is no guest, or if it is not known yet. It stays after vnic closed the socket to show the link
+    down."""
 
 
 class LinkInfo(msgspec.Struct, rename="kebab", omit_defaults=True):
-    """One client of query-links. A NIC's `holds` are those of both ends of its wire, a netdev's its own: those that
-    keep `link` down. A netdev's `guest` is that of the NIC on its wire."""
+    """One client of query-links. `holds` are those that keep `link` down: of both ends for a NIC, its own for a netdev.
+    A netdev's `guest` is that of its peer NIC."""
 
     name: str
     type: ClientType
@@ -122,7 +123,7 @@ class LinkInfo(msgspec.Struct, rename="kebab", omit_defaults=True):
 
 
 def link_word(up: bool) -> UpDown:
-    """A link's state as records have it."""
+    """A link's state as a word."""
     return "up" if up else "down"
 
 

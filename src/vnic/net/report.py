@@ -1,4 +1,4 @@
-"""LinkReport: what a NIC's guest was told of its link, and what it saw of it, written the same way by all models.
+"""LinkReport: the steps of a link change on its way to the guest (notified, interrupted, seen), for all device models.
 
 The device model and its attachment tell the report. It alone writes the times `notified`, `interrupted` and `seen` of
 a change, updates the journal, and has `Links` emit `LINK_SEEN`.
@@ -27,8 +27,8 @@ class LinkReport:
         seen: Callable[[LinkChange], None],
         guest_changed: Callable[[], None],
     ) -> None:
-        """`seen` is told once of each change that the guest saw; `guest_changed`, of a guest or driver that comes
-        or goes."""
+        """`seen` is called once for each change that the guest saw; `guest_changed`, when the guest attaches or
+        detaches, or its driver starts or stops the device."""
         self.guest = GuestInfo(attached=False, driver_ok=False, seen="unknown")
         self._clock = clock
         self._journal = journal
@@ -37,7 +37,7 @@ class LinkReport:
         self._attached_us = 0
         self._change: LinkChange | None = None
         self._created = False
-        """`_change` is the state that the NIC was created in: nothing is owed for it, and LINK_SEEN not emitted."""
+        """`_change` is the NIC's initial state: it needs no interrupt and emits no LINK_SEEN."""
         self._notice_owed = self._interrupt_owed = False
 
     # -- the link -----------------------------------------------------------------------------------------------
@@ -53,7 +53,7 @@ class LinkReport:
     # -- the device model ---------------------------------------------------------------------------------------
 
     def notified(self, up: bool, *, interrupts: bool = True) -> None:
-        """The device shows `up` to the guest. `interrupts`: and interrupts it for that."""
+        """The device's status now reads `up`. `interrupts`: the device sends an interrupt for it."""
         change = self._change
         if change is None or not self._notice_owed or change.link != link_word(up):
             return
@@ -64,11 +64,11 @@ class LinkReport:
 
     @property
     def interrupt_owed(self) -> bool:
-        """The device shows the change, and has not interrupted the guest for it yet."""
+        """Whether the device's status shows the change and the interrupt is still pending."""
         return self._interrupt_owed
 
     def interrupted(self) -> None:
-        """The interrupt for the change left for the guest."""
+        """The interrupt for the change was sent to the guest."""
         change = self._change
         if change is None or not self._interrupt_owed:
             return
@@ -77,11 +77,11 @@ class LinkReport:
         self._journal.update(change)
 
     def interrupt_acknowledged(self) -> None:
-        """A driver that polls took the cause away before an interrupt left: a later one is not this change's."""
+        """A polling driver cleared the cause before the interrupt was sent: a later interrupt has another cause."""
         self._interrupt_owed = False
 
     def seen(self, up: bool) -> None:
-        """The guest's driver read the link from the device, and read `up`."""
+        """The guest's driver read the link status from the device; the value was `up`."""
         guest = self.guest
         guest.seen = link_word(up)
         change = self._change
@@ -98,12 +98,12 @@ class LinkReport:
     # -- the guest ----------------------------------------------------------------------------------------------
 
     def guest_attached(self, shown_by: ShownBy | None = None) -> None:
-        """A VM plugged in; what an earlier one had seen is forgotten."""
+        """A VM attached; what an earlier one had seen is cleared."""
         self._attached_us = self._now_us()
         self._set_guest(attached=True, shown_by=shown_by)
 
     def guest_detached(self, shown_by: ShownBy | None = None) -> None:
-        """The VM is gone; `shown_by` SOCKET where it was left to show it the link."""
+        """The VM detached. `shown_by` is SOCKET if vnic closed the socket to show the link down."""
         self._set_guest(attached=False, shown_by=shown_by)
 
     def _set_guest(self, attached: bool, shown_by: ShownBy | None) -> None:
@@ -111,11 +111,11 @@ class LinkReport:
         self._tell_guest_changed()
 
     def guest_shown_by(self, shown_by: ShownBy) -> None:
-        """The VM said how it learns of its link."""
+        """The VM negotiated how it gets its link state."""
         self.guest.link_shown_by = shown_by
 
     def driver_ok(self, ok: bool) -> None:
-        """The guest's driver took the device into use, or let it go."""
+        """The guest's driver set DRIVER_OK, or reset the device."""
         if ok != self.guest.driver_ok:
             self.guest.driver_ok = ok
             self._tell_guest_changed()
@@ -136,7 +136,7 @@ class LinkReport:
         )
 
     def restore(self, record: LinkReportRecord, change: LinkChange | None) -> None:
-        """`change` is the client's last one. Nobody is told: for all others nothing has changed."""
+        """`change` is the client's last one. No callback runs, since the state is the same for all others."""
         self.guest = GuestInfo(
             record.attached, record.driver_ok, record.seen, record.seen_latency_us, record.shown_by
         )

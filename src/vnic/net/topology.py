@@ -1,7 +1,7 @@
-"""The network as one document: clients and what they are plugged into, hubs, filters (query-topology).
+"""The network as one document: clients and their peers, hubs, filters (query-topology).
 
-`info network` is drawn from it, and so are `vnic link -d` and whatever shows a picture. What is asked for one by one is
-made one by one: a network of ten thousand NICs is told in pieces.
+`info network` and `vnic link -d` print it. The entries are made one at a time, so that the monitor can send a network
+of ten thousand NICs in pieces.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class FilterNode(msgspec.Struct, frozen=True):
     id: str
     type: str
     info: str
-    """Its properties as `info network` prints them, each behind a comma."""
+    """Its properties as `info network` prints them, each after a comma."""
 
 
 class ClientNode(msgspec.Struct, rename="kebab", frozen=True, omit_defaults=True):
@@ -40,14 +40,14 @@ class ClientNode(msgspec.Struct, rename="kebab", frozen=True, omit_defaults=True
     type: ClientType
     model: str
     info: list[str]
-    """What `info network` says of each queue."""
+    """The text of each queue in `info network`."""
     peer: End | None = None
     netdev: str | None = None
-    """Of a NIC: the id of the netdev that it is, or waits to be, plugged into."""
+    """Of a NIC: the id of its netdev, which need not exist yet."""
     datapath: str | None = None
-    """Of a NIC: who moves its packets: `none`, `python`, or `vhost` (a back-end that has the guest's rings)."""
+    """Of a NIC, its data path: `none`, `python`, or `vhost` (a back-end that has the guest's rings)."""
     filters: list[FilterNode] = []
-    """Of a netdev: the first is the nearest to it."""
+    """Of a netdev; the first is the nearest to it."""
 
     @property
     def end(self) -> End:
@@ -62,7 +62,7 @@ class HubNode(msgspec.Struct, frozen=True):
 
 
 class Topology:
-    """The network's document at one moment. `clients` may be walked while the network changes."""
+    """The network's document. The network may change while `clients` is iterated."""
 
     def __init__(self, clients: Sequence[NetClient], hubs: Hubs = ()) -> None:
         self._clients = {End(client.name, client.record_type): client for client in clients}

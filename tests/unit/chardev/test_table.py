@@ -36,7 +36,7 @@ def test_the_command_lines_form() -> None:
         ({"backend": "socket", "id": "x", "server": "maybe"}, "Parameter 'server' expects 'on' or 'off'"),
     ],
 )
-def test_refused_in_qemus_words(tree: dict[str, object], desc: str) -> None:
+def test_refused_filter_gets_qemus_text(tree: dict[str, object], desc: str) -> None:
     with pytest.raises(NetError) as refused:
         parse_flat(tree)
     assert refused.value.desc == desc

@@ -48,7 +48,7 @@ def region(fd: int, guest_addr: int, size: int, offset: int, user_addr: int | No
 
 
 @pytest.mark.parametrize("fd_offset", [0, PAGE, 5 * PAGE, 100, PAGE + 24])
-def test_a_region_may_start_anywhere_in_its_file(fd_offset: int) -> None:
+def test_region_start_need_not_be_page_aligned(fd_offset: int) -> None:
     with FakeGuestMemory(2 * PAGE, fd_offset=fd_offset) as guest:
         guest.write(guest.guest_addr + 8, b"from the guest")
         memory = guest.served()
@@ -57,7 +57,7 @@ def test_a_region_may_start_anywhere_in_its_file(fd_offset: int) -> None:
         assert guest.read(guest.guest_addr + PAGE, 15) == b"from the device"
 
 
-def test_the_fd_is_ours_until_the_region_goes(memory: GuestMemory, memfd: int) -> None:
+def test_region_keeps_its_descriptor_until_removal(memory: GuestMemory, memfd: int) -> None:
     memory.add(region(memfd, 0, PAGE, 0))
     kept = memory.regions[0].fd
     assert kept is not None
@@ -82,12 +82,12 @@ def test_the_fd_is_ours_until_the_region_goes(memory: GuestMemory, memfd: int) -
         (-1, PAGE, 0),
     ],
 )
-def test_regions_that_are_refused(memfd: int, guest_addr: int, size: int, offset: int) -> None:
+def test_invalid_region_is_refused(memfd: int, guest_addr: int, size: int, offset: int) -> None:
     with pytest.raises(GuestMemoryError):
         region(memfd, guest_addr, size, offset)
 
 
-def test_only_memory_files_are_taken(tmp_path: Path) -> None:
+def test_region_of_other_than_memory_file_is_refused(tmp_path: Path) -> None:
     """Neither is anything else done with a stranger's descriptor than to ask what it is."""
     on_disk = tmp_path / "file"
     on_disk.write_bytes(bytes(PAGE))
@@ -120,7 +120,7 @@ def _is_tmpfs(path: Path) -> bool:
             return False
 
 
-def test_a_region_knows_whether_its_file_can_be_truncated() -> None:
+def test_region_reports_whether_its_file_is_sealed() -> None:
     fd = os.memfd_create("guest", os.MFD_ALLOW_SEALING)
     os.ftruncate(fd, 2 * PAGE)
     for sealed in (False, True):
@@ -134,7 +134,7 @@ def test_a_region_knows_whether_its_file_can_be_truncated() -> None:
     os.close(fd)
 
 
-def test_a_file_opened_read_only_cannot_be_mapped_writable(memory: GuestMemory, memfd: int) -> None:
+def test_read_only_file_is_not_mapped_writable(memory: GuestMemory, memfd: int) -> None:
     read_only = os.open(f"/proc/self/fd/{memfd}", os.O_RDONLY)
     with pytest.raises(GuestMemoryError, match="cannot be mapped"):
         region(read_only, 0, PAGE, 0)
@@ -145,7 +145,7 @@ def test_a_file_opened_read_only_cannot_be_mapped_writable(memory: GuestMemory, 
         memory.write(0, b"x")
 
 
-def test_overlaps_are_refused_and_the_map_stays(memory: GuestMemory, memfd: int) -> None:
+def test_overlapping_region_is_refused_and_map_unchanged(memory: GuestMemory, memfd: int) -> None:
     memory.add(region(memfd, 4 * PAGE, 2 * PAGE, 0, user_addr=0x1000_0000))
     for start, size in ((3 * PAGE, 2 * PAGE), (5 * PAGE, PAGE), (0, 16 * PAGE), (4 * PAGE, 2 * PAGE)):
         with pytest.raises(GuestMemoryError, match="overlap"):
@@ -156,14 +156,14 @@ def test_overlaps_are_refused_and_the_map_stays(memory: GuestMemory, memfd: int)
     assert memory.generation == 1
 
 
-def test_there_is_a_bound_on_regions(memory: GuestMemory) -> None:
+def test_number_of_regions_is_bounded(memory: GuestMemory) -> None:
     for number in range(MAX_REGIONS):
         memory.add(Region(number * PAGE, PAGE))
     with pytest.raises(GuestMemoryError, match="more than"):
         memory.add(Region(MAX_REGIONS * PAGE, PAGE))
 
 
-def test_ranges_over_adjacent_regions(memory: GuestMemory, memfd: int) -> None:
+def test_range_may_cross_adjacent_regions(memory: GuestMemory, memfd: int) -> None:
     memory.add(region(memfd, 2 * PAGE, PAGE, 5 * PAGE))
     memory.add(region(memfd, PAGE, PAGE, 0))
     memory.write(2 * PAGE - 3, b"abcdef")
@@ -176,14 +176,14 @@ def test_ranges_over_adjacent_regions(memory: GuestMemory, memfd: int) -> None:
         memory.read(3 * PAGE - 3, 6)
 
 
-def test_a_write_that_does_not_fit_writes_nothing(memory: GuestMemory, memfd: int) -> None:
+def test_write_that_does_not_fit_writes_nothing(memory: GuestMemory, memfd: int) -> None:
     memory.add(region(memfd, 0, PAGE, 0))
     with pytest.raises(GuestMemoryError):
         memory.write(PAGE - 2, b"abcd")
     assert memory.read(PAGE - 2, 2) == bytes(2)
 
 
-def test_memory_the_guest_does_not_share_is_known_and_refused(memory: GuestMemory) -> None:
+def test_access_to_unshared_region_is_refused(memory: GuestMemory) -> None:
     memory.add(Region(0, PAGE))
     with pytest.raises(GuestMemoryError, match="does not share"):
         memory.read(0, 4)
@@ -192,7 +192,7 @@ def test_memory_the_guest_does_not_share_is_known_and_refused(memory: GuestMemor
     memory.remove(0, PAGE)
 
 
-def test_remove_wants_the_very_region(memory: GuestMemory, memfd: int) -> None:
+def test_remove_requires_exact_address_and_size(memory: GuestMemory, memfd: int) -> None:
     memory.add(region(memfd, 0, 2 * PAGE, 0))
     for start, size in ((0, PAGE), (PAGE, PAGE), (PAGE, 2 * PAGE), (8 * PAGE, PAGE)):
         with pytest.raises(GuestMemoryError, match="no memory region"):
@@ -201,7 +201,7 @@ def test_remove_wants_the_very_region(memory: GuestMemory, memfd: int) -> None:
     assert memory.regions == ()
 
 
-def test_remove_within(memory: GuestMemory, memfd: int) -> None:
+def test_remove_within_removes_all_regions_of_range(memory: GuestMemory, memfd: int) -> None:
     for page in (0, 2, 4):
         memory.add(region(memfd, page * PAGE, PAGE, 0))
     assert memory.remove_within(PAGE, 4 * PAGE) == 2
@@ -209,7 +209,7 @@ def test_remove_within(memory: GuestMemory, memfd: int) -> None:
     assert memory.remove_within(8 * PAGE, PAGE) == 0
 
 
-def test_replace_takes_all_or_nothing(memory: GuestMemory, memfd: int) -> None:
+def test_refused_replace_leaves_no_memory(memory: GuestMemory, memfd: int) -> None:
     changes: list[int] = []
     memory.add(region(memfd, 0, PAGE, 0))
     memory.on_change.append(lambda: changes.append(len(memory.regions)))
@@ -221,7 +221,7 @@ def test_replace_takes_all_or_nothing(memory: GuestMemory, memfd: int) -> None:
     assert changes == [2, 0]
 
 
-def test_a_view_outlives_its_region_only_as_bytes(memory: GuestMemory, memfd: int) -> None:
+def test_view_keeps_removed_region_mapped(memory: GuestMemory, memfd: int) -> None:
     memory.add(region(memfd, 0, PAGE, 0))
     view = memory.slice(0, 16, write=True)
     memory.remove(0, PAGE)
@@ -231,7 +231,7 @@ def test_a_view_outlives_its_region_only_as_bytes(memory: GuestMemory, memfd: in
         memory.slice(0, 16, write=True)
 
 
-def test_user_addresses(memory: GuestMemory, memfd: int) -> None:
+def test_user_address_translates_to_guest_address(memory: GuestMemory, memfd: int) -> None:
     memory.add(region(memfd, 0, PAGE, 0, user_addr=0x7000_0000_0000))
     memory.add(region(memfd, 8 * PAGE, 2 * PAGE, PAGE, user_addr=0x7000_0000_0000 + PAGE))
     memory.add(region(memfd, 4 * PAGE, PAGE, 0))
@@ -246,7 +246,7 @@ def test_user_addresses(memory: GuestMemory, memfd: int) -> None:
     st.lists(st.tuples(st.integers(0, 12), st.integers(1, 4)), max_size=6),
     st.lists(st.tuples(st.integers(-3, 17 * PAGE), st.integers(0, 6 * PAGE)), min_size=1, max_size=8),
 )
-def test_a_range_is_found_exactly_where_every_byte_is_mapped(
+def test_range_is_found_only_if_every_byte_is_mapped(
     pages: list[tuple[int, int]], ranges: list[tuple[int, int]]
 ) -> None:
     memory = GuestMemory()
@@ -284,7 +284,7 @@ def space(monkeypatch: pytest.MonkeyPatch) -> AddressSpace:
     return made
 
 
-def test_a_guest_has_a_limit(space: AddressSpace, memory: GuestMemory, memfd: int) -> None:
+def test_memory_of_one_guest_is_limited(space: AddressSpace, memory: GuestMemory, memfd: int) -> None:
     memory.expect(8 * PAGE)
     memory.add(region(memfd, 0, 5 * PAGE, 0))
     memory.expect(3 * PAGE)
@@ -295,7 +295,7 @@ def test_a_guest_has_a_limit(space: AddressSpace, memory: GuestMemory, memfd: in
             memory.expect(*sizes, instead=instead)
 
 
-def test_all_guests_have_a_limit_and_get_back_what_is_unmapped(
+def test_memory_of_all_guests_is_limited_and_unmap_frees(
     space: AddressSpace, memory: GuestMemory, memfd: int
 ) -> None:
     other = GuestMemory()
@@ -319,14 +319,14 @@ def test_all_guests_have_a_limit_and_get_back_what_is_unmapped(
     assert (space.mapped_bytes, space.mappings) == (0, 0)
 
 
-def test_the_guests_leave_mappings_for_the_rest(space: AddressSpace, memory: GuestMemory, memfd: int) -> None:
+def test_number_of_guest_mappings_is_limited(space: AddressSpace, memory: GuestMemory, memfd: int) -> None:
     for number in range(6):
         memory.add(region(memfd, number * PAGE, PAGE, 0))
     with pytest.raises(GuestMemoryError, match="6 mappings, all that they may have"):
         region(memfd, 0, PAGE, 0)
 
 
-def test_the_limits_of_this_machine() -> None:
+def test_default_limits_leave_half_of_address_space() -> None:
     space = of_this_process()
     assert space.guest_bytes <= space.total_bytes <= 1 << 56
     assert space.guest_bytes >= 4 * os.sysconf("SC_PAGESIZE") * os.sysconf("SC_PHYS_PAGES") or (

@@ -89,7 +89,7 @@ def counter(lab: VirtioLab) -> Counter:
     return Counter(lab.guest, lab.device.memory)
 
 
-def test_sent_packets(lab: VirtioLab, counter: Counter) -> None:
+def test_writes_of_sent_packets_are_counted(lab: VirtioLab, counter: Counter) -> None:
     for number in range(3):
         lab.driver.queue_tx(frame(number), indirect=number == 1)
     lab.driver.rings[1].publish(kick=False)
@@ -100,7 +100,7 @@ def test_sent_packets(lab: VirtioLab, counter: Counter) -> None:
 
 
 @pytest.mark.parametrize("buffer_bytes", [1526, 70])
-def test_received_packets(lab: VirtioLab, counter: Counter, buffer_bytes: int) -> None:
+def test_writes_of_received_packets_are_counted(lab: VirtioLab, counter: Counter, buffer_bytes: int) -> None:
     """In one buffer each, and merged from several."""
     lab.driver.fill_rx(8, size=buffer_bytes)
     with counter.watching():
@@ -110,7 +110,7 @@ def test_received_packets(lab: VirtioLab, counter: Counter, buffer_bytes: int) -
     assert lab.driver.received() == [frame(0, 200), frame(1, 200)]
 
 
-def test_a_full_ring_and_its_flags(lab: VirtioLab, counter: Counter) -> None:
+def test_writes_of_ring_flags_are_counted(lab: VirtioLab, counter: Counter) -> None:
     lab.driver.fill_rx(1)
     with counter.watching():
         for number in range(3):
@@ -118,7 +118,7 @@ def test_a_full_ring_and_its_flags(lab: VirtioLab, counter: Counter) -> None:
         lab.settle()
 
 
-def test_control_commands(lab: VirtioLab, counter: Counter) -> None:
+def test_writes_of_control_queue_are_counted(lab: VirtioLab, counter: Counter) -> None:
     driver, ring = lab.driver, lab.driver.rings[2]
     command, answer = driver.memory.alloc(3), driver.memory.alloc(1)
     driver.memory.write(command, b"\0\0\0")
@@ -130,7 +130,7 @@ def test_control_commands(lab: VirtioLab, counter: Counter) -> None:
     assert driver.memory.read(answer, 1) == b"\0"
 
 
-def test_the_end_of_the_rings(lab: VirtioLab, counter: Counter) -> None:
+def test_writes_at_end_of_rings_are_counted(lab: VirtioLab, counter: Counter) -> None:
     lab.driver.fill_rx(1)
     lab.netdev.send(0, frame(1))
     lab.driver.fill_rx(1)

@@ -55,7 +55,7 @@ def survived(program: str, *wrapper: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_every_kind_of_access_finds_zeros() -> None:
+def test_every_access_to_lost_memory_reads_zeros() -> None:
     survived("""
 with sigbus.survived(lambda: lost.append(1)):
     fd, memory, mapping = guest()
@@ -82,7 +82,7 @@ with sigbus.survived(lambda: lost.append(1)):
 """)
 
 
-def test_the_owner_is_known_and_another_guest_keeps_its_bytes() -> None:
+def test_loss_marks_only_the_affected_mapping() -> None:
     survived("""
 with sigbus.survived(lambda: lost.append(1)):
     good = [guest(fill=b"g") for _ in range(3)]
@@ -102,7 +102,7 @@ with sigbus.survived(lambda: lost.append(1)):
 MAPS = "maps = lambda: len(open('/proc/self/maps').readlines())\n"
 
 
-def test_pages_that_are_lost_take_no_mappings() -> None:
+def test_lost_pages_take_no_mappings() -> None:
     """Each second page of a mapping used to become two mappings more, until there were no more to be had."""
     survived(
         MAPS
@@ -120,7 +120,7 @@ with sigbus.survived(lambda: lost.append(1)):
     )
 
 
-def test_no_mappings_left() -> None:
+def test_loss_is_survived_at_limit_of_mappings() -> None:
     """The one in whose place the zeros come is unmapped first; nobody else's memory is touched."""
     most = int(Path("/proc/sys/vm/max_map_count").read_text())
     require(most <= 1 << 20, "a vm.max_map_count that can be reached")
@@ -158,7 +158,7 @@ with sigbus.survived(lambda: lost.append(1)):
 """)
 
 
-def test_no_memory_may_be_promised() -> None:
+def test_loss_is_survived_without_overcommit() -> None:
     """Where a whole mapping of zeros is refused (vm.overcommit_memory=2; here a limit), one page does."""
     survived("""
 with sigbus.survived(lambda: lost.append(1)):
@@ -175,7 +175,7 @@ with sigbus.survived(lambda: lost.append(1)):
 """)
 
 
-def test_a_view_keeps_its_mapping_known() -> None:
+def test_viewed_mapping_stays_watched_after_removal() -> None:
     """A region that is removed while a ring views it stays mapped, and known, until the view goes."""
     survived("""
 with sigbus.survived(lambda: lost.append(1)):
@@ -192,7 +192,7 @@ with sigbus.survived(lambda: lost.append(1)):
 """)
 
 
-def test_a_file_without_room_is_lost_though_it_was_not_truncated(tmp_path: Path) -> None:
+def test_sparse_file_without_room_is_lost(tmp_path: Path) -> None:
     """A sparse file on a full tmpfs: its size stays right."""
     wrapper = ("unshare", "--user", "--map-root-user", "--mount")
     require(subprocess.run([*wrapper, "true"], check=False).returncode == 0, "user and mount namespaces")
@@ -230,7 +230,7 @@ with sigbus.survived(lambda: lost.append(1)):
         ),
     ],
 )
-def test_any_other_sigbus_is_the_end(program: str, outcome: str) -> None:
+def test_sigbus_outside_guest_memory_ends_process(program: str, outcome: str) -> None:
     done = run(
         """
 import signal
@@ -259,7 +259,7 @@ os.ftruncate(fd, 2 * huge)
 """
 
 
-def test_huge_pages_that_are_truncated() -> None:
+def test_truncated_huge_pages_read_zeros() -> None:
     require(free_huge_pages() >= 2, "two free huge pages (vm.nr_hugepages)")
     survived(
         HUGE
@@ -280,7 +280,7 @@ memory.close()
     )
 
 
-def test_huge_pages_that_are_not_there_are_refused() -> None:
+def test_region_without_free_huge_pages_is_refused() -> None:
     """mmap reserves them."""
     require(free_huge_pages() == 0, "a system without free huge pages")
     survived(

@@ -44,7 +44,7 @@ def wire(left: Port, right: Port) -> tuple[Network, NetClient, NetClient]:
     return network, nic, netdev
 
 
-def test_a_frame_arrives() -> None:
+def test_frame_is_delivered() -> None:
     port = Port()
     _, nic, _ = wire(Port(), port)
     assert nic.send(0, b"hello")
@@ -52,7 +52,7 @@ def test_a_frame_arrives() -> None:
 
 
 @pytest.mark.parametrize("held_end", ["nic0", "net0"])
-def test_a_downed_end_drops_silently_both_ways(held_end: str) -> None:
+def test_down_end_drops_both_directions(held_end: str) -> None:
     left, right = Port(), Port()
     network, nic, netdev = wire(left, right)
     network.find_all(held_end)[0].hold(HoldKind.OPERATOR, "test", "pulled")
@@ -62,14 +62,14 @@ def test_a_downed_end_drops_silently_both_ways(held_end: str) -> None:
     assert nic.dropped + netdev.dropped == 2
 
 
-def test_without_a_peer_frames_are_dropped() -> None:
+def test_client_without_peer_drops_frames() -> None:
     network = Network(FakeScheduler())
     nic = network.add_nic("nic0", "virtio-net", Port(), mac=MAC)
     assert nic.send(0, b"x")
     assert nic.dropped == 1
 
 
-def test_a_full_receiver_keeps_frames_in_order_and_the_sender_hears_when_they_are_gone() -> None:
+def test_full_receiver_keeps_order_and_notifies_sender() -> None:
     left, right = Port(), Port(room=1)
     _, nic, netdev = wire(left, right)
     assert nic.send(0, b"1")
@@ -83,7 +83,7 @@ def test_a_full_receiver_keeps_frames_in_order_and_the_sender_hears_when_they_ar
     assert nic.can_send(0)
 
 
-def test_a_segmented_frame_waits_from_where_the_room_ended() -> None:
+def test_segmented_frame_resumes_after_delivered_segments() -> None:
     port = Port(room=3)
     _, nic, netdev = wire(Port(), port)
     frame, _, l4 = build(6, bytes(range(10)) * 1000)
@@ -99,7 +99,7 @@ def test_a_segmented_frame_waits_from_where_the_room_ended() -> None:
     assert nic.can_send(0)
 
 
-def test_the_wait_is_bounded() -> None:
+def test_number_of_waiting_frames_is_bounded() -> None:
     right = Port(room=0)
     _, nic, netdev = wire(Port(), right)
     for _ in range(QUEUE_LIMIT + 5):
@@ -107,7 +107,7 @@ def test_the_wait_is_bounded() -> None:
     assert netdev.dropped == 5
 
 
-def test_what_waits_is_a_copy() -> None:
+def test_waiting_frame_is_copied() -> None:
     right = Port(room=0)
     _, nic, netdev = wire(Port(), right)
     frame = bytearray(b"before")
@@ -118,7 +118,7 @@ def test_what_waits_is_a_copy() -> None:
     assert right.got == [b"before"]
 
 
-def test_two_ends_that_answer_each_other_neither_recurse_nor_starve_the_loop() -> None:
+def test_mutual_replies_neither_recurse_nor_starve_loop() -> None:
     left, right = Port(room=3000, answers=True), Port(room=3000, answers=True)
     network, nic, _ = wire(left, right)
     nic.send(0, b"ping")
@@ -129,7 +129,7 @@ def test_two_ends_that_answer_each_other_neither_recurse_nor_starve_the_loop() -
     assert left.room == 0
 
 
-def test_frames_to_be_segmented_are_handed_over_a_few_a_turn() -> None:
+def test_segments_count_against_frames_per_turn() -> None:
     """One that waited may be a thousand to a receiver that wants them whole."""
     headers = bytes(12) + b"\x08\x00\x45" + bytes(8) + b"\x06" + bytes(10)
     frame = headers + bytes(12) + b"\x50" + bytes(7) + bytes(1000)
@@ -146,7 +146,7 @@ def test_frames_to_be_segmented_are_handed_over_a_few_a_turn() -> None:
     assert len(right.got) == 20_000
 
 
-def test_what_waits_is_dropped_when_the_link_goes_down_or_the_netdev_goes_away() -> None:
+def test_waiting_frames_are_dropped_on_link_down_and_netdev_del() -> None:
     left, right = Port(), Port(room=0)
     network, nic, netdev = wire(left, right)
     nic.send(0, b"x")
@@ -158,7 +158,7 @@ def test_what_waits_is_dropped_when_the_link_goes_down_or_the_netdev_goes_away()
     assert right.got == []
 
 
-def test_announce_self_sends_rarp_in_rounds_and_only_with_both_ends_up() -> None:
+def test_announce_self_sends_rarp_only_on_link_that_is_up() -> None:
     from vnic.net.announce import AnnounceParameters
 
     right = Port()
@@ -178,7 +178,7 @@ def test_announce_self_sends_rarp_in_rounds_and_only_with_both_ends_up() -> None
     assert len(right.got) == 3
 
 
-def test_announcements_whose_step_is_negative_or_too_long_are_max_apart() -> None:
+def test_announce_delay_is_clamped_to_max() -> None:
     from vnic.net.announce import AnnounceParameters
 
     for initial in (-1000, 1000):
@@ -193,7 +193,7 @@ def test_announcements_whose_step_is_negative_or_too_long_are_max_apart() -> Non
         assert len(right.got) == 2
 
 
-def test_info_network_texts() -> None:
+def test_info_network_text_equals_qemus() -> None:
     network, nic, _ = wire(Port(), Port())
     nic.endpoint.info_text = lambda queue: "model=virtio-net-pci,macaddr=52:54:00:12:34:56"  # type: ignore[method-assign]
     network.add_netdev("lone", "stream", Port())
@@ -204,7 +204,7 @@ def test_info_network_texts() -> None:
     )
 
 
-def test_what_waits_is_bounded_in_bytes() -> None:
+def test_bytes_of_waiting_frames_are_bounded() -> None:
     _, nic, netdev = wire(Port(), Port(room=0))
     big = bytes(1 << 20)
     for _ in range(100):
@@ -216,7 +216,7 @@ def test_what_waits_is_bounded_in_bytes() -> None:
     assert netdev.dropped == 100
 
 
-def test_a_hold_drops_what_waits_at_its_end_and_the_sender_goes_on() -> None:
+def test_hold_drops_waiting_frames_and_sender_continues() -> None:
     """A peer that did not read and then went must not leave a wire behind that waits for it for ever."""
     left, right = Port(), Port(room=0)
     _, nic, netdev = wire(left, right)
@@ -240,7 +240,7 @@ class Quitter(Port):
         return super().receive(queue, frame, offload)
 
 
-def test_a_receiver_that_goes_down_while_it_is_handed_a_frame() -> None:
+def test_receiver_going_down_in_receive_keeps_no_frame() -> None:
     left, right = Port(), Quitter(room=0)
     _, nic, netdev = wire(left, right)
     assert nic.send(0, b"1"), "lost"
@@ -250,7 +250,7 @@ def test_a_receiver_that_goes_down_while_it_is_handed_a_frame() -> None:
     assert right.got == [b"2"]
 
 
-def test_a_receiver_that_goes_down_while_it_is_handed_what_waited() -> None:
+def test_receiver_going_down_in_flush_keeps_no_frame() -> None:
     left, right = Port(), Quitter(room=0)
     right.leaves = False
     _, nic, netdev = wire(left, right)

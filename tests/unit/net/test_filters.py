@@ -109,7 +109,7 @@ def rig() -> Rig:
     return Rig()
 
 
-def test_the_head_of_the_list_is_nearest_to_the_netdev(rig: Rig) -> None:
+def test_head_of_filter_list_is_nearest_to_netdev(rig: Rig) -> None:
     for name in ("a", "b", "c"):
         rig.add(Options(name))
     rig.netdev.send(0, TO_GUEST)
@@ -128,7 +128,9 @@ def test_the_head_of_the_list_is_nearest_to_the_netdev(rig: Rig) -> None:
         (Direction.ALL, "off", []),
     ],
 )
-def test_queue_is_as_the_netdev_sees_it(rig: Rig, queue: Direction, status: str, seen: list[bytes]) -> None:
+def test_queue_option_is_from_netdevs_view(
+    rig: Rig, queue: Direction, status: str, seen: list[bytes]
+) -> None:
     rig.add(Options("f0", queue=queue, status=status))
     rig.nic.send(0, TO_NETDEV)
     rig.netdev.send(0, TO_GUEST)
@@ -136,7 +138,7 @@ def test_queue_is_as_the_netdev_sees_it(rig: Rig, queue: Direction, status: str,
     assert (rig.guest.got, rig.host.got) == ([TO_GUEST], [TO_NETDEV])
 
 
-def test_position_and_insert(rig: Rig) -> None:
+def test_position_and_insert_order_filters_as_qemu(rig: Rig) -> None:
     """The order was seen of QEMU 11.1.3 for the same requests."""
     rig.add(Options("f0"))
     rig.add(Options("f1", position="id=f0", insert=Insert.BEFORE))
@@ -166,7 +168,7 @@ def test_position_and_insert(rig: Rig) -> None:
         (Options("f1", netdev="net1", position="id=f0"), "filter 'f0' belongs to a different netdev"),
     ],
 )
-def test_refused_in_qemus_words(rig: Rig, options: Options, desc: str) -> None:
+def test_refused_filter_gets_qemus_text(rig: Rig, options: Options, desc: str) -> None:
     rig.network.add_netdev("many", "tap", Port(), queues=2)
     rig.network.add_netdev("vhost", "vhost-user", Taps())
     rig.add(Options("f0"))
@@ -176,7 +178,7 @@ def test_refused_in_qemus_words(rig: Rig, options: Options, desc: str) -> None:
     assert rig.order() == ["f0"]
 
 
-def test_a_setup_that_fails_leaves_nothing(rig: Rig) -> None:
+def test_failed_setup_leaves_no_filter(rig: Rig) -> None:
     probe = Probe(Options("f0"), rig.seen)
     probe.fails = True
     with pytest.raises(NetError, match="no luck"):
@@ -187,7 +189,7 @@ def test_a_setup_that_fails_leaves_nothing(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("fatal", ["remove", "netdev_del", "shutdown"])
-def test_a_filter_ends_once(rig: Rig, fatal: str) -> None:
+def test_filter_cleanup_runs_once(rig: Rig, fatal: str) -> None:
     first, second = rig.add(Options("f0")), rig.add(Options("f1"))
     if fatal == "remove":
         first.remove()
@@ -202,7 +204,7 @@ def test_a_filter_ends_once(rig: Rig, fatal: str) -> None:
     assert rig.order() == []
 
 
-def test_a_filter_that_takes_a_frame_hides_it_from_those_behind(rig: Rig) -> None:
+def test_frame_taken_by_filter_is_not_seen_by_later_ones(rig: Rig) -> None:
     rig.add(Options("a"))
     rig.add(Options("b"), takes=True)
     rig.add(Options("c"))
@@ -213,7 +215,7 @@ def test_a_filter_that_takes_a_frame_hides_it_from_those_behind(rig: Rig) -> Non
     assert (rig.guest.got, rig.host.got) == ([], [])
 
 
-def test_what_a_filter_passes_on_meets_only_those_behind_it(rig: Rig) -> None:
+def test_passed_on_frame_is_seen_only_by_later_filters(rig: Rig) -> None:
     rig.add(Options("a"))
     keeper = rig.add(Options("b"), takes=True)
     rig.add(Options("c"))
@@ -224,7 +226,7 @@ def test_what_a_filter_passes_on_meets_only_those_behind_it(rig: Rig) -> None:
     assert (rig.guest.got, rig.host.got) == ([TO_GUEST], [TO_NETDEV])
 
 
-def test_nothing_is_passed_on_where_the_wire_is_gone_or_down(rig: Rig) -> None:
+def test_pass_on_drops_frame_without_wire(rig: Rig) -> None:
     keeper = rig.add(Options("b"))
     rig.netdev.hold(HoldKind.OPERATOR, "test", "pulled")
     keeper.pass_on(rig.netdev, 0, TO_GUEST)
@@ -236,7 +238,7 @@ def test_nothing_is_passed_on_where_the_wire_is_gone_or_down(rig: Rig) -> None:
     assert (rig.guest.got, rig.host.got) == ([], [])
 
 
-def test_a_downed_sender_is_silent_before_the_filters_a_downed_receiver_behind_them(rig: Rig) -> None:
+def test_down_sender_drops_before_filters_and_down_receiver_after(rig: Rig) -> None:
     rig.add(Options("a"))
     rig.netdev.hold(HoldKind.OPERATOR, "test", "pulled")
     rig.netdev.send(0, TO_GUEST)
@@ -246,7 +248,7 @@ def test_a_downed_sender_is_silent_before_the_filters_a_downed_receiver_behind_t
     assert rig.host.got == []
 
 
-def test_both_ends_of_a_wire_between_netdevs_have_filters(rig: Rig) -> None:
+def test_frame_between_netdevs_passes_filters_of_both(rig: Rig) -> None:
     """As of a hub's port and what is plugged into it; QEMU forgets the far end's once the near end kept a frame."""
     far = Port()
     one = rig.network.add_netdev("one", "hubport", Port())
@@ -263,7 +265,7 @@ def test_both_ends_of_a_wire_between_netdevs_have_filters(rig: Rig) -> None:
     assert far.got == [b"1", b"2"]
 
 
-def test_info_network_lists_them_as_qemu(rig: Rig) -> None:
+def test_info_network_lists_filters_as_qemu(rig: Rig) -> None:
     rig.add(Options("f0"))
     options = Options("f1", position="id=f0", insert=Insert.BEFORE, queue=Direction.RX, status="off")
     rig.add(options).properties = {"flag": True, "indev": None, "size": 7}

@@ -73,7 +73,7 @@ def bench() -> Bench:
     return Bench()
 
 
-def test_naming_the_netdev_changes_both_ends(bench: Bench) -> None:
+def test_set_link_of_netdev_changes_both_ends(bench: Bench) -> None:
     netdev, backend = bench.netdev()
     nic, device = bench.nic()
     bench.network.set_link("net0", False, "qmp")
@@ -86,7 +86,7 @@ def test_naming_the_netdev_changes_both_ends(bench: Bench) -> None:
     assert bench.links() == [("net0", "down"), ("nic0", "down"), ("net0", "up"), ("nic0", "up")]
 
 
-def test_naming_the_nic_changes_the_nic_only(bench: Bench) -> None:
+def test_set_link_of_nic_changes_only_nic(bench: Bench) -> None:
     netdev, backend = bench.netdev()
     nic, device = bench.nic()
     bench.network.set_link("nic0", False, "qmp")
@@ -97,7 +97,7 @@ def test_naming_the_nic_changes_the_nic_only(bench: Bench) -> None:
     assert bench.links() == [("nic0", "down")]
 
 
-def test_callbacks_run_even_without_a_change_but_nothing_is_recorded(bench: Bench) -> None:
+def test_repeated_set_link_runs_callbacks_without_record(bench: Bench) -> None:
     bench.netdev()
     _nic, device = bench.nic()
     bench.network.set_link("nic0", True, "qmp")
@@ -106,7 +106,7 @@ def test_callbacks_run_even_without_a_change_but_nothing_is_recorded(bench: Benc
     assert bench.links() == []
 
 
-def test_netdev_off_then_nic_on_stays_down_and_says_why(bench: Bench) -> None:
+def test_nic_on_does_not_release_hold_of_netdev(bench: Bench) -> None:
     bench.netdev()
     nic, _device = bench.nic()
     bench.network.set_link("net0", False, "qmp")
@@ -117,7 +117,7 @@ def test_netdev_off_then_nic_on_stays_down_and_says_why(bench: Bench) -> None:
     assert entry.operstate == "lowerlayerdown"
 
 
-def test_an_operators_hold_outlives_a_reconnect(bench: Bench) -> None:
+def test_operator_hold_survives_reconnect(bench: Bench) -> None:
     netdev, _backend = bench.netdev()
     nic, _device = bench.nic()
     netdev.hold(HoldKind.DISCONNECTED, "net0", "peer closed the connection")
@@ -128,7 +128,7 @@ def test_an_operators_hold_outlives_a_reconnect(bench: Bench) -> None:
     assert nic.link_up
 
 
-def test_a_backends_hold_brings_the_nic_down_with_its_cause_chained(bench: Bench) -> None:
+def test_backend_hold_brings_nic_down_with_caused_by(bench: Bench) -> None:
     netdev, _backend = bench.netdev()
     _nic, device = bench.nic()
     netdev.hold(HoldKind.DISCONNECTED, "net0", "peer closed the connection")
@@ -138,12 +138,12 @@ def test_a_backends_hold_brings_the_nic_down_with_its_cause_chained(bench: Bench
     assert nics.cause == Cause("disconnected", "net0", "peer closed the connection")
 
 
-def test_an_unknown_name_is_device_not_found(bench: Bench) -> None:
+def test_set_link_of_unknown_name_is_device_not_found(bench: Bench) -> None:
     with pytest.raises(DeviceNotFound, match="Device 'nope' not found"):
         bench.network.set_link("nope", True, "qmp")
 
 
-def test_an_id_shared_by_a_netdev_and_an_unpeered_nic(bench: Bench) -> None:
+def test_set_link_changes_netdev_and_unpeered_nic_of_same_id(bench: Bench) -> None:
     """QEMU dies of this one (a NULL peer); here both change."""
     netdev, _ = bench.netdev("x")
     nic, _ = bench.nic("nic0", "x")
@@ -158,7 +158,7 @@ def test_an_id_shared_by_a_netdev_and_an_unpeered_nic(bench: Bench) -> None:
     assert lone_device.told == []
 
 
-def test_a_nic_without_netdev_is_held(bench: Bench) -> None:
+def test_nic_without_netdev_has_no_peer_hold(bench: Bench) -> None:
     nic, _ = bench.nic(netdev=None)
     assert list(nic.holds) == [HoldKind.NO_PEER]
     assert str(nic.operstate) == "lowerlayerdown"
@@ -168,7 +168,7 @@ def test_a_nic_without_netdev_is_held(bench: Bench) -> None:
     assert str(nic.operstate) == "down"
 
 
-def test_netdev_del_tells_and_keeps_the_nic_and_the_id_plugs_back_in(bench: Bench) -> None:
+def test_netdev_del_keeps_nic_and_new_netdev_plugs_in(bench: Bench) -> None:
     _netdev, backend = bench.netdev()
     nic, device = bench.nic()
     bench.network.delete_netdev("net0", "qmp")
@@ -187,7 +187,7 @@ def test_netdev_del_tells_and_keeps_the_nic_and_the_id_plugs_back_in(bench: Benc
     )
 
 
-def test_link_off_at_the_start_is_an_operators_hold(bench: Bench) -> None:
+def test_link_off_option_is_operator_hold(bench: Bench) -> None:
     bench.netdev(link=False)
     nic, device = bench.nic()
     assert not nic.link_up
@@ -197,7 +197,7 @@ def test_link_off_at_the_start_is_an_operators_hold(bench: Bench) -> None:
     assert nic.carrier_up_changes == 1
 
 
-def test_a_nic_created_on_a_held_wire_tells_what_holds_it(bench: Bench) -> None:
+def test_nic_created_on_held_wire_has_cause_of_hold(bench: Bench) -> None:
     netdev, _ = bench.netdev()
     netdev.hold(HoldKind.DISCONNECTED, "net0", "no peer yet")
     bench.nic()
@@ -208,7 +208,7 @@ def test_a_nic_created_on_a_held_wire_tells_what_holds_it(bench: Bench) -> None:
     assert change.caused_by == netdev.last_change.id
 
 
-def test_a_failed_start_leaves_nothing_behind(bench: Bench) -> None:
+def test_failed_start_leaves_no_client(bench: Bench) -> None:
     broken = Recorder(fail="could not open")
     with pytest.raises(NetError, match="could not open"):
         bench.network.add_netdev("net0", "tap", broken)
@@ -221,7 +221,7 @@ def test_a_failed_start_leaves_nothing_behind(bench: Bench) -> None:
     bench.nic()
 
 
-def test_identifiers_and_duplicates(bench: Bench) -> None:
+def test_invalid_or_duplicate_identifier_is_refused(bench: Bench) -> None:
     bench.netdev()
     for bad in ("", "0net", "net 0", "net,0"):
         with pytest.raises(NetError, match="Parameter 'id' expects an identifier"):
@@ -241,7 +241,7 @@ def test_identifiers_and_duplicates(bench: Bench) -> None:
     assert unnamed.name == "virtio-net.1"
 
 
-def test_seen_is_the_guests_read_of_the_new_state(bench: Bench) -> None:
+def test_seen_is_recorded_at_guests_read_of_new_state(bench: Bench) -> None:
     bench.netdev()
     nic, _ = bench.nic()
     nic.report.guest_attached()
@@ -265,7 +265,7 @@ def test_seen_is_the_guests_read_of_the_new_state(bench: Bench) -> None:
     assert list(steps) == sorted(steps)  # type: ignore[type-var]  # none is None
 
 
-def test_the_latency_of_a_change_is_not_told_of_the_next(bench: Bench) -> None:
+def test_seen_latency_is_of_the_last_change_only(bench: Bench) -> None:
     bench.netdev()
     nic, _ = bench.nic()
     nic.report.guest_attached()
@@ -278,7 +278,7 @@ def test_the_latency_of_a_change_is_not_told_of_the_next(bench: Bench) -> None:
     assert nic.guest.seen_latency_us is None
 
 
-def test_a_netdevs_guest_is_that_of_the_nic_on_its_wire(bench: Bench) -> None:
+def test_guest_of_netdev_is_that_of_peer_nic(bench: Bench) -> None:
     bench.netdev()
     (lone,) = bench.network.query_links("net0")
     assert as_sent(lone)["guest"] == {"attached": False, "driver-ok": False, "seen": "unknown"}
@@ -290,7 +290,7 @@ def test_a_netdevs_guest_is_that_of_the_nic_on_its_wire(bench: Bench) -> None:
     assert netdev.guest != lone.guest
 
 
-def test_a_guest_that_reads_within_its_interrupt_is_told_of_after_the_change(bench: Bench) -> None:
+def test_link_seen_follows_link_changed_for_immediate_read(bench: Bench) -> None:
     bench.netdev()
     nic, device = bench.nic()
     device.link_status_changed = lambda: nic.report.seen(nic.link_up)  # type: ignore[method-assign]  # a fast guest
@@ -298,7 +298,7 @@ def test_a_guest_that_reads_within_its_interrupt_is_told_of_after_the_change(ben
     assert [name for name, _ in bench.events] == ["LINK_CHANGED", "LINK_SEEN"]
 
 
-def test_what_follows_from_a_change_is_recorded_and_told_after_it(bench: Bench) -> None:
+def test_consequence_of_change_is_recorded_and_notified_after_it(bench: Bench) -> None:
     """A follower: nic0's link holds net1, from within the change."""
     bench.netdev()
     _nic0, device = bench.nic()
@@ -322,7 +322,7 @@ def test_what_follows_from_a_change_is_recorded_and_told_after_it(bench: Bench) 
     assert (cause.caused_by, at_netdev.caused_by, at_nic.caused_by) == (None, cause.id, at_netdev.id)
 
 
-def test_a_netdev_hears_of_its_nics_guest(bench: Bench) -> None:
+def test_netdev_is_notified_of_guest_changes(bench: Bench) -> None:
     _, backend = bench.netdev()
     nic, _ = bench.nic()
     heard: list[tuple[bool, bool]] = []
@@ -334,7 +334,7 @@ def test_a_netdev_hears_of_its_nics_guest(bench: Bench) -> None:
     assert heard == [(True, False), (True, True), (False, False)]
 
 
-def test_a_watcher_hears_of_its_client_only(bench: Bench) -> None:
+def test_watcher_is_called_for_its_client_only(bench: Bench) -> None:
     bench.netdev()
     nic, _ = bench.nic()
     bench.nic("nic1", None)
@@ -348,7 +348,7 @@ def test_a_watcher_hears_of_its_client_only(bench: Bench) -> None:
     assert [type(event) for event in heard] == [LinkChanged, LinkSeen]
 
 
-def test_a_store_is_told_of_every_record_and_step() -> None:
+def test_journal_store_gets_every_record_and_step() -> None:
     class Store:
         def __init__(self) -> None:
             self.told: list[tuple[str, int]] = []
@@ -370,7 +370,7 @@ def test_a_store_is_told_of_every_record_and_step() -> None:
     assert store.told == [("recorded", 41), ("recorded", 42), ("recorded", 43), *[("updated", 43)] * 3]
 
 
-def test_the_log_pages_and_is_bounded(bench: Bench) -> None:
+def test_link_log_is_paged_and_bounded(bench: Bench) -> None:
     bench.netdev()
     bench.nic()
     for _ in range(5000):
@@ -384,7 +384,7 @@ def test_the_log_pages_and_is_bounded(bench: Bench) -> None:
     assert bench.network.query_link_log(limit=0) == []
 
 
-def test_shutdown_tells_the_guests_and_closes_backends_before_nics(bench: Bench) -> None:
+def test_close_notifies_nics_and_closes_backends_first(bench: Bench) -> None:
     order: list[str] = []
     _netdev, backend = bench.netdev()
     _nic, device = bench.nic()

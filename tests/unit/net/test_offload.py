@@ -88,7 +88,7 @@ def test_needs_csum_fills_the_checksum(protocol: int, v6: bool) -> None:
     assert verify(done, l3, l4, protocol, v6) == b"odd payload"
 
 
-def test_nothing_asked_nothing_done() -> None:
+def test_frame_without_offload_is_unchanged() -> None:
     assert o.complete(bytes(10), b"frame") == [b"frame"]
     assert o.complete(bytes([2]) + bytes(9), b"frame") == [b"frame"]  # DATA_VALID
 
@@ -102,7 +102,7 @@ def test_udp_checksum_of_zero_is_sent_as_ffff() -> None:
 @pytest.mark.parametrize("tags", [b"", b"\x81\x00\x00\x64", b"\x88\xa8\x00\x64\x81\x00\x00\x07"])
 @pytest.mark.parametrize("v6", [False, True])
 @pytest.mark.parametrize("size", [536, 1448, 65000])
-def test_tso(v6: bool, tags: bytes, size: int) -> None:
+def test_tso_segments_verify(v6: bool, tags: bytes, size: int) -> None:
     payload = os.urandom(10_001)
     frame, l3, l4 = build(6, payload, v6, tags, flags=0x80 | 0x19)
     done = o.complete(header((4 if v6 else 1) | 0x80, size, l4, hdr_len=3), frame)
@@ -122,13 +122,13 @@ def test_tso(v6: bool, tags: bytes, size: int) -> None:
 
 
 @pytest.mark.parametrize("v6", [False, True])
-def test_tso_with_nothing_to_cut(v6: bool) -> None:
+def test_tso_of_short_frame_makes_one_frame(v6: bool) -> None:
     frame, l3, l4 = build(6, b"", v6)
     (done,) = o.complete(header(4 if v6 else 1, 1448, l4), frame)
     assert verify(done, l3, l4, 6, v6) == b""
 
 
-def test_tso6_behind_a_routing_header() -> None:
+def test_tso6_segments_verify_with_routing_header() -> None:
     """The final address differs from the header's, so only the driver's pseudo-header sum leads to the checksum."""
     frame, l3, l4 = build(6, bytes(range(256)) * 8, True)
     routing = bytes([6, 2, 4, 1]) + bytes(20)
@@ -145,7 +145,7 @@ def test_tso6_behind_a_routing_header() -> None:
 
 
 @pytest.mark.parametrize("v6", [False, True])
-def test_uso(v6: bool) -> None:
+def test_uso_segments_verify(v6: bool) -> None:
     payload = os.urandom(5000)
     frame, l3, l4 = build(17, payload, v6)
     done = o.complete(header(5, 1200, l4, tcp=False), frame)
@@ -231,7 +231,7 @@ def _hostile() -> list[tuple[str, bytes, bytes]]:
 
 
 @pytest.mark.parametrize(("what", "asked", "frame"), [pytest.param(*case, id=case[0]) for case in _hostile()])
-def test_hostile_headers_are_refused(what: str, asked: bytes, frame: bytes) -> None:
+def test_hostile_offload_header_is_refused(what: str, asked: bytes, frame: bytes) -> None:
     with pytest.raises(o.OffloadError):
         o.complete(asked, frame)
 
@@ -242,7 +242,7 @@ def test_hostile_headers_are_refused(what: str, asked: bytes, frame: bytes) -> N
         st.binary(max_size=300), st.sampled_from([build(6, bytes(900))[0], build(17, bytes(900), True)[0]])
     ),
 )
-def test_any_header_on_any_frame_ends_in_frames_or_in_the_one_error(asked: bytes, frame: bytes) -> None:
+def test_any_header_gives_frames_or_offload_error(asked: bytes, frame: bytes) -> None:
     try:
         done = o.complete(asked, frame)
     except o.OffloadError:
@@ -258,7 +258,9 @@ def test_any_header_on_any_frame_ends_in_frames_or_in_the_one_error(asked: bytes
     st.sampled_from([6, 16, 0]),
     st.integers(0, 1100),
 )
-def test_nearly_honest_headers(flags: int, kind: int, size: int, start: int, offset: int, cut: int) -> None:
+def test_mutated_header_gives_frames_or_offload_error(
+    flags: int, kind: int, size: int, start: int, offset: int, cut: int
+) -> None:
     frame = build(6, bytes(1000))[0][:cut]
     try:
         done = o.complete(struct.pack("<BBHHHH", flags, kind, 0, size, start, offset), frame)
