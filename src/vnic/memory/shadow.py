@@ -73,7 +73,7 @@ class ShadowRegion(Region):
             self.mapping.madvise(mmap.MADV_NOHUGEPAGE)
 
     def forget(self) -> None:
-        """Give all pages back: zeros again."""
+        """Free all pages; they read as zeros."""
         if self.mapping is not None:
             self.mapping.madvise(mmap.MADV_DONTNEED)
 
