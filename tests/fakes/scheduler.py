@@ -39,6 +39,10 @@ class FakeScheduler:
         heapq.heappush(self._calls, (self.now + delay, next(self._order), timer))
         return timer
 
+    def cancel_all(self) -> None:
+        """Forget all that is scheduled, as when a process ends."""
+        self._calls.clear()
+
     def advance(self, seconds: float = 0.0) -> None:
         """Move time on by `seconds` and run all that has come due, in order."""
         end = self.now + seconds
