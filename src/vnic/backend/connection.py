@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from vnic.backend.base import READ_BUDGET_FRAMES, READ_BUDGET_S, log
-from vnic.backend.framing import LENGTH, Deframer, FramingError
+from vnic.backend.framing import LENGTH, Deframer, DeframerRecord, FramingError
 from vnic.net.queue import Frame
+from vnic.record import Record, require
 
 READ_BYTES = 128 * 1024
 WRITE_LIMIT_BYTES = 512 * 1024
@@ -34,6 +35,19 @@ class FrameUser(Protocol):
 
     def flush(self, queue: int) -> None:
         """There is room again, after a `send` of the connection that returned False."""
+
+
+class FramedConnectionRecord(Record, frozen=True):
+    """The state of a FramedConnection apart from its socket."""
+
+    deframer: DeframerRecord
+    out: bytes
+    """What waits for the socket: the rest of a frame that is half sent, and whole ones."""
+    paused: bool
+    sender_waits: bool
+
+    def check_fields(self) -> None:
+        require(self.out or not self.sender_waits, "sender_waits", "for nothing")
 
 
 class FramedConnection:
@@ -61,6 +75,28 @@ class FramedConnection:
         self._open = True
         self._hangup_timer: asyncio.TimerHandle | None = None
         loop.add_reader(sock, self._readable)
+
+    # -- state apart from the socket ----------------------------------------------------------------------------
+
+    def save(self) -> FramedConnectionRecord:
+        return FramedConnectionRecord(
+            deframer=self._deframer.save(),
+            out=bytes(memoryview(self._out)[self._out_at :]),
+            paused=self._paused,
+            sender_waits=self._sender_waits,
+        )
+
+    def restore(self, record: FramedConnectionRecord) -> None:
+        """Go on in the middle of a frame, both ways."""
+        self._deframer.restore(record.deframer)
+        self._out, self._sender_waits = bytearray(record.out), record.sender_waits
+        if self._out:
+            self._loop.add_writer(self._sock, self._writable)
+        if record.paused:
+            self._pause()
+        else:
+            self._more_later = True
+            self._loop.call_soon(self._deliver)
 
     # -- from the far end ---------------------------------------------------------------------------------------
 

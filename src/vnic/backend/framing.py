@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import struct
 
+from vnic.record import Record
+
 MAX_FRAME_BYTES = 4096 + 65536
 """NET_BUFSIZE of QEMU's net.h: what a longer length means is a broken or hostile peer."""
 LENGTH = struct.Struct(">I")
@@ -14,6 +16,12 @@ LENGTH = struct.Struct(">I")
 
 class FramingError(Exception):
     """The peer's stream makes no sense any more: the connection has to be closed."""
+
+
+class DeframerRecord(Record, frozen=True):
+    """What a Deframer was fed and has not given out."""
+
+    rest: bytes
 
 
 class Deframer:
@@ -34,6 +42,13 @@ class Deframer:
             del self._buffer[: self._at]
             self._at = 0
         self._buffer += data
+
+    def save(self) -> DeframerRecord:
+        return DeframerRecord(rest=bytes(memoryview(self._buffer)[self._at :]))
+
+    def restore(self, record: DeframerRecord) -> None:
+        """Give out these first."""
+        self._buffer, self._at = bytearray(record.rest), 0
 
     def next(self) -> bytes | None:
         """The next whole frame, or None until more is fed. An empty one carries nothing; it is given out, so that a

@@ -7,16 +7,47 @@ are held.
 from __future__ import annotations
 
 from collections import deque
+from typing import Annotated, Final
+
+import msgspec
 
 from vnic.backend.base import BackendContext
 from vnic.filter.options import BufferOptions
+from vnic.net.client_record import WaitingFrameRecord
 from vnic.net.clock import Timer
 from vnic.net.errors import NetError
 from vnic.net.filters import Filter, WireEnd
 from vnic.net.queue import FLUSH_BUDGET, QUEUE_LIMIT, Frame
+from vnic.record import U16, Record, require
+
+U32_MAX: Final = 0xFFFF_FFFF
 
 BYTES_LIMIT = 64 << 20
 """The most bytes that are held. QEMU's bound of QUEUE_LIMIT frames applies too, but a frame may have 64 KiB."""
+
+
+class HeldFrameRecord(WaitingFrameRecord, frozen=True):
+    """A frame that is held back, on its way from the netdev or to it."""
+
+    from_netdev: bool
+    queue: U16
+
+
+class BufferFilterRecord(Record, frozen=True):
+    """The state of a BufferFilter."""
+
+    on: bool
+    frames: list[HeldFrameRecord]
+    to_tick_us: Annotated[int, msgspec.Meta(gt=0, le=U32_MAX)]
+    """How far away the next tick is."""
+    releasing: Annotated[int, msgspec.Meta(ge=0, le=QUEUE_LIMIT)]
+    """How many frames of a release that goes on are left."""
+
+    def check_fields(self) -> None:
+        count, size = len(self.frames), sum(len(held.frame) for held in self.frames)
+        require(count <= QUEUE_LIMIT, "frames", f"are {count}, at most {QUEUE_LIMIT} may be")
+        require(size <= BYTES_LIMIT, "frames", f"have {size} bytes, at most {BYTES_LIMIT} may be")
+        require(self.releasing <= count, "releasing", f"is {self.releasing}, of {count} frames")
 
 
 class BufferFilter(Filter):
@@ -33,6 +64,7 @@ class BufferFilter(Filter):
         self._began_ns = 0
         self._frames: deque[tuple[WireEnd, int, bytes, bytes]] = deque()
         self._bytes = 0
+        self._releasing = 0
         self._timer: Timer | None = None
         """The timer of the next tick, or the call in the loop's next turn while a release continues."""
 
@@ -49,12 +81,13 @@ class BufferFilter(Filter):
             self._wait_for_tick()
         return True
 
-    def _wait_for_tick(self) -> None:
+    def _to_tick_ns(self) -> int:
         elapsed_ns = self._network.clock.monotonic_ns() - self._began_ns
         interval_ns = self._interval_us * 1000
-        self._timer = self._network.scheduler.call_later(
-            (interval_ns - elapsed_ns % interval_ns) / 1e9, self._tick
-        )
+        return interval_ns - elapsed_ns % interval_ns
+
+    def _wait_for_tick(self) -> None:
+        self._timer = self._network.scheduler.call_later(self._to_tick_ns() / 1e9, self._tick)
 
     def _tick(self) -> None:
         self._release(len(self._frames))
@@ -64,8 +97,9 @@ class BufferFilter(Filter):
         release ends, so that frames which the release causes, such as replies, wait for a tick of their own."""
         for _ in range(min(due, FLUSH_BUDGET)):
             self._pass_oldest()
-        if due > FLUSH_BUDGET:
-            self._timer = self._network.scheduler.call_soon(self._release, due - FLUSH_BUDGET)
+        self._releasing = max(due - FLUSH_BUDGET, 0)
+        if self._releasing:
+            self._timer = self._network.scheduler.call_soon(self._release, self._releasing)
         elif self._frames:
             self._wait_for_tick()
         else:
@@ -86,8 +120,38 @@ class BufferFilter(Filter):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._releasing = 0
         for _ in range(len(self._frames)):
             self._pass_oldest()
+
+    def save(self) -> BufferFilterRecord:
+        return BufferFilterRecord(
+            on=self.on,
+            frames=[
+                HeldFrameRecord(frame=frame, offload=offload, from_netdev=sender is self.netdev, queue=queue)
+                for sender, queue, frame, offload in self._frames
+            ],
+            to_tick_us=-(-self._to_tick_ns() // 1000),
+            releasing=self._releasing,
+        )
+
+    def restore(self, record: BufferFilterRecord) -> None:
+        """Hold the frames that were held, until the tick that was to come. Raises RecordError."""
+        interval, peer = self._interval_us, self.netdev.peer
+        require(record.to_tick_us <= interval, "to_tick_us", f"is {record.to_tick_us}, of {interval}")
+        for at, held in enumerate(record.frames):
+            require(held.from_netdev or peer, f"frames[{at}].from_netdev", "is false, and there is no peer")
+        self.on = record.on
+        self._began_ns = self._network.clock.monotonic_ns() - (interval - record.to_tick_us) * 1000
+        for held in record.frames:
+            sender = self.netdev if held.from_netdev or peer is None else peer
+            self._frames.append((sender, held.queue, held.frame, held.offload))
+            self._bytes += len(held.frame)
+        if record.releasing:
+            self._releasing = record.releasing
+            self._timer = self._network.scheduler.call_soon(self._release, record.releasing)
+        elif self._frames:
+            self._wait_for_tick()
 
     def own_properties(self) -> dict[str, object]:
         return {"interval": self._interval_us}
