@@ -11,12 +11,25 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.fakes.trips import ALL, Trip, net, pci, virtio
+from tests.fakes.trips import ALL, Trip, net, pci, vhost_user, virtio
 
 from vnic.record import Record, RecordError, decode, encode
 
 assert net
 assert pci
+assert vhost_user
+assert virtio
+
+from vnic.record import Record, RecordError, decode, encode
+
+assert net
+from tests.fakes.trips import ALL, Trip, net, pci, vhost_user, virtio
+
+from vnic.record import Record, RecordError, decode, encode
+
+assert net
+assert pci
+assert vhost_user
 assert virtio
 
 

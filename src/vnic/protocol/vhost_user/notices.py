@@ -7,13 +7,21 @@ from __future__ import annotations
 
 import enum
 
+from vnic.record import Record
+
 
 class ConfigState(enum.Enum):
     """What the guest knows of the config space."""
 
-    READ = enum.auto()
-    CHANGED = enum.auto()
-    NOTIFIED = enum.auto()
+    READ = "read"
+    CHANGED = "changed"
+    NOTIFIED = "notified"
+
+
+class ConfigNoticesRecord(Record, frozen=True):
+    """The state of ConfigNotices."""
+
+    config: ConfigState
 
 
 class ConfigNotices:
@@ -26,6 +34,12 @@ class ConfigNotices:
 
     def __init__(self) -> None:
         self.state = ConfigState.READ
+
+    def save(self) -> ConfigNoticesRecord:
+        return ConfigNoticesRecord(config=self.state)
+
+    def restore(self, record: ConfigNoticesRecord) -> None:
+        self.state = record.config
 
     def changed(self) -> None:
         """The config space changed."""

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from vnic.descriptors import NOTIFIERS, Kind, close_fds, kind_of
 from vnic.protocol.vhost_user.messages import ProtocolError
+from vnic.record import U16, U64, Record, require
 
 DESC_BYTES: Final = 16
 """Bytes of one descriptor (virtio 1.2 §2.7.5); the other two parts are sized by the same chapter."""
@@ -39,14 +40,54 @@ class RingAddresses(NamedTuple):
         )
 
 
+class AddressesRecord(Record, frozen=True):
+    """RingAddresses."""
+
+    desc: U64
+    used: U64
+    avail: U64
+
+
+class RingRecord(Record, frozen=True):
+    """The state of a Ring apart from its descriptors."""
+
+    started: bool
+    enabled: bool
+    size: U16
+    base: U16
+    addresses: AddressesRecord | None
+    kick: bool
+    """It has this descriptor; so for `call` and `err`."""
+    call: bool
+    err: bool
+
+    def check_fields(self) -> None:
+        require(not self.started or self.size, "size", "of a ring that is started is 0")
+        require(not self.started or self.addresses, "addresses", "of a ring that is started are missing")
+        require(not self.started or self.kick, "kick", "of a ring that is started is missing")
+
+
+class RingFds(NamedTuple):
+    """The descriptors of one ring."""
+
+    kick: int | None
+    call: int | None
+    err: int | None
+
+
 class Ring:
     """One ring: STOPPED until it has a size, addresses and a kick descriptor, then STARTED until GET_VRING_BASE."""
 
-    __slots__ = ("addresses", "base", "call_fd", "enabled", "err_fd", "index", "kick_fd", "size", "state")
+    __slots__ = (
+        *("addresses", "base", "call_fd", "enabled", "err_fd", "index", "kick_fd", "size", "state"),
+        "stopping",
+    )
 
     def __init__(self, index: int) -> None:
         self.index = index
         self.state = RingState.STOPPED
+        self.stopping = False
+        """It is stopped, and a back-end that had it has not let go of it yet."""
         self.enabled = False
         self.size = 0
         self.base = 0
@@ -65,6 +106,31 @@ class Ring:
     def descriptors(self) -> int:
         """How many of its three it has."""
         return (self.kick_fd is not None) + (self.call_fd is not None) + (self.err_fd is not None)
+
+    @property
+    def fds(self) -> RingFds:
+        return RingFds(self.kick_fd, self.call_fd, self.err_fd)
+
+    def save(self) -> RingRecord:
+        """One that is on its way back is still started: the message that stops it is taken again."""
+        return RingRecord(
+            started=self.state is RingState.STARTED or self.stopping,
+            enabled=self.enabled,
+            size=self.size,
+            base=self.base,
+            addresses=None if self.addresses is None else AddressesRecord(**self.addresses._asdict()),
+            kick=self.kick_fd is not None,
+            call=self.call_fd is not None,
+            err=self.err_fd is not None,
+        )
+
+    def restore(self, record: RingRecord, fds: RingFds) -> None:
+        """Take a record over that was checked (`DeviceRings.restore`), and the descriptors."""
+        self.state = RingState.STARTED if record.started else RingState.STOPPED
+        self.enabled, self.size, self.base = record.enabled, record.size, record.base
+        told = record.addresses
+        self.addresses = None if told is None else RingAddresses(told.desc, told.used, told.avail)
+        self.kick_fd, self.call_fd, self.err_fd = fds
 
     def replace_fd(self, name: str, fd: int | None) -> None:
         """Put `fd` in the place of the descriptor `name`, which is closed."""

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from vnic.memory.guest import GuestMemory
+from vnic.memory.guest import GuestMemory, GuestMemoryError
 from vnic.protocol.vhost_user.messages import VRING_STATE, ProtocolError
-from vnic.protocol.vhost_user.ring import Ring, RingAddresses, RingState
+from vnic.protocol.vhost_user.ring import Ring, RingAddresses, RingFds, RingRecord, RingState
+from vnic.record import Record, RecordError, require, within
 from vnic.virtio.queue import SplitQueue
 
 
@@ -42,6 +43,12 @@ class Later:
         self.payload = payload
         if self.then is not None:
             self.then()
+
+
+class DeviceRingsRecord(Record, frozen=True):
+    """The state of DeviceRings."""
+
+    rings: list[RingRecord]
 
 
 class DeviceRings:
@@ -88,6 +95,52 @@ class DeviceRings:
     def running(self) -> bool:
         """Whether any ring is started and enabled."""
         return any(ring.running for ring in self._rings)
+
+    # --- State apart from descriptors ------------------------------------------------------------------------
+
+    def save(self) -> DeviceRingsRecord:
+        return DeviceRingsRecord(rings=[ring.save() for ring in self._rings])
+
+    @property
+    def fds(self) -> list[RingFds]:
+        """The descriptors of all rings, still theirs: `restore` wants as many."""
+        return [ring.fds for ring in self._rings]
+
+    def restore(self, record: DeviceRingsRecord, fds: Sequence[RingFds]) -> None:
+        """Take the place of the rings that were saved, and serve their kicks. The memory is there; the device has a
+        record of its own. Raises RecordError, and leaves the descriptors to the caller then."""
+        count = len(record.rings)
+        require(count == len(self._rings), "rings", f"are {count}, not {len(self._rings)}")
+        require(count == len(fds), "rings", f"are {count}, with the descriptors of {len(fds)}")
+        for index, (each, passed) in enumerate(zip(record.rings, fds, strict=True)):
+            with within(f"rings[{index}]"):
+                self._check(index, each, passed)
+        for ring, each, passed in zip(self._rings, record.rings, fds, strict=True):
+            ring.restore(each, passed)
+            if each.started:
+                self._watch_kick(ring.index, ring.kick_fd)
+
+    def _check(self, index: int, record: RingRecord, fds: RingFds) -> None:
+        most, size = self._device.queues[index].max_size, record.size
+        require(size <= most and not size & (size - 1), "size", f"is {size}, not a power of two up to {most}")
+        for name, fd in fds._asdict().items():
+            told = getattr(record, name)
+            require(
+                told is (fd is not None),
+                name,
+                f"is {told}, and {'no' if told else 'a'} descriptor was passed",
+            )
+        if record.started and record.addresses is not None:
+            told = record.addresses
+            for name, (address, length) in zip(
+                ("desc", "avail", "used"),
+                RingAddresses(told.desc, told.used, told.avail).spans(size),
+                strict=True,
+            ):
+                try:
+                    self.memory.user_to_guest(address, length)
+                except GuestMemoryError as error:
+                    raise RecordError(f"addresses.{name}", str(error)) from None
 
     # --- Set-up ---------------------------------------------------------------------------------------------
 
@@ -186,11 +239,17 @@ class DeviceRings:
             done(ring.base)
             return
         ring.state = RingState.STOPPED
+        ring.stopping = True
         self._watch_kick(ring.index, None)
         if not ring.enabled:
             # Its memory may have been freed since (see _set_up): not even the flags are written back.
             self._device.queues[ring.index].invalidate()
-        self._device.queue_stopped(ring.index, done)
+
+        def stopped(base: int) -> None:
+            ring.stopping = False
+            done(base)
+
+        self._device.queue_stopped(ring.index, stopped)
         self._changed()
 
     def get_base(self, ring: Ring) -> Later:

@@ -1,0 +1,72 @@
+"""The rings of a vhost-user connection, and its notices."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+
+from tests.fakes.trips import Trip, trip
+from tests.fakes.vhost_user_rig import EngineRig
+
+from vnic.protocol.vhost_user.notices import ConfigNotices
+from vnic.protocol.vhost_user.ring import RingFds
+from vnic.protocol.vhost_user.rings import DeviceRings, DeviceRingsRecord
+
+
+def rig_of(stack: ExitStack) -> EngineRig:
+    rig = EngineRig()
+    stack.callback(rig.close)
+    return rig
+
+
+@trip("vhost-user rings")
+def rings(stack: ExitStack) -> Trip:
+    """One ring runs, one is started and not enabled, one has only been told its size."""
+    rig = rig_of(stack)
+    rig.client.negotiate()
+    rig.client.set_memory()
+    for ring in rig.driver.rings[:2]:
+        rig.client.start_ring(ring)
+    rig.client.enable(rig.driver.rings[0])
+    rig.client.send_state(8, 2, 64)  # SET_VRING_NUM
+    held = rig.engine.rings
+    watched: dict[int, dict[int, int]] = {}
+
+    def make(stack: ExitStack) -> DeviceRings:
+        fresh = rig_of(stack)
+        kicks: dict[int, int] = {}
+
+        def watch(index: int, fd: int | None) -> None:
+            kicks.pop(index, None)
+            if fd is not None:
+                kicks[index] = fd
+
+        unit = DeviceRings(fresh.device, rig.served, watch, lambda: None)
+        watched[id(unit)] = kicks
+        stack.callback(unit.forget)
+        return unit
+
+    def restore(unit: DeviceRings, record: DeviceRingsRecord) -> None:
+        fds = [RingFds(*(None if fd is None else os.dup(fd) for fd in each)) for each in held.fds]
+        try:
+            unit.restore(record, fds)
+        except BaseException:
+            for fd in [fd for each in fds for fd in each if fd is not None]:
+                os.close(fd)
+            raise
+
+    def observe(unit: DeviceRings) -> object:
+        kicks = watched.get(id(unit), rig.kicks)
+        return sorted(kicks), unit.running, unit.descriptors, [(each.state, each.running) for each in unit]
+
+    return Trip(held, make, restore, observe)
+
+
+@trip("notices of a changed config space")
+def notices(stack: ExitStack) -> Trip:
+    unit = ConfigNotices()
+    unit.changed()
+    assert unit.take()
+    return Trip(
+        unit, lambda _: ConfigNotices(), lambda unit, record: unit.restore(record), lambda unit: unit.notified
+    )
