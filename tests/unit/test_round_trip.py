@@ -20,18 +20,6 @@ assert pci
 assert vhost_user
 assert virtio
 
-from vnic.record import Record, RecordError, decode, encode
-
-assert net
-from tests.fakes.trips import ALL, Trip, net, pci, vhost_user, virtio
-
-from vnic.record import Record, RecordError, decode, encode
-
-assert net
-assert pci
-assert vhost_user
-assert virtio
-
 
 @pytest.fixture(params=sorted(ALL), scope="module")
 def trip(request: pytest.FixtureRequest) -> Iterator[Trip]:

@@ -20,7 +20,6 @@ from vnic.net.journal import Journal
 from vnic.net.network import Network
 from vnic.net.queue import Frame
 from vnic.net.records import HoldKind, ShownBy
-from vnic.protocol.vhost_user import messages as vu
 
 NOW_NS = 10**12
 CLOCK = Clock(lambda: NOW_NS, lambda: NOW_NS)
@@ -157,15 +156,3 @@ def connection(stack: ExitStack) -> Trip:
     while unit.send(bytes(60000)):
         pass
     return Trip(unit, make, lambda unit, record: unit.restore(record), lambda unit: unit.save())
-
-
-@trip("half-read message")
-def half_read_message(stack: ExitStack) -> Trip:
-    unit = vu.assembler()
-    unit.feed(vu.encode(vu.SET_STATUS, bytes(8))[:15])
-    return Trip(
-        unit,
-        lambda _: vu.assembler(),
-        lambda unit, record: unit.restore(record, ()),
-        lambda unit: unit.wanted,
-    )

@@ -25,6 +25,9 @@ def new_lab() -> VirtioLab:
 class MovingLab(VirtioLab):
     """A lab whose NIC can be given to another process, as it were: the guest's memory and eventfds stay."""
 
+    def __enter__(self) -> MovingLab:
+        return self
+
     def move(self) -> None:
         device, far = self.device, self.far
         assert isinstance(far, FarEnd)
