@@ -16,6 +16,7 @@ from vnic.cli.client import (
     add_instance_options,
     session,
 )
+from vnic.cli.link import hold_text
 from vnic.cli.show import (
     change_text,
     link_word,
@@ -62,6 +63,9 @@ def line(event: Entry) -> str:
 def _text(name: str, data: Entry) -> str:
     if name == "LINK_CHANGED":
         return f"{data['name']} {link_word(data['link'])}  {change_text(data['link'], data['cause'])}"
+    if name == "LINK_HOLDS_CHANGED":
+        holds = "; ".join(hold_text(hold, data["name"]) for hold in data["holds"])
+        return f"{data['name']} {link_word(data['link'])}  held by {holds}"
     if name == "LINK_SEEN":
         return (
             f"{data['name']} {link_word(data['link'])}  the guest saw it after {micros(data['latency-us'])}"

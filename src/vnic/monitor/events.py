@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from vnic.monitor.interfaces import ShutdownCause
-from vnic.net.records import LinkChanged, LinkSeen
+from vnic.net.records import LinkChanged, LinkHoldsChanged, LinkSeen
 from vnic.sockets.address import SocketAddress
 
 
@@ -54,6 +54,7 @@ class Reset(msgspec.Struct):
 
 EVENTS: dict[str, type[msgspec.Struct] | None] = {
     "LINK_CHANGED": LinkChanged,
+    "LINK_HOLDS_CHANGED": LinkHoldsChanged,
     "LINK_SEEN": LinkSeen,
     "NIC_RX_FILTER_CHANGED": NicRxFilterChanged,
     "NETDEV_STREAM_CONNECTED": NetdevStreamConnected,

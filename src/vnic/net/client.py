@@ -354,3 +354,9 @@ class Nic(NetClient):
 def clients_of_wire(client: NetClient) -> Sequence[NetClient]:
     """The client and its peer, the client first."""
     return (client,) if client.peer is None else (client, client.peer)
+
+
+def holds_of_link(client: NetClient) -> list[Hold]:
+    """All holds that keep a client's link down: a NIC's include those of its peer."""
+    holders = clients_of_wire(client) if isinstance(client, Nic) else (client,)
+    return [hold for holder in holders for hold in holder.holds.values()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vnic.net.client import NetClient, Nic, clients_of_wire
+from vnic.net.client import NetClient, Nic, holds_of_link
 from vnic.net.records import GuestInfo, LinkInfo, link_word
 
 _NO_GUEST = GuestInfo(attached=False, driver_ok=False, seen="unknown")
@@ -12,7 +12,6 @@ def link_info(client: NetClient) -> LinkInfo:
     """One entry of query-links."""
     nic = client if isinstance(client, Nic) else None
     behind = nic or client.peer
-    holders = clients_of_wire(client) if nic else (client,)
     up_changes, down_changes = client.carrier_up_changes, client.carrier_down_changes
     assert client.last_change is not None  # its creation, if nothing else
     return LinkInfo(
@@ -21,7 +20,7 @@ def link_info(client: NetClient) -> LinkInfo:
         model=client.model,
         link=link_word(client.link_up),
         operstate=client.operstate,
-        holds=[hold for holder in holders for hold in holder.holds.values()],
+        holds=holds_of_link(client),
         carrier_changes=up_changes + down_changes,
         carrier_up_changes=up_changes,
         carrier_down_changes=down_changes,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from vnic.net.client import NetClient, Nic, clients_of_wire
+from vnic.net.client import NetClient, Nic, clients_of_wire, holds_of_link
 from vnic.net.clock import Clock
 from vnic.net.journal import Journal
 from vnic.net.records import (
@@ -21,6 +21,7 @@ from vnic.net.records import (
     HoldKind,
     LinkChange,
     LinkChanged,
+    LinkHoldsChanged,
     LinkSeen,
     link_word,
 )
@@ -31,6 +32,11 @@ Emit = Callable[[str, object], None]
 def new_hold(client: str, kind: HoldKind, by: str, text: str, clock: Clock) -> Hold:
     """A hold that begins now."""
     return Hold(client, kind, by, text, clock.wall_ns() / 1e9, clock.monotonic_ns() // 1000)
+
+
+def _kinds(client: NetClient) -> list[tuple[str, str]]:
+    """The holds of a client's link, without their texts."""
+    return [(hold.client, hold.kind) for hold in holds_of_link(client)]
 
 
 Step = Callable[[int | None], None]
@@ -157,6 +163,7 @@ class Links:
         """
         affected = list(dict.fromkeys(end for client in written for end in clients_of_wire(client)))
         before = [end.link_up for end in affected]
+        holds_before = [_kinds(end) for end in affected]
         for client in written:
             if down:
                 self._place(client, kind, cause)
@@ -177,6 +184,10 @@ class Links:
                 client.purge()  # frames that wait at an end that is down are dropped, so that their senders continue
         for end, change in changes.items():
             self._announce(end, change)
+        for end, kinds in zip(affected, holds_before, strict=True):
+            if end.created and end not in changes and _kinds(end) != kinds:
+                holds = LinkHoldsChanged(end.name, link_word(end.link_up), holds_of_link(end))
+                self._emit("LINK_HOLDS_CHANGED", holds)
 
     def _place(self, client: NetClient, kind: HoldKind, cause: Cause) -> None:
         there = client.holds.get(kind)

@@ -136,6 +136,15 @@ class LinkChanged(msgspec.Struct, frozen=True):
     cause: Cause
 
 
+class LinkHoldsChanged(msgspec.Struct, frozen=True):
+    """The data of LINK_HOLDS_CHANGED: the holds changed and the link stays down."""
+
+    name: str
+    link: UpDown
+    holds: list[Hold]
+    """The present holds, as in query-links."""
+
+
 class LinkSeen(msgspec.Struct, rename="kebab", frozen=True):
     """The data of LINK_SEEN: the guest read the new state from its device."""
 

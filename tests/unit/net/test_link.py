@@ -86,6 +86,25 @@ def test_set_link_of_netdev_changes_both_ends(bench: Bench) -> None:
     assert bench.links() == [("net0", "down"), ("nic0", "down"), ("net0", "up"), ("nic0", "up")]
 
 
+def test_second_hold_emits_holds_changed(bench: Bench) -> None:
+    netdev, _backend = bench.netdev()
+    bench.nic()
+    netdev.hold(HoldKind.DISCONNECTED, "net0", "no peer yet")
+    bench.events.clear()
+    bench.network.set_link("nic0", False, "qmp")
+    netdev.hold(HoldKind.DISCONNECTED, "net0", "still no peer")
+    netdev.release(HoldKind.DISCONNECTED, "net0", "peer connected")
+    told = [
+        (name, data["name"], data["link"], [hold["kind"] for hold in data.get("holds", ())])
+        for name, data in bench.events
+    ]
+    assert told == [
+        ("LINK_HOLDS_CHANGED", "nic0", "down", ["operator", "disconnected"]),
+        ("LINK_CHANGED", "net0", "up", []),
+        ("LINK_HOLDS_CHANGED", "nic0", "down", ["operator"]),
+    ]
+
+
 def test_set_link_of_nic_changes_only_nic(bench: Bench) -> None:
     netdev, backend = bench.netdev()
     nic, device = bench.nic()
