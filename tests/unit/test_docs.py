@@ -36,6 +36,8 @@ DOCUMENTS = (
     "CHANGELOG.md",
     "docs/manual.md",
     "docs/follow-one-link-change.md",
+    "docs/performance.md",
+    "SECURITY.md",
 )
 MANUAL = (ROOT / "docs/manual.md").read_text()
 FUTURE_HOLDS = {HoldKind.FAR_END, HoldKind.UPLINK}
