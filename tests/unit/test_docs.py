@@ -40,8 +40,8 @@ DOCUMENTS = (
     "SECURITY.md",
 )
 MANUAL = (ROOT / "docs/manual.md").read_text()
-FUTURE_HOLDS = {HoldKind.FAR_END, HoldKind.UPLINK}
-"""Named in the design, placed by nothing yet."""
+FUTURE_HOLDS = {HoldKind.FAR_END}
+"""Kinds that no back-end places yet."""
 
 
 def links(document: str) -> Iterator[tuple[str, str]]:
