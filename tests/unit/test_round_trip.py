@@ -105,6 +105,8 @@ def change(document: Any, path: tuple[Any, ...], data: st.DataObject, paths: lis
         old = holder[path[-1]]
     except (LookupError, TypeError):
         return  # went with the change before
+    if not isinstance(holder, dict | list):
+        return  # became a string with it
     how = data.draw(st.sampled_from(["replace", "remove", "add", "swap"]))
     if how == "replace":
         holder[path[-1]] = data.draw(VALUES)
