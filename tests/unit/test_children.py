@@ -25,7 +25,7 @@ def outcome(words: list[str]) -> tuple[int, str]:
 
 
 @pytest.mark.needs("setpriv")
-def test_nothing_is_started_for_a_parent_that_is_gone() -> None:
+def test_program_is_not_started_without_parent() -> None:
     words = with_us(["echo", "here", "and there"])
     assert outcome(words) == (0, "here and there\n")
     words[words.index(str(os.getpid()))] = str(os.getpid() + 1)  # as init is the parent of an orphan
@@ -43,7 +43,7 @@ sys.stdin.read()
 
 @pytest.mark.needs("setpriv")
 @pytest.mark.parametrize("number", ["KILL", "TERM"])
-def test_a_program_ends_with_its_parent(number: str) -> None:
+def test_program_ends_with_parent(number: str) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", PARENT, number],
         stdin=subprocess.PIPE,
@@ -61,12 +61,12 @@ def test_a_program_ends_with_its_parent(number: str) -> None:
         os.close(pidfd)
 
 
-def test_without_setpriv_programs_run_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_program_runs_without_setpriv(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)
     assert with_us(["true"]) == ["true"]
 
 
-def test_what_cannot_be_run_is_known_before(tmp_path: Path) -> None:
+def test_unusable_program_is_refused_before_start(tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     plain.touch(mode=0o644)
     check_executable("sh")
@@ -81,7 +81,7 @@ def test_what_cannot_be_run_is_known_before(tmp_path: Path) -> None:
             check_executable(path)
 
 
-def test_a_child_tells_how_it_ended() -> None:
+def test_child_reports_exit_status() -> None:
     async def main() -> None:
         child = Child(asyncio.get_running_loop(), ["sh", "-c", "exit 3"])
         assert await child.wait() == 3
@@ -92,7 +92,7 @@ def test_a_child_tells_how_it_ended() -> None:
     asyncio.run(asyncio.wait_for(main(), 60))
 
 
-def test_a_child_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_child_that_ignores_sigterm_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(children, "GRACE_S", 0.01)
 
     async def main() -> None:

@@ -22,7 +22,7 @@ sys.stdin.read()
 """
 
 
-def test_a_folder_is_removed_in_order(tmp_path: Path) -> None:
+def test_folder_is_removed(tmp_path: Path) -> None:
     folder = ScratchFolder("vnic-guest-", tmp_path)
     assert folder.path.stat().st_mode & 0o777 == 0o700
     folder.remove()
@@ -30,7 +30,7 @@ def test_a_folder_is_removed_in_order(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_killed_makers_folder_is_removed_by_the_next_start(tmp_path: Path) -> None:
+def test_folder_of_killed_maker_is_removed_at_next_start(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", MAKER, str(tmp_path)],
         stdin=subprocess.PIPE,
@@ -48,7 +48,7 @@ def test_a_killed_makers_folder_is_removed_by_the_next_start(tmp_path: Path) -> 
         assert not path.exists()
 
 
-def test_what_is_not_ours_stays(tmp_path: Path) -> None:
+def test_other_folders_stay(tmp_path: Path) -> None:
     """Folders without a lock file, of other names, and links."""
     (tmp_path / "vnic-guest-older").mkdir()
     other = tmp_path / "other"

@@ -1,6 +1,6 @@
-"""The back-ends a NIC can plug into: `NETDEVS` is the registry, `netdev_add` makes one.
+"""The back-ends of NICs: `NETDEVS` is the registry, and the machine calls `netdev_add` to make one.
 
-Modules are imported when the first netdev of theirs is made, so that `vnic run` starts fast.
+A module is imported when its first netdev is made, so that `vnic run` starts fast.
 """
 
 from __future__ import annotations
@@ -36,15 +36,16 @@ __all__ = [
 
 
 def netdev_structs() -> Mapping[str, type[NetdevOptions]]:
-    """By type, the Struct of its options: what the monitor checks arguments against."""
+    """The options Struct of each type, which the monitor checks arguments against."""
     return {name: row.options for name, row in NETDEVS.items()}
 
 
 def netdev_add(context: BackendContext, options: NetdevOptions, by: str = VNIC) -> asyncio.Task[None] | None:
-    """Create a netdev (qmp_netdev_add); `by` names who asked. NetError where it is refused; nothing is left then.
+    """Create a netdev (qmp_netdev_add); `by` names the client that requested it. A NetError refuses it, and nothing
+    remains.
 
-    Where it has to wait for something first, the task that ends when it is there, or with the NetError; its id is
-    taken until then.
+    If it has to wait first, the result is the task that ends when the netdev exists, or with the NetError. Its id is
+    reserved until then.
     """
     network = context.network
     network.check_netdev_id(options.id)

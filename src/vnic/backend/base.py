@@ -1,7 +1,7 @@
-"""What every back-end (netdev) is built on: its surroundings, the BackendContext, and the base class of its Endpoint.
+"""The basis of every back-end (netdev): the BackendContext and the base class of its Endpoint.
 
-A back-end opens its sockets in `start`, waits for them through `loop.add_reader`, and says with a hold when the far
-end of its wire is missing.
+The machine makes the context, and the registry makes back-ends from it. A back-end opens its sockets in `start`, waits
+for them through `loop.add_reader`, and sets a hold while the far end of its wire is missing.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("vnic.backend")
 
 READ_BUDGET_FRAMES = 64
-"""Frames that a reader takes in one turn of the loop, so that a flood on one wire starves no other
-(tap_send of QEMU's net/tap.c stops after 50)."""
+"""The most frames that a reader takes in one turn of the loop, so that a flood on one wire starves no other (tap_send
+of QEMU's net/tap.c stops after 50)."""
 READ_BUDGET_S = 0.002
-"""And for how long, where one frame is a thousand to those behind it: a hub's ports, segments."""
+"""The most time of a reader in one turn, since one frame can cause thousands: a hub's ports, segments."""
 
 
 class Chardev(Protocol):
@@ -41,51 +41,52 @@ class Chardev(Protocol):
     options: ChardevOptions
     connected: bool
     listener: Listening | None
-    """What it listens on already; None: its user has to open it."""
+    """The socket on which it listens already; None: its user opens it."""
     passed: socket.socket | None
     """The connected socket that its `fd=` named."""
 
     def claim(self, user: str, *, listens: bool = True) -> None:
-        """Take it into use; NetError while another has it. `listens`: what the peer says is wanted."""
+        """Reserve the chardev; NetError if it has a user. `listens`: the user reads what the peer sends."""
 
     def set_connected(self, sock: socket.socket | None) -> None:
-        """Tell of the peer, or that it went."""
+        """Record the peer's socket, or None when it has disconnected."""
 
     def release(self) -> None: ...
 
 
 class ChardevTable(Protocol):
     def find(self, label: str) -> Chardev:
-        """The chardev of that label; NetError (`chardev "c0" not found`) where there is none."""
+        """The chardev with that label; NetError (`chardev "c0" not found`) if there is none."""
         ...
 
     def remove(self, label: str) -> None:
-        """Delete the chardev, which nobody uses."""
+        """Delete a chardev that has no user."""
         ...
 
 
 class NoChardevs:
-    """The chardev table of a vnic without any."""
+    """The chardev table of a vnic without chardevs."""
 
     def find(self, label: str) -> Chardev:
         raise NetError(f'chardev "{label}" not found')
 
     def remove(self, label: str) -> None:
-        """Never called: `find` gave nothing out."""
+        """Never called: `find` returns no chardev."""
 
 
 class FdTable(Protocol):
-    """What `fd=` of an option names; the descriptor, non-blocking, belongs to the caller. Both raise NetError."""
+    """The descriptors that `fd=` of an option can name. The caller owns the result, which is non-blocking; both methods
+    raise NetError."""
 
     def take(self, name: str) -> int:
-        """By number, or by the name that QMP's getfd gave."""
+        """Take a descriptor by its number, or by the name that QMP's getfd gave it."""
 
     def take_socket(self, name: str) -> int:
-        """A socket."""
+        """Take a socket."""
 
 
 class NoFds:
-    """The descriptors of a vnic that was given none."""
+    """The descriptor table of a vnic without passed descriptors."""
 
     def take(self, name: str) -> int:
         raise NetError(f"File descriptor named '{name}' has not been found")
@@ -95,7 +96,7 @@ class NoFds:
 
 @dataclass
 class BackendContext:
-    """What a back-end is given to live in: one for each machine."""
+    """What a back-end needs from the machine: one for each machine."""
 
     loop: asyncio.AbstractEventLoop
     network: Network
@@ -103,25 +104,25 @@ class BackendContext:
     hubs: Hubs = field(default_factory=Hubs)
     fds: FdTable = field(default_factory=NoFds)
     coming: dict[str, asyncio.Task[None]] = field(default_factory=dict)
-    """Netdevs that wait for a name server or a helper before they are there, by id."""
+    """Netdevs whose creation waits for a name server or a helper, by id."""
     leaving: dict[asyncio.Task[None], str] = field(default_factory=dict)
-    """What deleted netdevs still have to wait for (a `downscript`), and their ids."""
+    """Tasks of deleted netdevs that still run (a `downscript`), and their ids."""
     interfaces: InterfaceWatch = field(init=False)
-    """The host's network interfaces, for those that follow one."""
+    """The host's network interfaces, for back-ends that follow one."""
     restarts: int = 0
-    """How often a program that belongs to a back-end was started again, for query-vnic."""
+    """How often programs of back-ends were restarted, for query-vnic."""
 
     def __post_init__(self) -> None:
         self.interfaces = InterfaceWatch(self.loop)
 
     def leave(self, netdev_id: str, work: Coroutine[Any, Any, None]) -> None:
-        """Run the last of a netdev beside the loop."""
+        """Run the last task of a netdev beside the loop."""
         task = self.loop.create_task(work)
         self.leaving[task] = netdev_id
         task.add_done_callback(self.leaving.pop)
 
     def leaving_of(self, netdev_id: str) -> asyncio.Task[None] | None:
-        """The last of the newest netdev of that id, while it lasts."""
+        """The last task of the newest deleted netdev with that id, while it runs."""
         return next((task for task, each in reversed(self.leaving.items()) if each == netdev_id), None)
 
     def emit(self, event: str, data: dict[str, object]) -> None:
@@ -130,19 +131,20 @@ class BackendContext:
 
 
 class Backend(Endpoint):
-    """An Endpoint behind a netdev's client."""
+    """The Endpoint of a netdev's client."""
 
     queues = 1
-    """How many queues the client gets; final before `start`."""
+    """The number of queues of the client; final before `start`."""
 
     def __init__(self, context: BackendContext) -> None:
         self.context = context
         self.loop = context.loop
 
     def preparation(self) -> Coroutine[Any, Any, None] | None:
-        """What has to be waited for before `start`: a host name, a helper. Bounded; a NetError refuses the netdev.
+        """The task that has to finish before `start`: a host name lookup, a helper.
 
-        None: nothing. The netdev is not there before, and QEMU's clients wait for their reply as long.
+        It is bounded in time; a NetError refuses the netdev. None: there is nothing to wait for. The netdev does not
+        exist before, and the client that adds it waits for its reply.
         """
         return None
 
@@ -152,13 +154,13 @@ class Backend(Endpoint):
         return self.client.name
 
     def hold_disconnected(self, text: str) -> None:
-        """Keep the wire down because the far end is not there; `text` says what is awaited."""
+        """Keep the link down because the far end is missing; `text` says what the netdev waits for."""
         there = self.client.holds.get(HoldKind.DISCONNECTED)
         if there is None or there.text != text:
             self.client.hold(HoldKind.DISCONNECTED, self.name, text)
 
     def release_disconnected(self, text: str) -> None:
-        """The far end is there."""
+        """Release the hold: the far end is connected."""
         self.client.release(HoldKind.DISCONNECTED, self.name, text)
 
 
@@ -168,8 +170,8 @@ class NetdevType:
 
     name: str
     options: type[NetdevOptions]
-    """The Struct that argument checking and query-qmp-schema walk."""
+    """The Struct that argument checking and query-qmp-schema read."""
     desc: str
     """One line for `-netdev help`."""
     create: Callable[[BackendContext, Any], Backend]
-    """Makes the endpoint from the context and an instance of `options`. It opens nothing; `start` does."""
+    """Makes the endpoint from the context and an instance of `options`. It opens nothing before `start`."""

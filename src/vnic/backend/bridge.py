@@ -1,7 +1,7 @@
-"""bridge: a tap plugged into a Linux bridge of this host (QEMU's `-netdev bridge`).
+"""bridge: a tap that is a port of a Linux bridge of this host (QEMU's `-netdev bridge`). The registry makes it.
 
-With the right to do so vnic makes the tap itself; else QEMU's setuid helper does, which also hands out the permission
-(/etc/qemu/bridge.conf) and passes the tap back over a socket.
+If vnic may do so, it makes the tap itself. Otherwise it runs QEMU's setuid helper, which checks the permission
+(/etc/qemu/bridge.conf) and passes the tap over a socket.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from vnic.sockets import unblock
 
 DEFAULT_BRIDGE = "br0"
 HELPERS = ("/usr/lib/qemu/qemu-bridge-helper", "/usr/libexec/qemu-bridge-helper")
-"""Where distributions install QEMU's helper."""
+"""The paths where distributions install QEMU's helper."""
 HELPER_LIMIT_S = 10.0
-"""How long the helper may take; there is no netdev without its answer, but only who adds it waits."""
+"""The time limit of the helper. The netdev needs its answer, but only the client that adds the netdev waits."""
 
 
 class BridgeBackend(TapBackend):
-    """One bridge netdev; `info network` shows it as the tap that it is."""
+    """One bridge netdev; `info network` shows it as a tap."""
 
     def __init__(self, context: BackendContext, options: BridgeOptions) -> None:
         super().__init__(context, TapOptions(id=options.id, link=options.link))
@@ -40,7 +40,7 @@ class BridgeBackend(TapBackend):
         """The tap that was made here, or that the helper passed, until `start` takes it."""
 
     def preparation(self) -> Coroutine[Any, Any, None] | None:
-        """Without the permission to make a tap there is none before the helper has answered."""
+        """Make the tap, or wait for the helper if vnic may not make it."""
         if self._helper is None:
             try:
                 self._tap, _, _ = open_tap(None, vnet_hdr=None, multi_queue=False)
@@ -65,7 +65,7 @@ class BridgeBackend(TapBackend):
 
 
 async def run_helper(loop: asyncio.AbstractEventLoop, helper: str, bridge: str) -> int:
-    """Run the bridge helper; the tap that it sends (net_bridge_run_helper of QEMU's net/tap.c)."""
+    """Run the bridge helper and return the tap that it sends (net_bridge_run_helper of QEMU's net/tap.c)."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     with ours:
         ours.setblocking(False)
@@ -105,7 +105,7 @@ async def _readable(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> Non
 
 
 def _helper_command(helper: str, bridge: str, fd: int) -> list[str]:
-    """A helper with blanks is a command with arguments of its own; QEMU runs it through a shell, vnic splits it."""
+    """A helper with blanks is a command with arguments; QEMU runs it through a shell, vnic splits it."""
     own = ["--use-vnet", f"--fd={fd}"]
     if " " not in helper and "\t" not in helper:
         return [helper, *own, f"--br={bridge}"]

@@ -1,6 +1,7 @@
-"""FramedConnection: one connected stream socket that carries the frames of a netdev, with back-pressure both ways.
+"""FramedConnection: a connected stream socket that carries a netdev's frames, with back-pressure both ways.
 
-The stream, socket and passt back-ends share it; they make and end it, and hear through `lost` when the peer is gone.
+The stream, socket and passt back-ends and the filters make it and close it; `lost` reports that the peer has
+disconnected.
 """
 
 from __future__ import annotations
@@ -18,23 +19,23 @@ from vnic.record import Record, require
 
 READ_BYTES = 128 * 1024
 WRITE_LIMIT_BYTES = 512 * 1024
-"""Bytes that wait for the socket before the sender is told to wait too."""
+"""The bytes that may wait for the socket before the sender has to wait."""
 HANGUP_POLL_S = 0.25
-"""How often a paused connection looks whether its peer is gone: it does not read, so no read can tell."""
+"""The interval at which a paused connection checks for a closed peer: it does not read, so no read can report it."""
 
 
 class FrameUser(Protocol):
-    """Who sends and receives over a connection: a NetClient, or a filter."""
+    """The user of a connection, which sends and receives frames: a NetClient, or a filter."""
 
     @property
     def name(self) -> str:
         """For log lines."""
 
     def send(self, queue: int, frame: Frame) -> bool:
-        """A frame from the far end. False: no room for more until the connection's `resume`."""
+        """Process a frame from the far end. False: there is no room until the connection's `resume`."""
 
     def flush(self, queue: int) -> None:
-        """There is room again, after a `send` of the connection that returned False."""
+        """There is room again, after a `send` of the connection returned False."""
 
 
 class FramedConnectionRecord(Record, frozen=True):
@@ -51,7 +52,7 @@ class FramedConnectionRecord(Record, frozen=True):
 
 
 class FramedConnection:
-    """`lost(reason)` is called once, from a turn of the loop of its own, when the peer is gone; never after close."""
+    """Calls `lost(reason)` once, in a separate turn of the loop, when the peer disconnects; never after close."""
 
     def __init__(
         self,
@@ -70,7 +71,7 @@ class FramedConnection:
         self._out_at = 0
         self._sender_waits = False
         self._paused = False
-        """The peer in front has no room: nothing is read until `resume`."""
+        """The client behind has no room: nothing is read until `resume`."""
         self._more_later = False
         self._open = True
         self._hangup_timer: asyncio.TimerHandle | None = None
@@ -101,7 +102,7 @@ class FramedConnection:
     # -- from the far end ---------------------------------------------------------------------------------------
 
     def _readable(self) -> None:
-        """Read one piece and pass its frames on; what is beyond the budget waits for the next turn."""
+        """Read one piece and pass its frames on; frames beyond the budget wait for the next turn."""
         try:
             data = self._sock.recv(READ_BYTES)
         except (BlockingIOError, InterruptedError):
@@ -116,7 +117,7 @@ class FramedConnection:
         self._deliver()
 
     def _deliver(self) -> None:
-        """Pass on what is whole, as far as the budget goes; then read on, or let the loop have its turn."""
+        """Pass on whole frames within the budget; then read on, or return to the loop."""
         self._more_later = False
         end = self._loop.time() + READ_BUDGET_S
         try:
@@ -138,12 +139,12 @@ class FramedConnection:
             return
         if self._stopped():
             return
-        self._loop.remove_reader(self._sock)  # what was read goes first
+        self._loop.remove_reader(self._sock)  # the frames that were read come first
         self._more_later = True
         self._loop.call_soon(self._deliver)
 
     def _stopped(self) -> bool:
-        """Asked anew after every frame: what it sets off may close or pause this connection."""
+        """Check after every frame: its effects may close or pause this connection."""
         return not self._open or self._paused
 
     def _pause(self) -> None:
@@ -153,7 +154,7 @@ class FramedConnection:
             self._watch_hangup()
 
     def resume(self) -> None:
-        """The peer in front has room again (the endpoint's `sent`)."""
+        """The client behind has room again (the endpoint's `sent`)."""
         if not self._paused or not self._open:
             return
         self._paused = False
@@ -162,7 +163,8 @@ class FramedConnection:
             self._loop.call_soon(self._deliver)
 
     def _watch_hangup(self) -> None:
-        """A link with a dead peer must not stay up because the guest does not take what is left of it."""
+        """Watch for a close while paused: a link with a dead peer must not stay up because the guest does not take the
+        remaining frames."""
         self._hangup_timer = None
         if not self._open or not self._paused:
             return
@@ -176,7 +178,7 @@ class FramedConnection:
     # -- to the far end -----------------------------------------------------------------------------------------
 
     def send(self, frame: Frame, prefix: bytes = b"") -> bool:
-        """Send a frame, behind its length or `prefix`. False: too much waits already, it was not taken;
+        """Send a frame, behind its length or `prefix`. False: too much waits already, and the frame was not taken;
         `client.flush(0)` is called when there is room."""
         if not self._open:
             return True
@@ -194,7 +196,7 @@ class FramedConnection:
         except (BlockingIOError, InterruptedError):
             done = 0
         except OSError as error:
-            # Not from here: the caller is a NIC in the midst of sending, and the link is about to change.
+            # Not from this call: the caller is a NIC that is sending, and the link is about to change.
             self._fail_later(error.strerror or str(error))
             return True
         if done < len(prefix) + len(frame):
@@ -256,4 +258,4 @@ class FramedConnection:
 
 
 def _nobody(reason: str) -> None:
-    """Nobody wants to hear it any more."""
+    """The callback after `close`."""

@@ -1,4 +1,4 @@
-"""Datagram sockets of netdevs: one frame a datagram. dgram and the datagram forms of socket share it.
+"""Datagram sockets of netdevs: one frame per datagram. dgram and the datagram forms of socket use it.
 
 `DatagramPort` moves the frames; the functions below make the sockets, with the texts of QEMU's net/dgram.c.
 """
@@ -23,14 +23,15 @@ from vnic.sockets.lookup import LookupFailed, look_up
 
 RETRY_S = 0.0005
 RETRY_MAX_S = 0.016
-"""The wait for a unix peer with a full queue, doubled while that stays full: the kernel tells only connected sockets
-when it has room, and an unconnected one would report room at once, again and again (QEMU spins here)."""
+"""The delay for a unix peer with a full queue, doubled while it stays full. The kernel reports room on connected
+sockets only; an unconnected one always looks writable, so that QEMU busy-loops here."""
 
 Inet4 = tuple[str, int]
 
 
 class DatagramPort:
-    """The frames of one client over one datagram socket. `target` is where they go; None: the socket is connected."""
+    """The frames of one client over one datagram socket. `target` is their destination; None: the socket is
+    connected."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, sock: socket.socket, client: NetClient, target: Any = None
@@ -55,7 +56,7 @@ class DatagramPort:
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:
-                return  # an ICMP answer to what was sent before; the next datagram is as good as ever
+                return  # an ICMP error for an earlier datagram; the next one is not affected
             if frame and not self._client.send(0, frame) and self._open:
                 self._paused = True
                 self._loop.remove_reader(self._sock)
@@ -70,7 +71,7 @@ class DatagramPort:
             self._loop.add_reader(self._sock, self._readable)
 
     def send(self, frame: Frame) -> bool:
-        """Send a frame. False: the socket has no room, `client.flush(0)` follows."""
+        """Send a frame. False: the socket has no room, and `client.flush(0)` follows."""
         if not self._open:
             return True
         try:
@@ -82,7 +83,7 @@ class DatagramPort:
             self._wait_for_room()
             return False
         except OSError:
-            pass  # nobody there, or too long for the network: lost, as datagrams are
+            pass  # no receiver, or too long for the network: lost, as datagrams may be
         self._retry_s = RETRY_S
         return True
 
@@ -117,7 +118,7 @@ class DatagramPort:
 
 
 class Hosts:
-    """IPv4 addresses for what users write; names are looked up before the netdev starts, which needs them."""
+    """The IPv4 addresses for the hosts in options; names are looked up before the netdev starts."""
 
     def __init__(self) -> None:
         self._found: dict[str, str] = {}
@@ -125,7 +126,7 @@ class Hosts:
     def preparation(
         self, loop: asyncio.AbstractEventLoop, hosts: Iterable[str]
     ) -> Coroutine[Any, Any, None] | None:
-        """The lookup of those of `hosts` that are names; None where there is none."""
+        """The lookup of the names among `hosts`; None if there is none."""
         names = [host for host in hosts if host and not host[0].isdigit()]
         return self._look_up(loop, names) if names else None
 
@@ -140,11 +141,11 @@ class Hosts:
                 raise NetError(problem) from None
 
     def address(self, host: str, port: str) -> Inet4:
-        """The address that `host` and `port` stand for; an empty host is any."""
+        """The address of `host` and `port`; an empty host is any."""
         return self._number(host), _port(port)
 
     def parse(self, text: str) -> Inet4:
-        """`HOST:PORT`, as socket's options have it."""
+        """Parse `HOST:PORT`, as in socket's options."""
         host, colon, port = text.partition(":")
         if not colon:
             raise NetError(f"host address '{text}' doesn't contain ':' separating host from port")
@@ -172,7 +173,7 @@ def _port(text: str) -> int:
 
 
 def is_group(host: str) -> bool:
-    """Whether `host` is the number of a multicast group."""
+    """Whether `host` is the numeric address of a multicast group."""
     try:
         return ipaddress.IPv4Address(host).is_multicast
     except ValueError:
@@ -192,7 +193,7 @@ def inet4_text(address: Inet4) -> str:
 
 @dataclass(slots=True)
 class _Making:
-    """Closes a half-made socket and turns the failure of each step into its text."""
+    """Closes a socket whose setup failed, and turns the failure of each step into its text."""
 
     sock: socket.socket
 
@@ -223,7 +224,7 @@ def udp_socket(local: Inet4) -> socket.socket:
 
 
 def multicast_socket(group: Inet4, local: str | None) -> socket.socket:
-    """A member of `group`, through the interface that has the address `local` (net_dgram_mcast_create)."""
+    """A member of `group`, through the interface with the address `local` (net_dgram_mcast_create)."""
     if not is_multicast(group):
         number = int.from_bytes(socket.inet_aton(group[0]), "big")
         raise NetError(
@@ -248,7 +249,7 @@ def multicast_socket(group: Inet4, local: str | None) -> socket.socket:
         socket.IP_ADD_MEMBERSHIP,
         socket.inet_aton(group[0]) + (interface or bytes(4)),
     )
-    # Others on this host belong to the group, too.
+    # Other programs on this host may join the group, too.
     making.step(
         "can't force multicast message to loopback",
         sock.setsockopt,
@@ -268,7 +269,7 @@ def multicast_socket(group: Inet4, local: str | None) -> socket.socket:
 
 
 def datagram_socket_from_fd(fd: int) -> socket.socket:
-    """Take over an inherited descriptor; it is closed where it is no datagram socket."""
+    """Take over an inherited descriptor; it is closed if it is no datagram socket."""
     try:
         sock = socket.socket(fileno=fd)
     except OSError:

@@ -1,6 +1,6 @@
-"""dgram: one frame a datagram, over UDP, UDP multicast, a unix datagram socket or a passed one (QEMU's net/dgram.c).
+"""dgram: one frame per datagram, over UDP, UDP multicast, a unix datagram socket or a passed one (QEMU's net/dgram.c).
 
-Datagrams know no connection, so there is nothing here that would hold the link.
+The registry makes it. Datagrams have no connection, so it never holds the link.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class DgramBackend(Backend):
         self._info = ""
 
     def preparation(self) -> Coroutine[Any, Any, None] | None:
-        """Names of hosts are looked up first; a group's local address has to be a number (net_dgram_mcast_init)."""
+        """Look up host names first; a group's local address has to be numeric (net_dgram_mcast_init)."""
         local, remote = self._local, self._remote
         hosts = []
         if isinstance(remote, InetAddress):
@@ -100,8 +100,8 @@ class DgramBackend(Backend):
         self._info = f"mcast={inet4_text(group)}"
 
     def _start_fd(self, local: FdAddress, group: tuple[str, int] | None = None) -> None:
-        """A socket that was passed. For a group a socket of our own takes its place: what arrives at a shared one
-        would reach one of its users only."""
+        """Use a passed socket. For a group it is replaced by a new socket, because a datagram at a shared socket
+        reaches only one of its users."""
         passed = datagram_socket_from_fd(self.context.fds.take(local.text))
         if group is not None:
             number = passed.fileno()

@@ -1,7 +1,7 @@
-"""echo: a host with one address of each family that answers whoever asks for it, so that a guest has someone to ping.
+"""echo: a host with one address of each family that answers requests, so that a guest has a host to ping.
 
-It answers ARP (RFC 826), neighbour solicitations (RFC 4861) and echo requests of ICMP and ICMPv6, and nothing else;
-what is malformed gets no answer. `vnic demo` puts it at the far end of its wires.
+The registry makes it, and `vnic demo` puts it at the far end of its wires. It answers ARP (RFC 826), neighbour
+solicitations (RFC 4861) and echo requests of ICMP and ICMPv6 only; malformed requests get no answer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ETH_P_IP = 0x0800
 ETH_P_ARP = 0x0806
 ETH_P_IPV6 = 0x86DD
 ETH_MIN_BYTES = 60
-"""The shortest Ethernet frame, without FCS: shorter answers are padded, as a real card pads them."""
+"""The shortest Ethernet frame, without FCS: shorter answers are padded, as by a physical NIC."""
 
 _ARP = struct.Struct(">HHBBH6s4s6s4s")
 _ARP_ETHERNET_IPV4 = (1, ETH_P_IP, 6, 4)
@@ -43,20 +43,21 @@ _NA_OVERRIDE = 0x20000000
 _OPTION_TARGET_LINK_ADDRESS = 2
 _HOP_LIMIT = 64
 _NDP_HOP_LIMIT = 255
-"""What every NDP message must have, as proof that it was not routed (RFC 4861 §7.1)."""
+"""The hop limit of every valid NDP message, which proves that it was not routed (RFC 4861 §7.1)."""
 
 ALL_NODES_IP6 = bytes.fromhex("ff020000000000000000000000000001")
 ALL_NODES_MAC = bytes.fromhex("333300000001")
 
 MAX_ANSWERS_WAITING = 256
-"""Answers kept while the asker has no room for them; the oldest wait, newer ones are lost."""
+"""The answers that are kept while the guest has no room for them; newer ones are dropped."""
 
 
 class Responder:
-    """The host itself, without a wire: a frame in, its answer out. Pure, for the tests and for the demo."""
+    """The host without a wire: takes a frame and returns the answer. It has no side effects; tests and the demo use
+    it."""
 
     def __init__(self, mac: bytes, ip: str, ip6: str) -> None:
-        """Raises ValueError for an address that is none."""
+        """Raises ValueError for an invalid address."""
         self.mac = mac
         self.ip = ipaddress.IPv4Address(ip).packed
         self.ip6 = ipaddress.IPv6Address(ip6).packed
@@ -64,7 +65,7 @@ class Responder:
         self._solicited_ip6 = bytes.fromhex("ff0200000000000000000001ff") + self.ip6[-3:]
 
     def answer(self, frame: Frame) -> bytes | None:
-        """The answer to `frame`, or None: it is not for this host, no question, or broken."""
+        """The answer to `frame`. None if it is for another host, no request, or malformed."""
         data = bytes(frame)
         if len(data) < ETH_BYTES or (data[:6] != self.mac and data[:6] not in self._multicast):
             return None
@@ -95,7 +96,7 @@ class Responder:
         return _ARP.pack(*_ARP_ETHERNET_IPV4, _ARP_REPLY, self.mac, self.ip, sender_mac, sender_ip)
 
     def _ipv4(self, data: bytes) -> bytes | None:
-        """An echo reply; fragments and options are nothing that a ping needs."""
+        """An echo reply. Fragments and options get no answer, because ping does not need them."""
         if len(data) < _IPV4.size:
             return None
         version_ihl, tos, total, ident, fragment, _ttl, protocol, _sum, source, target = _IPV4.unpack_from(
@@ -132,7 +133,7 @@ class Responder:
         return None
 
     def _neighbor_advertisement(self, source: bytes, message: bytes) -> bytes | None:
-        """RFC 4861 §7.2.4. Who asks from :: wants that address for itself: it is taken, and all nodes are told."""
+        """RFC 4861 §7.2.4. A sender at :: probes whether the address is in use: the answer goes to all nodes."""
         if len(message) < 24 or message[1] != 0 or message[8:24] != self.ip6:
             return None
         nameless = source == bytes(16)
@@ -154,7 +155,7 @@ def _pseudo_header(source: bytes, target: bytes, length: int) -> bytes:
 
 
 class EchoBackend(Backend):
-    """The host on a wire of ours."""
+    """The host as a netdev."""
 
     def __init__(self, context: BackendContext, options: EchoOptions) -> None:
         super().__init__(context)
@@ -169,7 +170,7 @@ class EchoBackend(Backend):
         self._scheduled = False
 
     def receive(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
-        """Answer on the loop's next turn: a guest's send is not the place for the frame that it gets."""
+        """Answer in the loop's next turn: the guest must not receive a frame within its own send."""
         reply = self.host.answer(frame)
         if reply is not None and len(self._answers) < MAX_ANSWERS_WAITING:
             self._answers.append((queue, reply))
@@ -186,7 +187,7 @@ class EchoBackend(Backend):
         while self._answers:
             queue, reply = self._answers.popleft()
             if not self.client.send(queue, reply):
-                return  # it waits at the peer; `sent` goes on with the others
+                return  # it waits at the peer; `sent` continues with the others
 
     def sent(self, queue: int) -> None:
         if self._answers:

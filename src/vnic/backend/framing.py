@@ -1,6 +1,7 @@
 """QEMU's framing of Ethernet frames on stream sockets: 4 bytes of length, big-endian, then the frame.
 
-Sans-IO: bytes in, frames out, and the prefix for frames to be sent (net/net.c: net_fill_rstate).
+`connection` and the filters' `port` use it. Sans-IO: bytes in, frames out, and the prefix for frames to send
+(net/net.c: net_fill_rstate).
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ import struct
 from vnic.record import Record
 
 MAX_FRAME_BYTES = 4096 + 65536
-"""NET_BUFSIZE of QEMU's net.h: what a longer length means is a broken or hostile peer."""
+"""NET_BUFSIZE of QEMU's net.h. A peer that sends a larger length is broken or hostile."""
 LENGTH = struct.Struct(">I")
 
 
 class FramingError(Exception):
-    """The peer's stream makes no sense any more: the connection has to be closed."""
+    """The peer's stream is invalid: close the connection."""
 
 
 class DeframerRecord(Record, frozen=True):
@@ -25,9 +26,10 @@ class DeframerRecord(Record, frozen=True):
 
 
 class Deframer:
-    """Collects what was read and cuts frames out of it.
+    """Splits received bytes into frames.
 
-    `extra` bytes stand between the length, which does not count them, and the frame; they come out in front of it.
+    `extra` bytes lie between the length, which does not count them, and the frame; they are returned in front of the
+    frame.
     """
 
     def __init__(self, extra: int = 0) -> None:
@@ -36,8 +38,8 @@ class Deframer:
         self._at = 0
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
-        """Take what was read. At most one frame and the piece that was read are kept if frames are taken out
-        until there are none before the next piece is fed."""
+        """Add received bytes. If the caller takes out all frames before the next call, at most one frame and one piece
+        are kept."""
         if self._at:
             del self._buffer[: self._at]
             self._at = 0
@@ -51,8 +53,8 @@ class Deframer:
         self._buffer, self._at = bytearray(record.rest), 0
 
     def next(self) -> bytes | None:
-        """The next whole frame, or None until more is fed. An empty one carries nothing; it is given out, so that a
-        flood of them costs a reader no more than its budget at once."""
+        """The next whole frame, or None until more is fed. Empty frames are returned too, so that a flood of them
+        counts against the reader's budget."""
         buffer, at = self._buffer, self._at
         if len(buffer) - at < LENGTH.size:
             return None

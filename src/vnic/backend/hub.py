@@ -1,4 +1,4 @@
-"""The hubs of a machine and which ports they have; `hubport` makes the ports, `info network` lists them."""
+"""The hubs of a machine and their ports. `hubport` adds and removes the ports, and `info network` lists them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from vnic.net.client import NetClient
 
 
 class Port(Protocol):
-    """What a hub knows of a port."""
+    """What a hub needs from a port."""
 
     client: NetClient
 
 
 class Hub:
-    """One hub; `ports` has the newest first, as QEMU lists and serves them."""
+    """One hub; `ports` has the newest first, the order in which QEMU lists and serves them."""
 
     def __init__(self, hub_id: int) -> None:
         self.id = hub_id
@@ -22,7 +22,7 @@ class Hub:
 
 
 class Hubs:
-    """The hubs of a machine, the newest first. A hub stays when its last port goes (QEMU's net/hub.c frees none)."""
+    """The hubs of a machine, the newest first. A hub without ports remains (QEMU's net/hub.c frees none)."""
 
     def __init__(self) -> None:
         self._hubs: list[Hub] = []

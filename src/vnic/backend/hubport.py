@@ -1,6 +1,7 @@
-"""hubport: a port of a hub. What one port gets, all others are sent (QEMU's net/hub.c).
+"""hubport: a port of a hub. A frame that one port receives is sent to all others (QEMU's net/hub.c).
 
-A port whose link is down drops its traffic while the others keep talking; a hub propagates no link state.
+The registry makes it. A port whose link is down drops its traffic, and the others are not affected: a hub propagates no
+link state.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ class HubPort(Backend):
     """A port of a hub; its peer is a NIC, or the netdev that `netdev=` names."""
 
     wants_offload = True
-    """Frames pass on as they come; the peer of the far port says which offloads it takes."""
+    """Frames pass unchanged; the peer of the far port decides which offloads it takes."""
 
     def __init__(self, context: BackendContext, options: HubPortOptions) -> None:
         super().__init__(context)
@@ -31,7 +32,7 @@ class HubPort(Backend):
             if netdev is None:
                 raise NetError(f"netdev '{self._netdev_id}' not found")
             if netdev.peer is not None:
-                # QEMU ends with an assertion here (net_client_setup: !peer->peer).
+                # QEMU fails an assertion here (net_client_setup: !peer->peer).
                 raise NetError(f"netdev '{self._netdev_id}' is in use")
             self.context.network.connect(self.client, netdev)
         self._hub = self.context.hubs.join(self, self._hub_id)
@@ -49,8 +50,8 @@ class HubPort(Backend):
         return True
 
     def sent(self, queue: int) -> None:
-        """This port's peer has room again: the other ports may hold frames for it (net_hub_flush). In a turn of its
-        own, because hubs that are joined in a ring would tell each other for ever."""
+        """This port's peer has room again: the other ports may hold frames for it (net_hub_flush). It runs in a
+        separate turn, because hubs that are joined in a ring would notify each other endlessly."""
         if not self._flush_later:
             self._flush_later = True
             self.loop.call_soon(self._flush_others)
@@ -61,7 +62,7 @@ class HubPort(Backend):
             port.client.flush(0)
 
     def peer_changed(self) -> None:
-        """Without its old peer this port takes frames again, so that the others need not wait for it."""
+        """Without its old peer this port takes frames again, so the others need not wait for it."""
         self.sent(0)
 
     def cleanup(self) -> None:
@@ -69,4 +70,4 @@ class HubPort(Backend):
             hub, self._hub = self._hub, None
             self.context.hubs.leave(self, hub)
             for port in list(hub.ports):
-                port.client.flush(0)  # this one may have been what they waited for
+                port.client.flush(0)  # this one may have been the port that they waited for

@@ -1,6 +1,6 @@
-"""Network interfaces of this host as they change: the kernel tells of every change of one (rtnetlink(7)).
+"""Watches this host's network interfaces: the kernel reports every change (rtnetlink(7)). `tap` subscribes to it.
 
-One socket serves all netdevs of a machine; it is open while any of them watches. Nothing polls.
+One socket serves all netdevs of a machine; it is open while any of them subscribes. There is no polling.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ATTRIBUTE = struct.Struct("=HH")
 
 
 class InterfaceWatch:
-    """Tells subscribers whenever the interface of their name changed, appeared or went."""
+    """Notifies subscribers when the interface of their name changes, appears or disappears."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -34,10 +34,10 @@ class InterfaceWatch:
         self._sock: socket.socket | None = None
 
     def subscribe(self, name: str, changed: Callable[[], None]) -> Callable[[], None]:
-        """Call `changed()` at each change of the interface `name` of this network namespace, and once soon. What
-        changed is for the caller to look at: several changes may be told of at once.
+        """Call `changed()` at each change of the interface `name` of this network namespace, and once soon.
 
-        The returned function ends it. OSError where there is no such socket.
+        The callee reads the new state: one call may stand for several changes. The returned function ends the
+        subscription. OSError if the socket cannot be made.
         """
         if self._sock is None:
             self._sock = self._open()
@@ -81,7 +81,7 @@ class InterfaceWatch:
                 names |= changed_interfaces(sock.recv(_MESSAGE_BYTES))
             except BlockingIOError:
                 break
-            except OSError:  # ENOBUFS: there were more changes than the socket keeps
+            except OSError:  # ENOBUFS: the socket has lost changes
                 names = set(self._subscribers)
                 break
         for name in names:
@@ -90,7 +90,7 @@ class InterfaceWatch:
 
 
 def changed_interfaces(data: bytes) -> set[str]:
-    """The names in the link messages of a datagram from the kernel; a malformed rest is left alone."""
+    """The names in the link messages of a datagram from the kernel; a malformed rest is ignored."""
     names = set()
     at = 0
     while at + _MESSAGE_HEADER.size <= len(data):

@@ -1,6 +1,6 @@
 """The options of every netdev type, as Structs: QAPI's Netdev (qapi/net.json), and `link`, which vnic adds.
 
-The command line, HMP and QMP fill them in, `query-qmp-schema` prints them, and the back-ends are made from them.
+The command line, HMP and QMP fill them in, `query-qmp-schema` prints them, and the back-ends read them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from vnic.sockets.address import SocketAddress
 U16: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
 U32: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
 U64: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
-"""Without an upper bound, which msgspec takes only within an int64; argument checking knows 2**64 - 1 for it."""
+"""It has no upper bound here, because msgspec takes only bounds within an int64; argument checking uses 2**64 - 1."""
 I32: TypeAlias = Annotated[int, msgspec.Meta(ge=-0x80000000, le=0x7FFFFFFF)]
 Size: TypeAlias = Annotated[int, msgspec.Meta(ge=0, extra={"qapi": "size"})]
 
@@ -32,7 +32,7 @@ class String(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class NetdevOptions(
     msgspec.Struct, tag_field="type", rename="kebab", frozen=True, kw_only=True, forbid_unknown_fields=True
 ):
-    """What all netdevs have. `link=off` lets it begin with the operator's hold."""
+    """The options that all netdevs share. With `link=off` the netdev starts with the operator's hold."""
 
     id: str
     link: bool = True
@@ -48,7 +48,7 @@ class StreamOptions(NetdevOptions, tag="stream", frozen=True, kw_only=True):
     server: bool = False
     reconnect_ms: int | None = None
     mode: str | None = None
-    """Of the socket's path, in octal; vnic's own."""
+    """The mode of the socket's path, in octal; only vnic has it."""
     link_propagate: bool = False
 
 
@@ -86,7 +86,7 @@ class TapOptions(NetdevOptions, tag="tap", frozen=True, kw_only=True):
 
 
 class VhostUserOptions(NetdevOptions, tag="vhost-user", frozen=True, kw_only=True):
-    """`vhostforce` is taken and has no effect, as in QEMU."""
+    """`vhostforce` is accepted and has no effect, as in QEMU."""
 
     chardev: str
     vhostforce: bool = False
@@ -161,7 +161,7 @@ class BridgeOptions(NetdevOptions, tag="bridge", frozen=True, kw_only=True):
 
 
 class EchoOptions(NetdevOptions, tag="echo", frozen=True, kw_only=True):
-    """vnic's own: a host that answers ARP, neighbour solicitation and ping for one address of each family."""
+    """Only vnic has it: a host that answers ARP, neighbour solicitation and ping for one address of each family."""
 
     ip: str = "10.0.2.2"
     ip6: str = "fec0::2"

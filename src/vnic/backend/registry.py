@@ -1,6 +1,6 @@
-"""NETDEVS: each type of netdev, its options and how it is made.
+"""NETDEVS: each type of netdev, its options and its constructor. `netdev_add`, argument checking and help use it.
 
-A type that QEMU has and vnic lacks is in NOT_BUILT and refused by name, with QEMU's text.
+NOT_BUILT has the types that QEMU has and vnic lacks; they are refused by name, with QEMU's text.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NOT_BUILT = frozenset(
         *("vhost-vdpa", "af-xdp", "vmnet-host", "vmnet-shared", "vmnet-bridged"),
     }
 )
-"""NetClientDriver of qapi/net.json, as far as it is not built."""
+"""The types of NetClientDriver (qapi/net.json) that are not built."""
 
 
 def _row(name: str, options: type[o.NetdevOptions], desc: str, made_by: str) -> tuple[str, NetdevType]:
@@ -62,7 +62,7 @@ NETDEVS: dict[str, NetdevType] = dict(
 
 
 def netdev_type(name: str) -> NetdevType:
-    """The row of a type; NetError with QEMU's texts for one that is not built or unknown."""
+    """The row of a type; NetError with QEMU's texts if it is unknown or not built."""
     if name in NETDEVS:
         return NETDEVS[name]
     if name in NOT_BUILT:

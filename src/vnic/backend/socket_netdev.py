@@ -1,6 +1,6 @@
 """socket: QEMU's older netdev for a TCP peer, UDP or UDP multicast (net/socket.c); stream and dgram replace it.
 
-Its wire is held while a TCP peer is missing, as that of stream; unlike stream it emits no events.
+The registry makes it. Like stream it holds the link down while a TCP peer is missing; unlike stream it emits no events.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class SocketBackend(Backend):
         self._connection: FramedConnection | None = None
 
     def preparation(self) -> Coroutine[Any, Any, None] | None:
-        """Names of hosts are looked up first."""
+        """Look up host names first."""
         options = self._options
         texts = [options.listen, options.connect, options.mcast, options.udp]
         if options.udp is not None:
@@ -117,7 +117,7 @@ class SocketBackend(Backend):
     def _accepted(self, sock: socket.socket) -> None:
         try:
             name = sock.getpeername()
-        except OSError:  # gone before it was looked at
+        except OSError:  # the peer has disconnected already
             sock.close()
             return
         if self._listener is not None:
@@ -128,7 +128,7 @@ class SocketBackend(Backend):
         self._info = f"socket: connect to {inet4_text(address)}"
         self.hold_disconnected(f"connecting to tcp:{inet4_text(address)}")
         target = InetAddress(host=address[0], port=str(address[1]))
-        # Once is all it tries: without reconnect, as QEMU's.
+        # It tries once, as QEMU's, which has no reconnect.
         self._connector = Connector(self.loop, target, self._connected, self._connect_failed)
 
     def _connected(self, sock: socket.socket) -> None:

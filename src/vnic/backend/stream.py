@@ -1,6 +1,7 @@
 """stream: frames to and from one peer over a unix or TCP socket, as server or client (QEMU's net/stream.c).
 
-A wire whose peer is not connected is held down, so that the guest knows; QEMU's guest sees its link up.
+The registry makes it. While no peer is connected it holds the link down, so that the guest sees it; with QEMU the
+guest's link stays up.
 """
 
 from __future__ import annotations
@@ -35,18 +36,18 @@ from vnic.sockets.resolve import AddressError, Resolved, resolve
 
 
 class StreamState(enum.Enum):
-    """Where a stream is."""
+    """The state of a stream."""
 
     NEW = enum.auto()
     LISTENING = enum.auto()
     CONNECTING = enum.auto()
     CONNECTED = enum.auto()
     WAITING = enum.auto()
-    """For the time of the next attempt."""
+    """Waiting for the time of the next attempt."""
     WITHHELD = enum.auto()
-    """No socket, because that is how the far end is shown that our link is down (link-propagate=on)."""
+    """The socket is closed to show the far end that our link is down (link-propagate=on)."""
     ENDED = enum.auto()
-    """Nothing more will come: the only attempt failed, the only connection ended, or the netdev was deleted."""
+    """The end: the only attempt failed, the only connection ended, or the netdev was deleted."""
 
 
 MOVES: Final[Moves[StreamState]] = {
@@ -119,7 +120,7 @@ class StreamBackend(Backend):
             self._open()
 
     def _open(self) -> None:
-        """Listen, or begin to connect."""
+        """Listen, or start to connect."""
         assert isinstance(self._address, InetAddress | UnixAddress)
         self.state = StreamState.NEW
         if self._server:
@@ -129,7 +130,8 @@ class StreamBackend(Backend):
             )
         else:
             self.hold_disconnected(f"connecting to {describe(self._address)}")
-            # On the loop's next turn: whoever adds the netdev hears of its events after its reply, as from QEMU.
+            # In the loop's next turn: the client that adds the netdev gets its reply before the netdev's events, as
+            # from QEMU.
             self.state = StreamState.WAITING
             self._timer = self.loop.call_later(0, self._connect)
 
@@ -153,7 +155,7 @@ class StreamBackend(Backend):
         self.hold_disconnected(f"listening on {self._listening_on(listener)}, no peer yet")
 
     def _listening_on(self, listener: Listener) -> str:
-        """The address with the port that the kernel chose."""
+        """The address, with the port that the kernel chose."""
         family, sockaddr = listener.sockaddr
         if isinstance(self._address, FdAddress) or family != socket.AF_UNIX:
             return socket_uri(family, sockaddr)
@@ -161,7 +163,7 @@ class StreamBackend(Backend):
 
     def _accepted(self, sock: socket.socket) -> None:
         name = sock.getsockname() if sock.family == socket.AF_UNIX else _peer_name(sock)
-        if name is None:  # gone before it was looked at
+        if name is None:  # the peer has disconnected already
             sock.close()
             return
         if self._listener is not None:
@@ -171,7 +173,7 @@ class StreamBackend(Backend):
     # -- client -------------------------------------------------------------------------------------------------
 
     def _start_from_fd(self, sock: socket.socket) -> None:
-        """A socket that was passed is connected, or was never meant to be."""
+        """Use a passed socket, which may not be connected."""
         name = _peer_name(sock)
         if name is None:
             sock.close()
@@ -239,7 +241,7 @@ class StreamBackend(Backend):
             self._listener.resume()
 
     def _failed(self, text: str) -> None:
-        """Nothing more will come of it: as in QEMU, the netdev stays and its info says why."""
+        """Stop. As in QEMU, the netdev stays and its info says why."""
         self.state = StreamState.ENDED
         self._info = f"error: {text}"
         self.hold_disconnected(text)
@@ -248,7 +250,7 @@ class StreamBackend(Backend):
     # -- link-propagate -----------------------------------------------------------------------------------------
 
     def _own_link_down(self) -> bool:
-        """Whether this end of the cable is down by more than the far end's absence."""
+        """Whether this end is down for a reason besides the missing far end."""
         ends = clients_of_wire(self.client)
         reasons = {(end, kind) for end in ends for kind in end.holds}
         return bool(reasons - {(self.client, HoldKind.DISCONNECTED)})
@@ -302,7 +304,7 @@ class StreamBackend(Backend):
 
 
 def _peer_name(sock: socket.socket) -> Any:
-    """The far end's name, or None where there is no far end."""
+    """The far end's name, or None if there is no far end."""
     try:
         return sock.getpeername()
     except OSError:

@@ -1,4 +1,4 @@
-"""Chardevs: the command line's form and QAPI's, their errors, and what query-chardev says of them."""
+"""Tests of chardevs: the command line's form and QAPI's, their errors, and query-chardev."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vnic.net.errors import NetError
 from vnic.sockets.address import UnixAddress
 
 
-def test_the_command_lines_form() -> None:
+def test_command_line_form() -> None:
     options = parse_flat({"backend": "socket", "id": "c0", "path": "/run/x", "server": "on", "wait": "off"})
     assert isinstance(options, SocketOptions)
     assert options == SocketOptions(id="c0", addr=UnixAddress(path="/run/x"), server=True, wait=False)
@@ -36,7 +36,7 @@ def test_the_command_lines_form() -> None:
         ({"backend": "socket", "id": "x", "server": "maybe"}, "Parameter 'server' expects 'on' or 'off'"),
     ],
 )
-def test_refused_filter_gets_qemus_text(tree: dict[str, object], desc: str) -> None:
+def test_bad_options_are_refused_with_qemus_texts(tree: dict[str, object], desc: str) -> None:
     with pytest.raises(NetError) as refused:
         parse_flat(tree)
     assert refused.value.desc == desc
@@ -55,7 +55,7 @@ def test_refused_filter_gets_qemus_text(tree: dict[str, object], desc: str) -> N
         ({"type": "fd", "data": {"str": "7"}}, "fd:7,server=on"),
     ],
 )
-def test_qapis_form(addr: dict[str, object], filename: str) -> None:
+def test_qapi_form(addr: dict[str, object], filename: str) -> None:
     chardevs = Chardevs()
     chardev = chardevs.add(convert(SocketChardev, {"addr": addr}).options("c0"))
     assert chardevs.info() == [ChardevInfo("c0", f"disconnected:{filename}", False)]
@@ -76,7 +76,7 @@ def test_qapis_form(addr: dict[str, object], filename: str) -> None:
         pytest.param("::1", "[::1]", marks=pytest.mark.needs("ipv6")),
     ],
 )
-def test_both_ends_of_a_tcp_connection_are_told(host: str, name: str) -> None:
+def test_tcp_connection_shows_both_ends(host: str, name: str) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, 0), family=family) as listening:
         port = listening.getsockname()[1]
@@ -96,7 +96,7 @@ def test_both_ends_of_a_tcp_connection_are_told(host: str, name: str) -> None:
                 assert chardevs.info()[0].filename == f"tcp:{name}:{ends[0]}{on} <-> {name}:{ends[1]}"
 
 
-def test_one_user_at_a_time() -> None:
+def test_second_user_is_refused() -> None:
     chardevs = Chardevs()
     chardev = chardevs.add(parse_flat({"backend": "socket", "id": "c0", "path": "x"}))
     chardev.claim("net0")
@@ -112,7 +112,7 @@ def test_one_user_at_a_time() -> None:
         chardevs.find("c0")
 
 
-def test_labels_are_identifiers_and_unique() -> None:
+def test_label_is_a_unique_identifier() -> None:
     chardevs = Chardevs()
     chardevs.add(NullOptions(id="c0"))
     with pytest.raises(NetError, match="Chardev with id 'c0' already exists"):
@@ -124,7 +124,7 @@ def test_labels_are_identifiers_and_unique() -> None:
         chardevs.add_qapi("0", NullChardev())
 
 
-def test_one_that_listens_does_so_from_the_start_to_its_end(tmp_path: Path) -> None:
+def test_server_listens_as_long_as_it_exists(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
     chardevs = Chardevs()
     chardevs.add_qapi("c0", convert(SocketChardev, {"addr": {"type": "unix", "data": {"path": path}}}))
@@ -138,7 +138,7 @@ def test_one_that_listens_does_so_from_the_start_to_its_end(tmp_path: Path) -> N
 
 
 @pytest.mark.needs("loopback")
-def test_the_port_that_the_kernel_chose_can_be_asked_for() -> None:
+def test_query_chardev_shows_port_chosen_by_kernel() -> None:
     chardevs = Chardevs()
     options = parse_flat(
         {"backend": "socket", "id": "c0", "host": "", "port": "0", "server": "on", "ipv4": "on"}
@@ -151,19 +151,19 @@ def test_the_port_that_the_kernel_chose_can_be_asked_for() -> None:
     chardevs.close()
 
 
-def test_nobody_waits_for_the_lookup_of_a_name() -> None:
+def test_name_lookup_does_not_block() -> None:
     chardevs = Chardevs()
     flat = {"backend": "socket", "id": "c0", "host": "no.such.host.invalid", "port": "5", "server": "on"}
     assert chardevs.add(parse_flat(dict(flat)), listens=True).listener is None
 
 
-def test_chardev_add_says_which_one_failed() -> None:
+def test_chardev_add_error_names_chardev() -> None:
     far_off = {"addr": {"type": "unix", "data": {"path": "x" * 108}}}
     with pytest.raises(NetError, match=r"Failed to add chardev 'c0': UNIX socket path 'x+' is too long"):
         Chardevs().add_qapi("c0", convert(SocketChardev, far_off))
 
 
-def test_there_is_one_standard_input() -> None:
+def test_second_stdio_is_refused() -> None:
     chardevs = Chardevs()
     chardevs.add(StdioOptions(id="c0"))
     with pytest.raises(NetError, match="cannot use stdio by multiple character devices"):
@@ -182,13 +182,13 @@ def test_there_is_one_standard_input() -> None:
         ({"path": "x", "server": "on", "reconnect-ms": "5"}, "'reconnect-ms' option is incompatible"),
     ],
 )
-def test_options_that_contradict_themselves(tree: dict[str, object], text: str) -> None:
+def test_contradicting_options_are_refused(tree: dict[str, object], text: str) -> None:
     with pytest.raises(NetError, match=text):
         Chardevs().add(parse_flat({"backend": "socket", "id": "c0", **tree}))
 
 
 @pytest.mark.needs("loopback")
-def test_the_next_port_of_a_range_is_taken_where_the_first_is_in_use() -> None:
+def test_next_port_of_range_is_used() -> None:
     ports = consecutive_ports()
     chardevs = Chardevs()
     for label, port in zip(("c0", "c1"), ports, strict=True):
@@ -202,7 +202,7 @@ def test_the_next_port_of_a_range_is_taken_where_the_first_is_in_use() -> None:
 
 
 def consecutive_ports() -> tuple[int, int]:
-    """Two free ports, one behind the other."""
+    """Two free ports with consecutive numbers."""
     while True:
         with socket.create_server(("127.0.0.1", 0)) as first:
             port = first.getsockname()[1]
@@ -214,7 +214,7 @@ def consecutive_ports() -> tuple[int, int]:
 
 
 @pytest.mark.needs("loopback")
-def test_a_passed_socket_of_tcp_passes_no_descriptors() -> None:
+def test_passed_tcp_socket_passes_no_descriptors() -> None:
     listening = socket.create_server(("127.0.0.1", 0))
     chardevs = Chardevs(lambda _: listening.detach())
     chardev = chardevs.add(
@@ -226,7 +226,7 @@ def test_a_passed_socket_of_tcp_passes_no_descriptors() -> None:
     chardevs.close()
 
 
-def test_a_passed_socket_has_to_be_a_stream() -> None:
+def test_passed_socket_must_be_a_stream() -> None:
     chardevs = Chardevs(lambda _: socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).detach())
     with pytest.raises(NetError, match=r"File descriptor '[0-9]+' is not a stream socket"):
         chardevs.add(parse_flat({"backend": "socket", "id": "c0", "fd": "s"}), listens=True)

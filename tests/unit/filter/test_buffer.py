@@ -1,4 +1,5 @@
-"""filter-buffer: what it holds comes out at the ticks, in order, in bounded turns, and is bounded itself."""
+"""Tests of filter-buffer: it releases frames at the ticks, in order and in bounded turns, and holds a bounded
+amount."""
 
 from __future__ import annotations
 
@@ -57,7 +58,7 @@ def rig() -> Iterator[Rig]:
     loop.close()
 
 
-def test_frames_come_out_at_the_next_tick_in_order(rig: Rig) -> None:
+def test_frames_are_released_in_order_at_next_tick(rig: Rig) -> None:
     rig.time.advance(0.0123)
     rig.hold_back(10 * MS)
     rig.time.advance(0.007)
@@ -75,14 +76,14 @@ def test_frames_come_out_at_the_next_tick_in_order(rig: Rig) -> None:
     assert rig.host.got == [b"1", b"3", b"4"]
 
 
-def test_one_direction_alone_may_be_held_back(rig: Rig) -> None:
+def test_one_direction_can_be_held(rig: Rig) -> None:
     rig.hold_back(10 * MS, Direction.TX)
     rig.nic.send(0, b"out")
     rig.netdev.send(0, b"in")
     assert (rig.host.got, rig.guest.got) == ([b"out"], [])
 
 
-def test_without_frames_no_timer_runs(rig: Rig) -> None:
+def test_no_timer_runs_without_frames(rig: Rig) -> None:
     rig.hold_back(1)
     rig.time.run_soon()
     rig.nic.send(0, b"1")
@@ -92,7 +93,7 @@ def test_without_frames_no_timer_runs(rig: Rig) -> None:
     assert len(rig.time._calls) == 1
 
 
-def test_what_is_held_is_a_copy_with_its_offload(rig: Rig) -> None:
+def test_held_frame_is_a_copy_with_its_offload(rig: Rig) -> None:
     rig.guest.wants_offload = True
     rig.hold_back(10 * MS)
     frame, offload = bytearray(b"before"), bytes((1, 0, 0, 0, 0, 0, 2, 0, 2, 0))
@@ -102,7 +103,7 @@ def test_what_is_held_is_a_copy_with_its_offload(rig: Rig) -> None:
     assert (rig.guest.got, rig.guest.offloads) == ([b"before"], [offload])
 
 
-def test_many_frames_take_several_turns_and_an_answer_waits_for_its_own_tick(rig: Rig) -> None:
+def test_release_takes_several_turns_and_replies_wait_for_next_tick(rig: Rig) -> None:
     rig.hold_back(10 * MS)
     rig.host.answers = True
     count = 2 * FLUSH_BUDGET + 10
@@ -118,7 +119,7 @@ def test_many_frames_take_several_turns_and_an_answer_waits_for_its_own_tick(rig
 
 
 @pytest.mark.parametrize(("size", "kept"), [(60, QUEUE_LIMIT), (1 << 16, BYTES_LIMIT >> 16)])
-def test_what_is_held_is_bounded(rig: Rig, size: int, kept: int) -> None:
+def test_held_frames_are_bounded(rig: Rig, size: int, kept: int) -> None:
     rig.hold_back(10 * MS)
     for _ in range(kept + 7):
         assert rig.nic.send(0, bytes(size))
@@ -129,7 +130,7 @@ def test_what_is_held_is_bounded(rig: Rig, size: int, kept: int) -> None:
 
 
 @pytest.mark.parametrize("how", ["object-del", "netdev_del"])
-def test_the_end_releases_all_in_order(rig: Rig, how: str) -> None:
+def test_cleanup_releases_all_in_order(rig: Rig, how: str) -> None:
     rig.hold_back(10 * MS)
     for n in range(FLUSH_BUDGET + 1):
         rig.nic.send(0, b"%d" % n)
@@ -142,7 +143,7 @@ def test_the_end_releases_all_in_order(rig: Rig, how: str) -> None:
     assert len(rig.host.got) == FLUSH_BUDGET + 1
 
 
-def test_what_is_held_of_a_nic_that_was_removed_is_lost(rig: Rig) -> None:
+def test_held_frames_of_removed_nic_are_lost(rig: Rig) -> None:
     rig.hold_back(10 * MS)
     rig.nic.send(0, b"1")
     rig.netdev.send(0, b"2")
@@ -151,7 +152,7 @@ def test_what_is_held_of_a_nic_that_was_removed_is_lost(rig: Rig) -> None:
     assert (rig.host.got, rig.guest.got) == ([], [])
 
 
-def test_an_interval_of_zero_is_refused(rig: Rig) -> None:
+def test_zero_interval_is_refused(rig: Rig) -> None:
     with pytest.raises(NetError, match=r"^Property 'filter-buffer.interval' requires a positive value$"):
         rig.hold_back(0)
     assert rig.netdev.filters == []
@@ -164,7 +165,7 @@ def test_info(rig: Rig) -> None:
     )
 
 
-def test_switched_off_it_keeps_nothing_and_on_again_it_ticks(rig: Rig) -> None:
+def test_disabled_filter_holds_nothing_and_enabled_again_ticks(rig: Rig) -> None:
     rig.hold_back(100 * MS)
     rig.guest.client.send(0, b"kept")
     (held,) = rig.netdev.filters

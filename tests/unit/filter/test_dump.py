@@ -1,4 +1,4 @@
-"""filter-dump: a pcap file that grows by whole records, whatever kind of file it is and whatever becomes of it."""
+"""Tests of filter-dump: the file has whole records at any time, for every kind of file and every error."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SYN = bytes(range(60))
 
 
 class Rig:
-    """A wire between two that listen, and what a dump on it wrote."""
+    """A wire between two clients that record frames, and the file of a dump on it."""
 
     def __init__(self, file: Path | str, maxlen: int = 65536) -> None:
         self.network = Network(asyncio.get_running_loop(), Clock(wall_ns=lambda: WALL_NS))
@@ -44,7 +44,7 @@ class Rig:
 
 
 def records(data: bytes) -> list[tuple[int, int, int, bytes]]:
-    """(seconds, microseconds, length on the wire, what was kept) of each record; all of them have to be whole."""
+    """(seconds, microseconds, length on the wire, kept bytes) of each record; all must be whole."""
     assert struct.unpack_from("<IHHiIII", data)[:5] == (0xA1B2C3D4, 2, 4, 0, 0)
     found = []
     at = 24
@@ -56,7 +56,7 @@ def records(data: bytes) -> list[tuple[int, int, int, bytes]]:
     return found
 
 
-def test_records_are_there_as_soon_as_a_frame_has_passed(tmp_path: Path) -> None:
+def test_record_is_written_with_the_frame(tmp_path: Path) -> None:
     async def main() -> None:
         file = tmp_path / "a.pcap"
         rig = Rig(file)
@@ -74,7 +74,7 @@ def test_records_are_there_as_soon_as_a_frame_has_passed(tmp_path: Path) -> None
         run(main())
 
 
-def test_maxlen_cuts_what_is_kept(tmp_path: Path) -> None:
+def test_maxlen_truncates_records(tmp_path: Path) -> None:
     async def main() -> None:
         file = tmp_path / "a.pcap"
         rig = Rig(file, maxlen=20)
@@ -88,7 +88,7 @@ def test_maxlen_cuts_what_is_kept(tmp_path: Path) -> None:
     run(main())
 
 
-def test_an_unfinished_frame_is_written_as_it_is(tmp_path: Path) -> None:
+def test_unfinished_frame_is_written_unchanged(tmp_path: Path) -> None:
     async def main() -> None:
         rig = Rig(tmp_path / "a.pcap")
         rig.nic.send(0, SYN, bytes((1, 0, 0, 0, 0, 0, 20, 0, 6, 0)))
@@ -100,7 +100,7 @@ def test_an_unfinished_frame_is_written_as_it_is(tmp_path: Path) -> None:
     run(main())
 
 
-def test_an_older_file_is_emptied(tmp_path: Path) -> None:
+def test_existing_file_is_emptied(tmp_path: Path) -> None:
     async def main() -> None:
         file = tmp_path / "a.pcap"
         file.write_bytes(bytes(1000))
@@ -121,7 +121,7 @@ def test_an_older_file_is_emptied(tmp_path: Path) -> None:
         ("/dev/full", 1, "net dump write error: No space left on device"),
     ],
 )
-def test_refused(tmp_path: Path, file: str, maxlen: int, desc: str) -> None:
+def test_bad_options_are_refused(tmp_path: Path, file: str, maxlen: int, desc: str) -> None:
     async def main() -> None:
         os.mkfifo(tmp_path / "fifo")
         path = os.path.join(tmp_path, file)
@@ -134,8 +134,8 @@ def test_refused(tmp_path: Path, file: str, maxlen: int, desc: str) -> None:
         run(main())
 
 
-def test_a_block_device_is_not_overwritten(tmp_path: Path) -> None:
-    """One without a driver refuses its open, so the answer of fstat is played."""
+def test_block_device_is_refused(tmp_path: Path) -> None:
+    """A device without a driver fails to open, so the test fakes the result of fstat."""
     device = tmp_path / "disk"
     device.write_bytes(b"precious")
     real = os.fstat
@@ -159,7 +159,7 @@ def test_a_block_device_is_not_overwritten(tmp_path: Path) -> None:
 
 @contextmanager
 def file_size_limit(size: int) -> Iterator[None]:
-    """Let writes beyond `size` fail, as on a full disk: the last one that fits is cut short."""
+    """Let writes beyond `size` fail, as on a full disk: the last write that fits is cut short."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
@@ -170,9 +170,7 @@ def file_size_limit(size: int) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, before)
 
 
-def test_a_full_disk_ends_the_dump_with_a_whole_record(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_full_disk_ends_dump_with_whole_record(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         file = tmp_path / "a.pcap"
         rig = Rig(file)
@@ -190,18 +188,18 @@ def test_a_full_disk_ends_the_dump_with_a_whole_record(
     assert "network dump write error - stopping dump" in message
 
 
-def test_a_slow_reader_of_a_fifo_misses_whole_frames(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_slow_fifo_reader_loses_whole_frames(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     missed = 0
 
     async def main() -> None:
         os.mkfifo(tmp_path / "fifo")
         reader = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
-        fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 1 << 16)  # takes 7 frames and a bit, as pages are filled
+        fcntl.fcntl(
+            reader, fcntl.F_SETPIPE_SZ, 1 << 16
+        )  # holds 7 frames and a part, given how pages are filled
         rig = Rig(tmp_path / "fifo")
         for _ in range(20):
-            rig.nic.send(0, bytes(9000))  # beyond PIPE_BUF: the last one is taken in part
+            rig.nic.send(0, bytes(9000))  # beyond PIPE_BUF: the last one is written in part
         data = b""
         for _ in range(20):
             with contextlib.suppress(BlockingIOError):
@@ -222,7 +220,7 @@ def test_a_slow_reader_of_a_fifo_misses_whole_frames(
     assert message.endswith(f"{missed} frames were left out: its reader was too slow")
 
 
-def test_a_fifo_whose_reader_went_ends_the_dump(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_closed_fifo_reader_ends_dump(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         os.mkfifo(tmp_path / "fifo")
         reader = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)

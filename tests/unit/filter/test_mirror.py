@@ -1,4 +1,4 @@
-"""filter-mirror and filter-redirector over real sockets: what goes out, what comes in, and peers of every kind."""
+"""Tests of filter-mirror and filter-redirector over real sockets: output, input, and every kind of peer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from vnic.net.offload import complete
 ONE, TWO, THREE = (bytes([n]) * 60 for n in (1, 2, 3))
 PARTIAL = bytes(range(64))
 OFFLOAD = bytes((1, 0, 0, 0, 0, 0, 20, 0, 6, 0))
-"""A checksum of PARTIAL from byte 20 is owed at byte 26."""
+"""PARTIAL's checksum starts at byte 20 and is stored at byte 26."""
 (FINISHED,) = complete(OFFLOAD, PARTIAL)
 
 
@@ -38,14 +38,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 class Rig:
-    """nic0 on net0, and chardevs that listen on sockets of their own names."""
+    """nic0 on net0, and listening chardevs whose sockets have their names."""
 
     def __init__(self, folder: Path, *chardevs: str) -> None:
         self.folder = folder
         self.loop = asyncio.get_running_loop()
         self.network = Network(self.loop)
         self.passed: dict[str, socket.socket] = {}
-        """The sockets that `fd=` may name."""
+        """The sockets that `fd=` can name."""
         self.chardevs = Chardevs(lambda name: self.passed.pop(name).detach())
         self.context = BackendContext(self.loop, self.network, self.chardevs)
         self.host, self.guest = Guest(), Guest()
@@ -69,7 +69,7 @@ class Rig:
         self.add(RedirectorOptions(id=name, netdev="net0", **options))
 
     async def peer(self, name: str) -> Peer:
-        """Connect to a chardev, and wait until vnic knows."""
+        """Connect to a chardev, and wait until vnic has noticed."""
         sock = socket.socket(socket.AF_UNIX)
         sock.setblocking(False)
         await self.loop.sock_connect(sock, str(self.folder / name))
@@ -125,7 +125,7 @@ class Peer:
 # -- mirror ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_mirror_copies_both_directions(folder: Path) -> None:
+def test_mirror_copies_both_directions(folder: Path) -> None:
     async def main() -> None:
         rig = Rig(folder, "o")
         rig.mirror()
@@ -145,7 +145,7 @@ def test_a_mirror_copies_both_directions(folder: Path) -> None:
         run(main())
 
 
-def test_without_a_peer_the_wire_goes_on_and_a_peer_may_come_back(folder: Path) -> None:
+def test_wire_works_without_peer_and_peer_may_reconnect(folder: Path) -> None:
     async def main() -> None:
         rig = Rig(folder, "o")
         rig.mirror()
@@ -165,7 +165,7 @@ def test_without_a_peer_the_wire_goes_on_and_a_peer_may_come_back(folder: Path) 
 
 
 @pytest.mark.parametrize("kind", ["unix", pytest.param("inet", marks=pytest.mark.needs("loopback"))])
-def test_a_client_connects_again(folder: Path, kind: str) -> None:
+def test_client_reconnects(folder: Path, kind: str) -> None:
     async def main() -> None:
         rig = Rig(folder)
         if kind == "unix":
@@ -184,7 +184,7 @@ def test_a_client_connects_again(folder: Path, kind: str) -> None:
             await until(lambda: rig.chardevs.find("o").connected)
             rig.nic.send(0, ONE)
             assert await peer.frame() == ONE
-            peer.close()  # the next one that is accepted comes when this one was found gone
+            peer.close()  # the next peer is accepted when the end of this one is noticed
         listening.close()
         rig.network.close()
 
@@ -193,7 +193,7 @@ def test_a_client_connects_again(folder: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["unix", pytest.param("inet", marks=pytest.mark.needs("loopback"))])
-def test_a_passed_socket_that_is_connected_serves_both_ways(folder: Path, kind: str) -> None:
+def test_passed_connection_serves_both_directions(folder: Path, kind: str) -> None:
     async def main() -> None:
         rig = Rig(folder)
         if kind == "unix":
@@ -213,7 +213,7 @@ def test_a_passed_socket_that_is_connected_serves_both_ways(folder: Path, kind: 
         await peer.say(ONE)
         await until(lambda: rig.guest.got == [ONE])
         object_del(rig.context, "f0")
-        rig.mirror("c")  # the connection is the chardev's: the next user goes on with it
+        rig.mirror("c")  # the chardev owns the connection: the next user continues with it
         await until(lambda: rig.chardevs.find("c").connected)
         rig.nic.send(0, TWO)
         assert await peer.frame() == TWO
@@ -222,7 +222,7 @@ def test_a_passed_socket_that_is_connected_serves_both_ways(folder: Path, kind: 
         assert rig.chardevs.info()[0].filename == "disconnected:fd:s"
         rig.nic.send(0, THREE)
         object_del(rig.context, "f0")
-        rig.mirror("c")  # it does not come back, which is no error
+        rig.mirror("c")  # no reconnect, which is no error
         await asyncio.sleep(0)
         assert not rig.chardevs.find("c").connected
         rig.network.close()
@@ -232,7 +232,7 @@ def test_a_passed_socket_that_is_connected_serves_both_ways(folder: Path, kind: 
         run(main())
 
 
-def test_a_passed_socket_that_listens_takes_one_peer_after_another(folder: Path) -> None:
+def test_passed_listener_serves_peers_in_turn(folder: Path) -> None:
     async def main() -> None:
         rig = Rig(folder)
         listening = socket.socket(socket.AF_UNIX)
@@ -257,7 +257,7 @@ def test_a_passed_socket_that_listens_takes_one_peer_after_another(folder: Path)
         run(main())
 
 
-def test_a_passed_socket_that_is_not_connected(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unconnected_passed_socket_is_reported(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         caplog.set_level("INFO")
         rig = Rig(folder)
@@ -274,7 +274,7 @@ def test_a_passed_socket_that_is_not_connected(folder: Path, caplog: pytest.LogC
 
 
 @pytest.mark.needs("loopback")
-def test_a_server_on_a_tcp_port(folder: Path) -> None:
+def test_server_listens_on_tcp_port(folder: Path) -> None:
     async def main() -> None:
         rig = Rig(folder)
         with socket.create_server(("127.0.0.1", 0)) as other:
@@ -295,9 +295,7 @@ def test_a_server_on_a_tcp_port(folder: Path) -> None:
         run(main())
 
 
-def test_a_peer_that_reads_too_slowly_misses_whole_frames(
-    folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_slow_peer_loses_whole_frames(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     got = 0
 
     async def main() -> None:
@@ -330,8 +328,10 @@ def test_a_peer_that_reads_too_slowly_misses_whole_frames(
 
 @pytest.mark.parametrize("vnet_hdr", [False, True])
 @pytest.mark.parametrize("wants_offload", [False, True])
-def test_a_frame_that_is_owed_its_checksum(folder: Path, vnet_hdr: bool, wants_offload: bool) -> None:
-    """It goes out as it is only behind a header that tells so, and only where the netdev has such a header, too."""
+def test_partial_checksum_is_left_only_behind_a_header(
+    folder: Path, vnet_hdr: bool, wants_offload: bool
+) -> None:
+    """The frame passes unchanged only behind a header, and only if the netdev has such a header, too."""
 
     async def main() -> None:
         rig = Rig(folder, "o")
@@ -362,7 +362,7 @@ def test_a_frame_that_is_owed_its_checksum(folder: Path, vnet_hdr: bool, wants_o
 # -- redirector -----------------------------------------------------------------------------------------------------
 
 
-def test_what_a_redirector_sends_away_is_gone_connected_or_not(folder: Path) -> None:
+def test_redirected_frame_is_removed_with_or_without_peer(folder: Path) -> None:
     async def main() -> None:
         rig = Rig(folder, "o")
         rig.redirect(outdev="o", queue=Direction.RX)
@@ -382,15 +382,15 @@ def test_what_a_redirector_sends_away_is_gone_connected_or_not(folder: Path) -> 
     ("queue", "host", "guest"),
     [(Direction.ALL, [ONE], [ONE]), (Direction.TX, [], [ONE]), (Direction.RX, [ONE], [])],
 )
-def test_what_comes_in_goes_on_in_its_direction(
+def test_injected_frame_keeps_its_direction(
     folder: Path, queue: Direction, host: list[bytes], guest: list[bytes]
 ) -> None:
-    """As seen of QEMU 11.1.3. Frames of the wire pass, since there is no outdev."""
+    """As observed with QEMU 11.1.3. Frames of the wire pass, because there is no outdev."""
 
     async def main() -> None:
         rig = Rig(folder, "i")
         rig.redirect(indev="i", queue=queue)
-        for _ in range(2):  # and a peer may come back
+        for _ in range(2):  # a peer may reconnect
             peer = await rig.peer("i")
             await peer.say(ONE)
             await until(lambda: rig.host.got + rig.guest.got == host + guest)
@@ -407,7 +407,7 @@ def test_what_comes_in_goes_on_in_its_direction(
         run(main())
 
 
-def test_what_comes_in_meets_the_filters_behind(folder: Path) -> None:
+def test_injected_frame_passes_later_filters(folder: Path) -> None:
     async def main() -> None:
         rig = Rig(folder, "i")
         for name in ("a", "b"):
@@ -424,7 +424,7 @@ def test_what_comes_in_meets_the_filters_behind(folder: Path) -> None:
     run(main())
 
 
-def test_while_it_is_off_nothing_goes_out_or_in(folder: Path) -> None:
+def test_disabled_filter_moves_no_frames(folder: Path) -> None:
     async def main() -> None:
         rig = Rig(folder, "i", "o")
         rig.redirect(indev="i", outdev="o", status="off")
@@ -440,7 +440,7 @@ def test_while_it_is_off_nothing_goes_out_or_in(folder: Path) -> None:
     run(main())
 
 
-def test_without_a_nic_what_comes_in_is_dropped(folder: Path) -> None:
+def test_injected_frame_without_nic_is_dropped(folder: Path) -> None:
     async def main() -> None:
         rig = Rig(folder, "i")
         rig.redirect(indev="i")
@@ -454,7 +454,7 @@ def test_without_a_nic_what_comes_in_is_dropped(folder: Path) -> None:
     run(main())
 
 
-def test_headers_that_come_in_are_obeyed_here(folder: Path) -> None:
+def test_offloads_of_injected_frames_are_done_here(folder: Path) -> None:
     async def main() -> None:
         rig = Rig(folder, "i")
         rig.guest.wants_offload = True
@@ -485,9 +485,7 @@ def test_headers_that_come_in_are_obeyed_here(folder: Path) -> None:
         struct.pack(">II", 60, 0xFFFFFFFF) + bytes(60),
     ],
 )
-def test_a_peer_that_makes_no_sense_is_left_and_may_come_again(
-    folder: Path, vnet_hdr: bool, bad: bytes
-) -> None:
+def test_invalid_stream_disconnects_and_peer_may_reconnect(folder: Path, vnet_hdr: bool, bad: bytes) -> None:
     async def main() -> None:
         rig = Rig(folder, "i")
         rig.redirect(indev="i", vnet_hdr_support=vnet_hdr, queue=Direction.TX)
@@ -506,8 +504,8 @@ def test_a_peer_that_makes_no_sense_is_left_and_may_come_again(
         run(main())
 
 
-def test_two_filters_carry_a_wire_elsewhere(folder: Path) -> None:
-    """What one vnic redirects another puts in: the guest's frames come out of the other's netdev."""
+def test_two_redirectors_join_two_wires(folder: Path) -> None:
+    """Frames that one vnic redirects are injected by another: the guest's frames leave through the other's netdev."""
 
     async def main() -> None:
         (folder / "a").mkdir()
@@ -566,8 +564,8 @@ def test_two_filters_carry_a_wire_elsewhere(folder: Path) -> None:
         ),
     ],
 )
-def test_refused(folder: Path, options: msgspec.Struct, error_class: str, desc: str) -> None:
-    """Nothing of the filter is left: its chardevs are free, and no path is listened on."""
+def test_bad_options_are_refused(folder: Path, options: msgspec.Struct, error_class: str, desc: str) -> None:
+    """A refused filter leaves nothing: its chardevs are free, and no path is listened on."""
 
     async def main() -> None:
         rig = Rig(folder, "o")
@@ -586,7 +584,7 @@ def test_refused(folder: Path, options: msgspec.Struct, error_class: str, desc: 
 
 
 @pytest.mark.parametrize("how", ["object-del", "netdev_del"])
-def test_a_chardev_has_one_user_and_is_free_when_the_filter_is_gone(folder: Path, how: str) -> None:
+def test_chardev_is_released_with_its_filter(folder: Path, how: str) -> None:
     async def main() -> None:
         rig = Rig(folder, "o")
         rig.mirror()
@@ -605,8 +603,8 @@ def test_a_chardev_has_one_user_and_is_free_when_the_filter_is_gone(folder: Path
     run(main())
 
 
-def test_only_an_indev_is_listened_to(folder: Path) -> None:
-    """query-chardev's frontend-open (qemu_chr_fe_set_handlers): what a mirror is told, it does not read."""
+def test_only_indev_is_read(folder: Path) -> None:
+    """query-chardev's frontend-open (qemu_chr_fe_set_handlers): a mirror does not read from its chardev."""
 
     async def main() -> None:
         rig = Rig(folder, "i", "o", "m")
@@ -623,7 +621,7 @@ def test_only_an_indev_is_listened_to(folder: Path) -> None:
     asyncio.run(main())
 
 
-def test_null_takes_everything_and_gives_nothing(folder: Path) -> None:
+def test_null_chardev_discards_frames(folder: Path) -> None:
     async def main() -> None:
         rig = Rig(folder)
         rig.chardev("i", "null")

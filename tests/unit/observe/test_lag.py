@@ -1,4 +1,4 @@
-"""The loop's lag: turns are counted by their length, over a window, and nothing is counted while nothing happens."""
+"""Tests of the loop's lag: turns are counted by length, over a window, and an idle loop counts none."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vnic.observe.lag import (
 
 
 class Clock:
-    """Nanoseconds that only a test lets pass."""
+    """A clock in nanoseconds that only the test advances."""
 
     def __init__(self) -> None:
         self.now = 1
@@ -32,7 +32,7 @@ def turn(lag: Lag, clock: Clock, micros: int) -> None:
 
 
 @pytest.mark.parametrize("ns", [0, 1, 7, 8, 15, 16, 17, 1000, 123_456, 50_000_000, 1 << 40])
-def test_a_bucket_is_an_eighth_wide_at_most(ns: int) -> None:
+def test_bucket_is_at_most_an_eighth_wide(ns: int) -> None:
     edge = _upper_edge(_bucket(ns))
     assert ns <= edge <= ns + ns / 8
     assert _bucket(edge) == _bucket(ns)
@@ -52,7 +52,7 @@ def test_percentiles() -> None:
     assert told.max_us == 100
 
 
-def test_turns_of_the_start_can_be_forgotten() -> None:
+def test_reset_drops_turns() -> None:
     clock = Clock()
     lag = Lag(clock)
     turn(lag, clock, 900)
@@ -60,7 +60,7 @@ def test_turns_of_the_start_can_be_forgotten() -> None:
     assert lag.summary().turns == 0
 
 
-def test_the_window_ends() -> None:
+def test_old_turns_leave_the_window() -> None:
     clock = Clock()
     lag = Lag(clock)
     turn(lag, clock, 900)
@@ -73,7 +73,7 @@ def test_the_window_ends() -> None:
     assert lag.summary().turns == 0, "old turns are not told of after a long silence"
 
 
-def test_a_turn_is_from_one_wait_to_the_next() -> None:
+def test_turn_lasts_from_wait_to_wait() -> None:
     clock = Clock()
     loop = LagLoop(Lag(clock))
 
@@ -89,7 +89,7 @@ def test_a_turn_is_from_one_wait_to_the_next() -> None:
         loop.close()
 
 
-def test_an_idle_loop_makes_no_turns() -> None:
+def test_idle_loop_makes_no_turns() -> None:
     loop = LagLoop()
     try:
         loop.run_until_complete(asyncio.sleep(0.05))

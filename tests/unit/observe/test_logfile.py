@@ -1,4 +1,4 @@
-"""The log file: appended to, made anew when it was moved away, never in anybody's way."""
+"""Tests of the log file: it is appended to, made again after it was moved, and never blocks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def record(text: str) -> logging.LogRecord:
     return logging.LogRecord("vnic", logging.INFO, __file__, 1, text, (), None)
 
 
-def test_lines_are_appended_and_only_the_user_may_read_them(tmp_path: Path) -> None:
+def test_lines_are_appended_with_mode_0600(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_text("from before\n")
     fresh = tmp_path / "fresh"
@@ -27,7 +27,7 @@ def test_lines_are_appended_and_only_the_user_may_read_them(tmp_path: Path) -> N
     assert fresh.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_file_that_was_moved_away_is_made_anew(tmp_path: Path) -> None:
+def test_moved_file_is_created_again(tmp_path: Path) -> None:
     path = tmp_path / "log"
     file = LogFile(str(path))
     file.emit(record("one"))
@@ -37,7 +37,7 @@ def test_a_file_that_was_moved_away_is_made_anew(tmp_path: Path) -> None:
     assert path.read_text() == "two\n"
 
 
-def test_a_bounded_log_keeps_what_came_before_once(tmp_path: Path) -> None:
+def test_bounded_log_keeps_one_old_file(tmp_path: Path) -> None:
     path = tmp_path / "log"
     file = LogFile(str(path), max_bytes=20)
     for number in range(10):
@@ -48,7 +48,7 @@ def test_a_bounded_log_keeps_what_came_before_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(20)
-def test_a_fifo_is_refused_at_the_start_and_dropped_to_later(
+def test_fifo_is_refused_at_start_and_later_gets_no_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging, "raiseExceptions", False)

@@ -1,4 +1,4 @@
-"""Log lines: many alike are left out, and the others say so."""
+"""Tests of log lines: repeated lines are suppressed and counted, and each output has its format."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vnic.observe.logs import (
 
 
 class Log:
-    """What a handler would write, by a clock of its own."""
+    """The lines that a handler would write, by a clock of the test."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -34,7 +34,7 @@ class Log:
             self.lines.append(OneLine().format(record))
 
 
-def test_many_lines_alike_are_left_out_for_a_while() -> None:
+def test_repeated_lines_are_suppressed() -> None:
     log = Log()
     for number in range(1000):
         log.warn("%s: it failed: %s", "nic0", number)
@@ -48,7 +48,7 @@ def test_many_lines_alike_are_left_out_for_a_while() -> None:
     assert len(log.lines) == 2 * ALIKE_MAX
 
 
-def test_one_nics_lines_silence_no_other_and_no_other_kind() -> None:
+def test_suppression_is_per_nic_and_kind() -> None:
     log = Log()
     for number in range(1000):
         log.warn("%s: it failed: %s", "nic0", number)
@@ -60,7 +60,7 @@ def test_one_nics_lines_silence_no_other_and_no_other_kind() -> None:
     assert len(log.lines) == 3
 
 
-def test_names_without_end_are_forgotten() -> None:
+def test_tracked_kinds_are_bounded() -> None:
     log = Log()
     for number in range(3 * KINDS_MAX):
         log.warn("%s: it failed", f"name{number}")
@@ -72,7 +72,7 @@ def line(formatter: logging.Formatter, level: int, text: str) -> str:
     return formatter.format(logging.LogRecord("vnic", level, __file__, 1, text, (), None))
 
 
-def test_a_line_of_the_journal_has_its_priority() -> None:
+def test_journal_line_has_priority() -> None:
     levels = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
     assert [line(Journald(), level, "x")[:9] for level in levels] == [
         "<7>vnic: ",
@@ -83,7 +83,7 @@ def test_a_line_of_the_journal_has_its_priority() -> None:
     ]
 
 
-def test_each_line_of_a_traceback_has_its_priority() -> None:
+def test_each_traceback_line_has_priority() -> None:
     try:
         raise ValueError("no")
     except ValueError as error:
@@ -93,13 +93,13 @@ def test_each_line_of_a_traceback_has_its_priority() -> None:
     assert all(each.startswith("<3>") for each in text.split("\n"))
 
 
-def test_a_line_of_a_file_has_the_time() -> None:
+def test_file_line_has_time() -> None:
     assert re.fullmatch(
         r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3} vnic: warning: x", line(Stamped(), logging.WARNING, "x")
     )
 
 
-def test_the_journal_is_known_by_its_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_journal_is_detected_by_its_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     found = os.fstat(2)
     monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
     assert logs.under_journald()

@@ -1,4 +1,4 @@
-"""The rule for what may be at a path that vnic listens on, and that a live vnic is known without a connection."""
+"""Tests of bind_path: which files may be at a path, and how it detects a running vnic without a connection."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ sock.listen()
 print("bound", flush=True)
 time.sleep(600)
 """
-"""Another vnic, as far as paths go."""
+"""Stands in for another vnic that has locked a path."""
 
 
 @pytest.fixture(autouse=True)
 def _in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Relative paths: TMPDIR may be too long for a socket's."""
+    """Use relative paths: TMPDIR may be too long for a socket's."""
     monkeypatch.chdir(tmp_path)
     with no_fd_leak():
         yield
@@ -53,7 +53,7 @@ def _each_way_to_ask(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
 
 
 def bound(path: str, mode: int = bind.PRIVATE) -> BoundPath:
-    """Bind to `path`, and forget the socket: what remains is what a test looks at."""
+    """Bind to `path` and close the socket, so that the path and its lock remain."""
     with socket.socket(socket.AF_UNIX) as sock:
         return bind_path(sock, path, mode=mode)
 
@@ -63,7 +63,7 @@ def stale(path: str) -> None:
         sock.bind(path)
 
 
-def test_nothing_is_left() -> None:
+def test_socket_and_lock_are_removed() -> None:
     path = bound("s")
     assert sorted(os.listdir()) == ["s", "s.lock"]
     path.remove()
@@ -71,7 +71,7 @@ def test_nothing_is_left() -> None:
     path.remove()
 
 
-def test_the_mode_does_not_depend_on_the_umask() -> None:
+def test_socket_mode_ignores_umask() -> None:
     before = os.umask(0o077)
     try:
         for mode in (0o600, 0o660, 0o666):
@@ -84,7 +84,7 @@ def test_the_mode_does_not_depend_on_the_umask() -> None:
 
 
 @pytest.mark.usefixtures("_each_way_to_ask")
-def test_a_leftover_is_replaced() -> None:
+def test_stale_socket_is_replaced() -> None:
     stale("s")
     before = os.lstat("s").st_ino, os.lstat("s").st_ctime_ns
     path = bound("s")
@@ -94,7 +94,7 @@ def test_a_leftover_is_replaced() -> None:
 
 @pytest.mark.usefixtures("_each_way_to_ask")
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
-def test_another_program_is_known_without_a_connection(kind: socket.SocketKind) -> None:
+def test_socket_in_use_is_detected_without_connecting(kind: socket.SocketKind) -> None:
     with socket.socket(socket.AF_UNIX, kind) as other:
         other.bind("s")
         if kind is socket.SOCK_STREAM:
@@ -105,7 +105,7 @@ def test_another_program_is_known_without_a_connection(kind: socket.SocketKind) 
     assert sorted(os.listdir()) == ["s"]
 
 
-def test_an_old_connection_does_not_keep_a_path() -> None:
+def test_accepted_connection_does_not_keep_path() -> None:
     with socket.socket(socket.AF_UNIX) as other, socket.socket(socket.AF_UNIX) as client:
         other.bind("s")
         other.listen()
@@ -115,7 +115,7 @@ def test_an_old_connection_does_not_keep_a_path() -> None:
         bound("s").remove()
 
 
-def test_a_socket_of_the_same_name_elsewhere_is_none_here() -> None:
+def test_same_relative_name_in_other_folder_is_ignored() -> None:
     os.mkdir("elsewhere")
     with socket.socket(socket.AF_UNIX) as other:
         other.bind("elsewhere/s")
@@ -134,7 +134,7 @@ def test_a_socket_of_the_same_name_elsewhere_is_none_here() -> None:
         (lambda: os.mkfifo("s"), "a named pipe"),
     ],
 )
-def test_what_is_no_socket_is_left_alone(make: object, word: str) -> None:
+def test_other_file_is_left_alone(make: object, word: str) -> None:
     assert callable(make)
     make()
     before = os.lstat("s")
@@ -144,7 +144,7 @@ def test_what_is_no_socket_is_left_alone(make: object, word: str) -> None:
     assert os.listdir() == ["s"]
 
 
-def test_a_socket_of_another_user_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_socket_of_another_user_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     stale("s")
     owner = os.lstat("s").st_uid
     monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
@@ -153,7 +153,7 @@ def test_a_socket_of_another_user_is_left_alone(monkeypatch: pytest.MonkeyPatch)
     assert os.listdir() == ["s"]
 
 
-def test_what_another_put_there_is_not_removed() -> None:
+def test_replaced_socket_is_not_removed() -> None:
     with socket.socket(socket.AF_UNIX) as sock:
         path = bind_path(sock, "s")
         os.unlink("s")
@@ -170,7 +170,7 @@ def test_what_another_put_there_is_not_removed() -> None:
         ("s" * 300, "File name too long"),
     ],
 )
-def test_a_folder_that_is_none(path: str, why: str) -> None:
+def test_unusable_folder_is_refused(path: str, why: str) -> None:
     Path("file").touch()
     with pytest.raises(PathError, match=why):
         bound(path)
@@ -179,7 +179,7 @@ def test_a_folder_that_is_none(path: str, why: str) -> None:
 # -- locks ------------------------------------------------------------------------------------------------------------
 
 
-def test_this_process_uses_a_path_once() -> None:
+def test_path_is_used_once_per_process() -> None:
     path = bound("s")
     with pytest.raises(PathError, match="this vnic listens there already"):
         bound("s")
@@ -187,8 +187,8 @@ def test_this_process_uses_a_path_once() -> None:
     bound("s").remove()
 
 
-def test_another_vnic_is_named_until_it_is_killed() -> None:
-    """Nobody connects to it, and what it leaves behind means nothing."""
+def test_path_of_running_vnic_is_refused_until_it_is_killed() -> None:
+    """The check makes no connection, and the killed vnic's lock file has no effect."""
     environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
     with subprocess.Popen(
         [sys.executable, "-c", HOLDER, "s"], env=environment, stdout=subprocess.PIPE
@@ -200,7 +200,7 @@ def test_another_vnic_is_named_until_it_is_killed() -> None:
                 PathError, match=rf"another vnic \(process {holder.pid}\) listens there already"
             ):
                 bound("s")
-            os.unlink("s")  # also where its socket was removed
+            os.unlink("s")  # holds after its socket was removed, too
             with pytest.raises(PathError, match="another vnic"):
                 bound("s")
         finally:
@@ -214,7 +214,7 @@ def test_another_vnic_is_named_until_it_is_killed() -> None:
     "make",
     [lambda: os.mkfifo("s.lock"), lambda: os.mkdir("s.lock"), lambda: os.symlink("precious", "s.lock")],
 )
-def test_what_is_no_lock_is_left_alone(make: object) -> None:
+def test_file_that_is_no_lock_is_left_alone(make: object) -> None:
     assert callable(make)
     make()
     before = os.lstat("s.lock")
@@ -224,8 +224,8 @@ def test_what_is_no_lock_is_left_alone(make: object) -> None:
     assert os.listdir() == ["s.lock"]
 
 
-def test_a_lock_that_is_replaced_meanwhile_is_taken_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its holder ended, and removed the file, between our open and our flock."""
+def test_replaced_lock_file_is_locked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its holder exited and removed the file between our open and our flock."""
     real = fcntl.flock
     calls = []
 
@@ -242,8 +242,8 @@ def test_a_lock_that_is_replaced_meanwhile_is_taken_anew(monkeypatch: pytest.Mon
     held.release()
 
 
-def test_a_holder_that_was_killed_but_cannot_end_is_passed_by(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its main thread is a zombie while another one hangs in the kernel, with the table of descriptors."""
+def test_lock_of_killed_holder_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its main thread is a zombie while another thread blocks in the kernel with the table of descriptors."""
     with socket.socket(socket.AF_UNIX) as sock:
         first = bind_path(sock, "s")
         sock.listen()
@@ -257,7 +257,7 @@ def test_a_holder_that_was_killed_but_cannot_end_is_passed_by(monkeypatch: pytes
     assert os.listdir() == []
 
 
-def test_a_later_process_of_the_same_number_is_no_holder() -> None:
+def test_reused_pid_is_not_the_holder() -> None:
     assert not lock._is_dead(f"{os.getpid()} 0\n")
     assert not lock._is_dead("")
     assert lock._name("") == "another vnic"
@@ -267,11 +267,11 @@ def test_a_later_process_of_the_same_number_is_no_holder() -> None:
 
 
 @pytest.mark.parametrize(("text", "mode"), [(None, 0o600), ("660", 0o660), ("0666", 0o666)])
-def test_modes(text: str | None, mode: int) -> None:
+def test_mode_is_octal(text: str | None, mode: int) -> None:
     assert socket_mode(text) == mode
 
 
 @pytest.mark.parametrize("text", ["", "rw", "0o660", "6600", "-660", "888", "66"])
-def test_modes_that_are_none(text: str) -> None:
+def test_invalid_mode_is_refused(text: str) -> None:
     with pytest.raises(NetError, match="expects permissions in octal"):
         socket_mode(text)

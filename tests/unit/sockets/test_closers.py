@@ -1,4 +1,4 @@
-"""Descriptors whose close may hang are closed beside the loop, and all others at once."""
+"""Tests of Closers: a close that may block runs beside the loop, any other at once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PATIENCE_S = 60.0
 
 
 class Hanging:
-    """os.close, but some descriptors hang until they are let go."""
+    """os.close, where some descriptors block until they are released."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.go = threading.Event()
@@ -53,11 +53,11 @@ def ended() -> None:
 
 
 def a_file() -> int:
-    """A descriptor that is no memory file, whatever TMPDIR is."""
+    """A descriptor of a file that is not in memory, whatever TMPDIR is."""
     return os.open(os.devnull, os.O_RDWR)
 
 
-def test_an_owner_is_busy_until_all_of_its_descriptors_are_closed(hanging: Hanging) -> None:
+def test_owner_is_busy_until_all_descriptors_are_closed(hanging: Hanging) -> None:
     before = open_fds()
     closers = Closers()
     for owner in ("nic0", "nic0", "nic1"):
@@ -75,7 +75,7 @@ def test_an_owner_is_busy_until_all_of_its_descriptors_are_closed(hanging: Hangi
     assert open_fds() == before
 
 
-def test_no_more_threads_than_allowed(hanging: Hanging) -> None:
+def test_threads_are_bounded(hanging: Hanging) -> None:
     before = open_fds()
     closers = Closers(limit=2)
     for number in range(5):
@@ -88,7 +88,7 @@ def test_no_more_threads_than_allowed(hanging: Hanging) -> None:
     assert open_fds() == before
 
 
-def test_a_machine_without_threads_closes_later(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_descriptor_is_closed_later_without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     before = open_fds()
     closers = Closers()
 
@@ -105,10 +105,10 @@ def test_a_machine_without_threads_closes_later(monkeypatch: pytest.MonkeyPatch)
     assert open_fds() == before
 
 
-def test_close_hands_over_what_may_hang_and_closes_in_any_case(
+def test_close_hands_over_descriptors_that_may_block(
     hanging: Hanging, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a look at the file: fstat can wait as well, and fail (a FUSE mount of another user: EACCES)."""
+    """It does not inspect the file: fstat may block too, or fail (a FUSE mount of another user: EACCES)."""
 
     def never(fd: int) -> None:
         raise PermissionError
@@ -129,7 +129,7 @@ def test_close_hands_over_what_may_hang_and_closes_in_any_case(
         unblock.close(before + 1000)
 
 
-def test_a_file_is_refused_before_anything_is_done_with_it(hanging: Hanging) -> None:
+def test_file_is_refused_before_use(hanging: Hanging) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         before = open_fds()
@@ -146,8 +146,8 @@ def test_a_file_is_refused_before_anything_is_done_with_it(hanging: Hanging) -> 
 
 
 @pytest.mark.parametrize("room", [None, 0, 3])
-def test_descriptors_that_were_cut_off_leave_none_open(room: int | None) -> None:
-    """MSG_CTRUNC: nine in one message where eight may come, or fewer than this process can open."""
+def test_truncated_descriptors_are_closed(room: int | None) -> None:
+    """MSG_CTRUNC: nine in one message where eight are allowed, or fewer than this process can open."""
     ours, theirs = socket.socketpair()
     with ours, theirs, socket.socket() as sock:
         before = open_fds()
@@ -160,7 +160,7 @@ def test_descriptors_that_were_cut_off_leave_none_open(room: int | None) -> None
         assert open_fds() == before
 
 
-def test_memory_and_notifiers_are_let_through() -> None:
+def test_memory_and_eventfds_are_accepted() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs, socket.socket() as sock:
         fds = [os.eventfd(0), os.memfd_create("guest"), *os.pipe(), os.dup(sock.fileno())]
@@ -172,7 +172,7 @@ def test_memory_and_notifiers_are_let_through() -> None:
             os.close(fd)
 
 
-def test_the_end_of_a_close_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_says_how_to_end_a_blocked_close(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fdsocket, "mount_of", lambda fd: Mount("fuse.sshfs", 53))
     with tempfile.TemporaryFile() as file:
         text = fdsocket._where(file.fileno(), Kind.FILE)

@@ -1,4 +1,4 @@
-"""A Connection towards a peer that does not read: what waits for it is bounded, and nothing of it leaks."""
+"""Tests of Connection with a peer that does not read: its queue is bounded, and no descriptor leaks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vnic.sockets.connection import (
 
 
 class User:
-    """Keeps what it hears."""
+    """Records what it receives."""
 
     wanted = 4096
 
@@ -52,7 +52,7 @@ def connected() -> Iterator[tuple[Connection, User, socket.socket]]:
 
 @pytest.mark.needs("files")
 @pytest.mark.parametrize("fds", [0, 8])
-def test_a_peer_that_does_not_read_is_cut_off(fds: int) -> None:
+def test_peer_that_does_not_read_is_disconnected(fds: int) -> None:
     async def main() -> None:
         before = open_fds()
         with no_fd_leak(), socket.socket() as passed, connected() as (connection, user, _):
@@ -69,7 +69,7 @@ def test_a_peer_that_does_not_read_is_cut_off(fds: int) -> None:
     run(main())
 
 
-def test_a_slow_peer_gets_everything_in_order() -> None:
+def test_slow_peer_gets_everything_in_order() -> None:
     async def main() -> None:
         with no_fd_leak(), connected() as (connection, user, theirs):
             for number in range(2000):
@@ -95,8 +95,8 @@ def test_a_slow_peer_gets_everything_in_order() -> None:
     run(main())
 
 
-def test_pieces_that_cost_much_are_read_over_many_turns() -> None:
-    """Here 2 ms each: a peer that sends small pieces with work in them leaves the loop to the others."""
+def test_expensive_pieces_are_read_over_many_turns() -> None:
+    """Each piece takes 2 ms: a peer that sends small, expensive pieces must not keep the loop busy."""
 
     async def main() -> None:
         with connected() as (_, user, theirs):
@@ -117,10 +117,10 @@ def test_pieces_that_cost_much_are_read_over_many_turns() -> None:
     run(main())
 
 
-def test_without_descriptors_for_what_has_to_wait() -> None:
+def test_queued_output_without_descriptors_disconnects() -> None:
     async def main() -> None:
         with no_fd_leak(), connected() as (connection, user, theirs):
-            for _ in range(200):  # more than a socket holds
+            for _ in range(200):  # more than a socket buffers
                 connection.send(bytes(4096))
             soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
             resource.setrlimit(resource.RLIMIT_NOFILE, (open_fds() + 3, hard))
@@ -136,7 +136,7 @@ def test_without_descriptors_for_what_has_to_wait() -> None:
     run(main())
 
 
-def test_pieces_that_cost_much_are_spread_over_turns() -> None:
+def test_expensive_pieces_leave_turns_to_others() -> None:
     class Slow(User):
         wanted = 1
 
@@ -161,7 +161,7 @@ def test_pieces_that_cost_much_are_spread_over_turns() -> None:
 
 
 @pytest.mark.parametrize("found_by", ["read", "write"])
-def test_a_peer_that_closes_with_something_unread_has_closed(found_by: str) -> None:
+def test_reset_by_closing_peer_counts_as_close(found_by: str) -> None:
     async def main() -> None:
         with connected() as (connection, user, theirs):
             connection.send(b"never read")
@@ -174,7 +174,7 @@ def test_a_peer_that_closes_with_something_unread_has_closed(found_by: str) -> N
     run(main())
 
 
-def test_a_peer_that_is_gone_is_told_from_one_that_half_closed() -> None:
+def test_full_close_differs_from_half_close() -> None:
     async def main() -> None:
         with connected() as (connection, _, theirs):
             connection.pause()
@@ -189,7 +189,7 @@ def test_a_peer_that_is_gone_is_told_from_one_that_half_closed() -> None:
     run(main())
 
 
-def test_after_a_half_close_nothing_is_sent_and_the_peer_is_read_on() -> None:
+def test_half_closed_connection_reads_and_does_not_send() -> None:
     async def main() -> None:
         with connected() as (connection, user, theirs):
             connection.half_close()

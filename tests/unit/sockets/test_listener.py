@@ -1,4 +1,4 @@
-"""The Listener: pausing, a gate, and the end; netdevs, chardevs, monitors and NICs test it with their own peers."""
+"""Tests of Listener: pause, gate and close. Netdevs, chardevs, monitors and NICs test it with their peers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vnic.sockets.listener import Listener, listen_at
 
 
 class Closed:
-    """A gate that lets none in before it is opened."""
+    """A gate that admits no client until it is opened."""
 
     def __init__(self) -> None:
         self.open = False
@@ -28,7 +28,7 @@ def connect(path: Path) -> socket.socket:
     return sock
 
 
-def test_a_user_that_pauses_it_serves_one_at_a_time(tmp_path: Path) -> None:
+def test_paused_listener_accepts_one_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "s"
     accepted: list[socket.socket] = []
 
@@ -49,7 +49,7 @@ def test_a_user_that_pauses_it_serves_one_at_a_time(tmp_path: Path) -> None:
         assert not path.exists()
 
 
-def test_a_gate_keeps_them_in_the_backlog(tmp_path: Path) -> None:
+def test_closed_gate_keeps_clients_in_backlog(tmp_path: Path) -> None:
     path = tmp_path / "s"
     accepted: list[socket.socket] = []
     gate = Closed()
@@ -64,7 +64,7 @@ def test_a_gate_keeps_them_in_the_backlog(tmp_path: Path) -> None:
         listener.close()
 
 
-def test_a_duplicate_leaves_the_path_to_its_owner(tmp_path: Path) -> None:
+def test_duplicate_does_not_remove_path(tmp_path: Path) -> None:
     path = tmp_path / "s"
     with fresh_loop() as loop, no_fd_leak():
         listening = listen_at(str(path))

@@ -1,4 +1,4 @@
-"""Where instances are found: folders that are one's own, names that are held, and what the dead left behind."""
+"""Tests of the run folder: who owns it, claimed names, and the leftovers of killed instances."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_sessions_own_folder_excludes_the_others(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_session_folder_excludes_others(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(rundir.folders()) == [runtime / "vnic"]
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime / "gone"))
     others = [Path("/run/vnic"), Path(f"/tmp/vnic-{os.getuid()}")]
@@ -35,7 +35,7 @@ def test_a_sessions_own_folder_excludes_the_others(runtime: Path, monkeypatch: p
     assert list(rundir.folders()) == others
 
 
-def test_a_claim_makes_the_folder_and_gives_it_up(runtime: Path) -> None:
+def test_claim_makes_folder_and_releases_name(runtime: Path) -> None:
     claim = Claim("lab")
     assert claim.socket_path == runtime / "vnic" / "lab.qmp"
     assert stat.S_IMODE((runtime / "vnic").stat().st_mode) == 0o700
@@ -43,20 +43,20 @@ def test_a_claim_makes_the_folder_and_gives_it_up(runtime: Path) -> None:
     assert list((runtime / "vnic").iterdir()) == []
 
 
-def test_a_folder_that_others_may_enter_is_closed_to_them(runtime: Path) -> None:
+def test_open_folder_gets_mode_0700(runtime: Path) -> None:
     (runtime / "vnic").mkdir(mode=0o755)
     Claim("lab").release()
     assert stat.S_IMODE((runtime / "vnic").stat().st_mode) == 0o700
 
 
-def test_a_folder_that_was_planted_is_refused(runtime: Path) -> None:
+def test_link_in_place_of_folder_is_refused(runtime: Path) -> None:
     (runtime / "elsewhere").mkdir()
     (runtime / "vnic").symlink_to(runtime / "elsewhere")
     with pytest.raises(RunDirError, match="it is not a folder"):
         Claim("lab")
 
 
-def test_a_name_is_held_by_one(runtime: Path) -> None:
+def test_name_is_claimed_once(runtime: Path) -> None:
     claim = Claim("lab")
     with pytest.raises(RunDirError, match="a vnic named 'lab' is running already"):
         Claim("lab")
@@ -65,7 +65,7 @@ def test_a_name_is_held_by_one(runtime: Path) -> None:
     Claim("lab").release()
 
 
-def test_what_a_dead_vnic_left_is_taken_over(runtime: Path) -> None:
+def test_name_of_killed_vnic_is_claimed_again(runtime: Path) -> None:
     folder = runtime / "vnic"
     folder.mkdir(mode=0o700)
     (folder / "lab.lock").touch()
@@ -79,7 +79,7 @@ def test_what_a_dead_vnic_left_is_taken_over(runtime: Path) -> None:
     claim.release()
 
 
-def test_a_name_that_makes_the_path_too_long_is_refused(runtime: Path) -> None:
+def test_name_with_too_long_path_is_refused(runtime: Path) -> None:
     with pytest.raises(
         RunDirError, match="is too long: at most 107 bytes; choose a shorter -name or give -qmp"
     ):
@@ -87,7 +87,7 @@ def test_a_name_that_makes_the_path_too_long_is_refused(runtime: Path) -> None:
     assert list((runtime / "vnic").iterdir()) == []
 
 
-def test_running_are_those_that_answer(runtime: Path) -> None:
+def test_only_answering_instances_are_running(runtime: Path) -> None:
     assert rundir.running() == {}
     folder = runtime / "vnic"
     folder.mkdir(mode=0o700)
@@ -100,7 +100,7 @@ def test_running_are_those_that_answer(runtime: Path) -> None:
         assert rundir.running() == {"alive": folder / "alive.qmp"}
 
 
-def test_one_whose_backlog_is_full_answers_too(runtime: Path) -> None:
+def test_instance_with_full_backlog_is_running(runtime: Path) -> None:
     folder = runtime / "vnic"
     folder.mkdir(mode=0o700)
     waiting = []
@@ -122,7 +122,7 @@ def test_one_whose_backlog_is_full_answers_too(runtime: Path) -> None:
 
 @pytest.fixture
 def listening(runtime: Path) -> Iterator[socket.socket]:
-    """Somebody at lab.qmp in the usual place."""
+    """A listener at lab.qmp in the usual folder."""
     (runtime / "vnic").mkdir(mode=0o700)
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(runtime / "vnic" / "lab.qmp"))
@@ -130,12 +130,12 @@ def listening(runtime: Path) -> Iterator[socket.socket]:
         yield sock
 
 
-def test_a_folder_of_ours_is_looked_into(runtime: Path, listening: socket.socket) -> None:
+def test_own_folder_is_trusted(runtime: Path, listening: socket.socket) -> None:
     assert list(rundir.running()) == ["lab"]
     assert find_socket(None, None) == runtime / "vnic" / "lab.qmp"
 
 
-def test_a_folder_of_another_user_is_not_looked_into(
+def test_folder_of_another_user_is_not_trusted(
     runtime: Path, listening: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "getuid", lambda: 12345)
@@ -147,9 +147,7 @@ def test_a_folder_of_another_user_is_not_looked_into(
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o755, 0o710])
-def test_a_folder_that_others_may_enter_is_not_looked_into(
-    runtime: Path, listening: socket.socket, mode: int
-) -> None:
+def test_open_folder_is_not_trusted(runtime: Path, listening: socket.socket, mode: int) -> None:
     (runtime / "vnic").chmod(mode)
     assert rundir.running() == {}
     for name in (None, "lab"):
@@ -157,16 +155,16 @@ def test_a_folder_that_others_may_enter_is_not_looked_into(
             find_socket(name, None)
 
 
-def test_a_link_to_a_folder_is_not_looked_into(runtime: Path, listening: socket.socket) -> None:
+def test_link_to_folder_is_not_trusted(runtime: Path, listening: socket.socket) -> None:
     (runtime / "vnic").rename(runtime / "elsewhere")
     (runtime / "vnic").symlink_to(runtime / "elsewhere")
     assert rundir.running() == {}
 
 
-def test_another_users_process_is_not_talked_to(
+def test_process_of_another_user_is_refused(
     runtime: Path, listening: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It cannot be where the folder is ours, but that its socket was passed to it."""
+    """In a folder of ours this needs a socket that was passed to that process."""
     other = struct.pack("3i", 1, os.getuid() + 1, 1)
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(str(runtime / "vnic" / "lab.qmp"))

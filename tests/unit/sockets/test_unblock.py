@@ -1,4 +1,4 @@
-"""Descriptors that a peer makes block: the call ends soon, honest ones are left alone, and nothing wakes us later."""
+"""Tests of guarded calls: a blocking call ends soon, other calls are not affected, and no timer runs afterwards."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ with unblock.guarded():
     assert not unblock._watch.armed
     unblock.write(counter, b"\\1" + bytes(7))
 """
-"""In a process of its own: pytest's timeout has SIGALRM here. It ends right behind a guarded call, so that a timer left
-running would kill it."""
+"""It runs in a separate process, because pytest's timeout uses SIGALRM here. It ends right after a guarded call, so
+that a timer that still ran would kill it."""
 
 
 @pytest.mark.needs("loopback")
-def test_calls_that_block_are_ended() -> None:
+def test_blocking_calls_are_ended() -> None:
     environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
@@ -78,8 +78,8 @@ def test_calls_that_block_are_ended() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_call_blocks_when_it_waits_and_not_when_the_processor_is_elsewhere() -> None:
-    """On a machine that is busy the timer expires within a call of a microsecond, also twice."""
+def test_preempted_call_does_not_count_as_blocked() -> None:
+    """On a busy machine the timer may expire within a call of a microsecond, even twice."""
 
     def call(in_between: float | None) -> str:
         for _ in range(3):
@@ -93,7 +93,7 @@ def test_a_call_blocks_when_it_waits_and_not_when_the_processor_is_elsewhere() -
         unblock._watched(call, 0.001)
 
 
-def test_unguarded_they_are_the_plain_calls() -> None:
+def test_unguarded_calls_are_plain() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)
@@ -104,8 +104,8 @@ def test_unguarded_they_are_the_plain_calls() -> None:
     assert signal.getsignal(signal.SIGALRM) is not unblock._expired
 
 
-def test_close_fds_leaves_to_a_thread_what_may_wait(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """`vnic.descriptors` imports no socket; it closes by the function that this module gave it."""
+def test_close_fds_leaves_blocking_close_to_thread(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`vnic.descriptors` imports no socket; this module sets the function that it closes with."""
     left: list[int] = []
     monkeypatch.setattr(closers, "close", lambda fd, owner: left.append(fd))
     folder, counter = os.open(tmp_path, os.O_PATH), os.eventfd(0)

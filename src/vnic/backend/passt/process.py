@@ -1,6 +1,6 @@
-"""The passt program: how it is started, watched and started again, whoever speaks to it.
+"""The passt program: starts it, watches it and restarts it. `stream` and `vhost_user` in this package use it.
 
-`PasstKeeper` keeps one passt serving; `passt` and `passt_vhost_user` make the sockets to it and say what it is for.
+`PasstKeeper` keeps one passt running; its user provides the socket for each start.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from vnic.net.names import parse_mac
 from vnic.scratch import ScratchFolder, shared_parent
 
 RESTART_S = 0.1
-"""The wait before passt is started again; twice as long after each start that failed,"""
+"""The delay before a restart; it doubles after each failed start,"""
 RESTART_MAX_S = 10.0
 """up to this."""
 ERROR_BYTES = 4096
 MTU_MAX = 65535
 FAILURES_TOLD = 3
-"""A start that fails so often with the same words is told as one that will not get better by itself."""
+"""After so many failures with the same text, the log says that it will not recover by itself."""
 
 
 class PasstProcess:
-    """One start of passt. `ready(pid)` is called when it serves, `failed(complaint)` when it could not.
+    """One start of passt. It calls `ready(pid)` when passt serves, `failed(complaint)` if it could not start.
 
-    passt forks into the background once it is set up, so the end of the process that was started is the sign that
-    it serves, or does not. The one in the background ends by itself when its socket is closed.
+    passt forks into the background once it is set up, so the exit status of the started process shows whether it
+    serves. The background process ends when its socket is closed.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class PasstProcess:
             self._failed(_complaint(status, said))
 
     def cancel(self) -> None:
-        """Give up a start that is under way, with what it may have put into the background already."""
+        """Cancel a start in progress, including a background process that it may have made."""
         self._cancelled = True
         self._child.kill()
 
@@ -95,7 +95,7 @@ class PasstProcess:
 
 
 class _PidFile:
-    """Where passt writes its number, in a directory that only it and vnic can enter."""
+    """The file where passt writes its process ID, in a directory that only passt and vnic can enter."""
 
     def __init__(self, folder: ScratchFolder) -> None:
         self._folder = folder
@@ -103,13 +103,13 @@ class _PidFile:
 
     @classmethod
     def make(cls, arguments: list[str]) -> _PidFile | None:
-        """None where passt could not write it."""
+        """None if passt could not write the file."""
         folder = private_folder(arguments)
         return cls(folder) if folder is not None else None
 
     def read(self) -> int | None:
         try:
-            # Whom passt became may have put anything there.
+            # The user that passt changes to may have put any file there.
             fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
             with open(fd) as file:
                 pid = int(file.read(32))
@@ -124,9 +124,9 @@ class _PidFile:
 def private_folder(arguments: list[str]) -> ScratchFolder | None:
     """A new folder that only root and a passt with those arguments can write to.
 
-    As root passt becomes nobody before it writes. Releases since 2025 give up CAP_DAC_OVERRIDE before that, and do
-    some of the writing as root: the directory is root's, and open to nobody's group. None where passt becomes another
-    user, by --runas.
+    As root passt changes to the user nobody before it writes. Releases since 2025 give up CAP_DAC_OVERRIDE before that,
+    and write some files as root: the directory belongs to root, and is open to nobody's group. None if passt changes to
+    another user, by --runas.
     """
     as_root = os.geteuid() == 0
     if as_root and any(word.startswith("--runas") for word in arguments):
@@ -148,14 +148,14 @@ def not_executable(program: str, reason: str) -> NetError:
 
 @dataclass(frozen=True, slots=True)
 class Complaint:
-    """Why passt did not start. `hopeless`: it would not the next time either."""
+    """Why passt did not start. `hopeless`: it would fail the next time, too."""
 
     text: str
     hopeless: bool = False
 
 
 def _complaint(status: int, said: str) -> Complaint:
-    """What passt said of its failure, in a line: the reason, not its help text."""
+    """The reason that passt printed, in one line, without its help text."""
     lines = [line.strip() for line in said.splitlines() if line.strip() and not _is_noise(line)]
     for line in lines:
         if "unrecognized option" in line:
@@ -173,15 +173,15 @@ def _is_noise(line: str) -> bool:
 
 
 class PasstState(enum.Enum):
-    """Where passt is."""
+    """The state of passt."""
 
     NEW = enum.auto()
     STARTING = enum.auto()
     SERVING = enum.auto()
     WAITING = enum.auto()
-    """For the time of the next start."""
+    """Waiting for the time of the next start."""
     ENDED = enum.auto()
-    """Nothing more will come: its arguments are wrong, or the netdev was deleted."""
+    """The end: the arguments are wrong, or the netdev was deleted."""
 
 
 MOVES: Final[Moves[PasstState]] = {
@@ -191,44 +191,44 @@ MOVES: Final[Moves[PasstState]] = {
     PasstState.WAITING: frozenset({PasstState.STARTING, PasstState.ENDED}),
     PasstState.ENDED: frozenset({PasstState.WAITING}),
 }
-"""ENDED is left where other arguments are given to a passt whose arguments were wrong."""
+"""`restart` leaves ENDED: new arguments may correct the wrong ones."""
 
 
 class PasstSocket(NamedTuple):
     """The socket of one start."""
 
     arguments: list[str]
-    """They name it."""
+    """The arguments that name the socket."""
     pass_fds: tuple[int, ...]
-    """What passt inherits."""
+    """The descriptors that passt inherits."""
     serves: Callable[[], None]
     """Called when passt is ready."""
 
 
 class PasstUser(Protocol):
-    """Whom passt serves."""
+    """What a PasstKeeper needs from its user."""
 
     def passt_socket(self) -> PasstSocket:
-        """A start is due."""
+        """Make the socket of a start."""
         ...
 
     def passt_awaited(self, text: str) -> None:
-        """It is not there; `text` says why and what is done about it."""
+        """passt is not running; `text` says why, and what happens next."""
 
     def passt_starts_again(self) -> None:
-        """It is started, and was before."""
+        """passt is started again."""
 
 
 class PasstKeeper:
-    """Starts passt, and starts it again when it ended (net_passt_send of QEMU's net/passt.c)."""
+    """Starts passt, and restarts it when it ends (net_passt_send of QEMU's net/passt.c)."""
 
     state = Lifecycle(PasstState.NEW, MOVES)
 
     def __init__(self, loop: asyncio.AbstractEventLoop, arguments: list[str], user: PasstUser) -> None:
         self.pid: int | None = None
-        """Of the passt that serves, as far as it is known."""
+        """The process ID of the passt that serves, if it is known."""
         self._pidfd = -1
-        """The same process: unlike the number this cannot come to mean another one."""
+        """The same process as a pidfd: unlike the process ID it cannot be reused."""
         self._loop = loop
         self._arguments = arguments
         self._user = user
@@ -239,7 +239,7 @@ class PasstKeeper:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """NetError where there is no such program."""
+        """NetError if the program does not exist."""
         if shutil.which(self._arguments[0]) is None:
             raise not_executable(self._arguments[0], "No such file or directory")
         self._user.passt_awaited("starting passt")
@@ -265,7 +265,7 @@ class PasstKeeper:
             try:
                 self._pidfd = os.pidfd_open(pid)
             except OSError:
-                pass  # gone already: its socket tells next
+                pass  # it has ended already: its socket reports that next
         self.state = PasstState.SERVING
         self._wait_s = RESTART_S
         self._same_failures = 0
@@ -294,7 +294,7 @@ class PasstKeeper:
         self._launch()
 
     def lost(self, reason: str) -> None:
-        """The user's connection ended: so does this passt, and another one is started."""
+        """The user's connection has ended: end this passt, and start another."""
         self._end()
         self._start_later(reason)
 
@@ -305,7 +305,7 @@ class PasstKeeper:
         self._user.passt_awaited(f"{reason}; it is started again")
 
     def _end(self) -> None:
-        """passt ends by itself when its socket is closed; one that hangs is told."""
+        """passt ends when its socket is closed; if it does not, it gets a signal."""
         self.pid = None
         if self._pidfd >= 0:
             try:
@@ -364,7 +364,8 @@ _SWITCHED_OFF = (
 
 
 def passt_arguments(options: PasstOptions) -> list[str]:
-    """The command line of passt, without its socket. NetError for what passt could only refuse later, in its words."""
+    """The command line of passt, without its socket. NetError for options that passt would refuse later, in passt's
+    words."""
     if options.mac is not None:
         parse_mac(options.mac, "passt")
     if options.mtu is not None and not 0 <= options.mtu <= MTU_MAX:

@@ -1,7 +1,7 @@
-"""passt: the user-mode network of another program, which vnic starts, watches and starts again (QEMU's net/passt.c).
+"""passt: a user-mode network in another program, which vnic starts, watches and restarts (QEMU's net/passt.c).
 
-It speaks on one end of a socket pair, in the framing of stream. `-netdev passt` and `-netdev user` differ in the
-arguments they give it.
+The registry makes it for `-netdev passt` and `-netdev user`, with different arguments. passt uses one end of a socket
+pair, with the framing of stream.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vnic.net.queue import Frame
 
 
 class PasstBackend(Backend):
-    """A netdev whose far end is a passt that belongs to it."""
+    """A netdev whose far end is a passt that the netdev runs."""
 
     def __init__(self, context: BackendContext, arguments: list[str]) -> None:
         super().__init__(context)
@@ -59,7 +59,7 @@ class PasstBackend(Backend):
         self.context.restarts += 1
 
     def start_again(self, arguments: list[str], reason: str) -> None:
-        """Replace passt by one with other arguments."""
+        """Restart passt with other arguments."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None

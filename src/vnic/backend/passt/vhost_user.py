@@ -1,6 +1,6 @@
-"""passt in its vhost-user mode: a passt of ours runs the guest's rings itself (QEMU's net/passt.c).
+"""passt in its vhost-user mode: vnic starts a passt that processes the guest's rings itself (QEMU's net/passt.c).
 
-It is the vhost-user back-end, over a socket of its own that nobody else reaches.
+`stream.passt_netdev` makes it. It is the vhost-user back-end over a private socket.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from vnic.sockets.address import UnixAddress
 from vnic.sockets.listener import Listening
 
 RECONNECT_MS = 50
-"""How often the socket is tried while a new passt starts."""
+"""The interval of the attempts to connect while a new passt starts."""
 
 
 class _PasstChardev:
-    """The chardev between the two; no monitor sees it."""
+    """The chardev between the two; it is not in the machine's table."""
 
     def __init__(self, path: str) -> None:
         self.label = "passt"
@@ -40,17 +40,17 @@ class _PasstChardev:
         self.passed: socket.socket | None = None
 
     def claim(self, user: str, *, listens: bool = True) -> None:
-        """It belongs to its netdev alone."""
+        """The netdev is its only user."""
 
     def set_connected(self, sock: socket.socket | None) -> None:
         self.connected = sock is not None
 
     def release(self) -> None:
-        """It belongs to its netdev alone."""
+        """The netdev is its only user."""
 
 
 class _PasstContext(BackendContext):
-    """The machine's context with that chardev in it."""
+    """The machine's context, with that chardev in it."""
 
     def __init__(self, context: BackendContext, path: str) -> None:
         super().__init__(context.loop, context.network)
@@ -58,7 +58,7 @@ class _PasstContext(BackendContext):
         self.chardevs = self
 
     def remove(self, label: str) -> None:
-        """It goes with its one user."""
+        """It is deleted with its only user."""
 
     def find(self, label: str) -> Chardev:
         return self._chardev
@@ -68,7 +68,7 @@ class _PasstContext(BackendContext):
 
 
 class PasstVhostUserBackend(VhostUserBackend):
-    """A vhost-user netdev whose back-end is a passt that belongs to it."""
+    """A vhost-user netdev whose back-end is a passt that the netdev runs."""
 
     def __init__(self, context: BackendContext, options: PasstOptions) -> None:
         arguments = passt_arguments(options)
@@ -111,7 +111,7 @@ class PasstVhostUserBackend(VhostUserBackend):
         self._machine_context.restarts += 1
 
     def awaiting(self, text: str) -> None:
-        """No connection. While passt starts that is expected; where passt served, it is lost."""
+        """No connection: passt is starting, or the connection to it was lost."""
         if self._keeper.state is PasstState.SERVING and not text.startswith("connecting"):
             self._keeper.lost(text.partition(";")[0])
 

@@ -1,7 +1,7 @@
-"""tap: a network interface of this host (QEMU's net/tap.c); what the host sends out of it, the NIC receives.
+"""tap: a network interface of this host (QEMU's net/tap.c). The NIC receives the frames that the host sends through it.
 
-One descriptor for each queue. Frames carry a virtio_net_hdr where the kernel can, so that checksums and segments
-pass between guest and kernel undone.
+The registry makes it. There is one descriptor for each queue. Frames carry a virtio_net_hdr if the kernel supports it,
+so that checksums and segmentation need not be done between guest and kernel.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from vnic.net.errors import NetError
 from vnic.net.queue import Frame
 
 READ_BYTES = 65536 + VNET_HEADER_BYTES + 256
-"""The longest frame that the kernel hands over: 64 KiB of TSO and its headers."""
+"""The longest frame from the kernel: 64 KiB of TSO and its headers."""
 MAX_TAP_QUEUES = 1024
 _NO_OFFLOAD = bytes(VNET_HEADER_BYTES)
 _NEEDS_CSUM = 1
 
 
 class TapQueue:
-    """One descriptor of a tap. `index` is the queue of the client that it belongs to."""
+    """One descriptor of a tap. `index` is the client's queue that it serves."""
 
     def __init__(self, tap: TapBackend, index: int, fd: int, vnet_hdr: bool) -> None:
         self._tap = tap
@@ -91,7 +91,7 @@ class TapQueue:
                 return
 
     def _match_offloads(self) -> None:
-        """Let the kernel finish the frames unless the peer takes them unfinished (QEMU's set_offload)."""
+        """Have the kernel complete the frames unless the peer takes offloads (QEMU's set_offload)."""
         peer = self._tap.client.peer
         wanted = ALL_OFFLOADS if peer is not None and peer.endpoint.wants_offload else 0
         if wanted != self._offloads:
@@ -119,7 +119,8 @@ class TapQueue:
                 self._loop.add_writer(self.fd, self._writable)
             return False
         except OSError as error:
-            # EIO: the host has the interface down; EINVAL: no frame the kernel takes. Both as at a real cable: lost.
+            # EIO: the interface is down on the host; EINVAL: the kernel refuses the frame. The frame is lost, as on a
+            # physical cable.
             if error.errno in (errno.EBADFD, errno.ENODEV):
                 self._loop.call_soon(self._tap.died, error)
         return True
@@ -130,7 +131,7 @@ class TapQueue:
         self._tap.client.flush(self._index)
 
     def detach(self) -> int:
-        """Move no frames any more; the descriptor is the caller's. -1: it was so before."""
+        """Stop moving frames; the caller gets the descriptor. -1: it was detached before."""
         fd, self.fd = self.fd, -1
         if fd >= 0:
             self._loop.remove_reader(fd)
@@ -138,7 +139,7 @@ class TapQueue:
         return fd
 
     def stop(self) -> None:
-        """Close the descriptor; an interface that is not persistent goes with its last one."""
+        """Close the descriptor. An interface that is not persistent is deleted with its last one."""
         fd = self.detach()
         if fd >= 0:
             os.close(fd)
@@ -162,7 +163,7 @@ class TapBackend(Backend):
             raise NetError("Parameters 'br' and 'helper' of tap are not built in: use -netdev bridge")
         else:
             self.queues = 1 if options.queues is None else options.queues
-            if not 1 <= self.queues <= MAX_TAP_QUEUES:  # QEMU ends with an assertion at 0
+            if not 1 <= self.queues <= MAX_TAP_QUEUES:  # QEMU fails an assertion at 0
                 raise NetError(f"Parameter 'queues' expects a number from 1 to {MAX_TAP_QUEUES}")
         self.wants_offload = False
         self.ifname = ""
@@ -171,12 +172,12 @@ class TapBackend(Backend):
         self._script: Child | None = None
         self._down_script: str | None = None
         self._comes_back = False
-        """Whether an interface of its name is taken into use where this one was deleted."""
+        """Whether an interface with the same name is used again after this one was deleted."""
         self._unwatch: Callable[[], None] | None = None
-        """Ends the wait for an interface that was deleted."""
+        """Ends the wait for a deleted interface."""
         self._link: TapLink | None = None
         self._refusal = ""
-        """Why the interface that is back could not be taken."""
+        """Why the interface could not be opened again."""
 
     # -- opening ------------------------------------------------------------------------------------------------
 
@@ -208,7 +209,7 @@ class TapBackend(Backend):
         return taken
 
     def _open(self, ifname: str | None, vnet_hdr: bool | None) -> None:
-        """Create the interface, or take it into use where it is there."""
+        """Create the interface, or open it if it exists."""
         for _ in range(self.queues):
             fd, self.ifname, has_header = open_tap(
                 self.ifname or ifname, vnet_hdr=vnet_hdr, multi_queue=self.queues > 1
@@ -217,7 +218,7 @@ class TapBackend(Backend):
         self._follow_link()
 
     def _adopt(self, fds: list[int]) -> None:
-        """Take over descriptors that were opened by somebody else."""
+        """Take over descriptors that another program has opened."""
         pending = list(fds)
         try:
             for fd in fds:
@@ -245,7 +246,7 @@ class TapBackend(Backend):
     # -- scripts ------------------------------------------------------------------------------------------------
 
     def _run_script(self) -> bool:
-        """Run the script beside the loop; the wire waits for it. False: there is none."""
+        """Run the script beside the loop; the wire waits for it. False: there is no script."""
         path = self._options.script or "no"
         if path == "no":
             return False
@@ -276,9 +277,10 @@ class TapBackend(Backend):
         self.link_status_changed()
 
     def peer_queue(self, index: int) -> int:
-        """The queue of the peer that serves what the kernel put into our queue `index`.
+        """The queue of the peer that serves frames from our queue `index`.
 
-        The kernel spreads flows over all queues, also those that the guest does not use (or the NIC does not have).
+        The kernel spreads flows over all queues, including those that the guest does not use (or the NIC does not
+        have).
         """
         peer = self.client.peer
         if index == 0 or peer is None:
@@ -299,7 +301,7 @@ class TapBackend(Backend):
         return f"fd={self._queues[queue].fd}"
 
     def died(self, error: OSError) -> None:
-        """The interface is gone: somebody on the host deleted it."""
+        """The interface was deleted on the host."""
         if not self._queues:
             return
         self._close_queues()
@@ -317,7 +319,7 @@ class TapBackend(Backend):
         self.hold_disconnected(text)
 
     def _look_for_interface(self) -> None:
-        """An interface of this host changed: is it ours that is back?"""
+        """An interface of this host changed: check whether ours exists again."""
         if not interface_exists(self.ifname):
             self._refusal = ""
             return
@@ -367,7 +369,7 @@ class TapBackend(Backend):
         self.context.leave(self.name, self._leave(script, fds))
 
     async def _leave(self, script: Child | None, fds: list[int]) -> None:
-        """The `downscript` runs behind the script, and while the interface is still there."""
+        """Run the `downscript` after the script has ended, and while the interface still exists."""
         try:
             if script is not None:
                 await script.wait()
@@ -393,5 +395,5 @@ def _only_with(options: TapOptions, excluded: set[str], text: str) -> None:
 
 
 def _split_fds(text: str) -> list[str]:
-    """`3:4:5` (get_fds); QEMU stops at its maximum, an empty list has no member."""
+    """Split `3:4:5` (get_fds). QEMU stops at its maximum; an empty list has no member."""
     return text.split(":", MAX_TAP_QUEUES)[:MAX_TAP_QUEUES] if text else []

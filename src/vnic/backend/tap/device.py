@@ -1,6 +1,6 @@
 """The kernel's tap devices: the ioctls of linux/if_tun.h and if_bridge.h that tap and bridge need, with QEMU's texts.
 
-Nothing here waits, keeps state or knows a netdev (QEMU's net/tap-linux.c).
+These functions do not block and keep no state (QEMU's net/tap-linux.c).
 """
 
 from __future__ import annotations
@@ -55,22 +55,22 @@ _IFREQ = struct.Struct(f"{IFNAMSIZ}sH22x")
 _IFREQ_INT = struct.Struct(f"{IFNAMSIZ}si20x")
 """struct ifreq with ifr_ifindex or ifr_mtu."""
 _HARDWARE_ADDRESS_AT = IFNAMSIZ + 2
-"""Where the address stands in a struct ifreq with ifr_hwaddr, behind its family."""
+"""The offset of the address in a struct ifreq with ifr_hwaddr, behind its family."""
 assert _IFREQ.size == _IFREQ_INT.size == 40
 
 VNET_HEADER_BYTES = 10
 
 
 def _name(ifname: str) -> bytes:
-    """The interface name as the kernel takes it, cut to its length as QEMU's pstrcpy does."""
+    """The interface name for the kernel, cut to its length as by QEMU's pstrcpy."""
     return os.fsencode(ifname)[: IFNAMSIZ - 1]
 
 
 def open_tap(ifname: str | None, *, vnet_hdr: bool | None, multi_queue: bool) -> tuple[int, str, bool]:
-    """Open one queue of a tap: (descriptor, name that it got, whether frames have a virtio_net_hdr) (tap_open).
+    """Open one queue of a tap. Returns (descriptor, name, whether frames have a virtio_net_hdr) (tap_open).
 
-    `ifname` may hold %d. `vnet_hdr` None takes the header where the kernel has it. A second queue has the name of
-    the first.
+    `ifname` may contain %d. `vnet_hdr` None uses the header if the kernel has it. A second queue has the name of the
+    first.
     """
     try:
         fd = os.open(TUN_PATH, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -111,12 +111,12 @@ def probe_tap(fd: int) -> tuple[str, bool]:
 
 
 def _may_be_tap(fd: int) -> bool:
-    """False for a file that an ioctl could wait with: one of FUSE, or of a file system that is not known.
+    """False for a file whose ioctl could block: one on FUSE, or on an unknown file system.
 
-    The kernel tells of a tun device by itself, of whatever mount namespace; of a macvtap it does not.
+    The kernel identifies a tun device in any mount namespace, but not a macvtap.
     """
     if kind_of(fd) is not Kind.FILE:
-        return True  # the kernel's own: ENOTTY
+        return True  # a file system of the kernel: ENOTTY
     try:
         with open(f"/proc/self/fdinfo/{fd}", encoding="ascii", errors="replace") as info:
             if any(line.startswith("iff:") for line in info):
@@ -128,16 +128,16 @@ def _may_be_tap(fd: int) -> bool:
 
 
 def set_up_queue(fd: int, *, vnet_hdr: bool, sndbuf: int | None) -> None:
-    """Bring a queue to the state that tap.py expects, whatever an earlier user made of it (net_tap_fd_init)."""
+    """Set a queue up as `tap.backend` expects, whatever its earlier user set (net_tap_fd_init)."""
     set_offload(fd, 0)
     if vnet_hdr:
         fcntl.ioctl(fd, TUNSETVNETHDRSZ, _INT.pack(VNET_HEADER_BYTES))
         try:
-            fcntl.ioctl(fd, TUNSETVNETLE, _INT.pack(1))  # the header as virtio 1 has it, on any host
+            fcntl.ioctl(fd, TUNSETVNETLE, _INT.pack(1))  # the header in the format of virtio 1, on any host
         except OSError:
-            pass  # an old kernel, where the header is in the host's order: the same, but on big-endian hosts
+            pass  # an old kernel, where the header has the host's byte order; it differs only on big-endian hosts
     try:
-        # 0 and no limit are the same to QEMU: with one, a receiver on this host could lock the sender up.
+        # QEMU treats 0 as no limit: with a limit, a receiver on this host could block the sender.
         fcntl.ioctl(fd, TUNSETSNDBUF, _INT.pack(min(sndbuf or INT_MAX, INT_MAX)))
     except OSError as error:
         if sndbuf is not None:
@@ -145,7 +145,7 @@ def set_up_queue(fd: int, *, vnet_hdr: bool, sndbuf: int | None) -> None:
 
 
 def set_offload(fd: int, offloads: int) -> bool:
-    """Say which unfinished frames the kernel may hand over; False where it takes none of it."""
+    """Set which offloads the kernel may leave undone; False if it supports none."""
     try:
         fcntl.ioctl(fd, TUNSETOFFLOAD, offloads)
     except OSError:
@@ -154,13 +154,14 @@ def set_offload(fd: int, offloads: int) -> bool:
 
 
 def set_carrier(fd: int, carrier: bool) -> None:
-    """Let the interface have carrier or not; kernels before 5.0 cannot, and the interface has it always."""
+    """Set the carrier of the interface; before Linux 5.0 this fails, and the interface always has carrier."""
     with contextlib.suppress(OSError):
         fcntl.ioctl(fd, TUNSETCARRIER, _INT.pack(carrier))
 
 
 def is_up(ifname: str) -> bool | None:
-    """Whether the host has set the interface up (IFF_UP); None where this network namespace has none of that name."""
+    """Whether the interface is up on the host (IFF_UP); None if this network namespace has no interface of that
+    name."""
     request = _IFREQ.pack(_name(ifname), 0)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
         try:
@@ -171,9 +172,9 @@ def is_up(ifname: str) -> bool | None:
 
 
 def add_to_bridge(ifname: str, bridge: str) -> None:
-    """Plug an interface into a Linux bridge and bring it up (main of QEMU's qemu-bridge-helper.c).
+    """Add an interface to a Linux bridge and bring it up (main of QEMU's qemu-bridge-helper.c).
 
-    A bridge has the smallest MTU and the lowest MAC address of its ports: the new one must be neither, or the host
+    A bridge takes the smallest MTU and the lowest MAC address of its ports. The new port must have neither, or the host
     behind the bridge would change its own.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
@@ -184,7 +185,7 @@ def add_to_bridge(ifname: str, bridge: str) -> None:
         _ioctl_ifreq(control, SIOCSIFHWADDR, bytes(address))
         try:
             _, mtu = _IFREQ_INT.unpack(fcntl.ioctl(control, SIOCGIFMTU, _IFREQ_INT.pack(_name(bridge), 0)))
-            with contextlib.suppress(OSError):  # more than a tap takes
+            with contextlib.suppress(OSError):  # larger than a tap takes
                 fcntl.ioctl(control, SIOCSIFMTU, _IFREQ_INT.pack(_name(ifname), mtu))
             fcntl.ioctl(control, SIOCBRADDIF, request)
         except OSError as error:

@@ -1,5 +1,8 @@
-"""The link of a tap, both ways: the host's `ip link set tap0 down` holds the wire `uplink`, and the interface has
-carrier exactly while the NIC on the wire has a link (LOWER_UP in `ip link`)."""
+"""The link of a tap, in both directions; `tap.backend` makes one for each tap.
+
+The host's `ip link set tap0 down` sets the hold `uplink`. The interface has carrier (LOWER_UP in `ip link`) exactly
+while the NIC on the wire has a link.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,10 @@ from vnic.net.records import HoldKind
 
 
 class TapLink:
-    """One tap's interface, from its opening until it is closed or deleted."""
+    """The interface of one tap, from its opening until it is closed or deleted."""
 
     def __init__(self, client: NetClient, watch: InterfaceWatch, ifname: str, fd: int) -> None:
-        """`fd`: any of the tap's queues. Where the kernel tells nothing of interfaces, none is followed."""
+        """`fd`: any queue of the tap. If the kernel does not report interfaces, the host's setting is not followed."""
         self._client = client
         self._ifname = ifname
         self._fd = fd
@@ -27,8 +30,8 @@ class TapLink:
             self._unsubscribe = None
 
     def _changed(self) -> None:
-        """Follow IFF_UP. An interface that is not found is gone, or in another network namespace: both are told
-        by its descriptor, if at all."""
+        """Follow IFF_UP. An interface that is not found was deleted, or is in another network namespace; only its
+        descriptor can report either."""
         up = is_up(self._ifname)
         if up is False and HoldKind.UPLINK not in self._client.holds:
             text = f"interface {self._ifname} is down (ip link set {self._ifname} up)"
@@ -40,7 +43,7 @@ class TapLink:
         self._client.release(HoldKind.UPLINK, self._client.name, f"interface {self._ifname} is up")
 
     def show(self) -> None:
-        """The link of the wire may have changed: let the interface's carrier say so."""
+        """The link of the wire may have changed: set the interface's carrier."""
         peer = self._client.peer
         carrier = peer is not None and peer.link_up and not self._client.holds
         if carrier is not self._carrier:
@@ -48,7 +51,7 @@ class TapLink:
             set_carrier(self._fd, carrier)
 
     def close(self) -> None:
-        """Before the descriptor is closed, or its interface is gone: nothing is followed any more."""
+        """Stop following. Called before the descriptor is closed, or when the interface has been deleted."""
         if self._unsubscribe is not None:
             self._unsubscribe()
             self._unsubscribe = None

@@ -1,6 +1,6 @@
-"""Network scripts of tap (`script=`, `downscript=`): run beside the loop, so that a slow one holds up only its wire.
+"""Network scripts of tap (`script=`, `downscript=`), which run beside the loop, so that only the wire waits.
 
-QEMU waits for them with everything else standing still (net/tap.c: launch_script).
+`tap.backend` starts them. QEMU blocks until they end (net/tap.c: launch_script).
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from vnic.children import Child, check_executable, with_us
 from vnic.net.errors import NetError
 
 DOWN_SCRIPT_S = 2.0
-"""How long the interface of a netdev that was deleted stays for its `downscript`."""
+"""The time that the interface of a deleted netdev stays for its `downscript`."""
 
 
 def start_script(loop: asyncio.AbstractEventLoop, path: str, ifname: str) -> Child:
-    """Begin `path ifname`. NetError where it cannot be run."""
+    """Start `path ifname`. NetError if it cannot be run."""
     try:
         check_executable(path)
         return Child(loop, with_us([path, ifname]))
@@ -24,12 +24,13 @@ def start_script(loop: asyncio.AbstractEventLoop, path: str, ifname: str) -> Chi
 
 
 def script_failure(path: str, status: int) -> str | None:
-    """What to say of a script that ended so; None for one that did its work."""
+    """The error text for a script that ended with this status; None if it succeeded."""
     return f"network script {path} failed with status {_wait_word(status)}" if status else None
 
 
 async def run_down_script(loop: asyncio.AbstractEventLoop, path: str, ifname: str) -> str | None:
-    """Run a `downscript`, for DOWN_SCRIPT_S at most: the interface goes right after. What went wrong, if anything."""
+    """Run a `downscript` for DOWN_SCRIPT_S at most, because the interface is deleted right after. Returns the error
+    text, if any."""
     try:
         child = start_script(loop, path, ifname)
     except NetError as error:
@@ -44,5 +45,5 @@ async def run_down_script(loop: asyncio.AbstractEventLoop, path: str, ifname: st
 
 
 def _wait_word(status: int) -> int:
-    """An exit status as waitpid packs it, which is how QEMU prints it."""
+    """The exit status in the form of waitpid, which QEMU prints."""
     return -status if status < 0 else status << 8

@@ -1,4 +1,4 @@
-"""`vhost=` of a tap: vnic has no use for the kernel's vhost-net, and says so once for each tap that asks for it."""
+"""`vhost=` of a tap, which vnic accepts and does not use. `tap.backend` calls it, and logs that once for each tap."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ log = logging.getLogger(__name__)
 
 
 def check_vhost(options: TapOptions) -> bool:
-    """Whether vhost-net is asked for (net/tap.c: net_init_tap_one). Raises NetError where the options contradict."""
+    """Whether vhost-net is requested (net/tap.c: net_init_tap_one). Raises NetError if the options contradict each
+    other."""
     passed = options.vhostfd is not None or options.vhostfds is not None
     asked = bool(options.vhostforce or passed) if options.vhost is None else options.vhost
     if options.vhostfds is not None and options.fds is None and options.fd is None:
@@ -23,6 +24,6 @@ def check_vhost(options: TapOptions) -> bool:
 
 
 def do_without(name: str, fds: list[int]) -> None:
-    """Tell the user, and close the descriptors of /dev/vhost-net that were handed over."""
+    """Log that vhost-net is not used, and close the passed descriptors of /dev/vhost-net."""
     close_fds(fds)
     log.warning("netdev %s: packets go through vnic: vhost-net is not used", name)

@@ -1,1 +1,1 @@
-"""-netdev user: the back-end, its host forwarding rules, and what a restricted guest may send."""
+"""-netdev user: the back-end, its host forwarding rules, and the filter for a restricted guest."""

@@ -1,6 +1,7 @@
-"""user: QEMU's user-mode network, as passt can give it. The guest finds what slirp would show it.
+"""user: QEMU's user-mode network, provided by passt. The guest finds the same network as with slirp.
 
-`net`, `host`, `dhcpstart`, `dns` and the like become passt's arguments; what passt cannot do is refused by name.
+The registry makes it. `net`, `host`, `dhcpstart`, `dns` and similar options become arguments of passt. An option that
+passt has no equivalent for is refused by name.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from vnic.net.errors import NetError
 from vnic.net.queue import Frame
 
 _NOT_PASST = ("tftp", "bootfile", "tftp_server_name", "smb", "smbserver", "guestfwd", "domainname")
-"""What slirp has and passt lacks."""
+"""Options of slirp that passt has no equivalent for."""
 _GATEWAY_HOST, _DNS_HOST, _GUEST_HOST = 0x0202, 0x0203, 0x020F
-"""Where slirp puts the host, the name server and the first guest in an IPv4 network, cut to its size: 10.0.2.2 in
-10.0.0.0/8, 10.9.1.2 in 10.9.1.0/24 (net/slirp.c: net_slirp_init)."""
+"""slirp's addresses of the host, the name server and the first guest, relative to the network: 10.0.2.2 in 10.0.0.0/8,
+10.9.1.2 in 10.9.1.0/24 (net/slirp.c: net_slirp_init)."""
 _GATEWAY_HOST_6, _DNS_HOST_6, _GUEST_HOST_6 = 2, 3, 0x15
 
 
@@ -48,11 +49,11 @@ class UserBackend(PasstBackend):
     # -- host forwarding at run time ------------------------------------------------------------------------------
 
     def info_usernet(self) -> str:
-        """The table of HMP `info usernet`: the rules. Connections are known to passt alone."""
+        """The table of HMP `info usernet`: the rules. Only passt knows the connections."""
         return TABLE_HEAD + "".join(forward.line() for forward in self._plan.forwards)
 
     def add_forward(self, rule: str) -> None:
-        """HMP hostfwd_add. passt takes rules at its start only, and is started again: connections through it end."""
+        """HMP hostfwd_add. passt takes rules only at its start, so it is restarted, which ends its connections."""
         forward = parse_rule(rule, str(self._plan.guest))
         taken = any(each.source == forward.source for each in self._plan.forwards)
         if taken or not forward.can_listen():
@@ -60,7 +61,7 @@ class UserBackend(PasstBackend):
         self._change([*self._plan.forwards, forward])
 
     def remove_forward(self, source: str) -> bool | None:
-        """HMP hostfwd_remove. False: there is no such rule; None: `source` is malformed."""
+        """HMP hostfwd_remove. False: the rule does not exist; None: `source` is malformed."""
         wanted = parse_source(source)
         if wanted is None:
             return None
@@ -83,14 +84,14 @@ def user_netdev(context: BackendContext, options: UserOptions) -> Backend:
 
 
 class UserPlan:
-    """The addresses that the options ask for, checked as net_slirp_init checks them."""
+    """The addresses that the options select, with the checks of net_slirp_init."""
 
     def __init__(self, options: UserOptions) -> None:
         for name in _NOT_PASST:
             if getattr(options, name):
                 key = name.replace("_", "-")
                 raise NetError(f"Parameter '{key}' of user is not built in: passt has nothing like it")
-        # One family asked for by name is the only one (net_init_slirp).
+        # An option for one family turns the other off, unless that is requested too (net_init_slirp).
         self._ipv4 = options.ipv4 if options.ipv4 is not None else not options.ipv6
         self._ipv6 = options.ipv6 if options.ipv6 is not None else not options.ipv4
         net = options.net if options.net is not None or options.ip is None else f"{options.ip}/24"
@@ -127,7 +128,7 @@ class UserPlan:
         options = self._options
         words = ["passt", "--quiet"]
         if self._ipv4:
-            # slirp's host has a MAC made of its address.
+            # The MAC of slirp's host contains its address.
             mac = ":".join(f"{byte:02x}" for byte in (0x52, 0x55, *self.host.packed))
             words += ["--address", str(self.guest), "--netmask", str(self.net.prefixlen)]
             words += ["--gateway", str(self.host), "--mac-addr", mac, "--dns-forward", str(self.dns)]
@@ -147,7 +148,7 @@ class UserPlan:
         return words
 
     def _ipv6_arguments(self) -> list[str]:
-        """Without an IPv6 option the guest gets what the host has; slirp's own network on request."""
+        """Without an IPv6 option the guest gets the host's network; with one it gets slirp's."""
         options = self._options
         if not self._ipv6:
             return ["--ipv4-only"]
@@ -184,11 +185,11 @@ _CLASSES = (
     *(("0.0.0.0/1", 8), ("172.16.0.0/12", 12), ("128.0.0.0/2", 16), ("192.168.0.0/16", 16)),
     *(("198.18.0.0/16", 15), ("224.0.0.0/3", 24), ("0.0.0.0/0", 28)),
 )
-"""The prefix length of a network that was given without one: that of the first line which holds its address."""
+"""The prefix length of a network without one: that of the first row which contains its address."""
 
 
 def _ipv4_network(text: str | None) -> ipaddress.IPv4Network:
-    """`addr[/mask]`; None is slirp's own."""
+    """Parse `addr[/mask]`; None is slirp's default network."""
     if text is None:
         return ipaddress.IPv4Network("10.0.2.0/24")
     address, slash, mask = text.partition("/")

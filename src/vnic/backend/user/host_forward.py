@@ -1,6 +1,6 @@
-"""hostfwd: the rules of a user netdev that lead from a port of the host to one of the guest (net/slirp.c).
+"""hostfwd: the rules of a user netdev that forward a port of the host to a port of the guest (net/slirp.c).
 
-`user` gives them to passt, HMP's hostfwd_add and hostfwd_remove change them, `info usernet` lists them.
+`user` passes them to passt, HMP's hostfwd_add and hostfwd_remove change them, and `info usernet` lists them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from vnic.net.errors import NetError
 ANY = ("", "0.0.0.0")
 TABLE_HEAD = "  Protocol[State]    FD  Source Address  Port   Dest. Address  Port RecvQ SendQ\n"
 NO_DESCRIPTOR = -1
-"""What the table's FD is: the sockets are passt's."""
+"""The FD column of the table: the sockets belong to passt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,22 +29,22 @@ class HostForward:
 
     @property
     def source(self) -> tuple[str, str, int]:
-        """What no two rules share: protocol, address and port of the host."""
+        """The key of a rule: protocol, address and port of the host."""
         return self.protocol, self.host, self.host_port
 
     def specification(self) -> str:
-        """As passt's --tcp-ports and --udp-ports take it."""
+        """The rule in the form of passt's --tcp-ports and --udp-ports."""
         ports = f"{self.host_port}:{self.guest_port}"
         return f"{self.host}/{ports}" if self.host else ports
 
     def line(self) -> str:
-        """Its line of `info usernet` (libslirp's slirp_connection_info)."""
+        """The rule's line in `info usernet` (libslirp's slirp_connection_info)."""
         state = f"  {self.protocol.upper()}[HOST_FORWARD]"
         addresses = f"{self.host or '*':>15} {self.host_port:5} {self.guest:>15} {self.guest_port:5}"
         return f"{state:<19} {NO_DESCRIPTOR:3} {addresses} {0:5} {0:5}\n"
 
     def can_listen(self) -> bool:
-        """Whether the host's port is free, and the address the host's own."""
+        """Whether the host's port is free, and the address belongs to the host."""
         kind = socket.SOCK_STREAM if self.protocol == "tcp" else socket.SOCK_DGRAM
         with contextlib.closing(socket.socket(socket.AF_INET, kind | socket.SOCK_CLOEXEC)) as probe:
             if kind == socket.SOCK_STREAM:
@@ -59,8 +59,8 @@ class HostForward:
 
 
 def parse_rule(rule: str, guest: str) -> HostForward:
-    """`[tcp|udp]:[hostaddr]:hostport-[guestaddr]:guestport` (net/slirp.c: slirp_hostfwd). `guest` is the address of
-    the guest. NetError with QEMU's text."""
+    """Parse `[tcp|udp]:[hostaddr]:hostport-[guestaddr]:guestport` (net/slirp.c: slirp_hostfwd). `guest` is the address
+    of the guest. NetError with QEMU's text."""
 
     def bad(reason: str) -> NetError:
         return NetError(f"Invalid host forwarding rule '{rule}' ({reason})")
@@ -93,7 +93,7 @@ def parse_rule(rule: str, guest: str) -> HostForward:
 
 
 def parse_source(text: str) -> tuple[str, str, int] | None:
-    """`[tcp|udp]:[hostaddr]:hostport`, as hostfwd_remove takes it; None: it is malformed."""
+    """Parse `[tcp|udp]:[hostaddr]:hostport`, as hostfwd_remove takes it; None if it is malformed."""
     protocol, colon, rest = text.partition(":")
     host, second, port = rest.partition(":")
     if not colon or not second or protocol not in ("", "tcp", "udp") or (host and not _is_ipv4(host)):

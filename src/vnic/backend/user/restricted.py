@@ -1,7 +1,8 @@
-"""restrict=on of a user netdev with hostfwd=: the guest answers on its forwarded ports, and reaches nothing by itself.
+"""restrict=on of a user netdev with hostfwd=: the guest answers on its forwarded ports, and can open no connection.
 
-passt either forwards or isolates; so passt forwards, and what the guest sends on its own account stops here. The
-filter keeps no state: a TCP connection cannot be opened without a SYN that acknowledges nothing (RFC 9293 §3.5).
+`user.backend` filters the guest's frames with it, because passt can either forward or isolate: passt forwards, and
+frames that the guest may not send are dropped here. The filter keeps no state: opening a TCP connection needs a SYN
+without an acknowledgement (RFC 9293 §3.5).
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ _TCP, _UDP, _ICMPV6 = 6, 17, 58
 _SYN, _ACK = 0x02, 0x10
 _DHCP_CLIENT, _DHCP_SERVER = 68, 67
 _NEIGHBOUR_DISCOVERY = range(133, 138)
-"""Types of ICMPv6 (RFC 4861 §4)."""
+"""ICMPv6 types (RFC 4861 §4)."""
 _FRAGMENT = 0x3FFF
 """MF and the offset: a fragment may hide its header, and is dropped."""
 
 
 class RestrictedGuest:
-    """What a guest that is restricted may send."""
+    """Decides which frames a restricted guest may send."""
 
     def __init__(self, forwards: Iterable[HostForward]) -> None:
         self._ports = {
@@ -31,7 +32,7 @@ class RestrictedGuest:
         }
 
     def may_send(self, frame: Frame) -> bool:
-        """Whether the frame is an answer on a forwarded port, or what the guest needs to have an address."""
+        """Whether the frame answers on a forwarded port, or belongs to address configuration."""
         data = memoryview(frame)
         kind = int.from_bytes(data[12:14], "big")
         if kind == _ARP:
