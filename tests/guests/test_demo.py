@@ -98,7 +98,7 @@ while :; do echo "dlstatus:1:10:Retrieving file 1 of 2" >/proc/self/fd/$fd || ex
     )
     try:
         deadline = time.monotonic() + 60
-        while not list(cache.glob("vnic/.uml-*")):
+        while not list(cache.glob("vnic/.packages-*")):
             assert time.monotonic() < deadline
             assert process.poll() is None
             time.sleep(0.01)

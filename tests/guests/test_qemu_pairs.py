@@ -120,7 +120,7 @@ def test_a_vm_that_is_killed_leaves_the_other_and_its_socket_to_the_next(pair: P
     time.sleep(0.5)
     second.kill()
     second.close()
-    for seconds in (0.2, 0.6, 2.5):
+    for seconds in (0.2, 0.6, 1.5):
         with contextlib.closing(qemu_guest(running, "nic1")) as dying:
             with pytest.raises(BootFailed, match="did not boot"):
                 dying.boot(timeout=seconds)
