@@ -1,4 +1,4 @@
-"""The QEMU guest itself: what is in it, QEMU's own NICs for comparison, and that nothing of it is left behind."""
+"""The QEMU guest itself: what is in it, QEMU's own NICs for comparison, and that it leaves nothing behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Guests that mean harm with what they share, descriptors and memory: they are cut off, and nobody else notices."""
+"""Guests that mean harm with what they share, descriptors and memory: they are cut off, and no other guest notices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hostile clients beside an honest guest: no turn of the loop, and so nobody's wait, is longer than 50 ms.
+"""Hostile clients beside an honest guest: no turn of the loop, and so no other client's wait, is longer than 50 ms.
 
 The amount of what they do is fixed, not its time, and a turn's time leaves out that of other processes.
 """

@@ -1,4 +1,4 @@
-"""The client side of the verbs: which instance is meant, and a QMP session with it (through qemu.qmp).
+"""The client side of the verbs: they find the instance that is meant, and open a QMP session with it (qemu.qmp).
 
 Every verb that talks to a running vnic opens one `session` and lets `Refused` pass to `main`, which prints it.
 """
@@ -64,7 +64,7 @@ def find_socket(name: str | None, path: str | None) -> Path:
 
 
 def _untrusted() -> str:
-    """The folders that were not looked into, but for those that are root's in any case."""
+    """The folders that were not searched, except those of root."""
     refusals = [
         rundir.refusal(folder)
         for folder in rundir.folders()
@@ -74,7 +74,7 @@ def _untrusted() -> str:
 
 
 async def _connect(path: Path) -> socket.socket:
-    """A socket in its usual place, where this user or root answers."""
+    """A socket in its usual place that belongs to this user or to root."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         await asyncio.get_running_loop().sock_connect(sock, str(path))

@@ -1,6 +1,7 @@
 """`-daemonize`: go on in the background once everything is set up (QEMU's os_daemonize and os_setup_post).
 
-The first process stays until the other says that it runs, so that a script sees a failed start by the exit code.
+`run` forks here. The first process waits until the second one reports that it runs, so that the exit code tells a
+script of a failed start.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Background:
 
 
 def fork_to_background() -> Background | int:
-    """In the background process its Background; in the parent, when that one runs or has failed, the exit code."""
+    """In the background process, its Background. In the parent, the exit code, once that process runs or failed."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:

@@ -118,7 +118,7 @@ PROPERTIES = {
 
 
 def help_text(topic: HelpTopic) -> str:
-    """The text for a topic; NetError for a type that there is not."""
+    """The text for a topic; NetError for an unknown type."""
     if not topic.option:
         return RUN_HELP
     if topic.type is None:
@@ -199,7 +199,7 @@ def _rows(shape: Object, prefix: str, defaults: dict[str, object]) -> list[tuple
 
 
 def _union_rows(union: Union, prefix: str) -> list[tuple[str, str, str]]:
-    """The tag, and the members of all branches; one that not all have says which have it."""
+    """The tag, and the members of all branches. The text of a member names its branches unless all have it."""
     tag = prefix + union.tag
     rows = {tag: (tag, "|".join(union.branches), PROPERTIES.get(tag, ""))}
     for member_name in dict.fromkeys(m.name for branch in union.branches.values() for m in branch.members):

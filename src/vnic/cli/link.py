@@ -179,7 +179,7 @@ def _guest(link: Entry) -> str:
 
 
 def follows_socket(nic: Entry) -> bool:
-    """Whether the guest sees its link only by its socket, so that nobody can tell what it saw."""
+    """Whether the guest sees its link only by its socket: what it saw is then unknown."""
     return bool(nic["guest"].get("link-shown-by") == "socket")
 
 
@@ -273,7 +273,7 @@ async def _next_of(qmp: Session, name: str) -> Entry | None:
 
 
 def why_not_seen(nic: Entry, state: str, seconds: float) -> str:
-    """Why the guest has not seen `state`: the wire is not so, no guest, no driver, or it did not read."""
+    """Why the guest has not seen `state`: the wire is in the other state, or there is no guest, driver or read."""
     name = nic["name"]
     if nic["link"] != state:
         holds = "; ".join(hold_text(hold, name) for hold in nic["holds"])

@@ -1,4 +1,4 @@
-"""`vnic …`: find the verb, import only its module, and turn whatever ends it into an exit code and one line.
+"""`vnic …`: finds the verb, imports only its module, and turns its errors into an exit code and one line.
 
 Exit codes: 0 done, 1 refused, 2 wrong usage; 130 and 141 after Ctrl-C and a closed pipe, as shells have them.
 """
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fill_standard_files() -> None:
-    """Started with a standard file closed (`>&-`): open /dev/null there, lest a socket of ours takes its number."""
+    """Open /dev/null in place of a standard file that is closed (`>&-`): else a socket of ours would get its number."""
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(fd, True)
     os.close(fd)
@@ -113,7 +113,7 @@ def _fill_standard_files() -> None:
 
 
 _BEFORE_VERB = {"-j": 0, "--json": 0, "-n": 1, "--name": 1, "--qmp": 1}
-"""Options of the verbs that may stand before the verb, too, as with ip(8), and how many words follow each."""
+"""Options of the verbs that may also come before the verb, as with ip(8), and how many words follow each."""
 
 
 def _verb_first(words: list[str]) -> list[str]:

@@ -1,4 +1,6 @@
-"""`vnic ps`: the running vnics, how old they are and how they fare: QMP's query-vnic of each, side by side."""
+"""`vnic ps`: the running vnics, how old they are and how they fare: QMP's query-vnic of each, side by side.
+
+`main` calls `run` here; `client` finds the sockets."""
 
 from __future__ import annotations
 
@@ -55,7 +57,7 @@ def _socket_paths() -> list[str]:
 
 
 async def _ask_if_there(which: argparse.Namespace) -> Entry | None:
-    """None for one that ended meanwhile, or does not know the command: an older vnic."""
+    """None if it has ended meanwhile or, being an older vnic, does not know the command."""
     try:
         return await _ask(which)
     except Refused:

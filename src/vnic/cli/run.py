@@ -66,7 +66,7 @@ EXIT_USAGE = 2
 OPEN_FILES = 1 << 16
 
 DEFAULT_MONITOR = "qmp"
-"""The chardev id of the QMP socket that nobody asked for."""
+"""The chardev id of the QMP socket that is made without `-qmp`."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -96,7 +96,7 @@ def _help(topic: HelpTopic) -> int:
 
 
 def _start(options: RunOptions) -> int:
-    """Go to the background if that was asked for, and run the loop."""
+    """Go to the background if `-daemonize` says so, and run the loop."""
     ready: Callable[[], None] = _nobody_waits
     if options.daemonize:
         from vnic.cli.daemon import fork_to_background
@@ -155,12 +155,12 @@ def _allow_open_files() -> None:
 
 
 def _nobody_waits() -> None:
-    """In the foreground nobody waits for the set-up to be done."""
+    """In the foreground: no parent process waits for the set-up."""
 
 
 @contextmanager
 def _naming(where: str) -> Iterator[None]:
-    """Put the option in front of what is wrong with it."""
+    """Put the option before the text of its error."""
     try:
         yield
     except NetError as refused:
@@ -172,13 +172,13 @@ def _naming(where: str) -> Iterator[None]:
 
 
 async def _guarded(options: RunOptions, ready: Callable[[], None]) -> None:
-    """No later than the loop: a signal that finds it half closed is a complaint on stderr."""
+    """End it before the loop: a signal that finds the loop half closed prints an error on stderr."""
     with unblock.guarded():
         await _live(options, ready)
 
 
 async def _live(options: RunOptions, ready: Callable[[], None]) -> None:
-    """Set up, live, take down. The monitors stay until last, so that clients see all of the end."""
+    """Set up, run, take down. The monitors are closed last, so that clients get all events of the end."""
     loop = asyncio.get_running_loop()
     lag = loop.lag if isinstance(loop, LagLoop) else None
     machine = Machine(loop, options.name, paused=options.paused, lag=lag, inherited=inherited_fds())
@@ -267,7 +267,7 @@ async def _create(settings: Sequence[Setting], shape: Union, add: Callable[[msgs
 
 
 async def _open_monitors(machine: Machine, monitors: Monitors, options: RunOptions) -> Claim | None:
-    """Open the monitors that were asked for; with no word of QMP, one where the verbs look for it."""
+    """Open the monitors of the options; without a QMP option, one where the verbs look for it."""
     for monitor in options.monitors:
         with _naming(monitor.where):
             chardev = machine.chardev_set.find(monitor.chardev)

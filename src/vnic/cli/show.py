@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 COLUMN_GAP = 2
 BELOW_MARGIN = 4
-"""Of what stands below its row."""
+"""The indent of a cell that is printed below its row."""
 WRAPPED_WIDTH = 40
 """The room that a last column of running text should have."""
 
@@ -130,7 +130,7 @@ def style(text: str, name: str) -> str:
 
 
 def _takes_styles() -> bool:
-    """As rich has it for the table; NO_COLOR (no-color.org) is heeded whole."""
+    """The rule that rich follows for tables; any value of NO_COLOR (no-color.org) turns colours off."""
     return (
         sys.stdout.isatty()
         and not os.environ.get("NO_COLOR")
@@ -182,7 +182,7 @@ def when(seconds: float, monotonic_us: int, now: Now) -> str:
 
 
 def cause_text(cause: dict[str, Any]) -> str:
-    """What a LinkChange's cause or a hold says, for a person; who did it, unless that goes without saying."""
+    """The text of a LinkChange's cause or of a hold, for a person, with who did it, unless that was vnic itself."""
     by = cause.get("by")
     text = str(cause.get("text") or cause.get("kind", ""))
     return text if by in (None, "", "vnic", cause.get("client")) else f"{text} (by {by})"

@@ -1,4 +1,6 @@
-"""What a user may have meant by a name that there is not: what the command line says behind QEMU's text."""
+"""Suggestions for misspelt names: what the command line adds to QEMU's text.
+
+`run` calls `suggestion` for an option that was refused."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """The options of a QEMU command line that describe the VM, not its network: `vnic run` takes them without effect.
 
-A command line that is moved over whole has many of them. `options` asks here, and tells the user once which they
-were.
+A command line that is moved over whole has many of them. `options` calls this module, and one note names them all.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ WITH_ARGUMENT = frozenset(
         *("echr", "semihosting-config", "set"),
     }
 )
-"""With one."""
+"""With an argument."""
 
 NOT_BUILT = {
     "readconfig": "vnic reads no configuration files",

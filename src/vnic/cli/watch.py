@@ -74,6 +74,6 @@ def _text(name: str, data: Entry) -> str:
 
 
 def on_interrupt() -> int:
-    """Ctrl-C is how a person ends a watch: nothing went wrong."""
+    """Ctrl-C is the ordinary end of a watch, and no error."""
     sys.stdout.flush()
     return 0

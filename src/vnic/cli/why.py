@@ -1,4 +1,4 @@
-"""`vnic why NAME`: why a link is as it is: the holds, what the guest knows, and the chain of the last changes.
+"""`vnic why NAME`: why a link is up or down: the holds, what the guest saw, and the chain of the last changes.
 
 All of it comes from query-links and query-link-log; this module only writes it for a person.
 """
@@ -83,7 +83,7 @@ async def run(args: argparse.Namespace) -> int:
 
 
 async def _links(qmp: Session, name: str) -> list[Entry]:
-    """The clients of that name; none where it was deleted and the journal still knows it. Else Refused."""
+    """The clients of that name; none if it was deleted and the journal still has its changes. Else Refused."""
     try:
         return await qmp.links(name)
     except Refused:

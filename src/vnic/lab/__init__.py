@@ -1,1 +1,3 @@
-"""What is not part of a running vnic: guests, the played driver, benchmarks, the demo."""
+"""Guests, the played driver, benchmarks, the demo: no part of a running vnic.
+
+The verbs `demo`, `guest`, `doctor` and `bench` import it, and the tests."""

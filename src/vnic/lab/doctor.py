@@ -1,4 +1,4 @@
-"""`vnic doctor`: what this machine has and lacks for vnic, and the command that mends each.
+"""`vnic doctor`: what this machine has and lacks for vnic, and the command that installs each.
 
 Every check is one function that returns a Finding and changes nothing. Exit code 1 if something is missing without
 which `vnic run` cannot work; what only some back-ends, guests or tests need is reported, and no failure.

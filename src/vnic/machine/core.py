@@ -288,7 +288,7 @@ class Machine:
             self._loop.call_soon(self._ended.set)
 
     async def wait_quit(self) -> None:
-        """Return when somebody asked for the end."""
+        """Return when a client or a signal has asked for the end."""
         await self._ended.wait()
 
     async def close(self) -> None:

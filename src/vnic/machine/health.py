@@ -1,4 +1,6 @@
-"""How this process fares, for QMP's query-vnic: its age, its loop's lag, memory and descriptors."""
+"""How this process fares, for QMP's query-vnic: its age, its loop's lag, memory and descriptors.
+
+`Machine` asks it for each answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The log lines of link changes, for operators: what changed, why, and who asked for it."""
+"""The log lines of link changes, for operators: what changed, why, and who asked for it.
+
+`Machine` passes all events to it."""
 
 from __future__ import annotations
 

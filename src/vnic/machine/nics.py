@@ -1,4 +1,4 @@
-"""The NICs that `-device` and device_add can make: their properties, and how each is put together.
+"""The NICs that `-device` and device_add can make: their properties, and how each is assembled.
 
 `DEVICES` is the table; a DeviceType's `build` makes the device model, its Nic and the socket that serves it. Models
 are imported when the first NIC of theirs is made, so that `vnic run` starts fast.

@@ -1,4 +1,6 @@
-"""query-pci: the NICs that are PCI functions, as qapi/pci.json has them."""
+"""query-pci: the NICs that are PCI functions, as qapi/pci.json has them.
+
+`Machine` calls it for the monitor."""
 
 from __future__ import annotations
 

@@ -36,5 +36,5 @@ class PidFile:
         try:
             os.unlink(self._path)
         except OSError:
-            pass  # somebody tidied up before us
+            pass  # another program has removed it already
         os.close(self._fd)

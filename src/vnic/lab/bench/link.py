@@ -1,4 +1,6 @@
-"""How long a set_link over QMP takes to reach a driver: the CONFIG_CHANGE on its vhost-user request channel."""
+"""How long a set_link over QMP takes to reach a driver: the CONFIG_CHANGE on its vhost-user request channel.
+
+`vnic bench link` runs it; a played driver in this process is the guest."""
 
 from __future__ import annotations
 

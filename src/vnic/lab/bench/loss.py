@@ -1,4 +1,6 @@
-"""How long a vhost-user back-end's loss takes to reach the guest: socket closed → config interrupt at its driver."""
+"""How long a vhost-user back-end's loss takes to reach the guest: socket closed → config interrupt at its driver.
+
+`vnic bench loss` runs it; this process plays both the driver and the back-end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A `vnic run` as a process of its own, with a bare QMP socket: what the measures time from outside."""
+"""A `vnic run` as a process of its own, with a bare QMP socket: what the measures time from outside.
+
+Each measure of `vnic bench` starts its own."""
 
 from __future__ import annotations
 

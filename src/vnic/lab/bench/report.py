@@ -1,4 +1,6 @@
-"""Rows of numbers with their method, printed as they come (a table on a terminal, tabs or JSON elsewhere)."""
+"""Rows of figures with their method, printed one by one, or as JSON at the end.
+
+The measures make rows; `vnic bench` prints them."""
 
 from __future__ import annotations
 

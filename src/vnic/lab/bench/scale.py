@@ -1,4 +1,6 @@
-"""How commands fare where there are many NICs: none may take longer for NICs that it does not concern."""
+"""How long commands take with many NICs: none may take longer for NICs that it does not concern.
+
+`vnic bench scale` runs it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""How long `vnic run` takes until its monitor greets."""
+"""How long `vnic run` takes until its monitor greets.
+
+`vnic bench start` runs it.
+"""
 
 from __future__ import annotations
 

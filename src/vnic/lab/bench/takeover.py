@@ -1,4 +1,7 @@
-"""Throughput of a driver and a DPDK back-end through vnic's vhost-user netdev, beside the two joined directly."""
+"""Throughput of a driver and a DPDK back-end through vnic's vhost-user netdev, beside the two joined directly.
+
+`vnic bench takeover` runs it; both are testpmd processes.
+"""
 
 from __future__ import annotations
 

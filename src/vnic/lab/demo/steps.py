@@ -1,4 +1,6 @@
-"""The steps of `vnic demo` as a table: what is done, what the guest must see then, and what `vnic why` must name."""
+"""The steps of `vnic demo` as a table: what is done, what the guest must see then, and what `vnic why` must name.
+
+`verb` runs them one after the other; the tests run them on other guests."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """`vnic demo`: boots a small Linux guest on one NIC, pulls its cable in every way, and shows what the guest saw.
 
-The steps are in demo_steps.py; this module chooses the guest, runs the steps, and draws the table. Exit code 0 only
-if every row is as it should be, 3 if they are but no kernel could be had and the built-in guest took its place.
+`cli.main` calls it. The steps are in steps.py; this module chooses the guest, runs the steps, and draws the table. Exit
+code 0 only if every row is as it should be, 3 if they are but no kernel could be had and the built-in guest took its
+place.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""What the demo asks of a guest, whatever kind it is: UML, QEMU, or the built-in fake."""
+"""What the demo needs of a guest of any kind: UML, QEMU, or the built-in fake.
+
+`demo.verb` boots one of them, and `demo.steps` drive it through this interface."""
 
 from __future__ import annotations
 

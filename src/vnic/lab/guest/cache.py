@@ -1,4 +1,6 @@
-"""The cache folder of downloaded guests: each entry is complete or absent, and is checked before it is used again."""
+"""The cache folder of downloaded guests: each entry is complete or absent, and is checked before it is used again.
+
+The kits (`kit`, `qemu_kit`, …) store what they download here."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Fetches packages of another release of Debian than this machine's, or of Debian for a machine that is not Debian's.
 
-They are unpacked, never installed, below the cache folder, with the C library that they need, so that nothing of them
-has to fit this machine. All trust begins at the machine's own package sources: they name Debian's mirror and bring
-Debian's keys, or bring the packages that tell both.
+The kits call it. Packages are unpacked below the cache folder, never installed, with the C library that
+they need, so that they do not depend on this machine's. All trust begins at the machine's own package sources: they
+name Debian's mirror and bring Debian's keys, or bring the packages that tell both.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""What goes wrong with guests, as exceptions that say what to do; the demo and the tests print them as they are."""
+"""The errors of guests, as exceptions whose text says what to do.
+
+All of `lab.guest` raises them; the demo and the tests print them unchanged."""
 
 from __future__ import annotations
 

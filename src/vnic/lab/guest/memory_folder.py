@@ -1,4 +1,6 @@
-"""Where a User-Mode Linux keeps its memory file: on a tmpfs, as vnic maps no other file. UML and `vnic doctor` ask."""
+"""Where a User-Mode Linux keeps its memory file: on a tmpfs, because vnic maps no file on a disk.
+
+`uml` and `vnic doctor` call it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The QMP client of a QEMU guest: blocking, one command at a time, over a socket that QEMU was given at its start."""
+"""The QMP client of a QEMU guest: blocking, one command at a time, over a socket that QEMU was given at its start.
+
+`qemu.QemuGuest` has one, for hot-plug and resets."""
 
 from __future__ import annotations
 

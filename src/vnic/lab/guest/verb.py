@@ -1,6 +1,6 @@
 """`vnic guest SOCKET…`: boots a small Linux guest on NICs of a running vnic, for a person's shell or for scripts.
 
-It is the guest of `vnic demo`, User-Mode Linux. Where stdin is no terminal, what comes from it is run as a script.
+It is the guest of `vnic demo`, User-Mode Linux. `cli.main` calls it. If stdin is no terminal, it is read as a script.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""A vhost-user back-end that comes and goes at a word: a real NIC of vnic, served on a loop of its own."""
+"""A vhost-user back-end that a caller starts and stops at will: a real NIC of vnic, served on a loop of its own.
+
+`vnic bench loss` and the tests of back-end restarts use it."""
 
 from __future__ import annotations
 
