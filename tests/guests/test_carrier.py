@@ -106,7 +106,7 @@ def test_a_streams_peer_comes_and_goes(lab: Lab) -> None:
         assert guest.wait_carrier(False)
 
 
-def test_a_returning_peer_does_not_lift_the_operators_hold(lab: Lab) -> None:
+def test_operator_hold_survives_a_returning_peer(lab: Lab) -> None:
     running, guest = lab
     replug(running.qmp, type="stream", server=True, addr={"type": "unix", "path": "net0.sock"})
     running.qmp.set_link("nic0", False)
@@ -119,7 +119,7 @@ def test_a_returning_peer_does_not_lift_the_operators_hold(lab: Lab) -> None:
         assert guest.wait_carrier(True)
 
 
-def test_seen_is_told_once_for_every_change(lab: Lab) -> None:
+def test_link_seen_is_emitted_once_for_each_change(lab: Lab) -> None:
     running, guest = lab
     for up in (False, True):
         running.qmp.set_link("nic0", up)

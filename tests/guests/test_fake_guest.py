@@ -12,7 +12,7 @@ from vnic.lab.guest.errors import BootFailed
 from vnic.lab.guest.fake import FakeGuest
 
 
-def test_its_carrier_follows_and_it_pings() -> None:
+def test_carrier_follows_and_guest_pings() -> None:
     with vnic_run("-name", "fake", *ECHO, *nic("nic0")) as running:
         guest = FakeGuest(running.socket("nic0"))
         guest.boot()
@@ -32,7 +32,7 @@ def test_its_carrier_follows_and_it_pings() -> None:
         assert "fake-guest" not in [thread.name for thread in threading.enumerate()]
 
 
-def test_it_outlives_its_nic() -> None:
+def test_guest_outlives_its_nic() -> None:
     with vnic_run("-name", "fake", *ECHO, *nic("nic0")) as running:
         guest = FakeGuest(running.socket("nic0"))
         guest.boot()
@@ -40,6 +40,6 @@ def test_it_outlives_its_nic() -> None:
     guest.close()
 
 
-def test_without_a_nic_it_does_not_boot(tmp_path: Path) -> None:
+def test_guest_does_not_boot_without_a_nic(tmp_path: Path) -> None:
     with pytest.raises(BootFailed, match=r"cannot use .*nic0\.sock"):
         FakeGuest(tmp_path / "nic0.sock").boot()

@@ -121,7 +121,7 @@ def test_rings_get_another_size(lab: Lab) -> None:
         lab.assert_pings()
 
 
-def test_the_operators_hold_stays_when_the_back_end_returns(lab: Lab) -> None:
+def test_operator_hold_survives_a_returning_back_end(lab: Lab) -> None:
     lab.front.qmp.set_link("nic0", False)
     lab.kill()
     lab.ends[1].wait_carrier(False)

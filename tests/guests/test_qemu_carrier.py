@@ -126,7 +126,7 @@ def port(request: pytest.FixtureRequest, ports: dict[str, Port]) -> Port:
 
 
 @pytest.mark.parametrize("nic", KINDS)
-def test_the_driver_binds(ports: dict[str, Port], nic: str) -> None:
+def test_driver_binds(ports: dict[str, Port], nic: str) -> None:
     port = ports[nic]
     driver = port.guest.run(f"basename $(readlink -f /sys/class/net/{port.interface}/device/driver)")
     assert driver == ("virtio_net" if port.is_virtio else "e1000")
@@ -136,13 +136,13 @@ def test_the_driver_binds(ports: dict[str, Port], nic: str) -> None:
 
 
 @pytest.mark.parametrize("nic", SHARED)
-def test_it_pings(ports: dict[str, Port], nic: str) -> None:
+def test_guest_pings(ports: dict[str, Port], nic: str) -> None:
     port = ports[nic]
     assert port.ping() is not None
     assert port.qmp.link(nic)["guest"]["seen"] == "up"
 
 
-def test_it_boots_with_the_cable_out(ports: dict[str, Port]) -> None:
+def test_guest_boots_with_the_cable_out(ports: dict[str, Port]) -> None:
     port = ports["out"]
     counts = port.guest.run(f"cd /sys/class/net/{port.interface}; cat carrier carrier_up_count")
     assert counts.split() == ["0", "0"]

@@ -44,7 +44,7 @@ def wait_until_gone(process: int) -> None:
         time.sleep(0.02)
 
 
-def test_has_what_tests_need(guest: QemuGuest, kit: qemu_kit.QemuKit) -> None:
+def test_guest_has_the_tools_that_tests_need(guest: QemuGuest, kit: qemu_kit.QemuKit) -> None:
     assert guest.run("uname -r") == kit.kernel_version
     assert guest.label == kit.version_text()
     assert guest.run("probe here") == "probed here"

@@ -106,7 +106,7 @@ def test_a_command_is_run_and_its_exit_code_passed_on() -> None:
         assert "fd00::9/64" in done.stdout
 
 
-def test_what_does_not_fit_is_refused_before_anything_boots() -> None:
+def test_wrong_arguments_are_refused_before_a_kernel_boots() -> None:
     done = guest("--address", "10.0.2.5/24", "--address", "10.0.3.5/24", "nic0.sock", "--", "true")
     assert (done.returncode, done.stderr) == (1, "vnic: 2 addresses for 1 NICs\n")
     assert guest("--address", "10.0.2.500/24", "nic0.sock").returncode == 2

@@ -54,7 +54,7 @@ def wait_until_gone(group: int) -> None:
         time.sleep(0.02)
 
 
-def test_what_was_booted(guest: UmlGuest, found_kit: kit.UmlKit) -> None:
+def test_guest_reports_its_kernel(guest: UmlGuest, found_kit: kit.UmlKit) -> None:
     assert guest.boot_seconds > 0
     assert guest.run("uname -r") == found_kit.version_text()
     assert guest.label == f"User-Mode Linux {found_kit.version_text()}"

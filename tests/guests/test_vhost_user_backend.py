@@ -105,7 +105,7 @@ def test_packets_pass_through_the_second_process(lab: Lab) -> None:
     assert running.qmp.link("vu0")["link"] == "up"
 
 
-def test_killed_and_brought_back(lab: Lab) -> None:
+def test_link_follows_a_back_end_killed_and_restarted(lab: Lab) -> None:
     running, back_end, guest = lab
     for _ in range(3):
         assert guest.wait_carrier(True)
@@ -118,7 +118,7 @@ def test_killed_and_brought_back(lab: Lab) -> None:
     wait_ping(guest)
 
 
-def test_the_operators_hold_outlives_a_return(lab: Lab) -> None:
+def test_operator_hold_survives_reconnect(lab: Lab) -> None:
     running, back_end, guest = lab
     assert guest.wait_carrier(True)
     running.qmp.set_link("nic0", False)
@@ -133,7 +133,7 @@ def test_the_operators_hold_outlives_a_return(lab: Lab) -> None:
     wait_ping(guest)
 
 
-def test_the_far_nics_link_is_ours(lab: Lab) -> None:
+def test_guest_link_follows_the_far_nics_link(lab: Lab) -> None:
     _, back_end, guest = lab
     assert back_end.running is not None
     for up in (False, True, False, True):

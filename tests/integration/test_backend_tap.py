@@ -490,5 +490,5 @@ async def _refusals() -> None:
         os.seteuid(0)
 
 
-def test_what_cannot_be_is_refused_and_leaves_nothing() -> None:
+def test_impossible_options_are_refused_and_leave_nothing() -> None:
     in_namespace(_refusals)

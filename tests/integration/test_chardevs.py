@@ -36,7 +36,7 @@ def test_a_back_end_may_come_before_its_netdev(place: Place) -> None:
         assert not os.path.exists(path)
 
 
-def test_it_goes_with_vnic(place: Place) -> None:
+def test_chardev_socket_is_removed_with_vnic(place: Place) -> None:
     with place.run("-chardev", SERVER), socket.socket(socket.AF_UNIX) as caller:
         caller.connect(place.path("c0.sock"))
     assert place.files() == []
@@ -49,7 +49,7 @@ def test_it_goes_with_vnic(place: Place) -> None:
         ("host=127.0.0.1,port=x", "address resolution failed for 127.0.0.1:x: Servname not supported for ai_socktype"),
     ],
 )  # fmt: skip
-def test_one_that_cannot_listen_is_refused(place: Place, chardev: str, why: str) -> None:
+def test_chardev_that_cannot_listen_is_refused(place: Place, chardev: str, why: str) -> None:
     option = f"socket,id=c0,server=on,{chardev}"
     result = place.verb("run", "-chardev", option)
     assert (result.returncode, result.stderr) == (1, f"vnic: -chardev {option}: {why}\n")

@@ -145,7 +145,7 @@ def test_tshark_reads_a_dump_that_is_still_written(place: Place, cable: Cable) -
         ]
 
 
-def test_qmp_adds_and_removes_them(place: Place, cable: Cable) -> None:
+def test_qmp_adds_and_removes_filters(place: Place, cable: Cable) -> None:
     slow: dict[str, object] = {
         "qom-type": "filter-buffer",
         "id": "f0",
@@ -202,7 +202,7 @@ def test_filters_are_switched_off_and_on(place: Place, cable: Cable) -> None:
         assert "f1: type=filter-replay,position=tail,status=on,insert=behind," in filters(running)[1]
 
 
-def test_hmp_says_it_as_qemu(place: Place, cable: Cable) -> None:
+def test_hmp_texts_are_qemus(place: Place, cable: Cable) -> None:
     with place.run(*cable.options) as running:
         assert hmp(
             running,
@@ -244,7 +244,7 @@ def test_hmp_says_it_as_qemu(place: Place, cable: Cable) -> None:
         ("filter-foo,id=a", "Parameter 'qom-type' does not accept value 'filter-foo'"),
     ],
 )
-def test_the_command_line_refuses_what_cannot_be(place: Place, cable: Cable, given: str, desc: str) -> None:
+def test_impossible_filters_are_refused(place: Place, cable: Cable, given: str, desc: str) -> None:
     vhost = ("-chardev", "socket,id=c0,path=vu.sock,server=on", "-netdev", "vhost-user,id=vu,chardev=c0")
     done = place.verb("run", *cable.options, *vhost, "-object", given)
     assert (done.returncode, done.stderr) == (1, f"vnic: -object {given}: {desc}\n")

@@ -90,7 +90,7 @@ def bad_guest(path: str, memory: FakeGuestMemory | None = None) -> Iterator[NetD
         memory.close()
 
 
-def test_a_call_descriptor_made_to_block(place: Place) -> None:
+def test_blocking_call_descriptor_ends_its_client_only(place: Place) -> None:
     with (
         beside_a_good_guest(
             place, "vhost-user", "the call descriptor of ring 1: it was made to block"
@@ -196,7 +196,7 @@ def test_no_room_for_what_a_guest_receives(place: Place, sparse_fd: int) -> None
 
 
 @pytest.mark.parametrize("attach_type", ["vhost-user", "vfio-user"])
-def test_memory_that_is_no_memory_file(place: Place, attach_type: str) -> None:
+def test_memory_of_another_kind_of_file_is_refused(place: Place, attach_type: str) -> None:
     """A file on a disk, or whatever else is no file of shmem or hugetlbfs."""
     with beside_a_good_guest(
         place, attach_type, "memory has to be memfd, or files on tmpfs or hugetlbfs"
@@ -221,7 +221,7 @@ def test_memory_that_is_no_memory_file(place: Place, attach_type: str) -> None:
             os.close(other)
 
 
-def test_a_file_whose_close_hangs(place: Place, tmp_path: Path) -> None:
+def test_hanging_close_delays_no_other_client(place: Place, tmp_path: Path) -> None:
     """The close of a file on FUSE waits for its daemon, uninterruptibly: it is refused, and closed beside the loop."""
     bad = "virtio-net,id=bad,attach.type=vhost-user,attach.path=bad.sock"
     good = "virtio-net,id=good,attach.type=vhost-user,attach.path=good.sock"
@@ -253,7 +253,7 @@ def test_a_file_whose_close_hangs(place: Place, tmp_path: Path) -> None:
     assert "bad: no client is taken until the descriptors of the last one are closed" in stderr
 
 
-def test_a_vnic_that_cannot_end_keeps_no_path(place: Place, tmp_path: Path) -> None:
+def test_path_of_a_vnic_that_cannot_end_is_free(place: Place, tmp_path: Path) -> None:
     """Killed while a close hangs: its main thread is a zombie, and the next vnic takes its sockets over."""
     options = ("-device", "virtio-net,id=bad,attach.type=vhost-user,attach.path=bad.sock")
     with deaf_fuse(tmp_path) as fuse, place.start("run", *options) as killed:

@@ -140,7 +140,7 @@ def kicks(path: str) -> None:
 # -- the test ---------------------------------------------------------------------------------------------------------
 
 
-def test_hostile_clients_hold_up_nobody(place: Place) -> None:
+def test_hostile_clients_delay_no_other_client(place: Place) -> None:
     require(os.access(timed_vnic.SCHEDSTAT, os.R_OK), timed_vnic.SCHEDSTAT)
     options = [word for netdev in NETDEVS for word in ("-netdev", netdev)]
     options += [word for nic in NICS for word in ("-device", nic)]

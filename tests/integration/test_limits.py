@@ -131,7 +131,7 @@ def dma_map(at: int) -> bytes:
     return m.DMA_MAP_LAYOUT.pack(32, 3, 0, at << 12, 1 << 12)
 
 
-def test_without_descriptors(place: Place) -> None:
+def test_vnic_survives_without_free_descriptors(place: Place) -> None:
     running = place.run("-netdev", "echo,id=net0", "-device", NIC, "-device", AWAY)
     try:
         said = asyncio.run(refusals(place, running))

@@ -111,7 +111,7 @@ def test_queues_of_a_tap_by_name() -> None:
     in_namespace(_queues)
 
 
-def test_what_is_no_tap(tmp_path: Path) -> None:
+def test_descriptor_that_is_no_tap_is_refused(tmp_path: Path) -> None:
     async def main() -> None:
         async with machine_with_client() as (_, qmp):
             for opened in (

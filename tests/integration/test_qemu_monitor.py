@@ -117,7 +117,7 @@ def message(line: str) -> str:
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-def test_the_same_bytes(both: tuple[Monitor, Monitor], section: str) -> None:
+def test_monitor_output_is_qemus_byte_for_byte(both: tuple[Monitor, Monitor], section: str) -> None:
     theirs, ours = both
     for line in SECTIONS[section]:
         assert ours.say(message(line)) == theirs.say(message(line)), line

@@ -66,7 +66,7 @@ async def refusal(client: QMPClient, command: str, **arguments: object) -> tuple
     return refused.value.error_class, str(refused.value)
 
 
-def test_what_a_client_asks_first(place: Place) -> None:
+def test_first_queries_of_a_client_are_answered(place: Place) -> None:
     async def conversation(client: QMPClient) -> None:
         assert await client.execute("query-name") == {"name": "lab"}
         assert await client.execute("query-status") == {"running": True, "status": "running"}
@@ -115,7 +115,7 @@ def test_netdev_del_and_add_plugs_back_in(place: Place) -> None:
         talk(running, conversation)
 
 
-def test_a_nic_comes_and_goes(place: Place) -> None:
+def test_nic_is_added_and_deleted(place: Place) -> None:
     async def conversation(client: QMPClient) -> None:
         await client.execute("netdev_add", {"type": "echo", "id": "net1"})
         await client.execute("device_add", NEW_NIC)

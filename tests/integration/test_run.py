@@ -32,7 +32,7 @@ def test_a_signal_ends_it_and_leaves_nothing_behind(place: Place, number: signal
     assert place.files() == []
 
 
-def test_the_sockets_are_for_nobody_else(place: Place) -> None:
+def test_sockets_are_private_to_the_user(place: Place) -> None:
     with place.run("-netdev", STREAM, "-device", NIC) as running:
         assert stat.S_IMODE(os.stat(running.qmp_path).st_mode) == 0o600
         assert stat.S_IMODE(os.stat(os.path.dirname(running.qmp_path)).st_mode) == 0o700

@@ -26,7 +26,7 @@ def guest(place: Place) -> Iterator[UmlGuest]:
         yield booted
 
 
-def test_by_hand(place: Place, guest: UmlGuest) -> None:
+def test_link_verbs_reach_the_guest(place: Place, guest: UmlGuest) -> None:
     assert guest.carrier()
     guest.run("ip addr add 10.0.2.15/24 dev eth0; ip link set eth0 up; ping -c 1 -W 10 10.0.2.2")
     for end in ("nic0", "net0"):

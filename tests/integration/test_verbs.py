@@ -425,7 +425,7 @@ def test_hmp_help_in_an_option_string_creates_nothing(place: Place, echo: Runnin
         ("netdev_add echo,id=9", 'Try "help netdev_add" for more information\n'),
     ],
 )
-def test_what_hmp_does_not_understand_is_refused(place: Place, echo: Running, line: str, said: str) -> None:
+def test_unknown_hmp_command_exits_1(place: Place, echo: Running, line: str, said: str) -> None:
     result = place.verb("hmp", line)
     assert (result.returncode, result.stdout, result.stderr) == (1, "", said)
 
@@ -475,7 +475,7 @@ def test_options_alone_are_no_verb(place: Place, words: list[str]) -> None:
     assert " is no verb of vnic; " in result.stderr
 
 
-def test_a_socket_where_nobody_or_no_qmp_answers(place: Place) -> None:
+def test_socket_without_a_qmp_server_is_refused(place: Place) -> None:
     result = place.verb("link", "--qmp", "none")
     assert (result.returncode, result.stderr) == (1, "vnic: none: No such file or directory\n")
     with socket.socket(socket.AF_UNIX) as listening:
@@ -510,7 +510,7 @@ def test_a_closed_stderr_takes_its_text_along(place: Place) -> None:
     assert (result.returncode, result.stdout) == (2, b"")
 
 
-def test_an_argument_that_is_no_text(place: Place, echo: Running) -> None:
+def test_argument_that_is_not_utf8_is_refused(place: Place, echo: Running) -> None:
     addr = "stream,id=a,addr.type=unix,addr.path=\udcff"
     for words in (["why", "\udcff"], ["hmp", "set_link \udcff on"], ["netdev", "add", addr]):
         result = place.verb(*words)

@@ -8,7 +8,7 @@ from vnic.cli.additions import to_json
 from vnic.cli.client import Refused
 
 
-def test_a_netdev() -> None:
+def test_netdev_string_becomes_typed_json() -> None:
     text = "stream,id=net0,server=on,addr.type=unix,addr.path=/run/a,,b"
     assert to_json(text, "type") == {
         "type": "stream",
@@ -36,7 +36,7 @@ def test_the_short_form_of_an_ipv6_network() -> None:
         to_json("hubport,id=u,hubid=1,ipv6-net=fd00::", "type")
 
 
-def test_a_device() -> None:
+def test_device_string_becomes_typed_json() -> None:
     text = "virtio-net,id=nic0,attach.type=vhost-user,attach.path=x,attach.server=off,link=off,host_mtu=9000"
     assert to_json(text, "driver") == {
         "driver": "virtio-net",
@@ -47,7 +47,7 @@ def test_a_device() -> None:
     }
 
 
-def test_json_goes_as_it_is() -> None:
+def test_json_is_sent_unchanged() -> None:
     assert to_json('{"type": "x", "y": 1}', "type") == {"type": "x", "y": 1}
     assert to_json("{'type': 'x'}", "type") == {"type": "x"}
 
@@ -67,7 +67,7 @@ def test_json_goes_as_it_is() -> None:
         ("", "driver", "Parameter 'driver' is missing"),
     ],
 )
-def test_refusals(text: str, implied: str, desc: str) -> None:
+def test_wrong_strings_are_refused(text: str, implied: str, desc: str) -> None:
     with pytest.raises(Refused) as refused:
         to_json(text, implied)
     assert str(refused.value).startswith(desc)

@@ -75,7 +75,7 @@ def parse(line: str) -> RunOptions:
     ],
     ids=["vrnetlab", "gns3", "packer", "lima", "libvirt", "lxd"],
 )
-def test_taken_with_one_note(line: str, netdevs: list[str], noted: list[str]) -> None:
+def test_whole_command_line_is_taken_with_one_note(line: str, netdevs: list[str], noted: list[str]) -> None:
     options = parse(line)
     assert [setting.tree["type"] for setting in options.netdevs] == netdevs
     (note,) = [each for each in options.notes() if each.startswith("note: ")]
@@ -103,7 +103,7 @@ def test_taken_with_one_note(line: str, netdevs: list[str], noted: list[str]) ->
         ("-net nic -net user", "vnic has no -net but -net none: give a -netdev and a -device"),
     ],
 )
-def test_refused_by_name(line: str, why: str) -> None:
+def test_unsupported_option_is_refused_by_name(line: str, why: str) -> None:
     with pytest.raises(OptionError) as refused:
         parse(line)
     assert why in str(refused.value)

@@ -30,7 +30,7 @@ def test_every_verb_is_listed() -> None:
     assert "{verbs}" in HELP
 
 
-def test_lists() -> None:
+def test_help_lists_every_type() -> None:
     netdevs = help_text(HelpTopic("netdev"))
     assert netdevs.startswith("Available netdev backend types:\n")
     for name in NETDEVS:
@@ -66,7 +66,7 @@ def test_a_member_of_only_some_kinds_says_so() -> None:
     assert re.search(r"^  addr\.type=<inet\|unix\|vsock\|fd>", text, re.MULTILINE)
 
 
-def test_unknown_types() -> None:
+def test_help_of_an_unknown_type_is_refused() -> None:
     with pytest.raises(NetError, match="Device 'bogus' not found"):
         help_text(HelpTopic("device", "bogus"))
     with pytest.raises(NetError, match="there is no netdev 'bogus'"):

@@ -49,7 +49,7 @@ def test_lists_by_index() -> None:
 
 
 @pytest.mark.parametrize("word", ["help", "?"])
-def test_help_is_told_apart(word: str) -> None:
+def test_help_is_recognised(word: str) -> None:
     assert parse(word, "type") == ({}, True)
     assert parse(f"stream,{word}", "type") == ({"type": "stream"}, True)
 
@@ -69,7 +69,7 @@ def test_help_is_told_apart(word: str) -> None:
         ("stream,a.4000000000000=x", "Parameter 'a.0' missing"),
     ],
 )
-def test_refusals_are_qemus(text: str, desc: str) -> None:
+def test_error_texts_are_qemus(text: str, desc: str) -> None:
     with pytest.raises(KeyvalError) as refused:
         parse(text, "type")
     assert refused.value.desc == desc

@@ -74,7 +74,7 @@ HOLD = {
 }
 
 
-def test_rows() -> None:
+def test_table_rows_show_all_states() -> None:
     assert row(nic()) == ("nic0", "nic", "virtio-net", "up", "up", "net0", "up", "3", "-")
     held = nic(link="down", operstate="lowerlayerdown", holds=[HOLD])
     assert row(held)[-1] == "net0 disconnected: no peer yet"
@@ -93,11 +93,11 @@ def test_rows() -> None:
         (nic(guest=guest(seen="unknown")), False),
     ],
 )
-def test_has_seen(entry: dict[str, Any], seen: bool) -> None:
+def test_has_seen_needs_a_read_after_the_change(entry: dict[str, Any], seen: bool) -> None:
     assert has_seen(entry, "up") is seen
 
 
-def test_an_older_sight_of_the_same_state_does_not_count() -> None:
+def test_earlier_read_of_the_same_state_does_not_count() -> None:
     """Seen up, then down and up again in a hurry: the last change is not seen yet."""
     unseen = change()
     del unseen["seen-us"]
@@ -161,7 +161,7 @@ def test_describe() -> None:
         (guest(seen="down"), "it has not seen this: it last read down"),
     ],
 )
-def test_the_guest_in_words(view: dict[str, Any], text: str) -> None:
+def test_guest_state_reads_as_a_sentence(view: dict[str, Any], text: str) -> None:
     assert guest_text(view, "up") == text
 
 
@@ -173,7 +173,7 @@ def test_the_guest_in_words(view: dict[str, Any], text: str) -> None:
         (False, "up", "its socket is there again, as the link is up; it has not come back yet"),
     ],
 )
-def test_a_guest_that_follows_its_socket_in_words(attached: bool, link: str, text: str) -> None:
+def test_guest_shown_by_socket_reads_as_a_sentence(attached: bool, link: str, text: str) -> None:
     assert guest_text(by_socket(attached=attached), link) == text
 
 
@@ -185,7 +185,7 @@ def test_steps() -> None:
     assert steps_text({"id": 1}) == ""
 
 
-def test_the_history_follows_causes_and_says_what_is_forgotten() -> None:
+def test_history_follows_causes_and_names_forgotten_ones() -> None:
     followed = change(id=9, **{"caused-by": 8})
     lost = change(id=5, **{"caused-by": 4})
     cause = change(id=8, name="net0")

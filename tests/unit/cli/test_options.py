@@ -40,7 +40,7 @@ def test_the_command_line_of_the_manual() -> None:
     assert options.warnings == []
 
 
-def test_nothing_given_is_a_vnic_named_vnic() -> None:
+def test_default_name_is_vnic() -> None:
     options = parse_run([])
     assert options.name is None
     assert options.instance == "vnic"
@@ -54,7 +54,7 @@ def test_json_keeps_its_types() -> None:
     assert setting.tree == {"driver": "virtio-net", "link": False}
 
 
-def test_libvirts_name() -> None:
+def test_name_is_taken_as_libvirt_writes_it() -> None:
     assert parse_run(["-name", "guest=lab,debug-threads=on"]).name == "lab"
 
 
@@ -148,7 +148,7 @@ def test_the_short_form_of_an_ipv6_network() -> None:
         (["-netdev", "help", "-nonsense"], HelpTopic("netdev")),
     ],
 )
-def test_help(argv: list[str], topic: HelpTopic) -> None:
+def test_help_options_are_parsed(argv: list[str], topic: HelpTopic) -> None:
     assert parse_run(argv).help == topic
 
 
@@ -238,7 +238,7 @@ def test_what_describes_the_vm_is_taken_with_one_note() -> None:
 
 
 @pytest.mark.parametrize("argv", [["-nic", "none"], ["-net", "none"]])
-def test_no_default_nic_is_how_vnic_is(argv: list[str]) -> None:
+def test_nic_none_and_net_none_are_taken(argv: list[str]) -> None:
     assert parse_run(argv).notes() == []
 
 
@@ -268,16 +268,16 @@ def test_options_that_would_change_what_vnic_does_are_refused_by_name(argv: list
 @pytest.mark.parametrize(
     "driver", ["virtio-blk-pci", "pci-bridge", "usb-tablet", "qxl-vga", "nvme", "vfio-pci"]
 )
-def test_devices_of_the_vm(driver: str) -> None:
+def test_vm_devices_are_recognised(driver: str) -> None:
     assert is_vm_device(driver)
 
 
 @pytest.mark.parametrize("driver", [*DEVICES, *sorted(NOT_BUILT), "virtio-nett", "e1000x", "", "help"])
-def test_nics_and_misspelt_ones_are_no_devices_of_the_vm(driver: str) -> None:
+def test_misspelt_nic_is_not_taken_for_a_vm_device(driver: str) -> None:
     assert not is_vm_device(driver)
 
 
-def test_a_monitor_on_telnet() -> None:
+def test_monitor_on_telnet() -> None:
     options = parse_run(["-monitor", "telnet:127.0.0.1:4444,server,nowait"])
     assert [setting.tree for setting in options.chardevs] == [
         {
@@ -289,7 +289,7 @@ def test_a_monitor_on_telnet() -> None:
 
 
 @pytest.mark.parametrize("option", ["-monitor", "-qmp"])
-def test_a_monitor_that_nobody_speaks_to(option: str) -> None:
+def test_monitor_on_null(option: str) -> None:
     (setting,) = parse_run([option, "null"]).chardevs
     assert setting.tree == {"backend": "null", "id": "compat_monitor0"}
 

@@ -13,7 +13,7 @@ from vnic.observe import logs
 from vnic.sockets import unblock
 
 
-def test_the_timer_of_the_guard_ends_before_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_guard_timer_ends_before_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal after the loop has closed its descriptors would print a traceback."""
     guarded = []
     close = BaseSelectorEventLoop.close

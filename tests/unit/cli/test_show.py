@@ -35,21 +35,21 @@ def test_times_have_a_date_only_where_it_is_not_todays() -> None:
     assert len(show.wall_time(now - 86400, now)) == len("2023-11-13 12:34:56")
 
 
-def test_how_long_ago_is_not_by_the_wall_clock() -> None:
+def test_ages_follow_the_monotonic_clock() -> None:
     """It may have been set back, or by the hour, since."""
     now = show.Now(wall=1_700_000_000.25, monotonic=1000.0)
     for wall in (now.wall - 60, now.wall + 3600, now.wall - 86400):
         assert show.when(wall, 940_000_000, now).endswith(", 1 min ago")
 
 
-def test_causes_name_who_but_not_vnic_itself() -> None:
+def test_cause_names_the_client_but_not_vnic() -> None:
     assert show.cause_text({"kind": "operator", "by": "QMP client a[1]", "text": "set_link a off"}) == (
         "set_link a off (by QMP client a[1])"
     )
     assert show.cause_text({"kind": "created", "by": "vnic", "text": "nic0 created"}) == "nic0 created"
 
 
-def test_the_end_of_a_hold_does_not_contradict_itself() -> None:
+def test_end_of_a_hold_reads_without_contradiction() -> None:
     connected = {"kind": "disconnected", "by": "net0", "client": "net0", "text": "peer connected"}
     assert show.change_text("up", connected) == "peer connected"
     assert show.change_text("down", connected) == "disconnected: peer connected"
@@ -57,7 +57,7 @@ def test_the_end_of_a_hold_does_not_contradict_itself() -> None:
     assert show.change_text("up", operator) == "operator: set_link nic0 on"
 
 
-def test_what_a_peer_wrote_cannot_command_a_terminal() -> None:
+def test_peer_text_has_no_control_characters() -> None:
     assert one_line("a\x1b[2Jb\nc") == "a�[2Jb�c"
 
 
@@ -76,7 +76,7 @@ def test_a_table_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: 
 
 
 @pytest.mark.parametrize(("width", "beside"), [("100", True), ("60", False)])
-def test_running_text_stands_below_its_row_where_there_is_no_room_beside_it(
+def test_running_text_moves_below_its_row_without_room(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: str, beside: bool
 ) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
@@ -92,7 +92,7 @@ def test_running_text_stands_below_its_row_where_there_is_no_room_beside_it(
 
 
 @pytest.mark.parametrize("width", [80, 60, 40])
-def test_no_column_disappears_from_a_narrow_terminal(
+def test_narrow_terminal_shows_all_columns(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
@@ -105,7 +105,7 @@ def test_no_column_disappears_from_a_narrow_terminal(
     assert "".join(line.split(" ", 1)[0] for line in lines[2:]).endswith(name)
 
 
-def test_columns_without_room_stand_below_their_row(
+def test_columns_without_room_move_below_their_row(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
@@ -123,7 +123,7 @@ def test_columns_without_room_stand_below_their_row(
     ]
 
 
-def test_styles_only_where_they_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_styles_only_on_terminals_that_take_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")

@@ -42,7 +42,7 @@ OBJECT = object_options(object_structs())
         (DEVICE, "driver", "e1000e", ""),
     ],
 )
-def test_suggestions(shape: Union, implied: str, text: str, added: str) -> None:
+def test_misspelt_names_get_suggestions(shape: Union, implied: str, text: str, added: str) -> None:
     tree, _ = keyval.parse(text, implied)
     with pytest.raises(NetError) as refused:
         convert_to_shape(shape, tree, strings=True)

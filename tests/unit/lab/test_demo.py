@@ -76,7 +76,7 @@ DOWN = nic("down", "down", [OPERATOR], OPERATOR, **{"seen-latency-us": 300})
 UP = nic("up", "up", [], BACK, **{"seen-latency-us": 300})
 
 
-def test_a_right_row() -> None:
+def test_right_row_is_ok() -> None:
     row = look(False, "operator", DOWN, FakeGuest(False))
     assert row.right
     assert (row.latency_us, row.why, row.ping_text()) == (300, "operator: set_link nic0 off", "-")
@@ -107,7 +107,7 @@ STALE = nic("down", "up", [OPERATOR], OPERATOR)
         (False, "operator", UNSEEN, FakeGuest(False), "vnic did not see the guest look"),
     ],
 )
-def test_what_is_wrong_is_named(
+def test_wrong_row_names_its_faults(
     up: bool, kind: str, found: dict[str, Any], guest: FakeGuest, wrong: str
 ) -> None:
     row = look(up, kind, found, guest)

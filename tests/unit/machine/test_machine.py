@@ -86,7 +86,7 @@ def names(machine: Machine) -> list[str]:
     return [client.name for client in machine.network.clients]
 
 
-def test_what_there_is_to_create(folder: Path) -> None:
+def test_machine_lists_what_it_can_create(folder: Path) -> None:
     async def scenario(machine: Machine) -> None:
         assert machine.name == "test"
         assert set(machine.netdev_types) >= {"echo", "stream", "hubport"}
@@ -100,7 +100,7 @@ def test_what_there_is_to_create(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("driver", ["virtio-net", "e1000", "e1000-82545em"])
-def test_a_nic_is_served_and_goes(folder: Path, driver: str) -> None:
+def test_nic_is_served_until_it_is_deleted(folder: Path, driver: str) -> None:
     async def scenario(machine: Machine) -> None:
         machine.device_add(nic(folder, driver=driver))
         assert sockets_in(folder) == ["nic0.sock"]
@@ -136,7 +136,7 @@ def test_a_nic_is_served_and_goes(folder: Path, driver: str) -> None:
         ({"id": "0x"}, "Invalid qdev ID '0x'"),
     ],
 )  # fmt: skip
-def test_a_nic_that_cannot_be_leaves_nothing(folder: Path, options: dict[str, object], desc: str) -> None:
+def test_refused_nic_leaves_nothing(folder: Path, options: dict[str, object], desc: str) -> None:
     async def scenario(machine: Machine) -> None:
         with pytest.raises(NetError) as refused:
             machine.device_add(nic(folder, **options))
@@ -281,7 +281,7 @@ def test_the_hubs_are_in_info_network(folder: Path) -> None:
     live(scenario)
 
 
-def test_a_filter_comes_and_goes(folder: Path) -> None:
+def test_filter_is_added_and_deleted(folder: Path) -> None:
     async def scenario(machine: Machine) -> None:
         given = {"qom-type": "filter-dump", "id": "d0", "netdev": "net0", "file": str(folder / "dump")}
         options = convert_to_shape(object_options(machine.object_types), given)
@@ -303,7 +303,7 @@ def test_a_filter_comes_and_goes(folder: Path) -> None:
 # -- run state --------------------------------------------------------------------------------------------------------
 
 
-def test_a_paused_machine_serves_nobody_before_cont(folder: Path) -> None:
+def test_paused_machine_serves_no_client_before_cont(folder: Path) -> None:
     states: list[RunState] = []
 
     async def scenario(machine: Machine) -> None:
@@ -325,7 +325,7 @@ def test_a_paused_machine_serves_nobody_before_cont(folder: Path) -> None:
     assert states == [RunState.PRELAUNCH, RunState.RUNNING]
 
 
-def test_cont_serves_those_it_can(folder: Path) -> None:
+def test_cont_serves_each_nic_whose_socket_opens(folder: Path) -> None:
     async def scenario(machine: Machine) -> None:
         machine.device_add(nic(folder, "bad", attach={"type": "vhost-user", "path": "/no/x"}))
         machine.device_add(nic(folder))
@@ -336,7 +336,7 @@ def test_cont_serves_those_it_can(folder: Path) -> None:
     live(scenario, paused=True)
 
 
-def test_quit_is_told_once_and_comes_a_turn_later() -> None:
+def test_quit_emits_one_event_and_ends_a_turn_later() -> None:
     async def scenario(machine: Machine) -> None:
         waiting = asyncio.ensure_future(machine.wait_quit())
         machine.quit(ShutdownCause.HOST_QMP_QUIT)
@@ -403,7 +403,7 @@ def test_back_ends_end_first_then_vms_are_let_go_then_nics(folder: Path) -> None
     assert (change[1]["name"], change[1]["link"]) == ("nic0", "down")
 
 
-def test_a_vm_that_cannot_be_let_go_does_not_hold_up_the_end(
+def test_unresponsive_vm_does_not_delay_the_end(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("vnic.machine.core.CLOSE_TIMEOUT_S", 0.05)
@@ -416,7 +416,7 @@ def test_a_vm_that_cannot_be_let_go_does_not_hold_up_the_end(
     assert caplog.messages == ["ending without waiting for the VM of nic0"]
 
 
-def test_the_end_may_come_while_a_nic_is_leaving(folder: Path) -> None:
+def test_machine_ends_while_a_nic_is_leaving(folder: Path) -> None:
     log: list[str] = []
 
     async def scenario(machine: Machine) -> None:
@@ -430,7 +430,7 @@ def test_the_end_may_come_while_a_nic_is_leaving(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["nic0", "net0"])
-def test_no_set_link_brings_a_leaving_nic_back(folder: Path, name: str) -> None:
+def test_set_link_does_not_bring_up_a_leaving_nic(folder: Path, name: str) -> None:
     async def scenario(machine: Machine) -> None:
         machine.netdev_add(netdev(type="echo", id="net0"))
         machine.device_add(nic(folder, netdev="net0"))
@@ -445,7 +445,7 @@ def test_no_set_link_brings_a_leaving_nic_back(folder: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("sees", [True, False])
-def test_a_guest_gets_the_moment_to_see_its_link_go(
+def test_guest_has_time_to_see_its_link_go_down(
     folder: Path, sees: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log: list[str] = []
@@ -490,9 +490,7 @@ def test_only_inherited_descriptors_can_be_named(inherited: bool) -> None:
     theirs.close()
 
 
-def test_where_a_nic_sits_in_the_vm_is_taken_with_a_note(
-    folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_place_in_the_vm_is_taken_with_a_note(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def scenario(machine: Machine) -> None:
         machine.device_add(nic(folder, bus="pcie.0", addr="0x3", bootindex=1, romfile=""))
 
@@ -503,7 +501,7 @@ def test_where_a_nic_sits_in_the_vm_is_taken_with_a_note(
     )
 
 
-def test_the_pci_functions_and_where_they_were_put(folder: Path) -> None:
+def test_query_pci_lists_functions_in_their_slots(folder: Path) -> None:
     async def scenario(machine: Machine) -> None:
         machine.device_add(nic(folder, "v"))
         machine.device_add(nic(folder, "e", driver="e1000", addr="0x0.0"))

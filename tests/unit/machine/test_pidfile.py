@@ -13,7 +13,7 @@ from vnic.machine.pidfile import PidFile
 from vnic.net.errors import NetError
 
 
-def test_it_holds_the_pid_and_goes(tmp_path: Path) -> None:
+def test_pidfile_holds_the_pid_and_is_removed(tmp_path: Path) -> None:
     path = tmp_path / "pid"
     path.write_text("4711 and more from an earlier run")
     pidfile = PidFile(str(path))
@@ -22,13 +22,13 @@ def test_it_holds_the_pid_and_goes(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_it_can_be_removed_by_another_first(tmp_path: Path) -> None:
+def test_removal_by_another_program_is_no_error(tmp_path: Path) -> None:
     pidfile = PidFile(str(tmp_path / "pid"))
     (tmp_path / "pid").unlink()
     pidfile.remove()
 
 
-def test_another_process_finds_it_locked(tmp_path: Path) -> None:
+def test_pidfile_is_locked_for_other_processes(tmp_path: Path) -> None:
     path = str(tmp_path / "pid")
     pidfile = PidFile(path)
     code = f"from vnic.machine.pidfile import PidFile; PidFile({path!r})"
@@ -41,7 +41,7 @@ def test_another_process_finds_it_locked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["no/pid", "nul\0pid"])
-def test_a_path_that_cannot_be(tmp_path: Path, name: str) -> None:
+def test_impossible_path_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(NetError, match="cannot create PID file: Could not create"):
         PidFile(str(tmp_path / name))
 

@@ -55,7 +55,7 @@ def test_finds_the_steps_of_a_nics_changes(trace: Path) -> None:
     }
 
 
-def test_says_when_changes_went_unseen(trace: Path) -> None:
+def test_trace_without_a_change_is_reported(trace: Path) -> None:
     with pytest.raises(Missing, match="only 0 of 1 changes had their interrupt"):
         steps(subject("21.5"), read_trace(trace))
 

@@ -52,7 +52,7 @@ def test_what_a_killed_download_left_is_removed_by_the_next(cache_home: Path, na
     another.remove()
 
 
-def test_a_manifest_of_rubbish_voids_the_entry() -> None:
+def test_corrupt_manifest_voids_the_entry() -> None:
     folder = cache.store("uml", fill)
     (folder / "manifest.json").write_text("{")
     assert cache.entry("uml") is None

@@ -54,12 +54,12 @@ def test_without_modules_of_that_version_there_is_no_kit(root: Path) -> None:
     assert find(root) is None
 
 
-def test_a_dynamic_busybox_does_not_do(root: Path) -> None:
+def test_dynamic_busybox_is_not_used(root: Path) -> None:
     (root / "bin/busybox").write_bytes(elf(PT_INTERP, PT_LOAD))
     assert find(root) is None
 
 
-def test_a_kernel_that_does_not_run_is_none(root: Path) -> None:
+def test_kernel_that_does_not_run_is_not_used(root: Path) -> None:
     (root / "usr/bin/linux.uml").chmod(0o644)
     assert find(root) is None
 

@@ -12,7 +12,7 @@ from vnic.lab.guest import memory_folder as module
 from vnic.lab.guest.memory_folder import memory_folder, memory_folders
 
 
-def test_only_a_tmpfs_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_folder_is_on_tmpfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Told by the files made there; `seals_of` is that of descriptors, which has its own tests."""
     disk, memory = tmp_path / "disk", tmp_path / "memory"
     for folder in (disk, memory):
@@ -36,7 +36,7 @@ def test_only_a_tmpfs_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ({}, None),
     ],
 )
-def test_the_first_with_room_or_the_largest(
+def test_memory_folder_is_the_first_with_room_or_the_largest(
     rooms: dict[str, int], folder: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "memory_folders", rooms.items)

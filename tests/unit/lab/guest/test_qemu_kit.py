@@ -122,7 +122,7 @@ def test_a_downloaded_qemu_runs_by_its_own_loader_and_firmware(machine: Path) ->
     assert qemu_kit.find_qemu() is None
 
 
-def test_a_qemu_that_does_not_run_is_none(machine: Path) -> None:
+def test_qemu_that_does_not_run_is_not_used(machine: Path) -> None:
     script(machine / "qemu-system-x86_64", "exit 1")
     assert qemu_kit.installed_qemu() is None
     (machine / "qemu-system-x86_64").write_bytes(b"\x7fELF")
@@ -145,7 +145,7 @@ def test_says_what_is_missing_for_a_download(machine: Path, monkeypatch: pytest.
         qemu_kit.obtain_qemu()
 
 
-def test_no_remedy_is_named_that_would_mend_nothing(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_useless_remedy_is_not_named(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a QEMU installed, the kernel would still be lacking."""
     with pytest.raises(GuestUnavailable, match="mend it with: a machine with Debian's apt"):
         qemu_kit.obtain_qemu()

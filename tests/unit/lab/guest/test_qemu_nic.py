@@ -57,7 +57,7 @@ def test_refuses_a_path_that_no_socket_can_have() -> None:
         vfio_user("/tmp/" + "x" * 108)
 
 
-def test_names_do_not_stick() -> None:
+def test_first_name_stays_and_the_original_is_unchanged() -> None:
     nic = QemuNic({"driver": "e1000"})
     assert nic.named("a").named("b").name == "a"
     assert "id" not in nic.device
@@ -115,7 +115,7 @@ def test_a_refusal_is_in_qemus_words(serve: Serve) -> None:
         monitor.execute("device_del", id="x")
 
 
-def test_an_end_of_qemu_is_told(serve: Serve) -> None:
+def test_end_of_qemu_raises(serve: Serve) -> None:
     monitor = serve([])
     with pytest.raises(GuestGone):
         monitor.execute("query-status")
