@@ -1,1 +1,1 @@
-"""The sockets through which a VM reaches a NIC: thin shells around the engines of `vnic.protocol`."""
+"""The sockets through which VMs connect to NICs. The machine makes them; the protocols are in `vnic.protocol`."""

@@ -1,7 +1,7 @@
-"""The socket of one NIC, which outlives its VMs: what both kinds of attachment share.
+"""The socket of one NIC, which exists longer than its VMs: the common part of both kinds of attachment.
 
-An attachment owns the path, the gate and the wait for the next VM. What exists only while a VM is there is the
-`Session`. The machine makes, starts and closes attachments.
+The machine makes, starts and closes attachments. An attachment owns the path, the gate and the wait for the next VM.
+The state of one connected VM is the `Session`.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ SessionT = TypeVar("SessionT", bound=Session)
 
 
 class AttachmentState(enum.Enum):
-    """Where an attachment is."""
+    """The state of an attachment."""
 
     CLOSED = enum.auto()
     WAITING = enum.auto()
     """It listens, or tries to connect."""
     ATTACHED = enum.auto()
-    """A VM is there."""
+    """A VM is connected."""
     LEAVING = enum.auto()
-    """The VM is gone, a back-end still has its rings; the next VM has to wait."""
+    """The VM has disconnected and a back-end still has its rings; the next VM has to wait."""
     CLOSING = enum.auto()
-    """The VM is on its way out, and none comes after it."""
+    """The VM is disconnecting, and no other follows."""
     WITHHELD = enum.auto()
-    """There is no socket, because that is how the VM is shown that the link is down (vhost-user)."""
+    """The socket is closed to show the VM that the link is down (vhost-user)."""
 
 
 MOVES: Final[Moves[AttachmentState]] = {
@@ -59,7 +59,7 @@ class VmAttachment(ABC, Generic[SessionT]):
 
     COME_TEXT: ClassVar[str]
     REFUSED_TEXT: ClassVar[str]
-    """For the log; each takes the name of the peer."""
+    """For the log; each text takes the name of the peer."""
 
     state = Lifecycle(AttachmentState.CLOSED, MOVES)
 
@@ -68,7 +68,7 @@ class VmAttachment(ABC, Generic[SessionT]):
         self._nic = nic
         self.path = path
         self.session: SessionT | None = None
-        """The VM that is there, or whose rings a back-end still has."""
+        """The session of the connected VM, or of the last VM while a back-end has its rings."""
         self._gate = Gate(nic.name, loop)
         self._when_closed: list[Callable[[], None]] = []
 
@@ -76,7 +76,7 @@ class VmAttachment(ABC, Generic[SessionT]):
 
     @abstractmethod
     def start(self) -> None:
-        """Open the socket. Raises NetError where that cannot be done."""
+        """Open the socket. Raises NetError if that fails."""
 
     @abstractmethod
     def _begin(self, sock: socket.socket) -> SessionT:
@@ -84,14 +84,14 @@ class VmAttachment(ABC, Generic[SessionT]):
 
     @abstractmethod
     def _wait(self) -> None:
-        """Be there for the next VM."""
+        """Wait for the next VM."""
 
     @abstractmethod
     def _stop_waiting(self) -> None:
-        """Remove the path; no VM comes any more."""
+        """Remove the path; no further VM is accepted."""
 
     def _keep(self, sock: socket.socket) -> bool:
-        """Let a VM wait that comes while another one is there. False: it is refused."""
+        """Let a VM that connects while another is connected wait. False: it is refused."""
         return False
 
     # --- A VM comes and goes (SessionHost) ---
@@ -129,17 +129,17 @@ class VmAttachment(ABC, Generic[SessionT]):
     # --- For the machine ---
 
     def check_memory(self) -> None:
-        """Cut the VM off if it took memory away that it shares."""
+        """Disconnect the VM if it truncated memory that it shares."""
         if self.session is not None:
             self.session.check_memory()
 
     def guest_memory(self) -> GuestMemory | None:
-        """The memory of the VM that is there, or whose rings a back-end still has."""
+        """The memory of the connected VM, or of the last VM while a back-end has its rings."""
         return self.session.memory if self.session is not None else None
 
     def close(self, done: Callable[[], None] | None = None) -> None:
-        """Part from the VM in order, close everything and remove the path. May be called in any state; `done` is
-        called, now or later, when nothing touches the VM's memory any more."""
+        """Disconnect the VM in order, close everything and remove the path. It may be called in any state. `done` is
+        called, now or later, when the VM's memory is not accessed any more."""
         if done is not None:
             self._when_closed.append(done)
         self._stop_waiting()

@@ -1,6 +1,6 @@
-"""When a NIC takes its next client, and how long one may be silent: clients that misbehave harm only themselves.
+"""Decides when a NIC accepts its next client, and how long one may be silent: faulty clients harm only themselves.
 
-Both attachments tell it how their clients begin and end; the Listener asks it before each accept.
+Both attachments report how their clients start and end; the Listener calls it before each accept.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from vnic.sockets.closers import closers
 log = logging.getLogger(__name__)
 
 FREE_STRIKES: Final = 3
-"""So many clients may misbehave before the next one has to wait: a program that is being written, a probe."""
+"""The failures that cause no delay: a program under development, a probe."""
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 10.0
 FORGIVEN_AFTER_S: Final = 5.0
-"""One strike is forgotten for every so many seconds without one."""
+"""The seconds after which one strike is removed."""
 HANDSHAKE_S: Final = 30.0
-"""How long a client may take to negotiate the protocol. QEMU, User-Mode Linux and DPDK do so as soon as they connect,
-in milliseconds and before the guest's first instruction (also with -S, also under TCG)."""
+"""The time a client has to negotiate the protocol. QEMU, User-Mode Linux and DPDK do so as soon as they connect, in
+milliseconds and before the guest's first instruction (also with -S, also under TCG)."""
 CONTESTED_S: Final = 1.0
-"""The same where another one waits for the NIC. It is as long as that, so that a storm of newcomers does not end the
-handshake of an honest client."""
+"""The same while another client waits for the NIC. It is long enough that a storm of new clients does not end the
+handshake of an honest one."""
 CONTESTED_POLL_S: Final = 0.05
-"""How often it is looked whether the present client has negotiated: the newcomer is refused then."""
+"""The interval at which the present client is checked; if it has negotiated, the new client is refused."""
 BUSY_POLL_S: Final = 0.05
-"""How often it is looked whether the descriptors of the last client are closed."""
+"""The interval at which the descriptors of the last client are checked."""
 
 
 class Clock(Protocol):
-    """The part of asyncio's event loop that tells the time."""
+    """The part of asyncio's event loop that has the time."""
 
     def time(self) -> float: ...
 
@@ -41,7 +41,7 @@ class Clock(Protocol):
 
 
 class _Handshake:
-    """A client that has not negotiated yet; `give_up(reason)` is called where it does not do so in time."""
+    """A client that has not negotiated yet; `give_up(reason)` is called if it takes too long."""
 
     def __init__(self, loop: Clock, give_up: Callable[[str], None]) -> None:
         self._loop = loop
@@ -61,7 +61,7 @@ class _Handshake:
 
 
 class Gate:
-    """One NIC's. A strike is a client that broke the protocol, or went before it had spoken it."""
+    """The gate of one NIC. A strike is a client that broke the protocol, or disconnected before it negotiated."""
 
     def __init__(self, name: str, loop: Clock) -> None:
         """`name`: the NIC's."""
@@ -74,17 +74,17 @@ class Gate:
         self._told = False
 
     def began(self, give_up: Callable[[str], None]) -> None:
-        """A client connected. `give_up(reason)` is called where it does not negotiate in time."""
+        """A client has connected. `give_up(reason)` is called if it does not negotiate in time."""
         self._handshake = _Handshake(self._loop, give_up)
 
     def negotiated(self) -> None:
-        """The client speaks the protocol."""
+        """The client has negotiated."""
         if self._handshake is not None:
             self._handshake.end()
             self._handshake = None
 
     def ended(self, *, violated: bool) -> None:
-        """The client is gone, or is being let go; `violated`: because of what it sent."""
+        """The client has disconnected or is being disconnected; `violated`: because of data that it sent."""
         silent = self._handshake is not None
         self.negotiated()
         if violated or silent:
@@ -101,7 +101,7 @@ class Gate:
             self._until = now + min(FIRST_PAUSE_S * 2**doublings, LONGEST_PAUSE_S)
 
     def delay(self) -> float:
-        """How many seconds to wait before a client is taken, or is asked about again; 0: now."""
+        """The seconds to wait before the next client is accepted, or before the next call; 0: none."""
         if closers.busy(self._name):
             if not self._told:
                 self._told = True

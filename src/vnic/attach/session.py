@@ -1,6 +1,6 @@
-"""One VM at one NIC: what both kinds of attachment share of the time from its connection until nothing of it is held.
+"""One VM at one NIC, from its connection until all its resources are released: the common part of both attachments.
 
-`vhost_user.session` and `vfio_user.session` build on it; the attachment that made a session is its `SessionHost`.
+`vhost_user.session` and `vfio_user.session` are based on it; the attachment that made a session is its `SessionHost`.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ log = logging.getLogger(__name__)
 
 
 class SessionState(enum.Enum):
-    """How far a session has come."""
+    """The state of a session."""
 
     SERVING = enum.auto()
     DRAINING = enum.auto()
-    """vfio-user is about to close: the guest may still take its last interrupt."""
+    """vfio-user is about to close: the guest may still handle its last interrupt."""
     HALF_CLOSED = enum.auto()
-    """vfio-user is about to close: the VM has been told, and what it still sends is read and dropped."""
+    """vfio-user is about to close: the VM has been notified, and its input is dropped."""
     LEFT = enum.auto()
     """The connection is closed; a back-end may still have the rings."""
     RELEASED = enum.auto()
-    """Nothing touches the VM's memory any more, and nothing of it is held."""
+    """The VM's memory is not accessed any more, and all its resources are released."""
 
 
 SESSION_MOVES: Final[Moves[SessionState]] = {
@@ -47,31 +47,32 @@ SESSION_MOVES: Final[Moves[SessionState]] = {
 
 
 class SessionHost(Protocol):
-    """What a session tells the attachment that made it."""
+    """What a session needs from the attachment that made it."""
 
     def negotiated(self) -> None:
-        """The VM speaks the protocol."""
+        """The VM has negotiated the protocol."""
 
     def leaving(self, *, violated: bool) -> None:
-        """The session parts from its VM; `violated`: because of what the VM sent."""
+        """The session disconnects its VM; `violated`: because of data that the VM sent."""
 
     def released(self) -> None:
-        """The session is over: the next VM may come. Called once, after `leaving`, perhaps from within `leave`."""
+        """The session has ended: the next VM may connect. It is called once, after `leaving`, perhaps within
+        `leave`."""
 
 
 class Session(ABC):
-    """A VM's connection, its memory and what its protocol keeps. It is the ConnectionUser of its connection."""
+    """A VM's connection, its memory and the state of its protocol. It is the ConnectionUser of its connection."""
 
     LEFT_TEXT: ClassVar[str]
-    """For the log, where the VM closed the connection or the connection failed."""
+    """For the log: the VM closed the connection, or the connection failed."""
     CUT_OFF_TEXT: ClassVar[str]
-    """For the log, where the attachment closed it."""
+    """For the log: the attachment closed it."""
     CUT_SHORT_TEXT: ClassVar[str]
-    """For the log, where the connection ended within a message."""
+    """For the log: the connection ended within a message."""
 
     state = Lifecycle(SessionState.SERVING, SESSION_MOVES)
     shown_by: ShownBy | None = None
-    """How the VM is shown the link; None until that is known."""
+    """How the VM learns of the link; None until that is known."""
 
     def __init__(
         self,
@@ -82,7 +83,7 @@ class Session(ABC):
         *,
         max_fds: int,
     ) -> None:
-        """Nothing is read before the loop's next turn. `max_fds` is the most that one message of the VM may carry."""
+        """Nothing is read before the loop's next turn. `max_fds` is the most descriptors in one message of the VM."""
         self.memory = GuestMemory()
         self._host = host
         self._loop = loop
@@ -97,46 +98,46 @@ class Session(ABC):
     @property
     @abstractmethod
     def descriptors(self) -> int:
-        """How many of the VM's descriptors are held, or may come to be held."""
+        """The VM's descriptors that are held, or that may still have to be held."""
 
     @property
     @abstractmethod
     def pending(self) -> bool:
-        """A message has begun and is not complete."""
+        """Part of a message has arrived."""
 
     @property
     @abstractmethod
     def wanted(self) -> int:
-        """ConnectionUser: read at most so many bytes."""
+        """ConnectionUser: the most bytes to read."""
 
     @abstractmethod
     def received(self, data: bytes, fds: list[int]) -> None:
-        """ConnectionUser: one piece that the VM sent."""
+        """ConnectionUser: process one piece from the VM."""
 
     @abstractmethod
     def close(self) -> None:
-        """End in order, now or later, because the NIC goes."""
+        """End in order, now or later, because the NIC is removed."""
 
     @abstractmethod
     def _unplug(self) -> None:
-        """Take the VM off the device; `_released` is called, now or later, when nothing touches its memory."""
+        """Detach the VM from the device; `_released` is called, now or later, when its memory is not accessed any
+        more."""
 
     # --- The end ---
 
     @property
     def serving(self) -> bool:
-        """The VM is there, as far as is known."""
+        """The VM is connected, as far as is known."""
         return self.state is SessionState.SERVING
 
     def check_peer(self) -> None:
-        """Part from a VM that was killed behind messages that are not carried out yet: none of them matters any
-        more."""
+        """Disconnect a VM that was killed while messages of it wait: they have no effect any more."""
         if self.serving and self._connection.is_abandoned():
             self._connection.close()
             self.lost(None)
 
     def check_memory(self) -> None:
-        """Cut the VM off if it took memory away that it shares."""
+        """Disconnect the VM if it truncated memory that it shares."""
         if self.state not in (SessionState.LEFT, SessionState.RELEASED):
             try:
                 self.memory.check()
@@ -144,7 +145,7 @@ class Session(ABC):
                 self.cut_off(str(error))
 
     def lost(self, reason: str | None) -> None:
-        """ConnectionUser: the VM closed its end, or it sent what is refused, or the socket failed (`reason`)."""
+        """ConnectionUser: the VM closed its end, sent data that is refused, or the socket failed (`reason`)."""
         violated = reason is not None
         if self.pending and reason is None:
             reason = self.CUT_SHORT_TEXT
@@ -153,12 +154,12 @@ class Session(ABC):
         self.leave(violated=violated)
 
     def cut_off(self, reason: str) -> None:
-        """Part from a VM that broke the protocol."""
+        """Disconnect a VM that broke the protocol."""
         log.warning("%s: %s: %s", self._name, self.CUT_OFF_TEXT, reason)
         self.leave(violated=True)
 
     def leave(self, *, violated: bool = False) -> None:
-        """Part from the VM; its device goes back to power-on."""
+        """Disconnect the VM; its device is reset to its power-on state."""
         self.state = SessionState.LEFT
         self._host.leaving(violated=violated)
         self._connection.close()

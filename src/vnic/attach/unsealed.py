@@ -1,4 +1,4 @@
-"""Tells the operator of a VM that could truncate the memory it shares; both attachments call it for each VM."""
+"""Warns about a VM that could truncate the memory it shares. Both attachments call it for each VM."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 def tell_of_unsealed(memory: GuestMemory, name: str) -> None:
-    """Say once, as soon as a VM shares memory that it could truncate, what happens then."""
+    """Log once, as soon as a VM shares memory that it could truncate, what the consequence would be."""
 
     def changed() -> None:
         if size := memory.unsealed_bytes:

@@ -1,7 +1,7 @@
-"""The monitor: QEMU's QMP and HMP over a machine of NICs and back-ends.
+"""The monitor: QEMU's QMP and HMP for a machine with NICs and back-ends.
 
-`Monitors` is what the machine opens; the machine itself comes as a `MonitoredMachine`. `schema` is the conversion
-layer, `commands` and `hmp_commands` the tables of what can be asked, `qmp` and `hmp_session` the two languages.
+The machine makes one `Monitors`, which sees it as a `MonitoredMachine`. `schema` converts arguments, `commands` and
+`hmp_commands` are the tables of commands, and `qmp` and `hmp_session` are the two languages.
 """
 
 from vnic.monitor.interfaces import (

@@ -1,7 +1,7 @@
-"""One monitor client's bytes: read, run, write, without ever waiting for the client.
+"""The connection of one monitor client: reads, runs and writes without blocking. `ports` makes it for QMP and HMP.
 
-Both directions are bounded. What a client asks for is run only as far as it reads the answers; one that does not
-even read its events is disconnected. Used by `server.py` for QMP and HMP alike.
+Both directions are bounded. Commands run only as fast as the client reads the answers; a client that does not read even
+its events is disconnected.
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ from vnic.sockets.connection import receive
 log = logging.getLogger(__name__)
 
 READ_BYTES = 4096
-"""Read at once (CHR_READ_BUF_LEN of QEMU's char.h)."""
+"""The size of one read (CHR_READ_BUF_LEN of QEMU's char.h)."""
 
 MESSAGE_FDS_MAX = 16
-"""Descriptors with one message (TCP_MAX_FDS of QEMU's char-socket.c)."""
+"""The most descriptors with one message (TCP_MAX_FDS of QEMU's char-socket.c)."""
 
 ANYTHING = frozenset(Kind)
-"""What it may carry: files too, such as a tap. Who uses one has to know that it does not hang."""
+"""The kinds of descriptors in a message. Files are allowed, such as a tap; a command must check that its use of one
+cannot block."""
 
 REPLIES_PER_TURN = 16
 TURN_S = 0.005
-"""So much is answered before the loop serves the others: 4096 bytes of garbage are as many errors, 50 ms of work, and
-one query may take several milliseconds."""
+"""The work for one client in a turn of the loop: 4096 bytes of garbage are as many errors, 50 ms of work, and one query
+may take several milliseconds."""
 
 PAUSE_BYTES = 1 << 16
 """With more unread output than this, no further command of the client runs."""
@@ -43,22 +44,23 @@ OUTPUT_MAX_BYTES = 1 << 23
 
 
 class Session(Protocol):
-    """The language spoken on a connection: a QMP or HMP session."""
+    """The language of a connection: a QMP or HMP session."""
 
     who: str
     waits_for: asyncio.Future[Any] | None
-    """The next reply is asked for when this is done."""
+    """The next reply is requested when this is done."""
 
     def greeting(self) -> bytes: ...
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """The replies to what ends in `data`; one may come in pieces, of which the last ends with a line end."""
+        """The replies to the messages that end in `data`. A reply may consist of pieces, of which the last ends with a
+        line end."""
 
     def event(self, message: dict[str, object]) -> bytes | None: ...
 
 
 class Channel(Protocol):
-    """Bytes in and out, neither of which blocks."""
+    """Input and output that do not block."""
 
     reading: int
     """The descriptor to wait on before `receive`."""
@@ -70,13 +72,13 @@ class Channel(Protocol):
     def send(self, data: bytes | bytearray) -> int: ...
 
     def take_fd(self) -> int | None:
-        """The first of the descriptors that came last, which belongs to the caller; the others are closed."""
+        """The first descriptor of the last message, which the caller owns; the others are closed."""
 
     def close(self) -> None: ...
 
 
 class CutOffError(Exception):
-    """What the client sent ends the connection; `str()` says why, for the log."""
+    """Data from the client ends the connection; `str()` is the reason, for the log."""
 
 
 class SocketChannel:
@@ -87,7 +89,7 @@ class SocketChannel:
         self._socket = connected
         self.reading = self.writing = connected.fileno()
         self._fds: list[int] = []
-        """Those that came last, until a command takes the first of them."""
+        """The descriptors of the last message, until a command takes the first of them."""
         self._http = HttpGuard()
 
     def receive(self) -> bytes:
@@ -126,14 +128,14 @@ class SocketChannel:
 class StdioChannel:
     """Standard input and output.
 
-    O_NONBLOCK belongs to the open file, which the shell and our stderr share: a terminal or pipe is opened anew.
+    O_NONBLOCK belongs to the open file, which the shell and our stderr share: a terminal or pipe is opened again.
     """
 
     def __init__(self, *, raw: bool = False) -> None:
-        """`raw`: a terminal passes on each key and shows none, as long as this is open (qemu_chr_set_echo_stdio)."""
+        """`raw`: while this is open, the terminal passes on each key without echo (qemu_chr_set_echo_stdio)."""
         self._restore: Callable[[], None] = _nothing
         if raw and os.isatty(0):
-            from vnic.monitor.terminal import pass_on_keys  # only here: programs have no terminal
+            from vnic.monitor.terminal import pass_on_keys  # imported late: programs have no terminal
 
             self._restore = pass_on_keys(0)
         self.reading = os.dup(0)
@@ -146,7 +148,7 @@ class StdioChannel:
                 os.set_blocking(self.writing, False)
 
     def receive(self) -> bytes:
-        return os.read(self.reading, READ_BYTES)  # only called when there is something, or the end
+        return os.read(self.reading, READ_BYTES)  # called only when there is input, or its end
 
     def send(self, data: bytes | bytearray) -> int:
         return os.write(self.writing, data)
@@ -161,7 +163,7 @@ class StdioChannel:
 
 
 def _nothing() -> None:
-    """No terminal was changed, nobody is to be told."""
+    """No terminal was changed, and there is nothing to restore."""
 
 
 class Connection:
@@ -180,29 +182,29 @@ class Connection:
         self._on_closed = closed
         self._output = bytearray()
         self._held = bytearray()
-        """Events that came in the middle of a reply."""
+        """Events that occurred during a reply."""
         self._amid_reply = False
         self._work: Iterator[bytes] | None = None
-        """Replies to what was read, made one by one as the client takes them."""
+        """Replies to the input, made one by one as the client takes them."""
         self._running = False
         self._more_later = False
-        """The rest of what was read waits for the loop's next turn, or for what a command has to wait for."""
+        """The rest of the input waits for the loop's next turn, or for an asynchronous command."""
         self._ended = False
-        """The client sends no more; it still gets what it asked for."""
+        """The client has half-closed; it still gets its replies."""
         self.closed = False
         self._reads = self._writes = False
         self.active_at = loop.time()
-        """When the client last sent something."""
+        """The time of the client's last input."""
 
     def start(self) -> None:
-        """Greet, and begin to listen."""
+        """Send the greeting, and start to read."""
         self._output += self.session.greeting()
         self._flush()
 
     # -- out ----------------------------------------------------------------------------------------------------
 
     def event(self, message: dict[str, object]) -> None:
-        """Tell the client of an event, if it listens to any."""
+        """Send an event to the client, if its session accepts events."""
         data = self.session.event(message)
         if data is None or self.closed:
             return
@@ -210,7 +212,7 @@ class Connection:
             self._held += data
         else:
             self._output += data
-        if not self._running:  # else it goes out with the reply, in QEMU's order: before it
+        if not self._running:  # otherwise it is sent with the reply, before it as in QEMU
             self._flush()
 
     def _flush(self) -> None:
@@ -257,7 +259,7 @@ class Connection:
         self._run()
 
     def _run(self) -> None:
-        """Run what was read, as much of it as a turn may have and until the client has enough to read."""
+        """Run the input, within the budget of a turn and of unread output."""
         self._more_later = False
         if self._work is None:
             return
@@ -267,7 +269,7 @@ class Connection:
             for _ in range(REPLIES_PER_TURN):
                 reply = next(self._work, None)
                 if self.closed:
-                    return  # an event was too much for it
+                    return  # the event exceeded the client's limit
                 if reply is None:
                     self._work = None
                     break
@@ -295,7 +297,7 @@ class Connection:
             self._loop.call_soon(self._run)
 
     def _go_on(self, done: asyncio.Future[Any]) -> None:
-        """What the last command had to wait for is done."""
+        """The asynchronous command has finished."""
         self._run()
 
     # -- what the loop watches ----------------------------------------------------------------------------------
@@ -324,7 +326,7 @@ class Connection:
         try:
             self._loop.add_reader(self._channel.reading, self._readable)
         except PermissionError:
-            # epoll takes no regular file (`-monitor stdio < commands`), which is always ready.
+            # epoll does not support regular files (`-monitor stdio < commands`), which are always ready.
             self._loop.call_soon(self._read_file)
 
     def _read_file(self) -> None:
@@ -333,14 +335,14 @@ class Connection:
             self._loop.call_soon(self._read_file)
 
     def close(self) -> None:
-        """End the connection now; what the client has not taken is lost."""
+        """Close the connection now; unsent output is lost."""
         if self.closed:
             return
         self.closed = True
         self._loop.remove_reader(self._channel.reading)
         self._loop.remove_writer(self._channel.writing)
         self._channel.close()
-        # Freed now, not when the cyclic collector comes by: it may be megabytes for each client that comes and goes.
+        # Freed now, not at the next cyclic collection: it may be megabytes for each client.
         self._output, self._held, self._work = bytearray(), bytearray(), None
         on_closed, self._on_closed = self._on_closed, _nothing
         on_closed()

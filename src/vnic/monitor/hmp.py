@@ -1,6 +1,6 @@
-"""The human monitor's language: a line to a command of `hmp_commands`, and its text (QEMU's monitor/hmp.c).
+"""The human monitor's language: runs a line as a command of `hmp_commands` and returns its text (QEMU's monitor/hmp.c).
 
-`run_line` serves human-monitor-command and the lines of `-monitor`. Arguments are described by QEMU's own strings:
+`run_line` serves human-monitor-command and the lines of `-monitor`. Arguments are described by QEMU's strings:
 `name:s,up:b` is a word and an on|off; `?` makes one optional, `S` is the rest of the line.
 """
 
@@ -23,16 +23,16 @@ log = logging.getLogger(__name__)
 
 Arguments: TypeAlias = dict[str, str]
 Text: TypeAlias = str | Iterator[str] | asyncio.Future[str]
-"""What a line prints: now, in pieces that are made when they are asked for, or later."""
+"""The output of a line: text, pieces that are made on request, or a future."""
 Run: TypeAlias = "Callable[[Caller, Arguments], str | Iterator[str] | asyncio.Future[None] | None]"
 
 PIECE_LINES = 64
-"""Lines of a long text that are made at once: a millisecond or two."""
+"""The lines of a long text that are made at once: a millisecond or two."""
 
 
 @dataclass(frozen=True, slots=True)
 class HmpCommand:
-    """One command; `name` may be followed by short forms: `quit|q`."""
+    """One command; `name` may include short forms: `quit|q`."""
 
     name: str
     arguments: tuple[tuple[str, str], ...]
@@ -55,7 +55,7 @@ INFO: list[HmpCommand] = []
 
 
 def hmp(name: str, arguments: str, synopsis: str, help_: str) -> Callable[[Run], Run]:
-    """Enter a function `(caller, arguments) -> text or None`; a name that begins with `info ` is a subcommand."""
+    """Add a function `(caller, arguments) -> text or None`; a name that begins with `info ` is a subcommand."""
 
     def enter(run: Run) -> Run:
         parts = tuple(
@@ -71,11 +71,11 @@ def hmp(name: str, arguments: str, synopsis: str, help_: str) -> Callable[[Run],
 
 
 class UsageError(Exception):
-    """The arguments were no good: `str()` is printed (if anything), then where to find help."""
+    """The arguments are invalid: `str()` is printed (if not empty), then a hint at help."""
 
 
 def run_line(caller: Caller, line: str) -> Text:
-    """Run one line; what it prints, with "\\r\\n" line ends."""
+    """Run one line; returns its output, with "\\r\\n" line ends."""
     text = _run(caller, line)
     if isinstance(text, asyncio.Future):
         return text
@@ -123,7 +123,7 @@ def _refusal(error: NetError) -> str:
 
 
 def _find(table: list[HmpCommand], line: str, start: int) -> tuple[HmpCommand | None, int]:
-    """The command whose name stands at `start`, and the position behind the name (get_command_name)."""
+    """The command with the name at `start`, and the position behind the name (get_command_name)."""
     while start < len(line) and line[start].isspace():
         start += 1
     end = start
@@ -145,7 +145,7 @@ def _arguments(command: HmpCommand, text: str) -> Arguments:
         match kind[0]:
             case "s":
                 value, text = _word(command, text)
-            case "O":  # an option string; what must be in it is for the command to say
+            case "O":  # an option string; the command checks its members
                 value, text = _word(command, text) if text else ("", "")
             case "S":
                 if not text:
@@ -195,7 +195,7 @@ def _word(command: HmpCommand, text: str) -> tuple[str, str]:
 
 
 def help_text(topic: list[str]) -> str:
-    """All commands, or the one of that name (`["info", "network"]`), or the subcommands of info."""
+    """All commands, or the command of that name (`["info", "network"]`), or the subcommands of info."""
     if not topic:
         return "".join(command.help_line() for command in COMMANDS)
     table, prefix = (INFO, "info ") if topic[0] == "info" else (COMMANDS, "")

@@ -1,6 +1,7 @@
-"""The commands of the human monitor. Texts are QEMU's (hmp-commands.hx, net/net-hmp-cmds.c) where QEMU has them.
+"""The commands of the human monitor, with QEMU's texts (hmp-commands.hx, net/net-hmp-cmds.c).
 
-To add one, write its function here; the decorator takes its name, arguments, synopsis and help.
+`hmp.run_line` calls them. To add one, write its function here; the decorator takes its name, arguments, synopsis and
+help.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from vnic.monitor.commands.table import Caller
 
 __all__ = ["hmp_usernet", "run_line"]
-"""Importing these modules fills the table that run_line looks in."""
+"""Importing these modules fills the table of run_line."""
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ def _hold_line(hold: Hold) -> str:
 
 
 def _options(tree: keyval.Tree, wants_help: bool, shape: Shape) -> msgspec.Struct:
-    """An option string's tree, as on the command line, to the Struct of what it creates."""
+    """Convert an option string's tree, as on the command line, to the Struct of the object."""
     options = cast(msgspec.Struct, convert_to_shape(shape, tree, strings=True))
     if wants_help:
         raise NetError("Invalid parameter 'help'")
@@ -112,7 +113,7 @@ def _options(tree: keyval.Tree, wants_help: bool, shape: Shape) -> msgspec.Struc
 
 
 def _asks_for_list(text: str, implied: str) -> bool:
-    """Whether `help` stands where the type should be."""
+    """Whether the type is `help`."""
     return text.partition(",")[0].removeprefix(f"{implied}=") in ("help", "?")
 
 
@@ -133,7 +134,7 @@ def netdev_add(caller: Caller, args: Arguments) -> str | Later:
         try:
             caller.machine.network.check_netdev_id(netdev_id)
         except NetError as error:
-            # QEMU finds this while it parses the options, and says so on its stderr only.
+            # QEMU finds this error while it parses the options, and prints it on its stderr only.
             log.warning("netdev_add: %s", error.desc)
             raise UsageError from None
     shape = dataclasses.replace(
@@ -179,7 +180,7 @@ def device_add(caller: Caller, args: Arguments) -> str | None:
         return _properties(shape, driver) if driver in types else f"Device '{driver}' not found\n"
     device_id = tree.get("id")
     if isinstance(device_id, str) and not is_identifier(device_id):
-        # While QEMU parses the options, as above.
+        # Found while QEMU parses the options, as above.
         log.warning("device_add: Parameter 'id' expects an identifier")
         raise UsageError
     caller.machine.device_add(_options(tree, wants_help, shape), caller.who)

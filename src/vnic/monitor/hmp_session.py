@@ -1,4 +1,4 @@
-"""A person or a program at `-monitor`: what is typed is echoed as QEMU does, then what it prints, and a prompt.
+"""A readline monitor's session: echoes the input as QEMU does, then prints output and a prompt.
 
 `server.py` makes one for each connection of a readline monitor.
 """
@@ -20,10 +20,10 @@ from vnic.net.errors import NetError
 log = logging.getLogger(__name__)
 
 PROMPT = b"(qemu) "
-"""QEMU's: programs that drive a monitor wait for it."""
+"""QEMU's prompt: programs that drive a monitor wait for it."""
 ECHO_PIECE_BYTES = 4096
-"""An echo is sent when it is this long, or at its line's end: each byte typed has the whole line shown again, so that a
-long line is echoed with the square of its length."""
+"""An echo is sent at this length, or at the end of its line: each byte redraws the whole line, so that the echo of a
+long line grows with the square of its length."""
 
 
 class HmpSession:
@@ -44,11 +44,11 @@ class HmpSession:
         return text.encode() + PROMPT
 
     def event(self, message: dict[str, object]) -> bytes | None:
-        """People are not interrupted by events."""
+        """A readline monitor shows no events."""
         return None
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield the echo of `data`, and what each line that ends in it prints, with the next prompt."""
+        """Yield the echo of `data`, and the output of each line that ends in it, with the next prompt."""
         echo = bytearray()
         for byte in data:
             line = self._readline.put(byte, echo)
@@ -64,7 +64,7 @@ class HmpSession:
             yield bytes(echo)
 
     def _run(self, line: str, echo: bytes) -> Iterator[bytes]:
-        """The echo and what the line prints, in one piece unless that takes its time."""
+        """The echo and the output of the line, in one piece unless the command is asynchronous."""
         try:
             with self.machine.fds.named_by(self.passed.named):
                 text = run_line(self, line)
@@ -83,9 +83,9 @@ class HmpSession:
                 text = ""
         except NetError as error:
             text = f"Error: {error.desc}\r\n"
-        except OSError as error:  # no descriptors, no memory: the machine's limits, not ours
+        except OSError as error:  # no descriptors, no memory: limits of the host
             text = f"Error: {error.strerror or error}\r\n"
-        except Exception as error:  # a bug in one command must not take the monitor away
+        except Exception as error:  # a bug in one command must not end the monitor
             log.exception("HMP: %r of %s failed", line, self.who)
             text = f"Error: internal error: {error!r}\r\n"
         prompt = b"" if self.machine.runstate is RunState.SHUTDOWN else PROMPT

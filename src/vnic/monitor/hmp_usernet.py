@@ -1,4 +1,4 @@
-"""HMP's commands for user networks: hostfwd_add, hostfwd_remove, info usernet (QEMU's net/slirp.c)."""
+"""HMP's commands for user networks: hostfwd_add, hostfwd_remove, info usernet (QEMU's net/slirp.c). `hmp` runs them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 class _Unusable(Exception):
-    """There is no such user network; `str()` is QEMU's line."""
+    """The user network does not exist; `str()` is QEMU's line."""
 
 
 def _lookup(caller: Caller, args: Arguments) -> tuple[UserNetwork, str]:
-    """The network that the two arguments mean, and the rule: `[netdev_id] rule` (slirp_lookup)."""
+    """The network and the rule that the two arguments name: `[netdev_id] rule` (slirp_lookup)."""
     networks = caller.machine.user_networks()
     if "arg2" not in args:
         if not networks:
@@ -67,6 +67,6 @@ def hostfwd_remove(caller: Caller, args: Arguments) -> str:
 
 @hmp("info usernet", "", "", "show user network stack connection states")
 def info_usernet(caller: Caller, args: Arguments) -> str:
-    # A hub's number, or -1, stands in front: a netdev on a hub is shown by `info network`.
+    # The line starts with a hub's number, or -1: `info network` shows a netdev on a hub.
     networks = caller.machine.user_networks().items()
     return "".join(f"Hub -1 ({name}):\n{network.info_usernet()}" for name, network in networks)

@@ -1,6 +1,7 @@
-"""Tells a browser from a monitor's client: any web page can have one send a request to a TCP port of this host.
+"""Detects HTTP requests on a monitor's TCP socket: a web page can make a browser send one to any port of this host.
 
-The request's body would be run line by line. A browser chooses the first bytes itself, so that these tell it.
+The monitor would run the body line by line. `connection` calls the guard with the first bytes, which the browser
+chooses.
 """
 
 from __future__ import annotations
@@ -11,19 +12,19 @@ METHODS: Final = tuple(
     f"{method} ".encode()
     for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "CONNECT", "TRACE", "PATCH", "PRI")
 )
-"""RFC 9110 §9, RFC 5789, and the first word of HTTP/2. A page that chooses another has the browser ask by OPTIONS."""
+"""RFC 9110 §9, RFC 5789, and the first word of HTTP/2. For other methods a browser sends OPTIONS first."""
 _LONGEST: Final = max(map(len, METHODS))
 
 
 class HttpGuard:
-    """Looks at what a connection sends first."""
+    """Checks the first bytes of a connection."""
 
     def __init__(self) -> None:
         self._seen = b""
         self._decided = False
 
     def is_http(self, data: bytes) -> bool:
-        """Whether a method's name is complete with `data`, which is the next that was read."""
+        """Whether `data`, the next input, completes the name of a method."""
         if self._decided:
             return False
         self._seen += data[:_LONGEST]

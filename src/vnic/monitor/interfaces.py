@@ -1,7 +1,7 @@
-"""What the monitor needs of the machine it watches, as a Protocol.
+"""What the monitor needs from the machine, as a Protocol.
 
-`vnic.machine.core.Machine` (the composition root) satisfies it; the monitor's tests give a fake. All calls are made
-from the control thread, must not wait for a guest or a peer, and report a refusal by raising `NetError`.
+`vnic.machine.core.Machine` implements it; the monitor's tests use a fake. All calls are made in the control thread,
+must not wait for a guest or a peer, and raise `NetError` to refuse a request.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class RunState(enum.StrEnum):
-    """The run states that vnic can be in, by QEMU's names (qapi/run-state.json)."""
+    """The run states of vnic, with QEMU's names (qapi/run-state.json)."""
 
     PRELAUNCH = "prelaunch"  # started with -S: attachments refuse guests until `cont`
     RUNNING = "running"
@@ -32,15 +32,15 @@ class RunState(enum.StrEnum):
 
 
 class ShutdownCause(enum.StrEnum):
-    """Why the machine ends: the `reason` of the SHUTDOWN event."""
+    """Why the machine shuts down: the `reason` of the SHUTDOWN event."""
 
     HOST_QMP_QUIT = "host-qmp-quit"
     HOST_SIGNAL = "host-signal"
 
 
 Later: TypeAlias = asyncio.Future[None] | None
-"""What a command returns that may have to wait for something: the client gets its reply when that is done, and every
-other one is served meanwhile. None: it is done."""
+"""The result of a command that may have to wait: the client gets its reply when that is done, and other clients are
+served meanwhile. None: it is done."""
 
 
 def finished(future: asyncio.Future[Any]) -> Any:
@@ -51,7 +51,7 @@ def finished(future: asyncio.Future[Any]) -> Any:
 
 
 class LoopLag(msgspec.Struct, rename="kebab", frozen=True):
-    """How long the turns of the event loop took, that is how long everybody waited for one, in the last minute."""
+    """The duration of the event loop's turns in the last minute, during which all other events waited."""
 
     turns: int
     p50_us: int
@@ -60,29 +60,29 @@ class LoopLag(msgspec.Struct, rename="kebab", frozen=True):
 
 
 class SharedMemory(msgspec.Struct, rename="kebab", frozen=True):
-    """What of its memory the VM of a NIC shares with vnic."""
+    """The memory that the VM of a NIC shares with vnic."""
 
     name: str
     mapped_bytes: int
     unsealed_bytes: int
-    """What of it the VM could take away by truncating its file."""
+    """The part that the VM could truncate."""
 
 
 class Memory(msgspec.Struct, rename="kebab", frozen=True, omit_defaults=True):
     rss_bytes: int
-    """What the process has in RAM, `touched_bytes` included."""
+    """The resident memory of the process, `touched_bytes` included."""
     touched_bytes: int
-    """Of the memory that VMs share, what this process touched."""
+    """The part of the VMs' shared memory that this process has accessed."""
     mapped_bytes: int
-    """What all VMs share, and the copies of memory that one does not share: what -guest-memory limits."""
+    """The memory that all VMs share, and the copies of unshared memory: -guest-memory limits the sum."""
     guests: list[SharedMemory]
     charged_shared_bytes: int | None = None
-    """The shared memory that the kernel charges to the control group of this process, which for a page of a VM's is
-    that of the process that touched it first. None: it cannot be known here."""
+    """The shared memory that the kernel charges to the control group of this process. A page of a VM is charged to the
+    process that accessed it first. None: it is unknown."""
 
 
 class GuestDescriptors(msgspec.Struct, rename="kebab", frozen=True):
-    """How many descriptors are held for the guest of a NIC."""
+    """The number of descriptors that are held for the guest of a NIC."""
 
     name: str
     open: int
@@ -92,39 +92,39 @@ class Descriptors(msgspec.Struct, rename="kebab", frozen=True, omit_defaults=Tru
     open: int
     guests: list[GuestDescriptors]
     limit: int | None = None
-    """None: there is none."""
+    """None: there is no limit."""
 
 
 class VnicInfo(msgspec.Struct, rename="kebab", frozen=True):
-    """query-vnic: how the process fares."""
+    """query-vnic: the state of the process."""
 
     version: str
     pid: int
     uptime: float
     """Seconds."""
     restarts: int
-    """How often a helper program that belongs to a netdev (passt) was started again."""
+    """How often a helper program of a netdev (passt) was restarted."""
     loop_lag: LoopLag
     memory: Memory
     descriptors: Descriptors
 
 
 class AttachmentNode(msgspec.Struct, frozen=True):
-    """The socket by which a VM reaches a NIC."""
+    """The socket through which a VM connects to a NIC."""
 
     nic: str
     type: Literal["vhost-user", "vfio-user"]
     path: str
     server: bool
-    """vnic listens there; else it connects."""
+    """vnic listens there; otherwise it connects."""
     open: bool
-    """It was opened: not before `cont` where the machine was started paused."""
+    """It is open; if the machine started paused, not before `cont`."""
     attached: bool
-    """A VM is there."""
+    """A VM is connected."""
 
 
 class UserNetwork(Protocol):
-    """A user netdev, as HMP's commands for host forwarding see it."""
+    """A user netdev, as HMP's commands for host forwarding need it."""
 
     def info_usernet(self) -> str:
         """The table of `info usernet`."""
@@ -133,11 +133,11 @@ class UserNetwork(Protocol):
         """Add `[tcp|udp]:[hostaddr]:hostport-[guestaddr]:guestport`. Raises NetError with QEMU's text."""
 
     def remove_forward(self, source: str) -> bool | None:
-        """Remove the rule for `[tcp|udp]:[hostaddr]:hostport`. False: there is none; None: malformed."""
+        """Remove the rule for `[tcp|udp]:[hostaddr]:hostport`. False: it does not exist; None: malformed."""
 
 
 class PciRegion(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A window, as qapi/pci.json has it (and what follows); `address` is -1 while the guest has it closed."""
+    """A BAR, as in qapi/pci.json (as are the next types); `address` is -1 while the guest has disabled it."""
 
     bar: int
     type: str
@@ -177,11 +177,11 @@ class PciInfo(msgspec.Struct, frozen=True):
 
 
 class MonitoredMachine(Protocol):
-    """The machine as its monitor sees it.
+    """The machine as its monitor needs it.
 
-    The `*_types` mappings name what can be created: from the discriminator's value to a msgspec Struct whose
-    fields are the options (`rename="kebab"` where QEMU's names have dashes). They are the single source of
-    argument checking and of query-qmp-schema; the monitor passes `*_add` an instance of exactly such a Struct.
+    The `*_types` mappings list the types that can be created: from the discriminator's value to a msgspec Struct whose
+    fields are the options (`rename="kebab"` if QEMU's names have dashes). Argument checking and query-qmp-schema derive
+    from them; the monitor passes `*_add` an instance of such a Struct.
     """
 
     @property
@@ -193,7 +193,7 @@ class MonitoredMachine(Protocol):
 
     @property
     def fds(self) -> FdRegistry:
-        """What the options' `fd=` may name."""
+        """The descriptors that the options' `fd=` can name."""
 
     @property
     def runstate(self) -> RunState: ...
@@ -224,14 +224,14 @@ class MonitoredMachine(Protocol):
         """By QOM type ("filter-dump"); each Struct has an `id` field and the tag field `qom-type`."""
 
     def netdev_add(self, options: msgspec.Struct, by: str) -> Later:
-        """`by`, here and below, names who asked, for the journal."""
+        """`by`, here and below, names the client for the journal."""
 
     def netdev_del(self, netdev_id: str, by: str) -> Later: ...
 
     def device_add(self, options: msgspec.Struct, by: str) -> None: ...
 
     def device_del(self, device_id: str, by: str) -> None:
-        """Remove a NIC; emits DEVICE_DELETED through the network when it is gone."""
+        """Remove a NIC; emits DEVICE_DELETED through the network when it is removed."""
 
     def chardevs(self) -> Sequence[ChardevInfo]: ...
 
@@ -253,7 +253,7 @@ class MonitoredMachine(Protocol):
         """The network as one document: `network.topology` given the hubs."""
 
     def attachments(self) -> Iterable[AttachmentNode]:
-        """Where VMs plug in, NIC by NIC."""
+        """The attachments, NIC by NIC."""
 
     def stop(self) -> None:
         """Pause: emits STOP if the machine was running."""
@@ -262,5 +262,5 @@ class MonitoredMachine(Protocol):
         """Run (also from prelaunch): emits RESUME if the machine was not running."""
 
     def quit(self, cause: ShutdownCause) -> None:
-        """Ask for an orderly end: emits SHUTDOWN {guest: false, reason} and returns; the end comes on a later
-        turn of the loop, after the monitor has written its reply."""
+        """Request an orderly shutdown: emits SHUTDOWN {guest: false, reason} and returns. The shutdown follows in a
+        later turn of the loop, after the monitor has written its reply."""

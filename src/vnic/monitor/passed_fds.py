@@ -1,8 +1,8 @@
-"""Descriptors that clients pass on a monitor's UNIX socket, and what a command may name (QEMU's monitor/fds.c).
+"""Descriptors that clients pass on a monitor's UNIX socket, and that commands can name (QEMU's monitor/fds.c).
 
-`getfd` gives one a name in its monitor, `add-fd` puts one into a set of the machine; `fd=` of netdevs and chardevs
-takes them from here. No number may be named but of a descriptor that was passed so, or with which vnic was started.
-Nothing here calls into a descriptor's file system, which may be its sender's own.
+`getfd` names a descriptor in its monitor, `add-fd` puts one into a set of the machine; `fd=` of netdevs and chardevs
+takes them from here. Only passed and inherited descriptors can be named by number. No function here calls into a
+descriptor's file system, which the sender may control.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from vnic.descriptors import Kind, close_fds, kind_of
 from vnic.net.errors import NetError
 
 NAMES_MAX: Final = 256
-"""Descriptors that one monitor keeps by name."""
+"""The most named descriptors of one monitor."""
 SETS_FDS_MAX: Final = 1024
-"""Descriptors in all sets."""
+"""The most descriptors in all sets."""
 
 
 def inherited_fds() -> frozenset[int]:
-    """The descriptors that this process was started with, but for the standard ones. To be asked before it opens any of
-    its own: only what was inherited has survived exec(), and so has no FD_CLOEXEC."""
+    """The inherited descriptors, except the standard ones. Call it before the process opens any: only inherited
+    descriptors have survived exec(), and so lack FD_CLOEXEC."""
     found = set()
     for name in os.listdir("/proc/self/fd"):
         try:
@@ -38,27 +38,27 @@ def inherited_fds() -> frozenset[int]:
 
 
 class FdSource(Protocol):
-    """Where a client's descriptors arrive: its channel."""
+    """The source of a client's descriptors: its channel."""
 
     def take_fd(self) -> int | None:
-        """The first of those that came last, which the caller owns; the others are closed."""
+        """The first descriptor of the last message, which the caller owns; the others are closed."""
 
 
 class NoFds:
-    """Of a client that cannot pass any."""
+    """The source of a client that cannot pass descriptors."""
 
     def take_fd(self) -> int | None:
         return None
 
 
 class NamedFds:
-    """The descriptors that a monitor has names for; they outlive the client, as in QEMU."""
+    """The named descriptors of a monitor; they remain after the client disconnects, as in QEMU."""
 
     def __init__(self) -> None:
         self._fds: dict[str, int] = {}
 
     def add(self, name: str, fd: int) -> None:
-        """Takes `fd` over, in place of what has the name already."""
+        """Take over `fd`; it replaces the descriptor of that name."""
         if name not in self._fds and len(self._fds) >= NAMES_MAX:
             close_fds([fd])
             raise NetError(f"This monitor keeps {NAMES_MAX} file descriptors already: close some")
@@ -83,14 +83,14 @@ class NamedFds:
 
 
 class Passed:
-    """What a client has passed on: those that came with its last message, and those that its monitor has names for."""
+    """The descriptors of a client: those of its last message, and the named ones of its monitor."""
 
     def __init__(self, source: FdSource | None = None, named: NamedFds | None = None) -> None:
         self._source = source or NoFds()
         self.named = named or NamedFds()
 
     def take(self) -> int:
-        """The descriptor that came with this command. Raises NetError."""
+        """The descriptor that was passed with this command. Raises NetError."""
         fd = self._source.take_fd()
         if fd is None:
             raise NetError("No file descriptor supplied via SCM_RIGHTS")
@@ -122,7 +122,7 @@ class FdSets:
         self._sets: dict[int, list[FdsetFdInfo]] = {}
 
     def add(self, fd: int, set_id: int | None, opaque: str | None) -> int:
-        """Takes `fd` over, into a set that is there or is made now. Returns the set's number."""
+        """Take over `fd` into an existing or a new set. Returns the set's number."""
         try:
             if set_id is None:
                 set_id = next(number for number in range(len(self._sets) + 1) if number not in self._sets)
@@ -137,7 +137,7 @@ class FdSets:
         return set_id
 
     def remove(self, set_id: int, fd: int | None) -> None:
-        """One descriptor of a set, or all of them; a set that is empty goes."""
+        """Remove one descriptor of a set, or all of them; an empty set is deleted."""
         members = self._sets.get(set_id, [])
         going = [each for each in members if fd is None or each.fd == fd]
         if not going:
@@ -162,7 +162,7 @@ class FdSets:
 
 
 class FdRegistry:
-    """All that the options of one machine may name."""
+    """All descriptors that the options of one machine can name."""
 
     def __init__(self, inherited: Collection[int] = ()) -> None:
         """`inherited`: see `inherited_fds`."""
@@ -172,7 +172,7 @@ class FdRegistry:
 
     @contextmanager
     def named_by(self, named: NamedFds) -> Iterator[None]:
-        """While a monitor's command runs, its names are the ones that count (monitor_cur)."""
+        """While a monitor's command runs, its names apply (monitor_cur)."""
         before, self._speaking = self._speaking, named
         try:
             yield
@@ -186,7 +186,8 @@ class FdRegistry:
         return self._of_monitor(name)
 
     def take_socket(self, name: str) -> int:
-        """The same for the `str` of an address of type `fd`: a monitor's names only, and a socket (socket_get_fd)."""
+        """The same for the `str` of an address of type `fd`: only a monitor's names, and only a socket
+        (socket_get_fd)."""
         if self._speaking is None:
             if not _is_number(name):
                 raise NetError(f"Unable to parse FD number {name}")
@@ -218,10 +219,10 @@ class FdRegistry:
             except (OSError, OverflowError) as error:
                 reason = error.strerror if isinstance(error, OSError) else "Bad file descriptor"
                 raise NetError(f"Can't use file descriptor {name}: {reason}") from None
-            raise _not_found(name)  # vnic's own
+            raise _not_found(name)  # one of vnic's own
         try:
             return _made_ours(fd)
-        except OSError as error:  # an option before this one took it, or it was closed
+        except OSError as error:  # an earlier option took it, or it was closed
             raise NetError(f"Can't use file descriptor {name}: {error.strerror}") from None
 
     def close(self) -> None:
@@ -237,7 +238,7 @@ def _not_found(name: str) -> NetError:
 
 
 def _made_ours(fd: int) -> int:
-    """Neither call goes to the file system: both are the kernel's own (fcntl(2), FIONBIO of ioctl(2))."""
+    """Neither call reaches the file system: the kernel handles both (fcntl(2), FIONBIO of ioctl(2))."""
     os.set_inheritable(fd, False)
     os.set_blocking(fd, False)
     return fd

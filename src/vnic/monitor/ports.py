@@ -1,6 +1,6 @@
-"""How clients come to a monitor: they connect to us (ServerPort), we connect to them (ClientPort), or stdio.
+"""The ways in which clients connect to a monitor: they connect (ServerPort), we connect (ClientPort), or stdio.
 
-`server.py` makes one for each chardev; a port hands every connected channel to its `serve`.
+`server.py` makes one for each chardev; a port passes every connected channel to its `serve`.
 """
 
 from __future__ import annotations
@@ -32,35 +32,35 @@ from vnic.sockets.resolve import Resolved, resolve_waiting
 log = logging.getLogger(__name__)
 
 CLIENTS_MAX = 64
-"""Clients of one listening monitor at a time; for one more, the one that was silent longest goes."""
+"""The most clients of one listening monitor; for one more, the client that has been silent longest is disconnected."""
 
 Serve: TypeAlias = Callable[[Channel, str, Callable[[], None]], Connection]
-"""Start a session on a channel, for a client of that description; the callable is called when it ends."""
+"""Start a session on a channel, for a client of that description; call the argument when it ends."""
 
 
 Connected: TypeAlias = Callable[[socket.socket | None], None]
-"""Told of the client when the first one comes, and of none when the last one goes."""
+"""Called with the socket of the first client, and with None when the last one disconnects."""
 
 
 class Port(Protocol):
-    """Where clients come from."""
+    """A source of clients."""
 
     def close(self) -> None: ...
 
 
 class StdioPort:
-    """The one client at our standard input and output."""
+    """The only client, at standard input and output."""
 
     def __init__(self, serve: Serve, *, echoes: bool) -> None:
-        """`echoes`: the session shows what is typed, so that a terminal is not to do it as well."""
+        """`echoes`: the session echoes the input, so the terminal must not."""
         serve(StdioChannel(raw=echoes), "on stdio", lambda: None)
 
     def close(self) -> None:
-        """Nothing is open but the client's own channel."""
+        """Only the client's channel is open."""
 
 
 class ServerPort:
-    """A listening socket and however many clients."""
+    """A listening socket and its clients."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class ServerPort:
         self._tell = connected
         self._clients: list[Connection] = []
         self._full = False
-        """Said once, not at every attempt of a client."""
+        """Logged once, not for every attempt of a client."""
         listening = _listen(options, targets)
         warn_of_strangers(listening.socket, options.filename)
         self._listener = Listener(loop, listening, self._accepted, options.filename, nodelay=options.nodelay)
@@ -85,7 +85,7 @@ class ServerPort:
         if not self._clients:
             self._tell(client)
         connection = self._serve(_channel(client, self._options), describe_peer(client), self._left)
-        if not connection.closed:  # else it was gone before it was greeted
+        if not connection.closed:  # otherwise it disconnected before the greeting
             self._clients.append(connection)
 
     def _left(self) -> None:
@@ -94,7 +94,7 @@ class ServerPort:
             self._tell(None)
 
     def _make_room(self) -> None:
-        """Clients that connect and say nothing do not lock others out."""
+        """Silent clients must not lock others out."""
         if len(self._clients) < CLIENTS_MAX:
             self._full = False
             return
@@ -112,7 +112,7 @@ class ServerPort:
 
 
 class ClientPort:
-    """A socket that we connect (`server=off`), again and again where `reconnect-ms` is given."""
+    """A socket that connects (`server=off`), repeatedly if `reconnect-ms` is given."""
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class ClientPort:
         self._retry: asyncio.TimerHandle | None = None
         self._closed = False
         self._refusal: str | None = None
-        """Why an attempt failed, while the first one is under way."""
+        """The error of an attempt, while the first one is in progress."""
         if isinstance(options.addr, FdAddress):
             passed = socket_of_fd(options.addr.text)
             set_stream_options(passed, nodelay=options.nodelay)
@@ -199,7 +199,7 @@ def _listen(options: SocketOptions, targets: Sequence[Resolved] | None) -> Liste
 
 
 def warn_of_strangers(listening: socket.socket, name: str) -> None:
-    """Tell the operator where others than this user can connect: a monitor writes files and starts programs."""
+    """Warn if other users can connect: a monitor writes files and starts programs."""
     where = listening.getsockname()
     if listening.family == socket.AF_UNIX:
         if where[:1] in (b"\0", "\0"):
@@ -214,7 +214,7 @@ def _channel(connected: socket.socket, options: SocketOptions) -> Channel:
     channel = SocketChannel(connected)
     if not options.telnet:
         return channel
-    from vnic.monitor.telnet import TelnetChannel  # only here: few monitors speak it
+    from vnic.monitor.telnet import TelnetChannel  # imported late: few monitors use it
 
     return TelnetChannel(channel)
 
@@ -224,8 +224,8 @@ PASSWD = "/etc/passwd"
 
 @functools.lru_cache(maxsize=64)
 def user_name(uid: int) -> str:
-    """The name of a user of this machine, else `uid 1000`. Only /etc/passwd is asked: other databases answer by
-    network, and the loop does not wait for that."""
+    """The name of a user of this machine, or `uid 1000`. It reads only /etc/passwd: other databases use the network,
+    and the loop must not wait."""
     try:
         with open(PASSWD, encoding="utf-8", errors="replace") as passwd:
             for line in passwd:
@@ -233,12 +233,12 @@ def user_name(uid: int) -> str:
                 if rest.split(":")[1:2] == [str(uid)] and name.isprintable():
                     return name
     except OSError:
-        pass  # there may be none in a container
+        pass  # a container may have no such file
     return f"uid {uid}"
 
 
 def describe_peer(connected: socket.socket) -> str:
-    """Who is at the other end, for the journal: `client python3[4711] of root`, `client 192.0.2.1:5000`."""
+    """The other end, for the journal: `client python3[4711] of root`, `client 192.0.2.1:5000`."""
     try:
         if connected.family != socket.AF_UNIX:
             host, port = connected.getpeername()[:2]
@@ -246,7 +246,7 @@ def describe_peer(connected: socket.socket) -> str:
         pid, uid, _ = credentials(connected)
         with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
             name = comm.read().strip()
-        # A program may call itself anything, and this becomes part of log lines and of HMP's.
+        # A program may choose any name, and it becomes part of log lines and of HMP's.
         return f"client {''.join(char if char.isprintable() else '?' for char in name)}[{pid}] of {user_name(uid)}"
     except (OSError, ValueError):
         return "client"

@@ -1,6 +1,6 @@
-"""One QMP client's session: bytes in, replies out (QEMU's monitor/qmp.c and qapi/qmp-dispatch.c), without I/O.
+"""The session of one QMP client, without I/O: bytes in, replies out (QEMU's monitor/qmp.c and qapi/qmp-dispatch.c).
 
-`server.py` makes one for each connection, passes it what arrives, and writes what it yields.
+`server.py` makes one for each connection, passes it the input, and writes what it yields.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ log = logging.getLogger(__name__)
 
 _NO_ARGUMENTS: dict[str, object] = {}
 _EMPTY_RETURN = encode({"return": {}})
-"""What most commands reply; made once."""
+"""The reply of most commands; made once."""
 
 
 class Dispatcher:
-    """Runs commands on a machine. One serves all sessions, and compiles each command's checks at its first use."""
+    """Runs commands on a machine. It serves all sessions, and compiles each command's checks at the first use."""
 
     def __init__(self, machine: MonitoredMachine) -> None:
         self.machine = machine
@@ -51,7 +51,7 @@ class Dispatcher:
         return run(session)
 
     def refuse_oob(self, name: str) -> None:
-        """QEMU lets those commands run out of band that could free a monitor that is stuck; none of ours ever is."""
+        """QEMU runs commands out of band that could recover a blocked monitor; vnic's monitors never block."""
         self._entry(name)
         raise NetError(f"The command {name} does not support OOB")
 
@@ -69,7 +69,7 @@ class Dispatcher:
 
 
 class QmpSession:
-    """A client: starts in negotiation mode, hears events after qmp_capabilities."""
+    """A client: it starts in negotiation mode, and gets events after qmp_capabilities."""
 
     def __init__(
         self, dispatcher: Dispatcher, who: str, pretty: bool = False, passed: Passed | None = None
@@ -88,10 +88,9 @@ class QmpSession:
         return self._encode({"QMP": {"version": version(), "capabilities": ["oob"]}})
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield the reply to each message that ends in `data`, a long one in pieces; nothing runs before the reply
-        is asked for.
+        """Yield the reply to each message that ends in `data`, a long one in pieces.
 
-        After `quit`, what else the client sent is left alone, as QEMU does.
+        A command runs when its reply is requested. After `quit`, further input is ignored, as in QEMU.
         """
         for message in self._stream.feed(data):
             if self.machine.runstate is RunState.SHUTDOWN:
@@ -136,9 +135,9 @@ class QmpSession:
             reply["return"] = {} if result is None else result
         except NetError as error:
             reply["error"] = {"class": error.error_class, "desc": error.desc}
-        except OSError as error:  # no descriptors, no memory: the machine's limits, not ours
+        except OSError as error:  # no descriptors, no memory: limits of the host
             reply["error"] = {"class": "GenericError", "desc": str(error.strerror or error)}
-        except Exception as error:  # a bug in one command must not take the others' monitor away
+        except Exception as error:  # a bug in one command must not end the monitor
             log.exception("QMP: %.200r of %s failed", message, self.who)
             reply["error"] = {"class": "GenericError", "desc": f"Internal error: {error!r}"}
         yield from encode_reply(reply, self.pretty)
@@ -148,7 +147,7 @@ class QmpSession:
 
 
 def _check(message: dict[str, Any], allow_oob: bool) -> tuple[str, bool]:
-    """The command's name, if the message has the form of a request, and whether it is to run out of band
+    """The command's name, if the message is a valid request, and whether it is to run out of band
     (qmp_dispatch_check_obj)."""
     execute: str | None = None
     for key in in_qdict_order(message):

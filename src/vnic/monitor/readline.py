@@ -1,7 +1,7 @@
-"""The line editor of a readline monitor, byte for byte QEMU's (util/readline.c): what is typed is echoed.
+"""The line editor of a readline monitor, which echoes input byte for byte as QEMU does (util/readline.c).
 
-Sans-IO: `HmpSession` puts each byte in and sends what comes out. Programs wait for this echo to find their place in
-the output, as GNS3 does for `…set_link gns3-0 off\\x1b[K\\r\\n`.
+Sans-IO: `HmpSession` feeds it each byte and sends the output. Programs wait for this echo to find their place in the
+output, as GNS3 does for `…set_link gns3-0 off\\x1b[K\\r\\n`.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import enum
 from typing import Final
 
 LINE_MAX_BYTES: Final = 4095
-"""READLINE_CMD_BUF_SIZE of QEMU's readline.h; what is typed beyond is dropped."""
+"""READLINE_CMD_BUF_SIZE of QEMU's readline.h; further input is dropped."""
 HISTORY_MAX_LINES: Final = 64
 """READLINE_MAX_CMDS."""
 
 _LEFT, _RIGHT, _ERASE_TO_END = b"\x1b[D", b"\x1b[C", b"\x1b[K"
 _BLANKS = b" \t\n\v\f\r"
 _PARAMETER_MAX = 9999
-"""Of an escape sequence: far beyond any that has a meaning, so that digits without end make no huge number."""
+"""The largest parameter of an escape sequence, so that endless digits make no huge number."""
 
 
 class _EscapeState(enum.Enum):
-    """How far into an escape sequence the input is."""
+    """The position within an escape sequence."""
 
     NORMAL = enum.auto()
     ESCAPE = enum.auto()
@@ -30,24 +30,24 @@ class _EscapeState(enum.Enum):
 
 
 class ReadLine:
-    """The line that is being typed, its cursor, and the lines before it."""
+    """The line being edited, its cursor, and the history."""
 
     def __init__(self) -> None:
         self._line = bytearray()
         self._cursor = 0
         self._shown = b""
-        """The line and the cursor as the terminal has them."""
+        """The line and the cursor on the terminal."""
         self._shown_cursor = 0
         self._history: list[bytes] = []
         self._recalled: int | None = None
-        """The index of the history's line that is being edited."""
+        """The index of the edited line in the history."""
         self._state = _EscapeState.NORMAL
         self._parameter = 0
 
     def put(self, byte: int, echo: bytearray) -> bytes | None:
-        """Take one byte and append to `echo` what the terminal is to show; the line, where the byte ended one.
+        """Take one byte and append to `echo` the output for the terminal; returns the line if the byte ended one.
 
-        The prompt is for the caller to show behind what the line printed.
+        The caller prints the prompt after the output of the line.
         """
         if self._state is _EscapeState.NORMAL and byte in (10, 13):
             line = bytes(self._line)
@@ -62,7 +62,7 @@ class ReadLine:
         return None
 
     def _show(self, echo: bytearray) -> None:
-        """Bring the terminal up to date (readline_update)."""
+        """Update the terminal (readline_update)."""
         if self._line != self._shown:
             echo += _LEFT * self._shown_cursor + self._line + _ERASE_TO_END
             self._shown = bytes(self._line)
@@ -136,9 +136,9 @@ class ReadLine:
             self._delete()
 
     def _erase_word(self) -> None:
-        """The word before the cursor, and the blanks behind it (readline_backword)."""
+        """Erase the word before the cursor, and the blanks behind it (readline_backword)."""
         before = bytes(self._line[: self._cursor]).rstrip(_BLANKS)
-        start = max(before.rfind(bytes((blank,)), 1) for blank in _BLANKS) + 1  # a first blank goes too
+        start = max(before.rfind(bytes((blank,)), 1) for blank in _BLANKS) + 1  # also a leading blank
         del self._line[start : self._cursor]
         self._cursor = start
 
@@ -161,7 +161,7 @@ class ReadLine:
         self._recall(b"" if self._recalled is None else self._history[self._recalled])
 
     def _remember(self, line: bytes) -> None:
-        """Put the line at the end of the history, where it is once only (readline_hist_add)."""
+        """Move the line to the end of the history, which contains it once only (readline_hist_add)."""
         if not line:
             return
         self._recalled = None

@@ -1,4 +1,4 @@
-"""The monitors of a machine: their chardevs, the sessions of their clients, and the events that go to all of them.
+"""The monitors of a machine: their chardevs, the sessions of their clients, and the delivery of events.
 
 The machine makes one `Monitors` and adds a chardev for each `-qmp`, `-monitor` and `-mon`.
 """
@@ -39,22 +39,22 @@ class Mode(StrEnum):
 
 
 class Client(Protocol):
-    """One client of a monitor, whatever brings its bytes: a socket's Connection, or a port of another kind."""
+    """One client of a monitor, over any transport: a socket's Connection, or a port of another kind."""
 
     session: Session
 
     def event(self, message: dict[str, object]) -> None:
-        """Something happened: tell the client if its session wants to hear of it (`session.event`)."""
+        """Send an event to the client, if its session accepts events (`session.event`)."""
 
     def close(self) -> None:
-        """End it now."""
+        """Close it now."""
 
 
 class Monitors:
-    """All monitors. `add` before or while the loop runs; `close` at the end.
+    """All monitors. Call `add` before or while the loop runs, and `close` at the end.
 
-    A port of another kind than chardevs asks for a `session`, feeds it what its client says, and has its client
-    `join`, which hears of events until it leaves.
+    A port of another kind than chardevs requests a `session`, feeds it the client's input, and lets its client `join`,
+    which gets events until it leaves.
     """
 
     def __init__(self, machine: MonitoredMachine, loop: asyncio.AbstractEventLoop) -> None:
@@ -64,7 +64,7 @@ class Monitors:
         self._ports: dict[str, Port] = {}
         self._clients: list[Client] = []
         self._named: dict[str, NamedFds] = {}
-        """The descriptors that `getfd` gave names to, by monitor."""
+        """The descriptors that `getfd` named, by monitor."""
         self._unsubscribe = machine.network.subscribe(self._event)
 
     def add(
@@ -75,9 +75,10 @@ class Monitors:
         connected: Connected = lambda _: None,
         targets: Sequence[Resolved] | None = None,
     ) -> None:
-        """Open a monitor on a chardev of that id; `connected` is told of its client. Raises NetError.
+        """Open a monitor on the chardev of that id; `connected` gets the socket of its client. Raises NetError.
 
-        `targets`: what its address stands for, where that was looked up before; else a name server is waited for.
+        `targets`: the addresses of its address, if they were looked up before; otherwise the call blocks for a name
+        server.
         """
         if chardev.id in self._ports:
             raise NetError(f"Chardev '{chardev.id}' is busy")
@@ -104,17 +105,18 @@ class Monitors:
         self._ports[chardev.id] = kind(self._loop, chardev, serve, connected, targets)
 
     def session(self, mode: Mode, peer: str, pretty: bool = False, passed: Passed | None = None) -> Session:
-        """The session of a new client, which `peer` names in the journal."""
+        """The session of a new client; `peer` is its name in the journal."""
         if mode is Mode.CONTROL:
             return QmpSession(self._dispatcher, f"QMP {peer}", pretty, passed)
         return HmpSession(self._machine, f"HMP {peer}", passed)
 
     def join(self, client: Client) -> None:
-        """A client came: it hears of events from now on, and is closed with the monitors."""
+        """A client has connected: it gets events from now on, and is closed with the monitors."""
         self._clients.append(client)
 
     def leave(self, client: Client) -> None:
-        """A client went. With the last QMP client the sets of `add-fd` go (monitor_fdsets_cleanup)."""
+        """A client has disconnected. With the last QMP client the sets of `add-fd` are closed
+        (monitor_fdsets_cleanup)."""
         self._clients.remove(client)
         if not any(isinstance(each.session, QmpSession) for each in self._clients):
             self._machine.fds.sets.close()
@@ -131,7 +133,7 @@ class Monitors:
             client.event(message)
 
     def close(self) -> None:
-        """Close every listener and connection, and remove the sockets' files; once is enough, twice no error."""
+        """Close every listener and connection, and remove the sockets' files. It may be called again."""
         self._unsubscribe()
         self._unsubscribe = lambda: None
         for port in self._ports.values():

@@ -1,6 +1,6 @@
-"""Telnet on a monitor's socket, as much of it as QEMU speaks (chardev/char-socket.c): a terminal that sends each key.
+"""The part of Telnet that QEMU implements on a monitor's socket (chardev/char-socket.c): each key is sent at once.
 
-`ports.py` puts a TelnetChannel around the socket of a `telnet=on` chardev.
+`ports.py` wraps the socket of a `telnet=on` chardev in a TelnetChannel.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ NEGOTIATION: Final = bytes((IAC, 251, 1, IAC, 251, 3, IAC, 251, 0, IAC, 253, 0))
 
 
 class TelnetChannel:
-    """A channel without the telnet commands that the peer sends; every one is taken for three bytes long, as in
-    tcp_chr_process_IAC_bytes. What is sent is sent as it is."""
+    """A channel that removes the telnet commands of the peer; each counts as three bytes long, as in
+    tcp_chr_process_IAC_bytes. Output is sent unchanged."""
 
     def __init__(self, channel: SocketChannel) -> None:
         self._channel = channel
         self.reading, self.writing = channel.reading, channel.writing
         self._at = 0
-        """How many bytes of a command were read."""
+        """How many bytes of a command have been read."""
         self._negotiation = NEGOTIATION
 
     def receive(self) -> bytes:
         received = self._channel.receive()
         data = self._without_commands(received)
         if received and not data:
-            raise BlockingIOError  # nothing came for the monitor, which is not the end
+            raise BlockingIOError  # no input for the monitor, which is not the end
         return data
 
     def _without_commands(self, data: bytes) -> bytes:
@@ -39,7 +39,7 @@ class TelnetChannel:
         for byte in data:
             if self._at == 0 and byte != IAC:
                 kept.append(byte)
-            elif self._at == 1 and byte == IAC:  # a byte 255 of the text
+            elif self._at == 1 and byte == IAC:  # a byte 255 in the text
                 kept.append(byte)
                 self._at = 0
             else:

@@ -1,4 +1,4 @@
-"""The terminal at standard input while a readline monitor is on it: each key comes at once, and the monitor shows it.
+"""The terminal at standard input while a readline monitor uses it: each key arrives at once, and the monitor echoes it.
 
 `connection.StdioChannel` uses it; the settings are those of QEMU's chardev/char-stdio.c.
 """
@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 
 def pass_on_keys(fd: int) -> Callable[[], None]:
-    """Set the terminal up. Returns what restores it, which also happens at the end of the process.
+    """Set the terminal up. Returns the function that restores it, which also runs at the end of the process.
 
     Ctrl-C stays a signal, and line ends are still written as CRLF.
     """
@@ -32,7 +32,7 @@ def pass_on_keys(fd: int) -> Callable[[], None]:
 
     def restore() -> None:
         atexit.unregister(restore)
-        with contextlib.suppress(OSError, termios.error):  # it may have been hung up
+        with contextlib.suppress(OSError, termios.error):  # the terminal may have been hung up
             termios.tcsetattr(terminal, termios.TCSANOW, before)
         os.close(terminal)
 

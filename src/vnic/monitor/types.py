@@ -1,6 +1,6 @@
-"""The types of what commands return and events carry, where net/ hands out plain dicts: QAPI's.
+"""The types of command results and event data that net/ returns as plain dicts: QAPI's.
 
-They serve query-qmp-schema, and the tests hold what net/ says against them.
+query-qmp-schema uses them, and the tests check net/'s dicts against them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import msgspec
 
 
 class _Info(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
-    """A Struct that must describe its dict completely."""
+    """A Struct that describes its dict completely."""
 
 
 RxState = Literal["normal", "none", "all"]

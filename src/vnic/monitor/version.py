@@ -1,4 +1,4 @@
-"""The version that clients are told, in the greeting, by query-version and by `info version`."""
+"""The version in the greeting, in query-version and in `info version`. The sessions and commands call it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ class VersionInfo(msgspec.Struct):
 
 
 def version() -> VersionInfo:
-    """vnic's version, where QEMU would tell its own; `package` is printed right behind it."""
+    """vnic's version in place of QEMU's; `package` is printed right behind it."""
     major, minor, micro = (int(part) for part in __version__.split(".")[:3])
     return VersionInfo(VersionTriple(major, minor, micro), " (vnic)")

@@ -85,7 +85,7 @@ def pairs(tmp_path: Path) -> dict[str, tuple[NetdevOptions, NetdevOptions, str]]
 
 
 @pytest.mark.parametrize("kind", ["udp", "unix", "abstract", "fd", "mcast", "socket-udp", "socket-mcast"])
-def test_frames_both_ways(kind: str, tmp_path: Path) -> None:
+def test_frames_pass_both_ways(kind: str, tmp_path: Path) -> None:
     async def main() -> None:
         all_pairs = pairs(tmp_path)
         first, second, text = all_pairs[kind]
@@ -110,9 +110,7 @@ def test_frames_both_ways(kind: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_unix_peer_is_waited_for_without_spinning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_unix_peer_causes_no_busy_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tries = 0
     try_again = DatagramPort._writable
 
@@ -146,7 +144,7 @@ def test_a_full_unix_peer_is_waited_for_without_spinning(
     run(main())
 
 
-def test_a_full_guest_pauses_the_socket() -> None:
+def test_full_guest_pauses_the_socket() -> None:
     async def main() -> None:
         one, two = free_port(), free_port()
         async with Lab() as lab:
@@ -163,7 +161,7 @@ def test_a_full_guest_pauses_the_socket() -> None:
     run(main())
 
 
-def test_nobody_at_the_far_end_loses_frames_and_no_more(tmp_path: Path) -> None:
+def test_missing_receiver_only_loses_frames(tmp_path: Path) -> None:
     async def main() -> None:
         one, two = free_port(), free_port()
         async with Lab() as lab:
@@ -183,7 +181,7 @@ def test_nobody_at_the_far_end_loses_frames_and_no_more(tmp_path: Path) -> None:
     run(main())
 
 
-def test_a_leftover_path_is_taken_over_and_a_live_one_is_not(tmp_path: Path) -> None:
+def test_stale_path_is_replaced_and_live_one_refused(tmp_path: Path) -> None:
     async def main() -> None:
         stale, live = tmp_path / "stale", tmp_path / "live"
         remote = UnixAddress(path=str(tmp_path / "r"))
@@ -266,7 +264,7 @@ ONE = "exactly one of listen=, connect=, mcast= or udp= is required"
         ),
     ],
 )
-def test_refusals(options: NetdevOptions, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_options_are_refused(options: NetdevOptions, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_such_name(host: str) -> str:
         raise socket.gaierror(host)
 
@@ -283,7 +281,7 @@ def test_refusals(options: NetdevOptions, text: str, monkeypatch: pytest.MonkeyP
     run(main())
 
 
-def test_the_wrong_kind_of_passed_socket() -> None:
+def test_passed_stream_socket_is_refused() -> None:
     async def main() -> None:
         async with Lab() as lab:
             for remote in (None, inet(1, "230.0.0.1")):
@@ -300,7 +298,7 @@ def test_the_wrong_kind_of_passed_socket() -> None:
     run(main())
 
 
-def test_a_name_is_looked_up_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_name_lookup_does_not_block(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only who adds the netdev waits; its id is taken meanwhile, and a NIC that waits for it is plugged in then."""
     answer = threading.Event()
 
@@ -331,7 +329,7 @@ def test_a_name_is_looked_up_beside_the_loop(monkeypatch: pytest.MonkeyPatch) ->
     run(main())
 
 
-def test_a_name_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unanswered_name_lookup_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = threading.Event()
     monkeypatch.setattr(socket, "gethostbyname", lambda _: answer.wait(60))
     monkeypatch.setattr(lookup, "LIMIT_S", 0.01)
@@ -348,7 +346,7 @@ def test_a_name_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> 
         answer.set()
 
 
-def test_without_threads_a_name_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_name_lookup_without_threads_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_thread(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 

@@ -61,14 +61,14 @@ def solicitation(source: bytes = GUEST_IP6, hops: int = 255) -> bytes:
     return ipv6(SOLICITED_MAC, SOLICITED_IP6, body, hops, source)
 
 
-def test_arp() -> None:
+def test_arp_request_is_answered() -> None:
     body = struct.pack(">HHBBH6s4s6s4s", 1, 0x0800, 6, 4, 2, HOST_MAC, HOST_IP, GUEST_MAC, GUEST_IP)
     expected = GUEST_MAC + HOST_MAC + b"\x08\x06" + body
     assert HOST.answer(arp_request()) == expected.ljust(60, b"\0")
 
 
 @pytest.mark.parametrize("size", [0, 1, 56, 57, 1472])
-def test_ping(size: int) -> None:
+def test_ping_is_answered(size: int) -> None:
     payload = bytes(n & 0xFF for n in range(size))
     reply = HOST.answer(ping(payload))
     assert reply is not None
@@ -83,7 +83,7 @@ def test_ping(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 56, 57, 1452])
-def test_ping6(size: int) -> None:
+def test_ping6_is_answered(size: int) -> None:
     payload = bytes(n & 0xFF for n in range(size))
     reply = HOST.answer(ping6(payload))
     assert reply is not None
@@ -94,7 +94,7 @@ def test_ping6(size: int) -> None:
     assert (message[0], message[4:]) == (129, struct.pack(">HH", 77, 3) + payload)
 
 
-def test_a_solicitation_is_answered_with_the_mac() -> None:
+def test_neighbour_solicitation_is_answered_with_mac() -> None:
     reply = HOST.answer(solicitation())
     assert reply is not None
     assert reply[:12] == GUEST_MAC + HOST_MAC
@@ -106,7 +106,7 @@ def test_a_solicitation_is_answered_with_the_mac() -> None:
     )
 
 
-def test_who_wants_the_hosts_address_is_told_that_it_is_taken() -> None:
+def test_duplicate_address_probe_is_answered() -> None:
     reply = HOST.answer(solicitation(source=bytes(16)))
     assert reply is not None
     assert reply[:6] == bytes.fromhex("333300000001")
@@ -140,19 +140,19 @@ def corrupt(frame: bytes) -> bytes:
         ping(b"x")[:6] + b"\xff" * 6 + ping(b"x")[12:],
     ],
 )
-def test_what_gets_no_answer(frame: bytes) -> None:
+def test_other_frames_get_no_answer(frame: bytes) -> None:
     assert HOST.answer(frame) is None
 
 
 @given(st.sampled_from([arp_request(), ping(b"abcd"), ping6(b"abcd"), solicitation()]), st.data())
-def test_no_frame_breaks_it(frame: bytes, data: st.DataObject) -> None:
+def test_any_frame_is_handled(frame: bytes, data: st.DataObject) -> None:
     mutated = bytearray(frame)
     for _ in range(data.draw(st.integers(1, 6))):
         mutated[data.draw(st.integers(0, len(mutated) - 1))] = data.draw(st.integers(0, 255))
     HOST.answer(mutated[: data.draw(st.integers(0, len(mutated)))])
 
 
-def test_on_a_wire() -> None:
+def test_netdev_answers_ping() -> None:
     async def main() -> None:
         async with Lab() as lab:
             _, nic, guest = lab.wire(EchoOptions(id="host"))
@@ -167,7 +167,7 @@ def test_on_a_wire() -> None:
     run(main())
 
 
-def test_a_guest_that_takes_no_answers_costs_little() -> None:
+def test_waiting_answers_are_bounded() -> None:
     async def main() -> None:
         async with Lab() as lab:
             _, nic, guest = lab.wire(EchoOptions(id="host"))
@@ -187,7 +187,7 @@ def test_a_guest_that_takes_no_answers_costs_little() -> None:
         EchoOptions(id="e", mac="53:55:0a:00:02:02"),
     ],
 )
-def test_bad_addresses_are_refused(options: EchoOptions) -> None:
+def test_bad_address_is_refused(options: EchoOptions) -> None:
     async def main() -> None:
         async with Lab() as lab:
             with pytest.raises(NetError):

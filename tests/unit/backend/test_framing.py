@@ -34,7 +34,7 @@ def take(deframer: Deframer, piece: bytes) -> list[bytes]:
 
 
 @given(st.lists(st.binary(max_size=300), max_size=20), st.lists(st.integers(1, 80), min_size=1, max_size=40))
-def test_frames_come_out_as_they_went_in_whatever_the_pieces(frames: list[bytes], cuts: list[int]) -> None:
+def test_frames_are_reassembled_from_any_pieces(frames: list[bytes], cuts: list[int]) -> None:
     stream = b"".join(LENGTH.pack(len(frame)) + frame for frame in frames)
     deframer = Deframer()
     got: list[bytes] = []
@@ -48,7 +48,7 @@ def test_frames_come_out_as_they_went_in_whatever_the_pieces(frames: list[bytes]
 
 
 @given(st.lists(st.binary(max_size=5000), max_size=30))
-def test_any_bytes_end_in_frames_or_a_framing_error(pieces: list[bytes]) -> None:
+def test_any_bytes_give_frames_or_framing_error(pieces: list[bytes]) -> None:
     deframer = Deframer()
     try:
         for piece in pieces:
@@ -57,7 +57,7 @@ def test_any_bytes_end_in_frames_or_a_framing_error(pieces: list[bytes]) -> None
         pass
 
 
-def test_the_longest_frame_passes_and_one_byte_more_does_not() -> None:
+def test_longest_frame_passes_and_longer_is_refused() -> None:
     longest = bytes(MAX_FRAME_BYTES)
     assert take(Deframer(), LENGTH.pack(len(longest)) + longest) == [longest]
     with pytest.raises(FramingError):
@@ -68,7 +68,7 @@ def test_the_longest_frame_passes_and_one_byte_more_does_not() -> None:
     st.text(max_size=60)
     | st.from_regex(r"(tcp|udp|):[0-9.]{0,9}:[0-9]{1,5}-[0-9.]{0,9}:[0-9]{1,5}", fullmatch=True)
 )
-def test_any_host_forwarding_rule(rule: str) -> None:
+def test_any_host_forwarding_rule_is_parsed_or_refused(rule: str) -> None:
     try:
         plan = UserPlan(UserOptions(id="u", hostfwd=[String(text=rule)]))
     except NetError:
@@ -79,7 +79,7 @@ def test_any_host_forwarding_rule(rule: str) -> None:
 
 
 @given(st.from_regex(r"[0-9.:x/-]{0,24}", fullmatch=True))
-def test_any_host_and_port(text: str) -> None:
+def test_any_host_and_port_is_parsed_or_refused(text: str) -> None:
     try:
         host, port = Hosts().parse(text)
     except NetError:
@@ -89,7 +89,7 @@ def test_any_host_and_port(text: str) -> None:
 
 
 @given(st.text(st.characters(), max_size=200), st.booleans(), st.booleans())
-def test_any_unix_path(path: str, abstract: bool, tight: bool) -> None:
+def test_any_unix_path_is_used_or_refused(path: str, abstract: bool, tight: bool) -> None:
     try:
         sockaddr = unix_sockaddr(UnixAddress(path=path, abstract=abstract, tight=tight))
     except AddressError:
@@ -113,7 +113,7 @@ class Receiver:
         """Nothing waits."""
 
 
-def test_a_flood_of_empty_frames_leaves_the_loop_its_turns() -> None:
+def test_flood_of_empty_frames_does_not_block_loop() -> None:
     with fresh_loop() as loop:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)

@@ -11,7 +11,7 @@ from vnic.backend.options import EchoOptions, HubPortOptions
 from vnic.net.errors import NetError
 
 
-def test_a_frame_reaches_all_other_ports() -> None:
+def test_frame_reaches_all_other_ports() -> None:
     async def main() -> None:
         async with Lab() as lab:
             ends = [lab.wire(HubPortOptions(id=f"h{i}", hubid=1)) for i in range(3)]
@@ -35,7 +35,7 @@ def test_offloads_pass_through() -> None:
     run(main())
 
 
-def test_a_downed_port_drops_while_the_others_talk() -> None:
+def test_port_with_link_down_drops_only_its_traffic() -> None:
     async def main() -> None:
         async with Lab() as lab:
             ends = [lab.wire(HubPortOptions(id=f"h{i}", hubid=1)) for i in range(3)]
@@ -48,7 +48,7 @@ def test_a_downed_port_drops_while_the_others_talk() -> None:
     run(main())
 
 
-def test_a_full_receiver_holds_the_sender_until_it_has_room() -> None:
+def test_full_receiver_pauses_sender() -> None:
     async def main() -> None:
         async with Lab() as lab:
             _, first, sender = lab.wire(HubPortOptions(id="h0", hubid=1))
@@ -64,7 +64,7 @@ def test_a_full_receiver_holds_the_sender_until_it_has_room() -> None:
     run(main())
 
 
-def test_removing_the_only_receiver_lets_the_sender_go_on() -> None:
+def test_removing_only_receiver_resumes_sender() -> None:
     async def main() -> None:
         async with Lab() as lab:
             _, first, sender = lab.wire(HubPortOptions(id="h0", hubid=1))
@@ -79,7 +79,7 @@ def test_removing_the_only_receiver_lets_the_sender_go_on() -> None:
     run(main())
 
 
-def test_a_port_can_be_wired_to_a_netdev() -> None:
+def test_port_connects_to_netdev() -> None:
     async def main() -> None:
         async with Lab() as lab:
             lab.add(EchoOptions(id="host"))
@@ -100,7 +100,7 @@ def test_a_port_can_be_wired_to_a_netdev() -> None:
     run(main())
 
 
-def test_a_hub_outlives_its_ports() -> None:
+def test_hub_remains_without_ports() -> None:
     async def main() -> None:
         async with Lab() as lab:
             lab.add(HubPortOptions(id="h0", hubid=7))
@@ -114,7 +114,7 @@ def test_a_hub_outlives_its_ports() -> None:
     run(main())
 
 
-def test_hubs_joined_in_a_ring_storm_without_end_and_without_harm() -> None:
+def test_storm_in_ring_of_hubs_does_not_block_loop() -> None:
     """As with real ones; the loop keeps turning, what waits is bounded, and the storm ends with the ring."""
 
     async def main() -> None:

@@ -19,7 +19,7 @@ def message(name: bytes, kind: int = 16) -> bytes:
     return struct.pack("=IHHII", 16 + len(body), kind, 0, 0, 0) + body
 
 
-def test_names_of_all_messages_of_a_datagram() -> None:
+def test_all_messages_of_datagram_are_read() -> None:
     assert changed_interfaces(message(b"tap0") + message(b"veth-long-name1", kind=17)) == {
         "tap0",
         "veth-long-name1",
@@ -27,10 +27,10 @@ def test_names_of_all_messages_of_a_datagram() -> None:
     assert changed_interfaces(message(b"tap0", kind=20)) == set()
 
 
-def test_a_cut_datagram_tells_what_is_whole() -> None:
+def test_truncated_datagram_yields_whole_messages() -> None:
     assert changed_interfaces(message(b"a") + message(b"b")[:-1]) == {"a"}
 
 
 @given(st.binary(max_size=200))
-def test_any_datagram(data: bytes) -> None:
+def test_any_datagram_is_parsed_without_error(data: bytes) -> None:
     changed_interfaces(data)

@@ -26,7 +26,7 @@ def strings(*texts: str) -> list[String]:
     return [String(text=text) for text in texts]
 
 
-def test_arguments_are_those_that_qemu_gives() -> None:
+def test_arguments_match_qemu() -> None:
     options = PasstOptions(
         id="p",
         mtu=1500,
@@ -62,7 +62,7 @@ def test_arguments_are_those_that_qemu_gives() -> None:
         (PasstOptions(id="p", mtu=-1), "Parameter 'mtu' must be from 0 to 65535"),
     ],
 )
-def test_what_passt_could_not_take_is_refused_by_its_key(options: PasstOptions, desc: str) -> None:
+def test_bad_option_is_refused_by_key(options: PasstOptions, desc: str) -> None:
     with pytest.raises(NetError) as refused:
         passt_arguments(options)
     assert refused.value.desc == desc
@@ -71,7 +71,7 @@ def test_what_passt_could_not_take_is_refused_by_its_key(options: PasstOptions, 
 # -- life -------------------------------------------------------------------------------------------------------------
 
 
-def test_it_starts_serves_dies_and_is_started_again(tmp_path: Path) -> None:
+def test_killed_passt_is_restarted(tmp_path: Path) -> None:
     async def main() -> None:
         async with Lab() as lab:
             netdev, nic, guest = lab.wire(PasstOptions(id="net0", path=passt_program.install(tmp_path)))
@@ -104,7 +104,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_a_failed_start_is_told_and_tried_again(tmp_path: Path) -> None:
+def test_failed_start_is_logged_and_retried(tmp_path: Path) -> None:
     async def main() -> None:
         block = tmp_path / "block"
         block.touch()
@@ -121,7 +121,7 @@ def test_a_failed_start_is_told_and_tried_again(tmp_path: Path) -> None:
     run(main())
 
 
-def test_a_passt_that_is_too_old_is_not_tried_again(tmp_path: Path) -> None:
+def test_too_old_passt_is_not_retried(tmp_path: Path) -> None:
     async def main() -> None:
         options = PasstOptions(id="net0", path=passt_program.install(tmp_path), param=strings("--too-old"))
         async with Lab() as lab:
@@ -132,7 +132,7 @@ def test_a_passt_that_is_too_old_is_not_tried_again(tmp_path: Path) -> None:
     run(main())
 
 
-def test_without_passt_it_is_refused(tmp_path: Path) -> None:
+def test_missing_passt_is_refused(tmp_path: Path) -> None:
     async def main() -> None:
         async with Lab() as lab:
             for vhost_user in (False, True):
@@ -146,7 +146,7 @@ def test_without_passt_it_is_refused(tmp_path: Path) -> None:
     run(main())
 
 
-def test_deleted_while_it_starts(tmp_path: Path) -> None:
+def test_netdev_can_be_deleted_while_passt_starts(tmp_path: Path) -> None:
     async def main() -> None:
         before = len(os.listdir("/proc/self/fd"))
         async with Lab() as lab:
@@ -198,7 +198,7 @@ PLAIN = (
         ),
     ],
 )
-def test_user_becomes_passts_arguments(options: UserOptions, arguments: str) -> None:
+def test_user_options_become_passt_arguments(options: UserOptions, arguments: str) -> None:
     assert " ".join(UserPlan(options).arguments()) == arguments
 
 
@@ -216,7 +216,7 @@ def test_user_becomes_passts_arguments(options: UserOptions, arguments: str) -> 
         (UserOptions(id="u", ip="10.3.7.5", net="10.4.0.0/16"), "10.4.0.0/16", "10.4.2.2", "10.4.2.15"),
     ],
 )
-def test_the_addresses_are_those_of_qemu(options: UserOptions, net: str, host: str, guest: str) -> None:
+def test_addresses_match_qemu(options: UserOptions, net: str, host: str, guest: str) -> None:
     """As QEMU 7.2's own -netdev user gave them to a DHCP client."""
     plan = UserPlan(options)
     assert (str(plan.net), str(plan.host), str(plan.guest)) == (net, host, guest)
@@ -286,7 +286,7 @@ FORWARD = "Invalid host forwarding rule '{}' ({})"
         ),
     ],
 )
-def test_what_passt_cannot_do_is_refused_by_name(options: NetdevOptions, text: str) -> None:
+def test_unsupported_user_option_is_refused_by_name(options: NetdevOptions, text: str) -> None:
     async def main() -> None:
         async with Lab() as lab:
             with pytest.raises(NetError, match=re.escape(text)):

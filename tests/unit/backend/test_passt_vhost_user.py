@@ -18,7 +18,7 @@ def socket_of(pid: int) -> Path:
     return Path(words[words.index("--socket") + 1])
 
 
-def test_it_serves_dies_and_is_started_again(tmp_path: Path) -> None:
+def test_killed_passt_is_restarted(tmp_path: Path) -> None:
     sockets = []
     before = len(os.listdir("/proc/self/fd"))
 

@@ -35,13 +35,13 @@ QEMU = {
 """NetClientDriver of qapi/net.json."""
 
 
-def test_every_driver_of_qemu_is_built_or_refused_by_name() -> None:
+def test_qemu_drivers_are_built_or_refused_by_name() -> None:
     assert set(NETDEVS) | NOT_BUILT == {*QEMU, "echo"}
     assert not set(NETDEVS) & NOT_BUILT
 
 
 @pytest.mark.parametrize("name", NETDEVS)
-def test_options_are_tagged_and_can_be_walked(name: str) -> None:
+def test_options_are_tagged_structs(name: str) -> None:
     struct = netdev_structs()[name]
     info = inspect.type_info(struct)
     assert isinstance(info, inspect.StructType)
@@ -52,14 +52,14 @@ def test_options_are_tagged_and_can_be_walked(name: str) -> None:
     assert all(field.encode_name == field.encode_name.lower() for field in info.fields)
 
 
-def test_unknown_types() -> None:
+def test_unknown_type_is_refused() -> None:
     with pytest.raises(NetError, match=r"^network backend 'vde' is not compiled into this binary$"):
         netdev_type("vde")
     with pytest.raises(NetError, match=r"^Parameter 'type' does not accept value 'bogus'$"):
         netdev_type("bogus")
 
 
-def test_link_off_at_the_start_and_ids() -> None:
+def test_link_off_sets_operator_hold_and_ids_are_checked() -> None:
     async def main() -> None:
         async with Lab() as lab:
             _, nic, guest = lab.wire(EchoOptions(id="e0", link=False))

@@ -14,7 +14,7 @@ from vnic.net.errors import NetError
 pytestmark = pytest.mark.needs("loopback")
 
 
-def test_listen_and_connect() -> None:
+def test_listen_and_connect_exchange_frames() -> None:
     async def main() -> None:
         async with Lab() as lab:
             a, nic_a, guest_a = lab.wire(SocketOptions(id="a", listen="127.0.0.1:0"))
@@ -38,7 +38,7 @@ def test_listen_and_connect() -> None:
     run(main())
 
 
-def test_a_connect_that_fails_says_why() -> None:
+def test_failed_connect_shows_reason() -> None:
     async def main() -> None:
         async with Lab() as lab:
             port = deaf.getsockname()[1]
@@ -53,7 +53,7 @@ def test_a_connect_that_fails_says_why() -> None:
         run(main())
 
 
-def test_a_busy_port_is_refused() -> None:
+def test_busy_port_is_refused() -> None:
     async def main() -> None:
         with socket.socket() as other:
             other.bind(("127.0.0.1", 0))
@@ -68,7 +68,7 @@ def test_a_busy_port_is_refused() -> None:
     run(main())
 
 
-def test_a_passed_stream_socket() -> None:
+def test_passed_stream_socket_is_used() -> None:
     async def main() -> None:
         ours, theirs = socket.socketpair()
         fd = ours.detach()

@@ -55,7 +55,7 @@ def server(path: Path, **more: object) -> StreamOptions:
     return StreamOptions(id="net0", server=True, addr=UnixAddress(path=str(path)))
 
 
-def test_a_server_holds_the_link_until_a_peer_comes(tmp_path: Path) -> None:
+def test_server_holds_link_until_peer_connects(tmp_path: Path) -> None:
     async def main() -> None:
         path = tmp_path / "s"
         async with Lab() as lab:
@@ -81,7 +81,7 @@ def test_a_server_holds_the_link_until_a_peer_comes(tmp_path: Path) -> None:
     run(main())
 
 
-def test_frames_pass_both_ways_whatever_the_pieces(tmp_path: Path) -> None:
+def test_frames_pass_both_ways_in_any_pieces(tmp_path: Path) -> None:
     async def main() -> None:
         path = tmp_path / "s"
         frames = [bytes([n]) * size for n, size in enumerate((1, 14, 60, 1514, 65550, 69632))]
@@ -104,7 +104,7 @@ def test_frames_pass_both_ways_whatever_the_pieces(tmp_path: Path) -> None:
     run(main())
 
 
-def test_an_oversized_length_ends_the_connection(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_oversized_length_disconnects(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         path = tmp_path / "s"
         async with Lab() as lab:
@@ -127,7 +127,7 @@ def test_an_oversized_length_ends_the_connection(tmp_path: Path, caplog: pytest.
     ]
 
 
-def test_a_full_guest_pauses_reading_and_gets_all_in_order_later(tmp_path: Path) -> None:
+def test_full_guest_pauses_reading_and_gets_all_in_order(tmp_path: Path) -> None:
     async def main() -> None:
         path = tmp_path / "s"
         frames = [struct.pack(">I", n) * 400 for n in range(3000)]
@@ -150,7 +150,7 @@ def test_a_full_guest_pauses_reading_and_gets_all_in_order_later(tmp_path: Path)
     run(main())
 
 
-def test_a_peer_that_dies_while_the_guest_is_full_is_noticed(tmp_path: Path) -> None:
+def test_close_by_peer_is_noticed_while_guest_is_full(tmp_path: Path) -> None:
     async def main() -> None:
         path = tmp_path / "s"
         async with Lab() as lab:
@@ -167,7 +167,7 @@ def test_a_peer_that_dies_while_the_guest_is_full_is_noticed(tmp_path: Path) -> 
     run(main())
 
 
-def test_a_full_peer_makes_the_sender_wait_and_loses_nothing(tmp_path: Path) -> None:
+def test_full_peer_pauses_sender_without_loss(tmp_path: Path) -> None:
     async def main() -> None:
         path = tmp_path / "s"
         async with Lab() as lab:
@@ -189,7 +189,7 @@ def test_a_full_peer_makes_the_sender_wait_and_loses_nothing(tmp_path: Path) -> 
     run(main())
 
 
-def test_a_full_peer_that_leaves_takes_what_waited_for_it_along(tmp_path: Path) -> None:
+def test_disconnect_of_full_peer_drops_its_queue(tmp_path: Path) -> None:
     async def main() -> None:
         path = tmp_path / "s"
         async with Lab() as lab:
@@ -210,7 +210,7 @@ def test_a_full_peer_that_leaves_takes_what_waited_for_it_along(tmp_path: Path) 
     run(main())
 
 
-def test_a_second_client_waits_for_the_first_to_leave(tmp_path: Path) -> None:
+def test_second_client_waits_in_backlog(tmp_path: Path) -> None:
     async def main() -> None:
         path = tmp_path / "s"
         async with Lab() as lab:
@@ -230,7 +230,7 @@ def test_a_second_client_waits_for_the_first_to_leave(tmp_path: Path) -> None:
     run(main())
 
 
-def test_a_send_to_a_dead_peer_ends_the_connection_after_the_send(tmp_path: Path) -> None:
+def test_failed_send_disconnects_after_the_call(tmp_path: Path) -> None:
     async def main() -> None:
         path = tmp_path / "s"
         async with Lab() as lab:
@@ -257,7 +257,7 @@ def listening(path: Path) -> socket.socket:
     return sock
 
 
-def test_a_client_without_reconnect_tries_once(tmp_path: Path) -> None:
+def test_client_without_reconnect_tries_once(tmp_path: Path) -> None:
     async def main() -> None:
         path = tmp_path / "nobody"
         async with Lab() as lab:
@@ -271,7 +271,7 @@ def test_a_client_without_reconnect_tries_once(tmp_path: Path) -> None:
     run(main())
 
 
-def test_a_client_reconnects(tmp_path: Path) -> None:
+def test_client_reconnects(tmp_path: Path) -> None:
     async def main() -> None:
         path = tmp_path / "s"
         options = StreamOptions(id="net0", addr=UnixAddress(path=str(path)), reconnect_ms=20)
@@ -295,7 +295,7 @@ def test_a_client_reconnects(tmp_path: Path) -> None:
     run(main())
 
 
-def test_the_operators_hold_outlives_a_reconnect(tmp_path: Path) -> None:
+def test_operator_hold_survives_reconnect(tmp_path: Path) -> None:
     async def main() -> None:
         path = tmp_path / "s"
         async with Lab() as lab:
@@ -323,7 +323,7 @@ def test_the_operators_hold_outlives_a_reconnect(tmp_path: Path) -> None:
         pytest.param("::1", "ipv6", marks=pytest.mark.needs("ipv6")),
     ],
 )
-def test_tcp_between_two_of_ours(host: str, family: str) -> None:
+def test_tcp_between_two_netdevs(host: str, family: str) -> None:
     async def main() -> None:
         async with Lab() as lab:
             a, nic_a, guest_a = lab.wire(
@@ -347,7 +347,7 @@ def test_tcp_between_two_of_ours(host: str, family: str) -> None:
 
 
 @pytest.mark.parametrize("tight", [True, False])
-def test_abstract_names(tight: bool) -> None:
+def test_abstract_address_is_used(tight: bool) -> None:
     async def main() -> None:
         addr = UnixAddress(path=f"vnic-test-{os.getpid()}", abstract=True, tight=tight)
         async with Lab() as lab:
@@ -361,7 +361,7 @@ def test_abstract_names(tight: bool) -> None:
     run(main())
 
 
-def test_a_passed_socket_is_connected_at_once() -> None:
+def test_passed_connection_is_used_at_once() -> None:
     async def main() -> None:
         ours, theirs = socket.socketpair()
         async with Lab() as lab:
@@ -381,7 +381,7 @@ def test_a_passed_socket_is_connected_at_once() -> None:
     run(main())
 
 
-def test_a_passed_socket_is_listened_on(tmp_path: Path) -> None:
+def test_passed_socket_listens(tmp_path: Path) -> None:
     async def main() -> None:
         path = tmp_path / "s"
         sock = socket.socket(socket.AF_UNIX)
@@ -402,7 +402,7 @@ def test_a_passed_socket_is_listened_on(tmp_path: Path) -> None:
     run(main())
 
 
-def test_deleting_a_connected_netdev_closes_its_socket(tmp_path: Path) -> None:
+def test_netdev_del_closes_socket(tmp_path: Path) -> None:
     async def main() -> None:
         path = tmp_path / "s"
         async with Lab() as lab:
@@ -422,7 +422,7 @@ def test_deleting_a_connected_netdev_closes_its_socket(tmp_path: Path) -> None:
 # -- refusals ---------------------------------------------------------------------------------------------------------
 
 
-def test_what_cannot_be_is_refused() -> None:
+def test_bad_options_are_refused() -> None:
     async def main() -> None:
         unix = UnixAddress(path="x")
         async with Lab() as lab:
@@ -468,7 +468,7 @@ LONG = "/" + "x" * 108
         ),
     ],
 )
-def test_an_address_that_cannot_be_listened_on(addr: SocketAddress, text: str) -> None:
+def test_failed_bind_is_shown_in_info_and_hold(addr: SocketAddress, text: str) -> None:
     """As in QEMU the netdev is there, and `info network` says what is wrong; here its holds say so too."""
 
     async def main() -> None:
@@ -480,7 +480,7 @@ def test_an_address_that_cannot_be_listened_on(addr: SocketAddress, text: str) -
     run(main())
 
 
-def test_a_live_socket_and_a_file_are_left_alone_and_a_leftover_is_not(tmp_path: Path) -> None:
+def test_only_stale_socket_is_replaced(tmp_path: Path) -> None:
     async def main() -> None:
         plain = tmp_path / "file"
         plain.write_text("precious")
@@ -505,7 +505,7 @@ def test_a_live_socket_and_a_file_are_left_alone_and_a_leftover_is_not(tmp_path:
     run(main())
 
 
-def test_a_host_name_is_looked_up_beside_the_loop() -> None:
+def test_name_lookup_does_not_block() -> None:
     async def main() -> None:
         async with Lab() as lab:
             options = StreamOptions(
@@ -522,7 +522,7 @@ def test_a_host_name_is_looked_up_beside_the_loop() -> None:
     run(main())
 
 
-def test_guests_that_answer_at_once_do_not_recurse(tmp_path: Path) -> None:
+def test_immediate_answers_do_not_recurse(tmp_path: Path) -> None:
     class Answering(Guest):
         def receive(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
             self.client.send(queue, b"re:" + bytes(frame))
@@ -542,7 +542,7 @@ def test_guests_that_answer_at_once_do_not_recurse(tmp_path: Path) -> None:
     run(main())
 
 
-def test_many_flaps_leave_nothing_behind(tmp_path: Path) -> None:
+def test_many_flaps_leak_nothing(tmp_path: Path) -> None:
     async def main() -> None:
         path = tmp_path / "s"
         async with Lab() as lab:

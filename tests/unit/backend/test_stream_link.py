@@ -13,7 +13,7 @@ from vnic.sockets.address import FdAddress, UnixAddress
 
 
 @pytest.mark.parametrize("pulled", ["left", "right"])
-def test_set_link_off_is_seen_at_the_far_end_and_on_brings_both_back(tmp_path: Path, pulled: str) -> None:
+def test_set_link_propagates_to_far_end(tmp_path: Path, pulled: str) -> None:
     addr = UnixAddress(path=str(tmp_path / "cable.sock"))
 
     async def main() -> None:
@@ -39,7 +39,7 @@ def test_set_link_off_is_seen_at_the_far_end_and_on_brings_both_back(tmp_path: P
     run(main())
 
 
-def test_a_netdev_that_begins_down_opens_nothing(tmp_path: Path) -> None:
+def test_netdev_with_link_off_opens_no_socket(tmp_path: Path) -> None:
     path = tmp_path / "cable.sock"
 
     async def main() -> None:
@@ -55,7 +55,7 @@ def test_a_netdev_that_begins_down_opens_nothing(tmp_path: Path) -> None:
     run(main())
 
 
-def test_what_could_not_come_back_is_refused(tmp_path: Path) -> None:
+def test_link_propagate_without_reconnect_is_refused(tmp_path: Path) -> None:
     async def main() -> None:
         async with Lab() as lab:
             addr = UnixAddress(path=str(tmp_path / "cable.sock"))

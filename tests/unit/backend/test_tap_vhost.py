@@ -22,7 +22,7 @@ from vnic.net.errors import NetError
         (TapOptions(id="t", fds="3:4", vhostfds="5:6"), True),
     ],
 )
-def test_when_vhost_is_asked_for(options: TapOptions, asked: bool) -> None:
+def test_vhost_is_requested_as_in_qemu(options: TapOptions, asked: bool) -> None:
     assert check_vhost(options) is asked
 
 
@@ -33,12 +33,12 @@ def test_when_vhost_is_asked_for(options: TapOptions, asked: bool) -> None:
         (TapOptions(id="t", vhostfds="3"), "vhostfds= is invalid if fds= wasn't specified"),
     ],
 )
-def test_contradictions(options: TapOptions, text: str) -> None:
+def test_contradicting_options_are_refused(options: TapOptions, text: str) -> None:
     with pytest.raises(NetError, match=text):
         check_vhost(options)
 
 
-def test_the_descriptors_are_closed_and_the_user_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_vhost_descriptors_are_closed_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     reading, writing = os.pipe()
     do_without("t", [writing])
     assert os.read(reading, 1) == b""

@@ -27,9 +27,7 @@ def free_port() -> int:
         return port
 
 
-def test_rules_change_at_run_time_and_passt_is_started_with_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_changed_rules_restart_passt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     passt_program.install(tmp_path)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     port = free_port()
@@ -63,7 +61,7 @@ def test_rules_change_at_run_time_and_passt_is_started_with_them(
     run(main())
 
 
-def test_a_port_that_is_taken_is_refused_while_passt_goes_on() -> None:
+def test_busy_port_is_refused_and_passt_keeps_running() -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -71,7 +69,7 @@ def test_a_port_that_is_taken_is_refused_while_passt_goes_on() -> None:
     assert not parse_rule("udp:192.0.2.1:53-:53", GUEST).can_listen(), "no address of this host"
 
 
-def test_the_line_of_a_rule_is_qemus() -> None:
+def test_rule_is_listed_as_in_qemu() -> None:
     """As QEMU 7.2 prints it, but for the descriptor, which is passt's."""
     line = HostForward("udp", "", 2299, GUEST, 22).line()
     assert (
@@ -129,12 +127,12 @@ def ipv6(protocol: int, payload: bytes) -> bytes:
         (b"", False),
     ],
 )
-def test_a_restricted_guest_only_answers(frame: bytes, passes: bool) -> None:
+def test_restricted_guest_only_answers(frame: bytes, passes: bool) -> None:
     guest = RestrictedGuest([HostForward("tcp", "", 2222, GUEST, 22), HostForward("udp", "", 53, GUEST, 53)])
     assert guest.may_send(frame) is passes
 
 
-def test_restrict_with_a_forward_leaves_passt_its_protocol_and_drops_what_the_guest_begins(
+def test_restrict_with_forward_drops_connections_from_guest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passt_program.install(tmp_path)

@@ -46,7 +46,7 @@ def backend(rig: WireRig) -> Iterator[FakeBackend]:
 # --- Connect and disconnect ------------------------------------------------------------------------------------
 
 
-def test_an_absent_back_end_blocks_nothing(rig: WireRig) -> None:
+def test_absent_back_end_does_not_block(rig: WireRig) -> None:
     turn(rig.loop)
     assert rig.backend.state is BackendState.ABSENT
     assert not rig.nic.link_up
@@ -57,7 +57,7 @@ def test_an_absent_back_end_blocks_nothing(rig: WireRig) -> None:
     assert not rig.chardevs.find("c0").connected
 
 
-def test_the_link_comes_with_the_back_end(rig: WireRig, backend: FakeBackend) -> None:
+def test_link_follows_back_end(rig: WireRig, backend: FakeBackend) -> None:
     rig.wait_up()
     assert rig.event_names() == ["NETDEV_VHOST_USER_CONNECTED"]
     assert rig.events[-1] == ("NETDEV_VHOST_USER_CONNECTED", {"netdev-id": "vu0", "chardev-id": "c0"})
@@ -71,7 +71,7 @@ def test_the_link_comes_with_the_back_end(rig: WireRig, backend: FakeBackend) ->
     ]
 
 
-def test_loss_and_return(rig: WireRig, backend: FakeBackend) -> None:
+def test_lost_back_end_reconnects(rig: WireRig, backend: FakeBackend) -> None:
     guest = rig.boot()
     rig.wait_up()
     guest.link_up()
@@ -97,7 +97,7 @@ def test_loss_and_return(rig: WireRig, backend: FakeBackend) -> None:
         assert guest.link_up()
 
 
-def test_the_operators_hold_stays(rig: WireRig, backend: FakeBackend) -> None:
+def test_operator_hold_survives_reconnect(rig: WireRig, backend: FakeBackend) -> None:
     """QEMU forgets it: there the reconnect sets the link up."""
     guest = rig.boot()
     rig.wait_up()
@@ -117,7 +117,7 @@ def test_the_operators_hold_stays(rig: WireRig, backend: FakeBackend) -> None:
     assert backend.count("SET_VRING_KICK") == 4
 
 
-def test_a_listening_chardev_serves_one_back_end_after_another(tmp_path: Path) -> None:
+def test_listening_chardev_serves_back_ends_in_turn(tmp_path: Path) -> None:
     with fresh_loop() as loop, no_fd_leak():
         rig = WireRig(loop, tmp_path, server=True, reconnect_ms=0)
         assert "listening on unix:" in rig.why
@@ -131,7 +131,7 @@ def test_a_listening_chardev_serves_one_back_end_after_another(tmp_path: Path) -
         rig.close()
 
 
-def test_without_reconnect_the_first_loss_is_the_last(tmp_path: Path) -> None:
+def test_client_without_reconnect_connects_once(tmp_path: Path) -> None:
     with fresh_loop() as loop, no_fd_leak():
         backend = FakeBackend(loop, str(tmp_path / "backend.sock"))
         rig = WireRig(loop, tmp_path, reconnect_ms=0)
@@ -145,7 +145,7 @@ def test_without_reconnect_the_first_loss_is_the_last(tmp_path: Path) -> None:
         backend.close()
 
 
-def test_a_passed_connection_is_served_once(tmp_path: Path) -> None:
+def test_passed_connection_is_used_once(tmp_path: Path) -> None:
     """QEMU refuses a UNIX socket by `fd=` here, for want of a check of its family."""
     with fresh_loop() as loop, no_fd_leak():
         ours, theirs = socket.socketpair()
@@ -162,7 +162,7 @@ def test_a_passed_connection_is_served_once(tmp_path: Path) -> None:
         rig.chardevs.close()
 
 
-def test_the_end_of_the_netdev_ends_a_passed_connection(tmp_path: Path) -> None:
+def test_netdev_del_closes_passed_connection(tmp_path: Path) -> None:
     with fresh_loop() as loop, no_fd_leak():
         ours, theirs = socket.socketpair()
         backend = FakeBackend(loop, str(tmp_path / "unused"), server=False)
@@ -175,7 +175,7 @@ def test_the_end_of_the_netdev_ends_a_passed_connection(tmp_path: Path) -> None:
         rig.chardevs.close()
 
 
-def test_a_passed_socket_that_listens_serves_one_back_end_after_another(tmp_path: Path) -> None:
+def test_passed_listener_serves_back_ends_in_turn(tmp_path: Path) -> None:
     with fresh_loop() as loop, no_fd_leak():
         listening = socket.socket(socket.AF_UNIX)
         listening.bind(str(tmp_path / "backend.sock"))
@@ -213,7 +213,7 @@ def test_rings_memory_and_eventfds_are_handed_over(rig: WireRig, backend: FakeBa
     assert features == (rig.device.driver_features & f.OF_THE_RINGS) | vu.F_PROTOCOL_FEATURES
 
 
-def test_link_down_stops_the_rings_and_up_goes_on(rig: WireRig, backend: FakeBackend) -> None:
+def test_link_down_stops_rings_and_up_restarts_them(rig: WireRig, backend: FakeBackend) -> None:
     guest = rig.boot()
     rig.wait_up()
     backend.messages.clear()
@@ -232,7 +232,7 @@ def test_link_down_stops_the_rings_and_up_goes_on(rig: WireRig, backend: FakeBac
     assert backend.sock is not None, "a link change is no reason to part"
 
 
-def test_kicks_are_not_read_here_while_the_rings_are_handed_over(rig: WireRig, backend: FakeBackend) -> None:
+def test_kicks_of_handed_over_rings_are_not_read(rig: WireRig, backend: FakeBackend) -> None:
     rig.boot()
     rig.wait_up()
     rig.driver.send(b"x" * 60)
@@ -241,7 +241,7 @@ def test_kicks_are_not_read_here_while_the_rings_are_handed_over(rig: WireRig, b
     assert rig.driver.rings[1].used_idx == 0
 
 
-def test_a_guest_that_leaves_gets_its_rings_back_first(rig: WireRig, backend: FakeBackend) -> None:
+def test_leaving_guest_gets_its_rings_back(rig: WireRig, backend: FakeBackend) -> None:
     guest = rig.boot()
     rig.wait_up()
     for ring in rig.driver.rings[:2]:
@@ -253,7 +253,7 @@ def test_a_guest_that_leaves_gets_its_rings_back_first(rig: WireRig, backend: Fa
     assert rig.serves(DataPath.TAKEN)
 
 
-def test_a_guest_that_dies_with_its_rings_handed_over(rig: WireRig, backend: FakeBackend) -> None:
+def test_killed_guest_with_rings_handed_over(rig: WireRig, backend: FakeBackend) -> None:
     for _ in range(5):
         rig.boot()
         rig.wait_up()
@@ -262,7 +262,7 @@ def test_a_guest_that_dies_with_its_rings_handed_over(rig: WireRig, backend: Fak
         until(rig.loop, lambda: rig.device.memory is None)
 
 
-def test_a_call_that_is_replaced_is_passed_on(rig: WireRig, backend: FakeBackend) -> None:
+def test_replaced_call_is_forwarded(rig: WireRig, backend: FakeBackend) -> None:
     guest = rig.boot()
     rig.wait_up()
     backend.messages.clear()
@@ -274,7 +274,7 @@ def test_a_call_that_is_replaced_is_passed_on(rig: WireRig, backend: FakeBackend
     assert backend.last("SET_VRING_CALL") == (1 | vu.VRING_NOFD).to_bytes(8, "little")
 
 
-def test_memory_that_grows_is_told(rig: WireRig, backend: FakeBackend) -> None:
+def test_grown_memory_is_forwarded(rig: WireRig, backend: FakeBackend) -> None:
     guest = rig.boot()
     rig.wait_up()
     backend.messages.clear()
@@ -284,7 +284,7 @@ def test_memory_that_grows_is_told(rig: WireRig, backend: FakeBackend) -> None:
     assert backend.last("SET_MEM_TABLE")[:4] == struct.pack("<I", 2)
 
 
-def test_a_disabled_ring_is_told(rig: WireRig, backend: FakeBackend) -> None:
+def test_disabled_ring_is_forwarded(rig: WireRig, backend: FakeBackend) -> None:
     guest = rig.boot()
     rig.wait_up()
     backend.messages.clear()
@@ -307,7 +307,7 @@ def test_two_pairs(tmp_path: Path) -> None:
         backend.close()
 
 
-def test_pairs_that_the_driver_never_asked_for_are_started_and_not_enabled(tmp_path: Path) -> None:
+def test_unrequested_pairs_are_started_and_not_enabled(tmp_path: Path) -> None:
     """A driver that never sends VQ_PAIRS_SET, with the control queue here: a back-end may wait for all its rings."""
     with fresh_loop() as loop, no_fd_leak():
         backend = FakeBackend(loop, str(tmp_path / "backend.sock"))
@@ -330,7 +330,7 @@ def test_pairs_that_the_driver_never_asked_for_are_started_and_not_enabled(tmp_p
 # --- Features, MTU, RARP -----------------------------------------------------------------------------------------
 
 
-def test_the_guest_is_offered_what_both_have(rig: WireRig, backend: FakeBackend) -> None:
+def test_guest_is_offered_common_features(rig: WireRig, backend: FakeBackend) -> None:
     backend.features = FEATURES & ~f.MRG_RXBUF
     rig.wait_up()
     guest = rig.boot()
@@ -339,7 +339,7 @@ def test_the_guest_is_offered_what_both_have(rig: WireRig, backend: FakeBackend)
     assert guest.features & f.CTRL_VQ, "the control queue is the NIC's own"
 
 
-def test_a_back_end_that_returns_with_less_is_refused(rig: WireRig, backend: FakeBackend) -> None:
+def test_reconnect_with_fewer_features_is_refused(rig: WireRig, backend: FakeBackend) -> None:
     rig.wait_up()
     rig.boot()
     backend.close()
@@ -353,7 +353,7 @@ def test_a_back_end_that_returns_with_less_is_refused(rig: WireRig, backend: Fak
     assert rig.serves(DataPath.TAKEN)
 
 
-def test_a_guest_that_chose_before_the_back_end_came(rig: WireRig, backend: FakeBackend) -> None:
+def test_guest_that_negotiated_before_the_back_end_connected(rig: WireRig, backend: FakeBackend) -> None:
     backend.close()
     rig.boot()
     backend.features = FEATURES & ~f.MRG_RXBUF
@@ -368,7 +368,7 @@ def test_a_guest_that_chose_before_the_back_end_came(rig: WireRig, backend: Fake
 
 
 @pytest.mark.parametrize("refuses", [False, True])
-def test_mtu(tmp_path: Path, refuses: bool) -> None:
+def test_guest_mtu_is_forwarded(tmp_path: Path, refuses: bool) -> None:
     with fresh_loop() as loop, no_fd_leak():
         backend = FakeBackend(loop, str(tmp_path / "backend.sock"))
         backend.features |= f.MTU
@@ -386,7 +386,7 @@ def test_mtu(tmp_path: Path, refuses: bool) -> None:
         backend.close()
 
 
-def test_announce_self_has_the_back_end_send_a_rarp(rig: WireRig, backend: FakeBackend) -> None:
+def test_announce_self_makes_back_end_send_rarp(rig: WireRig, backend: FakeBackend) -> None:
     rig.wait_up()
     rig.boot(rig.device.host_features & ~f.GUEST_ANNOUNCE | vu.F_PROTOCOL_FEATURES)
     rig.network.announce_self(AnnounceParameters(rounds=1))
@@ -394,7 +394,7 @@ def test_announce_self_has_the_back_end_send_a_rarp(rig: WireRig, backend: FakeB
     assert backend.last("SEND_RARP") == rig.nic.mac + b"\0\0"
 
 
-def test_a_guest_that_announces_itself_needs_no_rarp(rig: WireRig, backend: FakeBackend) -> None:
+def test_guest_that_announces_itself_gets_no_rarp(rig: WireRig, backend: FakeBackend) -> None:
     rig.wait_up()
     rig.boot()
     rig.network.announce_self(AnnounceParameters(rounds=1))
@@ -417,7 +417,7 @@ def test_without_protocol_features(rig: WireRig, backend: FakeBackend) -> None:
 # --- netdev_add, netdev_del ------------------------------------------------------------------------------------
 
 
-def test_netdev_del_takes_the_rings_back_before_it_parts(rig: WireRig, backend: FakeBackend) -> None:
+def test_netdev_del_stops_rings_before_disconnecting(rig: WireRig, backend: FakeBackend) -> None:
     guest = rig.boot()
     rig.wait_up()
     rig.network.delete_netdev("vu0", "test")
@@ -431,7 +431,7 @@ def test_netdev_del_takes_the_rings_back_before_it_parts(rig: WireRig, backend: 
     assert rig.serves(DataPath.TAKEN)
 
 
-def test_a_deleted_netdev_takes_its_chardev_along_unless_a_nic_waits_for_it(rig: WireRig) -> None:
+def test_netdev_del_deletes_chardev_unless_a_nic_waits_for_it(rig: WireRig) -> None:
     rig.network.delete_netdev("vu0", "test")
     assert rig.chardevs.find("c0").user == "", "the NIC's netdev may come back on it"
     rig.add_netdev()
@@ -457,7 +457,7 @@ def test_info_network_text(rig: WireRig) -> None:
         ("busy", 1, "this vnic listens there already"),
     ],
 )
-def test_refusals(rig: WireRig, chardev: str, queues: int, text: str) -> None:
+def test_bad_options_are_refused(rig: WireRig, chardev: str, queues: int, text: str) -> None:
     rig.chardevs.add(NullOptions(id="null"))
     rig.chardevs.add(SocketOptions(id="tcp", addr=InetAddress(host="localhost", port="1")))
     rig.chardevs.add(SocketOptions(id="busy", addr=UnixAddress(path=rig.guest_path), server=True))

@@ -74,7 +74,7 @@ def recovers(rig: WireRig, backend: FakeBackend) -> None:
 
 
 @pytest.mark.parametrize("number", range(1, ALL + 1))
-def test_a_cut_at_each_message(
+def test_disconnect_at_each_message(
     rig: WireRig, backend: FakeBackend, number: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     backend.cut_at = number
@@ -84,7 +84,7 @@ def test_a_cut_at_each_message(
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_a_cut_at_each_message_of_the_stop(rig: WireRig, backend: FakeBackend, number: int) -> None:
+def test_disconnect_at_each_message_of_stop(rig: WireRig, backend: FakeBackend, number: int) -> None:
     rig.boot()
     rig.wait_up()
     backend.cut_at = len(backend.messages) + number
@@ -97,7 +97,7 @@ def test_a_cut_at_each_message_of_the_stop(rig: WireRig, backend: FakeBackend, n
 @pytest.mark.parametrize(
     "name", ["GET_FEATURES", "GET_PROTOCOL_FEATURES", "GET_QUEUE_NUM", "SET_FEATURES", "SET_MEM_TABLE"]
 )
-def test_an_answer_that_never_comes(
+def test_missing_answer_times_out(
     rig: WireRig,
     backend: FakeBackend,
     name: str,
@@ -112,7 +112,7 @@ def test_an_answer_that_never_comes(
     recovers(rig, backend)
 
 
-def test_memory_may_take_as_long_as_it_is_large(
+def test_timeout_of_memory_grows_with_its_size(
     rig: WireRig, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vhost_user_session, "MEMORY_TIMEOUT_S_PER_GIB", 1000.0 * (1 << 30) / rig.memory.size)
@@ -135,7 +135,7 @@ def test_memory_may_take_as_long_as_it_is_large(
 
 
 @pytest.mark.usefixtures("impatient_stop")
-def test_rings_that_never_come_back(
+def test_unreturned_rings_are_taken_back_after_timeout(
     rig: WireRig, backend: FakeBackend, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The guest waits no longer than the bound, and then goes on without the back-end."""
@@ -146,7 +146,7 @@ def test_rings_that_never_come_back(
     assert "did not answer GET_VRING_BASE" in caplog.text
 
 
-def test_a_guest_whose_kick_cannot_be_served_when_its_rings_come_back(
+def test_unwatchable_kick_at_ring_return_disconnects_guest(
     rig: WireRig, backend: FakeBackend, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While a back-end has the ring nobody here waits for its kick, so nobody sees what it is good for."""
@@ -173,7 +173,7 @@ def test_a_guest_whose_kick_cannot_be_served_when_its_rings_come_back(
 
 
 @pytest.mark.usefixtures("impatient_stop")
-def test_netdev_del_of_a_hung_back_end(rig: WireRig, backend: FakeBackend) -> None:
+def test_netdev_del_of_hung_back_end(rig: WireRig, backend: FakeBackend) -> None:
     rig.boot()
     rig.wait_up()
     backend.hook = lambda name: b""
@@ -182,7 +182,7 @@ def test_netdev_del_of_a_hung_back_end(rig: WireRig, backend: FakeBackend) -> No
     until(rig.loop, lambda: backend.sock is None)
 
 
-def test_the_loop_is_never_held_up(
+def test_hung_back_end_does_not_block_loop(
     rig: WireRig, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vhost_user_session, "ANSWER_TIMEOUT_S", 1000.0)
@@ -217,7 +217,7 @@ LIES = {
 
 
 @pytest.mark.parametrize(("name", "answer", "text"), LIES.values(), ids=LIES)
-def test_a_lie(
+def test_invalid_answer_disconnects(
     rig: WireRig, backend: FakeBackend, name: str, answer: bytes, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     backend.hook = lambda asked: answer if asked == name else None
@@ -230,7 +230,7 @@ def test_a_lie(
     "answer",
     [reply(vu.GET_VRING_BASE, BASE.pack(7, 0)), reply(vu.GET_VRING_BASE, BASE.pack(0, 1 << 16)), b"x" * 20],
 )
-def test_a_lie_about_the_base(rig: WireRig, backend: FakeBackend, answer: bytes) -> None:
+def test_invalid_vring_base_is_refused(rig: WireRig, backend: FakeBackend, answer: bytes) -> None:
     rig.boot()
     rig.wait_up()
     backend.hook = lambda name: answer if name == "GET_VRING_BASE" else None
@@ -240,7 +240,7 @@ def test_a_lie_about_the_base(rig: WireRig, backend: FakeBackend, answer: bytes)
     recovers(rig, backend)
 
 
-def test_descriptors_that_the_back_end_sends_are_closed(
+def test_unexpected_descriptors_are_closed(
     rig: WireRig, backend: FakeBackend, caplog: pytest.LogCaptureFixture
 ) -> None:
     rig.boot()
@@ -252,7 +252,7 @@ def test_descriptors_that_the_back_end_sends_are_closed(
     recovers(rig, backend)
 
 
-def test_fewer_queues_than_asked_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_back_end_with_too_few_queues_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with fresh_loop() as loop, no_fd_leak():
         backend = FakeBackend(loop, str(tmp_path / "backend.sock"))
         rig = WireRig(loop, tmp_path, pairs=4)
@@ -264,7 +264,7 @@ def test_fewer_queues_than_asked_for(tmp_path: Path, caplog: pytest.LogCaptureFi
         backend.close()
 
 
-def test_a_guest_with_more_pairs_than_the_new_netdev_has_queues(tmp_path: Path) -> None:
+def test_guest_with_more_pairs_than_queues_holds_link(tmp_path: Path) -> None:
     """Rings that nobody serves would be dead to it; the link says so instead, and does not flap."""
     with fresh_loop() as loop, no_fd_leak():
         backend = FakeBackend(loop, str(tmp_path / "backend.sock"))
@@ -287,7 +287,7 @@ def test_a_guest_with_more_pairs_than_the_new_netdev_has_queues(tmp_path: Path) 
         backend.close()
 
 
-def test_a_vm_that_shares_no_memory(
+def test_vm_without_shared_memory_holds_link(
     rig: WireRig, backend: FakeBackend, caplog: pytest.LogCaptureFixture
 ) -> None:
     rig.wait_up()
@@ -301,7 +301,7 @@ def test_a_vm_that_shares_no_memory(
     recovers(rig, backend)
 
 
-def test_a_nic_without_rings_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_nic_without_rings_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with fresh_loop() as loop, no_fd_leak():
         backend = FakeBackend(loop, str(tmp_path / "backend.sock"))
         rig = WireRig(loop, tmp_path)
@@ -315,9 +315,7 @@ def test_a_nic_without_rings_is_refused(tmp_path: Path, caplog: pytest.LogCaptur
         backend.close()
 
 
-def test_the_hold_names_the_cause(
-    rig: WireRig, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hold_names_the_cause(rig: WireRig, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vhost_user, "UNFIT_PAUSE_S", 60)
     backend.hook = lambda name: reply(vu.GET_QUEUE_NUM, bytes(8)) if name == "GET_QUEUE_NUM" else None
     text = "you are asking more queues than supported: 0; trying again every 60 s"

@@ -64,7 +64,7 @@ def exchange(rig: WireRig, far: SecondVnic, number: int) -> None:
     assert rig.driver.received() == [frame(number + 1)]
 
 
-def test_frames_both_ways(rig: WireRig) -> None:
+def test_frames_pass_both_ways(rig: WireRig) -> None:
     far = SecondVnic(rig)
     rig.wait_up()
     rig.boot()
@@ -75,7 +75,7 @@ def test_frames_both_ways(rig: WireRig) -> None:
     rig.wait_down()
 
 
-def test_the_far_ends_link_is_the_socket(rig: WireRig) -> None:
+def test_far_end_link_follows_socket(rig: WireRig) -> None:
     far = SecondVnic(rig)
     rig.wait_up()
     guest = rig.boot()
@@ -93,7 +93,7 @@ def test_the_far_ends_link_is_the_socket(rig: WireRig) -> None:
     far.close()
 
 
-def test_link_flaps_here_lose_no_ring_position(rig: WireRig) -> None:
+def test_link_flaps_keep_ring_position(rig: WireRig) -> None:
     far = SecondVnic(rig)
     rig.wait_up()
     rig.boot()
@@ -108,7 +108,7 @@ def test_link_flaps_here_lose_no_ring_position(rig: WireRig) -> None:
     far.close()
 
 
-def test_restarts_under_traffic(rig: WireRig) -> None:
+def test_back_end_restarts_under_traffic(rig: WireRig) -> None:
     """The back-end dies and returns again and again while the guest sends: rings stay whole, nothing leaks."""
     far = SecondVnic(rig)
     rig.wait_up()

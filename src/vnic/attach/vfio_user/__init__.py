@@ -1,1 +1,1 @@
-"""Serves a PCI NIC to a VM over a vfio-user socket."""
+"""The vfio-user attachment: serves a PCI NIC to a VM. The machine makes it."""

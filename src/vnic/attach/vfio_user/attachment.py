@@ -1,7 +1,7 @@
 """Serves a PCI NIC to VMs over vfio-user, one after the other: QEMU connects with `-device vfio-user-pci`.
 
-The machine makes one for every NIC with `attach.type=vfio-user`. It listens and makes a `VfioUserSession` for each
-VM; when a VM goes, killed or unplugged, the next one may come.
+The machine makes one for every NIC with `attach.type=vfio-user`. It listens and makes a `VfioUserSession` for each VM;
+when a VM is killed or disconnects, the next one may connect.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class VfioUserAttachment(VmAttachment[VfioUserSession]):
         self._device = device
         self._listener: Listener | None = None
         self._next: socket.socket | None = None
-        """The next VM, while the last one's rings come back."""
+        """The next VM, while a back-end still has the last one's rings."""
 
     def start(self) -> None:
-        """Listen. Raises NetError when the path cannot be listened on."""
+        """Listen. Raises NetError if the path cannot be listened on."""
         self._listener = Listener(
             self._loop, listen_at(self.path), self._accepted, self.path, gate=self._gate
         )
@@ -43,7 +43,7 @@ class VfioUserAttachment(VmAttachment[VfioUserSession]):
         return session
 
     def _keep(self, sock: socket.socket) -> bool:
-        """One may wait; it gives way once it was killed."""
+        """One VM may wait; it is dropped if it was killed."""
         if self.state is not AttachmentState.LEAVING or (
             self._next is not None and not peer_is_gone(self._next)
         ):

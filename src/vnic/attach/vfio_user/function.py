@@ -1,7 +1,7 @@
-"""What a vfio-user client sees of a PCI device: its regions, its interrupts, and the way into the VM's memory.
+"""A PCI device as a vfio-user client sees it: its regions, its interrupts, and its access to the VM's memory.
 
-It stands between the protocol (`protocol.vfio_user.server.Device`) and the model (`pci.device.PciDevice`) for the
-time that one VM is plugged in; each session makes one.
+Each session makes one. It connects the protocol (`protocol.vfio_user.server.Device`) and the model
+(`pci.device.PciDevice`) while one VM is attached.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from vnic.protocol.vfio_user.messages import (
 log = logging.getLogger(__name__)
 
 _RAM_BYTES = 1 << 20
-"""A map of at least this size is RAM; before the guest runs, nothing else of a VM is as large."""
+"""A map of at least this size is RAM; before the guest runs, a VM has no other map as large."""
 _VIDEO_BYTES = 64 << 20
-"""But one that is plugged into a running VM may see a video card's memory, which is not shared, up to this size."""
+"""A device that is plugged into a running VM may see a video card's memory, which is not shared, up to this size."""
 _READ_WRITE = m.REGION_FLAG_READ | m.REGION_FLAG_WRITE
 
 
@@ -53,14 +53,14 @@ class VfioPciPort:
         name: str,
         make_shadow: Callable[[Callable[[], None]], MessageShadow],
     ) -> None:
-        """`memory` is the VM's, empty yet. `make_shadow(forget)` makes what keeps a shadow copy of it, where the VM
-        does not share it; `forget` is MessageShadow's."""
+        """`memory` is the VM's, still empty. `make_shadow(forget)` makes the shadow copy for memory that the VM does
+        not share; `forget` is MessageShadow's."""
         self.memory = memory
         self._device = device
         self._name = name
         self._make_shadow = make_shadow
         self._shared: bool | None = None
-        """Whether the VM shares its memory; None while that is not known."""
+        """Whether the VM shares its memory; None while that is unknown."""
         self._shadow: MessageShadow | None = None
         regions = [RegionInfo()] * m.REGION_COUNT
         for index, bar in device.bars.items():
@@ -78,8 +78,8 @@ class VfioPciPort:
         device.plug(self._irqs, self.memory)
 
     def close(self, done: Callable[[], None]) -> None:
-        """The VM is gone: the device goes back to power-on. `done` is called, now or later, when nothing touches the
-        VM's memory any more; only then may the next one be plugged in."""
+        """The VM has disconnected: reset the device to its power-on state. `done` is called, now or later, when the
+        VM's memory is not accessed any more; the next VM may be attached only then."""
 
         def unplugged() -> None:
             self._irqs.close()
@@ -91,20 +91,21 @@ class VfioPciPort:
 
     @property
     def descriptors(self) -> int:
-        """How many of the VM's are held, for its memory and its interrupts."""
+        """The VM's descriptors that are held for its memory and its interrupts."""
         return self.memory.descriptors + self._irqs.descriptors
 
     # --- protocol.vfio_user.server.Device ---
 
     def opened(self) -> None:
-        """QEMU has mapped its memory by now, so that it hears at its start of a memory map that cannot be used."""
+        """QEMU has mapped its memory by now, so it gets the error for an unusable memory map at its start."""
         self._settle(_RAM_BYTES)
 
     def _settle(self, least: int) -> None:
-        """Decide by the maps of `least` bytes and more: the VM shares all of its memory that matters, or all is
-        shadowed, as rings in one kind with buffers in the other could not be kept apart. Raises Refused.
+        """Decide by the maps of `least` bytes and more whether the VM shares its memory. Raises Refused.
 
-        With no such map it stays open: a small VM has none of the size of RAM, one behind an IOMMU none at all yet.
+        Either it shares all memory that matters, or all is shadowed, because rings and buffers of different kinds could
+        not be kept in order. Without such a map the question stays open: a small VM has none of the size of RAM, and
+        one behind an IOMMU has none yet.
         """
         if self._shared is None:
             unshared = [r.size for r in self.memory.regions if r.fd is None and r.size >= least]
@@ -138,7 +139,7 @@ class VfioPciPort:
         )
 
     def _forget_shadow(self) -> None:
-        """Give what the shadow copy takes back to the system."""
+        """Release the memory of the shadow copy to the system."""
         self._device.dma_unmapped(0, ADDRESS_LIMIT)
         for region in self.memory.regions:
             if isinstance(region, ShadowRegion):
@@ -185,7 +186,7 @@ class VfioPciPort:
         self._shadow_changed()
 
     def _shadow_changed(self) -> None:
-        """A part of it is gone, or holds nothing any more: the device is to fetch anew what it needs."""
+        """Part of the shadow copy was removed or emptied: the device has to fetch again what it needs."""
         if self._shadow is not None:
             self._device.dma_mapped(0, ADDRESS_LIMIT)
 
@@ -196,7 +197,7 @@ class VfioPciPort:
 
     def region_write(self, index: int, offset: int, data: bytes) -> None:
         if index == m.REGION_CONFIG:
-            if self._shared is None and _sets_master(offset, data):  # from now on the device reaches memory
+            if self._shared is None and _sets_master(offset, data):  # now the device may access memory
                 self._settle(_RAM_BYTES)
                 self._settle(1)
             self._device.config_write(offset, data)

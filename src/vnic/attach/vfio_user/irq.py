@@ -1,4 +1,4 @@
-"""The interrupts of a PCI device as eventfds, the way SET_IRQS of vfio-user hands them over and takes them back.
+"""The interrupts of a PCI device as eventfds, which SET_IRQS of vfio-user sets and removes.
 
 `function.VfioPciPort` owns one set for a VM; the device model drives it through `vnic.pci.irq.IrqLines`.
 """
@@ -23,13 +23,13 @@ log = logging.getLogger(__name__)
 
 SPURIOUS_UNMASKS: Final = 256
 SPURIOUS_PAUSE_S: Final = 0.001
-"""After so many unmasks while the device does nothing, each is followed by a pause: as with a kick, the descriptor
-may be one that is readable for ever (see `kicks`)."""
+"""After so many unmasks while the device does nothing, each is followed by a pause: as with a kick, the descriptor may
+always be readable (see `kicks`)."""
 
 
 def _signal(fd: int) -> bool:
-    """Add one to an eventfd. A counter that is full means an interrupt the VM has not even taken. False: the VM made
-    the descriptor block; it is to be left."""
+    """Add one to an eventfd. A full counter means that the VM has not taken earlier interrupts. False: the VM made the
+    descriptor block, and is to be disconnected."""
     try:
         unblock.write(fd, unblock.SIGNAL)
     except unblock.Blocked as error:
@@ -41,10 +41,10 @@ def _signal(fd: int) -> bool:
 
 
 class _Unmask:
-    """The descriptor on which the VM unmasks INTx: with KVM, the guest's end of interrupt arrives on this eventfd."""
+    """The descriptor on which the VM unmasks INTx: with KVM, the guest's end of interrupt signals this eventfd."""
 
     def __init__(self, watcher: Watcher, fd: int, line: IntxLine) -> None:
-        """Waits for `fd`, which is ours from now on. Raises OSError for what epoll cannot wait for."""
+        """Wait for `fd`, which we own from now on. Raises OSError if epoll cannot wait for it."""
         self._watcher = watcher
         self.fd = fd
         self._line = line
@@ -64,7 +64,7 @@ class _Unmask:
             return
         except OSError:
             taken = b""
-        if len(taken) < 8:  # not an eventfd, which would be readable for ever, or one that blocks
+        if len(taken) < 8:  # not an eventfd, which would always be readable, or one that blocks
             self._line.set_unmask(None)
             return
         if self._line.unmasked_in_vain():
@@ -88,7 +88,7 @@ class IntxRecord(Record, frozen=True):
 class VectorsRecord(Record, frozen=True):
     enabled: bool
     pending: list[U16]
-    """The vectors that are latched."""
+    """The latched vectors."""
     fds: list[U16]
     """The vectors that have a descriptor."""
 
@@ -131,7 +131,7 @@ class IntxLine:
         return record, [fd for fd in fds if fd is not None]
 
     def restore(self, record: IntxRecord, fds: Iterator[int]) -> None:
-        """Raises OSError for what epoll cannot wait for."""
+        """Raises OSError if epoll cannot wait for the descriptor."""
         self._trigger = next(fds) if record.trigger else None
         if record.unmask:
             self._unmask = _Unmask(self._watcher, next(fds), self)
@@ -152,13 +152,14 @@ class IntxLine:
         return self._unmasks > SPURIOUS_UNMASKS
 
     def set_trigger(self, fd: int | None) -> None:
-        """The descriptor to write to from now on, ours; a new one starts unmasked."""
+        """Set the descriptor to write to, which we own; a new one starts unmasked."""
         old, self._trigger = self._trigger, fd
         close_fds(() if old is None else (old,))
         self.mask(False)
 
     def set_unmask(self, fd: int | None) -> None:
-        """The descriptor on which the VM unmasks the line, ours. Raises OSError for what epoll cannot wait for."""
+        """Set the descriptor on which the VM unmasks the line, which we own. Raises OSError if epoll cannot wait for
+        it."""
         old, self._unmask = self._unmask, None
         if old is not None:
             old.close()
@@ -170,7 +171,7 @@ class IntxLine:
         return (self._trigger is not None) + (self._unmask is not None)
 
     def trigger(self) -> None:
-        """Interrupt whatever the level is: the loop-back test of SET_IRQS without data."""
+        """Interrupt regardless of the level: the loop-back test of SET_IRQS without data."""
         if self._trigger is not None:
             self._masked = True
             if not _signal(self._trigger):
@@ -183,9 +184,9 @@ class IntxLine:
 
 
 class MessageVectors:
-    """MSI or MSI-X: one eventfd a vector. A vector that has none is latched until it gets one.
+    """MSI or MSI-X: one eventfd per vector. An interrupt on a vector without one is latched.
 
-    QEMU swaps descriptors one by one while the guest sets the device up; the newest one counts.
+    QEMU replaces descriptors one by one while the guest sets the device up; the newest one counts.
     """
 
     def __init__(self, count: int) -> None:
@@ -215,7 +216,7 @@ class MessageVectors:
             self._fds[vector] = next(fds)
 
     def notify(self, vector: int) -> bool:
-        """True: sent, or latched; False: the VM has these interrupts off."""
+        """True: sent, or latched; False: the VM has disabled these interrupts."""
         if not self._enabled or vector >= len(self._fds):
             return False
         fd = self._fds[vector]
@@ -241,7 +242,7 @@ class MessageVectors:
         return any(fd is not None for fd in self._fds)
 
     def set(self, start: int, count: int, fds: list[int]) -> None:
-        """Replace the descriptors of `count` vectors; none given takes theirs away."""
+        """Replace the descriptors of `count` vectors; an empty list removes them."""
         self._enabled = True
         for vector, fd in enumerate(fds or [None] * count, start):
             old, self._fds[vector] = self._fds[vector], fd
@@ -307,7 +308,7 @@ class EventfdIrqs:
 
     @property
     def descriptors(self) -> int:
-        """How many of the VM's are held."""
+        """The number of the VM's descriptors that are held."""
         return self._intx.descriptors + sum(each.descriptors for each in self._vectors.values())
 
     # --- towards the model (vnic.pci.irq.IrqLines) ---
@@ -336,12 +337,12 @@ class EventfdIrqs:
     # --- towards the VM ---
 
     def set(self, request: SetIrqs, fds: list[int]) -> None:
-        """Carry SET_IRQS out; its range is checked already. The descriptors are ours from now on, also if Refused."""
+        """Carry out SET_IRQS, whose range has been checked. We own the descriptors from now on, also after Refused."""
         try:
             for fd in fds:
                 if kind_of(fd) is not Kind.EVENTFD:
                     raise Refused(errno.EINVAL, "SET_IRQS with a descriptor that is no eventfd")
-                # A write must never wait for a VM that lets its counter fill up; QEMU's are non-blocking anyway.
+                # A write must not wait for a VM whose counter is full; QEMU's descriptors are non-blocking anyway.
                 os.set_blocking(fd, False)
             if request.index == m.IRQ_INTX:
                 self._set_intx(request, fds)
@@ -350,12 +351,12 @@ class EventfdIrqs:
         except Refused:
             close_fds(fds)
             raise
-        except OSError as error:  # a descriptor that cannot be written to, or not be waited for
+        except OSError as error:  # a descriptor that cannot be written to, or that epoll cannot wait for
             close_fds(fds)
             raise Refused(errno.EINVAL, f"SET_IRQS: {error.strerror}") from None
 
     def close(self) -> None:
-        """The VM is gone."""
+        """The VM has disconnected."""
         self._intx.set_trigger(None)
         self._intx.set_unmask(None)
         self._msi.disable()

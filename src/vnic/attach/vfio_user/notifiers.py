@@ -1,7 +1,7 @@
-"""One queue's notifications as eventfds, for a back-end that runs the guest's rings itself.
+"""One queue's notifications as eventfds, for a back-end that processes the guest's rings itself.
 
-Over PCI a kick is a register write and an interrupt a vector. The kick becomes a write to an eventfd here, and what
-comes on the call eventfd the queue's interrupt. `irq.EventfdIrqs` makes one for each queue that is handed over.
+`irq.EventfdIrqs` makes one for each queue that is handed over. Over PCI a kick is a register write and an interrupt a
+vector: the kick becomes a write to an eventfd here, and a signal on the call eventfd becomes the queue's interrupt.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from vnic.sockets import unblock
 
 
 class Watcher(Protocol):
-    """The part of asyncio's event loop that tells of a readable descriptor, and of the time."""
+    """The part of asyncio's event loop that watches descriptors and has the time."""
 
     def add_reader(self, fd: int, callback: Callable[[], object], /) -> object: ...
 
@@ -28,7 +28,7 @@ class QueueNotifiers:
     """`vnic.pci.irq.Notifiers` of one queue."""
 
     def __init__(self, watcher: Watcher, called: Callable[[], None]) -> None:
-        """Raises OSError where there are no descriptors left."""
+        """Raises OSError if no descriptors are left."""
         self._watcher = watcher
         self._report = called
         self._blocks = False
@@ -49,10 +49,11 @@ class QueueNotifiers:
         except unblock.Blocked:
             self._blocks = True
         except OSError:
-            pass  # full: the back-end knows already, or has filled it up and harms only itself
+            pass  # full: the back-end has a kick pending already, or has filled the counter and harms only itself
 
     def close(self) -> None:
-        """The back-end has given the ring back. An interrupt that it asked for and that was not seen yet goes out."""
+        """The back-end has returned the ring. An interrupt that it has signalled and that is still pending is
+        delivered."""
         self._called()
         self._watcher.remove_reader(self.call_fd)
         os.close(self.call_fd)

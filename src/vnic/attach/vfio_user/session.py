@@ -1,4 +1,4 @@
-"""One VM at a PCI NIC over vfio-user: the shell around `protocol.vfio_user.server` and the function it serves.
+"""One VM at a PCI NIC over vfio-user: connects `protocol.vfio_user.server` with the PCI function that it serves.
 
 `VfioUserAttachment` makes one for each VM.
 """
@@ -28,11 +28,11 @@ from vnic.sockets.connection import TURN_S
 log = logging.getLogger(__name__)
 
 PIECE_BYTES: Final = 2048
-"""Bytes read at a time: some 60 register accesses, after which the loop serves the others (about 1 ms)."""
+"""The bytes of one read: some 60 register accesses, after which the loop serves the others (about 1 ms)."""
 IDLE_SECONDS: Final = 0.05
-"""A VM that sent nothing for so long has handled the last interrupt."""
+"""A VM that has been silent for so long has handled the last interrupt."""
 DRAIN_SECONDS: Final = 0.4
-"""How long an orderly end waits for that, and again for the VM to close its side."""
+"""How long an orderly close waits for that, and again for the VM to close its side."""
 
 
 class VfioUserSession(Session):
@@ -54,8 +54,8 @@ class VfioUserSession(Session):
         self.shown_by = ShownBy.DEVICE
         self._device = device
         self._frames = m.assembler()
-        self._messages: deque[Message] = deque()  # not begun yet
-        self._steps: Iterator[bytes | None] | None = None  # what is under way
+        self._messages: deque[Message] = deque()  # waiting
+        self._steps: Iterator[bytes | None] | None = None  # the message in progress
         self._heard = 0.0  # loop time of the VM's last message
         self._resume: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -63,12 +63,12 @@ class VfioUserSession(Session):
         self._server = Server(self._port)
 
     def _shadow(self, forget: Callable[[], None]) -> MessageShadow:
-        """The way to ask the VM for memory that it does not share."""
+        """Asks the VM for memory that it does not share."""
         return MessageShadow(self.memory, self._server, self._connection.send, forget)
 
     @property
     def descriptors(self) -> int:
-        """Those of messages that are not carried out yet count as as many as they may become."""
+        """A message that waits counts with the most descriptors that it may need."""
         waiting = self._frames.descriptors + sum(len(each.fds) for each in self._messages)
         return self._port.descriptors + MOST_FOR_EACH * waiting
 
@@ -80,11 +80,11 @@ class VfioUserSession(Session):
 
     @property
     def wanted(self) -> int:
-        """ConnectionUser: bytes of the next piece: many small messages, or the rest of a large one."""
+        """ConnectionUser: the size of the next piece: many small messages, or the rest of a large one."""
         return max(PIECE_BYTES, self._frames.wanted)
 
     def received(self, data: bytes, fds: list[int]) -> None:
-        """ConnectionUser: carry out the messages that are complete."""
+        """ConnectionUser: carry out the complete messages."""
         self._heard = self._loop.time()
         try:
             self._messages += self._frames.feed(data, fds)
@@ -94,7 +94,7 @@ class VfioUserSession(Session):
         self._work(more=len(data) >= PIECE_BYTES)
 
     def _work(self, more: bool) -> None:
-        """Carry out what was read, for a turn's time; `more` waits at the socket. Each reply is one send (see
+        """Carry out messages for the time of one turn; `more` input waits at the socket. Each reply is one send (see
         Server)."""
         if self.state is SessionState.HALF_CLOSED:
             self._drop_messages()
@@ -112,7 +112,7 @@ class VfioUserSession(Session):
                     return
         except ProtocolError as error:
             self.cut_off(str(error))
-        except Exception:  # a bug in the device model must cost this VM its NIC, not the process its loop
+        except Exception:  # a bug in the device model must disconnect this VM only, not end the process
             log.exception("%s: a message of the VM could not be carried out", self._name)
             self.cut_off("internal error")
         else:
@@ -132,7 +132,7 @@ class VfioUserSession(Session):
             self._messages.popleft().close()
 
     def _let_others_run(self) -> None:
-        """A VM with a backlog (a storm of register writes) is served on in the loop's next turn."""
+        """A VM with a backlog (a storm of register writes) continues in the loop's next turn."""
         self._connection.pause()
         self._resume = self._loop.call_soon(self._go_on)
 
@@ -156,7 +156,7 @@ class VfioUserSession(Session):
         self._timer = self._loop.call_later(self._lag(), self._begin_drain)
 
     def _lag(self) -> float:
-        """How long the guest's driver may still need to look at the last link change."""
+        """How long the guest's driver may still need to notice the last link change."""
         change = self._nic.last_change
         if change is None or not self._nic.guest.driver_ok:
             return 0.0

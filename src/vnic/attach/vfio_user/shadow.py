@@ -1,7 +1,7 @@
-"""Keeps the shadow copy of a VM that does not share its memory, by DMA_READ and DMA_WRITE messages.
+"""Fills and writes the shadow copy of a VM that does not share its memory, by DMA_READ and DMA_WRITE messages.
 
-`function.VfioPciPort` makes one for such a VM; its device model drives it (`vnic.memory.shadow.Shadow`). Nothing
-waits: answers come in as the VM sends them, and what was asked before a reset or an unmapping is ignored.
+`function.VfioPciPort` makes one for such a VM; its device model drives it (`vnic.memory.shadow.Shadow`). It never
+blocks: answers arrive as the VM sends them, and answers to requests from before a reset or an unmapping are ignored.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from vnic.memory.shadow import Part, Plan
 from vnic.protocol.vfio_user.server import MAX_DMA_REQUESTS, Server
 
 TRANSFER_BYTES: Final = 16 << 10
-"""Data of one message. QEMU sends a reply in one go and never the rest of it (hw/vfio-user/proxy.c,
-vfio_user_send_qio): below 32 KiB a socket takes it whole or, to be tried again, not at all."""
+"""The data of one message. QEMU sends a reply in one call and never sends the rest (hw/vfio-user/proxy.c,
+vfio_user_send_qio): below 32 KiB a socket takes all of it or, to be retried, nothing."""
 LEAST_TRANSFER_BYTES: Final = 64
 IN_FLIGHT: Final = 32
 IN_FLIGHT_BYTES: Final = 64 << 10
-"""Messages, and the data of theirs, that wait for their answer. With what the kernel keeps beside each they fit into
-the socket's buffers (208 KiB), both ways: a VM that answers without reading meanwhile waits for us no more than we for
-it. The replies to register accesses come behind them."""
+"""The most messages, and the most data, that may wait for an answer. With the kernel's overhead they fit into the
+socket's buffers (208 KiB) in both directions, so that neither side blocks the other. The replies to register accesses
+are sent after them."""
 OWED_BYTES: Final = 4 << 20
-"""While more than this is to be written, nothing is fetched, so that no device can have more to write."""
+"""While more than this is to be written, nothing is fetched, so that a device cannot produce more writes."""
 MESSAGE_COST_BYTES: Final = 256
-"""What a write takes of that at the least."""
+"""The least that one write counts."""
 SHADOW_BYTES: Final = 16 << 20
-"""What the shadow copy may take for each ring, and for all else once; beyond it all is forgotten and fetched anew. More
-than twice what a ring needs at a time, buffers of one byte a page apart."""
+"""The most memory of the shadow copy for each ring, and once for everything else; above it all is dropped and fetched
+again. It is more than twice what a ring needs at a time, with buffers of one byte a page apart."""
 _PAGE: Final = 4096
 assert IN_FLIGHT <= MAX_DMA_REQUESTS
 
@@ -38,7 +38,7 @@ Failed = Callable[[GuestMemoryError], None]
 
 
 class _Fetching:
-    """A plan that is carried out."""
+    """A plan in progress."""
 
     def __init__(self, plan: Callable[[], Plan], act: Callable[[], None], failed: Failed) -> None:
         self.plan = plan
@@ -56,7 +56,7 @@ class _Request(NamedTuple):
 
     address: int
     what: bytes | int
-    """The data to write, or how many bytes to read."""
+    """The data to write, or the number of bytes to read."""
     answered: Callable[[bytes | None], None]
     reader: _Fetching | None = None
 
@@ -73,10 +73,10 @@ class _Batch:
 
 
 class MessageShadow:
-    """`vnic.memory.shadow.Shadow` of one VM, from when its memory is known to `close`.
+    """The `vnic.memory.shadow.Shadow` of one VM, from when its memory is known to `close`.
 
-    `forget` has to empty the shadow copy and have the device start over. It is called from here alone, when an answer
-    came.
+    `forget` has to empty the shadow copy and have the device start over. It is called only from here, when an answer
+    arrives.
     """
 
     def __init__(
@@ -94,18 +94,18 @@ class MessageShadow:
         self._transfer = min(TRANSFER_BYTES, most) if isinstance(most, int) else TRANSFER_BYTES
         self._transfer = max(self._transfer, LEAST_TRANSFER_BYTES)
         self._under_way: dict[Hashable, _Fetching] = {}
-        self._keys: set[Hashable] = set()  # of all rings there ever were
+        self._keys: set[Hashable] = set()  # all rings so far
         self._waiting: dict[Hashable, tuple[Callable[[], Plan], Callable[[], None], Failed]] = {}
         self._batches: deque[_Batch] = deque()
-        self._owed = 0  # what the batches cost
+        self._owed = 0  # the sum of the batches
         self._requests: deque[_Request] = deque()
         self._in_flight = self._bytes_in_flight = self._writes_in_flight = 0
         self._quiet: Callable[[], None] | None = None
-        self._touched = 0  # bytes of the shadow copy's pages that were used, counted each time
+        self._touched = 0  # bytes of the used pages of the shadow copy, counted each time
         self._closed = False
 
     def close(self) -> None:
-        """The VM is gone."""
+        """The VM has disconnected."""
         self._closed = True
         self._writes_in_flight = 0
         self.drop()
@@ -164,7 +164,7 @@ class MessageShadow:
     # --- Fetching ---
 
     def _step(self, key: Hashable, fetching: _Fetching) -> None:
-        """Go on with a plan, the answers to its last ranges being there."""
+        """Continue a plan: the answers to its last ranges have arrived."""
         try:
             answers = [bytes(answer) for answer in fetching.answers]
             ranges = fetching.steps.send(answers) if answers else next(fetching.steps)
@@ -182,7 +182,7 @@ class MessageShadow:
             self._pump()
 
     def _ask(self, key: Hashable, fetching: _Fetching, ranges: list[tuple[int, int]]) -> bool:
-        """Ask for all ranges that are mapped; False: none is."""
+        """Request all mapped ranges; False: none is mapped."""
         fetching.answers = []
         for number, (address, length) in enumerate(ranges):
             try:
@@ -214,7 +214,7 @@ class MessageShadow:
             self._step(key, fetching)
 
     def _end(self, key: Hashable, fetching: _Fetching) -> None:
-        """It went through, failed or is given up; answers that still come are ignored."""
+        """The plan has succeeded, failed or been cancelled; late answers are ignored."""
         fetching.over = True
         del self._under_way[key]
         if fetching.missing:
@@ -246,7 +246,7 @@ class MessageShadow:
     # --- Messages ---
 
     def _pump(self) -> None:
-        """Send what may be sent; the rest when answers come."""
+        """Send as much as the limits allow; the rest when answers arrive."""
         while (
             self._requests
             and not self._closed

@@ -1,1 +1,1 @@
-"""Serves a NIC to a VM over a vhost-user socket."""
+"""The vhost-user attachment: serves a NIC to a VM. The machine makes it."""

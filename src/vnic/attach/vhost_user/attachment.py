@@ -1,7 +1,7 @@
 """Serves a NIC's virtio device to VMs over a vhost-user socket, one after the other.
 
-The machine makes one per NIC with `attach.type=vhost-user`. It listens or connects, and makes a `VhostUserSession`
-for each client; while a client that follows the socket is to see its link down, there is no socket.
+The machine makes one per NIC with `attach.type=vhost-user`. It listens or connects, and makes a `VhostUserSession` for
+each client. For a client that learns of the link by the socket, the socket is closed while the link is down.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from vnic.virtio.device import VirtioDevice
 log = logging.getLogger(__name__)
 
 RETRY_S: Final = 0.1
-"""Between two attempts to connect, or to listen again where the path was taken meanwhile."""
+"""The delay between two attempts to connect, or to listen again on a path that was in use."""
 
 
 class VhostUserAttachment(VmAttachment[VhostUserSession]):
-    """One NIC's vhost-user socket, for one client at a time."""
+    """The vhost-user socket of one NIC, for one client at a time."""
 
     COME_TEXT = "vhost-user client connected, {}"
     REFUSED_TEXT = "refused a second vhost-user client, {}"
@@ -45,7 +45,7 @@ class VhostUserAttachment(VmAttachment[VhostUserSession]):
         *,
         mode: int = 0o600,
     ) -> None:
-        """`server`: listen at `path` (with permissions `mode`); otherwise connect there, again and again.
+        """`server`: listen at `path` (with permissions `mode`); otherwise connect there repeatedly.
 
         Raises NetError for a path that no socket can have; nothing is opened before `start`.
         """
@@ -55,7 +55,7 @@ class VhostUserAttachment(VmAttachment[VhostUserSession]):
         self._mode = mode
         self.server = server
         self._shows_link = False
-        """The last client, which we left, follows the socket and not the config space."""
+        """The last client, which we disconnected, learns of the link by the socket and not by the config space."""
         self._listener: Listener | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._unsubscribe: Callable[[], None] | None = None
@@ -64,7 +64,7 @@ class VhostUserAttachment(VmAttachment[VhostUserSession]):
     # --- The wait for a client --------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Listen (NetError if the path cannot be had) or begin to connect."""
+        """Listen (NetError if the path cannot be used) or start to connect."""
         if self.state is not AttachmentState.CLOSED:
             return
         if self.server:
@@ -90,11 +90,11 @@ class VhostUserAttachment(VmAttachment[VhostUserSession]):
 
     @property
     def _withholds(self) -> bool:
-        """The absence of the socket shows the last client that the link is down."""
+        """The closed socket shows the last client that the link is down."""
         return self._shows_link and not self._nic.link_up
 
     def _wait(self) -> None:
-        """Be there for the next client, or stay away while that is how the link is shown."""
+        """Wait for the next client, or keep the socket closed while that shows the link."""
         if self._withholds:
             self.state = AttachmentState.WITHHELD
             self._close_listener()
@@ -108,7 +108,7 @@ class VhostUserAttachment(VmAttachment[VhostUserSession]):
             self._listen_again()
 
     def _link_came(self, event: LinkChanged | LinkSeen) -> None:
-        """While the socket is withheld no VM is attached that the device could tell of the link."""
+        """While the socket is closed no VM is attached whose device could react to the link."""
         if isinstance(event, LinkChanged) and self.state is AttachmentState.WITHHELD and self._nic.link_up:
             self._wait()
 
@@ -125,7 +125,7 @@ class VhostUserAttachment(VmAttachment[VhostUserSession]):
             self._retry = self._loop.call_later(RETRY_S, self._listen_again)
 
     def _connect(self) -> None:
-        """One attempt; a UNIX socket's connect() is over at once."""
+        """One attempt; connect() of a UNIX socket returns at once."""
         self._retry = None
         delay = self._gate.delay()
         if delay:
@@ -135,7 +135,7 @@ class VhostUserAttachment(VmAttachment[VhostUserSession]):
             sock = socket.socket(
                 socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
             )
-        except OSError as error:  # no descriptors
+        except OSError as error:  # no descriptors left
             self._complain(f"cannot connect to {self.path}: {error.strerror}")
             self._retry = self._loop.call_later(RETRY_S, self._connect)
             return
@@ -149,7 +149,7 @@ class VhostUserAttachment(VmAttachment[VhostUserSession]):
             self._accepted(sock)
 
     def _complain(self, text: str) -> None:
-        """Log what keeps a retry from succeeding, once."""
+        """Log once why retries fail."""
         if text != self._complaint:
             self._complaint = text
             log.error("%s: %s; trying on", self._nic.name, text)
@@ -168,6 +168,6 @@ class VhostUserAttachment(VmAttachment[VhostUserSession]):
         super().leaving(violated=violated)
         self._shows_link = self.session is not None and self.session.by_socket
         if self._withholds:
-            self._close_listener()  # at once: QEMU would wait for an answer to a connection that is not accepted
+            self._close_listener()  # at once: QEMU would wait for an answer on a connection that is not accepted
         elif self._listener is not None:
-            self._listener.pause()  # the next one is served, not refused, once the device is free
+            self._listener.pause()  # the next client is accepted, not refused, when the device is free

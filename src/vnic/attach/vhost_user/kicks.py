@@ -1,6 +1,6 @@
-"""Waits for a client's kicks: which ring's descriptor is in the loop, and how often one that brings nothing is heeded.
+"""Waits for a client's kicks, and slows down a descriptor whose kicks bring no buffers.
 
-`VhostUserAttachment` owns one; the descriptors belong to its engine.
+A vhost-user session owns one; the descriptors belong to its engine.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from vnic.virtio.queue import SplitQueue
 log = logging.getLogger(__name__)
 
 READ_BYTES: Final = 512
-"""An eventfd is emptied by eight bytes, a socketpair or pipe by more."""
+"""Eight bytes empty an eventfd; a socketpair or pipe may hold more."""
 SPURIOUS_KICKS: Final = 256
 SPURIOUS_PAUSE_S: Final = 0.001
-"""After so many kicks in a row without a new buffer, each is followed by a pause: a descriptor that is readable for
-ever (an eventfd with EFD_SEMAPHORE, a timerfd) would keep a processor busy with no help of its guest's."""
+"""After so many kicks in a row without a new buffer, each is followed by a pause: a descriptor that is always readable
+(an eventfd with EFD_SEMAPHORE, a timerfd) would keep a processor busy without the guest's help."""
 
 
 class _Watch:
-    """One ring's descriptor."""
+    """The descriptor of one ring."""
 
     __slots__ = ("avail", "fd", "pause", "spurious")
 
@@ -46,8 +46,8 @@ class Kicks:
         kicked: Callable[[int], None],
         hostile: Callable[[str], None],
     ) -> None:
-        """`kicked(index)` is called at each; `hostile(text)` where the client made a descriptor block. `name` is the
-        NIC's, for log lines."""
+        """It calls `kicked(index)` for each kick, and `hostile(text)` if the client made a descriptor block. `name` is
+        the NIC's, for log lines."""
         self._loop = loop
         self._name = name
         self._queues = queues
@@ -56,7 +56,7 @@ class Kicks:
         self._watched: dict[int, _Watch] = {}
 
     def watch(self, index: int, fd: int | None) -> None:
-        """Wait for `fd` instead of the one before; None: for none. Raises OSError."""
+        """Watch `fd` instead of the previous one; None: none. Raises OSError."""
         before = self._watched.pop(index, None)
         if before is not None:
             if before.pause is not None:
@@ -79,7 +79,7 @@ class Kicks:
             log.warning("%s: kick descriptor of ring %d failed: %s", self._name, index, error)
             kicks = b""
         if not kicks:
-            self.watch(index, None)  # the other end is closed: it would be readable for ever
+            self.watch(index, None)  # the other end is closed: it would always be readable
             return
         avail = self._queues[index].avail_idx
         watch.spurious = watch.spurious + 1 if avail == watch.avail else 0

@@ -1,6 +1,6 @@
-"""The channel on which a vhost-user back-end asks something of its front-end (SET_BACKEND_REQ_FD).
+"""The channel on which a vhost-user back-end sends requests to its front-end (SET_BACKEND_REQ_FD).
 
-`VhostUserAttachment` sends CONFIG_CHANGE through it, from within the call that changes the link.
+A vhost-user session sends CONFIG_CHANGE through it, within the call that changes the link.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class RequestChannel:
-    """Writes to a descriptor that the engine owns; never blocks, and holds one message back at the most."""
+    """Writes to a descriptor that the engine owns; it never blocks, and keeps at most one message back."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
         """`name` is the NIC's, for log lines."""
@@ -24,7 +24,7 @@ class RequestChannel:
         self._unsent = b""
 
     def use(self, fd: int | None) -> None:
-        """Write to `fd` from now on; what the former one did not take is dropped."""
+        """Write to `fd` from now on; unsent data for the previous descriptor is dropped."""
         if self._fd is not None:
             self._loop.remove_writer(self._fd)
         self._fd = fd
@@ -32,11 +32,11 @@ class RequestChannel:
 
     @property
     def full(self) -> bool:
-        """A message waits for room: another one would have to wait behind it."""
+        """A message waits for room: another one would have to wait, too."""
         return bool(self._unsent)
 
     def send(self, message: bytes) -> None:
-        """Send, now if there is room (and nothing waits, see `full`)."""
+        """Send now, if there is room (and no message waits, see `full`)."""
         self._unsent = message
         self._write()
 

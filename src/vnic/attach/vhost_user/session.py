@@ -31,8 +31,8 @@ from vnic.virtio.queue import QueueState
 log = logging.getLogger(__name__)
 
 GRACE_S: Final = 0.1
-"""How long a new client that shows the link by its socket is kept although the link is down: QEMU boots no VM
-before its back-end has answered the whole set-up once."""
+"""How long a new client that learns of the link by its socket stays connected although the link is down: QEMU boots no
+VM before its back-end has completed the set-up once."""
 
 
 class VhostUserSession(Session):
@@ -57,13 +57,13 @@ class VhostUserSession(Session):
         self._kicks = Kicks(loop, nic.name, device.queues, device.kick, self._fail_later)
         self._requests = RequestChannel(loop, nic.name)
         self._grace: asyncio.TimerHandle | None = None
-        """Runs while the link is down and the socket is not closed yet."""
+        """Runs while the link is down and the socket is still open."""
         device.attach(self, self.memory)
         self.engine = DeviceEngine(device, self.memory, self, queue_pairs=nic.queues)
 
     @property
     def by_socket(self) -> bool:
-        """The client follows the socket and not the config space."""
+        """The client learns of the link by the socket and not by the config space."""
         return self.shown_by is ShownBy.SOCKET
 
     @property
@@ -133,8 +133,8 @@ class VhostUserSession(Session):
     # --- The link ---------------------------------------------------------------------------------------------
 
     def link_changed(self, up: bool) -> None:
-        """Attachment: a client without CONFIG is shown the link by its socket; others are told by CONFIG_CHANGE,
-        also one whose driver starts only later."""
+        """Attachment: a client without CONFIG learns of the link by its socket; others get CONFIG_CHANGE, including one
+        whose driver starts later."""
         if not self.serving:
             return
         if not self.by_socket:
@@ -154,7 +154,7 @@ class VhostUserSession(Session):
             self._grace = None
 
     def config_interrupt(self) -> bool:
-        """Attachment: send CONFIG_CHANGE from within this call where the client can be told."""
+        """Attachment: send CONFIG_CHANGE within this call if the client can receive it."""
         if not self.serving:
             return False
         self.engine.notices.changed()
@@ -162,7 +162,7 @@ class VhostUserSession(Session):
         return self.engine.notices.notified
 
     def _tell(self) -> bool:
-        """Send what there is to send on the request channel; True if a new CONFIG_CHANGE is out."""
+        """Send pending messages on the request channel; True if a new CONFIG_CHANGE was sent."""
         if self._requests.full:
             return False
         notice = self.engine.take_notice()
@@ -200,7 +200,8 @@ class VhostUserSession(Session):
             self._signal(self.engine.rings[index], "call_fd")
 
     def needs_reset(self) -> None:
-        """Attachment: through STATUS where the client speaks it, and through the broken ring's error descriptor."""
+        """Attachment: notify the client through STATUS, if it supports that, and through the broken ring's error
+        descriptor."""
         if not self.serving:
             return
         for ring in self.engine.rings:
@@ -216,7 +217,7 @@ class VhostUserSession(Session):
         try:
             unblock.write(fd, unblock.SIGNAL)
         except BlockingIOError:
-            pass  # full of signals already
+            pass  # full: a signal is pending already
         except unblock.Blocked as error:
             ring.replace_fd(name, None)
             self._fail_later(
@@ -226,7 +227,7 @@ class VhostUserSession(Session):
             log.debug("%s: cannot signal ring %d: %s", self._name, ring.index, error)
 
     def _fail_later(self, text: str) -> None:
-        """Cut the client off, but not from within a call of the device."""
+        """Disconnect the client, but in a later turn: not within a call of the device."""
 
         def fail() -> None:
             if self.serving:
@@ -235,7 +236,7 @@ class VhostUserSession(Session):
         self._loop.call_soon(fail)
 
     def hand_over_queue(self, index: int) -> QueueFds | None:
-        """Attachment: the ring's own descriptors; its kicks are no longer read here."""
+        """Attachment: the descriptors of the ring; its kicks are no longer read here."""
         if not self.serving:
             return None
         ring = self.engine.rings[index]

@@ -1,7 +1,8 @@
-"""What can be asked over QMP. To add a command, write its arguments' Struct and its function in one of these files.
+"""The QMP commands, which `qmp.Dispatcher` runs.
 
-`control` is about the monitor itself, `fds` about descriptors that clients pass, `net` about NICs, back-ends and links,
-`probes` about what this QEMU can do, `vm_probes` about what it lacks, `machine` about the rest.
+To add one, write its arguments' Struct and its function in one of these files. `control` is about the monitor itself,
+`fds` about descriptors that clients pass, `net` about NICs, back-ends and links, `probes` about this QEMU's features,
+`vm_probes` about features it lacks, `devices` about the rest.
 """
 
 from vnic.monitor.commands import (

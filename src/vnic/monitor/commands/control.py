@@ -1,4 +1,4 @@
-"""Commands about the monitor itself (qapi/control.json, introspect.json): negotiation, versions, what there is."""
+"""Commands about the monitor itself (qapi/control.json, introspect.json): negotiation, versions, introspection."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def qmp_capabilities(caller: Caller, args: QmpCapabilities) -> None:
 
 @command("query-version")
 def query_version(caller: Caller) -> VersionInfo:
-    """vnic's own version; `package` tells that this is no QEMU."""
+    """vnic's own version; `package` shows that this is not QEMU."""
     return version()
 
 
@@ -57,7 +57,7 @@ class SchemaInfo(msgspec.Struct, rename="kebab"):
 
 @command("query-qmp-schema", returns=list[SchemaInfo])
 def query_qmp_schema(caller: Caller) -> list[dict[str, object]]:
-    """What is implemented, for clients that ask before they use."""
+    """The schema of what is implemented, which clients check before they use a feature."""
     introspection = Introspection()
     for name in sorted(COMMANDS):
         entry = COMMANDS[name]
@@ -70,7 +70,7 @@ def query_qmp_schema(caller: Caller) -> list[dict[str, object]]:
 
 @dataclass
 class Human:
-    """Who says the line of a human-monitor-command: a monitor of its own, without descriptors."""
+    """The caller of human-monitor-command's line: a separate monitor, without descriptors."""
 
     machine: MonitoredMachine
     who: str
@@ -86,7 +86,8 @@ class HumanMonitorCommand(msgspec.Struct, rename="kebab"):
 
 @command("human-monitor-command", returns=str)
 def human_monitor_command(caller: Caller, args: HumanMonitorCommand) -> str | LongText | asyncio.Future[str]:
-    """One HMP line; what it prints is returned, errors too. As if there were one CPU: qmp-shell names it."""
+    """Run one HMP line and return its output, including errors. `cpu-index` is accepted as for one CPU, because
+    qmp-shell sends it."""
     if args.cpu_index:
         raise NetError("Parameter 'cpu-index' expects a CPU number")
     human = Human(caller.machine, caller.who, Passed())

@@ -1,4 +1,4 @@
-"""Commands about the machine: its devices, chardevs and objects, its run state and its end."""
+"""Commands about the machine: its devices, chardevs and objects, its run state and its shutdown."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def query_status(caller: Caller) -> StatusInfo:
 
 @command("query-vnic")
 def query_vnic(caller: Caller) -> VnicInfo:
-    """How the process itself fares: age, lag of its loop, memory, descriptors."""
+    """The state of the process: uptime, lag of its loop, memory, descriptors."""
     return caller.machine.vnic_info()
 
 
@@ -62,7 +62,7 @@ def cont(caller: Caller) -> None:
 
 @command("quit")
 def quit_(caller: Caller) -> None:
-    """End the program in order; this reply and the SHUTDOWN event are still sent."""
+    """Shut down in order; this reply and the SHUTDOWN event are still sent."""
     caller.machine.quit(ShutdownCause.HOST_QMP_QUIT)
 
 
@@ -84,7 +84,7 @@ class Id(msgspec.Struct):
 
 @command("device_del")
 def device_del(caller: Caller, args: Id) -> None:
-    """Remove a NIC; DEVICE_DELETED tells when it is gone."""
+    """Remove a NIC; DEVICE_DELETED follows when it is removed."""
     caller.machine.device_del(args.id, caller.who)
 
 

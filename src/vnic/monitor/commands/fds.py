@@ -1,4 +1,4 @@
-"""Commands about descriptors that the client passes beside them (qapi/misc.json): getfd, closefd and the sets."""
+"""Commands about descriptors that clients pass with them (qapi/misc.json): getfd, closefd and the sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands about NICs, back-ends and links: QEMU's (qapi/net.json) and vnic's own."""
+"""Commands about NICs, back-ends and links: QEMU's (qapi/net.json) and vnic's."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class SetLink(msgspec.Struct):
 
 @command("set_link")
 def set_link(caller: Caller, args: SetLink) -> None:
-    """Pull the cable out, or plug it in: of a NIC, or of a netdev and of the NIC behind it."""
+    """Set the link of a NIC, or of a netdev and of its NIC, up or down."""
     caller.machine.network.set_link(args.name, args.up, caller.who)
 
 
@@ -75,12 +75,12 @@ def query_rx_filter(caller: Caller, args: MaybeName) -> list[dict[str, object]]:
 
 @command("query-links", returns=list[LinkInfo])
 def query_links(caller: Caller, args: MaybeName) -> Iterator[LinkInfo]:
-    """How each link is, every reason that keeps it down, and what the guest saw of it."""
+    """The state of each link, every hold on it, and what the guest has seen of it."""
     return caller.machine.network.query_links(args.name)
 
 
 class TopologyInfo(msgspec.Struct):
-    """query-topology: all that there is and how it is connected."""
+    """query-topology: all objects and their connections."""
 
     links: list[LinkInfo]
     clients: list[ClientNode]
@@ -110,5 +110,5 @@ class QueryLinkLog(msgspec.Struct, rename="kebab"):
 
 @command("query-link-log")
 def query_link_log(caller: Caller, args: QueryLinkLog) -> list[LinkChange]:
-    """The journal, oldest first; with `after-id`, what came after that change."""
+    """The journal, oldest first; with `after-id`, the changes after that one."""
     return caller.machine.network.query_link_log(args.name, args.limit, args.after_id)

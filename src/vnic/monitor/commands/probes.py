@@ -1,7 +1,7 @@
-"""Commands by which a client learns what kind of QEMU it has before it: libvirt's probes (its qemu_capabilities.c),
-the types and their properties, the options of the command line.
+"""Commands that identify this QEMU's features: libvirt's probes, types and their properties, command-line options.
 
-There is no VM, so what describes one is answered as by a QEMU with `-machine none`.
+libvirt calls them (its qemu_capabilities.c). There is no VM, so answers about one are those of a QEMU with `-machine
+none`.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class MachineInfo(msgspec.Struct, rename="kebab"):
 
 @command("query-machines")
 def query_machines(caller: Caller) -> list[MachineInfo]:
-    """The one machine: QEMU's `none`."""
+    """The only machine: QEMU's `none`."""
     return [MachineInfo("none", 1, False, False, False, False, "ram")]
 
 
@@ -82,7 +82,7 @@ def query_current_machine(caller: Caller) -> CurrentMachineParams:
 
 @command("query-pci")
 def query_pci(caller: Caller) -> list[PciInfo]:
-    """The NICs that are PCI functions, on one bus; the VM has them where it put them."""
+    """The NICs that are PCI functions, on one bus; the VM may place them elsewhere."""
     return caller.machine.pci_info()
 
 
@@ -98,7 +98,7 @@ def x_query_network(caller: Caller) -> HumanReadableText:
 
 @command("system_reset")
 def system_reset(caller: Caller) -> None:
-    """RESET and no more: the devices are reset by the VM that they are plugged into."""
+    """Emit RESET only: the VM resets the devices that it contains."""
     caller.machine.network.emit("RESET", {"guest": False, "reason": "host-qmp-system-reset"})
 
 
@@ -112,7 +112,7 @@ class ObjectTypeInfo(msgspec.Struct, omit_defaults=True):
 
 
 def _types(machine: MonitoredMachine) -> dict[str, ObjectTypeInfo]:
-    """What can be created, and the types that it derives from, as QEMU names them."""
+    """The types that can be created, and their base types, with QEMU's names."""
     made = [ObjectTypeInfo("object"), ObjectTypeInfo("device", True, "object")]
     made.append(ObjectTypeInfo("netfilter", True, "object"))
     made += [ObjectTypeInfo(name, parent="device") for name in machine.device_types]
@@ -213,7 +213,7 @@ class CommandLineOptionInfo(msgspec.Struct):
 _FIXED: Mapping[str, Mapping[str, Literal["string", "boolean"]]] = {
     "name": {"guest": "string", "debug-threads": "boolean"},
     "mon": {"chardev": "string", "mode": "string", "pretty": "boolean"},
-    # QEMU tells no parameters of these either: which there are, depends on the type.
+    # QEMU lists no parameters of these either, because they depend on the type.
     "netdev": {},
     "device": {},
     "object": {},

@@ -1,7 +1,7 @@
-"""The table of QMP commands, and the decorator that puts a function into it.
+"""The table of QMP commands, and the decorator that adds a function to it. The files of `commands` use it.
 
-The function's own annotations say what the command takes and returns; argument checking and query-qmp-schema
-follow from them.
+A function's annotations are the types of its arguments and its result; argument checking and query-qmp-schema follow
+from them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MachineShape: TypeAlias = Callable[[MonitoredMachine], Shape]
 
 
 class Caller(Protocol):
-    """Who asked: a QMP session."""
+    """The client that runs a command: a QMP session."""
 
     machine: MonitoredMachine
     who: str
@@ -31,14 +31,14 @@ class Caller(Protocol):
     negotiated: bool
     """Whether the client has left capabilities negotiation mode."""
     oob: bool
-    """Whether it may say `exec-oob`."""
+    """Whether it may use `exec-oob`."""
     passed: Passed
-    """The descriptors that it passed on."""
+    """The descriptors that it has passed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command: its name, what it takes and returns, and the function behind it."""
+    """One command: its name, its argument and result types, and its function."""
 
     name: str
     run: Callable[..., object]
@@ -60,10 +60,10 @@ COMMANDS: dict[str, Command] = {}
 def command(
     name: str, *, arguments: MachineShape | None = None, returns: Any = None
 ) -> Callable[[Function], Function]:
-    """Enter a function `(caller[, arguments]) -> result` under `name`.
+    """Add a function `(caller[, arguments]) -> result` under `name`.
 
-    `arguments` and `returns` are given only where the annotations cannot say it: the former is then made of the
-    machine, the latter is what the function's plain dicts look like.
+    `arguments` and `returns` are given only if annotations cannot express them: the former is then derived from the
+    machine, the latter describes the function's plain dicts.
     """
 
     def enter(function: Function) -> Function:

@@ -1,6 +1,7 @@
-"""Questions about a VM's parts that vnic does not have: answered as by a QEMU 11 with `-machine none`.
+"""Queries about parts of a VM, which vnic does not have: answered as by a QEMU 11 with `-machine none`.
 
-libvirt asks them of each QEMU (its qemu_capabilities.c, qemu_monitor_json.c), and takes these errors for "not there".
+libvirt sends them to each QEMU (its qemu_capabilities.c, qemu_monitor_json.c), and takes these errors as "not
+available".
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from vnic.net.errors import DEVICE_NOT_ACTIVE, NetError
 
 
 def _none(caller: Caller) -> list[Any]:
-    """What a QEMU without a VM's parts has none of."""
+    """A query about a part that a QEMU without a VM lacks."""
     return []
 
 
@@ -44,7 +45,7 @@ REFUSED = {
     "query-acpi-ospm-status": NetError("command is not supported, missing ACPI device"),
     "query-vm-generation-id": NetError("VM Generation ID device not found"),
 }
-"""Commands without arguments, and the error that each is answered with."""
+"""Commands without arguments, and the error that each returns."""
 
 
 def _refuse(name: str, error: NetError) -> None:
@@ -64,7 +65,7 @@ class AcceleratorInfo(msgspec.Struct):
 
 @command("query-accelerators")
 def query_accelerators(caller: Caller) -> AcceleratorInfo:
-    """QEMU's name for the one that runs no guest code."""
+    """QEMU's name for the accelerator that runs no guest code."""
     return AcceleratorInfo()
 
 
@@ -103,7 +104,7 @@ class MigrationInfo(msgspec.Struct):
 
 @command("query-migrate")
 def query_migrate(caller: Caller) -> MigrationInfo:
-    """Without a status: nothing was ever migrated."""
+    """Without a status: no migration has taken place."""
     return MigrationInfo()
 
 

@@ -1,7 +1,7 @@
-"""The typed layer under the commands: msgspec Structs as QAPI types.
+"""The typed layer below the commands: msgspec Structs as QAPI types. The commands and the command line use it.
 
 `shapes` reads a Struct as a QAPI type, `convert` checks arguments against it with QEMU's error texts, `introspect`
-prints it for query-qmp-schema. A command, an option or an event is described once, by its Struct.
+prints it for query-qmp-schema. One Struct describes a command, an option or an event.
 """
 
 from vnic.monitor.schema.convert import convert, convert_to_shape

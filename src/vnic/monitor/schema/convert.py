@@ -1,7 +1,7 @@
-"""Arguments to Structs, with QEMU's error texts: QAPI's qobject-input-visitor over `shapes`.
+"""Converts arguments to Structs, with QEMU's error texts: QAPI's qobject-input-visitor over `shapes`.
 
-QMP commands come through here with JSON values, the command line's key=value options and HMP with strings
-(`strings=True`: `on`, `0x10`, `64k`); both end as an instance of the option's Struct or as a NetError.
+QMP commands pass JSON values; the command line's key=value options and HMP pass strings (`strings=True`: `on`, `0x10`,
+`64k`). The result is an instance of the option's Struct, or a NetError.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ Visit: TypeAlias = Callable[[Any, str], object]
 
 
 class Form(Enum):
-    """How the leaves come."""
+    """The form of the leaves."""
 
     JSON = auto()
     STRINGS = auto()
-    """As on a command line."""
+    """Strings, as on a command line."""
     OPTS = auto()
     """The same, with the texts of QEMU's older visitor (qapi/opts-visitor.c)."""
     LENIENT = auto()
-    """As JSON, but a string that says it as on a command line is taken too; what is refused is refused as JSON."""
+    """As JSON, but a string in the form of the command line is accepted, too; errors have the texts for JSON."""
 
     @property
     def strings(self) -> bool:
@@ -57,7 +57,7 @@ def convert(target: type[T], data: object, *, strings: bool = False) -> T:
 
 
 def convert_to_shape(shape: Shape, data: object, *, strings: bool = False) -> object:
-    """The same for a shape, as `unions` makes them: the instance of the branch's Struct."""
+    """The same for a shape, as `unions` makes them; returns an instance of the branch's Struct."""
     return compile_shape(shape, strings)(data, "")
 
 
@@ -119,7 +119,7 @@ def _expects(name: str, what: str) -> NetError:
 
 
 def _last(name: str) -> str:
-    """The name of the member alone, as the texts of enumerations and of integer ranges have it."""
+    """The last part of the name, as in the texts of enumerations and of integer ranges."""
     last = name.rpartition(".")[2]
     return "null" if last.endswith("]") or last.isdigit() else last
 
@@ -167,7 +167,7 @@ def _int(shape: Integer) -> Callable[[object, str], int]:
 
 
 def _text(value: object, name: str) -> str:
-    """A leaf as a string; JSON scalars are taken as one would write them (qemu_opts_from_qdict)."""
+    """A leaf as a string; JSON scalars are accepted in their text form (qemu_opts_from_qdict)."""
     match value:
         case str():
             return value
@@ -201,7 +201,7 @@ _C_INTEGER = re.compile(r"\s*([+-]?)(?:(0[xX][0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]
 
 def _parse_int(shape: Integer, form: Form) -> Callable[[object, str], int]:
     low, high = (0, (1 << 64) - 1) if shape.unsigned else (-(1 << 63), (1 << 63) - 1)
-    what, lowest = "integer", -(1 << 63)  # the newer visitor leaves a sign to the check of the range
+    what, lowest = "integer", -(1 << 63)  # the newer visitor leaves the sign to the range check
     if form is Form.OPTS:
         what, lowest = "a uint64 value" if shape.unsigned else "an int64 value", low
 
@@ -303,7 +303,7 @@ def _enumeration(shape: Enumeration, leaf: Callable[[object, str], str]) -> Visi
 def _array(shape: Shape, form: Form) -> Visit:
     element = _compile(shape, form)
     child = "{}.{}" if form.strings else "{}[{}]"
-    # QAPI's String: in an option string its one member is given as the item itself (qapi/opts-visitor.c).
+    # QAPI's String: in an option string its only member is the item itself (qapi/opts-visitor.c).
     members = shape.members if isinstance(shape, Object) else ()
     fat = form.strings and [member.shape for member in members] == [Builtin("str")]
 
@@ -328,7 +328,7 @@ def _members(members: tuple[Member, ...], form: Form) -> _Members:
 
 
 def _visit_members(members: _Members, data: dict[str, object], prefix: str, into: dict[str, object]) -> int:
-    """Convert the given members in the schema's order; how many there were."""
+    """Convert the given members in the schema's order; returns their number."""
     found = 0
     for name, attribute, required, visit in members:
         if name in data:
@@ -409,7 +409,7 @@ def _union(shape: Union, form: Form) -> Visit:
 
 
 def _nested(data: dict[str, object], heads: set[str]) -> dict[str, object]:
-    """With "a.b": c, where `a` is a member, as "a": {"b": c}: what is copied from an option string says the same."""
+    """Convert "a.b": c, where `a` is a member, to "a": {"b": c}, because clients copy members from option strings."""
     nested: dict[str, object] = {}
     inners: dict[str, dict[str, object]] = {}
     for key, value in data.items():
@@ -421,6 +421,6 @@ def _nested(data: dict[str, object], heads: set[str]) -> dict[str, object]:
     for head, inner in inners.items():
         given = nested.get(head, {})
         if not isinstance(given, dict) or given.keys() & inner.keys():
-            return data  # said twice
+            return data  # given twice
         nested[head] = {**given, **inner}
     return nested

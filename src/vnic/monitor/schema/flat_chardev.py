@@ -1,4 +1,4 @@
-"""`-chardev`'s arguments to options, with the errors of QEMU's chardev/char.c. The machine calls it."""
+"""Converts `-chardev`'s arguments to options, with the errors of QEMU's chardev/char.c. The machine calls it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""query-qmp-schema: what is implemented, in QEMU's SchemaInfo (qapi/introspect.json).
+"""query-qmp-schema: the implemented commands and types, as QEMU's SchemaInfo (qapi/introspect.json).
 
-Made from the same command table, Structs and events that serve the requests, so it cannot say anything else.
-As in QEMU, types that are not built in have numbers for names: clients are to follow them, not to know them.
+`commands.control` calls it. It is derived from the command table, Structs and events that serve the requests, so that
+it always matches them. As in QEMU, types that are not built in have numbers as names: clients follow them, and do not
+know them.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _JSON_TYPES = {
 
 
 class Introspection:
-    """Gathers SchemaInfos; the same type gets the same name."""
+    """Collects SchemaInfos; one type has one name."""
 
     def __init__(self) -> None:
         self._entries: list[SchemaInfo] = []
@@ -89,7 +90,7 @@ class Introspection:
                 continue
             info: SchemaInfo = {"name": member.name, "type": self._name(member.shape)}
             if not member.required:
-                info["default"] = None  # SchemaInfoObjectMember: "null" is "optional, default not told"
+                info["default"] = None  # SchemaInfoObjectMember: "null" is "optional, default unspecified"
             members.append(info)
         return members
 
@@ -109,7 +110,7 @@ class Introspection:
         )
 
     def _typed(self, info: SchemaInfo) -> str:
-        """The number of a type, a new one if it was not seen before."""
+        """The number of a type; a new type gets the next one."""
         key = repr(info)
         name = self._names.setdefault(key, str(len(self._names)))
         return self._add(name, info)

@@ -1,6 +1,6 @@
-"""What QAPI type a Python type is: the model that argument checking and introspection share.
+"""The QAPI type of a Python type: the model that argument checking and introspection share.
 
-`shape_of` reads msgspec's view of a Struct; `unions` makes the unions whose branches only the machine knows.
+`shape_of` reads msgspec's view of a Struct; `unions` makes the unions whose branches depend on the machine.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Builtin:
 
 @dataclass(frozen=True, slots=True)
 class Integer:
-    """An integer from `low` to `high`; `name` is the C type that QEMU's error texts use, if it is one."""
+    """An integer from `low` to `high`; `name` is the C type in QEMU's error texts, if there is one."""
 
     low: int
     high: int
@@ -40,7 +40,7 @@ class Integer:
 
 @dataclass(frozen=True, slots=True)
 class Enumeration:
-    """Strings of a fixed set; `make` gives the value that the Struct takes."""
+    """Strings of a fixed set; `make` returns the value for the Struct."""
 
     values: tuple[str, ...]
     make: Callable[[str], object]
@@ -53,7 +53,7 @@ class Array:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A member of an object: its name on the wire, the Struct's attribute, and whether it must be given."""
+    """A member of an object: its name on the wire, the Struct's attribute, and whether it is required."""
 
     name: str
     attribute: str
@@ -71,20 +71,20 @@ class Object:
 
 @dataclass(frozen=True, slots=True)
 class Union:
-    """Structs told apart by the member `tag`.
+    """Structs that the member `tag` distinguishes.
 
-    `base` names the members they have in common, which are checked before the branch is known.
+    `base` names their common members, which are checked before the branch is known.
     """
 
     tag: str
     branches: Mapping[str, Object]
     base: tuple[Member, ...] = ()
     tag_last: bool = False
-    """Whether the tag stands behind the base's members in QEMU's schema: it decides which error comes first."""
+    """Whether the tag follows the base's members in QEMU's schema, which determines the first error."""
     lenient: bool = False
-    """Whether members may come as strings where another type is due, and as `outer.inner` beside the others."""
+    """Whether members may be strings where another type is expected, and `outer.inner` beside the others."""
     older: frozenset[str] = frozenset()
-    """Branches whose option strings QEMU reads with its older visitor, for the texts."""
+    """Branches whose option strings QEMU reads with its older visitor, which has other texts."""
     unknown: Callable[[str], NetError] | None = None
     """The error for a tag without a branch, instead of QAPI's for an enumeration."""
     unexpected: Callable[[str, str], NetError] | None = None
@@ -104,7 +104,7 @@ _BY_BOUNDS = {
 
 @functools.cache
 def shape_of(python_type: Any) -> Shape:
-    """The shape of a Python type; TypeError for one that QAPI has nothing like."""
+    """The shape of a Python type; TypeError if QAPI has no equivalent."""
     return _shape(inspect.type_info(python_type))
 
 
@@ -205,7 +205,7 @@ def _unwrap(data: object) -> object:
 
 
 def _common_fields(classes: list[type]) -> frozenset[str]:
-    """The attributes of the nearest Struct that all of `classes` derive from."""
+    """The attributes of the nearest common base Struct of `classes`."""
     for ancestor in classes[0].__mro__[1:]:
         if ancestor is msgspec.Struct:
             break

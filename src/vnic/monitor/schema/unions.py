@@ -1,6 +1,6 @@
-"""Unions whose branches only the machine knows: which netdevs, devices, chardevs and objects can be created.
+"""Unions whose branches depend on the machine: the netdevs, devices, chardevs and objects that can be created.
 
-The commands that create things, and the options of the same names, convert their arguments against these.
+The commands that create objects, and the options of the same names, convert their arguments with these.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _QEMU_NETDEVS = frozenset(
         *("vmnet-host", "vmnet-shared", "vmnet-bridged"),
     }
 )
-"""NetClientDriver of qapi/net.json: what QEMU may have and this program may lack."""
+"""NetClientDriver of qapi/net.json: types that QEMU may have and this program may lack."""
 
 
 MODERN_NETDEVS = frozenset({"stream", "dgram", "passt"})
-"""netdev_is_modern of QEMU's net/net.c: these know no short-form booleans, and have the texts of newer options."""
+"""netdev_is_modern of QEMU's net/net.c: these accept no short-form booleans, and have the texts of newer options."""
 
 
 def netdev_options(types: Types) -> Union:
@@ -50,10 +50,11 @@ def netdev_options(types: Types) -> Union:
 
 
 def device_options(types: Types, not_built: Collection[str] = ()) -> Union:
-    """device_add and -device. Values may be strings where another type is due, and keys dotted, as in QMP before
-    QEMU 9.2, where the arguments were an option string's.
+    """device_add and -device.
 
-    The errors are qdev's (system/qdev-monitor.c, qom/object.c), but for the NICs of QEMU that are `not_built`.
+    Values may be strings where another type is expected, and keys dotted, as in QMP before QEMU 9.2, where the
+    arguments were those of an option string. The errors are qdev's (system/qdev-monitor.c, qom/object.c), except for
+    the NICs of QEMU that are `not_built`.
     """
 
     def unknown(name: str) -> NetError:
@@ -77,7 +78,7 @@ def chardev_backend(types: Types) -> Union:
 
 
 def _branches(types: Types) -> tuple[dict[str, Object], tuple[Member, ...]]:
-    """The branches and what is common to them: every option that creates something has an `id`."""
+    """The branches and their common members: every option that creates an object has an `id`."""
     branches = {name: object_of(struct) for name, struct in types.items()}
     return branches, base_members(branches, ("id",))
 
