@@ -1,7 +1,7 @@
-"""What a descriptor is that a peer passed to us, found without a call into its file system; and how it is closed.
+"""Finds the kind of a descriptor that a peer passed, without a call into its file system, and closes descriptors.
 
-fstat, mmap and close of a file on FUSE wait for a daemon that may be the sender's own and may never answer. Everything
-that takes descriptors from a socket asks here first; only what is `HARMLESS` is touched by the thread of the loop.
+Every user of descriptors from a socket calls it first. fstat, mmap and close of a file on FUSE wait for a daemon that
+may belong to the sender and may never answer, so the loop's thread uses only `HARMLESS` descriptors.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _F_GET_SEALS: Final = 1034
 
 
 class Kind(enum.Enum):
-    """What an open file is, as far as it matters here; the value names it for a person."""
+    """The kind of an open file; the value is its name in texts."""
 
     EVENTFD = "an eventfd"
     SOCKET = "a socket"
@@ -33,10 +33,10 @@ class Kind(enum.Enum):
 
 
 HARMLESS: Final = frozenset({Kind.EVENTFD, Kind.SOCKET, Kind.PIPE, Kind.MEMORY})
-"""What a message may carry. Closing one of these does not wait, but for a socket's SO_LINGER (see `unblock`)."""
+"""The kinds that a message may carry. Their close does not block, except for a socket's SO_LINGER (see `unblock`)."""
 
 NOTIFIERS: Final = frozenset({Kind.EVENTFD, Kind.SOCKET, Kind.PIPE})
-"""What can serve as a kick, a call or an interrupt; User-Mode Linux passes socketpairs."""
+"""The kinds that can be a kick, a call or an interrupt; User-Mode Linux passes socketpairs."""
 
 _BY_PREFIX: Final = (
     ("anon_inode:[eventfd", Kind.EVENTFD),
@@ -55,8 +55,8 @@ def seals_of(fd: int) -> int | None:
 
 
 def name_of(fd: int) -> str:
-    """The kernel's name of an open file, `anon_inode:[eventfd]` or a path; "" where it cannot be had. Never waits: the
-    kernel makes it from what it has in memory (d_path)."""
+    """The kernel's name of an open file, `anon_inode:[eventfd]` or a path; "" if it is unknown. Never blocks: the
+    kernel makes it from memory (d_path)."""
     try:
         return os.readlink(f"/proc/self/fd/{fd}")
     except OSError:
@@ -64,7 +64,7 @@ def name_of(fd: int) -> str:
 
 
 def kind_of(fd: int) -> Kind:
-    """What `fd` is. Never waits and never raises; without /proc only memory files are known, all else is a FILE."""
+    """The kind of `fd`. Never blocks or raises; without /proc, everything but a memory file is a FILE."""
     if seals_of(fd) is not None:
         return Kind.MEMORY
     name = name_of(fd)
@@ -82,15 +82,14 @@ _close: Callable[[int], None] = os.close
 
 
 def close_with(close: Callable[[int], None]) -> None:
-    """Have `close_fds` close by this function from now on. `vnic.sockets.unblock` gives its own, which never waits,
-    when it is imported: without it no descriptor of a peer can come in."""
+    """Set the function that `close_fds` uses. `vnic.sockets.unblock`, through which all descriptors of peers arrive,
+    sets one that never blocks when it is imported."""
     global _close
     _close = close
 
 
 def close_fds(fds: Iterable[int]) -> None:
-    """Close every descriptor, whatever a peer made of it. One that is closed already is no error: nothing is left to
-    close."""
+    """Close every descriptor, of whatever kind. One that is already closed is no error."""
     for fd in fds:
         try:
             _close(fd)
@@ -109,7 +108,7 @@ class Mount:
 
 
 def mount_of(fd: int) -> Mount | None:
-    """The mount of an open file, None where it is not in this process's mount namespace. Never waits."""
+    """The mount of an open file, None if it is not in this process's mount namespace. Never blocks."""
     try:
         with open(f"/proc/self/fdinfo/{fd}", encoding="ascii", errors="replace") as info:
             fields = dict(line.split(":", 1) for line in info if ":" in line)

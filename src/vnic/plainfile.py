@@ -1,6 +1,6 @@
-"""Opening a file that the user named, without waiting for anybody: a FIFO, a device or a socket is refused.
+"""Opens a file that the user named, without blocking: a FIFO, a device or a socket is refused.
 
-The files of -pidfile and -D are opened by it; a pcap file has its own rule, for Wireshark reads FIFOs.
+-pidfile and -D use it; a pcap file may be a FIFO, as Wireshark reads those.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _KINDS = {
 
 
 def open_plain(path: str, flags: int, mode: int = 0o600) -> int:
-    """As os.open, with O_CLOEXEC. Raises OSError, whose `strerror` says what stands there instead of a plain file."""
+    """As os.open, with O_CLOEXEC. Raises OSError, whose `strerror` names the file's kind if it is no plain file."""
     try:
-        # O_NONBLOCK: the open of a FIFO waits for its other end, that of a terminal line for the carrier.
+        # Without O_NONBLOCK, the open of a FIFO waits for its other end, and that of a terminal line for the carrier.
         fd = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, mode)
     except OSError as error:
         if error.errno in (errno.ENXIO, errno.EISDIR):

@@ -1,7 +1,7 @@
-"""Texts of peers, guests and other vnics, made safe for a terminal where they are printed.
+"""Makes texts of peers, guests and other vnics safe for a terminal.
 
-Names, models and texts are kept, and sent as JSON, as they came; every place that prints for a person asks here. An
-escape sequence in a name could otherwise clear the screen, or have the terminal type.
+All code that prints to a terminal or a log calls it: an escape sequence in a name could clear the screen or inject
+input. Stored texts and JSON keep the original.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ T = TypeVar("T")
 
 
 def one_line(text: str) -> str:
-    """`text` without control characters, line ends and what else does not show, as marks that turn the direction."""
+    """`text` without control characters, line ends and other invisible characters, such as bidirectional marks."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else REPLACEMENT for char in text)
 
 
 def lines(text: str) -> str:
-    """The same for a text of several lines, which end with LF, and may hold tabs."""
+    """The same for a text of several lines that end with LF; tabs stay."""
     return "".join(char if char.isprintable() or char in "\n\t" else REPLACEMENT for char in text)
 
 
 def printable(value: T) -> T:
-    """A value of JSON with all its strings as `one_line` has them."""
+    """A JSON value with `one_line` applied to all its strings."""
     if isinstance(value, str):
         return cast(T, one_line(value))
     if isinstance(value, dict):

@@ -1,7 +1,7 @@
-"""How many descriptors guests may have this process hold: one of them, and all together.
+"""Limits on the descriptors that this process holds for guests: for one guest and for all together.
 
-Each attachment joins when its client connects, and tells of the descriptors that its messages brought. What is held is
-counted from the state of its engine, so that nothing has to be told of what was closed.
+Each attachment joins when its client connects, and reports the descriptors that messages bring. The number held is
+counted from the state of its engine, so that closed descriptors need no report.
 """
 
 from __future__ import annotations
@@ -14,48 +14,48 @@ GUEST_DESCRIPTORS: Final = 4096
 """More than any client needs: 256 rings, all that vhost-user can name, are 768; over vfio-user 2048 vectors of MSI-X
 and 512 regions of memory, at two each, are 3072."""
 MOST_FOR_EACH: Final = 2
-"""Descriptors held for one that came: a region keeps its own, and one of its mapping."""
+"""Descriptors held for one that arrived: a region keeps one, and its mapping another."""
 
 
 class TooManyDescriptors(Exception):
-    """A guest would have this process hold more than it may; the text names both numbers."""
+    """A guest exceeds a limit on descriptors; the text names the number and the limit."""
 
 
 def soft_limit() -> int | None:
-    """How many descriptors this process may have open (RLIMIT_NOFILE); None: there is no limit."""
+    """The number of descriptors that this process may have open (RLIMIT_NOFILE); None: no limit."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return None if soft == resource.RLIM_INFINITY else soft
 
 
 class Holding:
-    """What one guest has us hold, from when it connects until the last of it is closed."""
+    """The descriptors held for one guest, from its connection until the last one is closed."""
 
     def __init__(self, quota: DescriptorQuota, name: str, count: Callable[[], int]) -> None:
         self._quota = quota
         self.name = name
         self.count = count
         self.most = 0
-        """No less than `count` would tell, without the work."""
+        """An upper bound of `count`, without its cost."""
 
     def received(self, descriptors: int) -> None:
-        """So many came, and are or will be held or closed. Raises TooManyDescriptors."""
+        """This number of descriptors arrived; they will be held or closed. Raises TooManyDescriptors."""
         self.most += MOST_FOR_EACH * descriptors
         self._quota.check(self)
 
     def end(self) -> None:
-        """Nothing is held any more."""
+        """No descriptor is held any more."""
         self._quota.leave(self)
 
 
 class DescriptorQuota:
-    """The holdings of all guests, against the limits. These follow the process's own, which may change at any time."""
+    """The holdings of all guests and their limits. The limits follow the process's limit, which may change."""
 
     def __init__(self, limit: Callable[[], int | None] = soft_limit) -> None:
         self._limit = limit
         self._holdings: list[Holding] = []
 
     def join(self, name: str, count: Callable[[], int]) -> Holding:
-        """A guest at the NIC `name`; `count` tells how many descriptors are held for it."""
+        """A guest connects to the NIC `name`; `count` returns the number of descriptors held for it."""
         holding = Holding(self, name, count)
         self._holdings.append(holding)
         return holding
@@ -65,18 +65,18 @@ class DescriptorQuota:
 
     @property
     def total(self) -> int | None:
-        """What all guests may have us hold: a quarter of the limit is for what vnic opens itself (listeners, monitors,
-        back-ends, children). None: there is no limit."""
+        """The limit for all guests; a quarter of the process's limit is for vnic's own descriptors (listeners,
+        monitors, back-ends, children). None: no limit."""
         limit = self._limit()
         return None if limit is None else limit - limit // 4
 
     def held(self, name: str) -> int:
-        """How many descriptors are held for the guest at the NIC `name`."""
+        """The number of descriptors held for the guest at the NIC `name`."""
         return sum(each.count() for each in self._holdings if each.name == name)
 
     def check(self, holding: Holding) -> None:
-        """Raise TooManyDescriptors where `holding` is above the limit for one guest, or all are above theirs. They are
-        counted only where they could be."""
+        """Raise TooManyDescriptors if `holding` exceeds the limit for one guest, or all exceed theirs. The exact count
+        is made only if the upper bound exceeds a limit."""
         total = self.total
         share = GUEST_DESCRIPTORS if total is None else min(GUEST_DESCRIPTORS, total // 2)
         if holding.most > share:
@@ -98,4 +98,4 @@ class DescriptorQuota:
 
 
 QUOTA: Final = DescriptorQuota()
-"""A process has one limit."""
+"""The only one: the limit is per process."""

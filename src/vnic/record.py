@@ -1,18 +1,18 @@
-"""Records: the state of a unit (a ring, a register file, a parser) as plain data, apart from its handles.
+"""Records: the state of a unit (a ring, a register file, a parser) as plain data, without its handles.
 
-Each unit that outlives something has its record beside it, and two methods:
+Each unit whose state is saved has a record class and two methods:
 
     class XRecord(Record, frozen=True): ...  # ints, bytes, strings, booleans, lists of these, and other records
     def save(self) -> XRecord: ...
     def restore(self, record: XRecord, handles: XHandles) -> None: ...
 
-`save` changes nothing. `restore` is called once, on a new unit that was made with the same configuration; it checks
-the whole record before it changes anything, raises RecordError with the field that cannot be, and leaves the unit as
-if it had lived on. Where a unit consists of others, they have `check(record, handles)` apart from `restore`, and all
-are checked first. What cannot be written down (descriptors, guest memory, the attachment, the scheduler) is passed
-as `handles`, a NamedTuple beside the unit, where it was not given to the constructor. Times are what remains of them.
+`save` changes nothing. `restore` is called once, on a new unit made with the same configuration. It checks the whole
+record before it changes anything, and raises RecordError with the name of an invalid field; after it, the unit equals
+the saved one. If a unit has parts, each part has `check(record, handles)` besides `restore`, and all are checked
+first. Handles (descriptors, guest memory, the attachment, the scheduler) are passed as `handles`, a NamedTuple beside
+the unit, unless the constructor got them. Times are stored as remaining times.
 
-`encode` and `decode` make bytes of a record and check them; both are JSON, so that a record can be read by people.
+`encode` and `decode` convert records to JSON and back, with checks.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _NAMED: Final = re.compile(r"Object (contains unknown|missing required) field `(
 
 
 class RecordError(ValueError):
-    """A record that cannot be taken. `field` is the path of what is wrong, "" for the record as a whole."""
+    """A record is invalid. `field` is the path of the invalid field, "" for the record as a whole."""
 
     def __init__(self, field: str, why: str) -> None:
         super().__init__(f"{field}: {why}" if field else why)
@@ -46,7 +46,7 @@ class RecordError(ValueError):
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What all records derive from. A subclass may check in `check_fields` what types cannot say."""
+    """The base of all records. A subclass may override `check_fields` for checks beyond the types."""
 
     version: ClassVar[int] = 1
     """Raised when the meaning of a field changes: records of another version are refused."""
@@ -59,7 +59,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         self.check_fields()
 
     def check_fields(self) -> None:
-        """Raise RecordError where fields do not go together; it is called for every record that is made."""
+        """Raise RecordError if fields do not fit together; called for every record that is made."""
 
 
 class _Envelope(msgspec.Struct, forbid_unknown_fields=True):
@@ -78,7 +78,7 @@ def encode(record: Record) -> bytes:
 
 
 def decode(kind: type[R], data: bytes) -> R:
-    """The record that `encode` made bytes of. Raises RecordError, and nothing else, for any other bytes."""
+    """The record that `encode` converted. Raises RecordError, and nothing else, for any other bytes."""
     envelope: _Envelope = _decode(_Envelope, data)
     if envelope.kind != kind_of(kind):
         raise RecordError("kind", f"is {envelope.kind!a}, not {kind_of(kind)!a}")
@@ -89,7 +89,7 @@ def decode(kind: type[R], data: bytes) -> R:
 
 
 def kind_of(kind: type[Record]) -> str:
-    """What a record is called where it is stored."""
+    """The name of a record's kind in its stored form."""
     return kind.__name__.removesuffix("Record")
 
 
@@ -101,7 +101,7 @@ def require(condition: object, field: str, why: str) -> None:
 
 @contextmanager
 def within(place: str) -> Iterator[None]:
-    """Put `place` in front of the field of a RecordError: for the checks of a record that is part of another."""
+    """Prefix the field of a RecordError with `place`: for the check of a record that is part of another."""
     try:
         yield
     except RecordError as error:
@@ -109,7 +109,7 @@ def within(place: str) -> Iterator[None]:
 
 
 def join(place: str, field: str) -> str:
-    """The path of `field` in what stands at `place`."""
+    """The path of `field` inside `place`."""
     return f"{place}{field}" if not place or not field or field.startswith("[") else f"{place}.{field}"
 
 

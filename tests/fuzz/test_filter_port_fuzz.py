@@ -52,7 +52,9 @@ def messages(draw: st.DrawFn) -> bytes:
     st.lists(st.integers(1, 50)),
     st.booleans(),
 )
-def test_any_stream(context: BackendContext, stream: bytes, cuts: list[int], vnet_hdr: bool) -> None:
+def test_any_stream_gives_frames_or_framing_error(
+    context: BackendContext, stream: bytes, cuts: list[int], vnet_hdr: bool
+) -> None:
     got: list[bytes] = []
     port = Port(context, "c0", "f0", vnet_hdr=vnet_hdr, received=got.append)
     deframer = Deframer(LENGTH.size if vnet_hdr else 0)

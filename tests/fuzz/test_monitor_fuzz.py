@@ -38,7 +38,7 @@ ARGUMENTS = st.dictionaries(KEYS | st.text(max_size=3), TREES, max_size=5)
 
 
 @given(st.sampled_from(sorted(COMMANDS)), ARGUMENTS)
-def test_any_arguments_of_any_command(command: str, arguments: dict[str, Any]) -> None:
+def test_any_command_arguments_give_result_or_error(command: str, arguments: dict[str, Any]) -> None:
     session = QmpSession(Dispatcher(FakeMachine()), "fuzz")
     session.negotiated = True
     reply = json.loads(session.reply({"execute": command, "arguments": arguments}))
@@ -46,7 +46,7 @@ def test_any_arguments_of_any_command(command: str, arguments: dict[str, Any]) -
 
 
 @given(ARGUMENTS, st.booleans())
-def test_any_options(tree: dict[str, Any], strings: bool) -> None:
+def test_any_options_are_accepted_or_refused(tree: dict[str, Any], strings: bool) -> None:
     machine = FakeMachine()
     for shape in (netdev_options(machine.netdev_types), device_options(machine.device_types)):
         with contextlib.suppress(NetError):
@@ -64,7 +64,7 @@ LINES = st.lists(
 
 
 @given(LINES)
-def test_any_line(line: str) -> None:
+def test_any_line_gets_an_answer(line: str) -> None:
     session = HmpSession(FakeMachine(), "fuzz")
     for text in session.feed(line.encode(errors="replace") + b"\n"):
         assert b"internal error" not in text

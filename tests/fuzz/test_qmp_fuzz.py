@@ -46,19 +46,19 @@ def parsed(chunks: list[bytes]) -> list[object]:
 
 
 @given(st.binary(max_size=300) | JSON_LIKE, st.lists(st.integers(0, 300), max_size=5))
-def test_cuts_do_not_matter(data: bytes, cuts: list[int]) -> None:
+def test_result_does_not_depend_on_chunks(data: bytes, cuts: list[int]) -> None:
     edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
     chunks = [data[start:end] for start, end in itertools.pairwise(edges)]
     assert parsed(chunks) == parsed([data])
 
 
 @given(st.binary(max_size=200) | JSON_LIKE)
-def test_after_any_input_a_message_behind_ff_is_understood(data: bytes) -> None:
+def test_ff_resynchronises_after_any_input(data: bytes) -> None:
     assert parsed([data, b'\xff\n{"a":1}\n'])[-1] == repr({"a": 1})
 
 
 @given(VALUES)
-def test_what_is_encoded_is_understood_by_us_and_by_json(value: object) -> None:
+def test_encoded_value_is_decoded_equal(value: object) -> None:
     line = encode(value)
     assert line.isascii()
     assert line.endswith(b"\r\n")
@@ -73,7 +73,7 @@ def test_what_is_encoded_is_understood_by_us_and_by_json(value: object) -> None:
 @example(b'{"a":NaN}')
 @example(b'{"a":1,"a":2}')
 @example(b'{"a":"\x7f"}')
-def test_the_short_way_agrees_with_the_tables(data: bytes) -> None:
+def test_fast_path_agrees_with_tables(data: bytes) -> None:
     whole = stream_module._whole_message(data)
     if whole is not None:
         # A space in front keeps the stream from taking the short way itself.
@@ -81,7 +81,7 @@ def test_the_short_way_agrees_with_the_tables(data: bytes) -> None:
 
 
 @given(st.binary(max_size=100) | JSON_LIKE)
-def test_a_single_value_is_what_the_stream_finds_first(data: bytes) -> None:
+def test_single_value_equals_first_of_stream(data: bytes) -> None:
     try:
         value = decode(data.decode(errors="surrogateescape"))
     except ParseError:
@@ -90,7 +90,7 @@ def test_a_single_value_is_what_the_stream_finds_first(data: bytes) -> None:
 
 
 @given(st.lists(st.binary(max_size=100) | JSON_LIKE, max_size=5))
-def test_a_session_answers_anything_with_lines_of_json(chunks: list[bytes]) -> None:
+def test_session_answers_any_input_with_json_lines(chunks: list[bytes]) -> None:
     session = QmpSession(Dispatcher(FakeMachine()), "fuzz")
     for chunk in chunks:
         for reply in session.feed(chunk):

@@ -173,7 +173,7 @@ class Bench:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_each_frame_goes_out_once_at_the_most(seed: int) -> None:
+def test_each_frame_is_sent_at_most_once(seed: int) -> None:
     source, out = random.Random(seed), list[bytes]()
     back_end = FakeRingBackend(source, out)
     with VirtioLab(VirtioNet(PAIRS), far=back_end, memory_bytes=64 << 20, ring_size=64) as lab:

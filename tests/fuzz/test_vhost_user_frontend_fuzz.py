@@ -33,7 +33,9 @@ def start(engine: FrontendEngine) -> None:
 
 @QUICK
 @given(st.lists(st.tuples(numbers, values), max_size=20), st.booleans(), st.integers(1, 4))
-def test_any_answers(answers: list[tuple[int, int]], honest: bool, pairs: int) -> None:
+def test_any_answers_give_at_most_protocol_error(
+    answers: list[tuple[int, int]], honest: bool, pairs: int
+) -> None:
     """Honest answers name the request that is awaited; their values are anything."""
     sent: list[int] = []
 
@@ -58,7 +60,7 @@ def test_any_answers(answers: list[tuple[int, int]], honest: bool, pairs: int) -
 
 @QUICK
 @given(st.binary(max_size=100))
-def test_any_bytes(stream: bytes) -> None:
+def test_any_bytes_give_at_most_protocol_error(stream: bytes) -> None:
     engine = FrontendEngine(lambda data, fds: None, 1)
     engine.begin(lambda: None)
     with contextlib.suppress(ProtocolError):

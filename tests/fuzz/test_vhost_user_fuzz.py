@@ -96,7 +96,7 @@ def descriptors(rig: EngineRig, choice: int) -> list[int]:
 
 @QUICK
 @given(st.lists(steps, max_size=12), st.booleans())
-def test_any_conversation(conversation: list[Step], started: bool) -> None:
+def test_any_conversation_gives_at_most_protocol_error(conversation: list[Step], started: bool) -> None:
     with engine_rig() as rig:
         if started:
             rig.client.start()
@@ -107,7 +107,7 @@ def test_any_conversation(conversation: list[Step], started: bool) -> None:
 
 @QUICK
 @given(st.binary(max_size=200), st.integers(1, 20))
-def test_any_bytes(stream: bytes, piece: int) -> None:
+def test_any_bytes_give_at_most_protocol_error(stream: bytes, piece: int) -> None:
     with engine_rig() as rig:
         for at in range(0, len(stream), piece):
             rig.engine.feed(stream[at : at + piece], [os.dup(rig.memory.fd)] if at == 0 else [])
@@ -115,7 +115,7 @@ def test_any_bytes(stream: bytes, piece: int) -> None:
 
 @QUICK
 @given(st.data())
-def test_any_ring_contents(data: st.DataObject) -> None:
+def test_any_ring_contents_break_only_rings(data: st.DataObject) -> None:
     """A guest that writes whatever it likes into its rings breaks them, and nothing else."""
     with engine_rig() as rig:
         rig.client.start()

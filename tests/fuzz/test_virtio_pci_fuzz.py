@@ -46,7 +46,7 @@ START = [
 
 @settings(max_examples=150)
 @given(st.integers(0, 1 << 32), st.booleans(), st.lists(write, max_size=60), st.lists(st.binary(max_size=80)))
-def test_random_registers_over_random_memory(
+def test_random_registers_and_memory_do_not_raise(
     seed: int, started: bool, writes: list[tuple[tuple[int, int], int]], frames: list[bytes]
 ) -> None:
     scheduler = FakeScheduler()

@@ -36,7 +36,7 @@ def is_open(fd: int) -> bool:
     return True
 
 
-def test_wanted_never_crosses_a_boundary() -> None:
+def test_wanted_never_crosses_message_boundary() -> None:
     frames = assembler()
     assert frames.wanted == 4
     assert frames.feed(frame(1, b"abc")[:3]) == []
@@ -49,7 +49,7 @@ def test_wanted_never_crosses_a_boundary() -> None:
     assert not frames.pending
 
 
-def test_several_messages_in_a_piece() -> None:
+def test_piece_may_hold_several_messages() -> None:
     piece = frame(1, b"abc") + frame(2) + frame(3, b"x")[:4]
     frames = assembler()
     first, second = frames.feed(piece)
@@ -57,7 +57,7 @@ def test_several_messages_in_a_piece() -> None:
     assert frames.feed(b"x")[0].payload == b"x"
 
 
-def test_descriptors_go_to_the_message_with_the_last_byte() -> None:
+def test_descriptors_belong_to_message_with_last_byte() -> None:
     frames = assembler()
     fd = open_fd()
     first, second = frames.feed(frame(1) + frame(2), [fd])
@@ -77,14 +77,14 @@ def test_descriptors_go_to_the_message_with_the_last_byte() -> None:
     [(frame(1, bytes(101)), 1), (frame(1), 3), (frame(1)[:2], 3), (frame(1) + frame(2, bytes(101)), 2)],
     ids=["payload too long", "too many fds", "too many fds early", "a good message first"],
 )
-def test_refusal_closes_every_descriptor(piece: bytes, fds: int) -> None:
+def test_frame_error_closes_all_descriptors(piece: bytes, fds: int) -> None:
     opened = [open_fd() for _ in range(fds)]
     with pytest.raises(FrameError):
         assembler().feed(piece, opened)
     assert not any(map(is_open, opened))
 
 
-def test_close_drops_what_was_begun() -> None:
+def test_close_drops_partial_message() -> None:
     frames, fd = assembler(), open_fd()
     frames.feed(b"\x01", [fd])
     frames.close()
@@ -92,7 +92,7 @@ def test_close_drops_what_was_begun() -> None:
     assert not frames.pending
 
 
-def test_large_reads_from_a_socket_keep_descriptors_apart() -> None:
+def test_large_read_stops_after_bytes_with_descriptors() -> None:
     """What the class promises of Linux: a read stops behind the bytes that carried descriptors."""
     left, right = socket.socketpair()
     with left, right:
@@ -115,7 +115,7 @@ def test_large_reads_from_a_socket_keep_descriptors_apart() -> None:
 
 
 @given(st.lists(st.binary(max_size=20), max_size=8), st.data())
-def test_any_cut_gives_the_same_messages(payloads: list[bytes], data: st.DataObject) -> None:
+def test_messages_do_not_depend_on_pieces(payloads: list[bytes], data: st.DataObject) -> None:
     stream = b"".join(frame(i, p) for i, p in enumerate(payloads))
     frames = assembler()
     messages: list[Message] = []

@@ -26,11 +26,11 @@ from vnic.protocol.qmp.encode import PIECE_ITEMS, _known
         ([], "[]"),
     ],
 )
-def test_observed_texts(value: object, text: str) -> None:
+def test_encode_equals_observed_texts(value: object, text: str) -> None:
     assert encode(value) == text.encode() + b"\r\n"
 
 
-def test_members_in_the_order_that_qemu_was_observed_to_print() -> None:
+def test_members_have_qemus_order() -> None:
     greeting = {
         "QMP": {
             "capabilities": ["oob"],
@@ -53,7 +53,7 @@ def test_members_in_the_order_that_qemu_was_observed_to_print() -> None:
     )
 
 
-def test_pretty_is_qemus_layout() -> None:
+def test_pretty_layout_is_qemus() -> None:
     text = encode({"return": {}, "id": [1, {"a": []}]}, pretty=True).decode()
     assert text.split("\r\n") == [
         "{",
@@ -71,7 +71,7 @@ def test_pretty_is_qemus_layout() -> None:
     ]
 
 
-def test_structs_are_objects_and_what_is_left_out_is_not_there() -> None:
+def test_structs_are_objects_without_unset_fields() -> None:
     class Inner(msgspec.Struct, rename="kebab", omit_defaults=True):
         some_name: int
         other: str | None = None
@@ -79,13 +79,13 @@ def test_structs_are_objects_and_what_is_left_out_is_not_there() -> None:
     assert encode({"return": [Inner(1)]}) == b'{"return": [{"some-name": 1}]}\r\n'
 
 
-def test_infinity_stays_json() -> None:
+def test_infinity_is_encoded_as_json() -> None:
     (value,) = Stream().feed(encode([float("inf"), float("-inf")]))
     assert value == [float("inf"), float("-inf")]
     json.loads(encode([float("inf")]))
 
 
-def test_a_clients_keys_do_not_stay_in_memory() -> None:
+def test_long_keys_are_not_cached() -> None:
     before = _known.cache_info().currsize
     for number in range(10):
         encode({f"{number}" * 1000: 1, "b": 2})
@@ -95,7 +95,7 @@ def test_a_clients_keys_do_not_stay_in_memory() -> None:
 @pytest.mark.parametrize("pretty", [False, True])
 @pytest.mark.parametrize("more", [{}, {"id": [1, "x"]}, {"zzz": 1, "id": {}}])
 @pytest.mark.parametrize("items", [0, 1, PIECE_ITEMS, PIECE_ITEMS + 1, 3 * PIECE_ITEMS])
-def test_a_reply_in_pieces_is_the_same_text(items: int, more: dict[str, object], pretty: bool) -> None:
+def test_pieces_join_to_same_text(items: int, more: dict[str, object], pretty: bool) -> None:
     message: dict[str, object] = {"return": [{"number": number} for number in range(items)], **more}
     *pieces, last = encode_reply(message, pretty)
     assert b"".join([*pieces, last]) == encode(message, pretty)

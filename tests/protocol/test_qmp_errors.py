@@ -138,21 +138,19 @@ def short(found: object) -> str | None:
 
 
 @pytest.mark.parametrize(("reads", "answers"), OBSERVED)
-def test_errors_are_those_of_qemu(reads: list[bytes], answers: list[list[str | None]]) -> None:
+def test_parse_errors_are_qemus(reads: list[bytes], answers: list[list[str | None]]) -> None:
     stream = Stream()
     assert [[short(found) for found in stream.feed(read)] for read in reads] == answers
 
 
 @pytest.mark.parametrize(("reads", "answers"), OBSERVED)
-def test_errors_do_not_depend_on_how_the_input_is_cut(
-    reads: list[bytes], answers: list[list[str | None]]
-) -> None:
+def test_parse_errors_do_not_depend_on_chunks(reads: list[bytes], answers: list[list[str | None]]) -> None:
     stream = Stream()
     bytewise = [short(found) for read in reads for byte in read for found in stream.feed(bytes([byte]))]
     assert bytewise == [answer for each in answers for answer in each]
 
 
-def test_plain_messages_are_counted_as_well() -> None:
+def test_plain_messages_count_for_positions() -> None:
     """They are read by a shorter way."""
     stream = Stream()
     assert list(stream.feed(b'{"a":\n1}\r\n')) == [{"a": 1}]
@@ -169,7 +167,7 @@ def test_plain_messages_are_counted_as_well() -> None:
         b"[" * 1000 + b"]" * 1000,
     ],
 )
-def test_a_message_beyond_a_limit_is_one_error_and_the_next_is_read_also_without_a_line_between(
+def test_message_after_too_large_one_is_read(
     beyond: bytes,
 ) -> None:
     first, *others = Stream().feed(beyond + b'{"a":1}')
@@ -178,7 +176,7 @@ def test_a_message_beyond_a_limit_is_one_error_and_the_next_is_read_also_without
     assert others == [{"a": 1}]
 
 
-def test_a_string_that_is_too_long_and_never_closed_ends_with_its_line() -> None:
+def test_too_long_open_string_ends_with_its_line() -> None:
     first, *others = Stream().feed(b'{"a":"' + b"x" * TOKEN_MAX_BYTES * 2 + b'\n{"a":1}\n')
     assert isinstance(first, ParseError)
     assert others == [{"a": 1}]

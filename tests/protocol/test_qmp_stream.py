@@ -43,7 +43,7 @@ def test_values(data: bytes, value: object) -> None:
 
 
 @pytest.mark.parametrize("garbage", [b'{"a": [1, {"b', b"[[[[[", b'"half', b"{'x", b"\\", b"- "])
-def test_ff_resynchronises_whatever_came_before(garbage: bytes) -> None:
+def test_ff_resynchronises_parser(garbage: bytes) -> None:
     """docs/interop/qmp-spec: a byte that UTF-8 never has forces the parser into a known-good state."""
     *errors, last = feed(garbage + b'\xff\n{"a":1}\n')
     assert last == {"a": 1}
@@ -51,7 +51,7 @@ def test_ff_resynchronises_whatever_came_before(garbage: bytes) -> None:
     assert all(str(error).startswith("error: ") for error in errors)
 
 
-def test_several_on_a_line_and_one_over_many_chunks() -> None:
+def test_line_holds_several_values_and_value_spans_chunks() -> None:
     stream = Stream()
     assert feed(b'{"a":1}{"b":2} 3 "x"\n', stream) == [{"a": 1}, {"b": 2}, 3, "x"]
     data = b'{"a": ["\xc3\xa9\\u00e9", -12.5e1, tr'
@@ -59,7 +59,7 @@ def test_several_on_a_line_and_one_over_many_chunks() -> None:
     assert feed(b"ue]}", stream) == [{"a": ["éé", -125.0, True]}]
 
 
-def test_a_number_or_keyword_may_go_on_in_the_next_chunk() -> None:
+def test_number_or_keyword_may_span_chunks() -> None:
     stream = Stream()
     assert feed(b"12", stream) == []
     assert feed(b"34 ", stream) == [1234]
@@ -70,7 +70,7 @@ def test_a_number_or_keyword_may_go_on_in_the_next_chunk() -> None:
 # -- bounds -----------------------------------------------------------------------------------------------------
 
 
-def test_a_line_of_100_mb_is_one_error_and_costs_no_memory() -> None:
+def test_line_of_100_mb_is_one_error_without_memory() -> None:
     stream = Stream()
     chunk = b"a" * (1 << 16)
     found = feed(b'{"execute":"', stream)
@@ -82,27 +82,27 @@ def test_a_line_of_100_mb_is_one_error_and_costs_no_memory() -> None:
 
 
 @pytest.mark.parametrize("letter", [b"\\n", b"\x7f", "é".encode(), b"\\ud83d\\ude00"])
-def test_a_message_may_have_so_much(letter: bytes) -> None:
+def test_message_at_limit_is_accepted(letter: bytes) -> None:
     text = b'"' + letter * ((TOKEN_MAX_BYTES - 2) // len(letter)) + b'"'
     (value,) = feed(text)
     assert feed(encode([value])) == [[value]] or len(encode([value])) > TOKEN_MAX_BYTES
     assert not str(value).startswith("error")
 
 
-def test_many_tokens_are_one_error() -> None:
+def test_too_many_tokens_are_one_error() -> None:
     stream = Stream()
     found = feed(b"[" + b"1," * MESSAGE_TOKENS_MAX + b"1]\n", stream)
     assert found == ["error: JSON token count limit exceeded"]
     assert feed(b"[1]\n", stream) == [[1]]
 
 
-def test_a_message_too_large_in_small_tokens_is_one_error() -> None:
+def test_too_large_message_of_small_tokens_is_one_error() -> None:
     stream = Stream(message_max_bytes=1000)
     assert feed(b'["' + b'12345","' * 300 + b'"]\n', stream) == ["error: JSON token size limit exceeded"]
     assert feed(b"[1]\n", stream) == [[1]]
 
 
-def test_deep_nesting_is_one_error() -> None:
+def test_too_deep_nesting_is_one_error() -> None:
     deepest = b"[" * NESTING_MAX + b"]" * NESTING_MAX
     assert len(feed(deepest)) == 1
     assert not str(feed(deepest)[0]).startswith("error")
@@ -112,14 +112,14 @@ def test_deep_nesting_is_one_error() -> None:
     ]
 
 
-def test_an_endless_digit_string_fed_byte_by_byte_is_looked_at_once() -> None:
+def test_bytes_of_long_number_are_read_once() -> None:
     stream = Stream(message_max_bytes=1 << 20)
     for _ in range(100_000):
         assert not feed(b"7", stream)
     assert feed(b" ", stream) == [float("inf")]
 
 
-def test_garbage_is_not_echoed_at_length() -> None:
+def test_error_text_does_not_echo_long_input() -> None:
     (text,) = feed(b"z" * 500_000 + b" ")
     assert len(str(text)) < 1200
 
@@ -144,7 +144,7 @@ def test_garbage_is_not_echoed_at_length() -> None:
         ('{"a":"\udcff"}', "1:6: JSON parse error, stray '\"\N{REPLACEMENT CHARACTER}'"),
     ],
 )
-def test_a_single_value_that_is_none(text: str, error: str) -> None:
+def test_invalid_single_value_is_parse_error(text: str, error: str) -> None:
     with pytest.raises(ParseError) as refused:
         decode(text)
     assert refused.value.desc == error

@@ -18,7 +18,7 @@ def dma_unmap(address: int, size: int, *, flags: int = 0, argsz: int = 24) -> by
     return m.DMA_UNMAP_LAYOUT.pack(argsz, flags, address, size)
 
 
-def test_map_with_a_descriptor() -> None:
+def test_dma_map_with_descriptor_maps_file() -> None:
     server, device = serving()
     fd = memfd()
     assert ask(server, m.DMA_MAP, dma_map(0x10000, 4096, offset=8192), [fd]) == Reply(0, b"")
@@ -29,20 +29,20 @@ def test_map_with_a_descriptor() -> None:
 @pytest.mark.parametrize(
     ("flags", "readable", "writable"), [(1, True, False), (2, False, True), (0, False, False)]
 )
-def test_map_without_a_descriptor(flags: int, readable: bool, writable: bool) -> None:
+def test_dma_map_without_descriptor_reaches_device(flags: int, readable: bool, writable: bool) -> None:
     server, device = serving()
     assert ask(server, m.DMA_MAP, dma_map(0, 1 << 32, flags=flags)) == Reply(0, b"")
     assert device.calls == [("map", DmaMap(0, 1 << 32, 0, readable, writable), False)]
 
 
-def test_unmap_is_answered_with_the_request() -> None:
+def test_dma_unmap_reply_repeats_request() -> None:
     server, device = serving()
     request = dma_unmap(0x1000, 0x2000)
     assert ask(server, m.DMA_UNMAP, request) == Reply(0, request)
     assert device.calls == [("unmap", 0x1000, 0x2000)]
 
 
-def test_unmap_all() -> None:
+def test_dma_unmap_all_removes_every_region() -> None:
     server, device = serving()
     request = dma_unmap(0, 0, flags=m.DMA_UNMAP_ALL)
     assert ask(server, m.DMA_UNMAP, request) == Reply(0, request)
@@ -73,7 +73,7 @@ def test_refused(command: int, payload: bytes, errno: int) -> None:
     ("command", "payload"),
     [(m.DMA_MAP, bytes(31)), (m.DMA_MAP, bytes(33)), (m.DMA_UNMAP, bytes(23))],
 )
-def test_payloads_of_a_wrong_size_end_the_connection(command: int, payload: bytes) -> None:
+def test_dma_payload_of_wrong_size_ends_connection(command: int, payload: bytes) -> None:
     server, _ = serving()
     with pytest.raises(ProtocolError):
         server.receive(message(command, payload))

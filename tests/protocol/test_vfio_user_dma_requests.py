@@ -40,7 +40,7 @@ def test_write(echo: int) -> None:
     assert outcome == [b""]
 
 
-def test_answers_in_any_order_between_other_messages() -> None:
+def test_dma_replies_may_come_in_any_order() -> None:
     server, device = serving()
     outcome: list[bytes | None] = []
     first = server.dma_read(0, 1, outcome.append)
@@ -52,14 +52,14 @@ def test_answers_in_any_order_between_other_messages() -> None:
     assert device.calls == ["reset"]
 
 
-def test_an_error_is_an_outcome() -> None:
+def test_dma_error_reply_gives_none() -> None:
     server, _ = serving()
     outcome: list[bytes | None] = []
     server.receive(reply(server.dma_read(0, 4096, outcome.append), errno=19))
     assert outcome == [None]
 
 
-def test_the_end_of_the_connection_is_an_outcome() -> None:
+def test_end_of_connection_gives_none() -> None:
     server, _ = serving()
     outcome: list[bytes | None] = []
     server.dma_read(0, 1, outcome.append)
@@ -69,7 +69,7 @@ def test_the_end_of_the_connection_is_an_outcome() -> None:
     assert outcome == [None, None]
 
 
-def test_a_client_that_never_answers_is_asked_no_more() -> None:
+def test_number_of_unanswered_requests_is_bounded() -> None:
     server, _ = serving()
     for _ in range(MAX_DMA_REQUESTS):
         server.dma_read(0, 1, lambda _: None)
@@ -78,7 +78,7 @@ def test_a_client_that_never_answers_is_asked_no_more() -> None:
     server.close()
 
 
-def test_nothing_is_asked_before_version() -> None:
+def test_no_dma_request_before_version() -> None:
     server, device = serving()
     with pytest.raises(BlockingIOError):
         Server(device).dma_read(0, 1, lambda _: None)
@@ -89,7 +89,7 @@ def test_nothing_is_asked_before_version() -> None:
     ("payload", "command"),
     [(b"", None), (bytes(16), None), (bytes(21), None), (bytes(20), m.DMA_WRITE), (bytes(20), m.REGION_READ)],
 )
-def test_answers_that_do_not_fit_end_the_connection(payload: bytes, command: int | None) -> None:
+def test_mismatched_dma_reply_ends_connection(payload: bytes, command: int | None) -> None:
     server, _ = serving()
     request = server.dma_read(0, 4, lambda _: None)
     with pytest.raises(ProtocolError):
@@ -97,13 +97,13 @@ def test_answers_that_do_not_fit_end_the_connection(payload: bytes, command: int
     assert server.state is ServerState.FAILED
 
 
-def test_an_answer_that_nobody_asked_for() -> None:
+def test_unsolicited_reply_ends_connection() -> None:
     server, _ = serving()
     with pytest.raises(ProtocolError, match="not asked"):
         server.receive(reply(m.encode(9, m.DMA_READ)))
 
 
-def test_an_answer_with_a_descriptor() -> None:
+def test_reply_with_descriptor_ends_connection() -> None:
     server, _ = serving()
     answer = reply(server.dma_read(0, 4, lambda _: None), bytes(20))
     answer.fds = [fd := memfd()]

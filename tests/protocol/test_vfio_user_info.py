@@ -16,7 +16,7 @@ def test_device_info() -> None:
     assert reply == Reply(0, m.DEVICE_INFO.pack(16, 3, 9, 5))
 
 
-def test_a_client_that_cannot_be_served_hears_it_with_the_device_info() -> None:
+def test_refusal_is_reported_in_reply_to_device_info() -> None:
     server, device = serving()
     device.refuse = True
     assert ask(server, m.DEVICE_GET_INFO, m.DEVICE_INFO.pack(16, 0, 0, 0)) == Reply(95, b"")
@@ -48,13 +48,13 @@ def test_irq_info(index: int, count: int, flags: int) -> None:
         (m.DEVICE_GET_IRQ_INFO, m.IRQ_INFO.pack(16, 0, 5, 0)),
     ],
 )
-def test_too_little_room_or_no_such_index_is_refused(command: int, payload: bytes) -> None:
+def test_small_argsz_or_unknown_index_is_refused(command: int, payload: bytes) -> None:
     server, _ = serving()
     assert ask(server, command, payload) == Reply(22, b"")
 
 
 @pytest.mark.parametrize("command", [m.DEVICE_GET_INFO, m.DEVICE_GET_REGION_INFO, m.DEVICE_GET_IRQ_INFO])
-def test_a_cut_off_request_ends_the_connection(command: int) -> None:
+def test_short_request_ends_connection(command: int) -> None:
     server, _ = serving()
     with pytest.raises(ProtocolError, match="the least"):
         server.receive(message(command, b"\x20\0\0\0"))

@@ -27,13 +27,13 @@ def set_irqs(flags: int, index: int, start: int, count: int, data: bytes = b"", 
         (set_irqs(BOOL | TRIGGER, 2, 0, 2, b"\x01\x00"), SetIrqs(2, 0, 2, TRIGGER, BOOL, b"\x01\x00")),
     ],
 )
-def test_without_descriptors(payload: bytes, request_: SetIrqs) -> None:
+def test_set_irqs_without_descriptors_reaches_device(payload: bytes, request_: SetIrqs) -> None:
     server, device = serving()
     assert ask(server, m.DEVICE_SET_IRQS, payload) == Reply(0, b"")
     assert device.calls == [(request_, 0)]
 
 
-def test_with_descriptors() -> None:
+def test_set_irqs_with_descriptors_reaches_device() -> None:
     server, device = serving()
     fds = [memfd() for _ in range(4)]
     assert ask(server, m.DEVICE_SET_IRQS, set_irqs(EVENTFD | TRIGGER, 2, 0, 4), fds) == Reply(0, b"")
@@ -66,7 +66,7 @@ def test_refused(payload: bytes) -> None:
 
 
 @pytest.mark.parametrize(("flags", "count", "fds"), [(EVENTFD, 2, 1), (EVENTFD, 1, 2), (NONE, 1, 1)])
-def test_descriptors_that_do_not_match_end_the_connection(flags: int, count: int, fds: int) -> None:
+def test_set_irqs_with_wrong_number_of_descriptors_ends_connection(flags: int, count: int, fds: int) -> None:
     server, _ = serving()
     opened = [memfd() for _ in range(fds)]
     with pytest.raises(ProtocolError, match="descriptors"):
@@ -74,7 +74,7 @@ def test_descriptors_that_do_not_match_end_the_connection(flags: int, count: int
     assert not any(map(is_open, opened))
 
 
-def test_refused_descriptors_are_closed() -> None:
+def test_descriptors_of_refused_set_irqs_are_closed() -> None:
     server, _ = serving()
     fd = memfd()
     assert ask(server, m.DEVICE_SET_IRQS, set_irqs(EVENTFD | TRIGGER, 2, 4, 1), [fd]) == Reply(22, b"")

@@ -35,13 +35,13 @@ def test_write() -> None:
     assert device.calls == [("write", 0, 4092, b"abcd")]
 
 
-def test_posted_write() -> None:
+def test_posted_write_has_no_reply() -> None:
     server, device = serving()
     assert ask(server, m.REGION_WRITE, access(8, 0, 2, b"ab"), flags=m.FLAG_NO_REPLY) is None
     assert device.calls == [("write", 0, 8, b"ab")]
 
 
-def test_many_writes_in_one_message_keep_their_order() -> None:
+def test_write_multi_keeps_order() -> None:
     server, device = serving()
     request = multi((0, 0, b"a"), (8, 0, b"bcdefghi"), (4, 7, b"jk"))
     assert ask(server, m.REGION_WRITE_MULTI, request) == Reply(0, struct.pack("<Q", 3))
@@ -69,7 +69,7 @@ def test_many_writes_in_one_message_keep_their_order() -> None:
         (0, 0, 0xFFFFFFFF),
     ],
 )
-def test_outside_of_what_there_is(offset: int, region: int, count: int) -> None:
+def test_region_access_outside_of_bounds_is_refused(offset: int, region: int, count: int) -> None:
     server, device = serving()
     assert ask(server, m.REGION_READ, access(offset, region, count)) == Reply(22, b"")
     with pytest.raises(ProtocolError, match="posted"):  # who posts it has no answer to look at
@@ -78,7 +78,7 @@ def test_outside_of_what_there_is(offset: int, region: int, count: int) -> None:
 
 
 @pytest.mark.parametrize(("offset", "region"), [(4093, 0), ((1 << 64) - 1, 0), (0, 1), (253, 7), (0, 9)])
-def test_writes_outside_of_what_there_is(offset: int, region: int) -> None:
+def test_write_multi_outside_of_bounds_is_refused(offset: int, region: int) -> None:
     server, device = serving()
     assert ask(server, m.REGION_WRITE, access(offset, region, 4, b"abcd")) == Reply(22, b"")
     assert ask(server, m.REGION_WRITE_MULTI, multi((offset, region, b"abcd"))) == Reply(22, b"")
@@ -101,7 +101,7 @@ def test_writes_outside_of_what_there_is(offset: int, region: int) -> None:
         (m.REGION_WRITE_MULTI, struct.pack("<QQII8s", 1, 0, 0, 9, bytes(8))),
     ],
 )
-def test_sizes_that_disagree_end_the_connection(command: int, payload: bytes) -> None:
+def test_region_access_of_wrong_size_ends_connection(command: int, payload: bytes) -> None:
     server, device = serving()
     with pytest.raises(ProtocolError):
         server.receive(message(command, payload))

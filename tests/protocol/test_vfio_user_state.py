@@ -26,7 +26,7 @@ def restored(server: Server, device: FakeDevice) -> Server:
 
 
 @pytest.mark.parametrize("done", [1, 2])
-def test_writes_go_on_where_they_were(done: int) -> None:
+def test_restored_server_continues_write_multi(done: int) -> None:
     server, device = serving()
     steps = server.steps(message(m.REGION_WRITE_MULTI, WRITES))
     for _ in range(done):
@@ -36,7 +36,7 @@ def test_writes_go_on_where_they_were(done: int) -> None:
     assert reply == m.HEADER.pack(7, m.REGION_WRITE_MULTI, 24, m.TYPE_REPLY, 0) + WRITES[:8]
 
 
-def test_what_was_negotiated_holds_and_old_requests_are_answers_to_old_requests_are_ignored() -> None:
+def test_restored_server_keeps_version_and_ignores_old_replies() -> None:
     server, device = serving()
     outcome: list[bytes | None] = []
     request = server.dma_read(0x1000, 4, outcome.append)
@@ -73,7 +73,7 @@ def test_a_bad_record_is_refused(changes: dict[str, object], field: str) -> None
     assert new.save() == before
 
 
-def test_a_half_read_message_is_completed() -> None:
+def test_restored_server_completes_partial_message() -> None:
     whole = m.HEADER.pack(1, m.DMA_MAP, 16 + 32, 0, 0) + bytes(32)
     fd = memfd()
     for at in range(1, len(whole)):
@@ -96,7 +96,7 @@ def test_a_half_read_message_is_completed() -> None:
         (FrameAssemblerRecord(data=b"a", descriptors=17), "descriptors"),
     ],
 )
-def test_a_message_that_cannot_have_begun(record: FrameAssemblerRecord, field: str) -> None:
+def test_record_with_invalid_partial_message_is_refused(record: FrameAssemblerRecord, field: str) -> None:
     fds = [memfd() for _ in range(record.descriptors)]
     frames = m.assembler()
     with pytest.raises(RecordError) as error:

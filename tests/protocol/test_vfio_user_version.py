@@ -35,7 +35,7 @@ def test_version() -> None:
 
 
 @pytest.mark.parametrize("text", [b"", b"{}\0", b'{"capabilities":{}}\0'])
-def test_a_client_with_little_room_gets_the_defaults(text: bytes) -> None:
+def test_short_version_request_gets_default_capabilities(text: bytes) -> None:
     reply = ask(Server(FakeDevice()), m.VERSION, VERSION_0_0 + text)
     assert reply is not None
     assert reply.payload == VERSION_0_0 + b"{}\0"
@@ -55,20 +55,20 @@ def test_a_client_with_little_room_gets_the_defaults(text: bytes) -> None:
         ),
     ],
 )
-def test_a_client_with_some_room_is_told_what_differs_from_the_defaults(text: bytes, told: set[str]) -> None:
+def test_version_reply_prefers_capabilities_that_differ(text: bytes, told: set[str]) -> None:
     reply = ask(Server(FakeDevice()), m.VERSION, VERSION_0_0 + text)
     assert reply is not None
     assert len(reply.payload) <= 4 + len(text)
     assert set(json.loads(reply.payload[4:-1])["capabilities"]) == told
 
 
-def test_a_later_minor_version_is_met_with_ours() -> None:
+def test_later_minor_version_gets_own_version() -> None:
     reply = ask(Server(FakeDevice()), m.VERSION, m.VERSION_NUMBERS.pack(0, 3) + b"{}\0")
     assert reply is not None
     assert reply.payload[:4] == VERSION_0_0
 
 
-def test_another_major_version_is_refused_and_may_be_mended() -> None:
+def test_other_major_version_is_refused_and_may_be_retried() -> None:
     server = Server(FakeDevice())
     reply = ask(server, m.VERSION, m.VERSION_NUMBERS.pack(1, 0) + b"{}\0")
     assert reply == (22, b"")
@@ -91,7 +91,7 @@ def test_another_major_version_is_refused_and_may_be_mended() -> None:
         VERSION_0_0 + b'{"capabilities":{}}'.ljust(m.MAX_VERSION - 4) + b"\0",
     ],
 )
-def test_a_malformed_version_ends_the_connection(payload: bytes) -> None:
+def test_malformed_version_ends_connection(payload: bytes) -> None:
     server = Server(FakeDevice())
     with pytest.raises(ProtocolError):
         server.receive(message(m.VERSION, payload))
@@ -100,13 +100,13 @@ def test_a_malformed_version_ends_the_connection(payload: bytes) -> None:
         server.receive(message(m.VERSION, VERSION_0_0))
 
 
-def test_a_second_version_ends_the_connection() -> None:
+def test_second_version_ends_connection() -> None:
     server, _ = serving()
     with pytest.raises(ProtocolError, match="second VERSION"):
         server.receive(message(m.VERSION, VERSION_0_0))
 
 
-def test_nothing_comes_before_version() -> None:
+def test_request_before_version_ends_connection() -> None:
     with pytest.raises(ProtocolError, match="before VERSION"):
         Server(FakeDevice()).receive(message(m.DEVICE_RESET))
 
@@ -126,33 +126,33 @@ def test_nothing_comes_before_version() -> None:
         0xFFFF,
     ],
 )
-def test_what_is_not_served_is_refused_cleanly(command: int) -> None:
+def test_unsupported_command_gets_errno(command: int) -> None:
     server, device = serving()
     assert ask(server, command, bytes(64)) == (95, b"")
     assert ask(server, m.DEVICE_RESET) == (0, b"")
     assert device.calls == ["reset"]
 
 
-def test_a_posted_message_is_not_answered() -> None:
+def test_posted_message_has_no_reply() -> None:
     server, device = serving()
     assert ask(server, m.DEVICE_RESET, flags=m.FLAG_NO_REPLY) is None
     assert device.calls == ["reset"]
 
 
-def test_a_posted_message_that_is_refused_ends_the_connection() -> None:
+def test_refused_posted_message_ends_connection() -> None:
     server, _ = serving()
     with pytest.raises(ProtocolError, match="posted command 14"):
         server.receive(message(m.DIRTY_PAGES, flags=m.FLAG_NO_REPLY))
 
 
 @pytest.mark.parametrize("flags", [m.FLAG_ERROR, 2, 0xF, 0x40, 1 << 31])
-def test_flags_of_a_command(flags: int) -> None:
+def test_invalid_header_flags_end_connection(flags: int) -> None:
     server, _ = serving()
     with pytest.raises(ProtocolError, match="flags"):
         server.receive(message(m.DEVICE_RESET, flags=flags))
 
 
-def test_surplus_descriptors_end_the_connection_and_are_closed() -> None:
+def test_surplus_descriptors_are_closed_and_end_connection() -> None:
     server, _ = serving()
     for command, count in ((m.DEVICE_RESET, 1), (m.DMA_MAP, 2), (99, 1)):
         fds = [memfd() for _ in range(count)]
@@ -163,6 +163,6 @@ def test_surplus_descriptors_end_the_connection_and_are_closed() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 15])
-def test_a_header_smaller_than_itself(size: int) -> None:
+def test_header_size_below_minimum_ends_connection(size: int) -> None:
     with pytest.raises(ProtocolError, match="header alone"):
         m.assembler().feed(m.HEADER.pack(1, m.VERSION, size, 0, 0))

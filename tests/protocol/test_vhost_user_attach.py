@@ -54,7 +54,7 @@ def transmit(rig: SocketRig, frame: bytes = FRAME) -> list[bytes]:
 # --- The path ------------------------------------------------------------------------------------------------
 
 
-def test_the_path_is_there_while_it_is_served(rig: SocketRig) -> None:
+def test_socket_path_exists_while_served(rig: SocketRig) -> None:
     rig.attachment.start()
     found = os.stat(rig.path)
     assert stat.S_ISSOCK(found.st_mode)
@@ -63,7 +63,7 @@ def test_the_path_is_there_while_it_is_served(rig: SocketRig) -> None:
     assert not os.path.exists(rig.path)
 
 
-def test_a_stale_socket_is_replaced(rig: SocketRig) -> None:
+def test_stale_socket_is_replaced(rig: SocketRig) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(rig.path)
     rig.attachment.start()
@@ -89,7 +89,7 @@ def test_a_path_that_is_no_socket_is_refused(rig: SocketRig) -> None:
     ("path", "text"),
     [("x" * 108, "too long"), ("", "empty"), ("a\0b", "NUL")],
 )
-def test_a_path_that_cannot_be(path: str, text: str) -> None:
+def test_invalid_path_is_refused(path: str, text: str) -> None:
     with pytest.raises(NetError, match=text):
         check_path(path)
 
@@ -102,7 +102,7 @@ def test_a_missing_directory_is_named(tmp_path: Path) -> None:
         rig.close()
 
 
-def test_close_leaves_a_socket_that_another_put_there(rig: SocketRig) -> None:
+def test_close_keeps_socket_of_other_program(rig: SocketRig) -> None:
     rig.attachment.start()
     os.unlink(rig.path)
     with socket.socket(socket.AF_UNIX) as other:
@@ -128,7 +128,7 @@ def test_frames_and_interrupts_both_ways(rig: SocketRig) -> None:
     assert rig.driver.received() == [b"from outside" * 10]
 
 
-def test_a_guest_that_does_not_announce_itself_is_announced(rig: SocketRig) -> None:
+def test_rarp_is_sent_for_guest_without_announce(rig: SocketRig) -> None:
     """QEMU's announce-self, where the guest's driver has no GUEST_ANNOUNCE."""
     rig.attachment.start()
     client = rig.connect()
@@ -138,7 +138,7 @@ def test_a_guest_that_does_not_announce_itself_is_announced(rig: SocketRig) -> N
     assert rig.sink.frames == [rarp_frame(mac)]
 
 
-def test_a_second_client_is_refused_while_the_first_goes_on(
+def test_second_client_is_refused_and_first_continues(
     rig: SocketRig, caplog: pytest.LogCaptureFixture
 ) -> None:
     rig.attachment.start()
@@ -152,7 +152,7 @@ def test_a_second_client_is_refused_while_the_first_goes_on(
     assert transmit(rig) == [FRAME]
 
 
-def test_a_silent_client_goes_for_the_next_one(
+def test_silent_client_is_replaced_by_next(
     rig: SocketRig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(gate, "CONTESTED_S", 0.01)
@@ -165,7 +165,7 @@ def test_a_silent_client_goes_for_the_next_one(
     other.negotiate()
 
 
-def test_the_next_client_is_served(rig: SocketRig) -> None:
+def test_next_client_is_served(rig: SocketRig) -> None:
     rig.attachment.start()
     for _ in range(3):
         client = rig.connect()
@@ -178,7 +178,7 @@ def test_the_next_client_is_served(rig: SocketRig) -> None:
             ring.restart()
 
 
-def test_a_client_that_is_gone_already_is_not_taken_for_one_that_is_there(rig: SocketRig) -> None:
+def test_closed_client_does_not_block_next(rig: SocketRig) -> None:
     """A VM that is killed and started again while we were busy: its end and the next one's coming are one event."""
     rig.attachment.start()
     rig.connect().negotiate()
@@ -191,7 +191,7 @@ def test_a_client_that_is_gone_already_is_not_taken_for_one_that_is_there(rig: S
     rig.adopt(wires[2]).negotiate()
 
 
-def test_a_client_that_returns_goes_on_at_used_idx(rig: SocketRig) -> None:
+def test_reconnected_client_resumes_at_used_idx(rig: SocketRig) -> None:
     """The guest lives on while its front-end reconnects: its rings keep their indices."""
     rig.attachment.start()
     for lost in range(3):
@@ -202,7 +202,7 @@ def test_a_client_that_returns_goes_on_at_used_idx(rig: SocketRig) -> None:
         client.close()
 
 
-def test_close_says_goodbye(rig: SocketRig) -> None:
+def test_close_disconnects_client(rig: SocketRig) -> None:
     rig.attachment.start()
     client = rig.connect()
     client.start()
@@ -214,7 +214,7 @@ def test_close_says_goodbye(rig: SocketRig) -> None:
         rig.connect()
 
 
-def test_connecting_to_a_server_that_comes_later(tmp_path: Path) -> None:
+def test_connect_is_retried_until_server_listens(tmp_path: Path) -> None:
     """attach.server=off, against QEMU -chardev socket,server=on,wait=on or testpmd's server=1."""
     with fresh_loop() as loop, no_fd_leak():
         rig = SocketRig(loop, tmp_path / "vm.sock", server=False)
@@ -237,7 +237,7 @@ def test_connecting_to_a_server_that_comes_later(tmp_path: Path) -> None:
         rig.close()
 
 
-def test_a_server_that_takes_the_next_connection_at_once_has_a_guest(tmp_path: Path) -> None:
+def test_immediate_reconnect_is_shown_as_attached(tmp_path: Path) -> None:
     """attach.server=off: the next connection is made from within the end of the one before."""
     with fresh_loop() as loop, no_fd_leak():
         rig = SocketRig(loop, tmp_path / "vm.sock", server=False)
@@ -282,7 +282,7 @@ BROKEN: list[Callable[[VhostUserClient], object]] = [
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=range(len(BROKEN)))
-def test_a_broken_message_costs_one_log_line_and_that_connection(
+def test_malformed_message_closes_connection_with_one_log_line(
     rig: SocketRig, broken: Callable[[VhostUserClient], object], caplog: pytest.LogCaptureFixture
 ) -> None:
     rig.attachment.start()
@@ -304,7 +304,7 @@ def test_a_broken_message_costs_one_log_line_and_that_connection(
     assert transmit(rig) == [FRAME]
 
 
-def test_a_hostile_kick_descriptor_does_not_spin(rig: SocketRig) -> None:
+def test_closed_socketpair_kick_does_not_spin(rig: SocketRig) -> None:
     """A socket in an eventfd's place whose other end closes is readable for ever."""
     rig.attachment.start()
     client = rig.connect()
@@ -323,7 +323,7 @@ def test_a_hostile_kick_descriptor_does_not_spin(rig: SocketRig) -> None:
     assert client.link_up()
 
 
-def test_a_kick_descriptor_that_is_never_empty_does_not_spin(rig: SocketRig) -> None:
+def test_semaphore_kick_does_not_spin(rig: SocketRig) -> None:
     """EFD_SEMAPHORE: each read takes one, of as many as its owner has written at once."""
     rig.attachment.start()
     client = rig.connect()
@@ -345,7 +345,7 @@ def _counter(eventfd: int) -> int:
     return int(value, 16)
 
 
-def test_a_kick_that_is_no_eventfd_harms_nobody(rig: SocketRig) -> None:
+def test_invalid_kick_descriptor_affects_only_its_client(rig: SocketRig) -> None:
     rig.attachment.start()
     client = rig.connect()
     client.negotiate()
@@ -360,7 +360,7 @@ def test_a_kick_that_is_no_eventfd_harms_nobody(rig: SocketRig) -> None:
     assert other.ask_u64(vu.GET_FEATURES)
 
 
-def test_a_client_that_reads_no_replies_stops_only_itself(rig: SocketRig) -> None:
+def test_client_that_reads_no_replies_blocks_only_itself(rig: SocketRig) -> None:
     rig.attachment.start()
     client = rig.connect()
     client.negotiate()
@@ -379,7 +379,7 @@ def test_a_client_that_reads_no_replies_stops_only_itself(rig: SocketRig) -> Non
     assert rig.attachment.state is AttachmentState.ATTACHED
 
 
-def test_many_clients_in_a_row_leak_nothing(rig: SocketRig) -> None:
+def test_many_clients_leak_no_descriptors(rig: SocketRig) -> None:
     rig.attachment.start()
     sessions = []
     with no_fd_leak():
@@ -399,7 +399,7 @@ def test_many_clients_in_a_row_leak_nothing(rig: SocketRig) -> None:
         assert session._kicks._watched == {}
 
 
-def test_an_interrupt_that_cannot_be_delivered_is_dropped(rig: SocketRig) -> None:
+def test_undeliverable_interrupt_is_dropped(rig: SocketRig) -> None:
     rig.attachment.start()
     client = rig.connect()
     client.start()
@@ -415,7 +415,7 @@ def test_an_interrupt_that_cannot_be_delivered_is_dropped(rig: SocketRig) -> Non
     assert client.link_up()
 
 
-def test_a_broken_ring_is_told(rig: SocketRig, caplog: pytest.LogCaptureFixture) -> None:
+def test_broken_ring_signals_error_and_needs_reset(rig: SocketRig, caplog: pytest.LogCaptureFixture) -> None:
     """SET_VRING_ERR's descriptor, and NEEDS_RESET where the client speaks STATUS."""
     caplog.set_level(
         logging.CRITICAL, "vnic.virtio.device"
@@ -442,7 +442,7 @@ def test_a_broken_ring_is_told(rig: SocketRig, caplog: pytest.LogCaptureFixture)
 # --- How many descriptors ------------------------------------------------------------------------------------
 
 
-def test_a_client_has_its_share_of_the_descriptors(
+def test_descriptors_per_client_are_limited(
     rig: SocketRig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(QUOTA, "_limit", lambda: 64)  # 48 for guests, 24 for one
@@ -469,7 +469,7 @@ def test_a_client_has_its_share_of_the_descriptors(
     assert transmit(rig) == [FRAME]
 
 
-def test_descriptors_that_are_replaced_do_not_add_up(rig: SocketRig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replaced_descriptors_are_not_counted(rig: SocketRig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(QUOTA, "_limit", lambda: 64)
     rig.attachment.start()
     client = rig.connect()

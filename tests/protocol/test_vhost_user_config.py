@@ -33,19 +33,19 @@ def change(rig: EngineRig) -> bytes | None:
     return rig.engine.take_notice()
 
 
-def test_uml_reads_the_mac_byte_by_byte(rig: EngineRig) -> None:
+def test_get_config_of_single_bytes_for_uml(rig: EngineRig) -> None:
     rig.client.negotiate(UML_PROTOCOL_FEATURES)
     assert b"".join(rig.client.read_config(at, 1) for at in range(6)) == MAC
 
 
-def test_qemu_reads_all_of_its_config_size(rig: EngineRig) -> None:
+def test_get_config_of_whole_space_for_qemu(rig: EngineRig) -> None:
     rig.client.negotiate()
     config = rig.client.read_config(0, 24)
     assert config[:8] == MAC + b"\1\0"
     assert len(config) == 24
 
 
-def test_the_bytes_need_not_come_along(rig: EngineRig) -> None:
+def test_get_config_without_payload_bytes_is_accepted(rig: EngineRig) -> None:
     rig.client.negotiate()
     answer = rig.client.ask(vu.GET_CONFIG, struct.pack("<III", 0, 6, 0))
     assert answer == struct.pack("<III", 0, 6, 0) + MAC
@@ -62,19 +62,19 @@ def test_the_bytes_need_not_come_along(rig: EngineRig) -> None:
         (vu.SET_CONFIG, struct.pack("<III", 255, 2, 0) + bytes(2)),
     ],
 )
-def test_ranges_are_bounded(rig: EngineRig, number: int, payload: bytes) -> None:
+def test_config_range_is_bounded(rig: EngineRig, number: int, payload: bytes) -> None:
     rig.client.negotiate()
     with pytest.raises(ProtocolError):
         rig.client.send(number, payload)
 
 
-def test_set_config_leaves_the_link_alone(rig: EngineRig) -> None:
+def test_set_config_does_not_change_link(rig: EngineRig) -> None:
     rig.client.negotiate()
     rig.client.send(vu.SET_CONFIG, struct.pack("<III", 6, 2, 0) + b"\0\0")
     assert rig.client.link_up()
 
 
-def test_told_once_until_it_is_read(rig: EngineRig) -> None:
+def test_config_change_is_sent_once_until_read(rig: EngineRig) -> None:
     rig.client.start()
     assert change(rig) == NOTICE
     assert change(rig) is None
@@ -85,7 +85,7 @@ def test_told_once_until_it_is_read(rig: EngineRig) -> None:
     assert change(rig) == NOTICE
 
 
-def test_nobody_is_told_before_the_rings_run_but_then(rig: EngineRig) -> None:
+def test_config_change_waits_until_rings_run(rig: EngineRig) -> None:
     """QEMU ends with SIGSEGV on a CONFIG_CHANGE before that."""
     rig.client.negotiate()
     assert change(rig) is None
@@ -94,7 +94,7 @@ def test_nobody_is_told_before_the_rings_run_but_then(rig: EngineRig) -> None:
     assert rig.engine.take_notice() == NOTICE
 
 
-def test_a_driver_that_read_before_it_started_is_not_told(rig: EngineRig) -> None:
+def test_driver_that_read_before_start_gets_no_config_change(rig: EngineRig) -> None:
     rig.client.negotiate()
     change(rig)
     rig.client.link_up()
@@ -103,7 +103,7 @@ def test_a_driver_that_read_before_it_started_is_not_told(rig: EngineRig) -> Non
     assert rig.engine.take_notice() is None
 
 
-def test_a_driver_that_went_without_reading_leaves_it_to_the_next(rig: EngineRig) -> None:
+def test_next_driver_gets_config_change_not_read_before(rig: EngineRig) -> None:
     rig.client.start()
     assert change(rig) == NOTICE
     for ring in rig.driver.rings:
@@ -114,20 +114,20 @@ def test_a_driver_that_went_without_reading_leaves_it_to_the_next(rig: EngineRig
 
 
 @pytest.mark.parametrize("features", [QEMU_NETDEV_PROTOCOL_FEATURES, vu.P_CONFIG, 0])
-def test_a_client_without_config_or_channel_is_never_told(rig: EngineRig, features: int) -> None:
+def test_client_without_config_or_channel_gets_no_config_change(rig: EngineRig, features: int) -> None:
     rig.client.start(features)
     assert change(rig) is None
     assert not rig.engine.notices.notified
 
 
-def test_a_new_channel_replaces_the_old(rig: EngineRig) -> None:
+def test_new_request_channel_replaces_old(rig: EngineRig) -> None:
     rig.client.start()
     before = rig.engine.request_fd
     rig.client.open_requests()
     assert rig.engine.request_fd not in (None, before)
 
 
-def test_coalescing_alone() -> None:
+def test_notices_coalesce_changes() -> None:
     notices = ConfigNotices()
     assert not notices.take()
     notices.changed()

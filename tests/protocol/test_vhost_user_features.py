@@ -37,7 +37,7 @@ def rig() -> Iterator[EngineRig]:
         yield made
 
 
-def test_offers_the_devices_features_and_the_protocols(rig: EngineRig) -> None:
+def test_get_features_offers_device_and_protocol_features(rig: EngineRig) -> None:
     offered = rig.client.ask_u64(vu.GET_FEATURES)
     assert offered == rig.device.host_features | vu.F_PROTOCOL_FEATURES
     assert not offered & vu.F_LOG_ALL
@@ -51,7 +51,7 @@ def test_set_features_reaches_the_device_without_the_protocol_bit(rig: EngineRig
     assert rig.choices == 1
 
 
-def test_what_was_not_offered_is_refused(rig: EngineRig) -> None:
+def test_unoffered_features_are_refused(rig: EngineRig) -> None:
     with pytest.raises(ProtocolError, match="SET_FEATURES with 0x4000000, which was not offered"):
         rig.client.send_u64(vu.SET_FEATURES, vu.F_LOG_ALL)
     with pytest.raises(ProtocolError, match="SET_PROTOCOL_FEATURES"):
@@ -64,12 +64,12 @@ def test_set_protocol_features_itself_is_acknowledged(rig: EngineRig) -> None:
     assert rig.client.acked(vu.SET_OWNER) == 0
 
 
-def test_without_reply_ack_nothing_is_acknowledged(rig: EngineRig) -> None:
+def test_no_acknowledgement_without_reply_ack(rig: EngineRig) -> None:
     rig.client.send(vu.SET_OWNER, flags=vu.FLAG_NEED_REPLY)
     assert rig.wire.answered == b""
 
 
-def test_a_message_with_a_reply_of_its_own_is_answered_once(rig: EngineRig) -> None:
+def test_need_reply_does_not_duplicate_reply(rig: EngineRig) -> None:
     rig.client.negotiate()
     rig.client.ask(vu.GET_FEATURES, flags=vu.FLAG_NEED_REPLY)
     assert rig.wire.answered == b""
@@ -86,9 +86,7 @@ def test_a_message_with_a_reply_of_its_own_is_answered_once(rig: EngineRig) -> N
     ],
     ids=["QEMU's netdev", "QEMU's vhost-user-device", "UML", "Cloud Hypervisor"],
 )
-def test_queue_num_is_counted_as_the_front_end_counts(
-    pairs: int, protocol_features: int, counts_pairs: bool
-) -> None:
+def test_queue_num_counts_as_front_end_does(pairs: int, protocol_features: int, counts_pairs: bool) -> None:
     with engine_rig(pairs) as rig:
         rig.client.negotiate(protocol_features)
         rings = 2 * pairs + 1  # the control queue is the last
@@ -110,18 +108,18 @@ def test_unserved_requests_are_refused(number: int, payload: bytes) -> None:
             rig.client.send(number, payload)
 
 
-def test_a_request_marked_as_a_reply_is_refused(rig: EngineRig) -> None:
+def test_request_with_reply_flag_is_refused(rig: EngineRig) -> None:
     with pytest.raises(ProtocolError, match="marked as a reply"):
         rig.client.send(vu.GET_FEATURES, flags=vu.FLAG_REPLY)
 
 
-def test_an_mtu_is_tolerated(rig: EngineRig) -> None:
+def test_set_mtu_is_accepted(rig: EngineRig) -> None:
     rig.client.negotiate()
     assert rig.client.acked(vu.NET_SET_MTU, (9000).to_bytes(8, "little")) == 0
 
 
 @pytest.mark.parametrize("number", [vu.RESET_DEVICE, vu.RESET_OWNER])
-def test_reset_stops_the_rings_and_keeps_the_link(number: int) -> None:
+def test_reset_stops_rings_and_keeps_link(number: int) -> None:
     with engine_rig() as rig:
         rig.client.start()
         rig.set_link(False)
@@ -136,7 +134,7 @@ def test_reset_stops_the_rings_and_keeps_the_link(number: int) -> None:
         assert rig.nic.guest.driver_ok, "a client that resets the device starts it again"
 
 
-def test_a_new_driver_finds_nothing_of_the_one_before(rig: EngineRig) -> None:
+def test_set_features_resets_state_of_earlier_driver(rig: EngineRig) -> None:
     """UML lets a driver go with ENABLE 0 alone, and the next one begins with SET_FEATURES."""
     client = rig.client
     client.start(UML_PROTOCOL_FEATURES)
@@ -158,7 +156,7 @@ def test_a_new_driver_finds_nothing_of_the_one_before(rig: EngineRig) -> None:
     assert rig.device.driver_features == client.features & ~vu.F_PROTOCOL_FEATURES
 
 
-def test_status_of_a_client_that_speaks_it(rig: EngineRig) -> None:
+def test_client_with_status_sets_device_status(rig: EngineRig) -> None:
     client = rig.client
     client.negotiate(PROTOCOL_FEATURES)
     for status in (0, 1, 3, 11):
@@ -175,7 +173,7 @@ def test_status_of_a_client_that_speaks_it(rig: EngineRig) -> None:
         client.send_u64(vu.SET_STATUS, 0x100)
 
 
-def test_a_client_that_speaks_status_and_never_says_driver_ok(rig: EngineRig) -> None:
+def test_running_rings_imply_driver_ok(rig: EngineRig) -> None:
     """QEMU's vhost-user-test-device says FEATURES_OK and no more."""
     rig.client.negotiate(PROTOCOL_FEATURES)
     rig.client.send_u64(vu.SET_STATUS, 8)
@@ -186,7 +184,7 @@ def test_a_client_that_speaks_status_and_never_says_driver_ok(rig: EngineRig) ->
     assert rig.nic.guest.driver_ok
 
 
-def test_status_follows_the_rings_of_a_client_that_does_not(rig: EngineRig) -> None:
+def test_status_follows_rings_without_status_feature(rig: EngineRig) -> None:
     rig.client.start()
     assert rig.nic.guest.driver_ok
     for ring in rig.driver.rings:
@@ -194,7 +192,7 @@ def test_status_follows_the_rings_of_a_client_that_does_not(rig: EngineRig) -> N
     assert not rig.nic.guest.driver_ok
 
 
-def test_pieces_may_be_of_any_size(rig: EngineRig) -> None:
+def test_messages_may_arrive_in_any_pieces(rig: EngineRig) -> None:
     message = struct.pack("<IIIQ", vu.SET_FEATURES, 1, 8, rig.device.host_features)
     for at in range(len(message)):
         assert rig.engine.pending == (at > 0)

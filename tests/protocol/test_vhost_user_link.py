@@ -53,7 +53,7 @@ def guest_of_config(rig: SocketRig) -> VhostUserClient:
 # --- Clients that read the config space ------------------------------------------------------------------------
 
 
-def test_config_change_is_out_before_set_link_returns(rig: SocketRig) -> None:
+def test_config_change_is_sent_before_set_link_returns(rig: SocketRig) -> None:
     client = guest_of_config(rig)
     for up in (False, True, False):
         rig.set_link(up)
@@ -67,7 +67,7 @@ def test_config_change_is_out_before_set_link_returns(rig: SocketRig) -> None:
     assert change.seen_us is not None
 
 
-def test_no_interrupt_without_a_change(rig: SocketRig) -> None:
+def test_repeated_set_link_sends_no_config_change(rig: SocketRig) -> None:
     client = guest_of_config(rig)
     rig.set_link(True)
     rig.set_link(False)
@@ -75,7 +75,7 @@ def test_no_interrupt_without_a_change(rig: SocketRig) -> None:
     assert client.config_changes() == 1
 
 
-def test_flaps_that_nobody_reads_are_one_message_and_the_last_state_wins(rig: SocketRig) -> None:
+def test_unread_flaps_are_one_config_change(rig: SocketRig) -> None:
     client = guest_of_config(rig)
     for number in range(10_001):
         rig.set_link(bool(number % 2))
@@ -86,7 +86,7 @@ def test_flaps_that_nobody_reads_are_one_message_and_the_last_state_wins(rig: So
     assert client.link_up()
 
 
-def test_the_socket_stays_open(rig: SocketRig) -> None:
+def test_socket_of_config_client_stays_open(rig: SocketRig) -> None:
     """UML would lose the device for good."""
     client = guest_of_config(rig)
     rig.set_link(False)
@@ -95,7 +95,7 @@ def test_the_socket_stays_open(rig: SocketRig) -> None:
     assert not client.link_up()
 
 
-def test_a_guest_that_boots_with_the_link_down_sees_it_down(rig: SocketRig) -> None:
+def test_guest_boots_with_link_down(rig: SocketRig) -> None:
     rig.set_link(False)
     client = guest_of_config(rig)
     run_for(rig.loop, 1.5 * GRACE_S)
@@ -105,7 +105,7 @@ def test_a_guest_that_boots_with_the_link_down_sees_it_down(rig: SocketRig) -> N
     assert client.link_up()
 
 
-def test_a_change_between_features_and_rings_is_told_when_they_start(rig: SocketRig) -> None:
+def test_change_before_ring_start_is_sent_at_start(rig: SocketRig) -> None:
     client = rig.connect()
     client.negotiate(UML_PROTOCOL_FEATURES)
     client.set_memory()
@@ -118,7 +118,7 @@ def test_a_change_between_features_and_rings_is_told_when_they_start(rig: Socket
     assert rig.nic.last_change.interrupt_us is not None
 
 
-def test_a_full_channel_blocks_nobody(rig: SocketRig) -> None:
+def test_full_channel_does_not_block(rig: SocketRig) -> None:
     """A client that does not read: the notice goes out when there is room."""
     client = rig.connect()
     client.negotiate(UML_PROTOCOL_FEATURES)
@@ -141,7 +141,7 @@ def test_a_full_channel_blocks_nobody(rig: SocketRig) -> None:
     assert not client.link_up()
 
 
-def test_a_channel_that_the_client_closed_is_dropped(rig: SocketRig) -> None:
+def test_closed_channel_is_dropped(rig: SocketRig) -> None:
     client = guest_of_config(rig)
     assert client.requests is not None
     client.requests.close()
@@ -163,7 +163,7 @@ def guest_of_socket(rig: SocketRig) -> VhostUserClient:
     return client
 
 
-def test_link_down_closes_the_socket_and_up_brings_it_back(rig: SocketRig) -> None:
+def test_link_down_closes_socket_and_up_reopens_it(rig: SocketRig) -> None:
     for _ in range(3):
         client = guest_of_socket(rig)
         rig.set_link(False)
@@ -176,7 +176,7 @@ def test_link_down_closes_the_socket_and_up_brings_it_back(rig: SocketRig) -> No
             assert ring.used_idx == 0
 
 
-def test_how_the_guest_is_shown_its_link_is_known_also_while_it_is_away(rig: SocketRig) -> None:
+def test_shown_by_is_kept_while_socket_is_closed(rig: SocketRig) -> None:
     def shown() -> tuple[object, object]:
         guest = as_sent(rig.nic.guest)
         assert guest["seen"] == "unknown"
@@ -197,7 +197,7 @@ def test_how_the_guest_is_shown_its_link_is_known_also_while_it_is_away(rig: Soc
     assert rig.nic.guest.link_shown_by == "device"
 
 
-def test_a_client_without_protocol_features_watches_the_socket(rig: SocketRig) -> None:
+def test_client_without_protocol_features_is_shown_link_by_socket(rig: SocketRig) -> None:
     client = rig.connect()
     client.send_u64(vu.SET_FEATURES, rig.device.host_features)
     rig.set_link(False)
@@ -205,7 +205,7 @@ def test_a_client_without_protocol_features_watches_the_socket(rig: SocketRig) -
 
 
 @pytest.mark.usefixtures("long_grace")
-def test_qemu_boots_although_the_link_is_down(rig: SocketRig) -> None:
+def test_qemu_starts_with_link_down(rig: SocketRig) -> None:
     """It starts no VM before its back-end has answered once; so it is answered."""
     rig.set_link(False)
     client = rig.connect()
@@ -216,7 +216,7 @@ def test_qemu_boots_although_the_link_is_down(rig: SocketRig) -> None:
     assert not closed_by_device(client)
 
 
-def test_qemu_is_left_before_a_guest_runs(rig: SocketRig) -> None:
+def test_qemu_is_disconnected_before_guest_runs(rig: SocketRig) -> None:
     rig.set_link(False)
     client = rig.connect()
     with contextlib.suppress(Disconnected):  # where this takes as long as the grace
@@ -228,7 +228,7 @@ def test_qemu_is_left_before_a_guest_runs(rig: SocketRig) -> None:
 
 
 @pytest.mark.usefixtures("long_grace")
-def test_a_driver_that_starts_with_the_link_down_is_left_at_once(rig: SocketRig) -> None:
+def test_driver_start_with_link_down_disconnects_at_once(rig: SocketRig) -> None:
     rig.set_link(False)
     client = rig.connect()
     client.negotiate(QEMU_NETDEV_PROTOCOL_FEATURES)
@@ -237,9 +237,7 @@ def test_a_driver_that_starts_with_the_link_down_is_left_at_once(rig: SocketRig)
     assert closed_by_device(client)
 
 
-def test_a_link_that_comes_up_in_time_keeps_the_client(
-    rig: SocketRig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_link_up_within_grace_keeps_client(rig: SocketRig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vhost_user, "GRACE_S", 1.0)
     rig.set_link(False)
     client = rig.connect()
@@ -249,7 +247,7 @@ def test_a_link_that_comes_up_in_time_keeps_the_client(
     assert not closed_by_device(client)
 
 
-def test_who_comes_after_a_client_that_left_may_be_another_kind(rig: SocketRig) -> None:
+def test_client_after_disconnect_may_use_other_features(rig: SocketRig) -> None:
     guest_of_socket(rig).close()
     rig.set_link(False)
     assert rig.attachment.state is AttachmentState.WAITING
@@ -258,7 +256,7 @@ def test_who_comes_after_a_client_that_left_may_be_another_kind(rig: SocketRig) 
     assert uml.config_changes() == 1
 
 
-def test_a_path_taken_meanwhile_is_tried_again(rig: SocketRig) -> None:
+def test_path_in_use_is_retried(rig: SocketRig) -> None:
     guest_of_socket(rig)
     rig.set_link(False)
     with socket.socket(socket.AF_UNIX) as other:
@@ -279,7 +277,7 @@ def test_close_while_withheld(rig: SocketRig) -> None:
     assert not os.path.exists(rig.path)
 
 
-def test_connecting_side_comes_back_with_the_link(tmp_path: Path) -> None:
+def test_connecting_side_reconnects_at_link_up(tmp_path: Path) -> None:
     """attach.server=off: testpmd's virtio-user with server=1, QEMU with -chardev socket,server=on."""
     with fresh_loop() as loop, no_fd_leak(), socket.socket(socket.AF_UNIX) as server:
         path = tmp_path / "vm.sock"
@@ -302,7 +300,7 @@ def test_connecting_side_comes_back_with_the_link(tmp_path: Path) -> None:
         rig.close()
 
 
-def test_the_rings_go_on_where_they_were(rig: SocketRig) -> None:
+def test_rings_resume_after_link_down(rig: SocketRig) -> None:
     frame = bytes(100)
     for sent in range(3):
         guest_of_socket(rig)

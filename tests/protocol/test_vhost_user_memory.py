@@ -39,7 +39,7 @@ def set_table(rig: EngineRig, rows: Sequence[Row], fds: int | None = None, count
     rig.client.send(vu.SET_MEM_TABLE, payload, [rig.memory.fd] * (len(rows) if fds is None else fds))
 
 
-def test_regions_are_mapped_where_they_are(rig: EngineRig) -> None:
+def test_set_mem_table_maps_regions(rig: EngineRig) -> None:
     set_table(rig, [(0x10000, PAGE, 0xAAAA_0000, 0), (0x8000, PAGE, 0xBBBB_0000, 3 * PAGE)])
     rig.memory.mapping[3 * PAGE : 3 * PAGE + 5] = b"hello"
     assert rig.served.read(0x8000, 5) == b"hello"
@@ -47,7 +47,7 @@ def test_regions_are_mapped_where_they_are(rig: EngineRig) -> None:
     assert [region.guest_addr for region in rig.served.regions] == [0x8000, 0x10000]
 
 
-def test_uml_sends_room_for_a_second_region(rig: EngineRig) -> None:
+def test_surplus_region_of_uml_is_ignored(rig: EngineRig) -> None:
     rows = [(0, PAGE, 0x60000000, 0), (0, 0, 0, 0)]
     set_table(rig, rows, fds=1, count=1)
     assert len(rig.served.regions) == 1
@@ -87,12 +87,14 @@ GOOD: Row = (0, PAGE, 0x1000_0000, 0)
         ([(0, PAGE, (1 << 64) - 1, 0)], 1, 1, "wraps"),
     ],
 )
-def test_a_table_that_cannot_be(rig: EngineRig, rows: Sequence[Row], fds: int, count: int, text: str) -> None:
+def test_invalid_table_is_refused(
+    rig: EngineRig, rows: Sequence[Row], fds: int, count: int, text: str
+) -> None:
     with pytest.raises(ProtocolError, match=text):
         set_table(rig, rows, fds, count)
 
 
-def test_a_region_of_no_file_is_refused(rig: EngineRig) -> None:
+def test_region_without_file_is_refused(rig: EngineRig) -> None:
     payload = struct.pack("<IIQQQQ", 1, 0, *GOOD)
     read_end, write_end = os.pipe()
     with pytest.raises(ProtocolError, match="is no memory file"):
@@ -101,7 +103,7 @@ def test_a_region_of_no_file_is_refused(rig: EngineRig) -> None:
     os.close(write_end)
 
 
-def test_a_table_of_which_one_region_is_no_memory_leaves_nothing_open(rig: EngineRig) -> None:
+def test_partly_invalid_table_leaks_no_descriptors(rig: EngineRig) -> None:
     """Refused half-way: what was mapped before it is let go of, and what the guest had stays until its end."""
     set_table(rig, [GOOD])
     payload = struct.pack("<II", 3, 0) + b"".join(
@@ -124,7 +126,7 @@ def test_a_table_of_which_one_region_is_no_memory_leaves_nothing_open(rig: Engin
         ((PAGE, 1 << 62, PAGE, 0), "above the limit"),
     ],
 )
-def test_a_region_that_is_refused_leaves_nothing_open(rig: EngineRig, row: Row, text: str) -> None:
+def test_refused_region_leaks_no_descriptors(rig: EngineRig, row: Row, text: str) -> None:
     rig.client.send(vu.ADD_MEM_REG, struct.pack("<QQQQQ", 0, *GOOD), [rig.memory.fd])
     before = open_fds()
     with pytest.raises(ProtocolError, match=text):
@@ -133,7 +135,7 @@ def test_a_region_that_is_refused_leaves_nothing_open(rig: EngineRig, row: Row, 
 
 
 @pytest.mark.parametrize("room", [0, 1, 2, 3])
-def test_a_table_for_which_there_are_no_descriptors_leaves_nothing_open(rig: EngineRig, room: int) -> None:
+def test_table_without_free_descriptors_leaks_none(rig: EngineRig, room: int) -> None:
     """Two regions take four. Whichever cannot be had, the rest is closed."""
     dups = [os.dup(rig.memory.fd) for _ in range(2)]
     rows = b"".join(struct.pack("<QQQQ", at * PAGE, PAGE, at * PAGE, 0) for at in range(2))
@@ -150,7 +152,7 @@ def test_nine_descriptors_are_refused(rig: EngineRig) -> None:
         set_table(rig, [GOOD] * 8, fds=9)
 
 
-def test_regions_come_and_go_singly(rig: EngineRig) -> None:
+def test_regions_are_added_and_removed_singly(rig: EngineRig) -> None:
     client = rig.client
     slots = client.ask_u64(vu.GET_MAX_MEM_SLOTS)
     assert slots >= 8
@@ -164,7 +166,7 @@ def test_regions_come_and_go_singly(rig: EngineRig) -> None:
         client.send(vu.REM_MEM_REG, second)
 
 
-def test_slots_are_bounded(rig: EngineRig) -> None:
+def test_number_of_slots_is_bounded(rig: EngineRig) -> None:
     slots = rig.client.ask_u64(vu.GET_MAX_MEM_SLOTS)
 
     def add(at: int) -> None:
@@ -177,7 +179,7 @@ def test_slots_are_bounded(rig: EngineRig) -> None:
         add(slots)
 
 
-def test_a_running_ring_survives_a_table_that_still_holds_it(rig: EngineRig) -> None:
+def test_running_ring_survives_table_that_contains_it(rig: EngineRig) -> None:
     rig.client.set_memory()
     rig.client.start_rings()
     set_table(
@@ -190,14 +192,14 @@ def test_a_running_ring_survives_a_table_that_still_holds_it(rig: EngineRig) -> 
     assert rig.sink.frames == [b"frame" * 20]
 
 
-def test_a_table_without_the_running_ring_is_refused(rig: EngineRig) -> None:
+def test_table_without_running_ring_is_refused(rig: EngineRig) -> None:
     rig.client.set_memory()
     rig.client.start_rings()
     with pytest.raises(ProtocolError, match="user address"):
         set_table(rig, [(GUEST_ADDR, rig.memory.size, USER_ADDR + (1 << 32), 0)])
 
 
-def test_a_table_that_moves_the_running_ring_is_refused(rig: EngineRig) -> None:
+def test_table_that_moves_running_ring_is_refused(rig: EngineRig) -> None:
     rig.client.set_memory()
     rig.client.start_rings()
     with pytest.raises(ProtocolError, match="moves ring 0"):

@@ -24,7 +24,7 @@ def test_every_message_has_one_handler_or_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize("row", vu.REQUESTS.values(), ids=lambda row: row.name)
-def test_sizes_and_descriptors_are_bounded(row: vu.Request) -> None:
+def test_payload_size_and_descriptors_are_bounded(row: vu.Request) -> None:
     row.check(row.min_size, row.min_fds)
     row.check(row.max_size, row.max_fds)
     for size, fds in (
@@ -43,7 +43,7 @@ def test_another_version_is_refused(flags: int) -> None:
         vu.assembler().feed(vu.HEADER.pack(vu.GET_FEATURES, flags, 0))
 
 
-def test_an_announced_payload_is_bounded() -> None:
+def test_payload_size_in_header_is_bounded() -> None:
     frames = vu.assembler()
     assert frames.feed(vu.HEADER.pack(vu.GET_FEATURES, 1, vu.MAX_PAYLOAD)) == []
     with pytest.raises(FrameError):

@@ -42,7 +42,7 @@ def transmit(rig: EngineRig, frame: bytes = FRAME) -> list[bytes]:
     return rig.sink.frames
 
 
-def test_rings_start_with_their_kick_and_carry_frames(rig: EngineRig) -> None:
+def test_ring_starts_with_kick_and_carries_frames(rig: EngineRig) -> None:
     rig.client.negotiate()
     rig.client.set_memory()
     tx = rig.driver.rings[1]
@@ -56,7 +56,7 @@ def test_rings_start_with_their_kick_and_carry_frames(rig: EngineRig) -> None:
     assert transmit(rig) == [FRAME]
 
 
-def test_the_order_does_not_matter(rig: EngineRig) -> None:
+def test_ring_set_up_messages_may_come_in_any_order(rig: EngineRig) -> None:
     """QEMU enables before it sets features, memory and rings; others kick before they tell the addresses."""
     for ring in rig.driver.rings:
         rig.client.enable(ring)
@@ -69,7 +69,7 @@ def test_the_order_does_not_matter(rig: EngineRig) -> None:
     assert transmit(rig) == [FRAME]
 
 
-def test_dpdk_asks_for_the_base_first(rig: EngineRig) -> None:
+def test_get_vring_base_of_unused_ring_is_answered(rig: EngineRig) -> None:
     """virtio-user, reconnecting, disables and stops rings of a connection that has seen nothing yet."""
     for ring in rig.driver.rings[:2]:
         rig.client.enable(ring, False)
@@ -78,7 +78,7 @@ def test_dpdk_asks_for_the_base_first(rig: EngineRig) -> None:
     assert transmit(rig) == [FRAME]
 
 
-def test_without_protocol_features_rings_are_enabled_from_the_start(rig: EngineRig) -> None:
+def test_rings_without_protocol_features_start_enabled(rig: EngineRig) -> None:
     rig.client.send_u64(vu.SET_FEATURES, rig.device.host_features)
     rig.client.set_memory()
     for ring in rig.driver.rings:
@@ -88,7 +88,7 @@ def test_without_protocol_features_rings_are_enabled_from_the_start(rig: EngineR
     assert transmit(rig) == [FRAME]
 
 
-def test_from_a_disabled_ring_is_discarded(rig: EngineRig) -> None:
+def test_packets_of_disabled_ring_are_discarded(rig: EngineRig) -> None:
     """Specification, "Ring states": without side effects, which for a network device is to drop what it sends."""
     rig.client.start()
     rig.client.enable(rig.driver.rings[1], False)
@@ -99,7 +99,7 @@ def test_from_a_disabled_ring_is_discarded(rig: EngineRig) -> None:
     assert transmit(rig) == [FRAME]
 
 
-def test_with_all_rings_disabled_the_driver_is_gone(rig: EngineRig) -> None:
+def test_all_rings_disabled_means_no_driver(rig: EngineRig) -> None:
     """UML says no more than that when it lets go of its rings: they are not touched."""
     rig.client.start()
     for ring in rig.driver.rings:
@@ -110,7 +110,7 @@ def test_with_all_rings_disabled_the_driver_is_gone(rig: EngineRig) -> None:
     assert rig.driver.rings[1].used_idx == 0
 
 
-def test_stop_tells_the_base_and_a_restart_goes_on(rig: EngineRig) -> None:
+def test_stop_returns_base_and_restart_resumes(rig: EngineRig) -> None:
     rig.client.start()
     for _ in range(3):
         transmit(rig)
@@ -124,7 +124,7 @@ def test_stop_tells_the_base_and_a_restart_goes_on(rig: EngineRig) -> None:
     assert transmit(rig) == [FRAME]
 
 
-def test_a_base_that_lags_is_not_believed(rig: EngineRig) -> None:
+def test_used_idx_overrides_stale_base(rig: EngineRig) -> None:
     """After a reconnect QEMU may tell a base from before the cut; used.idx is the truth."""
     rig.client.start()
     for _ in range(3):
@@ -136,7 +136,7 @@ def test_a_base_that_lags_is_not_believed(rig: EngineRig) -> None:
     assert transmit(rig) == [FRAME]
 
 
-def test_uml_lets_its_driver_go_with_enable_0_and_sets_up_again(rig: EngineRig) -> None:
+def test_disabled_ring_may_be_set_up_again_without_stop(rig: EngineRig) -> None:
     """No GET_VRING_BASE comes: the rings are freed, and perhaps allocated at the same place again."""
     rig.client.start()
     for _ in range(3):
@@ -172,7 +172,7 @@ def test_call_and_kick_are_replaced_on_a_running_ring(rig: EngineRig) -> None:
     os.close(call)
 
 
-def test_an_error_descriptor_is_kept(rig: EngineRig) -> None:
+def test_error_descriptor_is_kept_open(rig: EngineRig) -> None:
     rig.client.send_u64(vu.SET_VRING_ERR, 0, [rig.driver.rings[0].call_fd])
     assert rig.engine.rings[0].err_fd is not None
     rig.client.send_u64(vu.SET_VRING_ERR, 0 | vu.VRING_NOFD)
@@ -208,7 +208,7 @@ USER = 0x7F12_3456_0000
         (vu.SET_BACKEND_REQ_FD, b"", 1),
     ],
 )
-def test_nonsense_is_refused(rig: EngineRig, number: int, payload: bytes, fds: int) -> None:
+def test_invalid_ring_message_is_refused(rig: EngineRig, number: int, payload: bytes, fds: int) -> None:
     with pytest.raises(ProtocolError):
         rig.client.send(number, payload, [rig.driver.rings[0].kick_fd] * fds)
 
@@ -244,7 +244,7 @@ def test_a_misaligned_ring_is_refused(rig: EngineRig) -> None:
         rig.client.send_u64(vu.SET_VRING_KICK, 0, [ring.kick_fd])
 
 
-def test_descriptors_that_cannot_signal_are_refused(rig: EngineRig) -> None:
+def test_descriptor_that_cannot_signal_is_refused(rig: EngineRig) -> None:
     for number in (vu.SET_VRING_KICK, vu.SET_VRING_CALL, vu.SET_VRING_ERR):
         with (
             tempfile.TemporaryFile() as file,
@@ -258,7 +258,7 @@ def test_descriptors_that_cannot_signal_are_refused(rig: EngineRig) -> None:
 
 
 @pytest.mark.parametrize("number", [vu.SET_VRING_KICK, vu.SET_VRING_CALL, vu.SET_BACKEND_REQ_FD])
-def test_descriptors_that_are_only_paths_are_refused(rig: EngineRig, number: int, tmp_path: Path) -> None:
+def test_o_path_descriptor_is_refused(rig: EngineRig, number: int, tmp_path: Path) -> None:
     """One opened with O_PATH looks like its pipe or socket, and can nothing."""
     rig.client.negotiate()
     path = tmp_path / "path"
@@ -274,7 +274,7 @@ def test_descriptors_that_are_only_paths_are_refused(rig: EngineRig, number: int
     os.close(fd)
 
 
-def test_notifiers_never_block(rig: EngineRig) -> None:
+def test_notifier_descriptors_are_nonblocking(rig: EngineRig) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         rig.client.send_u64(vu.SET_VRING_KICK, 0, [theirs.fileno()])
@@ -285,7 +285,7 @@ def test_notifiers_never_block(rig: EngineRig) -> None:
 
 
 @pytest.mark.parametrize("number", [vu.SET_STATUS, vu.RESET_DEVICE])
-def test_bases_outlive_a_reset(number: int) -> None:
+def test_bases_survive_reset(number: int) -> None:
     """QEMU stops with SET_STATUS 0 and asks for the bases only then."""
     with no_fd_leak():
         rig = EngineRig()

@@ -1,6 +1,6 @@
-"""The map of a guest's memory apart from its files: which regions there are, and what each is made of.
+"""The saved map of a guest's memory: its regions and their kinds. The files' descriptors are passed beside it.
 
-The front-ends' messages bring regions one by one; a restored session brings all of them back at once.
+The attachments save it, and restore all regions at once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class RegionRecord(Record, frozen=True):
     size: U64
     user_addr: U64 | None
     kind: Literal["file", "shadow", "unshared"]
-    """`file`: its descriptor goes beside the record. `shadow`: its copy is empty at first, all is fetched anew."""
+    """`file`: its descriptor is passed beside the record. `shadow`: the restored copy is empty and is fetched again."""
     fd_offset: U64
     writable: bool
 

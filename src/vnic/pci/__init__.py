@@ -1,1 +1,4 @@
-"""PCI devices: config space, capabilities, BARs and interrupts. There is no bus; attachments serve a device."""
+"""PCI devices: config space, capabilities, BARs, interrupts and DMA.
+
+Device models derive from `device.PciDevice`; attachments serve them to a VM. There is no bus.
+"""

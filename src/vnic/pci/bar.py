@@ -1,6 +1,6 @@
-"""Base address registers: how large each window of a device is and of which kind. Device models declare them.
+"""Base address registers: the size and kind of each window of a device. Device models declare them.
 
-`ConfigSpace` answers a guest that sizes them (PCI 3.0 §6.2.5.1); attachments report them as regions.
+`ConfigSpace` implements their sizing by the guest (PCI 3.0 §6.2.5.1); attachments report them as regions.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Bar:
 
     @property
     def registers(self) -> int:
-        """How many of the six registers the window takes."""
+        """The number of the six registers that the window takes."""
         return 2 if self.is_64bit else 1
 
     @property

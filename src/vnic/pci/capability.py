@@ -1,6 +1,6 @@
-"""PCI capabilities as plain data: the bytes of each structure and which of its bits a guest may write.
+"""PCI capabilities as plain data: the bytes of each structure and the bits of it that a guest may write.
 
-Device models build them with the functions here and hand them to `ConfigSpace.add_capability`.
+Device models build them with these functions and pass them to `ConfigSpace.add_capability`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ CAP_VENDOR = 0x09
 CAP_PCIE = 0x10
 CAP_MSIX = 0x11
 
-# Offsets inside of the structures, from the capability's first byte.
+# Offsets from the capability's first byte.
 PM_CONTROL = 4
 MSI_CONTROL = 2
 MSIX_CONTROL = 2
@@ -32,9 +32,9 @@ MSIX_MAX_VECTORS = 2048
 
 @dataclass(frozen=True, slots=True)
 class Capability:
-    """`body` is everything after the two bytes id and next; `writable` masks the bits of it that a guest sets.
+    """`body` is everything after the two bytes id and next; `writable` is the mask of bits that a guest may write.
 
-    Bits in `clears` are cleared by writing a one and cannot be set by a guest (PCI's RW1C).
+    A guest clears bits in `clears` by writing a one, and cannot set them (PCI's RW1C).
     """
 
     id: int
@@ -72,7 +72,7 @@ def msi(vectors: int = 1) -> Capability:
 
 
 def msix(vectors: int, table_bar: int, table_offset: int, pba_bar: int, pba_offset: int) -> Capability:
-    """MSI-X (PCI 3.0 §6.8.2) with its table and its pending bits where they are said to be."""
+    """MSI-X (PCI 3.0 §6.8.2) with its table and its pending bits at the given places."""
     if not 1 <= vectors <= MSIX_MAX_VECTORS:
         raise ValueError(f"MSI-X with {vectors} vectors")
     table_end, pba_end = table_offset + vectors * MSIX_ENTRY_SIZE, pba_offset + -(-vectors // 64) * 8
@@ -91,7 +91,7 @@ def msix(vectors: int, table_bar: int, table_offset: int, pba_bar: int, pba_offs
 def pcie_endpoint() -> Capability:
     """A PCI Express endpoint, structure version 2 (PCIe 3.0 §7.8): 2.5 GT/s x1, 128-byte payloads, FLR.
 
-    The link registers are what QEMU's pcie_cap_v1_fill sets up; QEMU replaces them by its slot's.
+    The link registers are those of QEMU's pcie_cap_v1_fill; QEMU's client shows its slot's instead.
     """
     layout = struct.Struct("<HIHHIHHIHHHHIIHHIHHIHH")
     assert layout.size == 58
@@ -108,7 +108,7 @@ def pcie_endpoint() -> Capability:
 
 
 def vendor(body: bytes, writable: bytes = b"") -> Capability:
-    """A vendor-specific capability; `body` follows id and next, its first byte has to be the length."""
+    """A vendor-specific capability; `body` follows id and next, and its first byte must be the length."""
     if not body or body[0] != len(body) + 2:
         raise ValueError("a vendor capability starts with its own length")
     return Capability(CAP_VENDOR, body, writable)

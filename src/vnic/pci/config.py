@@ -1,7 +1,7 @@
 """A device's config space: type 0 header and capabilities, with the bits a guest may write.
 
-`PciDevice` owns one; attachments read and write it. Every byte has a mask, as QEMU's PCIDevice.wmask, so that
-no register needs code unless writing it has an effect.
+`PciDevice` owns one; attachments read and write it. Every byte has a mask, like QEMU's PCIDevice.wmask, so that
+only registers whose write has an effect need code.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ CLASS_ETHERNET = 0x020000
 
 @dataclass(frozen=True, slots=True)
 class PciId:
-    """Who the device says it is. `class_code` holds base class, subclass and interface."""
+    """The device's ids. `class_code` holds base class, subclass and interface."""
 
     vendor: int
     device: int
@@ -59,14 +59,14 @@ class PciId:
 
 class ConfigSpaceRecord(Record, frozen=True):
     data: bytes
-    """All of it."""
+    """All bytes of a config space."""
 
 
 class ConfigSpace:
     """The bytes, their masks and the list of capabilities.
 
-    `read` and `write` take any range inside of `size`, which is `CONFIG_SIZE` or, for an `express` function,
-    `EXTENDED_CONFIG_SIZE`; the caller has checked it.
+    `read` and `write` take any range inside `size`, which is `CONFIG_SIZE` or, for an `express` function,
+    `EXTENDED_CONFIG_SIZE`; the caller checks it.
     """
 
     def __init__(self, ident: PciId, *, interrupt_pin: int = 1, express: bool = False) -> None:
@@ -91,12 +91,12 @@ class ConfigSpace:
             self.set(offset, size, value)
         command = COMMAND_IO | COMMAND_MEMORY | COMMAND_MASTER | COMMAND_PARITY | COMMAND_SERR
         self._writable[COMMAND : COMMAND + 2] = (command | COMMAND_INTX_DISABLE).to_bytes(2, "little")
-        # §6.2.4: a bus master has it writable; PCI Express keeps it so, without effect.
+        # §6.2.4: writable for a bus master; PCI Express keeps it writable, without effect.
         self._writable[CACHE_LINE_SIZE] = self._writable[INTERRUPT_LINE] = 0xFF
         self._clears[STATUS : STATUS + 2] = _STATUS_ERRORS.to_bytes(2, "little")
 
     def add_bar(self, bar: Bar) -> None:
-        """Give the window its register; the guest places it."""
+        """Add the window's registers; the guest sets the address."""
         offset, size = BAR0 + 4 * bar.index, 4 * bar.registers
         if any(self._writable[offset : offset + size]):
             raise ValueError(f"BAR {bar.index} is taken")
@@ -138,7 +138,7 @@ class ConfigSpace:
         return bytes(self.data[offset : offset + length])
 
     def write(self, offset: int, data: bytes) -> None:
-        """A guest's write: only the bits it may change do."""
+        """A guest's write: it changes only the bits in the mask."""
         for at, value in enumerate(data, offset):
             mask = self._writable[at]
             self.data[at] = (self.data[at] & ~mask & ~(value & self._clears[at])) | (value & mask)
@@ -147,7 +147,7 @@ class ConfigSpace:
         return ConfigSpaceRecord(data=bytes(self.data))
 
     def check(self, record: ConfigSpaceRecord) -> None:
-        """Raise RecordError unless it is that of the same function: what no guest and no event changes is as here."""
+        """Raise RecordError unless the record is of the same function: bits that nothing can change must be equal."""
         require(len(record.data) == self.size, "data", f"has {len(record.data)} bytes, not {self.size}")
         for at, (ours, theirs) in enumerate(zip(self.data, record.data, strict=True)):
             changes = self._writable[at] | self._clears[at] | (STATUS_INTERRUPT if at == STATUS else 0)
@@ -159,7 +159,7 @@ class ConfigSpace:
         self.data[:] = record.data
 
     def reset(self) -> None:
-        """Every bit a guest can write goes back to zero, as all of them start (a bus reset or FLR)."""
+        """Clear every bit that a guest can write (a bus reset or FLR)."""
         data, writable, clears = (
             int.from_bytes(each, "little") for each in (self.data, self._writable, self._clears)
         )

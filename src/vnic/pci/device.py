@@ -1,7 +1,7 @@
-"""The base of every PCI NIC model: config space, windows, interrupts and the way into guest memory.
+"""The base of every PCI NIC model: config space, windows, interrupts and access to guest memory.
 
-A model (virtio-net-pci, e1000) derives from `PciDevice`; an attachment (vfio-user) plugs a VM in with
-`plug()`, then calls the window, config and reset entries, all from one thread.
+A model (virtio-net-pci, e1000) derives from `PciDevice`; an attachment (vfio-user) attaches a VM with
+`plug()`, then calls the window, config and reset methods, all from one thread.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _NO_DMA = NoDma()
 
 
 class PciDeviceRecord(Record, frozen=True):
-    """A PciDevice without what its model adds."""
+    """A PciDevice without the part of its model."""
 
     config: ConfigSpaceRecord
     msix: MsixTableRecord | None
@@ -42,25 +42,25 @@ class PciDeviceRecord(Record, frozen=True):
 
 
 class PciHandles(NamedTuple):
-    """The VM that a restored device is plugged into."""
+    """The handles of the VM that a restored device is attached to."""
 
     irq: IrqLines
     memory: GuestMemory
     shadow: Shadow | None = None
-    """Where the VM does not share its memory."""
+    """Set if the VM does not share its memory."""
 
 
 class PciDevice:
-    """What the VM side sees of a NIC, and what a NIC model builds on.
+    """The interface of a NIC for attachments, and the base of a NIC model.
 
-    A model overrides `region_read` and `region_write` (its own BARs), `device_reset`, and, if it keeps views
-    of guest memory, `dma_unmapped`. It interrupts with `set_intx` and `notify`, and reaches memory through
-    `dma`. Its rings of descriptors are added to `rings`, which has them fetched where a VM does not share its memory.
+    A model overrides `region_read` and `region_write` (its BARs), `device_reset`, and, if it keeps views of guest
+    memory, `dma_unmapped`. It interrupts with `set_intx` and `notify`, and accesses memory with `dma`. It adds its
+    descriptor rings to `rings`, which fetches them if a VM does not share its memory.
     """
 
     link_lag_seconds: ClassVar[float] = 0.0
-    """How long the usual drivers may take to act on a link change after its interrupt: so long a VM is kept before
-    its NIC goes away for good."""
+    """How long common drivers take to act on a link change after its interrupt: a VM stays attached that long before
+    its NIC is removed."""
 
     def __init__(
         self,
@@ -71,8 +71,8 @@ class PciDevice:
         msix: MsixTable | None = None,
         interrupt_pin: int = 1,
     ) -> None:
-        # A function with the PCI Express capability has extended config space: firmware that finds the one without
-        # the other gives up on it (edk2's PciCapLib).
+        # A function with the PCI Express capability must have extended config space: otherwise firmware ignores it
+        # (edk2's PciCapLib).
         express = any(each.id == capability.CAP_PCIE for each in capabilities)
         self.config = ConfigSpace(ident, interrupt_pin=interrupt_pin, express=express)
         self.msix = msix
@@ -90,15 +90,15 @@ class PciDevice:
         self.irq: IrqLines = _NO_IRQ
         self._memory: GuestMemory | None = None
         self.shadow: Shadow | None = None
-        """There while a VM is plugged in that does not share its memory: `dma` and `_memory` are a copy then."""
+        """Set while the attached VM does not share its memory: `dma` and `_memory` are a shadow copy then."""
         self._dma: Dma = _NO_DMA
         self.rings = RingFeed(lambda: self.bus_master, self.dma_refused)
         self._intx = False
 
-    # --- Entries of the VM side ---
+    # --- Called by the attachment ---
 
     def plug(self, irq: IrqLines, memory: GuestMemory) -> None:
-        """A VM is there. Its memory may still be empty; `dma_mapped` tells of what comes."""
+        """A VM attaches. Its memory may still be empty; `dma_mapped` reports each region."""
         self.irq = irq
         self._memory = self._dma = memory
 
@@ -110,9 +110,9 @@ class PciDevice:
         self.rings.use_shadow(memory, shadow)
 
     def unplug(self, done: Callable[[], None]) -> None:
-        """The VM is gone: back to the state of power-on, with no lines and no memory.
+        """The VM detached: return to the power-on state, without lines and memory.
 
-        `done` is called, now or later, when nothing touches them any more; until then they stay valid.
+        `done` is called, now or later, when they are no longer used; they must stay valid until then.
         """
         self.reset()
         self.irq = _NO_IRQ
@@ -122,7 +122,7 @@ class PciDevice:
         done()
 
     def reset(self) -> None:
-        """A bus reset, an FLR or the VM's reset: config space, interrupts, then the model."""
+        """A bus reset, an FLR or the VM's reset: reset config space, interrupts, then the model."""
         self.config.reset()
         if self.msix is not None:
             self.msix.reset()
@@ -131,11 +131,11 @@ class PciDevice:
         self.device_reset()
 
     def config_read(self, offset: int, length: int) -> bytes:
-        """Inside of `config.size`, which the caller has checked."""
+        """Read config space. The range is inside `config.size`; the caller checks it."""
         return self.config.read(offset, length)
 
     def config_write(self, offset: int, data: bytes) -> None:
-        """As `config_read`; carries out what the written bits mean."""
+        """Write config space, as `config_read`, and carry out the effects of the written bits."""
         before, message_before, power_before = (
             self.config.get(COMMAND, 2),
             self.msix_enabled,
@@ -158,7 +158,7 @@ class PciDevice:
             self.reset()
 
     def window_read(self, region: int, offset: int, length: int) -> bytes:
-        """A read of BAR `region`, inside of its size, which the caller has checked; always `length` bytes."""
+        """Read `length` bytes of BAR `region`. The range is inside its size; the caller checks it."""
         if region in self._msix_bars and self.msix is not None:
             data = self.msix.read(region, offset, length, self.irq.msix_pending())
             if data is not None:
@@ -166,12 +166,12 @@ class PciDevice:
         return self.region_read(region, offset, length)
 
     def window_write(self, region: int, offset: int, data: bytes) -> None:
-        """As `window_read`."""
+        """Write to a BAR, as `window_read`."""
         if region not in self._msix_bars or self.msix is None or not self.msix.write(region, offset, data):
             self.region_write(region, offset, data)
 
     def lines_changed(self) -> None:
-        """The VM gave eventfds for its interrupts, or took them away."""
+        """The VM set or removed eventfds for its interrupts."""
         self._drive_intx()
         self.irqs_changed()
 
@@ -185,7 +185,7 @@ class PciDevice:
         )
 
     def check_function(self, record: PciDeviceRecord) -> None:
-        """Raise RecordError if it is another function's."""
+        """Raise RecordError if the record is another function's."""
         with within("config"):
             self.config.check(record.config)
             at = self.config.find(capability.CAP_PM)
@@ -202,7 +202,7 @@ class PciDevice:
             )
 
     def restore_function(self, record: PciDeviceRecord, handles: PciHandles) -> None:
-        """Take a checked record over, in place of `plug`. The model's own state follows, then `resume`."""
+        """Take a checked record, in place of `plug`. Restore the model's own state next, then call `resume`."""
         self.irq = handles.irq
         self._memory = self._dma = handles.memory
         self.config.restore(record.config)
@@ -217,49 +217,49 @@ class PciDevice:
         self._drive_intx()
         self.rings.restart()
 
-    # --- What a model overrides ---
+    # --- Overridden by models ---
 
     def region_read(self, region: int, offset: int, length: int) -> bytes:
-        """A guest's read of a BAR, but for the MSI-X table in it: `length` bytes (1, 2, 4 or 8 from a real driver)."""
+        """A guest's read of a BAR outside the MSI-X table: `length` bytes (1, 2, 4 or 8 from a real driver)."""
         return bytes(length)
 
     def region_write(self, region: int, offset: int, data: bytes) -> None:
-        """A guest's write to a BAR, but for the MSI-X table in it. Nothing it holds may raise."""
+        """A guest's write to a BAR outside the MSI-X table. Must not raise, whatever the data."""
 
     def device_reset(self) -> None:
-        """Put the model's own registers into their state after reset. The link's state is kept."""
+        """Reset the model's own registers. The link's state stays."""
 
     def dma_mapped(self, addr: int, size: int) -> None:
-        """Guest memory has appeared at `addr`."""
+        """Guest memory was mapped at `addr`."""
         self.rings.restart()
 
     def dma_unmapped(self, addr: int, size: int) -> None:
-        """Guest memory goes: on return, no view into the range may be left. It may come back at once."""
+        """Guest memory is unmapped: on return, no view of the range may exist. It may be mapped again at once."""
 
     def dma_refused(self, error: GuestMemoryError) -> None:
-        """The VM refused a write to memory that it does not share, which `dma` took."""
+        """The VM refused an earlier write through `dma` to memory that it does not share."""
 
     def bus_master_changed(self, enabled: bool) -> None:
-        """The guest allowed (or forbade) the device to reach memory; `dma` follows by itself."""
+        """The guest enabled or disabled bus mastering; `dma` changes by itself."""
 
     def irqs_changed(self) -> None:
-        """MSI-X went on or off, or the VM replaced eventfds: what `irq.msix_fd` gave may be stale."""
+        """MSI-X was enabled or disabled, or the VM replaced eventfds: results of `irq.msix_fd` may be stale."""
 
-    # --- What a model calls ---
+    # --- Called by models ---
 
     @property
     def dma(self) -> Dma:
-        """Guest memory, or one that refuses everything while the guest has bus mastering off."""
+        """Guest memory; every access is refused while the guest has bus mastering disabled."""
         return self._dma if self.bus_master else _NO_DMA
 
     @property
     def bus_master(self) -> bool:
-        """The guest lets the device write to the bus: to memory, and message interrupts, which are writes too."""
+        """Whether the guest has enabled bus mastering, for memory and for message interrupts, which are writes."""
         return bool(self.config.data[COMMAND] & COMMAND_MASTER)
 
     @property
     def msix_enabled(self) -> bool:
-        """MSI-X is on: the INTx pin is not to be used (PCI 3.0 §6.8.3.3)."""
+        """Whether MSI-X is enabled, so that the INTx pin must not be used (PCI 3.0 §6.8.3.3)."""
         at = self.config.find(capability.CAP_MSIX)
         if not at:
             return False
@@ -273,25 +273,25 @@ class PciDevice:
         return bool(at and self.config.get(at + capability.MSI_CONTROL, 2) & capability.MSI_ENABLE)
 
     def set_intx(self, level: bool) -> None:
-        """Assert or release the pin; Status shows the level even where Command keeps it from the guest."""
+        """Assert or deassert the pin; Status shows the level even if Command disables the interrupt."""
         self._intx = level
         self.config.data[STATUS] = (self.config.data[STATUS] & ~STATUS_INTERRUPT) | STATUS_INTERRUPT * level
         self._drive_intx()
 
     @property
     def intx(self) -> bool:
-        """The level the model last set."""
+        """The level that the model last set."""
         return self._intx
 
     def notify(self, vector: int) -> bool:
-        """Send a message interrupt by whichever of MSI-X and MSI is on; False if none is or it cannot go out."""
+        """Send a message interrupt by MSI-X or MSI; False if neither is enabled or it cannot be sent."""
         if not self.bus_master:
             return False  # PCI 3.0 §6.8.3.4: it is a memory write
         if self.msix_enabled:
             return self.irq.msix_notify(vector)
         return self.msi_enabled and self.irq.msi_notify(vector)
 
-    # --- Inside ---
+    # --- Internal ---
 
     @property
     def _power_state(self) -> int:
@@ -309,7 +309,7 @@ class PciDevice:
         self.irq.set_intx(self._intx and not blocked)
 
     def _asks_flr(self, offset: int, data: bytes) -> bool:
-        """Did this write set Initiate Function Level Reset (PCIe 3.0 §7.8.4)? The bit itself reads as zero."""
+        """Whether this write set Initiate Function Level Reset (PCIe 3.0 §7.8.4). The bit itself reads as zero."""
         at = self.config.find(capability.CAP_PCIE)
         high = at + capability.PCIE_DEVICE_CONTROL + 1 - offset
         return bool(at and 0 <= high < len(data) and data[high] << 8 & capability.PCIE_FLR)

@@ -1,8 +1,8 @@
-"""How a device reaches guest memory: reads and writes, and its rings of descriptors as they come.
+"""A device's access to guest memory: reads and writes, and fetches for its descriptor rings.
 
-A model reads and writes through `Dma`, and adds its rings to `PciDevice.rings`. In a VM that shares its memory that is
-all; in one that does not, descriptors and the buffers to be read are fetched here before the model works on them, and
-its interrupts wait here for what it wrote.
+A model reads and writes through `Dma`, and adds its rings to `PciDevice.rings`. If a VM does not share its memory,
+the descriptors and the buffers to read are fetched here before the model processes them, and its interrupts wait here
+until its writes are complete.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _MOST = ROUND_BYTES // BUFFER_COST_BYTES
 
 
 class Dma(Protocol):
-    """Guest memory as a device reaches it. Addresses are the guest's, lengths are bytes.
+    """Guest memory as a device accesses it. Addresses are the guest's, lengths are bytes.
 
-    Every call raises GuestMemoryError for a range that is not wholly mapped and shared; nothing is done then.
+    Every call raises GuestMemoryError for a range that is not completely mapped and shared, and then does nothing.
     """
 
     def read(self, addr: int, length: int, /) -> bytes: ...
@@ -28,11 +28,11 @@ class Dma(Protocol):
     def write(self, addr: int, data: bytes | memoryview, /) -> None: ...
 
     def slice(self, addr: int, length: int, /) -> memoryview:
-        """The live bytes, without a copy. Not to be kept beyond `PciDevice.dma_unmapped` of the range."""
+        """The live bytes, without a copy. Release them at `PciDevice.dma_unmapped` of the range."""
 
 
 class NoDma:
-    """The memory of a device that may not reach any: no VM is there, or bus mastering is off."""
+    """Refuses every access: no VM is attached, or bus mastering is disabled."""
 
     def read(self, addr: int, length: int, /) -> bytes:
         raise GuestMemoryError("the device is no bus master")
@@ -45,7 +45,7 @@ class NoDma:
 
 
 class Ring(Protocol):
-    """A ring of descriptors that the guest posts: those from `head` up to `tail` are the device's."""
+    """A ring of descriptors that the guest posts: the device owns those from `head` up to `tail`."""
 
     @property
     def descriptor_bytes(self) -> int: ...
@@ -61,11 +61,11 @@ class Ring(Protocol):
 
     @property
     def usable(self) -> bool:
-        """Head and tail lie inside of the ring."""
+        """Whether head and tail are inside the ring."""
 
     @property
     def available(self) -> int:
-        """How many descriptors are the device's; only of a `usable` ring."""
+        """The number of descriptors that the device owns; only for a `usable` ring."""
 
     def address(self, index: int) -> int: ...
 
@@ -78,9 +78,9 @@ class _User(NamedTuple):
 
 
 class RingFeed:
-    """The rings of one device. The device tells of what the guest does to them; `work` is called for what was fetched.
+    """The rings of one device. The device reports the guest's changes; `work` is called when a fetch is complete.
 
-    `bus_master` says whether the device may reach memory now.
+    `bus_master` returns whether the device may access memory now.
     """
 
     def __init__(self, bus_master: Callable[[], bool], refused: Callable[[GuestMemoryError], None]) -> None:
@@ -98,7 +98,7 @@ class RingFeed:
         work: Callable[[], None],
         failed: Callable[[GuestMemoryError], None],
     ) -> None:
-        """A ring whose buffers, of `buffer_bytes` each, the device only writes."""
+        """Add a ring whose buffers, of `buffer_bytes` each, the device only writes."""
         self._users[name] = _User(
             ring, lambda memory: receive_plan(ring, memory, buffer_bytes()), work, failed
         )
@@ -112,16 +112,16 @@ class RingFeed:
         work: Callable[[], None],
         failed: Callable[[GuestMemoryError], None],
     ) -> None:
-        """A ring whose buffers the device reads: `buffer_of` a descriptor, of length 0 where it has none. A buffer of
-        more than `longest` bytes is never read."""
+        """Add a ring whose buffers the device reads: `buffer_of` returns a descriptor's buffer, with length 0 for none.
+        A buffer of more than `longest` bytes is never read."""
         self._users[name] = _User(
             ring, lambda memory: transmit_plan(ring, memory, buffer_of, longest), work, failed
         )
 
-    # --- The device's side ---
+    # --- Called by the device ---
 
     def posted(self, ring: Ring, tail: int) -> None:
-        """The guest moved the tail. Where it shares its memory, the device may work at once."""
+        """The guest moved the tail. If it shares its memory, the device may process the ring at once."""
         ring.posted_tail = tail
         if self._shadow is None:
             ring.tail = tail
@@ -129,7 +129,7 @@ class RingFeed:
             self._fetch()
 
     def restart(self) -> None:
-        """A ring is elsewhere, or memory was mapped: what was fetched before does not count any more."""
+        """A ring moved, or memory was mapped: earlier fetches are invalid."""
         if self._shadow is None:
             return
         for user in self._users.values():
@@ -137,14 +137,14 @@ class RingFeed:
         self._fetch(anew=True)
 
     def after_writes(self, act: Callable[[int], None], causes: int) -> None:
-        """Call `act(causes)` when all that was written is there: the guest may look at any time."""
+        """Call `act(causes)` when all writes are complete, since the guest may check at any time."""
         if self._shadow is None:
             act(causes)
             return
         self._shadow.write((), partial(act, causes), self._refused)
         self._fetch()  # what did not fit before
 
-    # --- The base's side ---
+    # --- Called by PciDevice ---
 
     def use_shadow(self, memory: GuestMemory, shadow: Shadow) -> None:
         """The VM does not share its memory."""
@@ -159,7 +159,7 @@ class RingFeed:
         self._memory = self._shadow = None
 
     def _fetch(self, *, anew: bool = False) -> None:
-        """Have what the guest posted fetched, as far as the device can use it now."""
+        """Fetch the posted descriptors that the device can use now."""
         shadow, memory = self._shadow, self._memory
         assert shadow is not None
         assert memory is not None

@@ -1,6 +1,6 @@
 """The interrupt lines of a PCI device as its model sees them; the attachment that serves it implements them.
 
-A model never knows how an interrupt travels (an eventfd for vfio-user): it raises a level or sends a vector.
+A model sets a level or sends a vector; the attachment's mechanism (an eventfd for vfio-user) is hidden from it.
 """
 
 from __future__ import annotations
@@ -11,47 +11,47 @@ from typing import Protocol
 
 
 class Notifiers(Protocol):
-    """The two eventfds of one queue that a program outside works on, until `close`."""
+    """The two eventfds of one queue that another program processes, until `close`."""
 
     kick_fd: int
     call_fd: int
 
     def kick(self) -> None:
-        """Tell the program that the queue has something for it. Never waits."""
+        """Kick the program. Never blocks."""
 
     def close(self) -> None:
-        """The program is done. An interrupt that it asked for before is still reported."""
+        """The program has stopped. Interrupts that it requested before are still delivered."""
 
 
 class IrqLines(Protocol):
-    """What a device needs of the VM side to interrupt its guest. No call blocks and none raises."""
+    """The interrupts of a device. No call blocks or raises."""
 
     def set_intx(self, level: bool) -> None:
-        """Drive the INTx pin. Repeating a level is free; a masked line fires when it is unmasked."""
+        """Set the INTx pin. A repeated level has no effect; a masked line fires when it is unmasked."""
 
     def msi_notify(self, vector: int) -> bool:
-        """Send MSI `vector`; True if it went out or is latched to go out, False if the guest cannot get it."""
+        """Send MSI `vector`. True: it was sent or latched; False: the guest cannot get it."""
 
     def msix_notify(self, vector: int) -> bool:
         """Send MSI-X `vector`; as `msi_notify`."""
 
     def msix_pending(self) -> int:
-        """The latched vectors as a bit mask: what the pending bit array shows (PCI 3.0 §6.8.2.10)."""
+        """The latched vectors as a bit mask, for the pending bit array (PCI 3.0 §6.8.2.10)."""
 
     def msix_on(self) -> bool:
-        """Whether the VM has eventfds for MSI-X vectors. A client of VFIO may turn MSI-X on by these alone (Linux VFIO
-        keeps the capability's own enable bit from it)."""
+        """Whether the VM has eventfds for MSI-X vectors. A client of VFIO may enable MSI-X by these alone (Linux VFIO
+        hides the capability's enable bit from it)."""
 
     def msix_fd(self, vector: int) -> int | None:
-        """The eventfd behind MSI-X `vector`, if it is one: valid until the lines change."""
+        """The eventfd of MSI-X `vector`, if it has one: valid until the lines change."""
 
     def notifiers(self, called: Callable[[], None]) -> Notifiers:
-        """Make the eventfds through which a program outside works on one queue of the device. `called` runs whenever
-        it asks for an interrupt. Raises OSError where there are no descriptors left."""
+        """Make the eventfds for another program that processes one queue of the device. `called` runs whenever it
+        requests an interrupt. Raises OSError if no descriptors are left."""
 
 
 class NoIrq:
-    """The lines of a device that no VM is plugged into."""
+    """The lines of a device without a VM."""
 
     def set_intx(self, level: bool) -> None:
         pass

@@ -1,7 +1,7 @@
-"""A device's MSI-X table and pending bits, in the windows and at the places that its model says.
+"""A device's MSI-X table and pending bits, in the windows and at the offsets that its model chooses.
 
-`PciDevice` serves them for its model. The table is storage only: who delivers the vectors (QEMU, for vfio-user) also
-applies their masks, and keeps a table of its own, so that ours may never be written at all.
+`PciDevice` serves them for its model. The table is storage only: the client that delivers the vectors (QEMU, for
+vfio-user) applies their masks and keeps its own table, so that this one may never be written.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _PBA_ALIGN = 8
 
 
 class MsixTableRecord(Record, frozen=True):
-    """The table; which vectors are pending is the lines' to know."""
+    """The table. The interrupt lines keep the pending vectors."""
 
     table: bytes
 
@@ -24,8 +24,8 @@ class MsixTableRecord(Record, frozen=True):
 class MsixTable:
     """`vectors` entries at `table_offset` of BAR `table_bar`, their pending bits at `pba_offset` of BAR `pba_bar`.
 
-    The windows are the model's, which lists them and serves what else is in them. A table made by `exclusive` has a
-    window of its own, where all else reads as zero.
+    The model lists the windows and serves the rest of them. A table made by `exclusive` has a separate window, whose
+    other bytes read as zero.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class MsixTable:
         self._pba_at = (pba_bar, pba_offset)
         self.bars = frozenset((table_bar, pba_bar))
         self.window: Bar | None = None
-        """The one of its own."""
+        """The separate window of a table made by `exclusive`."""
         self.reset()
 
     @classmethod
@@ -57,7 +57,7 @@ class MsixTable:
         return self._capability
 
     def check_bars(self, bars: dict[int, Bar]) -> None:
-        """Raise ValueError unless both parts lie inside of windows of the device."""
+        """Raise ValueError unless both parts are inside windows of the device."""
         for (bar, offset), size in ((self._table_at, len(self._table)), (self._pba_at, self._pba_bytes)):
             if bar not in bars or offset + size > bars[bar].size:
                 raise ValueError(f"BAR {bar} has no room for MSI-X at {offset:#x}")
@@ -78,9 +78,9 @@ class MsixTable:
         self._table[:] = record.table
 
     def read(self, region: int, offset: int, length: int, pending: int) -> bytes | None:
-        """A guest's read of one of `bars`; None where it begins in neither part and the window is the model's.
+        """A guest's read of one of `bars`; None if it begins in neither part and the model serves the window.
 
-        `pending` is the bit mask of the latched vectors. What lies behind a part reads as zero.
+        `pending` is the bit mask of the latched vectors. Bytes beyond a part read as zero.
         """
         at = self._inside(region, offset, self._table_at, len(self._table))
         if at is not None:
@@ -91,7 +91,7 @@ class MsixTable:
         return None if self.window is None else bytes(length)
 
     def write(self, region: int, offset: int, data: bytes) -> bool:
-        """A guest's write, which only the table takes; False where it is the model's, as in `read`."""
+        """A guest's write; only the table stores it. False if the model serves it, as in `read`."""
         at = self._inside(region, offset, self._table_at, len(self._table))
         if at is not None:
             end = min(at + len(data), len(self._table))
@@ -102,6 +102,6 @@ class MsixTable:
 
     @staticmethod
     def _inside(region: int, offset: int, part: tuple[int, int], size: int) -> int | None:
-        """How far inside of a part an access begins."""
+        """The offset inside a part at which an access begins."""
         bar, start = part
         return offset - start if region == bar and start <= offset < start + size else None

@@ -1,1 +1,4 @@
-"""What every virtio device shares: guest memory, split rings, feature bits. Pure: no sockets, no asyncio."""
+"""The parts that all virtio devices share: split rings, features, device status, and the PCI transport.
+
+Device models derive from `device.VirtioDevice`; attachments drive it. No sockets, no asyncio.
+"""

@@ -1,4 +1,4 @@
-"""One descriptor chain of a virtqueue, as `SplitQueue.pop` gives it to a data plane or a control queue."""
+"""One descriptor chain of a virtqueue. `SplitQueue.pop` returns it to a data plane or a control queue."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from vnic.memory.guest import Span
 
 
 class Chain:
-    """One descriptor chain: the driver's buffers, checked, as bytes of its memory."""
+    """One descriptor chain: the driver's buffers, after their check, as bytes of its memory."""
 
     __slots__ = ("head", "readable", "readable_bytes", "writable", "writable_bytes")
 
@@ -20,11 +20,11 @@ class Chain:
         self.writable_bytes = writable_bytes
 
     def read(self) -> bytes:
-        """A copy of all readable bytes; bound `readable_bytes` first, the driver may name the same bytes often."""
+        """A copy of all readable bytes. Check `readable_bytes` first: buffers may overlap, so it is not bounded."""
         return b"".join([mapping[start:stop] for mapping, start, stop in self.readable])
 
     def write(self, data: bytes) -> int:
-        """Copy `data` to the writable bytes, as far as they reach; returns how many were written."""
+        """Copy `data` to the writable bytes, up to their end; returns the number of bytes written."""
         at, size = 0, len(data)
         for mapping, start, stop in self.writable:
             part = data[at : at + stop - start]

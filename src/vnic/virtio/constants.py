@@ -1,6 +1,6 @@
-"""The numbers of virtio 1.2 that every device shares: device status, feature bits, ring flags.
+"""The constants of virtio 1.2 that all devices share: device status, ring flags, sizes, device ids.
 
-Plain ints, not IntFlag: they are used in hot paths, where an IntFlag costs twenty times as much.
+Devices and transports use them, also in hot paths: plain ints, since an IntFlag costs twenty times as much.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a NIC's device model and the two sides around it owe each other: Attachment (how the VM is reached),
-VirtioDevice (what a virtio transport drives) and RingBackend (a back-end that can run the guest's rings itself).
+"""VirtioDevice, the base of all virtio device models, and the interfaces around it: Attachment (the VM's transport) and
+RingBackend (a back-end that can run the guest's rings itself).
 
-A transport (attach vhost-user, virtio-pci) calls VirtioDevice; the device model calls back through Attachment.
+A transport (vhost-user, virtio-pci) calls VirtioDevice; the device model calls the transport through Attachment.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from vnic.virtio.queue import QueueError, SplitQueue
 log = logging.getLogger(__name__)
 
 LOGGED_BREAKS = 16
-"""Broken rings that are logged for one VM: a hostile driver that resets and breaks again must not fill the log."""
+"""Limit on log lines about broken rings of one VM, so that a hostile driver cannot fill the log."""
 
 
 class QueueFds(NamedTuple):
-    """The eventfds of one ring, owned by the attachment and good until they are reclaimed.
+    """The eventfds of one ring, owned by the attachment and valid until they are reclaimed.
 
-    `kick` None: the driver polls, or is polled for. `call` None: the driver wants no interrupt.
+    `kick` None: the ring is polled. `call` None: the driver wants no interrupt.
     """
 
     kick: int | None
@@ -34,34 +34,34 @@ class QueueFds(NamedTuple):
 
 
 class Attachment(Protocol):
-    """What a device model needs of the transport that serves it to a VM. No method blocks or raises."""
+    """The transport that serves a device model to a VM. No method blocks or raises."""
 
     def config_interrupt(self) -> bool:
-        """Tell the guest that status or config changed. False: it cannot be told now; True: told, or about to be."""
+        """Notify the guest that status or config changed. False: not possible now. True: sent, or it will be."""
         ...
 
     def queue_interrupt(self, index: int) -> None:
-        """Tell the guest that the ring has used buffers; the driver's wish not to hear it was already heeded."""
+        """Interrupt the guest for used buffers of the ring; the caller has checked the driver's suppression flag."""
         ...
 
     def link_changed(self, up: bool) -> None:
-        """The link changed: for transports that show it by their socket. Comes before config_interrupt."""
+        """The link changed; for transports that show it by their socket. Called before config_interrupt."""
         ...
 
     def needs_reset(self) -> None:
-        """The device broke a ring and its status has NEEDS_RESET now: tell the guest where that is possible."""
+        """A ring is broken and the status has NEEDS_RESET now: notify the guest if the transport can."""
         ...
 
     def hand_over_queue(self, index: int) -> QueueFds | None:
-        """Stop serving the ring's kicks and give its eventfds, which then go straight to a back-end.
+        """Stop serving the ring's kicks and return its eventfds, for a back-end.
 
-        A transport whose kicks or interrupts are messages makes eventfds and turns one into the other.
-        None: not possible; the ring stays here.
+        A transport whose kicks or interrupts are messages makes eventfds and translates. None: not possible, and
+        the ring stays in this process.
         """
         ...
 
     def reclaim_queue(self, index: int) -> None:
-        """The ring is ours again: serve its kicks. The caller looks at the ring itself, no kick need be made up."""
+        """The ring is back in this process: serve its kicks. The caller checks the ring itself."""
         ...
 
 
@@ -70,38 +70,38 @@ class RingBackend(ABC):
     passes through this process."""
 
     ring_features: int | None = None
-    """The virtio feature bits it can serve; None while it never said (not connected yet)."""
+    """The virtio feature bits it can serve; None before the first connection."""
 
     @abstractmethod
     def take_rings(self, device: VirtioDevice) -> bool:
-        """Start on the device's rings for packets that are `ready` and `enabled`, with those that are not in use
-        disabled: memory, addresses, `last_avail` as base, fds from `device.attachment.hand_over_queue`. False: it
-        cannot, no queue was handed over, the rings stay here."""
+        """Take the device's data rings that are `ready` and `enabled`; those not in use are passed as disabled. It
+        gets memory, addresses, `last_avail` as base, and fds from `device.attachment.hand_over_queue`. False: it
+        cannot; no queue was handed over, and the rings stay in this process."""
 
     @abstractmethod
     def give_back(self, device: VirtioDevice, done: Callable[[Sequence[int | None]], None]) -> None:
-        """Stop, and then call `done` once, now or later, when the rings are not touched any more. Every queue that was
-        handed over has been reclaimed by then. `done` gets, per queue of `device.queues`, the base to resume from;
-        None (also beyond the list's end): from used.idx. A back-end that does not answer is cut off, and `done` called
-        nevertheless."""
+        """Stop, and call `done` once, now or later, when the back-end no longer accesses the rings. Every queue that
+        was handed over is reclaimed by then. `done` gets, per queue of `device.queues`, the base to resume from; None
+        (also beyond the list's end) means used.idx. A back-end that does not answer is disconnected, and `done` is
+        called all the same."""
 
     @abstractmethod
     def rings_changed(self, device: VirtioDevice) -> None:
-        """While the rings are taken: the memory map, a ring's eventfds, or which rings are ready or enabled,
+        """While the back-end has the rings: the memory map, a ring's eventfds, or the set of ready or enabled rings
         changed."""
 
 
 class VirtioHandles(NamedTuple):
-    """What a restored device works with; both are there while a VM is attached."""
+    """The handles of a restored device; both are set while a VM is attached."""
 
     attachment: Attachment | None
     memory: GuestMemory | None
 
 
 class VirtioDevice(ABC):
-    """The part of a virtio device that is the same for all: features, status, rings and who works on them.
+    """The part that all virtio devices share: features, status, rings, and the data path of the rings.
 
-    Transports call the public methods, in the control thread; nothing a driver does makes one of them raise.
+    Transports call the public methods from the control thread; no method raises for anything that a driver does.
     """
 
     device_id = 0
@@ -112,10 +112,10 @@ class VirtioDevice(ABC):
         self.memory: GuestMemory | None = None
         self.status = 0
         self.host_features = 0
-        """What the driver is offered; settled when a VM attaches and at each reset."""
+        """The features offered to the driver; computed when a VM attaches and at each reset."""
         self.driver_features = 0
         self.transport_features = 0
-        """What the transport adds to the device's own, before a VM attaches."""
+        """The features that the transport adds to the device's; set before a VM attaches."""
         self.generation = 0
         """Config generation (§2.5): differs after each change of config space."""
         self.config_size = 0
@@ -125,10 +125,10 @@ class VirtioDevice(ABC):
         self._when_returned: list[Callable[[], None]] = []
         self._resetting = False
         self._stopping: set[int] = set()
-        """Rings that stop when the RingBackend has given them back."""
+        """Rings that stop after the RingBackend has returned them."""
         self._breaks = 0
 
-    # -- what a device model fills in ---------------------------------------------------------------------------
+    # -- overridden by device models ----------------------------------------------------------------------------
 
     @property
     @abstractmethod
@@ -137,7 +137,7 @@ class VirtioDevice(ABC):
 
     @abstractmethod
     def offer_features(self) -> int:
-        """The features to offer, given the back-end there is now."""
+        """The features to offer with the present back-end."""
 
     @abstractmethod
     def features_changed(self) -> None:
@@ -145,56 +145,56 @@ class VirtioDevice(ABC):
 
     @abstractmethod
     def driver_ok_changed(self, driver_ok: bool) -> None:
-        """The driver took the device into use, or let it go."""
+        """The driver set DRIVER_OK, or the device was reset."""
 
     @abstractmethod
     def reset_state(self) -> None:
-        """Return what the driver configured to its defaults."""
+        """Reset the driver's settings to their defaults."""
 
     @abstractmethod
     def read_config(self, offset: int, length: int) -> bytes:
-        """`length` bytes of config space; ff behind its end."""
+        """`length` bytes of config space; bytes beyond its end read as ff."""
 
     @abstractmethod
     def write_config(self, offset: int, data: bytes) -> None:
-        """The driver writes config space; what is read-only stays."""
+        """The driver writes config space; read-only fields ignore it."""
 
     @abstractmethod
     def kick(self, index: int) -> None:
-        """The driver made buffers available. Does a bounded amount of work and goes on in later turns."""
+        """The driver made buffers available. Does a bounded amount of work and continues in later turns."""
 
     @abstractmethod
     def carries_packets(self, index: int) -> bool:
-        """Whether the ring is one for packets, in use or not: a RingBackend keeps one that goes out of use."""
+        """Whether the ring carries packets, in use or not: a RingBackend keeps one that is no longer in use."""
 
     @abstractmethod
     def is_data_queue(self, index: int) -> bool:
-        """Whether the ring carries packets and is in use: those a RingBackend may take."""
+        """Whether the ring carries packets and is in use, so that a RingBackend may take it."""
 
     @abstractmethod
     def ring_backend(self) -> RingBackend | None:
-        """The back-end, if it can run rings."""
+        """The back-end, if it is a RingBackend."""
 
     @abstractmethod
     def wanted_datapath(self) -> DataPath:
-        """OFF, DISCARD or LOCAL; a RingBackend comes in where LOCAL is wanted."""
+        """OFF, DISCARD or LOCAL; a RingBackend may replace LOCAL."""
 
     @abstractmethod
     def serve(self, datapath: DataPath) -> None:
-        """Work on the data rings here as `datapath` says; OFF (or TAKEN): touch none of them."""
+        """Process the data rings in this process as `datapath` says; OFF or TAKEN: touch none of them."""
 
     @abstractmethod
     def look_at_rings(self) -> None:
-        """Look, in a later turn, at all rings as if each had been kicked."""
+        """Process all rings in a later turn, as if each had been kicked."""
 
     @abstractmethod
     def interrupt_now(self, index: int) -> None:
-        """The ring is about to stop: send the interrupt that was to go out later in this turn."""
+        """The ring will stop: send its pending interrupt now."""
 
-    # -- for the transport: life --------------------------------------------------------------------------------
+    # -- called by the transport: attach, features, status ------------------------------------------------------
 
     def attach(self, attachment: Attachment, memory: GuestMemory) -> None:
-        """A VM plugs in. `memory` stays the transport's: it fills, changes and closes it."""
+        """A VM attaches. The transport keeps ownership of `memory`: it fills, changes and closes it."""
         self.attachment = attachment
         self.memory = memory
         memory.on_change.append(self._memory_changed)
@@ -202,7 +202,7 @@ class VirtioDevice(ABC):
         self.host_features = self.offer_features()
 
     def detach(self, done: Callable[[], None] | None = None) -> None:
-        """The VM is gone; `done` is called, now or later, when nothing touches its memory any more."""
+        """The VM detached; `done` is called, now or later, when its memory is no longer accessed."""
 
         def finish() -> None:
             if self.memory is not None:
@@ -215,8 +215,8 @@ class VirtioDevice(ABC):
         self.reset(finish)
 
     def set_features(self, features: int) -> bool:
-        """The driver's choice. False: it chose what was not offered; such bits are left out, and FEATURES_OK is
-        not accepted until it chooses again."""
+        """The driver's features. False: it chose features that were not offered; they are cleared, and FEATURES_OK is
+        not accepted until the driver chooses again."""
         self._features_refused = features & ~self.host_features
         self.driver_features = features & self.host_features
         for queue in self.queues:
@@ -225,7 +225,7 @@ class VirtioDevice(ABC):
         return not self._features_refused
 
     def set_status(self, status: int) -> None:
-        """The driver writes device status (§2.1.2, §3.1.1); 0 resets. NEEDS_RESET is only the device's to set."""
+        """The driver writes device status (§2.1.2, §3.1.1); 0 resets. Only the device sets NEEDS_RESET."""
         if self._resetting:
             return  # it has to wait until it reads 0 (§2.1.2)
         if status == 0:
@@ -240,8 +240,8 @@ class VirtioDevice(ABC):
         self.update_datapath()
 
     def reset(self, done: Callable[[], None] | None = None) -> None:
-        """Device reset (§2.4). While rings are at a back-end `status` keeps its value until they are back, which
-        is what a driver waits for; `done` is called then."""
+        """Device reset (§2.4). While a back-end has rings, `status` keeps its value until they are back, and the driver
+        waits for it to read 0; `done` is called then."""
         self._resetting = True
         self._when_here(lambda: self._finish_reset(done))
         self.update_datapath()
@@ -261,13 +261,13 @@ class VirtioDevice(ABC):
         if done is not None:
             done()
 
-    # -- for the transport: rings -------------------------------------------------------------------------------
+    # -- called by the transport: rings -------------------------------------------------------------------------
 
     def queue_ready(self, index: int, base: int | None = None) -> bool:
-        """Start a ring whose size and addresses the transport has put into `queues[index]`.
+        """Start a ring whose size and addresses the transport has set in `queues[index]`.
 
-        `base`: the avail index to go on from; None takes used.idx. False: they cannot be used; the ring is
-        broken and the reason logged. The ring is looked at in a later turn, with or without a kick.
+        `base` is the avail index to continue from; None means used.idx. False: they are invalid; the ring is broken
+        and the reason is logged. The ring is processed in a later turn, with or without a kick.
         """
         queue = self.queues[index]
         try:
@@ -281,7 +281,7 @@ class VirtioDevice(ABC):
         return True
 
     def queue_stopped(self, index: int, done: Callable[[int], None] | None = None) -> None:
-        """Stop a ring; `done(base)` is called, now or later, when nothing touches it any more."""
+        """Stop a ring; `done(base)` is called, now or later, when it is no longer accessed."""
 
         def finish() -> None:
             self._stopping.discard(index)
@@ -298,7 +298,7 @@ class VirtioDevice(ABC):
             finish()
 
     def queue_enabled(self, index: int, enabled: bool) -> None:
-        """vhost-user SET_VRING_ENABLE: from a disabled TX ring is discarded, a disabled RX ring gets nothing."""
+        """vhost-user SET_VRING_ENABLE: packets of a disabled TX ring are discarded, a disabled RX ring gets none."""
         self.queues[index].enabled = enabled
         self._rings_changed()
 
@@ -319,10 +319,11 @@ class VirtioDevice(ABC):
         self._rings_changed()
 
     def queue_failed(self, queue: SplitQueue, error: QueueError) -> None:
-        """Break a ring: one log line, NEEDS_RESET where the driver knows it (§2.1.2), and the others go on."""
+        """Mark a ring as broken: log one line, and set NEEDS_RESET for a VERSION_1 driver (§2.1.2). Other rings
+        continue."""
         queue.fail()
         self._breaks += 1
-        # A VM whose memory is lost is about to be cut off, which says all that there is to say.
+        # A VM whose memory is lost will be disconnected, and that is logged.
         told = self._breaks <= LOGGED_BREAKS and not (self.memory is not None and self.memory.lost)
         level = logging.WARNING if told else logging.DEBUG
         log.log(level, "%s: queue %d is broken until the guest resets it: %s", self.name, queue.index, error)
@@ -334,8 +335,8 @@ class VirtioDevice(ABC):
     # -- state apart from handles -------------------------------------------------------------------------------
 
     def save_device(self) -> VirtioDeviceRecord:
-        """What all virtio devices have. Rings that are on their way back are still at the RingBackend, and what waits
-        for them, a reset or a ring's end, is asked for again by `go_on`."""
+        """The record of the shared part. Rings that a RingBackend is returning count as still taken; `go_on` repeats
+        the reset or the ring stop that waits for them."""
         away = self.datapath in (DataPath.TAKEN, DataPath.RETURNING)
         return VirtioDeviceRecord(
             attached=self.attachment is not None,
@@ -352,7 +353,7 @@ class VirtioDevice(ABC):
         )
 
     def restore_device(self, record: VirtioDeviceRecord, handles: VirtioHandles) -> None:
-        """Take the record over, once it was checked; `go_on` follows when the rest of the device is there."""
+        """Take the checked record; call `go_on` after the rest of the device is restored."""
         self.attachment, self.memory = handles
         if self.memory is not None:
             self.memory.on_change.append(self._memory_changed)
@@ -363,7 +364,7 @@ class VirtioDevice(ABC):
             queue.restore(each, self.memory)
 
     def go_on(self, record: VirtioDeviceRecord) -> None:
-        """Work on the rings again. A RingBackend that had them and is gone counts as having crashed."""
+        """Process the rings again. A RingBackend that had them and no longer exists counts as crashed."""
         self.datapath = record.datapath
         if self.datapath is DataPath.TAKEN:
             self._ring_backend = self.ring_backend()
@@ -377,7 +378,7 @@ class VirtioDevice(ABC):
         self.update_datapath()
         self.look_at_rings()
 
-    # -- who works on the rings ---------------------------------------------------------------------------------
+    # -- data path of the rings ---------------------------------------------------------------------------------
 
     def update_datapath(self) -> None:
         """Status, link, peer or rings changed: start or stop the data plane here, or hand the rings over or take
@@ -398,7 +399,7 @@ class VirtioDevice(ABC):
         self.serve(wanted)
 
     def _rings_in_memory(self) -> bool:
-        """While a VM has a part of its memory unmapped that a ring lies in, no back-end can work on the ring."""
+        """Whether a back-end can access the rings: not while the VM has unmapped memory that a ring is in."""
         rings = (queue for queue in self.queues if queue.ready and self.carries_packets(queue.index))
         return all(queue.in_memory() for queue in rings)
 
@@ -428,14 +429,14 @@ class VirtioDevice(ABC):
         for queue in self.queues:
             if queue.ready and self.carries_packets(queue.index):
                 queue.resume(bases[queue.index] if queue.index < len(bases) else None)
-        while self._when_returned:  # all of them, before the rings may go out again
+        while self._when_returned:  # all of them, before a RingBackend may take the rings again
             self._when_returned.pop(0)()
         self.datapath = DataPath.OFF
         self.update_datapath()
         self.look_at_rings()
 
     def _when_here(self, callback: Callable[[], None]) -> None:
-        """Run `callback` when no RingBackend has the rings: now, or after they came back."""
+        """Run `callback` when no RingBackend has the rings: now, or after they are returned."""
         if self.datapath is DataPath.TAKEN:
             self._when_returned.append(callback)
             self._take_back()

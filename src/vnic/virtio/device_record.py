@@ -1,4 +1,4 @@
-"""The state that all virtio devices have, apart from the VM that they are attached to; `VirtioDevice` saves it."""
+"""The saved state that all virtio devices share; `VirtioDevice` saves and restores it. The VM is not part of it."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from vnic.virtio.queue_record import QueueRecord
 
 
 class DataPath(enum.Enum):
-    """What works on the device's data rings."""
+    """The data path of the device's data rings."""
 
     OFF = "off"
-    """Nothing does: the driver is not there."""
+    """None: there is no driver."""
     DISCARD = "discard"
-    """This process, with the link down: what the driver sends is completed unsent, it receives nothing."""
+    """This process, with the link down: the driver's packets are completed unsent, received frames are dropped."""
     LOCAL = "local"
     """The data plane of this process."""
     TAKEN = "taken"
     """A RingBackend."""
     RETURNING = "returning"
-    """A RingBackend that was asked to give them back and has not yet."""
+    """A RingBackend that is stopping and has not returned them yet."""
 
 
 class VirtioDeviceRecord(Record, frozen=True):
-    """A VirtioDevice without what its model adds."""
+    """A VirtioDevice without the part of its model."""
 
     attached: bool
     status: U8
@@ -40,9 +40,9 @@ class VirtioDeviceRecord(Record, frozen=True):
     generation: Annotated[int, msgspec.Meta(ge=0)]
     datapath: DataPath
     resetting: bool
-    """The driver's reset waits for rings that are at a back-end."""
+    """The driver's reset waits for rings that a back-end has."""
     stopping: list[U16]
-    """Rings whose end waits for that."""
+    """Rings whose stop waits for that."""
     breaks: Annotated[int, msgspec.Meta(ge=0)]
     queues: list[QueueRecord]
 

@@ -1,4 +1,4 @@
-"""Feature bits of virtio 1.2 that are not one device's (§6)."""
+"""Feature bits of virtio 1.2 that are not specific to a device (§6). Devices and transports use them."""
 
 from __future__ import annotations
 

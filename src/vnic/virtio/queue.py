@@ -1,7 +1,7 @@
-"""The device's side of one split virtqueue (virtio 1.2 §2.7): chains are popped, filled or read, and pushed back.
+"""The device's side of one split virtqueue (virtio 1.2 §2.7): pop a chain, read or fill it, push it back.
 
-A data plane or a control queue drives it; how kicks and interrupts travel is not known here. All that the driver
-wrote is checked here, once: a violation raises QueueError, and the caller breaks the queue (`fail`).
+A data plane or a control queue drives it; kicks and interrupts are the transport's. All values that the driver wrote
+are checked here, once: a violation raises QueueError, and the caller marks the queue as broken (`fail`).
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from vnic.virtio.constants import (
 from vnic.virtio.queue_record import QueueRecord, areas, faults
 
 MAX_CHAIN = 1024
-"""The most descriptors in one chain, also by way of an indirect table (QEMU's VIRTQUEUE_MAX_SIZE)."""
+"""The most descriptors in one chain, indirect table included (QEMU's VIRTQUEUE_MAX_SIZE)."""
 
-_fence_lock = allocate_lock()  # no thread is started here: the lock serves as a fence alone
+_fence_lock = allocate_lock()  # only a memory fence: there are no other threads
 _FENCED = platform.machine() in ("x86_64", "AMD64")
-"""Python has no memory fence. Taking a lock is one on x86-64 (facts: reorderings seen before it, none after); where
-that is not known, notifications are neither suppressed nor left out, which is always right (§2.7.7, §2.7.10)."""
+"""Python has no memory fence. Acquiring a lock is one on x86-64 (measured: reorderings without it, none with it).
+Elsewhere, notifications are not suppressed, which is always correct (§2.7.7, §2.7.10)."""
 
 
 class QueueError(Exception):
-    """The driver broke the rules of the ring; the ring is unusable until the driver resets it."""
+    """The driver violated the specification; the ring is unusable until the driver resets it."""
 
 
 class QueueState(enum.Enum):
@@ -46,11 +46,11 @@ _NO_VIEW = memoryview(b"")
 
 
 class SplitQueue:
-    """The state of one ring. A transport sets `size` and the addresses, and then starts it with `setup`.
+    """One ring. A transport sets `size` and the addresses, and then starts it with `setup`.
 
-    `desc`, `avail`, `used` are guest addresses. `last_avail` counts the chains taken, `used_idx` those returned,
-    both modulo 2**16. A chain is popped and pushed within one turn of the loop, in order: none is outstanding when
-    the ring stops, so `last_avail` and the ring's own used.idx agree, and another back-end can go on from there.
+    `desc`, `avail`, `used` are guest addresses. `last_avail` counts the chains popped, `used_idx` those pushed, both
+    modulo 2**16. Each chain is popped and pushed within one turn of the loop, in order: none is in flight when the
+    ring stops, so `last_avail` equals the ring's used.idx, and another back-end can continue from there.
     """
 
     def __init__(self, index: int, max_size: int = 256) -> None:
@@ -62,14 +62,14 @@ class SplitQueue:
         self._last_avail = 0
         self.state = QueueState.STOPPED
         self.enabled = True
-        """False: no side effects (vhost-user SET_VRING_ENABLE 0): TX is discarded, nothing is received."""
+        """False: no side effects (vhost-user SET_VRING_ENABLE 0): TX packets are discarded, RX gets none."""
         self.indirect = False
         """VIRTIO_F_INDIRECT_DESC was negotiated."""
         self.kicks_suppressed = False
         self._memory: GuestMemory | None = None
         self._resuming = False
         self._base: int | None = None
-        # Heads read from the available ring ahead of time, and how many of them were taken since.
+        # Heads read ahead from the available ring, and the number of them popped since.
         self._heads: list[int] = []
         self._at = 0
         self._unmap()
@@ -79,17 +79,17 @@ class SplitQueue:
 
     @property
     def ready(self) -> bool:
-        """Set up, and not broken."""
+        """Whether the ring is set up and not broken."""
         return self.state is QueueState.RUNNING
 
     @property
     def last_avail(self) -> int:
-        """The avail index of the next chain to take: the base from which another back-end goes on."""
+        """The avail index of the next chain to pop: the base from which another back-end continues."""
         return (self._last_avail + self._at) & 0xFFFF
 
     @property
     def avail_idx(self) -> int:
-        """How many chains the driver has made available, modulo 2**16; -1 while the ring is not ours to look at."""
+        """The driver's avail index, modulo 2**16; -1 while this process may not access the ring."""
         return self._avail16[1] if self._mapped else -1
 
     # -- lifecycle ----------------------------------------------------------------------------------------------
@@ -97,8 +97,8 @@ class SplitQueue:
     def setup(self, memory: GuestMemory, base: int | None = None) -> None:
         """Check size and addresses, and start. Raises QueueError, and stays stopped.
 
-        `base` is the avail index to go on from; None: used.idx, which is right wherever all taken chains were
-        returned (after a back-end's crash a base told before it may lag behind).
+        `base` is the avail index to continue from; None means used.idx, which is correct if all popped chains were
+        pushed (after a back-end's crash, an earlier base may be too low).
         """
         self.stop()
         for _, why in faults(self.max_size, self.size, self.desc, self.avail, self.used):
@@ -112,8 +112,8 @@ class SplitQueue:
         self.state = QueueState.RUNNING
 
     def resume(self, base: int | None) -> None:
-        """Go on with a running ring that was handed over; `base` as for `setup`. Its memory may be away just now: it is
-        begun with when that is back."""
+        """Continue with a running ring that was handed over; `base` as for `setup`. If its memory is unmapped at
+        present, the ring starts when it is mapped again."""
         self._unmap()
         self._base = base
         self._resuming = True
@@ -122,7 +122,7 @@ class SplitQueue:
         self._map_again()
 
     def in_memory(self) -> bool:
-        """Whether the memory of a running ring is there now: a client may unmap it, and map it again."""
+        """Whether the memory of a running ring is mapped now: a client may unmap it, and map it again."""
         if self._memory is None:
             return False
         try:
@@ -140,7 +140,7 @@ class SplitQueue:
         self.kicks_suppressed = False
 
     def stop(self) -> int:
-        """Let go of the ring; returns the avail index from which it can be resumed."""
+        """Stop the ring; returns the avail index from which it can be resumed."""
         if self.state is QueueState.RUNNING and self._mapped:
             self._used16[0] = 0
         self.state = QueueState.STOPPED
@@ -150,13 +150,13 @@ class SplitQueue:
         return self.last_avail
 
     def hand_over(self) -> None:
-        """Another back-end works on the ring from `last_avail` on, until `resume` or `setup`: look away."""
+        """Another back-end processes the ring from `last_avail` on: do not access it until `resume` or `setup`."""
         if self._mapped or (self._resuming and self._map_again()):
             self._used16[0] = 0
         self._unmap()
 
     def reset(self) -> None:
-        """As after a device reset: stopped, the largest size, no addresses."""
+        """Return to the state after a device reset: stopped, the largest size, no addresses."""
         self.stop()
         self.size = self.max_size
         self.desc = self.avail = self.used = 0
@@ -164,14 +164,14 @@ class SplitQueue:
         self.enabled = True
 
     def fail(self) -> None:
-        """Break the ring: nothing is taken from it or returned to it until it is set up again."""
+        """Mark the ring as broken: pop and push do nothing until it is set up again."""
         self.stop()
         self.state = QueueState.BROKEN
 
     # -- state apart from memory --------------------------------------------------------------------------------
 
     def save(self) -> QueueRecord:
-        """Between turns: no chain is taken and not returned."""
+        """Call it between turns, when no chain is in flight."""
         return QueueRecord(
             max_size=self.max_size,
             size=self.size,
@@ -204,7 +204,7 @@ class SplitQueue:
                 self._map(memory)
 
     def invalidate(self) -> None:
-        """The memory map changed: views of it are let go, and made anew at the next use."""
+        """The memory map changed: release the views; the next use makes new ones."""
         self._unmap()
 
     def _unmap(self) -> None:
@@ -212,8 +212,8 @@ class SplitQueue:
         self._heads, self._at = [], 0
         self._mapped = False
         self._desc64 = self._avail16 = self._used16 = self._used64 = _NO_VIEW
-        # The region that held the last buffer, as plain ints: its guest range, and what turns a guest address
-        # into an offset of its mapping. An empty range until there is one.
+        # The region of the last buffer, as plain ints: its guest range, and the difference between a guest address
+        # and an offset of its mapping. An empty range at first.
         self._lo = self._hi = self._delta = 0
         self._mapping: GuestMapping | None = None
 
@@ -228,7 +228,7 @@ class SplitQueue:
         self._mapped = True
 
     def _map_again(self) -> bool:
-        """False: the ring does not run, or its memory is away."""
+        """False: the ring does not run, or its memory is unmapped."""
         if self.state is not QueueState.RUNNING or self._memory is None:
             return False
         try:
@@ -242,7 +242,7 @@ class SplitQueue:
     # -- taking chains ------------------------------------------------------------------------------------------
 
     def _fetch(self) -> bool:
-        """Read the heads that the driver has made available since; False: none, or the ring is not to be used."""
+        """Read the heads that the driver made available since; False: none, or the ring may not be accessed."""
         if not self._mapped and not self._map_again():
             return False  # between an unmap and a map of the client; the device is kicked after each change
         avail, size, last = self._avail16, self.size, self.last_avail
@@ -259,14 +259,14 @@ class SplitQueue:
         return True
 
     def pending(self) -> int:
-        """How many chains wait to be taken. Raises QueueError."""
+        """The number of available chains. Raises QueueError."""
         return len(self._heads) - self._at if self._at < len(self._heads) or self._fetch() else 0
 
     def pop_span(self, kind: int) -> tuple[int, GuestMapping, int, int] | None:
-        """Take the next chain if it is the common one: a single descriptor, in the region of the one before.
+        """Pop the next chain if it is the common case: a single descriptor, in the same region as the last one.
 
         `kind` is 0 for a readable buffer, DESC_WRITE for a writable one. Returns (head, mapping, start, stop);
-        None: take it with `pop`, which also finds out what is wrong with it. May raise QueueError.
+        None: use `pop`, which also reports what is invalid. May raise QueueError.
         """
         at = self._at
         if at >= len(self._heads):
@@ -287,7 +287,7 @@ class SplitQueue:
         return head, self._mapping, addr + self._delta, end + self._delta
 
     def pop(self) -> Chain | None:
-        """Take the next chain; None when there is none. Raises QueueError."""
+        """Pop the next chain; None if there is none. Raises QueueError."""
         if self._at >= len(self._heads) and not self._fetch():
             return None
         chain = self._walk(self._heads[self._at])
@@ -340,7 +340,7 @@ class SplitQueue:
             index = word >> 48
 
     def _indirect_table(self, addr: int, length: int) -> tuple[memoryview, int]:
-        """A copy of the table, so that the driver cannot change it while it is walked."""
+        """A copy of the table, so that the driver cannot change it during the walk."""
         if not length or length % DESC_BYTES or length > DESC_BYTES * MAX_CHAIN:
             raise QueueError(f"an indirect table of {length} bytes")
         assert self._memory is not None
@@ -368,25 +368,25 @@ class SplitQueue:
     # -- returning chains ---------------------------------------------------------------------------------------
 
     def add_used(self, head: int, written: int) -> None:
-        """Return a chain, of whose writable part `written` bytes were filled; the driver sees it at `publish`."""
+        """Push a chain with `written` bytes in its writable part; the driver sees it after `publish`."""
         if self._mapped:
             self._used64[self.used_idx & (self.size - 1)] = head | written << 32
         self.used_idx = (self.used_idx + 1) & 0xFFFF
 
     def publish(self) -> None:
-        """Show the driver the chains returned. x86-64 keeps the stores in order."""
+        """Make the pushed chains visible to the driver. x86-64 keeps the stores in order."""
         if self._mapped:
             self._used16[1] = self.used_idx
 
     def push(self, head: int, written: int) -> None:
-        """Return one chain and show it."""
+        """Push one chain and publish it."""
         if self._mapped:
             used = self.used_idx
             self._used64[used & (self.size - 1)] = head | written << 32
             self.used_idx = self._used16[1] = (used + 1) & 0xFFFF
 
     def push_unwritten(self, heads: list[int]) -> None:
-        """Return these chains, none of them written to, and show them."""
+        """Push these chains, none of them written to, and publish them."""
         if self._mapped:
             used64, mask, used = self._used64, self.size - 1, self.used_idx
             for head in heads:
@@ -395,8 +395,8 @@ class SplitQueue:
             self.used_idx = self._used16[1] = used & 0xFFFF
 
     def should_interrupt(self) -> bool:
-        """Whether the driver wants to hear of what was published (§2.7.7.2); call it after `publish`. True also where
-        the ring can no longer be asked, because the memory map changed or a back-end has the ring since."""
+        """Whether the driver wants an interrupt for the published chains (§2.7.7.2); call it after `publish`. Also True
+        if the ring is no longer accessible, because the memory map changed or a back-end took it."""
         if not _FENCED or not self._mapped:
             return True
         with _fence_lock:  # the store of used.idx before the load of avail.flags
@@ -404,8 +404,8 @@ class SplitQueue:
         return not self._avail16[0] & AVAIL_NO_INTERRUPT
 
     def suppress_kicks(self, suppress: bool) -> None:
-        """Ask the driver not to kick, or to kick again (§2.7.10). After False look at the ring once more: what was
-        made available in between came without a kick."""
+        """Disable or enable the driver's kicks (§2.7.10). After False, check the ring once more: chains made available
+        before came without a kick."""
         if _FENCED and self._mapped:
             self.kicks_suppressed = suppress
             self._used16[0] = USED_NO_NOTIFY if suppress else 0

@@ -1,4 +1,7 @@
-"""The state of a SplitQueue apart from its memory, and what may be in it: where the parts of a ring may lie."""
+"""The saved state of a SplitQueue, without its memory, and its checks: size and addresses of the ring's parts.
+
+`SplitQueue` saves and restores it.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,12 @@ from vnic.virtio.constants import AVAIL_ALIGN, DESC_ALIGN, DESC_BYTES, QUEUE_SIZ
 
 
 def areas(size: int, desc: int, avail: int, used: int) -> tuple[tuple[int, int, bool], ...]:
-    """Address, bytes, and whether we write there: descriptor table, available ring, used ring."""
+    """Address, bytes, and whether the device writes: descriptor table, available ring, used ring."""
     return (desc, DESC_BYTES * size, False), (avail, 6 + 2 * size, False), (used, 6 + 8 * size, True)
 
 
 def faults(max_size: int, size: int, desc: int, avail: int, used: int) -> Iterator[tuple[str, str]]:
-    """What is wrong with a ring's size and addresses, by field."""
+    """The errors in a ring's size and addresses, by field."""
     if not 0 < size <= min(max_size, QUEUE_SIZE_LIMIT) or size & (size - 1):
         yield "size", f"size {size} is not a power of two up to {max_size}"
     for field, name, addr, align in (
@@ -29,7 +32,7 @@ def faults(max_size: int, size: int, desc: int, avail: int, used: int) -> Iterat
 
 
 class QueueRecord(Record, frozen=True):
-    """A SplitQueue without its memory. What stands in the ring itself, as used.idx and both flags, is not in it."""
+    """A SplitQueue without its memory. The contents of the ring, such as used.idx and both flags, are not in it."""
 
     max_size: U16
     size: U16
@@ -40,12 +43,12 @@ class QueueRecord(Record, frozen=True):
     used_idx: U16
     state: Literal["stopped", "running", "broken"]
     mapped: bool
-    """The ring was in memory, and ours to work on."""
+    """The ring was mapped, and this process processed it."""
     enabled: bool
     indirect: bool
     kicks_suppressed: bool
     resuming: bool
-    """It goes on at `base`, None being used.idx, when its memory is there."""
+    """It continues at `base`, None being used.idx, when its memory is mapped."""
     base: U16 | None
 
     def check_fields(self) -> None:

@@ -1,7 +1,7 @@
-"""One split ring in memory that the guest does not share: what its device is going to read, and what it has written.
+"""One split ring in memory that the guest does not share: plans the fetches, and finds the device's writes.
 
-`pci.shadow_rings` drives one for each queue. The device model works on the ring's shadow copy as on any ring. This
-shows it new chains only when all that they need is there, and finds by the used ring what it did with them.
+`pci.shadow_rings` drives one for each queue. The device model uses the ring's shadow copy like any ring. ShadowRing
+makes new chains visible only after their contents are fetched, and finds in the used ring what the device returned.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from vnic.virtio.queue import MAX_CHAIN, SplitQueue
 
 
 class UnsentRecord(Record, frozen=True):
-    """What is to be written to the guest's memory."""
+    """The writes to make to the guest's memory."""
 
     address: U64
     data: bytes
 
 
 class ShadowRingRecord(Record, frozen=True):
-    """The state of a ring's shadow copy, of which nothing else outlives the process."""
+    """The state of a ring's shadow copy; the copy itself is not saved."""
 
     unsent: list[UnsentRecord]
 
 
 CHAIN_BYTES = 1 << 17
-"""The most that a device model reads of a chain, or writes to one (virtio-net: a frame, or a command)."""
+"""The most bytes that a device model reads from a chain or writes to one (virtio-net: a frame or a command)."""
 
 _Descriptor = tuple[int, int, int]
 """Address, length, flags."""
@@ -54,7 +54,7 @@ class ShadowRing:
     """The shadow copy of `queue`'s ring.
 
     The ring's flags are hints (virtio 1.2 §2.7.7, §2.7.10) and would be stale. The driver's stay 0 in the shadow copy,
-    so that it is always interrupted, and ours stay there, so that it always kicks.
+    so that the device always interrupts; the device's are not sent, so that the driver always kicks.
     """
 
     def __init__(self, queue: SplitQueue, memory: GuestMemory) -> None:
@@ -64,10 +64,10 @@ class ShadowRing:
         self._unsent: list[Part] = []  # of a ring that was restored
         self._costs: deque[int] = deque()  # of the chains that are shown and not taken
         self.held_back = False
-        """There are more chains, which are shown when those shown before are taken."""
+        """There are more chains; they become visible when the device has popped the earlier ones."""
 
     def restart(self) -> None:
-        """The shadow copy is empty, or holds what was there before the ring: show only the chains taken so far."""
+        """The shadow copy is empty or stale: make only the chains popped so far visible."""
         queue = self._queue
         queue.invalidate()
         self._written, self._unsent = queue.used_idx, []
@@ -77,26 +77,27 @@ class ShadowRing:
             self._show(queue.last_avail)
             put(self._memory, queue.used, struct.pack("<HH", 0, queue.used_idx))
         except GuestMemoryError:
-            pass  # unmapped: the queue says so itself, or waits until it is mapped again
+            pass  # unmapped: the queue reports it, or waits until it is mapped again
 
     def save(self) -> ShadowRingRecord:
-        """The shadow copy is lost: what was written to it and not asked for is kept here, all else fetched anew."""
+        """The shadow copy will be lost: keep the writes that are not sent yet; all else is fetched again."""
         return ShadowRingRecord(
             unsent=[UnsentRecord(address=address, data=data) for address, data in self._gained()]
         )
 
     def restore(self, record: ShadowRingRecord) -> None:
-        """Go on with an empty shadow copy, once the queue is restored; the ring is to be kicked."""
+        """Continue with an empty shadow copy after the queue is restored; the caller kicks the ring."""
         self.restart()
         self._unsent = [(part.address, part.data) for part in record.unsent]
 
     def _show(self, avail_idx: int) -> None:
         put(self._memory, self._queue.avail, struct.pack("<HH", 0, avail_idx))
 
-    # -- what the device is going to read -----------------------------------------------------------------------
+    # -- fetches ------------------------------------------------------------------------------------------------
 
     def fetch(self) -> Plan:
-        """The available ring with the descriptors, then indirect tables, then what the new chains hold to be read."""
+        """Fetch the available ring and the descriptors, then indirect tables, then the readable buffers of new
+        chains."""
         queue, memory, size = self._queue, self._memory, self._queue.size
         # The table after the index: what the index shows was written before it.
         avail, table = yield [(queue.avail, 4 + 2 * size), (queue.desc, DESC_BYTES * size)]
@@ -144,8 +145,8 @@ class ShadowRing:
         return found
 
     def _needs(self, table: bytes, head: int) -> tuple[int, list[Range]]:
-        """What a chain costs of ROUND_BYTES, and what is to be fetched of it: nothing, where it is too long for the
-        device model to look at it."""
+        """What a chain counts against ROUND_BYTES, and its ranges to fetch: none if the chain is too long for the
+        device model."""
         buffers = list(self._chain(table, head))
         readable = [(address, length) for address, length, flags in buffers if not flags & DESC_WRITE]
         size = sum(length for _, length in readable)
@@ -156,7 +157,7 @@ class ShadowRing:
         return cost, [(address, length) for address, length in readable if length]
 
     def _chain(self, table: bytes, head: int) -> Iterator[_Descriptor]:
-        """The buffers of a chain, as far as they make sense; the queue itself finds out what is wrong with it."""
+        """The valid buffers of a chain; the queue itself reports errors in the chain."""
         for address, length, flags in _follow(table, head):
             if not flags & DESC_INDIRECT:
                 yield address, length, flags
@@ -167,11 +168,11 @@ class ShadowRing:
                     return
                 yield from _follow(indirect, 0)
 
-    # -- what the device has written ----------------------------------------------------------------------------
+    # -- writes -------------------------------------------------------------------------------------------------
 
     def written(self) -> list[Part]:
-        """What the used ring has gained since the last time, in the order in which the driver may see it: what the
-        chains hold now, the elements, the index."""
+        """The writes for the used elements added since the last call, in the order in which the driver may see them:
+        the chains' contents, the elements, the index."""
         parts = self._gained()
         self._written, self._unsent = self._queue.used_idx, []
         return parts
@@ -207,7 +208,7 @@ class ShadowRing:
 
 
 def _follow(table: bytes, index: int) -> Iterator[_Descriptor]:
-    """The descriptors from `index` on, up to one that is nonsense, or as many as there may be."""
+    """The descriptors from `index` on, up to an invalid one or the limit."""
     entries = len(table) // DESC_BYTES
     for _ in range(min(entries, MAX_CHAIN)):
         if index >= entries:
@@ -219,7 +220,7 @@ def _follow(table: bytes, index: int) -> Iterator[_Descriptor]:
 
 
 def _joined(parts: list[Part]) -> list[Part]:
-    """Parts that lie in a row as one."""
+    """Merge adjacent parts."""
     joined: list[Part] = []
     for address, data in parts:
         if joined and joined[-1][0] + len(joined[-1][1]) == address:

@@ -64,6 +64,6 @@ def test_vendor_states_its_length() -> None:
         cap.vendor(b"\x05\x00")
 
 
-def test_masks_cover_the_body() -> None:
+def test_capability_masks_have_length_of_body() -> None:
     with pytest.raises(ValueError, match="mask"):
         cap.Capability(1, b"abc", b"\xff")

@@ -37,7 +37,7 @@ def test_header() -> None:
     assert space.read(c.INTERRUPT_LINE, 2) == b"\x00\x01"
 
 
-def test_a_guest_changes_only_what_it_may() -> None:
+def test_guest_write_changes_only_writable_bits() -> None:
     space = c.ConfigSpace(IDENT)
     space.write(0, b"\xff" * c.CONFIG_SIZE)
     assert u32(space, 0) == 0x100E_8086
@@ -51,7 +51,7 @@ def test_a_guest_changes_only_what_it_may() -> None:
     assert u16(space, c.COMMAND) == 0
 
 
-def test_error_bits_of_status_are_cleared_by_a_one() -> None:
+def test_status_error_bits_are_cleared_by_one() -> None:
     space = c.ConfigSpace(IDENT)
     space.set(c.STATUS, 2, 0xF910)
     space.write(c.STATUS, b"\x00\x80")
@@ -67,7 +67,7 @@ def test_error_bits_of_status_are_cleared_by_a_one() -> None:
         (Bar(4, 0x4000, is_64bit=True, prefetchable=True), 0xFFFFFFFF_FFFFC00C),
     ],
 )
-def test_sizing_a_bar(bar: Bar, sized: int) -> None:
+def test_bar_sizing_reads_back_size(bar: Bar, sized: int) -> None:
     space = c.ConfigSpace(IDENT)
     space.add_bar(bar)
     offset, size = c.BAR0 + 4 * bar.index, 4 * bar.registers
@@ -88,13 +88,13 @@ def test_sizing_a_bar(bar: Bar, sized: int) -> None:
         lambda: Bar(0, 64, io=True, prefetchable=True),
     ],
 )
-def test_bars_that_cannot_be(make: object) -> None:
+def test_invalid_bar_is_refused(make: object) -> None:
     assert callable(make)
     with pytest.raises(ValueError, match="BAR"):
         make()
 
 
-def test_two_windows_in_one_register() -> None:
+def test_second_bar_at_same_index_is_refused() -> None:
     space = c.ConfigSpace(IDENT)
     space.add_bar(Bar(4, 4096, is_64bit=True))
     with pytest.raises(ValueError, match="BAR 5 is taken"):
@@ -116,7 +116,7 @@ def test_capabilities_form_a_list() -> None:
     assert space.find_all(cap.CAP_VENDOR) == [0x54]
 
 
-def test_a_full_config_space_takes_no_more() -> None:
+def test_capability_beyond_config_space_is_refused() -> None:
     space = c.ConfigSpace(IDENT)
     for _ in range(3):
         space.add_capability(cap.pcie_endpoint())
@@ -124,7 +124,7 @@ def test_a_full_config_space_takes_no_more() -> None:
         space.add_capability(cap.pcie_endpoint())
 
 
-def test_an_express_function_has_extended_config_space() -> None:
+def test_express_function_has_extended_config_space() -> None:
     space = c.ConfigSpace(IDENT, express=True)
     space.add_capability(cap.pcie_endpoint())
     before = space.read(0, space.size)

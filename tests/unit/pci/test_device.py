@@ -58,14 +58,14 @@ def enable_msix(model: Model, on: bool = True) -> None:
     model.config_write(at, (cap.MSIX_ENABLE if on else 0).to_bytes(2, "little"))
 
 
-def test_windows(model: Model) -> None:
+def test_window_access_reaches_model(model: Model) -> None:
     assert model.window_read(0, 8, 4) == b"\x5a" * 4
     model.window_write(0, 16, b"abcd")
     assert model.calls == [("read", 0, 8, 4), ("write", 0, 16, b"abcd")]
     assert sorted(model.bars) == [0, 1]
 
 
-def test_the_msix_window_is_served_by_the_base(model: Model) -> None:
+def test_msix_window_is_served_by_pci_device(model: Model) -> None:
     irq = FakeIrq()
     model.plug(irq, GuestMemory())
     assert model.window_read(1, 0, 16) == bytes(12) + b"\x01\0\0\0"
@@ -81,19 +81,19 @@ def test_the_msix_window_is_served_by_the_base(model: Model) -> None:
     assert model.window_read(1, 16, 4) == bytes(4)
 
 
-def test_two_windows_in_one_bar() -> None:
+def test_second_window_in_same_bar_is_refused() -> None:
     with pytest.raises(ValueError, match="one BAR"):
         PciDevice(c.PciId(1, 2, 3, 4), [Bar(1, 4096)], msix=MsixTable.exclusive(1, 1))
 
 
-def test_a_table_of_many_vectors_gets_a_larger_window() -> None:
+def test_msix_window_grows_with_vectors() -> None:
     window = MsixTable.exclusive(513, 1).window
     assert window is not None
     assert window.size == 0x8000
     assert MsixTable.exclusive(513, 1).capability().body[-4:] == (0x4000 | 1).to_bytes(4, "little")
 
 
-def test_the_model_places_table_and_pending_bits() -> None:
+def test_model_chooses_place_of_msix_table_and_pba() -> None:
     """As the 82574L: vectors in BAR 3, the pending bits at 2000h of it; here the table shares the registers' BAR."""
 
     class Placed(Model):
@@ -122,13 +122,13 @@ def test_the_model_places_table_and_pending_bits() -> None:
 
 
 @pytest.mark.parametrize(("bar", "offset"), [(1, 0), (0, 4096 - 8), (0, 4096)])
-def test_msix_outside_of_the_windows(bar: int, offset: int) -> None:
+def test_msix_outside_of_windows_is_refused(bar: int, offset: int) -> None:
     table = MsixTable(1, table_bar=bar, table_offset=offset, pba_bar=0, pba_offset=0)
     with pytest.raises(ValueError, match="no room for MSI-X"):
         PciDevice(c.PciId(1, 2, 3, 4), [Bar(0, 4096)], msix=table)
 
 
-def test_pin(model: Model) -> None:
+def test_pin_follows_level_and_command(model: Model) -> None:
     irq = FakeIrq()
     model.plug(irq, GuestMemory())
     model.set_intx(True)
@@ -144,7 +144,7 @@ def test_pin(model: Model) -> None:
     assert irq.edges == [True, False, True, False, True, False]
 
 
-def test_message_interrupts(model: Model) -> None:
+def test_message_interrupt_is_sent_only_if_enabled(model: Model) -> None:
     irq = FakeIrq()
     model.plug(irq, GuestMemory())
     command(model, c.COMMAND_MASTER)
@@ -161,7 +161,7 @@ def test_message_interrupts(model: Model) -> None:
     assert model.calls == [("master", True), "irqs", ("master", False)]
 
 
-def test_dma_only_as_bus_master(model: Model) -> None:
+def test_dma_requires_bus_mastering(model: Model) -> None:
     memory = GuestMemory()
     model.plug(FakeIrq(), memory)
     for call in (
@@ -178,7 +178,7 @@ def test_dma_only_as_bus_master(model: Model) -> None:
     assert model.calls == [("master", True), ("master", False)]
 
 
-def test_function_level_reset(model: Model) -> None:
+def test_function_level_reset_resets_function(model: Model) -> None:
     at = model.config.find(cap.CAP_PCIE) + cap.PCIE_DEVICE_CONTROL
     command(model, c.COMMAND_MEMORY)
     model.config_write(at, b"\x00\x00")
@@ -190,7 +190,7 @@ def test_function_level_reset(model: Model) -> None:
     assert model.config.get(c.COMMAND, 2) == 0
 
 
-def test_unplugged_it_is_as_after_power_on(model: Model) -> None:
+def test_unplug_returns_to_power_on_state(model: Model) -> None:
     fresh = bytes(model.config.data)
     irq = FakeIrq()
     model.plug(irq, GuestMemory())

@@ -35,7 +35,7 @@ def dump(data: bytes) -> str:
 
 @pytest.mark.needs("lspci")
 @pytest.mark.parametrize(("name", "vectors"), [("virtio-net-pci", None), ("virtio-net-pci-msix-off", 0)])
-def test_lspci(name: str, vectors: int | None, tmp_path: Path) -> None:
+def test_lspci_output_is_as_reviewed(name: str, vectors: int | None, tmp_path: Path) -> None:
     path = tmp_path / "dump"
     path.write_text(dump(running(vectors).config_read(0, c.CONFIG_SIZE)))
     printed = subprocess.run(

@@ -66,7 +66,7 @@ def rig() -> Iterator[Rig]:
     rig.close()
 
 
-def test_identity_and_structures(rig: Rig) -> None:
+def test_driver_finds_ids_and_structures(rig: Rig) -> None:
     driver = rig.driver
     assert driver.config(0, 4) == 0x1041_1AF4
     assert driver.config(8, 4) == 0x0200_0001
@@ -82,7 +82,7 @@ def test_identity_and_structures(rig: Rig) -> None:
     assert driver.config(driver.msix + 2, 2) == 3  # four vectors
 
 
-def test_common_configuration_before_a_driver(rig: Rig) -> None:
+def test_common_configuration_has_reset_values(rig: Rig) -> None:
     driver = rig.driver
     assert driver.features() == VERSION_1 | RING_RESET | 1 << 28 | 1
     driver.put(0, 4, 2)
@@ -96,7 +96,7 @@ def test_common_configuration_before_a_driver(rig: Rig) -> None:
     assert driver.get(60, 4) == 0
 
 
-def test_the_layout_table_is_what_is_packed() -> None:
+def test_layout_table_equals_packed_structure() -> None:
     end = 0
     for _, offset, size, access in layout.COMMON_CFG:
         assert offset == end
@@ -105,7 +105,7 @@ def test_the_layout_table_is_what_is_packed() -> None:
     assert end == layout.COMMON_LAYOUT.size
 
 
-def test_a_driver_starts_and_echoes(rig: Rig) -> None:
+def test_driver_starts_and_gets_buffers_back(rig: Rig) -> None:
     rig.start()
     assert rig.device.driver_features == VERSION_1 | 1
     assert ("driver_ok", True) in rig.device.calls
@@ -119,18 +119,18 @@ def test_a_driver_starts_and_echoes(rig: Rig) -> None:
     assert rig.irq.edges == [True, False]
 
 
-def test_features_that_were_not_offered(rig: Rig) -> None:
+def test_unoffered_features_clear_features_ok(rig: Rig) -> None:
     driver = rig.driver
     assert not driver.negotiate(VERSION_1 | 2)
     assert driver.status == 3
     assert driver.negotiate(VERSION_1)
 
 
-def test_a_driver_has_to_accept_version_1(rig: Rig) -> None:
+def test_driver_without_version_1_is_refused(rig: Rig) -> None:
     assert not rig.driver.negotiate(1)
 
 
-def test_features_are_fixed_once_they_are_ok(rig: Rig) -> None:
+def test_features_cannot_change_after_features_ok(rig: Rig) -> None:
     assert rig.driver.negotiate(VERSION_1)
     rig.driver.set_features(VERSION_1 | 1)
     assert rig.device.driver_features == VERSION_1
@@ -139,7 +139,7 @@ def test_features_are_fixed_once_they_are_ok(rig: Rig) -> None:
     assert rig.driver.get(12, 4) == 0
 
 
-def test_a_running_queue_keeps_its_addresses(rig: Rig) -> None:
+def test_enabled_queue_keeps_its_addresses(rig: Rig) -> None:
     rig.start()
     driver = rig.driver
     driver.put(22, 2, 1)
@@ -153,7 +153,7 @@ def test_a_running_queue_keeps_its_addresses(rig: Rig) -> None:
     assert driver.get(28, 2) == 1
 
 
-def test_a_queue_that_cannot_be(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+def test_invalid_queue_breaks_device(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     driver = rig.driver
     driver.enable_bus()
     assert driver.negotiate(VERSION_1)
@@ -166,7 +166,7 @@ def test_a_queue_that_cannot_be(rig: Rig, caplog: pytest.LogCaptureFixture) -> N
     assert "queue 0 is broken" in caplog.text
 
 
-def test_a_queue_is_no_larger_than_it_can_be(rig: Rig) -> None:
+def test_queue_size_above_maximum_is_ignored(rig: Rig) -> None:
     """As QEMU's virtio_queue_set_num: a size that cannot be is not taken."""
     driver = rig.driver
     for size in (0, 257, 512, 0xFFFF):
@@ -176,7 +176,7 @@ def test_a_queue_is_no_larger_than_it_can_be(rig: Rig) -> None:
     assert driver.get(24, 2) == 1
 
 
-def test_power_states(rig: Rig) -> None:
+def test_unsupported_power_state_is_ignored(rig: Rig) -> None:
     """PCI PM 1.2 §3.2.4: D1 and D2 are not supported, so that a write of them is discarded."""
     at = rig.pci.config.find(CAP_PM) + PM_CONTROL
     for written, state in ((1, 0), (2, 0), (3, 3), (1, 3), (2, 3), (0, 0)):
@@ -184,7 +184,7 @@ def test_power_states(rig: Rig) -> None:
         assert rig.pci.config_read(at, 2) == bytes((8 | state, 0))
 
 
-def test_isr_of_a_config_change_is_both_bits(rig: Rig) -> None:
+def test_config_change_sets_both_isr_bits(rig: Rig) -> None:
     rig.start()
     generation = rig.driver.generation
     assert rig.device.change_config(b"CHANGED!")
@@ -208,7 +208,7 @@ def test_msix(rig: Rig) -> None:
     assert not rig.device.change_config(b"y")
 
 
-def test_no_vector(rig: Rig) -> None:
+def test_invalid_vector_reads_back_as_no_vector(rig: Rig) -> None:
     rig.start(msix=True)
     rig.driver.put(16, 2, 4)  # the device has 0 to 3
     assert rig.driver.get(16, 2) == 0xFFFF
@@ -219,7 +219,7 @@ def test_no_vector(rig: Rig) -> None:
     assert rig.irq.sent == []
 
 
-def test_without_msix_there_is_only_intx() -> None:
+def test_device_without_msix_uses_intx() -> None:
     rig = Rig(vectors=0)
     assert rig.driver.msix == 0
     assert list(rig.pci.bars) == [4]
@@ -229,12 +229,12 @@ def test_without_msix_there_is_only_intx() -> None:
     rig.close()
 
 
-def test_more_vectors_than_msix_has() -> None:
+def test_too_many_msix_vectors_are_refused() -> None:
     with pytest.raises(NetError, match="at most 2048"):
         VirtioPci(FakeVirtioDevice(), vectors=2049)
 
 
-def test_needs_reset_is_a_config_change(rig: Rig) -> None:
+def test_needs_reset_sends_config_change(rig: Rig) -> None:
     rig.start()
     rig.rings[1].offer(999)
     rig.rings[1].publish()
@@ -243,7 +243,7 @@ def test_needs_reset_is_a_config_change(rig: Rig) -> None:
     assert rig.driver.isr() == 3
 
 
-def test_status_zero_resets_everything(rig: Rig) -> None:
+def test_status_zero_resets_device(rig: Rig) -> None:
     rig.start(msix=True)
     rig.driver.status = 0
     assert rig.driver.status == 0
@@ -260,7 +260,7 @@ def test_status_zero_resets_everything(rig: Rig) -> None:
     rig.start(msix=True)
 
 
-def test_reset_of_the_function_releases_the_pin(rig: Rig) -> None:
+def test_function_reset_deasserts_pin(rig: Rig) -> None:
     rig.start()
     rig.device.change_config(b"x")
     rig.pci.reset()
@@ -269,14 +269,14 @@ def test_reset_of_the_function_releases_the_pin(rig: Rig) -> None:
     assert rig.driver.status == 0
 
 
-def test_without_bus_mastering_the_driver_is_gone(rig: Rig) -> None:
+def test_disabling_bus_mastering_stops_device(rig: Rig) -> None:
     rig.start()
     rig.driver.config(4, 2, 0x0002)
     assert rig.driver.status == 11
     assert rig.device.calls[-1] == ("driver_ok", False)
 
 
-def test_a_driver_that_never_allowed_bus_mastering(rig: Rig) -> None:
+def test_driver_ok_requires_bus_mastering(rig: Rig) -> None:
     driver = rig.driver
     driver.config(4, 2, 0x0002)
     assert driver.negotiate(VERSION_1)
@@ -289,7 +289,7 @@ def test_a_driver_that_never_allowed_bus_mastering(rig: Rig) -> None:
     assert rig.device.calls[-1] == ("driver_ok", True)
 
 
-def test_access_through_config_space(rig: Rig) -> None:
+def test_pci_cfg_capability_accesses_window(rig: Rig) -> None:
     rig.device.config[:] = b"\x01\x02\x03\x04\x05\x06\x07\x08"
     at = rig.driver.caps[PCI_CFG]
 
@@ -310,7 +310,7 @@ def test_access_through_config_space(rig: Rig) -> None:
         assert rig.driver.config(at + 16, 4) == 0x55
 
 
-def test_random_places_do_no_harm(rig: Rig) -> None:
+def test_random_accesses_do_not_raise(rig: Rig) -> None:
     rig.start()
     for offset in range(0, 0x4000, 61):
         for data in (b"\xff", b"\xff" * 3, b"\xff" * 8, b"\xff" * 64):
@@ -349,7 +349,7 @@ class FakeRingBackend(RingBackend):
         self.changes += 1
 
 
-def test_rings_of_a_back_end(rig: Rig) -> None:
+def test_back_end_gets_rings_and_eventfds(rig: Rig) -> None:
     back_end = rig.device.back_end = FakeRingBackend()
     own = os.eventfd(0, os.EFD_NONBLOCK)
     rig.irq.fds[1] = own  # the VM's eventfd for vector 1, which is ring 0's
@@ -381,7 +381,7 @@ def test_rings_of_a_back_end(rig: Rig) -> None:
     os.close(own)
 
 
-def test_a_ring_is_reset_and_made_anew_with_another_size(rig: Rig) -> None:
+def test_reset_ring_restarts_with_other_size(rig: Rig) -> None:
     """`ethtool -G`."""
     rig.driver.start(VERSION_1 | RING_RESET, rig.rings, msix=True)
     assert rig.driver.reset_ring(1)
@@ -398,13 +398,13 @@ def test_a_ring_is_reset_and_made_anew_with_another_size(rig: Rig) -> None:
     assert rig.driver.status == 15
 
 
-def test_a_ring_is_reset_only_by_a_driver_that_knows_how(rig: Rig) -> None:
+def test_ring_reset_requires_feature(rig: Rig) -> None:
     rig.start()
     assert rig.driver.reset_ring(1)
     assert rig.driver.get(28, 2) == 1
 
 
-def test_a_ring_s_reset_waits_for_the_back_end(rig: Rig) -> None:
+def test_ring_reset_waits_for_back_end(rig: Rig) -> None:
     back_end = rig.device.back_end = FakeRingBackend()
     rig.driver.start(VERSION_1 | RING_RESET, rig.rings)
     assert not rig.driver.reset_ring(1)
@@ -420,7 +420,7 @@ def test_a_ring_s_reset_waits_for_the_back_end(rig: Rig) -> None:
     back_end.returned(rig.device)
 
 
-def test_the_vm_goes_while_a_back_end_has_the_rings(rig: Rig) -> None:
+def test_unplug_waits_for_back_end_with_rings(rig: Rig) -> None:
     back_end = rig.device.back_end = FakeRingBackend()
     rig.start()
     rig.device.back_end = None
@@ -432,7 +432,7 @@ def test_the_vm_goes_while_a_back_end_has_the_rings(rig: Rig) -> None:
     assert rig.device.attachment is None
 
 
-def test_the_transports_registers_are_saved_and_restored(rig: Rig) -> None:
+def test_transport_registers_are_saved_and_restored(rig: Rig) -> None:
     rig.start(msix=True)
     rig.pci.window_write(4, layout.PLACE["queue_select"][0], b"\2\0")
     rig.pci.window_write(4, layout.PLACE["device_feature_select"][0], b"\1\0\0\0")
@@ -447,7 +447,7 @@ def test_the_transports_registers_are_saved_and_restored(rig: Rig) -> None:
     assert other.region_read(4, 0x1000, 1) == rig.pci.region_read(4, 0x1000, 1) != b"\0"
 
 
-def test_a_record_of_another_function_is_refused(rig: Rig) -> None:
+def test_record_of_other_function_is_refused(rig: Rig) -> None:
     rig.start(msix=True)
     record = rig.pci.save()
     for other, field in (

@@ -20,7 +20,7 @@ def ring() -> Iterator[RingPair]:
         yield pair
 
 
-def test_one_readable_buffer(ring: RingPair) -> None:
+def test_readable_buffer_is_popped_and_pushed(ring: RingPair) -> None:
     head = ring.driver.add([ring.buffer(b"hello")])
     assert ring.queue.pop() is None, "not shown yet"
     ring.driver.publish()
@@ -32,7 +32,7 @@ def test_one_readable_buffer(ring: RingPair) -> None:
 
 
 @pytest.mark.parametrize("indirect", [False, True])
-def test_a_chain_of_both_kinds(ring: RingPair, indirect: bool) -> None:
+def test_chain_has_readable_and_writable_buffers(ring: RingPair, indirect: bool) -> None:
     out = [ring.buffer(b"abc"), ring.buffer(b"d"), ring.buffer(b"efgh")]
     into = [ring.buffer(2), ring.buffer(5)]
     head = ring.driver.add(out, into, indirect=indirect)
@@ -45,7 +45,7 @@ def test_a_chain_of_both_kinds(ring: RingPair, indirect: bool) -> None:
     assert ring.driver.take_used() == [(head, 7)]
 
 
-def test_direct_descriptors_before_an_indirect_table(ring: RingPair) -> None:
+def test_direct_descriptors_may_precede_indirect_table(ring: RingPair) -> None:
     """§2.7.5.3.2: the device must handle this."""
     first, second = ring.buffer(b"one "), ring.buffer(b"two")
     table = ring.guest.alloc(16)
@@ -57,7 +57,7 @@ def test_direct_descriptors_before_an_indirect_table(ring: RingPair) -> None:
     assert ring.take().read() == b"one two"
 
 
-def test_the_common_chain_has_a_short_cut(ring: RingPair) -> None:
+def test_pop_span_pops_single_descriptor_chain(ring: RingPair) -> None:
     buffers = [ring.buffer(b"first"), ring.buffer(b"second")]
     for each in buffers:
         ring.driver.add([each])
@@ -72,7 +72,7 @@ def test_the_common_chain_has_a_short_cut(ring: RingPair) -> None:
     assert ring.queue.pop_span(0) is None
 
 
-def test_chains_put_back_come_again(ring: RingPair) -> None:
+def test_rewound_chains_are_popped_again(ring: RingPair) -> None:
     for text in (b"a", b"b", b"c"):
         ring.driver.add([ring.buffer(text)])
     ring.driver.publish()
@@ -88,7 +88,7 @@ def test_chains_put_back_come_again(ring: RingPair) -> None:
     assert ring.queue.last_avail == 4
 
 
-def test_indices_wrap() -> None:
+def test_indices_wrap_at_2_to_16() -> None:
     with RingPair(4) as ring:
         data = ring.buffer(b"x")
         for number in range(70_000):
@@ -101,7 +101,7 @@ def test_indices_wrap() -> None:
         assert ring.queue.last_avail == ring.queue.used_idx == 70_000 & 0xFFFF
 
 
-def test_many_chains_returned_at_once(ring: RingPair) -> None:
+def test_push_unwritten_returns_many_chains(ring: RingPair) -> None:
     heads = [ring.driver.add([ring.buffer(b"x")]) for _ in range(10)]
     ring.driver.publish()
     taken = [ring.take().head for _ in range(10)]
@@ -109,7 +109,7 @@ def test_many_chains_returned_at_once(ring: RingPair) -> None:
     assert ring.driver.take_used() == [(head, 0) for head in heads]
 
 
-def test_used_elements_show_together(ring: RingPair) -> None:
+def test_added_used_elements_become_visible_at_publish(ring: RingPair) -> None:
     for _ in range(2):
         ring.driver.add([], [ring.buffer(4)])
     ring.driver.publish()
@@ -123,7 +123,7 @@ def test_used_elements_show_together(ring: RingPair) -> None:
 # -- starting and stopping --------------------------------------------------------------------------------------
 
 
-def test_resume_from_a_base(ring: RingPair) -> None:
+def test_ring_resumes_from_base(ring: RingPair) -> None:
     for text in (b"a", b"b", b"c"):
         ring.driver.add([ring.buffer(text)])
     ring.driver.publish()
@@ -136,14 +136,14 @@ def test_resume_from_a_base(ring: RingPair) -> None:
     assert ring.take().read() == b"b", "used.idx says so"
 
 
-def test_stop_leaves_the_driver_kicking(ring: RingPair) -> None:
+def test_stop_enables_kicks(ring: RingPair) -> None:
     ring.queue.suppress_kicks(True)
     assert ring.driver.used_flags == 1
     ring.queue.stop()
     assert ring.driver.used_flags == 0
 
 
-def test_states(ring: RingPair) -> None:
+def test_queue_states_follow_lifecycle(ring: RingPair) -> None:
     seen = [ring.queue.state]
     ring.queue.fail()
     seen.append(ring.queue.state)
@@ -156,7 +156,7 @@ def test_states(ring: RingPair) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 3, -4, 2048, 65536])
-def test_sizes_that_are_refused(ring: RingPair, size: int) -> None:
+def test_invalid_size_is_refused(ring: RingPair, size: int) -> None:
     ring.queue.size = size
     with pytest.raises(QueueError, match="size"):
         ring.queue.setup(ring.memory)
@@ -164,7 +164,7 @@ def test_sizes_that_are_refused(ring: RingPair, size: int) -> None:
 
 
 @pytest.mark.parametrize(("part", "align"), [("desc", 16), ("avail", 2), ("used", 4)])
-def test_addresses_that_are_refused(ring: RingPair, part: str, align: int) -> None:
+def test_invalid_ring_address_is_refused(ring: RingPair, part: str, align: int) -> None:
     end = ring.guest.guest_addr + ring.guest.size
     good = getattr(ring.queue, part)
     for addr in (good + align // 2, 0, end - align, end, (1 << 64) - align, -align):
@@ -177,7 +177,7 @@ def test_addresses_that_are_refused(ring: RingPair, part: str, align: int) -> No
 # -- notifications ----------------------------------------------------------------------------------------------
 
 
-def test_the_driver_can_refuse_interrupts(ring: RingPair) -> None:
+def test_driver_can_suppress_interrupts(ring: RingPair) -> None:
     assert ring.queue.should_interrupt()
     ring.driver.set_no_interrupt(True)
     assert not ring.queue.should_interrupt()
@@ -192,7 +192,9 @@ def test_kicks_can_be_suppressed(ring: RingPair) -> None:
     assert ring.driver.kicks() == 1
 
 
-def test_without_a_fence_nothing_is_left_out(ring: RingPair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_fence_notifications_are_not_suppressed(
+    ring: RingPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(queue, "_FENCED", False)
     ring.driver.set_no_interrupt(True)
     assert ring.queue.should_interrupt()
@@ -203,7 +205,7 @@ def test_without_a_fence_nothing_is_left_out(ring: RingPair, monkeypatch: pytest
 # -- the memory map changes under it ----------------------------------------------------------------------------
 
 
-def test_views_are_made_anew_after_a_change(ring: RingPair) -> None:
+def test_views_are_renewed_after_memory_change(ring: RingPair) -> None:
     ring.driver.add([ring.buffer(b"a")])
     ring.driver.add([ring.buffer(b"b")])
     ring.driver.publish()
@@ -220,7 +222,7 @@ def test_views_are_made_anew_after_a_change(ring: RingPair) -> None:
     assert ring.driver.used_idx == 2
 
 
-def test_invalidated_views_let_the_mapping_go(ring: RingPair) -> None:
+def test_invalidated_views_release_mapping(ring: RingPair) -> None:
     mapping = ring.memory.regions[0].mapping
     assert mapping is not None
     ring.queue.invalidate()
@@ -242,7 +244,7 @@ chains = st.lists(
 
 @settings(max_examples=60)
 @given(st.lists(chains, max_size=6))
-def test_what_the_driver_adds_is_what_the_device_takes(
+def test_device_pops_what_driver_adds(
     rounds: list[list[tuple[list[bytes], list[int], bool]]],
 ) -> None:
     with RingPair(64) as ring:

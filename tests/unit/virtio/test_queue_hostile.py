@@ -39,7 +39,7 @@ def offer(ring: RingPair, head: int) -> None:
     ring.driver.publish()
 
 
-def test_avail_idx_jumps(ring: RingPair) -> None:
+def test_jump_of_avail_idx_breaks_queue(ring: RingPair) -> None:
     ring.driver.avail_idx = 17
     ring.driver.publish()
     with pytest.raises(QueueError, match="jumped 17 ahead"):
@@ -47,13 +47,13 @@ def test_avail_idx_jumps(ring: RingPair) -> None:
     expect_error(ring, "jumped 17 ahead")
 
 
-def test_avail_idx_goes_back(ring: RingPair) -> None:
+def test_decrease_of_avail_idx_breaks_queue(ring: RingPair) -> None:
     ring.driver.avail_idx = 0xFFFF
     ring.driver.publish()
     expect_error(ring, "jumped 65535 ahead")
 
 
-def test_a_full_ring_is_no_jump(ring: RingPair) -> None:
+def test_full_ring_is_accepted(ring: RingPair) -> None:
     for _ in range(16):
         ring.driver.add([ring.buffer(b"x")])
     ring.driver.publish()
@@ -61,20 +61,20 @@ def test_a_full_ring_is_no_jump(ring: RingPair) -> None:
 
 
 @pytest.mark.parametrize("head", [16, 255, 0xFFFF])
-def test_heads_outside_of_the_table(ring: RingPair, head: int) -> None:
+def test_head_outside_of_table_breaks_queue(ring: RingPair, head: int) -> None:
     offer(ring, head)
     assert ring.queue.pop_span(0) is None
     expect_error(ring, "outside of its table")
 
 
-def test_next_outside_of_the_table(ring: RingPair) -> None:
+def test_next_outside_of_table_breaks_queue(ring: RingPair) -> None:
     ring.driver.set_desc(0, *ring.buffer(b"x"), flags=NEXT, following=16)
     offer(ring, 0)
     expect_error(ring, "outside of its table")
 
 
 @pytest.mark.parametrize("length", [1, 16])
-def test_chains_that_loop(ring: RingPair, length: int) -> None:
+def test_looped_chain_breaks_queue(ring: RingPair, length: int) -> None:
     buffer = ring.buffer(b"x")
     for index in range(length):
         ring.driver.set_desc(index, *buffer, flags=NEXT, following=(index + 1) % length)
@@ -82,7 +82,7 @@ def test_chains_that_loop(ring: RingPair, length: int) -> None:
     expect_error(ring, "loops or is too long")
 
 
-def test_a_buffer_of_no_bytes(ring: RingPair) -> None:
+def test_empty_buffer_is_handled_as_qemu(ring: RingPair) -> None:
     ring.driver.set_desc(0, ring.buffer(b"x")[0], 0)
     offer(ring, 0)
     expect_error(ring, "zero bytes")
@@ -104,7 +104,7 @@ END = GUEST_ADDR + (1 << 20)
     ],
 )
 @pytest.mark.parametrize("flags", [0, WRITE])
-def test_buffers_outside_of_memory(ring: RingPair, addr: int, length: int, flags: int) -> None:
+def test_buffer_outside_of_memory_breaks_queue(ring: RingPair, addr: int, length: int, flags: int) -> None:
     ring.driver.add([ring.buffer(b"good")])
     ring.driver.publish()
     assert ring.take().read() == b"good"  # so that the region is the known one
@@ -114,14 +114,14 @@ def test_buffers_outside_of_memory(ring: RingPair, addr: int, length: int, flags
     expect_error(ring, "memory region")
 
 
-def test_readable_behind_writable(ring: RingPair) -> None:
+def test_readable_after_writable_breaks_queue(ring: RingPair) -> None:
     ring.driver.set_desc(0, *ring.buffer(4), flags=NEXT | WRITE, following=1)
     ring.driver.set_desc(1, *ring.buffer(4))
     offer(ring, 0)
     expect_error(ring, "readable buffer behind a writable one")
 
 
-def test_indirect_that_was_not_negotiated() -> None:
+def test_indirect_without_feature_breaks_queue() -> None:
     with RingPair(indirect=False) as ring:
         ring.driver.add([ring.buffer(b"x")], indirect=True)
         ring.driver.publish()
@@ -129,19 +129,19 @@ def test_indirect_that_was_not_negotiated() -> None:
 
 
 @pytest.mark.parametrize("length", [0, 8, 17, 16 * (MAX_CHAIN + 1), 0xFFFFFFF0])
-def test_indirect_tables_of_odd_sizes(ring: RingPair, length: int) -> None:
+def test_indirect_table_of_invalid_size_breaks_queue(ring: RingPair, length: int) -> None:
     ring.driver.set_desc(0, GUEST_ADDR, length, INDIRECT)
     offer(ring, 0)
     expect_error(ring, "indirect table")
 
 
-def test_an_indirect_table_outside_of_memory(ring: RingPair) -> None:
+def test_indirect_table_outside_of_memory_breaks_queue(ring: RingPair) -> None:
     ring.driver.set_desc(0, END - 16, 32, INDIRECT)
     offer(ring, 0)
     expect_error(ring, "memory region")
 
 
-def test_indirect_with_next(ring: RingPair) -> None:
+def test_indirect_descriptor_with_next_breaks_queue(ring: RingPair) -> None:
     ring.driver.set_desc(0, GUEST_ADDR, 16, INDIRECT | NEXT, 1)
     offer(ring, 0)
     expect_error(ring, "indirect")
@@ -161,27 +161,27 @@ def table_of(ring: RingPair, *descriptors: tuple[int, int, int, int]) -> None:
     offer(ring, 0)
 
 
-def test_indirect_within_indirect(ring: RingPair) -> None:
+def test_nested_indirect_table_breaks_queue(ring: RingPair) -> None:
     table_of(ring, (GUEST_ADDR, 16, INDIRECT, 0))
     expect_error(ring, "indirect")
 
 
-def test_an_indirect_table_that_loops(ring: RingPair) -> None:
+def test_looped_indirect_table_breaks_queue(ring: RingPair) -> None:
     table_of(ring, (GUEST_ADDR, 16, NEXT, 1), (GUEST_ADDR, 16, NEXT, 0))
     expect_error(ring, "loops or is too long")
 
 
-def test_next_outside_of_an_indirect_table(ring: RingPair) -> None:
+def test_next_outside_of_indirect_table_breaks_queue(ring: RingPair) -> None:
     table_of(ring, (GUEST_ADDR, 16, NEXT, 2), (GUEST_ADDR, 16, 0, 0))
     expect_error(ring, "outside of its table of 2")
 
 
-def test_the_longest_chain(ring: RingPair) -> None:
+def test_chain_length_is_bounded(ring: RingPair) -> None:
     table_of(ring, *[(GUEST_ADDR, 1, NEXT, n + 1) for n in range(MAX_CHAIN - 1)], (GUEST_ADDR, 1, 0, 0))
     assert ring.take().readable_bytes == MAX_CHAIN
 
 
-def test_a_chain_names_the_same_bytes_again_and_again(ring: RingPair) -> None:
+def test_overlapping_buffers_are_not_copied_at_pop(ring: RingPair) -> None:
     """No bytes are copied before the reader bounded them: 256 MiB here, of 256 KiB."""
     table_of(ring, *[(GUEST_ADDR, 1 << 18, NEXT, n + 1) for n in range(1023)], (GUEST_ADDR, 1 << 18, 0, 0))
     chain = ring.take()
@@ -189,7 +189,7 @@ def test_a_chain_names_the_same_bytes_again_and_again(ring: RingPair) -> None:
     assert len(chain.readable) == 1024
 
 
-def test_a_chain_over_very_many_regions(ring: RingPair) -> None:
+def test_chain_may_cross_many_regions(ring: RingPair) -> None:
     page, first = 4096, 1 << 40
     for number in range(400):
         ring.memory.add(MappedRegion(first + number * page, page, ring.guest.fd, 0))
@@ -198,7 +198,7 @@ def test_a_chain_over_very_many_regions(ring: RingPair) -> None:
     expect_error(ring, "too many memory regions")
 
 
-def test_the_driver_zeroes_its_own_rings(ring: RingPair) -> None:
+def test_zeroed_rings_break_queue(ring: RingPair) -> None:
     ring.driver.add([ring.buffer(b"x")])
     ring.driver.publish()
     ring.guest.write(ring.driver.desc, bytes(16 * 16))
@@ -207,7 +207,7 @@ def test_the_driver_zeroes_its_own_rings(ring: RingPair) -> None:
 
 @settings(max_examples=150)
 @given(st.integers(0, 2**32), st.integers(1, 30))
-def test_random_rings(seed: int, rounds: int) -> None:
+def test_random_rings_give_chains_or_queue_error(seed: int, rounds: int) -> None:
     """Whatever stands in the rings, pop returns chains within memory, None, or QueueError; nothing else happens."""
     source = random.Random(seed)
     with RingPair(8) as ring:

@@ -75,7 +75,7 @@ def rig() -> Iterator[Rig]:
     made.close()
 
 
-def test_a_chain_there_and_back(rig: Rig) -> None:
+def test_chain_is_fetched_and_written_back(rig: Rig) -> None:
     driver, ram = rig.driver, rig.ram
     for number in range(100):  # several times around the ring
         readable, first, second = ram.alloc(5), ram.alloc(4), ram.alloc(4)
@@ -95,7 +95,7 @@ def test_a_chain_there_and_back(rig: Rig) -> None:
         assert rig.write_back() == []
 
 
-def test_a_plan_asks_in_order_of_dependence(rig: Rig) -> None:
+def test_plan_reads_in_order_of_dependence(rig: Rig) -> None:
     readable, writable = rig.ram.alloc(64), rig.ram.alloc(64)
     rig.driver.add([(readable, 64)], [(writable, 64)], indirect=True)
     rig.driver.publish(kick=False)
@@ -106,7 +106,7 @@ def test_a_plan_asks_in_order_of_dependence(rig: Rig) -> None:
     assert rig.asked[2:] == [[(readable, 64)]]  # what is to be written is not read
 
 
-def test_the_drivers_wish_for_no_interrupts_is_not_taken_for_granted(rig: Rig) -> None:
+def test_driver_flags_stay_zero_in_shadow_copy(rig: Rig) -> None:
     rig.driver.set_no_interrupt(True)
     rig.driver.add([(rig.ram.alloc(64), 64)])
     rig.driver.publish(kick=False)
@@ -115,7 +115,7 @@ def test_the_drivers_wish_for_no_interrupts_is_not_taken_for_granted(rig: Rig) -
     assert rig.queue.should_interrupt()
 
 
-def test_more_than_a_round_is_held_back(rig: Rig) -> None:
+def test_chains_beyond_round_limit_wait(rig: Rig) -> None:
     buffer = rig.ram.alloc(CHAIN_BYTES)
     for _ in range(16):
         rig.driver.add([(buffer, CHAIN_BYTES)])
@@ -131,7 +131,7 @@ def test_more_than_a_round_is_held_back(rig: Rig) -> None:
     assert len(rig.asked[-1]) == 1
 
 
-def test_a_chain_that_is_too_long_to_be_looked_at_is_shown_and_not_fetched(rig: Rig) -> None:
+def test_too_long_chain_is_visible_without_fetch(rig: Rig) -> None:
     rig.driver.add([(GUEST_ADDR, 1 << 19)] * 3)
     rig.driver.publish(kick=False)
     rig.fetch()
@@ -141,7 +141,7 @@ def test_a_chain_that_is_too_long_to_be_looked_at_is_shown_and_not_fetched(rig: 
     assert chain.readable_bytes == 3 << 19
 
 
-def test_an_index_that_jumped_is_for_the_queue_to_find(rig: Rig) -> None:
+def test_jump_of_index_is_left_to_queue(rig: Rig) -> None:
     rig.driver.avail_idx = 1000
     rig.driver.publish(kick=False)
     rig.fetch()
@@ -149,7 +149,7 @@ def test_an_index_that_jumped_is_for_the_queue_to_find(rig: Rig) -> None:
         rig.queue.pop()
 
 
-def test_an_index_that_went_back(rig: Rig) -> None:
+def test_decrease_of_index_is_left_to_queue(rig: Rig) -> None:
     for _ in range(8):
         rig.driver.add([(rig.ram.alloc(8), 8)])
     rig.driver.publish(kick=False)
@@ -161,7 +161,7 @@ def test_an_index_that_went_back(rig: Rig) -> None:
     assert rig.queue.pending() == 3
 
 
-def test_after_the_shadow_copy_was_emptied_what_is_not_taken_comes_again(rig: Rig) -> None:
+def test_emptied_shadow_copy_fetches_chains_again(rig: Rig) -> None:
     for number in range(4):
         buffer = rig.ram.alloc(8)
         rig.ram.write(buffer, b"%08d" % number)
@@ -199,7 +199,9 @@ descriptors = st.tuples(
     st.lists(st.integers(0, 17), min_size=16, max_size=16),
     st.integers(0, 20),
 )
-def test_garbage(table: list[tuple[int, int, int, int]], heads: list[int], index: int) -> None:
+def test_random_rings_do_not_raise(
+    table: list[tuple[int, int, int, int]], heads: list[int], index: int
+) -> None:
     rig = Rig()
     try:
         for at, descriptor in enumerate(table):
@@ -221,14 +223,14 @@ def test_garbage(table: list[tuple[int, int, int, int]], heads: list[int], index
         rig.close()
 
 
-def test_shadow_regions_that_are_too_large_or_empty_are_refused() -> None:
+def test_invalid_shadow_region_is_refused() -> None:
     with pytest.raises(GuestMemoryError, match="cannot be shadowed"):
         ShadowRegion(0, 1 << 62, writable=True)
     with pytest.raises(GuestMemoryError, match="is empty"):
         ShadowRegion(0, 0, writable=True)
 
 
-def test_read_only_memory_can_be_shadowed_and_not_written() -> None:
+def test_shadow_of_read_only_memory_is_not_written() -> None:
     memory = GuestMemory()
     memory.add(ShadowRegion(0, 4096, writable=False))
     put(memory, 10, b"rom")

@@ -1,4 +1,4 @@
 """virtio over PCI (virtio 1.2 §4.1), modern only: `transport.VirtioPci` puts a virtio device on a PCI function.
 
-`layout` says what lies where in its window; `shadow_rings` serves a VM that does not share its memory.
+`layout` is the layout of its window; `shadow_rings` serves a VM that does not share its memory.
 """

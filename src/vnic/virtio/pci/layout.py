@@ -1,6 +1,6 @@
-"""Where the structures of a virtio PCI function lie, and the capabilities that tell a driver (virtio 1.2 §4.1.4).
+"""The layout of a virtio PCI function's structures, and the capabilities that describe it (virtio 1.2 §4.1.4).
 
-The places are those of QEMU's virtio-pci: one 64-bit prefetchable window in BAR 4, MSI-X in BAR 1.
+`transport` uses it. It is that of QEMU's virtio-pci: one 64-bit prefetchable window in BAR 4, MSI-X in BAR 1.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from vnic.pci.capability import Capability, vendor
 
 VENDOR: Final = 0x1AF4
 DEVICE_BASE: Final = 0x1040  # plus the virtio device id (§4.1.2)
-SUBSYSTEM: Final = 0x1100  # what QEMU's modern devices show
+SUBSYSTEM: Final = 0x1100  # as QEMU's modern devices
 REVISION: Final = 1
 
 MSIX_BAR: Final = 1
@@ -58,7 +58,7 @@ NO_VECTOR: Final = 0xFFFF
 ISR_QUEUE: Final = 1
 ISR_CONFIG: Final = 2
 
-# struct virtio_pci_cap (§4.1.4) behind id and next: length, cfg_type, bar, id, padding, offset, length.
+# struct virtio_pci_cap (§4.1.4) after id and next: length, cfg_type, bar, id, padding, offset, length.
 _CAP: Final = struct.Struct("<BBBB2xII")
 assert _CAP.size == 14
 CAP_COMMON_CFG: Final = 1
@@ -67,7 +67,7 @@ CAP_ISR_CFG: Final = 3
 CAP_DEVICE_CFG: Final = 4
 CAP_PCI_CFG: Final = 5
 
-# Inside of the PCI configuration access capability, from its first byte (§4.1.4.9).
+# Offsets in the PCI configuration access capability (§4.1.4.9).
 PCI_CFG_BAR: Final = 4
 PCI_CFG_OFFSET: Final = 8
 PCI_CFG_LENGTH: Final = 12

@@ -1,4 +1,4 @@
-"""The state of `VirtioPci` apart from the VM: what its own registers hold. The device behind it has its own record."""
+"""The saved registers of `VirtioPci`, which saves and restores them. Its virtio device has a separate record."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class VirtioPciRecord(Record, frozen=True):
     config_vector: U16
     queue_vectors: list[U16]
     resetting: list[U16]
-    """The queues whose reset is not over."""
+    """The queues whose reset is in progress."""
     isr: U8
     old_status: U8
 
@@ -26,7 +26,7 @@ class VirtioPciRecord(Record, frozen=True):
         require(sorted(set(self.resetting)) == self.resetting, "resetting", "are not in order")
 
     def check(self, queues: int, vectors: int) -> None:
-        """Raise RecordError unless it is that of a device with so many queues and MSI-X vectors."""
+        """Raise RecordError unless the record is of a device with these numbers of queues and MSI-X vectors."""
         count = len(self.queue_vectors)
         require(count == queues, "queue_vectors", f"are {count}, of {queues} queues")
         for at, index in enumerate(self.resetting):

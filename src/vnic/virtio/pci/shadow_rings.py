@@ -1,7 +1,7 @@
-"""The rings of a virtio PCI function in a VM that does not share its memory: kicks wait for what the device is going
-to read, interrupts for what it has written.
+"""The rings of a virtio PCI function in a VM that does not share its memory: a kick waits until the memory to read is
+fetched, an interrupt until the device's writes are complete.
 
-`transport.VirtioPci` has one while such a VM is plugged in, and passes its kicks and queue interrupts through it.
+`transport.VirtioPci` has one while such a VM is attached, and passes its kicks and queue interrupts through it.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class ShadowRings:
         self._rings = [ShadowRing(queue, memory) for queue in device.queues]
 
     def enable(self, index: int) -> None:
-        """The driver is about to start a ring, which is empty then."""
+        """The driver is starting a ring, which is empty then."""
         self._rings[index].restart()
 
     def kick(self, index: int, *, anew: bool = False) -> None:
-        """The driver's kick: the device looks at the ring when it can."""
+        """The driver's kick: the device processes the ring after the fetch."""
         if self._device.queues[index].ready:
             self._shadow.fetch(
                 index,
@@ -47,14 +47,14 @@ class ShadowRings:
             self.kick(index)
 
     def interrupt(self, index: int) -> None:
-        """The device's interrupt: the driver hears of it when it can see why."""
+        """The device's interrupt: it is sent when the writes before it are complete."""
         ring = self._rings[index]
         self._shadow.write(ring.written(), partial(self._interrupt, index), partial(self._failed, index))
         if ring.held_back:
             self.kick(index)
 
     def save(self) -> None:
-        """The shadow copy is about to go: have what the devices wrote to it written."""
+        """The shadow copy will be dropped: write the device's changes to the guest."""
         for queue, ring in zip(self._device.queues, self._rings, strict=True):
             if queue.ready and (parts := ring.written()):
                 self._shadow.write(
@@ -62,13 +62,13 @@ class ShadowRings:
                 )
 
     def stopped(self, index: int, done: Callable[[], None]) -> None:
-        """The device has stopped the ring: nothing more is fetched for it. `done` when all it wrote is there."""
+        """The device stopped the ring: fetch no more for it. `done` is called when its writes are complete."""
         failed = partial(self._failed, index)
         self._shadow.fetch(index, _no_plan, _nothing, failed, anew=True)
         self._shadow.write((), done, failed)
 
     def restart(self) -> None:
-        """The shadow copy is new, of some memory at least: fetch anew what is not taken."""
+        """The shadow copy of some memory is new: fetch the chains again that are not taken yet."""
         self.save()
         for queue, ring in zip(self._device.queues, self._rings, strict=True):
             if queue.ready:

@@ -1,6 +1,6 @@
 """A virtio device as a PCI function: common configuration, notifications, ISR and device config (virtio 1.2 §4.1).
 
-The VM side reaches it as any `PciDevice`; towards the device model it is the `Attachment`. Modern (1.0 and later)
+The VM's attachment calls it as a `PciDevice`; for the device model it is the `Attachment`. Modern (1.0 and later)
 only: a transitional device would need the legacy I/O window, which vnic does not offer.
 """
 
@@ -36,14 +36,14 @@ _QUEUE_ADDRESSES = {
     layout.PLACE["queue_driver"][0]: "avail",
     layout.PLACE["queue_device"][0]: "used",
 }
-"""Offset of each ring address, and what SplitQueue calls it."""
+"""Offset of each ring address, and its attribute of SplitQueue."""
 
 
 class VirtioPci(PciDevice):
     """One virtio device on one PCI function.
 
-    `vectors`: MSI-X vectors; by default one a queue and one for config, as QEMU gives virtio-net. 0: none, the
-    guest has to use INTx (`msix=off`).
+    `vectors` is the number of MSI-X vectors; by default one per queue and one for config, as for QEMU's virtio-net.
+    0: no MSI-X, the guest has to use INTx (`msix=off`).
     """
 
     def __init__(
@@ -70,8 +70,8 @@ class VirtioPci(PciDevice):
             capabilities=(pcie_endpoint(), power_management(), *layout.capabilities()),
         )
         self.device = device
-        # Not over vhost-user, where rings are stopped one by one, too: QEMU does not tell its back-end that the guest
-        # reset a ring, which would be worked on for ever where it was.
+        # Only here, not over vhost-user: QEMU does not notify its back-end of a ring reset, so that the back-end
+        # would continue with the old ring.
         device.transport_features = RING_RESET
         self._vectors = vectors
         self._access = self.config.find_all(CAP_VENDOR)[-1]  # the PCI configuration access capability
@@ -97,12 +97,12 @@ class VirtioPci(PciDevice):
         """The transport's own registers after reset (§4.1.4.3.1)."""
         self._device_feature_select = 0
         self._driver_feature_select = 0
-        self._driver_features = 0  # as written; the device keeps only what it offered
+        self._driver_features = 0  # as written; the device keeps only offered ones
         self._queue_select = 0
         self._config_vector = layout.NO_VECTOR
         self._queue_vectors = [layout.NO_VECTOR] * len(self.device.queues)
         self._resetting: set[int] = set()
-        """The queues whose reset is not over."""
+        """The queues whose reset is in progress."""
         self._isr = 0
 
     # --- State apart from handles ---
@@ -136,7 +136,7 @@ class VirtioPci(PciDevice):
         self.restore_function(record.function, handles)
         self.resume()
 
-    # --- PciDevice: the VM side ---
+    # --- PciDevice: called by the attachment ---
 
     def plug(self, irq: IrqLines, memory: GuestMemory) -> None:
         super().plug(irq, memory)
@@ -158,7 +158,7 @@ class VirtioPci(PciDevice):
 
     def device_reset(self) -> None:
         if self.shadow is not None:
-            # The driver waits for 0 (§4.1.4.3.1), and may use its memory for something else then.
+            # The driver waits for 0 (§4.1.4.3.1), and may reuse its memory then.
             self._old_status = self.device.status or self._old_status
             self.shadow.drop(self._quiet)
         self._clear()
@@ -180,8 +180,8 @@ class VirtioPci(PciDevice):
             self.device.queue_fds_changed(index)
 
     def bus_master_changed(self, enabled: bool) -> None:
-        """A device that may not reach memory does nothing (QEMU's virtio_write_config): a kernel that starts
-        another one takes this right away first, and the rings are not its any more."""
+        """Without bus mastering the device is stopped (QEMU's virtio_write_config): kexec clears it before it starts
+        another kernel, and the rings' memory is then reused."""
         if not enabled and self.device.status & STATUS_DRIVER_OK:
             self.device.set_status(self.device.status & ~STATUS_DRIVER_OK)
 
@@ -209,7 +209,7 @@ class VirtioPci(PciDevice):
     def config_read(self, offset: int, length: int) -> bytes:
         at = self._access + layout.PCI_CFG_DATA
         if offset < at + 4 and at < offset + length and (where := self._access_target()):
-            # §4.1.4.9.1: reading pci_cfg_data reads the window at the place the driver chose.
+            # §4.1.4.9.1: a read of pci_cfg_data reads the window at the selected offset.
             data = self.region_read(layout.WINDOW.index, *where)
             self.config.data[at : at + len(data)] = data
         return super().config_read(offset, length)
@@ -222,7 +222,7 @@ class VirtioPci(PciDevice):
             self.region_write(layout.WINDOW.index, target, self.config.read(at, length))
 
     def _access_target(self) -> tuple[int, int] | None:
-        """(offset, length) that the access capability points to; None: nothing in our window."""
+        """(offset, length) that the access capability selects; None if that is outside the window."""
         bar = self.config.get(self._access + layout.PCI_CFG_BAR, 1)
         offset = self.config.get(self._access + layout.PCI_CFG_OFFSET, 4)
         length = self.config.get(self._access + layout.PCI_CFG_LENGTH, 4)
@@ -233,7 +233,7 @@ class VirtioPci(PciDevice):
     # --- common configuration (§4.1.4.3) ---
 
     def _queue(self) -> SplitQueue | None:
-        """The selected queue; None: there is none of that number (its size then reads as zero)."""
+        """The selected queue; None if there is no such queue (its size then reads as zero)."""
         queues = self.device.queues
         return queues[self._queue_select] if self._queue_select < len(queues) else None
 
@@ -265,7 +265,7 @@ class VirtioPci(PciDevice):
         )
 
     def _write_common(self, at: int, data: bytes) -> None:
-        """A driver writes whole registers, and the 64-bit ones also by halves (§4.1.3.1); all else is ignored."""
+        """A driver writes whole registers, or halves of 64-bit ones (§4.1.3.1); other writes are ignored."""
         register = self._registers.get((at, len(data)))
         if register is not None:
             register(int.from_bytes(data, "little"))
@@ -281,7 +281,7 @@ class VirtioPci(PciDevice):
     def _set_driver_feature(self, value: int) -> None:
         shift = self._driver_feature_select * 32
         if shift >= 64 or self.device.status & STATUS_FEATURES_OK:
-            return  # §3.1.1: the set is fixed once FEATURES_OK is
+            return  # §3.1.1: no change after FEATURES_OK
         self._driver_features = self._driver_features & ~(_WORD << shift) | value << shift
         self.device.set_features(self._driver_features)
 
@@ -294,12 +294,12 @@ class VirtioPci(PciDevice):
             self.device_reset()
             return
         if not self.device.driver_features & VERSION_1:
-            value &= ~STATUS_FEATURES_OK  # §6.1: a driver has to accept it, there is no legacy device behind
+            value &= ~STATUS_FEATURES_OK  # §6.1: a driver must accept VERSION_1: there is no legacy interface
         if not self.bus_master:
-            value &= ~STATUS_DRIVER_OK  # the rings are in memory that the device may not reach
+            value &= ~STATUS_DRIVER_OK  # the device may not access the rings' memory
         self.device.set_status(value)
         if self._shadow_rings is not None and value & STATUS_DRIVER_OK:
-            self._shadow_rings.kick_all()  # what was made available before needs no kick
+            self._shadow_rings.kick_all()  # buffers made available before need no kick
 
     def _set_queue_select(self, value: int) -> None:
         self._queue_select = value
@@ -307,7 +307,7 @@ class VirtioPci(PciDevice):
     def _set_queue_size(self, value: int) -> None:
         queue = self._queue()
         if queue is not None and not queue.ready and 0 < value <= queue.max_size:
-            queue.size = value  # whether it is a power of two is seen when the queue is enabled
+            queue.size = value  # checked to be a power of two when the queue is enabled
 
     def _set_queue_vector(self, value: int) -> None:
         if self._queue() is not None:
@@ -322,7 +322,7 @@ class VirtioPci(PciDevice):
             self.device.queue_ready(queue.index)
 
     def _set_queue_reset(self, value: int) -> None:
-        """§2.6.1: the driver waits until this register reads 0, and may then give the queue another size."""
+        """§2.6.1: the driver waits until this register reads 0, and may then change the queue's size."""
         queue = self._queue()
         if queue is None or value != 1 or not self.device.driver_features & RING_RESET:
             return
@@ -356,7 +356,7 @@ class VirtioPci(PciDevice):
         setattr(queue, name, int.from_bytes(address, "little"))
 
     def _valid_vector(self, vector: int) -> int:
-        """§4.1.5.1.2.1: a vector the device does not have reads back as NO_VECTOR."""
+        """§4.1.5.1.2.1: a vector that does not exist reads back as NO_VECTOR."""
         return vector if vector < self._vectors else layout.NO_VECTOR
 
     # --- notifications (§4.1.5.2) and interrupts (§4.1.5.3, §4.1.5.4) ---
@@ -373,7 +373,7 @@ class VirtioPci(PciDevice):
             self.device.kick(index)
 
     def _read_isr(self) -> bytes:
-        """Reading acknowledges: the status is cleared and the line released (§4.1.4.5)."""
+        """A read acknowledges: it clears the status and deasserts the line (§4.1.4.5)."""
         isr, self._isr = self._isr, 0
         self.set_intx(False)
         return isr.to_bytes(1, "little")
@@ -385,7 +385,7 @@ class VirtioPci(PciDevice):
         self.set_intx(True)
         return True
 
-    # --- virtio.device.Attachment: the device model's side ---
+    # --- virtio.device.Attachment: called by the device model ---
 
     def config_interrupt(self) -> bool:
         # Both bits, as QEMU's virtio_notify_config sets them.
@@ -401,7 +401,7 @@ class VirtioPci(PciDevice):
         self._interrupt(self._queue_vectors[index], layout.ISR_QUEUE)
 
     def link_changed(self, up: bool) -> None:
-        """The link is in the device's config; the socket has no part in it."""
+        """Nothing to do: the driver reads the link from the device's config."""
 
     def needs_reset(self) -> None:
         self.config_interrupt()  # §2.1.2: NEEDS_RESET is announced as a config change
