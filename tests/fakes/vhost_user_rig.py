@@ -18,7 +18,7 @@ from vnic.net.clock import Scheduler
 from vnic.net.network import Network
 from vnic.net.queue import Frame
 from vnic.nic.virtio_net.device import VirtioNet
-from vnic.protocol.vhost_user.backend import DeviceEngine
+from vnic.protocol.vhost_user.backend import BackendEngine
 from vnic.protocol.vhost_user.messages import ProtocolError
 from vnic.virtio.device import QueueFds
 
@@ -71,7 +71,7 @@ class EngineRig(NicRig):
         self.choices = 0
         self.served = GuestMemory()
         self.device.attach(self, self.served)
-        self.engine = DeviceEngine(self.device, self.served, self, queue_pairs=pairs)
+        self.engine = BackendEngine(self.device, self.served, self, queue_pairs=pairs)
         self.wire = EngineWire(self.engine)
         self.client = VhostUserClient(self.wire, self.memory, self.driver)
 

@@ -1,4 +1,4 @@
-"""The fake guest of `vnic demo`, on a running vnic: it stands for a kernel, so it must see what one would."""
+"""The fake guest of `vnic demo`, on a running vnic: it takes a kernel's place, so it must see the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Others' firmware and boot loaders on vnic's PCI NICs: DHCP, a file whose checksum is right, a cable pulled meanwhile.
+"""Unmodified firmware and boot loaders on vnic's PCI NICs: DHCP, a file with the right checksum, a pulled cable.
 
 Each case is a driver of its own: edk2's of virtio, iPXE's of virtio and e1000 (as a BIOS' ROM and as an EFI driver),
 U-Boot's of e1000; GRUB uses that of the firmware.

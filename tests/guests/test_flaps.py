@@ -1,4 +1,4 @@
-"""10 000 flaps as fast as QMP takes them: the guest ends up right, and vnic no larger."""
+"""10 000 flaps as fast as QMP takes them: the guest ends in the right state, and vnic's memory does not grow."""
 
 from __future__ import annotations
 

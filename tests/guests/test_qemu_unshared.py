@@ -1,4 +1,4 @@
-"""Every kind of PCI NIC in a QEMU that does not share its memory: what a NIC reads and writes there are messages.
+"""Every kind of PCI NIC in a QEMU that does not share its memory: each read and write of the NIC is a message.
 
 One guest serves all tests of this file.
 """

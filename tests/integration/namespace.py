@@ -1,4 +1,4 @@
-"""Tests in a network namespace of their own: a child process that nothing on this machine can feel."""
+"""Tests in a network namespace of their own, in a child process: nothing else on this machine is affected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A chardev that listens is there from the start to its end, as QEMU's, whatever uses it in between."""
+"""A chardev that listens does so from its creation to its deletion, as QEMU's, whether it is in use or not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Filters of a running vnic: made by -object, QMP and HMP; tshark reads their dumps, QEMU's filters speak to them."""
+"""Filters of a running vnic: made by -object, QMP and HMP; tshark and QEMU's filters understand them."""
 
 from __future__ import annotations
 

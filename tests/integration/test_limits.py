@@ -1,4 +1,4 @@
-"""A vnic that gets no more descriptors: errors and one log line each, and it goes on when there are some again."""
+"""vnic at its limit of descriptors: each refusal is an error and a log line; it goes on when some are free."""
 
 from __future__ import annotations
 

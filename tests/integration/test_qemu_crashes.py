@@ -1,4 +1,4 @@
-"""What ends QEMU 11.1 or 7.2 with a signal: here each is answered, and the next command is served in a clean state."""
+"""Commands that end QEMU 11.1 or 7.2 with a signal: vnic answers each, and serves the next command in a clean state."""
 
 from __future__ import annotations
 

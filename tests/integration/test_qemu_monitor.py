@@ -1,6 +1,6 @@
 """Our monitor beside a real QEMU's: the same bytes go to both, and the same bytes have to come back.
 
-What is sent stands in qemu_monitor.txt: what QEMU 7.2 and 11.1 say alike, without what differs on purpose in vnic.
+qemu_monitor.txt holds what is sent: all that QEMU 7.2 and 11.1 answer alike, except where vnic differs on purpose.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The life of `vnic run`: how it starts, what it leaves behind when it ends, and what it says when it cannot start."""
+"""The life of `vnic run`: how it starts, what it leaves behind when it ends, and its errors when it cannot start."""
 
 from __future__ import annotations
 

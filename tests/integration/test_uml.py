@@ -1,4 +1,4 @@
-"""`vnic run` and the verbs with a real kernel behind the NIC: what a new user does by hand."""
+"""`vnic run` and the verbs with a real kernel behind the NIC: the steps that a new user takes by hand."""
 
 from __future__ import annotations
 

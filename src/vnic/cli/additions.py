@@ -88,7 +88,7 @@ def _answer(args: argparse.Namespace, answer: object) -> None:
 
 
 def _help(text: str, implied: str) -> str | None:
-    """What `help` and `TYPE,help` ask for, as `vnic run` tells it; None where it was not asked. Raises Refused."""
+    """The text for `help` or `TYPE,help`, as `vnic run` prints it; None for another string. Raises Refused."""
     if text.startswith("{"):
         return None
     try:
@@ -134,7 +134,7 @@ def _typed(tree: keyval.Tree, implied: str) -> Entry:
 
 
 def _only_given(tree: keyval.Tree, typed: Entry) -> Entry:
-    """Of `typed`, what the tree has too: defaults are for the other side to fill in."""
+    """The part of `typed` that the tree has: the running vnic fills the defaults in."""
     given: Entry = {}
     for key, value in tree.items():
         inner = typed.get(key)

@@ -112,7 +112,7 @@ async def session(args: argparse.Namespace) -> AsyncIterator[Session]:
     try:
         yield Session(client)
     finally:
-        # A server that went away first makes disconnect raise what the verb has seen by itself.
+        # If the server ended first, disconnect raises an error that the verb has already handled.
         with contextlib.suppress(QMPError, EOFError, OSError):
             await client.disconnect()
 

@@ -18,8 +18,8 @@ class Background:
         self._pipe = pipe
 
     def ready(self, log: int | None = None) -> None:
-        """Let go of the terminal and tell the parent that all is well; `log` becomes stderr, for children. The working
-        directory stays: the paths of sockets may be relative."""
+        """Detach from the terminal and tell the parent that the set-up is done; `log` becomes stderr, for
+        children. The working directory stays: the paths of sockets may be relative."""
         null = os.open(os.devnull, os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(null if log is None or fd < 2 else log, fd)
@@ -42,7 +42,7 @@ def fork_to_background() -> Background | int:
     os.close(writing)
     os.waitpid(child, 0)
     try:
-        # Without a byte the other end was closed by its death; it has said why on stderr.
+        # No byte: the other process has ended, and printed the reason on stderr.
         return 0 if os.read(reading, 1) == READY else 1
     finally:
         os.close(reading)

@@ -233,7 +233,7 @@ async def _nic_named(qmp: Session, name: str) -> Entry:
 
 
 def has_seen(nic: Entry, state: str) -> bool:
-    """Whether the guest has read `state` after the link's last change, which made it so."""
+    """Whether the guest has read `state` after the link's last change, which set it."""
     return bool(
         nic["link"] == state and nic["guest"]["seen"] == state and "seen-us" in nic.get("last-change", {})
     )
@@ -249,7 +249,7 @@ async def _wait_seen(qmp: Session, nic: Entry, state: str, seconds: float, start
             raise Refused(why_not_seen(nic, state, seconds))
         left = started + seconds - time.monotonic()
         try:
-            # Any of its events may matter; the query after it says how things are, whatever was missed.
+            # Any event may matter; the query after it shows the present state, even if an event was missed.
             event = await asyncio.wait_for(_next_of(qmp, name), max(min(left, LOOK_AGAIN_S), 0.0))
             if event is None:
                 raise Refused(f"vnic ended before the guest of {name} saw its link {state}")

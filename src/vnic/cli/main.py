@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # Python flushes stdout once more at its end; let that go nowhere (docs of signal.SIGPIPE).
+        # Python flushes stdout once more at its end; send that to /dev/null (docs of signal.SIGPIPE).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_PIPE
     except OSError as error:  # no descriptors, no disk: the machine's limits, not ours

@@ -62,7 +62,7 @@ class HelpTopic:
 
 @dataclass(slots=True)
 class RunOptions:
-    """What `vnic run` was told, in the order of the command line within each list."""
+    """The options of `vnic run`, in the order of the command line within each list."""
 
     name: str | None = None
     chardevs: list[Setting] = field(default_factory=list)
@@ -71,7 +71,7 @@ class RunOptions:
     devices: list[Setting] = field(default_factory=list)
     monitors: list[MonitorSetting] = field(default_factory=list)
     default_qmp: bool = True
-    """Nothing was said of QMP: listen where the verbs look for it."""
+    """No option is about QMP: listen where the verbs look for it."""
     pidfile: str | None = None
     guest_memory: Setting | None = None
     log_file: str | None = None
@@ -139,7 +139,7 @@ _KNOWN_CHARDEVS = ("websocket", "udp", "pty", "vc", "file", "pipe", "con", "mon"
 
 def _name(options: RunOptions, where: str, text: str) -> None:
     tree, _ = keyval.parse(text, "guest", short_booleans=True)
-    # libvirt gives debug-threads always; vnic has no threads that would want names.
+    # libvirt always gives debug-threads; vnic has no threads to name.
     _only(where, tree, ("guest", "debug-threads"))
     if tree.get("debug-threads", "on") not in ("on", "off"):
         raise OptionError(where, "Parameter 'debug-threads' expects 'on' or 'off'")
@@ -196,7 +196,7 @@ def _global(options: RunOptions, where: str, text: str) -> None:
 
 
 def _no_nic(options: RunOptions, where: str, text: str) -> None:
-    """`-nic none` and `-net none` ask for no NIC but those of -device, which is how vnic is."""
+    """`-nic none` and `-net none` ask for no NIC other than those of -device, and vnic makes no others."""
     if text != "none":
         option = where.split(" ", 1)[0]
         raise OptionError(where, f"vnic has no {option} but {option} none: give a -netdev and a -device")

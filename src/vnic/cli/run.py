@@ -97,7 +97,7 @@ def _help(topic: HelpTopic) -> int:
 
 def _start(options: RunOptions) -> int:
     """Go to the background if `-daemonize` says so, and run the loop."""
-    ready: Callable[[], None] = _nobody_waits
+    ready: Callable[[], None] = _foreground_ready
     if options.daemonize:
         from vnic.cli.daemon import fork_to_background
 
@@ -154,7 +154,7 @@ def _allow_open_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _nobody_waits() -> None:
+def _foreground_ready() -> None:
     """In the foreground: no parent process waits for the set-up."""
 
 
@@ -184,7 +184,7 @@ async def _live(options: RunOptions, ready: Callable[[], None]) -> None:
     machine = Machine(loop, options.name, paused=options.paused, lag=lag, inherited=inherited_fds())
     monitors = Monitors(machine, loop)
     pidfile = claim = None
-    # From before there is anything to clean up; a signal that comes early is heeded when all is set up.
+    # Installed before there is anything to clean up; an early signal takes effect when the set-up is done.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, machine.quit, ShutdownCause.HOST_SIGNAL)
     with sigbus.survived(lambda: loop.call_soon_threadsafe(machine.memory_lost)):

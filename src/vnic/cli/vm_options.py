@@ -89,7 +89,7 @@ CHARDEVS = frozenset(
         ),
     }
 )
-"""Back-ends of -chardev that the VM's serial ports and agents use, and nothing of vnic."""
+"""Back-ends of -chardev that the VM's serial ports and agents use, and vnic does not."""
 
 
 def is_vm_device(driver: str) -> bool:

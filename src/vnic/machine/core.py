@@ -134,7 +134,7 @@ class Machine:
         return netdev_add(self._backends, options, by)
 
     def netdev_del(self, netdev_id: str, by: str) -> Later:
-        """Delete a back-end; who asked is answered when the last of it is over, as by QEMU."""
+        """Delete a back-end; the client is answered when its cleanup is done, as by QEMU."""
         self.network.delete_netdev(netdev_id, by)
         return self._backends.leaving_of(netdev_id)
 
@@ -181,7 +181,7 @@ class Machine:
         return plugged
 
     def device_del(self, device_id: str, by: str) -> None:
-        """Show the link down, let the VM go, then remove the NIC; DEVICE_DELETED tells that it is gone."""
+        """Show the link down, disconnect the VM, then remove the NIC and emit DEVICE_DELETED."""
         plugged = self.plugged(device_id)
         nic, name = plugged.nic, plugged.nic.name
         if nic.leaving:
@@ -190,13 +190,13 @@ class Machine:
         nic.hold(HoldKind.OPERATOR, by, f"device_del {name}")
 
         def gone() -> None:
-            # The reply to device_del comes before the event, as where the guest takes its time.
+            # The reply to device_del comes before the event, as it does with a slow guest.
             self._loop.call_soon(self._delete_nic, name)
 
         self._part(plugged, gone)
 
     def _part(self, plugged: PluggedNic, done: Callable[[], None]) -> None:
-        """Let the VM of a NIC go, whose link was put down before: the guest gets GRACE_S to see that."""
+        """Disconnect the VM of a NIC whose link was put down before: the guest has GRACE_S to see that."""
         guest = plugged.nic.guest
         if not guest.driver_ok or guest.seen == "down":
             plugged.attachment.close(done)
@@ -227,7 +227,7 @@ class Machine:
         self.network.emit("DEVICE_DELETED", {"device": name, "path": path})
 
     def memory_lost(self) -> None:
-        """Memory that a VM shares was found gone: cut off whose it is."""
+        """Memory that a VM shares is gone: cut that VM off."""
         for plugged in self._nics.values():
             plugged.attachment.check_memory()
 
@@ -267,7 +267,7 @@ class Machine:
             self.network.emit("STOP", {})
 
     def cont(self) -> None:
-        """Open the sockets that wait for it. One that cannot be opened is told after the others were."""
+        """Open the sockets that wait for it. One that cannot be opened is reported after the others are open."""
         if self._runstate in (RunState.RUNNING, RunState.SHUTDOWN):
             return
         self._runstate = RunState.RUNNING
@@ -292,8 +292,8 @@ class Machine:
         await self._ended.wait()
 
     async def close(self) -> None:
-        """End in QEMU's order: the back-ends first, so that each guest sees its link go; then, when the VMs were
-        let go, the NICs. The monitors are the caller's and stay until after this."""
+        """End in QEMU's order: the back-ends first, so that each guest sees its link go down; then, when the VMs are
+        disconnected, the NICs. The monitors are the caller's and stay until after this."""
         for task in self._backends.coming.values():
             task.cancel()
         self.network.close_netdevs()

@@ -65,7 +65,7 @@ def _rss_bytes() -> int:
 
 def _touched_bytes() -> int:
     """Pages of shared files in this process's page tables; those are guests' memory (proc(5): status). It costs the
-    same however much there is, while to tell guests apart takes a walk over all pages (smaps)."""
+    same for any amount; telling guests apart would take a walk over all pages (smaps)."""
     with open("/proc/self/status", encoding="ascii", errors="replace") as status:
         fields = dict(line.split(":", 1) for line in status if ":" in line)
     return sum(int(fields.get(name, "0").split()[0]) << 10 for name in ("RssShmem", "HugetlbPages"))

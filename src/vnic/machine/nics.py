@@ -49,10 +49,10 @@ class ServedAttachment(Protocol):
         """End in order and call `done`, now or later; the link was announced down before."""
 
     def check_memory(self) -> None:
-        """Cut the VM off if it took memory away that it shares."""
+        """Cut the VM off if memory that it shares is gone."""
 
     def guest_memory(self) -> GuestMemory | None:
-        """The memory of the VM that is there."""
+        """The memory of the attached VM."""
 
 
 @dataclass(slots=True)
@@ -132,7 +132,7 @@ class Builder:
         return self.nic
 
     def undo(self) -> None:
-        """Leave nothing of a NIC that could not be finished."""
+        """Remove all parts of a NIC that could not be completed."""
         if self.nic is not None:
             self.network.delete_nic(self.nic.name)
 

@@ -39,7 +39,7 @@ PLACE = {field.name: field.encode_name for field in msgspec.structs.fields(Place
 
 
 def note(nic: str, options: PlaceOptions) -> None:
-    """Say which of them were given, and where they belong."""
+    """Name those that were given, and where they belong."""
     given = [f"{key}=" for attribute, key in PLACE.items() if getattr(options, attribute) is not None]
     if given:
         log.warning("%s: %s without effect: the VM's own -device takes them", nic, ", ".join(given))

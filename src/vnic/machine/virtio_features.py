@@ -18,7 +18,7 @@ NOT_BUILT = (
 
 
 class NicOptions(PlaceOptions, kw_only=True, forbid_unknown_fields=True):
-    """The properties of every NIC. `link`: how it is when the VM first looks."""
+    """The properties of every NIC. `link`: its state at the start."""
 
     id: str | None = None
     netdev: str | None = None

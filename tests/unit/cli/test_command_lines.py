@@ -1,4 +1,4 @@
-"""What programs write on QEMU's command line, moved over: taken, taken with a note, or refused by name.
+"""QEMU command lines of real programs, moved over: options are taken, taken with a note, or refused by name.
 
 The options are those that each program gives; the values are made up.
 """

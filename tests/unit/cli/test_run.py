@@ -1,4 +1,4 @@
-"""`vnic run` around its loop."""
+"""`vnic run`: the end of its timers and of its loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Misspelt names: what the command line says behind QEMU's text."""
+"""Misspelt names: what the command line adds to QEMU's text."""
 
 from __future__ import annotations
 

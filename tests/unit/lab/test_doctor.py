@@ -1,4 +1,4 @@
-"""`vnic doctor`: what it says of machines that have and that lack, and its exit code."""
+"""`vnic doctor`: its findings on machines with and without the parts that vnic uses, and its exit code."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """One vhost-user client at a NIC: UML, QEMU, DPDK's virtio-user.
 
-`VhostUserAttachment` makes one for each client. It is the shell of the client's `DeviceEngine`, and the Attachment of
+`VhostUserAttachment` makes one for each client. It is the shell of the client's `BackendEngine`, and the Attachment of
 the virtio device. How a client learns of the link depends on what it negotiated:
 
 - with CONFIG it reads the status after a CONFIG_CHANGE, and its socket is never closed for a link change (UML
@@ -21,7 +21,7 @@ from vnic.attach.vhost_user.request_channel import RequestChannel
 from vnic.net.announce import rarp_frame
 from vnic.net.client import Nic
 from vnic.net.records import ShownBy
-from vnic.protocol.vhost_user.backend import DeviceEngine
+from vnic.protocol.vhost_user.backend import BackendEngine
 from vnic.protocol.vhost_user.messages import MAX_FDS, P_CONFIG, P_STATUS, ProtocolError
 from vnic.protocol.vhost_user.ring import Ring, RingState
 from vnic.sockets import unblock
@@ -59,7 +59,7 @@ class VhostUserSession(Session):
         self._grace: asyncio.TimerHandle | None = None
         """Runs while the link is down and the socket is still open."""
         device.attach(self, self.memory)
-        self.engine = DeviceEngine(device, self.memory, self, queue_pairs=nic.queues)
+        self.engine = BackendEngine(device, self.memory, self, queue_pairs=nic.queues)
 
     @property
     def by_socket(self) -> bool:

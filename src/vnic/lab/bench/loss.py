@@ -84,7 +84,7 @@ def _readable(sock: socket.socket, timeout: float) -> bool:
 
 
 def _settle(client: VhostUserClient, back_end: BackEnd, up: bool) -> None:
-    """Read the status as a driver does, and let the handshake with the back-end come to its end."""
+    """Read the status as a driver does, and wait for the end of the handshake with the back-end."""
     client.config_changes()
     if client.link_up() != up:
         raise Missing("the driver read another link state than there is")

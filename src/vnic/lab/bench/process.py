@@ -40,7 +40,7 @@ class VnicProcess:
     def __enter__(self) -> Self:
         path = self.folder / "qmp.sock"
         started = time.perf_counter()
-        # Its log would stand between the rows: each loss of a back-end is a warning.
+        # Its log would be mixed with the rows: each loss of a back-end is a warning.
         with (self.folder / "log").open("wb") as log:
             self.process = subprocess.Popen(
                 [
@@ -103,7 +103,7 @@ class VnicProcess:
         return reply["return"][0]
 
     def wait_link(self, name: str, up: bool, seconds: float = 30.0) -> None:
-        """Poll until the link is so; Missing if it does not become so."""
+        """Poll until the link has that state; Missing if it does not get there."""
         deadline = time.perf_counter() + seconds
         while self.link(name)["link"] != ("up" if up else "down"):
             if time.perf_counter() > deadline:

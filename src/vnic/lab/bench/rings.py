@@ -44,7 +44,7 @@ class _Turns:
         return self.call_soon(callback, *args)
 
     def cancel(self) -> None:
-        """Nothing here is ever called off."""
+        """Never used here."""
 
     def run(self) -> None:
         while self._calls:
@@ -109,7 +109,7 @@ class _Pair:
 
 
 def _copy_alone(size: int, packets: int) -> float:
-    """ns to copy one packet between memories like the guests': what no data plane can beat."""
+    """ns to copy one packet between memories like the guests': the lower bound of any data plane."""
     with FakeGuestMemory() as source, FakeGuestMemory() as target:
         source.write(source.guest_addr, bytes(size))
         started = time.perf_counter_ns()

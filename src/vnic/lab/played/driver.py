@@ -69,7 +69,7 @@ class DriverRing:
     def add(
         self, readable: Sequence[Buffer], writable: Sequence[Buffer] = (), *, indirect: bool = False
     ) -> int:
-        """Make a chain available; returns its head. It is not shown before `publish`."""
+        """Add a chain to the available ring and return its head. The device sees it after `publish`."""
         parts = [(addr, length, 0) for addr, length in readable]
         parts += [(addr, length, WRITE) for addr, length in writable]
         if indirect:
@@ -94,7 +94,7 @@ class DriverRing:
         self.avail_idx = (self.avail_idx + 1) & 0xFFFF
 
     def publish(self, kick: bool = True) -> None:
-        """Show the device what was added, and kick if it wants that."""
+        """Show the device the added chains, and kick unless it suppresses kicks."""
         self._avail[1] = self.avail_idx
         fence()
         if kick and not self._used_idx[0] & 1:

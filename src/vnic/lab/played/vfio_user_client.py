@@ -102,7 +102,7 @@ class VfioUserClient:
         return self.reply(self.send(command, payload, fds), command)
 
     def demand(self, command: int, payload: bytes = b"", fds: Sequence[int] = ()) -> bytes:
-        """Ask for what must not be refused."""
+        """Send a request that must succeed."""
         reply = self.ask(command, payload, fds)
         assert reply.errno == 0, f"command {command}: errno {reply.errno}"
         return reply.payload
@@ -125,7 +125,7 @@ class VfioUserClient:
     # --- RAM that is not shared ---
 
     def serve(self, until: Callable[[], bool]) -> None:
-        """Carry out what the server asks until there is what a test waits for."""
+        """Serve the server's requests until the awaited message is there."""
         deadline = time.monotonic() + TIMEOUT_SECONDS
         while not until():
             assert time.monotonic() < deadline, "what was waited for does not come"
@@ -142,11 +142,11 @@ class VfioUserClient:
         return count
 
     def hold(self, *commands: int) -> None:
-        """Put the answers to these, or to all requests, off until `release`."""
+        """Delay the answers to these, or to all requests, until `release`."""
         self._holding = set(commands or (m.DMA_READ, m.DMA_WRITE))
 
     def release(self) -> None:
-        """Answer what was put off."""
+        """Send the delayed answers."""
         self._holding = set()
         held, self._held = self._held, []
         for ident, command, payload in held:

@@ -1,4 +1,4 @@
-"""A vhost-user front-end for tests: what UML, QEMU or testpmd would say, said by hand.
+"""A vhost-user front-end for tests: it sends what UML, QEMU or testpmd would send.
 
 It takes memory and rings from `vnic.lab.played.driver` and speaks over a `Wire`: straight into an engine, over a socket
 that the test's own loop serves, or over one that another process serves.
@@ -16,7 +16,7 @@ from typing import Protocol
 from vnic.lab.played.driver import DriverRing, NetDriver
 from vnic.lab.played.guest_memory import FakeGuestMemory
 from vnic.protocol.vhost_user import messages as vu
-from vnic.protocol.vhost_user.backend import DeviceEngine
+from vnic.protocol.vhost_user.backend import BackendEngine
 
 HEADER = struct.Struct("<III")
 
@@ -46,7 +46,7 @@ class Wire(Protocol):
 class EngineWire:
     """Straight into an engine, in pieces of what it wants."""
 
-    def __init__(self, engine: DeviceEngine) -> None:
+    def __init__(self, engine: BackendEngine) -> None:
         self.engine = engine
         self.answered = b""
 
@@ -241,7 +241,7 @@ class VhostUserClient:
             self.start_ring(ring)
 
     def start(self, protocol_features: int = ALL_PROTOCOL_FEATURES, features: int | None = None) -> None:
-        """The whole way to a running driver."""
+        """All steps up to a running driver."""
         self.negotiate(protocol_features, features)
         self.set_memory()
         self.start_rings()

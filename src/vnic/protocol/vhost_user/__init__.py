@@ -1,5 +1,5 @@
 """vhost-user (QEMU docs/interop/vhost-user.rst), both ends, without a socket.
 
-`backend.DeviceEngine` is the back-end that a VM talks to, `frontend.FrontendEngine` the front-end that hands a
+`backend.BackendEngine` is the back-end that a VM talks to, `frontend.FrontendEngine` the front-end that hands a
 guest's rings to another program's back-end; `messages` holds what both ends share.
 """

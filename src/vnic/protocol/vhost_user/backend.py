@@ -58,7 +58,7 @@ class Refused(Exception):
     """A request that makes sense but is not served. The client hears of it if it asked for a reply."""
 
 
-class DeviceEngine:
+class BackendEngine:
     """One connection of one front-end. `feed` is the only way in; `close`, then `release`, give everything back.
 
     Every violation raises ProtocolError, after which the connection has to be closed. While `busy`, a message
@@ -339,7 +339,7 @@ class DeviceEngine:
         self._shell.rings_changed()
 
 
-Handler = Callable[[DeviceEngine, Message], "bytes | Later | None"]
+Handler = Callable[[BackendEngine, Message], "bytes | Later | None"]
 
 
 def _on_rings(handle: RingHandler) -> Handler:
@@ -347,21 +347,21 @@ def _on_rings(handle: RingHandler) -> Handler:
 
 
 HANDLERS: Final[dict[int, Handler]] = {
-    vu.GET_FEATURES: DeviceEngine._get_features,
-    vu.SET_FEATURES: DeviceEngine._set_features,
-    vu.SET_OWNER: DeviceEngine._set_owner,
-    vu.RESET_OWNER: DeviceEngine._reset,
-    vu.GET_PROTOCOL_FEATURES: DeviceEngine._get_protocol_features,
-    vu.SET_PROTOCOL_FEATURES: DeviceEngine._set_protocol_features,
-    vu.GET_QUEUE_NUM: DeviceEngine._get_queue_num,
-    vu.SEND_RARP: DeviceEngine._send_rarp,
-    vu.NET_SET_MTU: DeviceEngine._net_set_mtu,
-    vu.SET_BACKEND_REQ_FD: DeviceEngine._set_backend_req_fd,
-    vu.GET_CONFIG: DeviceEngine._get_config,
-    vu.SET_CONFIG: DeviceEngine._set_config,
-    vu.RESET_DEVICE: DeviceEngine._reset,
-    vu.SET_STATUS: DeviceEngine._set_status,
-    vu.GET_STATUS: DeviceEngine._get_status,
+    vu.GET_FEATURES: BackendEngine._get_features,
+    vu.SET_FEATURES: BackendEngine._set_features,
+    vu.SET_OWNER: BackendEngine._set_owner,
+    vu.RESET_OWNER: BackendEngine._reset,
+    vu.GET_PROTOCOL_FEATURES: BackendEngine._get_protocol_features,
+    vu.SET_PROTOCOL_FEATURES: BackendEngine._set_protocol_features,
+    vu.GET_QUEUE_NUM: BackendEngine._get_queue_num,
+    vu.SEND_RARP: BackendEngine._send_rarp,
+    vu.NET_SET_MTU: BackendEngine._net_set_mtu,
+    vu.SET_BACKEND_REQ_FD: BackendEngine._set_backend_req_fd,
+    vu.GET_CONFIG: BackendEngine._get_config,
+    vu.SET_CONFIG: BackendEngine._set_config,
+    vu.RESET_DEVICE: BackendEngine._reset,
+    vu.SET_STATUS: BackendEngine._set_status,
+    vu.GET_STATUS: BackendEngine._get_status,
     **{number: _on_rings(handle) for number, handle in RING_HANDLERS.items()},
 }
 """SET_LOG_BASE and SET_LOG_FD are not here: LOG_SHMFD is not offered, and who sends them is refused."""

@@ -184,7 +184,7 @@ REQUESTS: Final[dict[int, Request]] = {
     )
 }
 
-# Known by name only: nothing here offers the features that they need, so each is refused (see DeviceEngine).
+# Known by name only: nothing here offers the features that they need, so each is refused (see BackendEngine).
 UNSUPPORTED: Final[dict[int, str]] = {
     22: "IOTLB_MSG",
     23: "SET_VRING_ENDIAN",

@@ -1,6 +1,6 @@
 """When a client is notified that the config space changed: never twice before it has read.
 
-`DeviceEngine` owns one of these per connection.
+`BackendEngine` owns one of these per connection.
 """
 
 from __future__ import annotations

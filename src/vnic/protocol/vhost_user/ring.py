@@ -1,6 +1,6 @@
 """What a front-end has told the device about one ring so far, with the descriptors it passed.
 
-`DeviceEngine` keeps one of these per queue; the ring itself lives in `vnic.virtio.queue.SplitQueue`.
+`BackendEngine` keeps one of these per queue; the ring itself lives in `vnic.virtio.queue.SplitQueue`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The messages about guest memory and rings: each is unpacked and checked here, and carried out by `DeviceRings`.
 
-`backend.DeviceEngine` finds each in `RING_HANDLERS`.
+`backend.BackendEngine` finds each in `RING_HANDLERS`.
 """
 
 from __future__ import annotations

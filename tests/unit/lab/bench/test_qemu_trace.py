@@ -1,4 +1,4 @@
-"""What the QEMU measures read out of QEMU's trace."""
+"""The QEMU measures find interrupts and reads in QEMU's trace."""
 
 from __future__ import annotations
 
