@@ -1,4 +1,5 @@
-"""The pause before a NIC's next client grows with its strikes, and one that is silent does not keep the NIC."""
+"""Tests of the gate: the delay before the next client grows with the strikes, and a silent client does not keep the
+NIC."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ class Nic:
         self.given_up: list[str] = []
 
     def serve(self, seconds: float = 0.0, *, negotiates: bool = True, violates: bool = False) -> None:
-        """One client from its beginning to its end."""
+        """One client from its start to its end."""
         self.gate.began(self.given_up.append)
         if negotiates:
             self.gate.negotiated()
@@ -33,7 +34,7 @@ class Nic:
         self.gate.ended(violated=violates)
 
     def storm(self, seconds: float) -> int:
-        """Clients that misbehave as fast as they are taken, for so long: how many."""
+        """Clients that misbehave as fast as they are accepted, for `seconds`; returns their number."""
         end, clients = self.loop.now + seconds, 0
         while self.loop.now < end:
             self.loop.advance(self.gate.delay())
@@ -42,7 +43,7 @@ class Nic:
         return clients
 
 
-def test_the_first_strikes_are_free() -> None:
+def test_first_strikes_cause_no_delay() -> None:
     nic = Nic()
     for _ in range(FREE_STRIKES):
         nic.serve(violates=True)
@@ -51,7 +52,7 @@ def test_the_first_strikes_are_free() -> None:
     assert nic.gate.delay() > 0
 
 
-def test_honest_clients_never_wait() -> None:
+def test_honest_clients_never_wait_for_gate() -> None:
     nic = Nic()
     for _ in range(100):
         nic.serve()
@@ -65,14 +66,14 @@ def test_clients_that_never_negotiate_count() -> None:
     assert nic.gate.delay() > 0
 
 
-def test_a_storm_is_slowed_down() -> None:
+def test_storm_of_bad_clients_is_slowed_down() -> None:
     nic = Nic()
     assert nic.storm(6) <= FREE_STRIKES + 8
     assert 0 < nic.gate.delay() <= LONGEST_PAUSE_S
     assert nic.storm(600) <= 600 / 2
 
 
-def test_strikes_are_forgotten() -> None:
+def test_strikes_expire() -> None:
     nic = Nic()
     nic.storm(6)
     nic.loop.advance(20 * FORGIVEN_AFTER_S)
@@ -81,23 +82,23 @@ def test_strikes_are_forgotten() -> None:
     assert nic.gate.delay() == 0
 
 
-def test_seldom_strikes_never_add_up() -> None:
+def test_rare_strikes_do_not_add_up() -> None:
     nic = Nic()
     for _ in range(100):
         nic.serve(FORGIVEN_AFTER_S, violates=True)
         assert nic.gate.delay() == 0
 
 
-def test_a_client_that_negotiated_may_stay() -> None:
+def test_negotiated_client_may_stay() -> None:
     nic = Nic()
     nic.gate.began(nic.given_up.append)
     nic.gate.negotiated()
-    assert nic.gate.delay() == 0  # for the next one to be refused
+    assert nic.gate.delay() == 0  # accepted, to be refused
     nic.loop.advance(10 * HANDSHAKE_S)
     assert nic.given_up == []
 
 
-def test_a_silent_client_goes_in_the_end() -> None:
+def test_silent_client_is_disconnected_after_timeout() -> None:
     nic = Nic()
     nic.gate.began(nic.given_up.append)
     nic.loop.advance(HANDSHAKE_S - 1)
@@ -106,18 +107,18 @@ def test_a_silent_client_goes_in_the_end() -> None:
     assert nic.given_up == [f"it did not negotiate within {HANDSHAKE_S:g} s"]
 
 
-def test_a_silent_client_goes_for_one_that_waits() -> None:
+def test_silent_client_is_disconnected_for_waiting_one() -> None:
     nic = Nic()
     nic.gate.began(nic.given_up.append)
     while not nic.given_up and nic.loop.now < HANDSHAKE_S:
-        delay = nic.gate.delay()  # the newcomer asks again and again
+        delay = nic.gate.delay()  # the new client polls
         assert delay > 0
         nic.loop.advance(delay)
     assert nic.loop.now == pytest.approx(CONTESTED_S, abs=0.1)
     assert nic.given_up == ["it did not negotiate, and another client waits"]
 
 
-def test_a_client_that_has_been_silent_for_long_goes_at_once() -> None:
+def test_long_silent_client_is_disconnected_at_once() -> None:
     nic = Nic()
     nic.gate.began(nic.given_up.append)
     nic.loop.advance(2 * CONTESTED_S)
@@ -126,7 +127,7 @@ def test_a_client_that_has_been_silent_for_long_goes_at_once() -> None:
     assert len(nic.given_up) == 1
 
 
-def test_nobody_is_taken_while_descriptors_hang(
+def test_no_client_is_accepted_while_closes_block(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     busy = {"nic0"}

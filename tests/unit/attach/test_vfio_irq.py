@@ -1,4 +1,4 @@
-"""Interrupts as eventfds: INTx with its automatic mask, vectors that are latched and swapped, no descriptor leaks."""
+"""Tests of interrupts as eventfds: INTx and its automatic mask, latched and replaced vectors, no descriptor leaks."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class FakeWatcher:
 
 
 class Rig:
-    """The VM keeps one end of each eventfd, as a duplicate."""
+    """The VM keeps a duplicate of each eventfd."""
 
     def __init__(self) -> None:
         self.watcher = FakeWatcher()
@@ -76,12 +76,12 @@ def rig() -> Iterator[Rig]:
             os.close(fd)
 
 
-def test_what_is_offered(rig: Rig) -> None:
+def test_offered_interrupts(rig: Rig) -> None:
     assert [(info.count, info.flags) for info in rig.irqs.infos] == [(1, 7), (1, 1), (4, 1), (1, 1), (0, 0)]
 
 
 def test_intx_masks_itself_and_fires_again_when_unmasked(rig: Rig) -> None:
-    rig.irqs.set_intx(True)  # nobody listens yet
+    rig.irqs.set_intx(True)  # no descriptor yet
     rig.set(m.IRQ_INTX, EVENTFD | TRIGGER, fds=1)
     assert rig.came() == 1
     rig.irqs.set_intx(True)
@@ -97,7 +97,7 @@ def test_intx_masks_itself_and_fires_again_when_unmasked(rig: Rig) -> None:
     assert rig.came() == 1
 
 
-def test_intx_masked_by_the_vm(rig: Rig) -> None:
+def test_vm_masks_intx(rig: Rig) -> None:
     rig.set(m.IRQ_INTX, EVENTFD | TRIGGER, fds=1)
     rig.set(m.IRQ_INTX, NONE | MASK)
     rig.irqs.set_intx(True)
@@ -108,13 +108,13 @@ def test_intx_masked_by_the_vm(rig: Rig) -> None:
     assert rig.came() == 1
 
 
-def test_intx_unmasked_by_an_eventfd(rig: Rig) -> None:
+def test_eventfd_unmasks_intx(rig: Rig) -> None:
     rig.set(m.IRQ_INTX, EVENTFD | TRIGGER, fds=1)
     rig.set(m.IRQ_INTX, EVENTFD | UNMASK, fds=1)
     rig.irqs.set_intx(True)
     assert rig.came() == 1
     (unmask,) = rig.watcher.readers.values()
-    unmask()  # woken for nothing
+    unmask()  # a spurious wakeup
     assert rig.came() == 0
     os.eventfd_write(rig.ours[1], 1)
     unmask()
@@ -124,7 +124,7 @@ def test_intx_unmasked_by_an_eventfd(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("level", [False, True])
-def test_an_unmask_descriptor_that_is_never_empty_does_not_spin(rig: Rig, level: bool) -> None:
+def test_always_readable_unmask_descriptor_causes_no_busy_loop(rig: Rig, level: bool) -> None:
     rig.set(m.IRQ_INTX, EVENTFD | TRIGGER, fds=1)
     rig.set(m.IRQ_INTX, EVENTFD | UNMASK, fds=1)
     rig.irqs.set_intx(level)
@@ -144,7 +144,7 @@ def test_an_unmask_descriptor_that_is_never_empty_does_not_spin(rig: Rig, level:
     assert rig.watcher.readers, "and is not suspected while the device is at work"
 
 
-def test_a_descriptor_that_is_no_eventfd_is_refused_and_closed(rig: Rig) -> None:
+def test_other_descriptor_is_refused_and_closed(rig: Rig) -> None:
     for action in (TRIGGER, UNMASK):
         reading, writing = os.pipe()
         with pytest.raises(Refused, match="no eventfd"):
@@ -155,8 +155,8 @@ def test_a_descriptor_that_is_no_eventfd_is_refused_and_closed(rig: Rig) -> None
 
 
 @pytest.mark.parametrize("at", [0, 1, 2])
-def test_vectors_of_which_one_is_no_eventfd_change_nothing(rig: Rig, at: int) -> None:
-    """SET_IRQS refused half-way: all that came is closed, and the vectors keep what they had."""
+def test_refused_vectors_change_nothing(rig: Rig, at: int) -> None:
+    """After a SET_IRQS that is refused half-way, all its descriptors are closed, and the vectors keep theirs."""
     rig.set(m.IRQ_MSIX, EVENTFD | TRIGGER, 3, 3)
     fds = rig.fds(3)
     os.close(fds[at])
@@ -170,7 +170,7 @@ def test_vectors_of_which_one_is_no_eventfd_change_nothing(rig: Rig, at: int) ->
     assert rig.came(at) == 1
 
 
-def test_a_new_intx_descriptor_replaces_the_old_one(rig: Rig) -> None:
+def test_new_intx_descriptor_replaces_old_one(rig: Rig) -> None:
     rig.set(m.IRQ_INTX, EVENTFD | TRIGGER, fds=1)
     rig.irqs.set_intx(True)
     rig.set(m.IRQ_INTX, EVENTFD | TRIGGER, fds=1)
@@ -181,7 +181,7 @@ def test_a_new_intx_descriptor_replaces_the_old_one(rig: Rig) -> None:
     rig.irqs.set_intx(True)
 
 
-def test_vectors(rig: Rig) -> None:
+def test_vectors_are_sent_and_latched(rig: Rig) -> None:
     assert not rig.irqs.msix_notify(0)
     rig.set(m.IRQ_MSIX, EVENTFD | TRIGGER, count=3, fds=3)
     assert [rig.irqs.msix_notify(vector) for vector in range(3)] == [True] * 3
@@ -196,14 +196,14 @@ def test_vectors(rig: Rig) -> None:
     assert rig.irqs.msix_fd(4) is None
 
 
-def test_the_newest_descriptor_counts_and_none_latches(rig: Rig) -> None:
+def test_newest_descriptor_counts_and_missing_one_latches(rig: Rig) -> None:
     rig.set(m.IRQ_MSIX, EVENTFD | TRIGGER, count=1, fds=1)
     rig.set(m.IRQ_MSIX, EVENTFD | TRIGGER, count=1, fds=1)
     rig.irqs.msix_notify(0)
     assert (rig.came(0), rig.came(1)) == (0, 1)
     rig.set(m.IRQ_MSIX, EVENTFD | TRIGGER, count=1)  # -1
     assert rig.irqs.msix_notify(0)
-    rig.set(m.IRQ_MSIX, NONE | TRIGGER, count=0)  # all off: what was latched is gone
+    rig.set(m.IRQ_MSIX, NONE | TRIGGER, count=0)  # all off: latched interrupts are dropped
     assert rig.irqs.msix_pending() == 0
     assert not rig.irqs.msix_notify(0)
     rig.set(m.IRQ_MSIX, EVENTFD | TRIGGER, count=1, fds=1)
@@ -221,7 +221,7 @@ def test_msi_and_loop_back(rig: Rig) -> None:
     assert rig.came(1) == 1
 
 
-def test_the_error_interrupt_is_taken_and_never_sent(rig: Rig) -> None:
+def test_error_interrupt_is_accepted_and_never_sent(rig: Rig) -> None:
     rig.set(m.IRQ_ERR, EVENTFD | TRIGGER, fds=1)
     rig.set(m.IRQ_ERR, NONE | TRIGGER, count=0)
     rig.set(4, NONE | TRIGGER, count=0)
@@ -237,13 +237,15 @@ def test_the_error_interrupt_is_taken_and_never_sent(rig: Rig) -> None:
         (m.IRQ_MSIX, NONE | MASK, 1, 0),
     ],
 )
-def test_refused_forms_leave_nothing_open(rig: Rig, index: int, flags: int, count: int, fds: int) -> None:
+def test_refused_requests_leave_no_descriptor_open(
+    rig: Rig, index: int, flags: int, count: int, fds: int
+) -> None:
     with pytest.raises(Refused):
         rig.set(index, flags, count, fds)
     assert not any(map(is_open, rig.theirs))
 
 
-def test_eventfds_that_cannot_be_used(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unusable_eventfds_are_refused(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_epoll(fd: int, callback: Callable[[], object], /) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
@@ -256,7 +258,7 @@ def test_eventfds_that_cannot_be_used(rig: Rig, monkeypatch: pytest.MonkeyPatch)
         assert not is_open(fd)
 
 
-def test_a_counter_that_is_full_blocks_nobody(rig: Rig) -> None:
+def test_full_counter_does_not_block(rig: Rig) -> None:
     ours = os.eventfd(0)  # a blocking one
     os.eventfd_write(ours, 2**64 - 2)
     theirs = os.dup(ours)

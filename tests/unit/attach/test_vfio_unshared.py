@@ -1,4 +1,4 @@
-"""NICs in a VM that does not share its memory: a fake VM that answers DMA_READ and DMA_WRITE, honestly or not."""
+"""Tests of NICs in a VM that does not share its memory: a fake VM answers DMA_READ and DMA_WRITE, correctly or not."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_virtio_sends_and_receives(path: Path, msix: bool, caplog: pytest.LogCap
         assert [length for _, length in guest.rings[0].take_used()] == [72, 1526]
         assert guest.ram.read(buffers[0] + 12, 60) == frame(3)
         assert guest.ram.read(buffers[1] + 12, 1514) == frame(4, 1514)
-        assert guest.rings[0].used_flags == 0  # the driver is to kick
+        assert guest.rings[0].used_flags == 0  # the driver has to kick
         if msix:
             client.serve(lambda: client.interrupts(m.IRQ_MSIX, RX) == 1)
 
@@ -106,7 +106,7 @@ def test_chains_by_indirect_tables_and_commands(path: Path) -> None:
     with_bench(path, VirtioNet, run)
 
 
-def test_the_interrupt_comes_when_all_writes_are_acknowledged(path: Path) -> None:
+def test_interrupt_follows_acknowledged_writes(path: Path) -> None:
     def vm(bench: UnsharedBench, guest: UnsharedVirtio) -> None:
         client = guest.client
         guest.post(2)
@@ -126,7 +126,7 @@ def test_the_interrupt_comes_when_all_writes_are_acknowledged(path: Path) -> Non
     virtio(path, vm)
 
 
-def test_a_ring_s_reset_ends_when_all_that_was_written_is_there(path: Path) -> None:
+def test_ring_reset_ends_after_pending_writes(path: Path) -> None:
     def vm(bench: UnsharedBench, guest: UnsharedVirtio) -> None:
         client, driver, ring = guest.client, guest.driver, guest.rings[0]
         guest.post(2)
@@ -145,7 +145,7 @@ def test_a_ring_s_reset_ends_when_all_that_was_written_is_there(path: Path) -> N
         bench.settle(client)
         bench.receive(frame(2))
         client.serve(lambda: ring.used_idx == 1)
-        guest.transmit(frame(3))  # the other ring went on
+        guest.transmit(frame(3))  # the other ring still works
         client.serve(lambda: guest.rings[1].used_idx == 1)
 
     def run(bench: UnsharedBench) -> None:
@@ -155,7 +155,7 @@ def test_a_ring_s_reset_ends_when_all_that_was_written_is_there(path: Path) -> N
     with_bench(path, VirtioNet, run)
 
 
-def test_a_reset_drops_what_is_under_way_and_ends_when_nothing_can_be_written_any_more(path: Path) -> None:
+def test_device_reset_drops_requests_and_ends_after_pending_writes(path: Path) -> None:
     def vm(bench: UnsharedBench, guest: UnsharedVirtio) -> None:
         client, driver = guest.client, guest.driver
         guest.post(2)
@@ -182,14 +182,14 @@ def test_a_reset_drops_what_is_under_way_and_ends_when_nothing_can_be_written_an
     virtio(path, vm)
 
 
-def test_bus_mastering_goes_off_under_a_fetch(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_bus_mastering_off_during_fetch(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def vm(bench: UnsharedBench, guest: UnsharedVirtio) -> None:
         client = guest.client
         client.hold()
         guest.transmit(frame(1))
         bench.settle(client)
         guest.driver.config(4, 2, 0x0402)
-        client.refused = {m.DMA_READ}  # as QEMU does then
+        client.refused = {m.DMA_READ}  # as QEMU does in this case
         client.release()
         bench.settle(client)
         assert guest.driver.status == 11
@@ -198,7 +198,7 @@ def test_bus_mastering_goes_off_under_a_fetch(path: Path, caplog: pytest.LogCapt
     assert "broken" not in caplog.text
 
 
-def test_what_was_available_before_driver_ok_needs_no_kick(path: Path) -> None:
+def test_buffers_before_driver_ok_need_no_kick(path: Path) -> None:
     def vm(bench: UnsharedBench, guest: UnsharedVirtio) -> None:
         guest.driver.status = 0
         guest.client.serve(lambda: guest.driver.status == 0)
@@ -212,7 +212,7 @@ def test_what_was_available_before_driver_ok_needs_no_kick(path: Path) -> None:
     virtio(path, vm)
 
 
-def test_memory_is_unmapped_and_mapped_again_under_the_rings(path: Path) -> None:
+def test_rings_survive_unmap_and_map(path: Path) -> None:
     def vm(bench: UnsharedBench, guest: UnsharedVirtio) -> None:
         client = guest.client
         guest.post(8)
@@ -234,10 +234,10 @@ def test_memory_is_unmapped_and_mapped_again_under_the_rings(path: Path) -> None
 
 
 @pytest.mark.parametrize("bytes_a_ring", [1 << 16, 1 << 20])
-def test_the_shadow_copy_is_emptied_and_fetched_anew(
+def test_emptied_shadow_copy_is_fetched_again(
     path: Path, bytes_a_ring: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is lost, however often that is."""
+    """No frame is lost, however often that happens."""
     monkeypatch.setattr(vfio_shadow, "SHADOW_BYTES", bytes_a_ring)
 
     def vm(bench: UnsharedBench, guest: UnsharedVirtio) -> None:
@@ -259,7 +259,7 @@ def test_the_shadow_copy_is_emptied_and_fetched_anew(
     virtio(path, vm)
 
 
-def test_more_than_a_round_takes_follows_in_others(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_transfer_takes_several_rounds(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shadow_ring, "ROUND_BYTES", 8192)
 
     def vm(bench: UnsharedBench, guest: UnsharedVirtio) -> None:
@@ -274,7 +274,7 @@ def test_more_than_a_round_takes_follows_in_others(path: Path, monkeypatch: pyte
     virtio(path, vm)
 
 
-def test_a_peer_without_room(path: Path) -> None:
+def test_peer_without_room_pauses_ring(path: Path) -> None:
     def vm(bench: UnsharedBench, guest: UnsharedVirtio) -> None:
         bench.far.room = 1
         guest.transmit(*map(frame, range(5)))
@@ -317,7 +317,7 @@ def test_e1000_sends_and_receives(path: Path) -> None:
     e1000(path, vm)
 
 
-def test_more_than_a_round_of_an_e1000_follows_in_others(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_e1000_transfer_takes_several_rounds(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dma, "ROUND_BYTES", 8192)
 
     def vm(bench: UnsharedBench, guest: UnsharedE1000) -> None:
@@ -338,7 +338,7 @@ def test_more_than_a_round_of_an_e1000_follows_in_others(path: Path, monkeypatch
     e1000(path, vm)
 
 
-def test_icr_shows_a_cause_when_what_it_tells_of_is_there(path: Path) -> None:
+def test_icr_shows_cause_after_its_writes(path: Path) -> None:
     def vm(bench: UnsharedBench, guest: UnsharedE1000) -> None:
         client = guest.client
         bench.settle(client)
@@ -350,7 +350,7 @@ def test_icr_shows_a_cause_when_what_it_tells_of_is_there(path: Path) -> None:
         assert guest.read(regs.ICR) == 0
         assert client.interrupts(m.IRQ_INTX) == 0
         bench.in_loop(lambda: bench.network.set_link("nic0", False, "test"))
-        assert guest.read(regs.ICR) == regs.ICR_LSC  # which tells of no write
+        assert guest.read(regs.ICR) == regs.ICR_LSC  # it announces no write
         client.irq_action(m.IRQ_ACTION_UNMASK, m.IRQ_INTX)
         client.interrupts(m.IRQ_INTX)
         client.release()
@@ -361,7 +361,7 @@ def test_icr_shows_a_cause_when_what_it_tells_of_is_there(path: Path) -> None:
     e1000(path, vm)
 
 
-def test_e1000_memory_moves_and_the_ring_is_set_up_anew(path: Path) -> None:
+def test_e1000_works_after_memory_moves_and_new_ring(path: Path) -> None:
     def vm(bench: UnsharedBench, guest: UnsharedE1000) -> None:
         client = guest.client
         client.hold()
@@ -391,7 +391,7 @@ def test_e1000_memory_moves_and_the_ring_is_set_up_anew(path: Path) -> None:
 # -- hostile VMs --------------------------------------------------------------------------------------------------
 
 
-def test_a_read_that_is_refused_breaks_the_ring(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_refused_read_breaks_ring(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def vm(bench: UnsharedBench, guest: UnsharedVirtio) -> None:
         guest.client.refused = {m.DMA_READ}
         guest.transmit(frame(1))
@@ -401,7 +401,7 @@ def test_a_read_that_is_refused_breaks_the_ring(path: Path, caplog: pytest.LogCa
     assert "queue 1 is broken until the guest resets it: the VM does not let its memory at" in caplog.text
 
 
-def test_a_write_that_is_refused_breaks_the_ring(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_refused_write_breaks_ring(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def vm(bench: UnsharedBench, guest: UnsharedVirtio) -> None:
         guest.client.refused = {m.DMA_WRITE}
         guest.transmit(frame(1))
@@ -432,22 +432,20 @@ def test_refusals_are_an_e1000s_bus_errors(path: Path, caplog: pytest.LogCapture
     assert "write DMA: the VM does not let" in caplog.text
 
 
-def test_an_answer_of_the_wrong_size_ends_the_connection(
-    path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_answer_of_wrong_size_disconnects(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def vm(bench: UnsharedBench, guest: UnsharedVirtio) -> None:
         client = guest.client
         guest.transmit(frame(1))
         ident, command, _, _, payload = client._message()
         client.sock.sendall(m.encode(ident, command, payload + b"short", flags=m.TYPE_REPLY))
         while not client.at_end():
-            pass  # what was asked before
+            pass  # an answer to an earlier request
 
     virtio(path, vm)
     assert "the VM is cut off: a DMA_READ" in caplog.text
 
 
-def test_a_vm_that_never_answers_keeps_little_waiting(path: Path) -> None:
+def test_requests_to_silent_vm_are_bounded(path: Path) -> None:
     def vm(bench: UnsharedBench, guest: UnsharedVirtio) -> None:
         client = guest.client
         bench.settle(client)
@@ -464,7 +462,7 @@ def test_a_vm_that_never_answers_keeps_little_waiting(path: Path) -> None:
         assert len(client.requests) <= 16  # one round a ring
         for _ in range(60):
             guest.driver.status = 0
-            assert guest.driver.status == 0  # nothing was written that could still come
+            assert guest.driver.status == 0  # no write is still pending
             for ring in guest.rings:
                 ring.restart()
             guest.driver.start(VERSION_1, guest.rings, msix=True)
@@ -475,9 +473,7 @@ def test_a_vm_that_never_answers_keeps_little_waiting(path: Path) -> None:
     virtio(path, vm)
 
 
-def test_a_vm_that_acknowledges_no_write_gets_no_more_frames(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unacknowledged_writes_stop_frames(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vfio_shadow, "OWED_BYTES", 20_000)
 
     def vm(bench: UnsharedBench, guest: UnsharedVirtio) -> None:
@@ -495,7 +491,7 @@ def test_a_vm_that_acknowledges_no_write_gets_no_more_frames(
     virtio(path, vm)
 
 
-def test_an_e1000_driver_that_moves_its_ring_about_keeps_little_waiting(path: Path) -> None:
+def test_requests_of_moving_e1000_ring_are_bounded(path: Path) -> None:
     def vm(bench: UnsharedBench, guest: UnsharedE1000) -> None:
         client = guest.client
         bench.settle(client)
@@ -517,7 +513,7 @@ def test_an_e1000_driver_that_moves_its_ring_about_keeps_little_waiting(path: Pa
     e1000(path, vm)
 
 
-def test_descriptors_that_ask_for_gigabytes(path: Path) -> None:
+def test_huge_descriptors_are_bounded(path: Path) -> None:
     def vm(bench: UnsharedBench, guest: UnsharedVirtio) -> None:
         ram, client, tx = guest.ram, guest.client, guest.rings[1]
         tx.add([(ram.guest_addr, 4 << 20)] * 100)  # far too long for a frame
@@ -530,7 +526,7 @@ def test_descriptors_that_ask_for_gigabytes(path: Path) -> None:
     virtio(path, vm)
 
 
-def test_the_vm_goes_in_the_middle_of_it_all(path: Path) -> None:
+def test_disconnect_with_requests_in_flight(path: Path) -> None:
     def run(bench: UnsharedBench) -> None:
         for _ in range(3):
             with UnsharedVirtio(bench) as guest:
@@ -563,7 +559,7 @@ RAM = 1 << 20
         ([4 * RAM], [128 * RAM], True),  # a NUMA node's
     ],
 )
-def test_a_vm_shares_its_memory_or_does_not(
+def test_sharing_is_decided_by_large_maps(
     path: Path, shared: list[int], unshared: list[int], shadowed: bool
 ) -> None:
     def run(bench: UnsharedBench) -> None:
@@ -586,10 +582,10 @@ def test_a_vm_shares_its_memory_or_does_not(
     ("shared", "unshared", "shadowed"),
     [([], [RAM // 2], True), ([RAM // 4], [RAM // 2], False), ([], [RAM], True), ([], [], None)],
 )
-def test_what_is_not_known_at_the_start_is_decided_by_bus_mastering(
+def test_undecided_sharing_is_decided_at_bus_mastering(
     path: Path, shared: list[int], unshared: list[int], shadowed: bool | None, asks: bool
 ) -> None:
-    """A small VM, one that never asks for DEVICE_GET_INFO, one behind an IOMMU, which maps its memory later."""
+    """A small VM, one that never sends DEVICE_GET_INFO, and one behind an IOMMU, which maps its memory later."""
 
     def run(bench: UnsharedBench) -> None:
         with VfioUserClient(bench.attachment.path) as client:
@@ -610,7 +606,7 @@ def test_what_is_not_known_at_the_start_is_decided_by_bus_mastering(
     with_bench(path, VirtioNet, run)
 
 
-def test_a_vm_that_shares_a_part_works_nevertheless(path: Path) -> None:
+def test_vm_that_shares_a_part_works(path: Path) -> None:
     def run(bench: UnsharedBench) -> None:
         low, high = FakeGuestMemory(4 << 20), FakeGuestMemory(128 << 20, guest_addr=1 << 32)
         with low, high, VfioUserClient(bench.attachment.path) as client:
@@ -634,7 +630,7 @@ def test_a_vm_that_shares_a_part_works_nevertheless(path: Path) -> None:
     with_bench(path, VirtioNet, run)
 
 
-def test_rom_cannot_be_written(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_rom_is_not_written(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def vm(bench: UnsharedBench, guest: UnsharedVirtio) -> None:
         client = guest.client
         rom = FakeGuestMemory(4096, guest_addr=0xC0000)

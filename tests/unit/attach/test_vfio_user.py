@@ -1,4 +1,5 @@
-"""The vfio-user socket shell with a fake VM: a whole driver over the socket, ends of every kind, hostile VMs."""
+"""Tests of the vfio-user socket with a fake VM: a whole driver over the socket, every kind of disconnect, hostile
+VMs."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ from vnic.virtio.pci.transport import VirtioPci
 
 
 def make_nic() -> Nic:
-    """The NIC in whose name the socket is served. Its link is down at first: it has no peer."""
+    """The NIC of the socket. Its link is down at first, because it has no peer."""
     network = Network(asyncio.get_running_loop())
     return network.add_nic("nic0", "virtio-net-pci", Endpoint(), mac=bytes(6))
 
@@ -72,7 +73,7 @@ class Bench:
 
 
 def run(path: Path, test: Callable[[Bench], Awaitable[None]]) -> None:
-    """Run `test` in a loop with a bench that is closed after it; nothing may stay open."""
+    """Run `test` in a loop with a bench that is closed afterwards; no descriptor may stay open."""
 
     async def main() -> None:
         bench = Bench(path)
@@ -89,7 +90,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "nic0.sock"
 
 
-def test_a_driver_over_the_socket(path: Path) -> None:
+def test_driver_runs_over_socket(path: Path) -> None:
     def vm(bench: Bench) -> None:
         with FakeGuestMemory(1 << 20) as ram, bench.client() as client:
             client.attach(ram)
@@ -121,7 +122,7 @@ def test_a_driver_over_the_socket(path: Path) -> None:
     run(path, test)
 
 
-def test_intx_over_the_socket(path: Path) -> None:
+def test_intx_works_over_socket(path: Path) -> None:
     def vm(bench: Bench, change: Callable[[], None]) -> None:
         with FakeGuestMemory(1 << 20) as ram, bench.client() as client:
             client.attach(ram)
@@ -160,8 +161,8 @@ def test_intx_over_the_socket(path: Path) -> None:
     run(path, test)
 
 
-def test_msix_is_turned_on_by_eventfds_alone(path: Path) -> None:
-    """As with Linux VFIO, where a client never writes the capability's enable bit."""
+def test_eventfds_alone_enable_msix(path: Path) -> None:
+    """As with Linux VFIO, whose client never writes the capability's enable bit."""
 
     def vm(bench: Bench) -> None:
         with FakeGuestMemory(1 << 20) as ram, bench.client() as client:
@@ -191,7 +192,7 @@ def test_msix_is_turned_on_by_eventfds_alone(path: Path) -> None:
     run(path, test)
 
 
-def test_intx_that_is_asserted_when_msix_takes_over_is_silent(path: Path) -> None:
+def test_asserted_intx_is_silent_after_msix_is_enabled(path: Path) -> None:
     def vm(bench: Bench) -> None:
         with FakeGuestMemory(1 << 20) as ram, bench.client() as client:
             client.attach(ram)
@@ -214,7 +215,7 @@ def test_intx_that_is_asserted_when_msix_takes_over_is_silent(path: Path) -> Non
     run(path, test)
 
 
-def test_posted_and_multiple_writes_keep_their_order(path: Path) -> None:
+def test_posted_and_multiple_writes_keep_order(path: Path) -> None:
     def vm(bench: Bench) -> None:
         with bench.client() as client:
             client.attach()
@@ -231,8 +232,8 @@ def test_posted_and_multiple_writes_keep_their_order(path: Path) -> None:
     run(path, test)
 
 
-def test_memory_that_is_remapped_under_running_rings(path: Path) -> None:
-    """As QEMU does while the BIOS shadows: views are dropped, and the rings go on where they were."""
+def test_rings_keep_positions_when_memory_is_remapped(path: Path) -> None:
+    """As QEMU does while the BIOS shadows: views are dropped, and the rings keep their positions."""
 
     def vm(bench: Bench) -> None:
         with FakeGuestMemory(1 << 20) as ram, bench.client() as client:
@@ -260,7 +261,7 @@ def test_memory_that_is_remapped_under_running_rings(path: Path) -> None:
     run(path, test)
 
 
-def test_maps_that_cannot_be(path: Path) -> None:
+def test_invalid_maps_are_refused(path: Path) -> None:
     def vm(bench: Bench) -> None:
         with FakeGuestMemory(1 << 20) as ram, bench.client() as client:
             client.attach(ram)
@@ -277,7 +278,7 @@ def test_maps_that_cannot_be(path: Path) -> None:
             assert (
                 client.ask(m.DMA_UNMAP, m.DMA_UNMAP_LAYOUT.pack(24, 0, 0x1000, 4096)).errno == 2
             )  # ENOENT, as libvfio-user
-            # A range that holds several maps; all of them; and nothing twice.
+            # A range with several maps; all of them; and the same again, which is refused.
             client.demand(m.DMA_UNMAP, m.DMA_UNMAP_LAYOUT.pack(24, 0, 0, 1 << 40))
             client.demand(m.DMA_UNMAP, m.DMA_UNMAP_LAYOUT.pack(24, m.DMA_UNMAP_ALL, 0, 0))
             client.demand(m.DMA_UNMAP, m.DMA_UNMAP_LAYOUT.pack(24, m.DMA_UNMAP_ALL, 0, 0))
@@ -288,7 +289,7 @@ def test_maps_that_cannot_be(path: Path) -> None:
     run(path, test)
 
 
-def test_one_vm_at_a_time_and_then_the_next(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_vms_are_served_in_turn(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def test(bench: Bench) -> None:
         first = await asyncio.to_thread(bench.client)
         await asyncio.to_thread(first.attach)
@@ -306,7 +307,7 @@ def test_one_vm_at_a_time_and_then_the_next(path: Path, caplog: pytest.LogCaptur
     assert "a VM is attached already" in caplog.text
 
 
-def test_a_silent_vm_goes_for_the_next_one(
+def test_silent_vm_is_disconnected_for_next_one(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(gate, "CONTESTED_S", 0.01)
@@ -323,7 +324,7 @@ def test_a_silent_vm_goes_for_the_next_one(
     assert "it did not negotiate, and another client waits" in caplog.text
 
 
-def test_a_vm_that_negotiated_may_be_silent(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_negotiated_vm_may_be_silent(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate, "CONTESTED_S", 0.01)
 
     async def test(bench: Bench) -> None:
@@ -338,7 +339,7 @@ def test_a_vm_that_negotiated_may_be_silent(path: Path, monkeypatch: pytest.Monk
     run(path, test)
 
 
-def test_a_vm_that_negotiates_too_late_goes(
+def test_vm_that_negotiates_too_late_is_disconnected(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(gate, "HANDSHAKE_S", 0.01)
@@ -348,7 +349,7 @@ def test_a_vm_that_negotiates_too_late_goes(
         with (
             FakeGuestMemory(4096) as ram,
             contextlib.suppress(BrokenPipeError),
-        ):  # gone already, where this is slow
+        ):  # disconnected already, on a slow machine
             socket.send_fds(silent.sock, [bytes(4)], [ram.fd] * 2)  # not even a header
         assert await asyncio.to_thread(silent.at_end)
         silent.close()
@@ -357,7 +358,7 @@ def test_a_vm_that_negotiates_too_late_goes(
     assert "it did not negotiate within" in caplog.text
 
 
-def test_a_vm_that_dies_within_a_message(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_disconnect_within_message_is_handled(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
 
     async def test(bench: Bench) -> None:
@@ -384,7 +385,7 @@ def test_a_vm_that_dies_within_a_message(path: Path, caplog: pytest.LogCaptureFi
         (b"\xff" * 64, 0, "payload"),
     ],
 )
-def test_a_hostile_vm_is_cut_off(
+def test_hostile_vm_is_disconnected(
     path: Path, caplog: pytest.LogCaptureFixture, data: bytes, fds: int, text: str
 ) -> None:
     async def test(bench: Bench) -> None:
@@ -403,7 +404,7 @@ def test_a_hostile_vm_is_cut_off(
     assert text in cut[0].message
 
 
-def test_a_vm_has_its_share_of_the_descriptors(
+def test_descriptors_of_a_vm_are_bounded(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(QUOTA, "_limit", lambda: 64)  # 48 for guests, 24 for one
@@ -411,7 +412,7 @@ def test_a_vm_has_its_share_of_the_descriptors(
     async def test(bench: Bench) -> None:
         def use_up(client: VfioUserClient) -> None:
             client.version()
-            for _ in range(50):  # what is replaced does not add up
+            for _ in range(50):  # replaced descriptors do not add up
                 client.set_eventfds(m.IRQ_MSIX, 0, 2)
             with FakeGuestMemory() as ram:
                 maps = [m.DMA_MAP_LAYOUT.pack(32, 3, 0, at << 12, 1 << 12) for at in range(12)]
@@ -421,7 +422,9 @@ def test_a_vm_has_its_share_of_the_descriptors(
                 client.demand(m.DMA_UNMAP, m.DMA_UNMAP_LAYOUT.pack(24, 0, 0, 1 << 12))
                 client.demand(m.DMA_MAP, maps[0], [ram.fd])
                 client.send(m.DMA_MAP, maps[11], [ram.fd])
-                with contextlib.suppress(AssertionError):  # it is carried out, and found to be too much then
+                with contextlib.suppress(
+                    AssertionError
+                ):  # it is carried out, and only then found to exceed the limit
                     client._read(m.HEADER.size)
                 assert client.at_end()
 
@@ -436,7 +439,7 @@ def test_a_vm_has_its_share_of_the_descriptors(
     assert warnings == ["nic0: the VM detached: 26 descriptors are above the limit of 24 for one guest"]
 
 
-def test_a_bug_in_the_model_costs_one_vm(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_exception_in_model_disconnects_one_vm(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def test(bench: Bench) -> None:
         def broken(offset: int, length: int) -> bytes:
             raise ZeroDivisionError
@@ -453,8 +456,8 @@ def test_a_bug_in_the_model_costs_one_vm(path: Path, caplog: pytest.LogCaptureFi
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_a_storm_of_writes_lets_the_loop_run(path: Path) -> None:
-    """While one VM posts as fast as it can, no turn of the loop carries out more than a piece of it."""
+def test_storm_of_writes_does_not_block_loop(path: Path) -> None:
+    """While one VM posts as fast as it can, each turn of the loop carries out only a part."""
     write = m.encode(1, m.REGION_WRITE, m.REGION_ACCESS.pack(0x2000, 4, 4) + bytes(4), flags=m.FLAG_NO_REPLY)
 
     def vm(client: VfioUserClient) -> None:
@@ -479,8 +482,8 @@ def test_a_storm_of_writes_lets_the_loop_run(path: Path) -> None:
     run(path, test)
 
 
-def test_writes_that_cost_much_are_spread_over_turns(path: Path) -> None:
-    """200 of them may stand in one message; each can have a NIC send a ringful, or reset it."""
+def test_expensive_writes_are_spread_over_turns(path: Path) -> None:
+    """One message may contain 200 of them; each can make a NIC send a whole ring, or reset it."""
 
     async def test(bench: Bench) -> None:
         written: list[int] = []
@@ -509,8 +512,9 @@ def test_writes_that_cost_much_are_spread_over_turns(path: Path) -> None:
     run(path, test)
 
 
-def test_messages_that_cost_much_are_carried_out_over_many_turns(path: Path) -> None:
-    """What takes longer than register accesses (here 2 ms each, all of one piece) is cut by time, in order."""
+def test_expensive_messages_are_spread_over_turns(path: Path) -> None:
+    """Messages that take longer than register accesses (here 2 ms each, all in one piece) are limited by time, in
+    order."""
 
     async def test(bench: Bench) -> None:
         client = await asyncio.to_thread(bench.client)
@@ -531,14 +535,14 @@ def test_messages_that_cost_much_are_carried_out_over_many_turns(path: Path) -> 
         assert await asyncio.to_thread(client.reply, last, m.DEVICE_RESET) == (0, b"")
         client.sock.sendall(m.encode(1, m.DEVICE_RESET, flags=m.FLAG_NO_REPLY) * 30)
         await asyncio.sleep(0.005)
-        client.close()  # what is left of the backlog is carried out, then the VM is gone
+        client.close()  # the rest of the backlog is carried out, then the VM is disconnected
         await bench.state(AttachmentState.WAITING)
 
     run(path, test)
 
 
-def test_a_vm_that_was_killed_behind_a_backlog_is_gone(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A VM that is started again at once finds its NIC, and not itself."""
+def test_killed_vm_with_backlog_is_disconnected(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A VM that is restarted at once finds its NIC free."""
 
     async def test(bench: Bench) -> None:
         first = await asyncio.to_thread(bench.client)
@@ -569,12 +573,12 @@ def test_a_vm_that_was_killed_behind_a_backlog_is_gone(path: Path, caplog: pytes
 
 @pytest.fixture
 def waits_for_the_vm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What ends a drain is the VM, which falls silent and then hangs up, however slow the machine is."""
+    """The VM ends a drain: it falls silent and then disconnects, however slow the machine is."""
     monkeypatch.setattr(vfio_user, "DRAIN_SECONDS", 60)
 
 
 @pytest.mark.usefixtures("waits_for_the_vm")
-def test_the_end_is_announced_drained_and_half_closed(path: Path) -> None:
+def test_close_notifies_drains_and_half_closes(path: Path) -> None:
     async def test(bench: Bench) -> None:
         client = await asyncio.to_thread(bench.client)
         await asyncio.to_thread(client.attach)
@@ -582,12 +586,12 @@ def test_the_end_is_announced_drained_and_half_closed(path: Path) -> None:
         bench.attachment.close(closed.set)
         assert bench.attachment.session is not None
         assert bench.attachment.session.state is SessionState.DRAINING
-        # The guest still reads what its last interrupt was about.
+        # The guest still reads the cause of its last interrupt.
         reading = client.send(m.REGION_READ, m.REGION_ACCESS.pack(0x2000, 4, 8))
         assert (await asyncio.to_thread(client.reply, reading, m.REGION_READ)).payload[16:] == b"vnictest"
         await bench.state(SessionState.HALF_CLOSED)
         assert await asyncio.to_thread(client.at_end)
-        client.window_write(4, 0x2000, b"late")  # taken, and dropped
+        client.window_write(4, 0x2000, b"late")  # accepted and dropped
         await asyncio.sleep(0.02)
         assert not closed.is_set()
         client.close()
@@ -598,7 +602,7 @@ def test_the_end_is_announced_drained_and_half_closed(path: Path) -> None:
 
 
 @pytest.mark.usefixtures("waits_for_the_vm")
-def test_a_slow_driver_gets_the_time_to_see_the_link_go(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_close_waits_for_slow_driver_to_see_link_down(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(bench: Bench) -> None:
         monkeypatch.setattr(VirtioPci, "link_lag_seconds", 0.3)
         client = await asyncio.to_thread(bench.client)
@@ -617,7 +621,7 @@ def test_a_slow_driver_gets_the_time_to_see_the_link_go(path: Path, monkeypatch:
     run(path, test)
 
 
-def test_a_vm_that_never_lets_go_does_not_hold_the_end_up(path: Path) -> None:
+def test_close_does_not_wait_forever_for_vm(path: Path) -> None:
     async def test(bench: Bench) -> None:
         client = await asyncio.to_thread(bench.client)
         await asyncio.to_thread(client.attach)
@@ -639,7 +643,7 @@ def test_a_vm_that_never_lets_go_does_not_hold_the_end_up(path: Path) -> None:
     run(path, test)
 
 
-def test_close_before_start_and_twice(path: Path) -> None:
+def test_close_works_before_start_and_twice(path: Path) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         attachment = VfioUserAttachment(loop, VirtioPci(FakeVirtioDevice()), make_nic(), str(path))
@@ -651,7 +655,7 @@ def test_close_before_start_and_twice(path: Path) -> None:
     asyncio.run(main())
 
 
-def test_a_path_that_is_taken(path: Path) -> None:
+def test_path_in_use_is_refused(path: Path) -> None:
     async def test(bench: Bench) -> None:
         loop = asyncio.get_running_loop()
         other = VfioUserAttachment(loop, VirtioPci(FakeVirtioDevice()), make_nic(), bench.attachment.path)
@@ -663,7 +667,7 @@ def test_a_path_that_is_taken(path: Path) -> None:
 
 
 class SlowBackend(RingBackend):
-    """A back-end that has the rings, and gives them back when the test says so."""
+    """A back-end that has the rings, and returns them when the test says so."""
 
     ring_features: int | None = VERSION_1 | 1
 
@@ -689,7 +693,7 @@ class SlowBackend(RingBackend):
 
 
 def start_driver(bench: Bench, ram: FakeGuestMemory) -> VfioUserClient:
-    """A VM whose driver runs, so that a back-end can take its rings."""
+    """A VM whose driver is running, so that a back-end can take its rings."""
     client = bench.client()
     client.attach(ram)
     rings = [DriverRing(ram, index, 64) for index in range(3)]
@@ -701,7 +705,7 @@ def start_driver(bench: Bench, ram: FakeGuestMemory) -> VfioUserClient:
     return client
 
 
-def test_the_next_vm_waits_until_a_back_end_has_given_the_rings_back(path: Path) -> None:
+def test_next_vm_waits_until_back_end_returns_rings(path: Path) -> None:
     async def test(bench: Bench) -> None:
         back_end = bench.device.back_end = SlowBackend()
         with FakeGuestMemory(1 << 20) as ram:
@@ -724,7 +728,7 @@ def test_the_next_vm_waits_until_a_back_end_has_given_the_rings_back(path: Path)
     run(path, test)
 
 
-def test_a_vm_that_was_killed_while_it_waited_is_not_waited_for(path: Path) -> None:
+def test_killed_waiting_vm_is_dropped(path: Path) -> None:
     async def test(bench: Bench) -> None:
         back_end = bench.device.back_end = SlowBackend()
         with FakeGuestMemory(1 << 20) as ram:
@@ -746,7 +750,7 @@ def test_a_vm_that_was_killed_while_it_waited_is_not_waited_for(path: Path) -> N
 
 
 @pytest.mark.parametrize("with_next", [False, True])
-def test_the_end_waits_for_the_rings_too(path: Path, with_next: bool) -> None:
+def test_close_waits_for_rings(path: Path, with_next: bool) -> None:
     async def test(bench: Bench) -> None:
         back_end = bench.device.back_end = SlowBackend()
         with FakeGuestMemory(1 << 20) as ram:

@@ -1,4 +1,4 @@
-"""What the tests of the back-ends share: a network with a NIC on a real loop, and waiting for something to be so."""
+"""Helpers for the tests of the back-ends: a network with a NIC on a real loop, and waiting for a condition."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from vnic.net.records import HoldKind
 
 MAC = bytes.fromhex("525400123456")
 PATIENCE_S = 60.0
-"""Far above what anything takes, also on a machine that is busy or stalls."""
+"""Far above any expected time, also on a busy machine."""
 
 
 class Guest(Endpoint):
-    """Plays the device model of a NIC: keeps what it gets, while it has room."""
+    """A fake device model of a NIC, which keeps frames while it has room."""
 
     def __init__(self) -> None:
         self.got: list[bytes] = []
@@ -54,7 +54,7 @@ class Guest(Endpoint):
 
 
 class EveryFd(FdRegistry):
-    """The descriptors of the tests are as good as inherited."""
+    """Every descriptor of the tests counts as inherited."""
 
     def take(self, name: str) -> int:
         self._inherited = set(range(3, 1024))
@@ -66,7 +66,7 @@ class EveryFd(FdRegistry):
 
 
 class Lab:
-    """A network on the running loop; everything is closed on the way out."""
+    """A network on the running loop; the exit closes everything."""
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -89,7 +89,7 @@ class Lab:
         return self._added(options)
 
     async def add_prepared(self, options: NetdevOptions) -> NetClient:
-        """Create a netdev that may have to be prepared."""
+        """Create a netdev that may need preparation."""
         later = netdev_add(self.context, options)
         if later is not None:
             await later
@@ -107,7 +107,7 @@ class Lab:
         ), guest
 
     def wire(self, options: NetdevOptions) -> tuple[NetClient, Nic, Guest]:
-        """A netdev with a NIC of its own."""
+        """A netdev with a NIC."""
         netdev = self.add(options)
         nic, guest = self.nic(netdev.name, f"nic-{netdev.name}")
         return netdev, nic, guest
@@ -126,7 +126,7 @@ class Lab:
         return hold.text
 
     def why_last_down(self, name: str) -> str:
-        """The cause of a client's last loss of its link, whatever holds it by now."""
+        """The cause of a client's last loss of its link, whatever holds it now."""
         changes = self.network.journal.select(name)
         return next(change.cause.text for change in reversed(changes) if change.link == "down")
 

@@ -1,4 +1,5 @@
-"""dgram and the datagram forms of socket: one frame a datagram, QEMU's texts, and no spinning at a full peer."""
+"""Tests of dgram and the datagram forms of socket: one frame per datagram, QEMU's texts, no busy loop at a full
+peer."""
 
 from __future__ import annotations
 

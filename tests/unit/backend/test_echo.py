@@ -1,4 +1,4 @@
-"""echo: the answers of the built-in host, byte for byte, and that nothing else gets one."""
+"""Tests of echo: the answers of the built-in host, byte for byte, and the frames that get none."""
 
 from __future__ import annotations
 

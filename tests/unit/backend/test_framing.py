@@ -1,4 +1,4 @@
-"""The parsers of the back-ends, with what a hostile or clumsy peer or user may feed them."""
+"""Tests of the back-ends' parsers with any input of a hostile peer or a careless user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Hubs: every port hears the others, a downed port neither hears nor is heard, and nobody waits for ever."""
+"""Tests of hubs: every port receives from the others, a port whose link is down is cut off, and no port waits for
+ever."""
 
 from __future__ import annotations
 

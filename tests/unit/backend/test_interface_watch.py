@@ -1,4 +1,4 @@
-"""The kernel's link messages: names found in datagrams of any shape."""
+"""Tests of the kernel's link messages: names in datagrams of any form."""
 
 from __future__ import annotations
 

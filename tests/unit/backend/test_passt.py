@@ -1,4 +1,4 @@
-"""passt and user: the arguments passt is given, its start, its end and its return. A program of ours plays passt."""
+"""Tests of passt and user: the arguments of passt, its start, end and restart. A script stands in for passt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""passt in vhost-user mode: a passt of ours as the vhost-user back-end, which comes, goes and returns."""
+"""Tests of passt in vhost-user mode: the link follows passt as it starts, is killed and is restarted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The registry: every type has a Struct that can be walked, and what is not built is refused in QEMU's words."""
+"""Tests of the registry: every type has a tagged Struct, and types that are not built are refused in QEMU's words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""socket's TCP forms: QEMU's info texts, and a link that follows the connection."""
+"""Tests of socket's TCP forms: QEMU's info texts, and a link that follows the connection."""
 
 from __future__ import annotations
 

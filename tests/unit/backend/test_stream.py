@@ -1,4 +1,4 @@
-"""stream: QEMU's framing and events, a link that follows the connection, and back-pressure in both directions."""
+"""Tests of stream: QEMU's framing and events, a link that follows the connection, and back-pressure both ways."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""stream with link-propagate=on: two networks on one cable; the far end sees set_link."""
+"""Tests of stream with link-propagate=on: two networks on one cable; the far end sees set_link."""
 
 from __future__ import annotations
 

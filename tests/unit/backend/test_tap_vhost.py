@@ -1,4 +1,4 @@
-"""vhost= of a tap: QEMU's rules for what goes together, and what becomes of the descriptors."""
+"""Tests of vhost= of a tap: QEMU's rules for combinations, and the close of the descriptors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""user: host forwarding rules that change at run time, and what a restricted guest may send. A script plays passt."""
+"""Tests of user: host forwarding rules that change at run time, and a restricted guest. A script stands in for
+passt."""
 
 from __future__ import annotations
 

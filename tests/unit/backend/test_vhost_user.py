@@ -1,4 +1,4 @@
-"""The vhost-user netdev with a back-end that does what it should: link, rings, features, order of events."""
+"""Tests of the vhost-user netdev with a correct back-end: link, rings, features, order of events."""
 
 from __future__ import annotations
 

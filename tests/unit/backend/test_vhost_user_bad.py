@@ -1,4 +1,5 @@
-"""Back-ends that die, hang, lie or flood: only their own wire suffers, and the hold says what happened."""
+"""Tests of back-ends that crash, hang, send false data or flood: only their wire suffers, and the hold has the
+cause."""
 
 from __future__ import annotations
 

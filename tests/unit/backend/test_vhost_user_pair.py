@@ -1,4 +1,4 @@
-"""A second vnic as the vhost-user back-end of the first: real frames through rings that were handed on."""
+"""Tests with a second vnic as the vhost-user back-end of the first: real frames through rings that were handed over."""
 
 from __future__ import annotations
 

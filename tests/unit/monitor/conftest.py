@@ -13,7 +13,7 @@ from vnic.monitor.qmp import Dispatcher, QmpSession
 
 
 class Client:
-    """Talks to a QmpSession as one would over a socket, and keeps the events it hears."""
+    """Sends bytes to a QmpSession, as over a socket, and keeps the events it receives."""
 
     def __init__(self, machine: FakeMachine) -> None:
         self.machine = machine
@@ -22,17 +22,17 @@ class Client:
         self.events = record_events(machine.network)
 
     def raw(self, data: bytes) -> list[Any]:
-        """What comes back for these bytes."""
+        """The output for these bytes."""
         return [json.loads(reply) for reply in b"".join(self.session.feed(data)).splitlines()]
 
     def ask(self, command: str, **arguments: object) -> Any:
-        """The one reply to a command."""
+        """The only reply to a command."""
         request = {"execute": command, "arguments": arguments}
         (reply,) = self.raw(json.dumps(request).encode())
         return reply
 
     def error(self, command: str, **arguments: object) -> str:
-        """The error's text; the reply has to be a GenericError."""
+        """The error's text; the reply must be a GenericError."""
         reply = self.ask(command, **arguments)
         assert reply["error"]["class"] == "GenericError"
         return str(reply["error"]["desc"])

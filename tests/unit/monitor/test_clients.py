@@ -1,4 +1,4 @@
-"""Clients that others wrote, unchanged: qemu.qmp's QMPClient and its qmp-shell."""
+"""Tests with existing clients, unchanged: qemu.qmp's QMPClient and its qmp-shell."""
 
 from __future__ import annotations
 
@@ -57,13 +57,11 @@ def test_qmp_client(tmp_path: Path) -> None:
 
 
 def test_legacy_client(tmp_path: Path) -> None:
-    """The synchronous interface that older scripts use, on a thread of its own."""
+    """The synchronous interface that older scripts use, in a separate thread."""
     path = tmp_path / "q"
 
     def talk() -> None:
-        loop = (
-            asyncio.new_event_loop()
-        )  # it takes the thread's loop, and would leave one that it made unclosed
+        loop = asyncio.new_event_loop()  # it uses the thread's loop, and would not close one that it made
         asyncio.set_event_loop(loop)
         monitor = QEMUMonitorProtocol(str(path))
         try:

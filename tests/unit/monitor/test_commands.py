@@ -1,4 +1,4 @@
-"""What the commands do, and QEMU's texts where they refuse (facts observed on 7.2 and 11.1.3)."""
+"""Tests of the commands and of QEMU's texts for refusals (observed with 7.2 and 11.1.3)."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_set_link_arguments(client: Client, arguments: dict[str, Any], desc: str
     assert not client.events
 
 
-def test_not_found_has_its_class(client: Client) -> None:
+def test_not_found_has_error_class(client: Client) -> None:
     for command, arguments in (
         ("set_link", {"name": "nope", "up": True}),
         ("netdev_del", {"id": "nope"}),
@@ -68,7 +68,7 @@ def test_link_log_pages(client: Client) -> None:
     assert client.ask("query-link-log", name="nic0", **after)["return"] == log[-1:]
 
 
-def test_what_net_returns_is_what_the_schema_promises(client: Client) -> None:
+def test_results_match_schema(client: Client) -> None:
     client.ask("set_link", name="net0", up=False)
     client.machine.network.find_nic("nic0").report.seen(False)  # type: ignore[union-attr]  # it is there
     for command in ("query-links", "query-link-log", "query-chardev"):
@@ -186,7 +186,7 @@ def test_device_add_takes_strings_and_types(client: Client) -> None:
     assert msgspec.structs.asdict(first) == {**msgspec.structs.asdict(second), "id": "a"}
 
 
-def test_device_del_tells_when_it_is_gone(client: Client) -> None:
+def test_device_del_emits_event(client: Client) -> None:
     assert client.ask("device_del", id="nic0") == {"return": {}}
     assert client.events[-1] == ("DEVICE_DELETED", {"device": "nic0", "path": "/machine/peripheral/nic0"})
 
@@ -253,7 +253,7 @@ def test_hmp_through_qmp(client: Client) -> None:
     )
 
 
-def test_the_device_hears_of_the_link_before_the_reply(client: Client) -> None:
+def test_device_is_notified_of_link_before_reply(client: Client) -> None:
     endpoint = client.machine.network.find_nic("nic0").endpoint  # type: ignore[union-attr]  # it is there
     assert isinstance(endpoint, FakeEndpoint)
     endpoint.links.clear()

@@ -1,4 +1,5 @@
-"""A connection's bounds: slow readers, floods, half-closed clients, and that nobody waits for anybody."""
+"""Tests of a connection's bounds: slow readers, floods, half-closed clients, and clients that must not block each
+other."""
 
 from __future__ import annotations
 
@@ -89,7 +90,7 @@ def test_greeting_and_replies() -> None:
     with_wire(test)
 
 
-def test_an_event_of_a_command_comes_before_its_reply() -> None:
+def test_event_of_command_precedes_reply() -> None:
     async def test(wire: Wire) -> None:
         await wire.negotiate()
 
@@ -103,7 +104,7 @@ def test_an_event_of_a_command_comes_before_its_reply() -> None:
     with_wire(test)
 
 
-def test_a_client_that_shuts_down_its_side_still_gets_its_answers() -> None:
+def test_half_closed_client_gets_its_replies() -> None:
     async def test(wire: Wire) -> None:
         await wire.send(b'{"execute":"qmp_capabilities"}' + b'{"execute":"query-qmp-schema"}' * 100)
         wire.far.shutdown(socket.SHUT_WR)
@@ -114,7 +115,7 @@ def test_a_client_that_shuts_down_its_side_still_gets_its_answers() -> None:
     with_wire(test)
 
 
-def test_garbage_is_answered_a_few_errors_a_turn() -> None:
+def test_garbage_is_answered_within_turn_budget() -> None:
     async def test(wire: Wire) -> None:
         await wire.negotiate()
         replies_of_a_turn: list[int] = []
@@ -141,7 +142,7 @@ def test_garbage_is_answered_a_few_errors_a_turn() -> None:
     with_wire(test)
 
 
-def test_commands_that_cost_much_are_one_a_turn() -> None:
+def test_expensive_commands_run_one_per_turn() -> None:
     async def test(wire: Wire) -> None:
         await wire.negotiate()
         run: list[object] = []
@@ -162,7 +163,7 @@ def test_commands_that_cost_much_are_one_a_turn() -> None:
     with_wire(test)
 
 
-def test_events_wait_for_the_end_of_a_reply_that_comes_in_pieces() -> None:
+def test_events_follow_long_reply() -> None:
     async def test(wire: Wire) -> None:
         await wire.negotiate()
         pieces = [b'{"return"', b": ", b"[1]}\r\n"]
@@ -171,7 +172,7 @@ def test_events_wait_for_the_end_of_a_reply_that_comes_in_pieces() -> None:
             for number, piece in enumerate(pieces):
                 data: dict[str, object] = {"number": number}
                 wire.loop.call_soon(wire.machine.network.emit, "STOP", data)
-                time.sleep(2 * TURN_S)  # each in a turn of its own
+                time.sleep(2 * TURN_S)  # each in a separate turn
                 yield piece
 
         wire.machine.network.subscribe(
@@ -188,7 +189,7 @@ def test_events_wait_for_the_end_of_a_reply_that_comes_in_pieces() -> None:
     with_wire(test)
 
 
-def test_events_are_bounded_also_in_the_middle_of_a_reply(caplog: pytest.LogCaptureFixture) -> None:
+def test_events_during_long_reply_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
     async def test(wire: Wire) -> None:
         await wire.negotiate()
 
@@ -207,7 +208,7 @@ def test_events_are_bounded_also_in_the_middle_of_a_reply(caplog: pytest.LogCapt
     assert "does not read its monitor" in caplog.text
 
 
-def test_what_a_client_does_not_read_is_not_run() -> None:
+def test_commands_of_client_that_does_not_read_wait() -> None:
     async def test(wire: Wire) -> None:
         await wire.negotiate()
         ran = 0
@@ -227,7 +228,7 @@ def test_what_a_client_does_not_read_is_not_run() -> None:
         assert ran == stopped_at < sent
         assert not sending.done()
         assert len(wire.connection._output) <= PAUSE_BYTES + 100
-        while ran == stopped_at:  # it goes on when the client reads
+        while ran == stopped_at:  # it continues when the client reads
             await wire.loop.sock_recv(wire.far, 65536)
             await asyncio.sleep(0)
         sending.cancel()
@@ -235,7 +236,7 @@ def test_what_a_client_does_not_read_is_not_run() -> None:
     with_wire(test)
 
 
-def test_a_client_that_reads_no_events_is_disconnected(caplog: pytest.LogCaptureFixture) -> None:
+def test_client_that_reads_no_events_is_disconnected(caplog: pytest.LogCaptureFixture) -> None:
     async def test(wire: Wire) -> None:
         await wire.negotiate()
         event: dict[str, object] = {"event": "X", "data": {"text": "x" * 10_000}}
@@ -248,7 +249,7 @@ def test_a_client_that_reads_no_events_is_disconnected(caplog: pytest.LogCapture
     with_wire(test)
 
 
-def test_garbage_is_answered_only_as_fast_as_it_is_read() -> None:
+def test_garbage_is_answered_at_pace_of_reader() -> None:
     async def test(wire: Wire) -> None:
         await wire.negotiate()
         with pytest.raises(TimeoutError):
@@ -258,7 +259,7 @@ def test_garbage_is_answered_only_as_fast_as_it_is_read() -> None:
     with_wire(test)
 
 
-def test_100_mb_without_an_end_are_survived() -> None:
+def test_endless_message_is_bounded() -> None:
     async def test(wire: Wire) -> None:
         await wire.negotiate()
         await wire.send(b'{"execute":"')
@@ -273,7 +274,7 @@ def test_100_mb_without_an_end_are_survived() -> None:
     with_wire(test)
 
 
-def test_a_client_that_vanishes(caplog: pytest.LogCaptureFixture) -> None:
+def test_reset_by_client_is_handled(caplog: pytest.LogCaptureFixture) -> None:
     async def test(wire: Wire) -> None:
         await wire.negotiate()
         wire.far.close()
@@ -285,7 +286,7 @@ def test_a_client_that_vanishes(caplog: pytest.LogCaptureFixture) -> None:
     assert not caplog.records
 
 
-def test_closed_from_within_its_own_command() -> None:
+def test_connection_closes_within_its_command() -> None:
     async def test(wire: Wire) -> None:
         await wire.negotiate()
         feed = wire.session.feed
@@ -305,7 +306,7 @@ def test_closed_from_within_its_own_command() -> None:
 
 
 def slow_deletions(wire: Wire) -> asyncio.Future[None]:
-    """From now on each netdev_del is done when this is."""
+    """From now on each netdev_del ends when this future is done."""
     done = wire.loop.create_future()
     wire.machine.netdev_del = lambda netdev_id, by: done  # type: ignore[method-assign, assignment]
     return done
@@ -316,7 +317,7 @@ HMP_DELETE = b'{"execute":"human-monitor-command","arguments":{"command-line":"n
 
 
 @pytest.mark.parametrize(("command", "result"), [(DELETE, {}), (HMP_DELETE, "")])
-def test_a_command_that_waits_holds_up_its_client_only(command: bytes, result: object) -> None:
+def test_waiting_command_delays_only_its_client(command: bytes, result: object) -> None:
     async def test(wire: Wire) -> None:
         await wire.negotiate()
         done = slow_deletions(wire)
@@ -335,7 +336,7 @@ def test_a_command_that_waits_holds_up_its_client_only(command: bytes, result: o
     with_wire(test)
 
 
-def test_a_command_that_waited_may_fail() -> None:
+def test_waiting_command_may_fail() -> None:
     async def test(wire: Wire) -> None:
         await wire.negotiate()
         done = slow_deletions(wire)
@@ -350,7 +351,7 @@ def test_a_command_that_waited_may_fail() -> None:
     with_wire(test)
 
 
-def test_a_client_that_leaves_while_its_command_waits() -> None:
+def test_client_disconnects_while_its_command_waits() -> None:
     async def test(wire: Wire) -> None:
         await wire.negotiate()
         done = slow_deletions(wire)
@@ -364,7 +365,7 @@ def test_a_client_that_leaves_while_its_command_waits() -> None:
     with_wire(test)
 
 
-def test_a_command_that_waits_when_vnic_ends() -> None:
+def test_waiting_command_at_shutdown() -> None:
     async def test(wire: Wire) -> None:
         await wire.negotiate()
         done = slow_deletions(wire)
@@ -377,8 +378,8 @@ def test_a_command_that_waits_when_vnic_ends() -> None:
     with_wire(test)
 
 
-def test_a_client_that_went_is_freed_at_once() -> None:
-    """Not when the cyclic collector comes by: 60 that had not read their answers left 512 MiB."""
+def test_disconnected_client_is_freed_at_once() -> None:
+    """Not only at the next cyclic collection: 60 clients that had not read their answers kept 512 MiB."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""The human monitor's texts, as QEMU 7.2 and 11.1.3 were observed to print them."""
+"""Tests of the human monitor's texts, as observed with QEMU 7.2 and 11.1.3."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ from .conftest import Client
         ("help quit", "quit|q  -- quit the emulator\r\n"),
     ],
 )
-def test_texts(client: Client, line: str, text: str) -> None:
+def test_texts_match_qemu(client: Client, line: str, text: str) -> None:
     assert client.hmp(line) == text
 
 
@@ -95,19 +95,19 @@ def test_texts(client: Client, line: str, text: str) -> None:
     "line",
     ["netdev_add hubport,id=net0,hubid=1", "netdev_add hubport,id=1a,hubid=1", "device_add virtio-net,id=1a"],
 )
-def test_a_bad_id_is_told_on_stderr(client: Client, line: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_bad_id_is_logged(client: Client, line: str, caplog: pytest.LogCaptureFixture) -> None:
     assert client.hmp(line) == f'Try "help {line.split()[0]}" for more information\r\n'
     assert "Duplicate ID 'net0'" in caplog.text or "expects an identifier" in caplog.text
 
 
 @pytest.mark.parametrize("line", ['announce_self "a', 'announce_self "a\\q"'])
-def test_a_bad_string(client: Client, line: str) -> None:
+def test_bad_string_is_refused(client: Client, line: str) -> None:
     assert client.hmp(line) == (
         'announce_self: string expected\r\nTry "help announce_self" for more information\r\n'
     )
 
 
-def test_things_come_and_go(client: Client) -> None:
+def test_objects_are_added_and_removed(client: Client) -> None:
     assert client.hmp("netdev_add hubport,id=h,hubid=0x10,queues=2") == ""
     assert client.machine.added[-1] == HubportOptions("h", 16, 2)
     assert client.hmp("device_add virtio-net,netdev=h,mq") == ""
@@ -121,7 +121,7 @@ def test_things_come_and_go(client: Client) -> None:
     assert [each.name for each in client.machine.network.clients] == ["h", "virtio-net.1"]
 
 
-def test_info_links_says_why(client: Client) -> None:
+def test_info_links_shows_holds(client: Client) -> None:
     client.hmp("set_link nic0 off")
     assert client.hmp("info links nic0") == (
         "nic0: type=nic,model=virtio-net,link=down,operstate=down,peer=net0,seen=unknown\r\n"
@@ -130,7 +130,7 @@ def test_info_links_says_why(client: Client) -> None:
     assert "net0: type=netdev,model=stream,link=up,operstate=up,peer=nic0\r\n" in client.hmp("info links")
 
 
-def test_help_lists_everything_in_order(client: Client) -> None:
+def test_help_lists_commands_in_order(client: Client) -> None:
     names = [line.split()[0] for line in client.hmp("help").splitlines()]
     assert names == sorted(names)
     assert {"set_link", "netdev_add", "info", "help|?", "quit|q"} <= set(names)
@@ -163,13 +163,13 @@ def test_banner_and_prompt(person: HmpSession) -> None:
     assert person.event({"event": "X"}) is None
 
 
-def test_a_long_line_is_echoed_in_pieces(person: HmpSession) -> None:
+def test_long_line_is_echoed_in_pieces(person: HmpSession) -> None:
     echo = list(person.feed(b"x" * 1000))
     assert max(map(len, echo)) < ECHO_PIECE_BYTES + 5000
     assert echo[-1].endswith(b"x" * 1000 + b"\x1b[K")
 
 
-def test_what_is_typed_beyond_the_longest_line_is_dropped(person: HmpSession) -> None:
+def test_input_beyond_longest_line_is_dropped(person: HmpSession) -> None:
     for _ in person.feed(b"x" * 5000):
         pass
     (text,) = person.feed(b"\n")
@@ -181,7 +181,7 @@ def test_nothing_after_quit(person: HmpSession) -> None:
     assert text.endswith(b"quit\x1b[K\r\n")
 
 
-def test_a_bug_in_a_command_keeps_the_monitor(
+def test_exception_in_command_keeps_monitor(
     person: HmpSession, client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(client.machine, "stop", lambda: 1 / 0)

@@ -1,4 +1,4 @@
-"""HMP's commands for host forwarding, with the texts of QEMU 7.2 and 11."""
+"""Tests of HMP's commands for host forwarding, with the texts of QEMU 7.2 and 11."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .conftest import Client
 
 
 class Network:
-    """A user network that writes down what it is asked."""
+    """A user network that records the requests."""
 
     def __init__(self) -> None:
         self.rules: list[str] = []

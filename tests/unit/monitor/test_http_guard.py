@@ -1,4 +1,4 @@
-"""A browser cannot command a monitor: what begins as a request of HTTP ends its connection."""
+"""Tests that a browser cannot command a monitor: an HTTP request ends its connection."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ QUIT = b'{"execute":"qmp_capabilities"}\n{"execute":"quit"}\nquit\n'
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_methods_are_known_however_they_are_cut(method: bytes) -> None:
+def test_methods_are_detected_in_any_pieces(method: bytes) -> None:
     request = method + b"/ HTTP/1.1\r\n"
     assert HttpGuard().is_http(request)
     guard = HttpGuard()
@@ -28,7 +28,7 @@ def test_methods_are_known_however_they_are_cut(method: bytes) -> None:
 @pytest.mark.parametrize(
     "data", [b'{"execute":"x"}', b"GETX /", b"get x", b" POST /", b"help\n", b"PATCHWORK ", b"\n"]
 )
-def test_what_is_no_request(data: bytes) -> None:
+def test_other_input_is_not_http(data: bytes) -> None:
     guard = HttpGuard()
     assert not guard.is_http(data)
     assert not guard.is_http(b"GET / HTTP/1.1\r\n"), "only the first bytes are a browser's to choose"
@@ -36,7 +36,7 @@ def test_what_is_no_request(data: bytes) -> None:
 
 @pytest.mark.parametrize("mode", [Mode.CONTROL, Mode.READLINE])
 @pytest.mark.parametrize("method", ["POST", "PUT", "OPTIONS", "GET"])
-def test_a_request_runs_nothing(mode: Mode, method: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_http_request_runs_no_command(mode: Mode, method: str, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         machine = FakeMachine(loop)

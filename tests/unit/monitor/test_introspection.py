@@ -1,4 +1,4 @@
-"""query-qmp-schema: well-formed as clients that follow it expect, and the same as what is accepted."""
+"""Tests of query-qmp-schema: it is well-formed for clients that follow it, and matches the accepted arguments."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def members(schema: Schema, type_name: str) -> dict[str, dict[str, Any]]:
     return {member["name"]: member for member in schema[type_name]["members"]}
 
 
-def test_all_commands_and_events_are_told(schema: Schema) -> None:
+def test_all_commands_and_events_are_listed(schema: Schema) -> None:
     by_kind: dict[str, set[str]] = {}
     for entry in schema.values():
         by_kind.setdefault(entry["meta-type"], set()).add(entry["name"])
@@ -35,7 +35,7 @@ def test_all_commands_and_events_are_told(schema: Schema) -> None:
     assert set(by_kind) <= {"command", "event", "object", "array", "enum", "builtin"}
 
 
-def test_every_reference_leads_somewhere(schema: Schema) -> None:
+def test_every_reference_resolves(schema: Schema) -> None:
     for entry in schema.values():
         names = [entry[key] for key in ("arg-type", "ret-type", "element-type") if key in entry]
         names += [member["type"] for member in entry.get("members", ()) if "type" in member]
@@ -63,7 +63,7 @@ def test_optional_members_have_a_default(schema: Schema) -> None:
     assert all(member["default"] is None for member in told.values())
 
 
-def test_netdev_add_tells_the_netdevs_there_are(schema: Schema) -> None:
+def test_netdev_add_lists_built_netdevs(schema: Schema) -> None:
     union = schema[schema["netdev_add"]["arg-type"]]
     assert union["tag"] == "type"
     told = members(schema, union["name"])

@@ -1,4 +1,4 @@
-"""What the real machine offers to create is something that the monitor can check and describe."""
+"""Tests that the monitor can check and describe every type that the machine can create."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vnic.machine import Machine
 from vnic.monitor.qmp import Dispatcher, QmpSession
 
 
-def test_the_real_machine_can_be_introspected() -> None:
+def test_machine_types_can_be_introspected() -> None:
     async def main() -> None:
         machine = Machine(asyncio.get_running_loop(), "lab")
         session = QmpSession(Dispatcher(machine), "QMP client test[1]")

@@ -1,4 +1,4 @@
-"""Descriptors that clients pass: getfd and the sets of add-fd, over a real socket, with the replies of QEMU 11.1."""
+"""Tests of passed descriptors: getfd and the sets of add-fd, over a real socket, with the replies of QEMU 11.1."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NO_FD = "No file descriptor supplied via SCM_RIGHTS"
 
 
 class Raw:
-    """A client that writes bytes with descriptors."""
+    """A client that sends bytes with descriptors."""
 
     def __init__(self, path: Path, mode: Mode = Mode.CONTROL) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
@@ -43,7 +43,7 @@ class Raw:
         return data
 
     async def line(self, text: bytes, *fds: int) -> bytes:
-        """What a line of HMP prints."""
+        """The output of a line of HMP."""
         socket.send_fds(self.socket, [text + b"\n"], list(fds))
         return (await self.read(b"(qemu) ")).rpartition(b"\x1b[K\r\n")[2].removesuffix(b"(qemu) ")
 
@@ -73,7 +73,7 @@ def given() -> Iterator[int]:
 def live(
     tmp_path: Path, test: Callable[[FakeMachine, Raw], Coroutine[Any, Any, None]], mode: Mode = Mode.CONTROL
 ) -> None:
-    """Run a test with a client; afterwards as many descriptors are open as before."""
+    """Run a test with a client; afterwards the number of open descriptors must be unchanged."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -119,7 +119,7 @@ def test_getfd_and_closefd(tmp_path: Path, given: int) -> None:
     live(tmp_path, test)
 
 
-def test_of_several_descriptors_the_first_counts(tmp_path: Path, given: int) -> None:
+def test_first_of_several_descriptors_counts(tmp_path: Path, given: int) -> None:
     async def test(machine: FakeMachine, qmp: Raw) -> None:
         before = open_fds()
         assert await qmp.ask("getfd", given, given, given, fdname="a") == {}
@@ -132,7 +132,7 @@ def test_of_several_descriptors_the_first_counts(tmp_path: Path, given: int) -> 
     live(tmp_path, test)
 
 
-def test_a_message_with_too_many_descriptors_ends_the_connection(
+def test_too_many_descriptors_disconnect(
     tmp_path: Path, given: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def test(machine: FakeMachine, qmp: Raw) -> None:
@@ -143,7 +143,7 @@ def test_a_message_with_too_many_descriptors_ends_the_connection(
     live(tmp_path, test)
 
 
-def test_a_name_outlives_its_client(tmp_path: Path, given: int) -> None:
+def test_name_survives_its_client(tmp_path: Path, given: int) -> None:
     async def test(machine: FakeMachine, qmp: Raw) -> None:
         assert await qmp.ask("getfd", given, fdname="a") == {}
         other = Raw(tmp_path / "m")
@@ -196,7 +196,7 @@ def test_sets(tmp_path: Path, given: int) -> None:
     live(tmp_path, test)
 
 
-def test_sets_go_with_the_last_client(tmp_path: Path, given: int) -> None:
+def test_sets_are_closed_with_last_client(tmp_path: Path, given: int) -> None:
     async def test(machine: FakeMachine, qmp: Raw) -> None:
         other = Raw(tmp_path / "m")
         await other.begin()
@@ -227,7 +227,7 @@ def test_hmp(tmp_path: Path, given: int) -> None:
     live(tmp_path, test, Mode.READLINE)
 
 
-def test_a_line_of_human_monitor_command_has_no_descriptors(tmp_path: Path, given: int) -> None:
+def test_human_monitor_command_has_no_descriptors(tmp_path: Path, given: int) -> None:
     async def test(machine: FakeMachine, qmp: Raw) -> None:
         said = await qmp.ask("human-monitor-command", given, command_line="getfd a")
         assert said == f"Error: {NO_FD}\r\n"
@@ -256,7 +256,7 @@ def passed_socket(named: NamedFds, name: str) -> None:
     theirs.close()
 
 
-def test_a_monitor_names_what_was_passed_to_it_once() -> None:
+def test_passed_descriptor_is_named_once() -> None:
     registry, named = FdRegistry(), NamedFds()
     passed_socket(named, "s")
     with registry.named_by(NamedFds()), pytest.raises(NetError, match="named 's' has not been found"):
@@ -307,12 +307,12 @@ def test_inherited_descriptors_are_found() -> None:
         ("9" * 30, "Invalid file descriptor number '9+'"),
     ],
 )
-def test_numbers_that_are_none(name: str, error: str) -> None:
+def test_invalid_numbers_are_refused(name: str, error: str) -> None:
     with pytest.raises(NetError, match=error):
         FdRegistry().take(name)
 
 
-def test_a_set_keeps_what_an_option_names_by_number(given: int) -> None:
+def test_set_keeps_descriptor_named_by_number(given: int) -> None:
     registry = FdRegistry()
     kept = os.dup(given)
     registry.sets.add(kept, None, None)
@@ -323,7 +323,7 @@ def test_a_set_keeps_what_an_option_names_by_number(given: int) -> None:
     registry.close()
 
 
-def test_an_address_takes_sockets_only() -> None:
+def test_address_takes_only_sockets() -> None:
     registry, named = FdRegistry(), NamedFds()
     named.add("f", os.open("/dev/null", os.O_RDWR))
     with registry.named_by(named):

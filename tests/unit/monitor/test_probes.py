@@ -1,4 +1,4 @@
-"""What clients ask before they use a QEMU: the answers of one with `-machine none`, as QEMU 11.1 gives them."""
+"""Tests of the commands that clients send to identify a QEMU: the answers of QEMU 11.1 with `-machine none`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from .conftest import Client
         ("query-display-options", {"type": "none"}),
     ],
 )
-def test_what_describes_the_vm(client: Client, command: str, answer: object) -> None:
+def test_vm_queries_are_answered(client: Client, command: str, answer: object) -> None:
     assert client.ask(command) == {"return": answer}
 
 
@@ -77,19 +77,19 @@ def test_what_describes_the_vm(client: Client, command: str, answer: object) -> 
         ("query-cpu-model-baseline", {}, "GenericError", "Parameter 'modela' is missing"),
     ],
 )
-def test_what_a_vm_would_have(
+def test_missing_parts_are_refused(
     client: Client, command: str, arguments: dict[str, object], klass: str, desc: str
 ) -> None:
     assert client.ask(command, **arguments) == {"error": {"class": klass, "desc": desc}}
 
 
-def test_the_text_of_info_network(client: Client) -> None:
+def test_info_network_text(client: Client) -> None:
     text = client.ask("x-query-network")["return"]["human-readable-text"]
     assert text == "".join(client.machine.topology().info_network())
     assert text.startswith("nic0: index=0,type=nic,")
 
 
-def test_a_reset_is_an_event(client: Client) -> None:
+def test_reset_emits_event(client: Client) -> None:
     reset = ("RESET", {"guest": False, "reason": "host-qmp-system-reset"})
     assert client.ask("system_reset") == {"return": {}}
     assert client.hmp("system_reset") == ""
@@ -120,7 +120,7 @@ def test_properties_of_a_device(client: Client) -> None:
     assert {"name": "file", "type": "str", "default-value": "-"} in of_filter
 
 
-def test_properties_of_what_is_none(client: Client) -> None:
+def test_properties_of_unknown_type_are_refused(client: Client) -> None:
     error = client.ask("device-list-properties", typename="nope")["error"]
     assert error == {"class": "DeviceNotFound", "desc": "Device 'nope' not found"}
     for abstract in ("filter-dump", "device"):
@@ -131,7 +131,7 @@ def test_properties_of_what_is_none(client: Client) -> None:
     assert error == {"class": "DeviceNotFound", "desc": "Class 'nope' not found"}
 
 
-def test_the_options_of_the_command_line(client: Client) -> None:
+def test_command_line_options_are_listed(client: Client) -> None:
     options = {each["option"] for each in client.ask("query-command-line-options")["return"]}
     assert options == {"name", "mon", "netdev", "device", "object", "chardev"}
     (mon,) = client.ask("query-command-line-options", option="mon")["return"]

@@ -1,4 +1,4 @@
-"""Greeting, negotiation, ids and malformed requests, as QEMU 7.2 was observed to answer them."""
+"""Tests of greeting, negotiation, ids and malformed requests, with the answers observed from QEMU 7.2."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_negotiation_comes_first() -> None:
     ],
 )
 def test_out_of_band(request_: bytes, klass: str, desc: str) -> None:
-    """As a QEMU 7.2 answers, whose commands for it vnic has not."""
+    """As QEMU 7.2 answers for commands that cannot run out of band."""
     session = fresh()
     assert list(session.feed(b'{"execute":"qmp_capabilities","arguments":{"enable":["oob"]}}')) == [
         b'{"return": {}}\r\n'
@@ -87,13 +87,13 @@ def test_negotiation_comes_once(client: Client) -> None:
 
 
 @pytest.mark.parametrize("request_id", [7, "a", None, [1, 2], {"b": 1, "a": [1.5]}, True])
-def test_the_id_comes_back_with_results_and_errors(client: Client, request_id: object) -> None:
+def test_id_is_returned_with_results_and_errors(client: Client, request_id: object) -> None:
     for name in ("query-name", "no-such"):
         (reply,) = client.raw(json.dumps({"execute": name, "id": request_id}).encode())
         assert reply["id"] == request_id
 
 
-def test_replies_are_qemus_bytes(client: Client) -> None:
+def test_replies_match_qemus_bytes(client: Client) -> None:
     feed = client.session.feed
     assert list(feed(b'{"execute":"query-name","id":3}')) == [b'{"return": {"name": "lab"}, "id": 3}\r\n']
     assert list(feed(b'{"execute":"x","id":3}')) == [
@@ -142,7 +142,7 @@ def test_nothing_runs_after_quit(client: Client) -> None:
     assert client.machine.network.find_netdev("net0") is not None
 
 
-def test_commands_run_only_as_their_replies_are_taken(client: Client) -> None:
+def test_commands_run_as_replies_are_taken(client: Client) -> None:
     replies = client.session.feed(
         b'{"execute":"set_link","arguments":{"name":"nic0","up":false}} {"execute":"stop"}'
     )
@@ -151,7 +151,7 @@ def test_commands_run_only_as_their_replies_are_taken(client: Client) -> None:
     assert [name for name, _ in client.events] == ["LINK_CHANGED"]
 
 
-def test_a_bug_in_a_command_is_an_error_of_that_command(
+def test_exception_in_command_is_its_error(
     client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def explode() -> None:
@@ -164,7 +164,7 @@ def test_a_bug_in_a_command_is_an_error_of_that_command(
 
 
 def test_every_command_can_be_called_without_arguments(client: Client) -> None:
-    """Each either answers or says which parameter is missing."""
+    """Each either returns a result or names the missing parameter."""
     for name in set(COMMANDS) - {"quit", *vm_probes.REFUSED}:
         reply = client.ask(name)
         if "error" in reply and reply["error"]["class"] == "GenericError":

@@ -1,4 +1,4 @@
-"""Filters as QOM objects: the answers of QEMU 11.1.3 to the same questions about the same filters."""
+"""Tests of filters as QOM objects: the answers of QEMU 11.1.3 to the same queries."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def dump(client: Client) -> Dump:
 
 
 @pytest.mark.parametrize("path", ["f", "/objects/f", "objects/f", "//objects//f", "f/", "/objects/f/"])
-def test_an_object_has_its_path_and_the_ends_of_it(client: Client, dump: Dump, path: str) -> None:
+def test_object_has_full_and_partial_path(client: Client, dump: Dump, path: str) -> None:
     assert client.ask("qom-get", path=path, property="status") == {"return": "on"}
 
 
 @pytest.mark.parametrize("path", ["", "/", "net0", "/f", "x/f", "/x/objects/f", "/objects/zz"])
-def test_no_object_has_another(client: Client, dump: Dump, path: str) -> None:
+def test_unknown_path_is_refused(client: Client, dump: Dump, path: str) -> None:
     error = {"class": "DeviceNotFound", "desc": f"Device '{path}' not found"}
     assert client.ask("qom-get", path=path, property="status")["error"] == error
     assert client.ask("qom-set", path=path, property="status", value="on")["error"] == error
@@ -74,7 +74,7 @@ def test_properties(client: Client, dump: Dump) -> None:
     ]
 
 
-def test_a_filter_is_switched_by_its_status(client: Client, dump: Dump) -> None:
+def test_status_enables_and_disables_filter(client: Client, dump: Dump) -> None:
     for value, on, changes in (("off", False, 1), ("off", False, 1), ("on", True, 2)):
         assert client.ask("qom-set", path="/objects/f", property="status", value=value) == {"return": {}}
         assert (dump.on, dump.changes) == (on, changes)
@@ -93,7 +93,9 @@ def test_a_filter_is_switched_by_its_status(client: Client, dump: Dump) -> None:
         ("netdev", "net0", "Property 'filter-dump.netdev' is not writable"),
     ],
 )
-def test_what_cannot_be_set(client: Client, dump: Dump, name: str, value: Any, desc: str) -> None:
+def test_read_only_properties_are_refused(
+    client: Client, dump: Dump, name: str, value: Any, desc: str
+) -> None:
     assert client.error("qom-set", path="f", property=name, value=value) == desc
     assert dump.on
 

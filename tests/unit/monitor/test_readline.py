@@ -1,4 +1,4 @@
-"""A readline monitor's bytes are QEMU's: the goldens are what QEMU 7.2 and 11.1 sent back over TCP."""
+"""Tests that a readline monitor's bytes are QEMU's: the goldens are the output of QEMU 7.2 and 11.1 over TCP."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .conftest import Client
 
 
 def goldens() -> Iterator[tuple[bytes, bytes]]:
-    """What is typed, and what comes back, of one session."""
+    """The input and the output of one session."""
     text = Path(__file__).with_name("golden").joinpath("readline.txt").read_text(encoding="ascii")
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     for typed, shown in zip(lines[::2], lines[1::2], strict=True):
@@ -32,13 +32,13 @@ def typist() -> HmpSession:
     return HmpSession(client.machine, "HMP client test[1]")
 
 
-def test_bytes_are_qemus() -> None:
+def test_bytes_match_qemu() -> None:
     session = typist()
     for typed, shown in goldens():
         assert b"".join(session.feed(typed)) == shown, typed
 
 
-def test_bytes_are_the_same_one_by_one() -> None:
+def test_bytes_match_when_fed_one_by_one() -> None:
     session = typist()
     for typed, shown in goldens():
         assert b"".join(b"".join(session.feed(bytes((byte,)))) for byte in typed) == shown, typed
@@ -50,7 +50,7 @@ def put(line: ReadLine, data: bytes) -> list[bytes]:
     return [each for each in lines if each is not None]
 
 
-def test_the_history_is_bounded_and_has_a_line_once() -> None:
+def test_history_is_bounded_and_has_no_duplicates() -> None:
     line = ReadLine()
     for number in range(HISTORY_MAX_LINES + 10):
         put(line, b"%d\n" % number)
@@ -60,7 +60,7 @@ def test_the_history_is_bounded_and_has_a_line_once() -> None:
 
 
 @pytest.mark.parametrize("digits", [b"3", b"0003"])
-def test_digits_without_end_are_no_huge_number(digits: bytes) -> None:
+def test_escape_parameter_is_bounded(digits: bytes) -> None:
     line = ReadLine()
     put(line, b"\x1b[" + b"9" * 10_000 + b"~")
     assert put(line, b"ab\x01\x1b[" + digits + b"~\n") == [b"b"]

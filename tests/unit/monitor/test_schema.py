@@ -1,4 +1,4 @@
-"""Structs as QAPI types: conversion of JSON and of option strings, QEMU's texts, and the unions."""
+"""Tests of Structs as QAPI types: conversion of JSON and of option strings, QEMU's texts, and the unions."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_strings_refused(data: object, desc: str) -> None:
     assert refused(data, strings=True) == desc
 
 
-def test_no_type_of_qapi() -> None:
+def test_type_without_qapi_equivalent_is_refused() -> None:
     with pytest.raises(TypeError, match="QAPI has no type like"):
         shape_of(set[int])
     with pytest.raises(TypeError, match="only tagged Structs"):
@@ -172,7 +172,7 @@ def test_no_type_of_qapi() -> None:
 # -- unions over what the machine has ---------------------------------------------------------------------------
 
 
-def test_netdev_names_its_id_before_its_type() -> None:
+def test_netdev_checks_id_before_type() -> None:
     shape = netdev_options(FakeMachine().netdev_types)
     with pytest.raises(NetError, match="'id' is missing"):
         convert_to_shape(shape, {"type": "bogus"})
@@ -180,7 +180,7 @@ def test_netdev_names_its_id_before_its_type() -> None:
         convert_to_shape(shape, {"id": "a"})
 
 
-def test_object_names_its_type_before_its_id() -> None:
+def test_object_checks_type_before_id() -> None:
     shape = object_options(FakeMachine().object_types)
     with pytest.raises(NetError, match="does not accept value 'bogus'"):
         convert_to_shape(shape, {"qom-type": "bogus"})
@@ -209,8 +209,8 @@ CARDS = device_options({"card": Card})
         {"attach": {"path": "s"}, "attach.server": False},
     ],
 )
-def test_a_device_takes_members_as_in_an_option_string(attach: dict[str, object]) -> None:
-    """`attach.path=s`, as -device says it, may be copied into device_add's JSON."""
+def test_device_accepts_members_of_option_string(attach: dict[str, object]) -> None:
+    """`attach.path=s`, as for -device, may be copied into device_add's JSON."""
     given = {"driver": "card", "id": "a", **attach}
     before = dict(given)
     assert convert_to_shape(CARDS, given) == Card("a", Inner("s", False))
@@ -228,7 +228,7 @@ def test_a_device_takes_members_as_in_an_option_string(attach: dict[str, object]
         ({"attach.": "s", "attach.path": "s"}, "Parameter 'attach.' is unexpected"),
     ],
 )
-def test_members_as_in_an_option_string_refused(attach: dict[str, object], desc: str) -> None:
+def test_bad_members_of_option_string_are_refused(attach: dict[str, object], desc: str) -> None:
     with pytest.raises(NetError) as caught:
         convert_to_shape(CARDS, {"driver": "card", **attach})
     assert caught.value.desc == desc

@@ -1,4 +1,4 @@
-"""The monitors' sockets: who may connect, what is refused, what is left behind, and who is told of events."""
+"""Tests of the monitors' sockets: permissions, refusals, leftovers, and delivery of events."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ async def join(path: Path, negotiate: bool = True) -> Client:
 # -- listening --------------------------------------------------------------------------------------------------
 
 
-def test_only_the_owner_may_connect_and_nothing_is_left(tmp_path: Path) -> None:
+def test_socket_has_mode_0600_and_is_removed(tmp_path: Path) -> None:
     path = tmp_path / "q"
 
     async def test(bench: Bench) -> None:
@@ -102,7 +102,7 @@ def test_only_the_owner_may_connect_and_nothing_is_left(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_a_living_socket_is_not_taken_over(tmp_path: Path) -> None:
+def test_socket_in_use_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "q"
 
     async def test(bench: Bench) -> None:
@@ -116,7 +116,7 @@ def test_a_living_socket_is_not_taken_over(tmp_path: Path) -> None:
     run(test)
 
 
-def test_a_dead_socket_is_replaced(tmp_path: Path) -> None:
+def test_stale_socket_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "q"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
@@ -128,7 +128,7 @@ def test_a_dead_socket_is_replaced(tmp_path: Path) -> None:
     run(test)
 
 
-def test_a_file_is_not_replaced(tmp_path: Path) -> None:
+def test_file_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "q"
     path.write_text("mine")
 
@@ -140,7 +140,7 @@ def test_a_file_is_not_replaced(tmp_path: Path) -> None:
     assert path.read_text() == "mine"
 
 
-def test_a_socket_that_somebody_else_put_there_meanwhile_stays(tmp_path: Path) -> None:
+def test_replaced_socket_is_not_removed(tmp_path: Path) -> None:
     path = tmp_path / "q"
 
     async def test(bench: Bench) -> None:
@@ -169,11 +169,13 @@ def test_a_socket_that_somebody_else_put_there_meanwhile_stays(tmp_path: Path) -
         ({"host": "no.such.host.invalid", "port": "1", "server": True}, "address resolution failed for"),
     ],
 )
-def test_refused(options: dict[str, object], text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_options_are_refused(
+    options: dict[str, object], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     look_up = socket.getaddrinfo
 
     def no_such_name(host: Any, *more: Any, **options: Any) -> Any:
-        if host == "no.such.host.invalid":  # a name server may take its time
+        if host == "no.such.host.invalid":  # a name server may be slow
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return look_up(host, *more, **options)
 
@@ -186,7 +188,7 @@ def test_refused(options: dict[str, object], text: str, monkeypatch: pytest.Monk
     run(test)
 
 
-def test_one_monitor_a_chardev(tmp_path: Path) -> None:
+def test_chardev_has_one_monitor(tmp_path: Path) -> None:
     async def test(bench: Bench) -> None:
         bench.add(path=str(tmp_path / "q"), server=True)
         with pytest.raises(NetError, match="Chardev 'mon0' is busy"):
@@ -214,7 +216,7 @@ def test_abstract_and_tcp() -> None:
     run(test)
 
 
-def test_a_listening_descriptor_can_be_passed(tmp_path: Path) -> None:
+def test_passed_listener_is_used(tmp_path: Path) -> None:
     path = tmp_path / "q"
 
     async def test(bench: Bench) -> None:
@@ -230,7 +232,7 @@ def test_a_listening_descriptor_can_be_passed(tmp_path: Path) -> None:
 # -- clients ----------------------------------------------------------------------------------------------------
 
 
-def test_events_go_to_all_that_negotiated(tmp_path: Path) -> None:
+def test_events_reach_negotiated_clients(tmp_path: Path) -> None:
     path = tmp_path / "q"
 
     async def test(bench: Bench) -> None:
@@ -253,7 +255,7 @@ def test_events_go_to_all_that_negotiated(tmp_path: Path) -> None:
     run(test)
 
 
-def test_who_asked_is_in_the_journal(tmp_path: Path) -> None:
+def test_journal_names_client(tmp_path: Path) -> None:
     path = tmp_path / "q"
 
     async def test(bench: Bench) -> None:
@@ -269,7 +271,7 @@ def test_who_asked_is_in_the_journal(tmp_path: Path) -> None:
     run(test)
 
 
-def test_for_one_client_too_many_the_one_that_was_silent_longest_goes(
+def test_longest_silent_client_is_disconnected_for_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "q"
@@ -294,7 +296,7 @@ def test_for_one_client_too_many_the_one_that_was_silent_longest_goes(
     run(test)
 
 
-def test_out_of_descriptors_the_listener_rests(
+def test_listener_pauses_without_descriptors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "q"
@@ -325,7 +327,7 @@ def test_out_of_descriptors_the_listener_rests(
     run(test)
 
 
-def test_close_ends_the_clients(tmp_path: Path) -> None:
+def test_close_disconnects_clients(tmp_path: Path) -> None:
     path = tmp_path / "q"
 
     async def test(bench: Bench) -> None:
@@ -340,11 +342,11 @@ def test_close_ends_the_clients(tmp_path: Path) -> None:
 
 
 def echo(line: bytes) -> bytes:
-    """What a terminal is shown while a line is typed."""
+    """The output on a terminal while a line is typed."""
     return b"".join(b"\x1b[D" * (end - 1) + line[:end] + b"\x1b[K" for end in range(1, len(line) + 1))
 
 
-def test_a_person_at_a_readline_monitor(tmp_path: Path) -> None:
+def test_readline_monitor_session(tmp_path: Path) -> None:
     path = tmp_path / "m"
 
     async def test(bench: Bench) -> None:
@@ -367,7 +369,7 @@ def test_a_person_at_a_readline_monitor(tmp_path: Path) -> None:
         ({"path": "vnic-test-%d", "abstract": True}, True),
     ],
 )
-def test_where_strangers_can_connect_is_warned_of(
+def test_monitor_open_to_others_is_warned_of(
     options: dict[str, object], warns: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     if "host" in options:
@@ -385,11 +387,11 @@ def test_where_strangers_can_connect_is_warned_of(
 # -- the monitor connects ---------------------------------------------------------------------------------------
 
 
-def test_we_connect_and_reconnect(tmp_path: Path) -> None:
+def test_client_monitor_reconnects(tmp_path: Path) -> None:
     path = tmp_path / "q"
 
     async def test(bench: Bench) -> None:
-        bench.add(path=str(path), reconnect_ms=20)  # nobody listens yet
+        bench.add(path=str(path), reconnect_ms=20)  # no listener yet
         greetings: asyncio.Queue[bytes] = asyncio.Queue()
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -405,13 +407,13 @@ def test_we_connect_and_reconnect(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("loopback")
-def test_tcp_that_is_refused_is_tried_again() -> None:
+def test_refused_tcp_connection_is_retried() -> None:
     async def test(bench: Bench) -> None:
         listening = socket.socket()
         listening.bind(("127.0.0.1", 0))
         port = listening.getsockname()[1]
         bench.add(host="127.0.0.1", port=str(port), reconnect_ms=20)
-        await asyncio.sleep(0.05)  # refused meanwhile
+        await asyncio.sleep(0.05)  # refused during this time
         came = asyncio.Event()
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -425,7 +427,7 @@ def test_tcp_that_is_refused_is_tried_again() -> None:
     run(test)
 
 
-def test_without_reconnect_it_is_tried_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_connection_without_reconnect_is_tried_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "q"
 
     async def test(bench: Bench) -> None:
@@ -442,7 +444,7 @@ def test_without_reconnect_it_is_tried_once(tmp_path: Path, caplog: pytest.LogCa
     run(test)
 
 
-def test_a_descriptor_that_cannot_listen(tmp_path: Path) -> None:
+def test_unusable_passed_socket_is_refused(tmp_path: Path) -> None:
     async def test(bench: Bench) -> None:
         other = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         with other, pytest.raises(NetError, match="Failed to listen on fd"):
@@ -451,7 +453,7 @@ def test_a_descriptor_that_cannot_listen(tmp_path: Path) -> None:
     run(test)
 
 
-def test_a_connected_descriptor_can_be_passed() -> None:
+def test_passed_connection_is_used() -> None:
     async def test(bench: Bench) -> None:
         ours, theirs = socket.socketpair()
         bench.add(fd=str(ours.fileno()))
@@ -509,7 +511,7 @@ def test_stdio(tmp_path: Path, source: str) -> None:
     assert running.returncode == 0
 
 
-def test_stdio_on_a_terminal_shows_each_key_once() -> None:
+def test_terminal_echoes_each_key_once() -> None:
     root = Path(__file__).parents[3]
     ours, theirs = pty.openpty()
     before = termios.tcgetattr(theirs)
@@ -525,7 +527,7 @@ def test_stdio_on_a_terminal_shows_each_key_once() -> None:
         shown = b""
         while not shown.endswith(end):
             assert select.select([ours], [], [], 60)[0], shown
-            shown += os.read(ours, 1000).replace(b"\r\r", b"\r")  # the terminal makes CRLF of LF
+            shown += os.read(ours, 1000).replace(b"\r\r", b"\r")  # the terminal converts LF to CRLF
         return shown
 
     try:
@@ -543,7 +545,7 @@ def test_stdio_on_a_terminal_shows_each_key_once() -> None:
         os.close(theirs)
 
 
-def test_a_client_cannot_write_lines_by_its_name() -> None:
+def test_client_name_cannot_forge_log_lines() -> None:
     comm = Path("/proc/self/comm")
     before = comm.read_text()
     ours, theirs = socket.socketpair()
@@ -557,7 +559,7 @@ def test_a_client_cannot_write_lines_by_its_name() -> None:
         theirs.close()
 
 
-def test_a_user_has_the_name_that_this_machine_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_name_is_from_passwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     passwd = tmp_path / "passwd"
     passwd.write_text("root:x:0:0:root:/root:/bin/sh\nfoo:x:1000:50::/:\nb\x1bd:x:1001:1::/:\n")
     monkeypatch.setattr(ports_module, "PASSWD", str(passwd))

@@ -1,4 +1,4 @@
-"""Telnet's commands are taken out of what a client sends, and it is told to send each key."""
+"""Tests of telnet: commands are removed from the input, and the client is told to send each key."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vnic.monitor.telnet import TelnetChannel
 from vnic.sockets.address import InetAddress
 
 NEGOTIATION = b"\xff\xfb\x01\xff\xfb\x03\xff\xfb\x00\xff\xfd\x00"
-"""What QEMU sends first."""
+"""The first bytes from QEMU."""
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def ends() -> Iterator[tuple[TelnetChannel, socket.socket]]:
         yield TelnetChannel(SocketChannel(ours)), theirs
 
 
-def test_the_negotiation_goes_first(ends: tuple[TelnetChannel, socket.socket]) -> None:
+def test_negotiation_is_sent_first(ends: tuple[TelnetChannel, socket.socket]) -> None:
     channel, client = ends
     assert channel.send(b"hello") == 5
     assert channel.send(b"!") == 1
@@ -43,7 +43,7 @@ def test_the_negotiation_goes_first(ends: tuple[TelnetChannel, socket.socket]) -
         ([b"a\xff\xffb"], [b"a\xffb"]),
     ],
 )
-def test_commands_are_no_text(
+def test_telnet_commands_are_removed(
     ends: tuple[TelnetChannel, socket.socket], pieces: list[bytes], data: list[bytes | None]
 ) -> None:
     channel, client = ends
@@ -58,7 +58,7 @@ def test_commands_are_no_text(
     assert channel.receive() == b""
 
 
-def test_a_monitor_over_telnet() -> None:
+def test_monitor_runs_over_telnet() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         monitors = Monitors(FakeMachine(loop), loop)

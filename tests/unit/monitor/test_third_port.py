@@ -1,4 +1,4 @@
-"""A port of another kind than sockets and stdio: a client whose messages come from within the process."""
+"""Tests of a port that is neither socket nor stdio: a client within the process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vnic.monitor.server import Mode, Monitors
 
 
 class QueuePort:
-    """One QMP client behind two lists, as a WebSocket's would be."""
+    """One QMP client behind two lists, like a WebSocket's."""
 
     def __init__(self, monitors: Monitors) -> None:
         self._monitors = monitors
@@ -36,7 +36,7 @@ class QueuePort:
         self._monitors.leave(self)
 
 
-def test_a_port_of_another_kind_speaks_qmp_and_hears_events() -> None:
+def test_port_of_another_kind_runs_qmp_and_gets_events() -> None:
     async def main() -> None:
         machine = FakeMachine()
         monitors = Monitors(machine, asyncio.get_running_loop())
@@ -53,7 +53,7 @@ def test_a_port_of_another_kind_speaks_qmp_and_hears_events() -> None:
     asyncio.run(main())
 
 
-def test_the_topology_is_one_document() -> None:
+def test_topology_is_one_document() -> None:
     async def main() -> None:
         machine = FakeMachine()
         monitors = Monitors(machine, asyncio.get_running_loop())
