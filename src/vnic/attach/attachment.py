@@ -94,7 +94,7 @@ class VmAttachment(ABC, Generic[SessionT]):
         """Let a VM that connects while another is connected wait. False: it is refused."""
         return False
 
-    # --- A VM comes and goes (SessionHost) ---
+    # --- Connect and disconnect (SessionHost) ---
 
     def _accepted(self, sock: socket.socket) -> None:
         if self.session is not None:

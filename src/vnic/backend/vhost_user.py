@@ -1,7 +1,8 @@
-"""vhost-user: a back-end in another process runs the guest's rings itself (QEMU's net/vhost-user.c).
+"""vhost-user: a back-end in another process processes the guest's rings itself (QEMU's net/vhost-user.c).
 
-No packet and no notification passes through Python: the NIC's guest memory and eventfds are handed on. The socket is
-the cable: while no back-end is connected, or the one there cannot serve the guest, the wire is held `disconnected`.
+The registry makes it. No packet and no notification passes through Python: the back-end gets the NIC's guest memory and
+eventfds. The link follows the socket: while no back-end is connected, or the connected one cannot serve the guest, the
+hold `disconnected` is set.
 """
 
 from __future__ import annotations
@@ -24,27 +25,27 @@ from vnic.protocol.vhost_user.messages import ProtocolError
 from vnic.virtio.device import RingBackend, VirtioDevice
 
 UNFIT_PAUSE_S = 0.5
-"""The rest before a back-end that broke the protocol, or cannot serve the guest, may try again: where that shows
-only after the link came up, the guest's link would otherwise flap as fast as it reconnects."""
+"""The delay before a back-end that broke the protocol, or cannot serve the guest, may try again. If the error occurs
+only after the link is up, the guest's link would otherwise flap as fast as the back-end reconnects."""
 
 WRONG_PEER = "vhost-user requires frontend driver virtio-net-*"
-"""QEMU's text for a NIC that is no virtio device."""
+"""QEMU's text for a NIC that is not a virtio device."""
 
 
 class BackendState(enum.Enum):
-    """Where the netdev is."""
+    """The state of the netdev."""
 
     NEW = enum.auto()
     ABSENT = enum.auto()
     """No back-end is connected."""
     HANDSHAKE = enum.auto()
-    """One is, and its features are being asked for."""
+    """A back-end is connected, and its features have been requested."""
     UP = enum.auto()
-    """It is ready for the rings, or has them."""
+    """The back-end is ready for the rings, or has them."""
     LOST = enum.auto()
-    """It went; the loop's next turn draws the consequences."""
+    """The back-end has disconnected; the loop's next turn processes that."""
     ENDED = enum.auto()
-    """The netdev was deleted; at most the rings' return is still awaited."""
+    """The netdev was deleted; the return of the rings may still be pending."""
 
 
 MOVES: Final[Moves[BackendState]] = {
@@ -71,11 +72,12 @@ class VhostUserBackend(Backend, RingBackend):
         if self.queues < 1 or self.queues > 1024:
             raise NetError("vhost-user number of queues must be in range [1, 1024]")
         self.ring_features: int | None = None
-        """What the last back-end to connect can do; None before the first."""
+        """The features of the last connected back-end; None before the first."""
         self._session: BackEndSession | None = None
-        """The back-end that is connected, or that had the rings until just now."""
+        """The session of the connected back-end, or of the last one while it has the rings."""
         self._has_nic = False
-        """A NIC is plugged in; also one that the end of this netdev unplugs, which only the NIC is told."""
+        """A NIC is the peer. It stays set when the end of this netdev removes the peer, which only the NIC is notified
+        of."""
         self._rarp_failed = False
         self._complaint = ""
 
@@ -87,13 +89,14 @@ class VhostUserBackend(Backend, RingBackend):
         self._socket.start()
 
     def cleanup(self) -> None:
-        """The netdev goes. Rings that the back-end still has are awaited first, for as long as a stop may take."""
+        """Delete the netdev. It waits for rings that the back-end still has, for at most the time of a stop."""
         began, self.state = self.state, BackendState.ENDED
         self._socket.close()
         if began is not BackendState.NEW:
             self._chardev.release()
             if self.client.created and not self._has_nic:
-                # net_vhost_user_cleanup. A NIC that waits for this id finds the chardev again; QEMU keeps it busy.
+                # net_vhost_user_cleanup. A NIC that waits for this id can use the chardev again; QEMU keeps it
+                # reserved.
                 self.context.chardevs.remove(self._chardev.label)
         if self._session is not None and not self._session.has_rings:
             self._drop_session()
@@ -111,16 +114,16 @@ class VhostUserBackend(Backend, RingBackend):
         self._session = BackEndSession(self, self.loop, sock, self.name, self.queues)
 
     def lost(self, reason: str | None) -> None:
-        """CHR_EVENT_CLOSED: the socket is no longer watched; the rest waits for the loop's next turn, because this
-        may come from within a read or write."""
+        """CHR_EVENT_CLOSED: stop watching the socket. The rest is done in the loop's next turn, because this may be
+        called within a read or write."""
         self._disconnect(f"the back-end closed the connection{f': {reason}' if reason else ''}", 0.0)
 
     def refuse(self, reason: str) -> None:
-        """The back-end is of no use as it is."""
+        """The back-end cannot be used."""
         self._disconnect(reason, UNFIT_PAUSE_S)
 
     def _disconnect(self, reason: str, pause_s: float) -> None:
-        """Part from the back-end (qemu_chr_fe_disconnect), and draw the consequences in the next turn."""
+        """Disconnect the back-end (qemu_chr_fe_disconnect), and process that in the next turn."""
         if self.state in (BackendState.HANDSHAKE, BackendState.UP):
             connected = self.state is BackendState.UP
             if connected or reason != self._complaint:
@@ -134,9 +137,9 @@ class VhostUserBackend(Backend, RingBackend):
             self._drop_session()
 
     def _closed(self, reason: str, connected: bool, pause_s: float) -> None:
-        """chr_closed_bh: link down for all queues, the device notified, the handlers installed again, the event.
+        """chr_closed_bh: link down for all queues, notify the device, install the handlers again, emit the event.
 
-        The features that the guest acknowledged, which QEMU saves here, are the device model's all along.
+        QEMU saves the features here that the guest acknowledged; in vnic the device model has them.
         """
         if self.state is not BackendState.LOST:
             self._drop_session()  # the netdev was deleted in between
@@ -150,7 +153,7 @@ class VhostUserBackend(Backend, RingBackend):
             self.context.emit("NETDEV_VHOST_USER_DISCONNECTED", {"netdev-id": self.name})
 
     def _drop_session(self) -> None:
-        """Rings that the NIC did not ask for yet are given back by what is left of the session, when it does."""
+        """The session returns rings that the NIC has not requested yet when the NIC requests them."""
         session = self._session
         if session is not None:
             session.close()
@@ -161,10 +164,10 @@ class VhostUserBackend(Backend, RingBackend):
     # -- handshake --------------------------------------------------------------------------------------------------
 
     def ready(self, features: int) -> None:
-        """Refuse a back-end that lacks what the guest already uses, or bring the link up."""
+        """Refuse a back-end that lacks features the guest uses, or set the link up."""
         if not self._peer_fits():
             raise ProtocolError(WRONG_PEER)
-        self.ring_features = features  # also if refused: a guest that starts anew will fit
+        self.ring_features = features  # set if refused, too: a restarted guest will match
         device = self._peer_device()
         missing = acked(device) & ~features
         if missing:
@@ -211,19 +214,19 @@ class VhostUserBackend(Backend, RingBackend):
 
     def rings_returned(self) -> None:
         if self.state is BackendState.ENDED:
-            self.loop.call_soon(self._drop_session)  # not from within the session's own feed
+            self.loop.call_soon(self._drop_session)  # not within the session's own feed
 
     # -- Endpoint ---------------------------------------------------------------------------------------------------
 
     def receive(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
-        """Nothing is sent through here but announcements, which the back-end makes itself (vhost_user_receive)."""
+        """Only announcements are sent this way, and the back-end makes them itself (vhost_user_receive)."""
         session = self._session
         is_rarp = len(frame) == RARP_FRAME_LENGTH and int.from_bytes(frame[12:14], "big") == ETH_P_RARP
         if not is_rarp or session is None or self.state is not BackendState.UP:
             return True
         device = session.announces()
         if device is None or device.driver_features & GUEST_ANNOUNCE:
-            return True  # no guest is there, or it announces itself
+            return True  # no guest, or it announces itself
         if session.send_rarp(bytes(frame[6:12])):
             return True
         if not self._rarp_failed:

@@ -1,6 +1,6 @@
 """One back-end at a vhost-user netdev: its connection, its engine, and the guest's rings while it has them.
 
-`VhostUserBackend` makes one for each back-end that connects, and drops it whole when the back-end is gone.
+`VhostUserBackend` makes one for each back-end that connects, and drops it when the back-end has disconnected.
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ from vnic.sockets.connection import Connection
 from vnic.virtio.device import VirtioDevice
 
 ANSWER_TIMEOUT_S = 5.0
-"""How long an answer of the handshake or of a start may take before the back-end counts as dead."""
+"""The time limit for an answer of the handshake or of a start."""
 MEMORY_TIMEOUT_S_PER_GIB = 8.0
-"""How much longer for SET_MEM_TABLE: DPDK touches all of the guest's memory first, and answers nothing else by then.
-Cut off in the midst of that, it would begin anew."""
+"""The extra time for SET_MEM_TABLE: DPDK touches all of the guest's memory first, and answers nothing else meanwhile.
+If it were disconnected then, it would have to start over."""
 STOP_TIMEOUT_S = 2.0
-"""The same for the rings' return, which the guest waits for."""
+"""The time limit for the return of the rings, which the guest waits for."""
 
-MTU_AT = 10  # where a network device's config space holds its MTU (virtio 1.2 §5.1.4)
+MTU_AT = 10  # the offset of the MTU in a network device's config space (virtio 1.2 §5.1.4)
 
 Returned = Callable[[Sequence[int | None]], None]
 
 
 class SessionOwner(Protocol):
-    """What a session tells the netdev that made it."""
+    """What a session needs from the netdev that made it."""
 
     def ready(self, features: int) -> None:
-        """The handshake is over; `features` are the back-end's virtio features. Raises ProtocolError where they do not
-        serve the guest."""
+        """The handshake is complete; `features` are the back-end's virtio features. Raises ProtocolError if they do not
+        match the guest's."""
 
     def refuse(self, reason: str) -> None:
-        """The back-end is of no use as it is: `close` the session."""
+        """The back-end cannot be used: `close` the session."""
 
     def lost(self, reason: str | None) -> None:
-        """The connection is closed, by the back-end where `reason` is None."""
+        """The connection is closed; `reason` is None if the back-end closed it."""
 
     def rings_returned(self) -> None:
-        """The back-end gave the rings back that it was asked for."""
+        """The back-end has returned the rings that were requested."""
 
 
 @dataclass
@@ -62,7 +62,7 @@ class TakenRings:
     device: VirtioDevice
     memory: GuestMemory
     generation: int
-    """That of the memory which the back-end was told."""
+    """The version of the memory that the back-end has received."""
     handed_over: set[int] = field(default_factory=set)
 
     @property
@@ -77,7 +77,7 @@ class TakenRings:
 
 
 class BackEndSession:
-    """From the connection of a back-end until its end is dealt with. It is the ConnectionUser of its connection."""
+    """From the connection of a back-end until its end is processed. It is the ConnectionUser of its connection."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class BackEndSession:
         self._pairs = pairs
         self._taken: TakenRings | None = None
         self._returned: Returned | None = None
-        """Whom to tell that the rings are back."""
+        """Called when the rings are returned."""
         self._deadline: asyncio.TimerHandle | None = None
         self._connection = Connection(loop, sock, self, max_fds=MAX_FDS, owner=name)
         self._engine = FrontendEngine(self._connection.send, pairs)
@@ -105,7 +105,7 @@ class BackEndSession:
         return self._taken is not None
 
     def close(self) -> None:
-        """Part from the back-end; rings that it has are the guest's again with `return_rings`."""
+        """Disconnect the back-end; `return_rings` returns the rings that it has to the guest."""
         self._stop_time()
         self._connection.close()
         self._engine.close()
@@ -128,7 +128,7 @@ class BackEndSession:
         self._owner.lost(reason)
 
     def _refuse_later(self, reason: str) -> None:
-        """As `refuse`, but not from within a call of the device."""
+        """As `refuse`, but in a later turn: not within a call of the device."""
 
         def refuse() -> None:
             if not self._connection.closed:
@@ -139,7 +139,7 @@ class BackEndSession:
     # -- time -------------------------------------------------------------------------------------------------------
 
     def _watch_time(self) -> None:
-        """Bound the wait for the next answer, if one is due."""
+        """Set the time limit of the next answer, if one is due."""
         self._stop_time()
         engine = self._engine
         if engine.awaited is None or self._connection.closed:
@@ -215,7 +215,8 @@ class BackEndSession:
         self._owner.rings_returned()
 
     def return_rings(self, bases: Bases | None = None) -> None:
-        """The back-end touches the rings no more, as far as can be known: the NIC has them again, if it asked."""
+        """The back-end does not access the rings any more, as far as is known: return them to the NIC, if it requested
+        them."""
         returned, self._returned = self._returned, None
         if returned is None:
             return
@@ -227,7 +228,7 @@ class BackEndSession:
         returned([(bases or {}).get(index) for index in range(len(taken.device.queues))])
 
     def _hand_over(self, taken: TakenRings, index: int, told: SharedRing | None = None) -> SharedRing:
-        """ValueError where the ring cannot be handed over."""
+        """ValueError if the ring cannot be handed over."""
         device = taken.device
         queue = device.queues[index]
         fds = device.attachment.hand_over_queue(index) if device.attachment is not None else None
@@ -251,7 +252,7 @@ class BackEndSession:
         return self._taken.device if self._taken is not None else None
 
     def send_rarp(self, mac: bytes) -> bool:
-        """Have the back-end announce `mac`. False: it cannot."""
+        """Make the back-end announce `mac`. False: it cannot."""
         if not self._engine.send_rarp(mac):
             return False
         self._watch_time()
@@ -259,9 +260,8 @@ class BackEndSession:
 
 
 def usable_rings(device: VirtioDevice, pairs: int) -> list[int]:
-    """The rings to hand over: all that the guest set up, those that it does not use yet as well (QEMU's
-    vhost_net_start). ValueError where it uses more than there are queues for: the NIC was made for another netdev.
-    """
+    """The rings to hand over: all that the guest has set up, including those that it does not use yet (QEMU's
+    vhost_net_start). ValueError if it uses more than there are queues: the NIC was made for another netdev."""
     usable = [q.index for q in device.queues if q.ready and q.enabled and device.carries_packets(q.index)]
     used = [index for index in usable if device.is_data_queue(index)]
     if used and used[-1] >= 2 * pairs:
@@ -270,7 +270,7 @@ def usable_rings(device: VirtioDevice, pairs: int) -> list[int]:
 
 
 def _mtu(device: VirtioDevice) -> int:
-    """The guest's MTU, where it was given one (virtio_net_vhost_status)."""
+    """The guest's MTU, if it was given one (virtio_net_vhost_status)."""
     if not device.driver_features & MTU:
         return 0
     return int.from_bytes(device.read_config(MTU_AT, 2), "little")
@@ -282,20 +282,20 @@ def lacking(missing: int) -> str:
 
 
 def acked(device: VirtioDevice | None) -> int:
-    """The features that a guest's driver chose, as far as they concern the program that runs the rings."""
+    """The features that a guest's driver has negotiated, as far as the back-end needs them."""
     return device.driver_features & OF_THE_RINGS if device is not None else 0
 
 
 def shared_memory(memory: GuestMemory) -> list[SharedRegion]:
-    """The guest's memory in as few pieces as it allows: neighbours that are neighbours in one file are joined.
+    """The guest's memory in as few regions as possible: adjacent regions of one file are joined.
 
-    ValueError where there is nothing to share, or too much for SET_MEM_TABLE.
+    ValueError if there is nothing to share, or too much for SET_MEM_TABLE.
     """
     pieces: list[SharedRegion] = []
     files: list[tuple[int, int]] = []
     for region in memory.regions:
         if region.fd is None or not region.writable:
-            continue  # not shared by the VM, or ROM: no ring and no buffer of a driver lies there
+            continue  # not shared by the VM, or ROM: it has no rings and no buffers
         info = os.fstat(region.fd)
         file = (info.st_dev, info.st_ino)
         last = pieces[-1] if pieces else None

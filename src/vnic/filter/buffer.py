@@ -39,9 +39,9 @@ class BufferFilterRecord(Record, frozen=True):
     on: bool
     frames: list[HeldFrameRecord]
     to_tick_us: Annotated[int, msgspec.Meta(gt=0, le=U32_MAX)]
-    """How far away the next tick is."""
+    """The time to the next tick."""
     releasing: Annotated[int, msgspec.Meta(ge=0, le=QUEUE_LIMIT)]
-    """How many frames of a release that goes on are left."""
+    """The frames that a release in progress has still to pass on."""
 
     def check_fields(self) -> None:
         count, size = len(self.frames), sum(len(held.frame) for held in self.frames)

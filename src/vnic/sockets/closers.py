@@ -45,11 +45,6 @@ class Closers:
         """Whether descriptors of `owner` are still open."""
         return self._owners[owner] > 0
 
-    @property
-    def hanging(self) -> int:
-        """The number of descriptors that are still open."""
-        return self._owners.total()
-
     def _work(self) -> None:
         # Signals go to the main thread: one of them ends calls that block there (see `unblock`).
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())

@@ -52,7 +52,7 @@ class PathLock:
                 os.close(fd)
                 raise
             os.close(fd)
-        raise PathError(f"{self._path} comes and goes")
+        raise PathError(f"{self._path} keeps changing")
 
     def _is_taken(self, fd: int) -> bool:
         """Whether we have the lock now; False: retry."""

@@ -31,7 +31,7 @@ class Guest(Endpoint):
         self.room = 1_000_000
         self.resumed = 0
         self.link: list[bool] = []
-        """The link as it was told, without repetitions."""
+        """The link states of the notifications, without repetitions."""
 
     def receive(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
         if self.room <= 0:

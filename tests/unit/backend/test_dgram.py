@@ -319,7 +319,7 @@ def test_name_lookup_does_not_block(monkeypatch: pytest.MonkeyPatch) -> None:
             assert later is not None
             with pytest.raises(NetError, match="Duplicate ID 'a'"):
                 netdev_add(lab.context, options)
-            for _ in range(10):  # the loop goes on
+            for _ in range(10):  # the loop keeps running
                 await asyncio.sleep(0)
             assert not later.done()
             assert not nic.link_up

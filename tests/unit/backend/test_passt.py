@@ -153,7 +153,7 @@ def test_netdev_can_be_deleted_while_passt_starts(tmp_path: Path) -> None:
             lab.add(PasstOptions(id="net0", path=passt_program.install(tmp_path)))
             lab.network.delete_netdev("net0", "test")
             lab.add(PasstOptions(id="net0", path=passt_program.install(tmp_path), vhost_user=True))
-        await until(lambda: len(os.listdir("/proc/self/fd")) <= before)  # when those that were ended are gone
+        await until(lambda: len(os.listdir("/proc/self/fd")) <= before)  # when the old processes have ended
 
     run(main())
 

@@ -41,15 +41,15 @@ def test_listen_and_connect_exchange_frames() -> None:
 def test_failed_connect_shows_reason() -> None:
     async def main() -> None:
         async with Lab() as lab:
-            port = deaf.getsockname()[1]
+            port = unlistened.getsockname()[1]
             a, nic, _ = lab.wire(SocketOptions(id="a", connect=f"127.0.0.1:{port}"))
             text = f"Failed to connect to '127.0.0.1:{port}': Connection refused"
             await until(lambda: lab.why("a") == text)
             assert not nic.link_up
             assert a.endpoint.info_text(0) == ""
 
-    with socket.socket() as deaf:  # it has the port, and does not listen
-        deaf.bind(("127.0.0.1", 0))
+    with socket.socket() as unlistened:  # bound to the port, not listening
+        unlistened.bind(("127.0.0.1", 0))
         run(main())
 
 

@@ -63,7 +63,7 @@ def impatient_stop(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def recovers(rig: WireRig, backend: FakeBackend) -> None:
-    """The back-end behaves from now on; the wire comes up and the rings run."""
+    """The back-end behaves correctly from now on; the link comes up and the rings are started."""
     backend.hook = lambda name: None
     backend.cut_at = None
     # A busy machine may keep it waiting; the fixture puts back what was.
@@ -139,7 +139,7 @@ def test_timeout_of_memory_grows_with_its_size(
 def test_unreturned_rings_are_taken_back_after_timeout(
     rig: WireRig, backend: FakeBackend, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The guest waits no longer than the bound, and then goes on without the back-end."""
+    """The guest waits at most for the time limit, and then runs without the back-end."""
     guest = rig.boot()
     rig.wait_up()
     backend.hook = lambda name: b"" if name == "GET_VRING_BASE" else None
@@ -150,7 +150,7 @@ def test_unreturned_rings_are_taken_back_after_timeout(
 def test_unwatchable_kick_at_ring_return_disconnects_guest(
     rig: WireRig, backend: FakeBackend, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While a back-end has the ring nobody here waits for its kick, so nobody sees what it is good for."""
+    """While a back-end has the ring, vnic does not watch its kick, so the error is found only afterwards."""
     guest = rig.boot()
     rig.wait_up()
     eventfd = os.eventfd(0, os.EFD_NONBLOCK)
@@ -266,7 +266,7 @@ def test_back_end_with_too_few_queues_is_refused(tmp_path: Path, caplog: pytest.
 
 
 def test_guest_with_more_pairs_than_queues_holds_link(tmp_path: Path) -> None:
-    """Rings that nobody serves would be dead to it; the link says so instead, and does not flap."""
+    """The guest would wait for ever on unserved rings: the link stays down instead, and does not flap."""
     with fresh_loop() as loop, no_fd_leak():
         backend = FakeBackend(loop, str(tmp_path / "backend.sock"))
         backend.pairs = 2

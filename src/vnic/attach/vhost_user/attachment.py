@@ -154,7 +154,7 @@ class VhostUserAttachment(VmAttachment[VhostUserSession]):
             self._complaint = text
             log.error("%s: %s; trying on", self._nic.name, text)
 
-    # --- A client comes and goes ------------------------------------------------------------------------------
+    # --- Connect and disconnect -------------------------------------------------------------------------------
 
     def _begin(self, sock: socket.socket) -> VhostUserSession:
         self._complaint = ""
