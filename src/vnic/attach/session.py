@@ -12,7 +12,7 @@ import socket
 from abc import ABC, abstractmethod
 from typing import ClassVar, Final, Protocol
 
-from vnic.attach.unsealed import tell_of_unsealed
+from vnic.attach.unsealed import warn_of_unsealed
 from vnic.lifecycle import Lifecycle, Moves
 from vnic.memory.guest import GuestMemory, GuestMemoryError
 from vnic.net.client import Nic
@@ -89,7 +89,7 @@ class Session(ABC):
         self._loop = loop
         self._nic = nic
         self._name = nic.name
-        tell_of_unsealed(self.memory, self._name)
+        warn_of_unsealed(self.memory, self._name)
         held = QUOTA.join(self._name, lambda: self.descriptors)
         self._connection = Connection(loop, sock, self, max_fds=max_fds, owner=self._name, holding=held)
 

@@ -10,7 +10,7 @@ from vnic.memory.guest import GuestMemory
 log = logging.getLogger(__name__)
 
 
-def tell_of_unsealed(memory: GuestMemory, name: str) -> None:
+def warn_of_unsealed(memory: GuestMemory, name: str) -> None:
     """Log once, as soon as a VM shares memory that it could truncate, what the consequence would be."""
 
     def changed() -> None:

@@ -237,12 +237,12 @@ class FramedConnection:
         self._tell_lost(reason)
 
     def _tell_lost(self, reason: str) -> None:
-        lost, self._lost = self._lost, _nobody
+        lost, self._lost = self._lost, _ignore
         lost(reason)
 
     def close(self) -> None:
         """Close the socket; `lost` will not be called."""
-        self._lost = _nobody
+        self._lost = _ignore
         self._shut()
 
     def _shut(self) -> None:
@@ -257,5 +257,5 @@ class FramedConnection:
             self._hangup_timer = None
 
 
-def _nobody(reason: str) -> None:
+def _ignore(reason: str) -> None:
     """The callback after `close`."""

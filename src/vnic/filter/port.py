@@ -75,7 +75,7 @@ class Port:
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()
-            self._tell_dropped()
+            self._log_dropped()
         if self._socket is not None:
             self._socket.close()
         self._chardev.release()
@@ -95,11 +95,11 @@ class Port:
     def _lost(self, reason: str) -> None:
         self._connection = None
         self._chardev.set_connected(None)
-        self._tell_dropped()
+        self._log_dropped()
         assert self._socket is not None
         self._socket.rearm(reason)
 
-    def _tell_dropped(self) -> None:
+    def _log_dropped(self) -> None:
         dropped, self._dropped = self._dropped, 0
         if dropped:
             log.warning("filter %s: chardev %s missed %d frames", self._user, self._chardev.label, dropped)

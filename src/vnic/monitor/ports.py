@@ -72,7 +72,7 @@ class ServerPort:
     ) -> None:
         self._options = options
         self._serve = serve
-        self._tell = connected
+        self._set_peer = connected
         self._clients: list[Connection] = []
         self._full = False
         """Logged once, not for every attempt of a client."""
@@ -83,7 +83,7 @@ class ServerPort:
     def _accepted(self, client: socket.socket) -> None:
         self._make_room()
         if not self._clients:
-            self._tell(client)
+            self._set_peer(client)
         connection = self._serve(_channel(client, self._options), describe_peer(client), self._left)
         if not connection.closed:  # otherwise it disconnected before the greeting
             self._clients.append(connection)
@@ -91,7 +91,7 @@ class ServerPort:
     def _left(self) -> None:
         self._clients = [each for each in self._clients if not each.closed]
         if not self._clients:
-            self._tell(None)
+            self._set_peer(None)
 
     def _make_room(self) -> None:
         """Silent clients must not lock others out."""
@@ -125,7 +125,7 @@ class ClientPort:
         self._loop = loop
         self._options = options
         self._serve = serve
-        self._tell = connected
+        self._set_peer = connected
         self._connector: Connector | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._closed = False
@@ -156,7 +156,7 @@ class ClientPort:
         )
 
     def _connected(self, connected: socket.socket) -> None:
-        self._tell(connected)
+        self._set_peer(connected)
         self._serve(_channel(connected, self._options), describe_peer(connected), self._left)
 
     def _refused(self, why: str) -> None:
@@ -166,7 +166,7 @@ class ClientPort:
             self._again(why)
 
     def _left(self) -> None:
-        self._tell(None)
+        self._set_peer(None)
         self._again("the connection ended")
 
     def _again(self, why: str) -> None:

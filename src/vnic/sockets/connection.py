@@ -85,7 +85,7 @@ def _where(fd: int, kind: Kind) -> str:
     return f" (of {mount.kind}; 'echo 1 > {end}' ends a close that hangs)"
 
 
-def peer_is_gone(sock: socket.socket) -> bool:
+def peer_has_closed(sock: socket.socket) -> bool:
     """Whether the peer has closed its end, even if sent data is still unread. A half-close does not count."""
     poll = select.poll()
     poll.register(sock, 0)  # poll() always reports POLLHUP and POLLERR
@@ -250,8 +250,8 @@ class Connection:
         close_fds(fds)
 
     def is_abandoned(self) -> bool:
-        """Whether the peer has closed its end, which a read may notice much later (see `peer_is_gone`)."""
-        return self.closed or peer_is_gone(self._sock)
+        """Whether the peer has closed its end, which a read may notice much later (see `peer_has_closed`)."""
+        return self.closed or peer_has_closed(self._sock)
 
     def pause(self) -> None:
         """Read nothing until `resume`."""

@@ -36,9 +36,9 @@ def look_up(loop: asyncio.AbstractEventLoop, work: Callable[[], T]) -> asyncio.F
         try:
             result = work()
         except Exception as error:
-            _tell(loop, future, functools.partial(future.set_exception, error))
+            _settle(loop, future, functools.partial(future.set_exception, error))
         else:
-            _tell(loop, future, functools.partial(future.set_result, result))
+            _settle(loop, future, functools.partial(future.set_result, result))
         finally:
             _free.release()
 
@@ -58,7 +58,7 @@ def _expire(future: asyncio.Future[T]) -> None:
         future.set_exception(LookupFailed(f"no answer within {LIMIT_S:g} s"))
 
 
-def _tell(loop: asyncio.AbstractEventLoop, future: asyncio.Future[T], settle: Callable[[], None]) -> None:
+def _settle(loop: asyncio.AbstractEventLoop, future: asyncio.Future[T], settle: Callable[[], None]) -> None:
     """Called in the thread: settle the future in the loop, unless it is done or has timed out."""
 
     def in_loop() -> None:

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from vnic.backend.options import TapOptions
-from vnic.backend.tap.vhost import check_vhost, do_without
+from vnic.backend.tap.vhost import check_vhost, ignore_vhost
 from vnic.net.errors import NetError
 
 
@@ -40,7 +40,7 @@ def test_contradicting_options_are_refused(options: TapOptions, text: str) -> No
 
 def test_vhost_descriptors_are_closed_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     reading, writing = os.pipe()
-    do_without("t", [writing])
+    ignore_vhost("t", [writing])
     assert os.read(reading, 1) == b""
     os.close(reading)
     assert caplog.messages == ["netdev t: packets go through vnic: vhost-net is not used"]

@@ -134,7 +134,7 @@ def test_mirror_copies_both_directions(folder: Path) -> None:
         rig.netdev.send(0, memoryview(TWO))
         assert [await peer.frame(), await peer.frame()] == [ONE, TWO]
         assert (rig.host.got, rig.guest.got) == ([ONE], [TWO])
-        await peer.raw(b"nobody listens to what it says")
+        await peer.raw(b"the mirror does not read this")
         rig.nic.send(0, THREE)
         assert await peer.frame() == THREE
         rig.network.close()
@@ -251,7 +251,7 @@ def test_passed_listener_serves_peers_in_turn(folder: Path) -> None:
             await until(lambda: not rig.chardevs.find("o").connected)
         rig.network.close()
         rig.chardevs.close()
-        assert not (folder / "o").exists(), "the path goes with the socket, as in QEMU"
+        assert not (folder / "o").exists(), "the path is removed with the socket, as in QEMU"
 
     with no_fd_leak():
         run(main())

@@ -45,11 +45,11 @@ def test_percentiles() -> None:
     assert lag.summary().turns == 0
     for micros in range(1, 101):
         turn(lag, clock, micros)
-    told = lag.summary()
-    assert told.turns == 100
-    assert 50 <= told.p50_us <= 57
-    assert 99 <= told.p99_us <= told.max_us
-    assert told.max_us == 100
+    summary = lag.summary()
+    assert summary.turns == 100
+    assert 50 <= summary.p50_us <= 57
+    assert 99 <= summary.p99_us <= summary.max_us
+    assert summary.max_us == 100
 
 
 def test_reset_drops_turns() -> None:
@@ -70,7 +70,7 @@ def test_old_turns_leave_the_window() -> None:
     clock.now += HALF_WINDOW_S * 1_000_000_000
     assert lag.summary().max_us == 5
     clock.now += 10 * HALF_WINDOW_S * 1_000_000_000
-    assert lag.summary().turns == 0, "old turns are not told of after a long silence"
+    assert lag.summary().turns == 0, "old turns are not reported after a long silence"
 
 
 def test_turn_lasts_from_wait_to_wait() -> None:

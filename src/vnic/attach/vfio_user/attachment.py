@@ -13,7 +13,7 @@ from vnic.attach.attachment import AttachmentState, VmAttachment
 from vnic.attach.vfio_user.session import VfioUserSession
 from vnic.net.client import Nic
 from vnic.pci.device import PciDevice
-from vnic.sockets.connection import peer_is_gone
+from vnic.sockets.connection import peer_has_closed
 from vnic.sockets.listener import Listener, listen_at
 
 
@@ -45,7 +45,7 @@ class VfioUserAttachment(VmAttachment[VfioUserSession]):
     def _keep(self, sock: socket.socket) -> bool:
         """One VM may wait; it is dropped if it was killed."""
         if self.state is not AttachmentState.LEAVING or (
-            self._next is not None and not peer_is_gone(self._next)
+            self._next is not None and not peer_has_closed(self._next)
         ):
             return False
         self._drop_next()

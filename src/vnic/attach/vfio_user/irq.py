@@ -67,7 +67,7 @@ class _Unmask:
         if len(taken) < 8:  # not an eventfd, which would always be readable, or one that blocks
             self._line.set_unmask(None)
             return
-        if self._line.unmasked_in_vain():
+        if self._line.unmasked_without_effect():
             self._watcher.remove_reader(self.fd)
             self._pause = self._watcher.call_later(SPURIOUS_PAUSE_S, self._go_on)
         self._line.mask(False)
@@ -146,7 +146,7 @@ class IntxLine:
         self._masked = masked
         self._deliver()
 
-    def unmasked_in_vain(self) -> bool:
+    def unmasked_without_effect(self) -> bool:
         """Count an unmask; True after too many while the device did nothing."""
         self._unmasks += 1
         return self._unmasks > SPURIOUS_UNMASKS

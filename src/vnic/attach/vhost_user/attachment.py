@@ -121,7 +121,7 @@ class VhostUserAttachment(VmAttachment[VhostUserSession]):
         try:
             self._listener = self._listen()
         except NetError as error:
-            self._complain(f"cannot listen again: {error}")
+            self._log_once(f"cannot listen again: {error}")
             self._retry = self._loop.call_later(RETRY_S, self._listen_again)
 
     def _connect(self) -> None:
@@ -136,19 +136,19 @@ class VhostUserAttachment(VmAttachment[VhostUserSession]):
                 socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
             )
         except OSError as error:  # no descriptors left
-            self._complain(f"cannot connect to {self.path}: {error.strerror}")
+            self._log_once(f"cannot connect to {self.path}: {error.strerror}")
             self._retry = self._loop.call_later(RETRY_S, self._connect)
             return
         refused = sock.connect_ex(self.path)
         if refused:
             sock.close()
             if refused not in (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN):
-                self._complain(f"cannot connect to {self.path}: {os.strerror(refused)}")
+                self._log_once(f"cannot connect to {self.path}: {os.strerror(refused)}")
             self._retry = self._loop.call_later(RETRY_S, self._connect)
         else:
             self._accepted(sock)
 
-    def _complain(self, text: str) -> None:
+    def _log_once(self, text: str) -> None:
         """Log once why retries fail."""
         if text != self._complaint:
             self._complaint = text

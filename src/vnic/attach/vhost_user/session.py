@@ -158,10 +158,10 @@ class VhostUserSession(Session):
         if not self.serving:
             return False
         self.engine.notices.changed()
-        self._tell()
+        self._send_pending()
         return self.engine.notices.notified
 
-    def _tell(self) -> bool:
+    def _send_pending(self) -> bool:
         """Send pending messages on the request channel; True if a new CONFIG_CHANGE was sent."""
         if self._requests.full:
             return False
@@ -173,7 +173,7 @@ class VhostUserSession(Session):
 
     def requests_changed(self) -> None:
         self._requests.use(self.engine.request_fd)
-        self._tell()
+        self._send_pending()
 
     # --- Rings ------------------------------------------------------------------------------------------------
 
@@ -183,7 +183,7 @@ class VhostUserSession(Session):
         if self.by_socket and self._grace is not None and self.engine.running:
             self._grace.cancel()
             self._loop.call_soon(self._show_link_down)
-        elif self._tell():
+        elif self._send_pending():
             self._nic.report.interrupted()
 
     def watch_kick(self, index: int, fd: int | None) -> None:

@@ -30,7 +30,7 @@ from vnic.backend.tap.device import (
 )
 from vnic.backend.tap.link import TapLink
 from vnic.backend.tap.script import run_down_script, script_failure, start_script
-from vnic.backend.tap.vhost import check_vhost, do_without
+from vnic.backend.tap.vhost import check_vhost, ignore_vhost
 from vnic.children import Child
 from vnic.descriptors import close_fds
 from vnic.net.errors import NetError
@@ -187,7 +187,7 @@ class TapBackend(Backend):
         of_vhost = [options.vhostfd] if options.vhostfd is not None else _split_fds(options.vhostfds or "")
         passed = self._passed_fds([*names, *of_vhost])
         if self._vhost:
-            do_without(self.name, passed[len(names) :])
+            ignore_vhost(self.name, passed[len(names) :])
         if names:
             self._adopt(passed[: len(names)])
         else:

@@ -23,7 +23,7 @@ def check_vhost(options: TapOptions) -> bool:
     return asked
 
 
-def do_without(name: str, fds: list[int]) -> None:
+def ignore_vhost(name: str, fds: list[int]) -> None:
     """Log that vhost-net is not used, and close the passed descriptors of /dev/vhost-net."""
     close_fds(fds)
     log.warning("netdev %s: packets go through vnic: vhost-net is not used", name)
