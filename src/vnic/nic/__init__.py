@@ -1,4 +1,4 @@
-"""The NICs a guest sees: device models, and what they and their transports owe each other.
+"""Device models: the NICs that a guest sees.
 
-Pure: no sockets, no asyncio.
+The machine creates them, attachments serve them. No sockets, no asyncio.
 """

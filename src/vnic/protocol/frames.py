@@ -1,7 +1,7 @@
-"""Cuts what a stream socket delivers into whole messages, each with the descriptors that came with it.
+"""Splits the byte stream of a socket into messages, each with its descriptors.
 
-vhost-user and vfio-user both send a fixed header that announces the size of the payload, and both pass
-descriptors beside the bytes; their socket shells feed every piece that `vnic.sockets.connection` reads in here.
+The socket shells of vhost-user and vfio-user feed every piece that `vnic.sockets.connection` reads. Both protocols
+have a fixed header with the payload's size, and pass descriptors beside the bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vnic.record import Record, RecordError, require
 
 
 class FrameError(Exception):
-    """The peer's byte stream cannot be cut into messages any more: the connection has to be closed."""
+    """The byte stream is invalid: the connection must be closed."""
 
 
 @dataclass(slots=True)
@@ -33,7 +33,7 @@ class Message:
     fds: list[int] = field(default_factory=list)
 
     def take(self, count: int = 1) -> list[int]:
-        """The first `count` descriptors, which belong to the caller from now on."""
+        """Return the first `count` descriptors; the caller owns them now."""
         taken, self.fds = self.fds[:count], self.fds[count:]
         return taken
 
@@ -92,12 +92,12 @@ class FrameAssembler:
 
     @property
     def pending(self) -> bool:
-        """True when a message has begun: an end of the stream now cuts it off."""
+        """Whether a message is incomplete."""
         return bool(self._buffer or self._fds)
 
     @property
     def descriptors(self) -> int:
-        """How many the message that was begun has so far."""
+        """The number of descriptors of the incomplete message."""
         return len(self._fds)
 
     def feed(self, data: bytes | bytearray | memoryview, fds: Iterable[int] = ()) -> list[Message]:
@@ -148,7 +148,7 @@ class FrameAssembler:
         self._buffer, self._total, self._fds = bytearray(data), total, list(fds)
 
     def close(self) -> None:
-        """Drop a message that was begun, with its descriptors."""
+        """Drop an incomplete message and its descriptors."""
         self._buffer.clear()
         self._total = None
         fds, self._fds = self._fds, []

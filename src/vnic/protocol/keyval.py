@@ -1,4 +1,4 @@
-"""QEMU's option strings: `stream,id=net0,addr.type=unix,addr.path=a,,b` to a tree of strings.
+"""Parses QEMU's option strings (`stream,id=net0,addr.type=unix,addr.path=a,,b`) to a tree of strings.
 
 `vnic run` reads its options with it and HMP its netdev_add and device_add; both then convert the strings by
 the types of the options' own Struct. The grammar is that of QEMU's util/keyval.c and, for short-form booleans,
@@ -20,7 +20,7 @@ KEY_FRAGMENT_MAX = 127
 """The longest fragment of a dotted key (keyval.c: `char key_in_cur[128]`)."""
 
 DEPTH_MAX = 16
-"""The deepest nesting taken; no option of QEMU goes beyond three, and the tree is walked recursively."""
+"""The limit on nesting: QEMU's options have at most three levels, and the tree is walked recursively."""
 
 # qapi-name: an optional reverse-domain prefix, then a letter and letters, digits, '-' and '_'.
 _NAME = re.compile(r"(?:__[A-Za-z0-9.-]+_)?[A-Za-z][A-Za-z0-9_-]*")
@@ -87,7 +87,7 @@ def parse(
             at = end + 1
         else:
             first = None
-            _fragments(key)  # a bad key is told before its value is looked at
+            _fragments(key)  # a bad key is reported before its value is parsed
             value, at = _value(text, end + 1)
             _put(root, key, value)
     return _listify(root, ""), wants_help

@@ -1,1 +1,1 @@
-"""Intel's gigabit NICs: what the models share, and a folder for each."""
+"""Intel's gigabit NICs: the units that the models share, and a package for each model."""

@@ -1,4 +1,7 @@
-"""Which frames a guest has asked for: receive addresses, multicast and VLAN tables, promiscuity (SDM §3.2.1, §13.5)."""
+"""The receive filter: receive addresses, multicast and VLAN tables, promiscuous modes (SDM §3.2.1, §13.5).
+
+The receive unit calls it for each frame.
+"""
 
 from __future__ import annotations
 

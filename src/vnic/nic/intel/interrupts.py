@@ -1,4 +1,7 @@
-"""Interrupt causes and their mask: ICR, ICS, IMS and IMC (SDM §13.4.17 to §13.4.21), and the level of the pin."""
+"""Interrupt causes and their mask: ICR, ICS, IMS and IMC (SDM §13.4.17 to §13.4.21), and the level of the pin.
+
+The device model and its units set causes here.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ class InterruptsRecord(Record, frozen=True):
 
 
 class Interrupts:
-    """The pin is asserted while a cause is pending that the mask lets through.
+    """The pin is asserted while an unmasked cause is pending.
 
     Moderation (ITR, RADV, TADV) is not done: its unit is 256 ns and the loop's timers tick in milliseconds. The level
     itself moderates: while it is asserted, further causes cost the guest nothing.
@@ -36,7 +39,7 @@ class Interrupts:
         self.cause, self.mask = record.cause, record.mask
 
     def set(self, causes: int) -> None:
-        """ICS, and the units' way to interrupt."""
+        """Set causes: a write to ICS, or an interrupt of a unit."""
         self.cause |= causes
         self._drive(self.cause & self.mask)
 

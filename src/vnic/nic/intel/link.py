@@ -1,7 +1,7 @@
-"""The link as the chip sees it: no signal, negotiating, or up; and the 500 ms between the last two.
+"""The chip's link state: down, negotiating (500 ms), or up.
 
-The device model tells of the cable (the NIC's link in net/) and of what the guest asks of the PHY; the
-link-status-change interrupt is raised through `changed`, only where STATUS.LU changed or negotiation was completed.
+The device model reports the cable's state (the NIC's link in net/) and the guest's PHY commands. The link calls
+`changed`, which sets the link-status-change interrupt, only if STATUS.LU changed or a negotiation completed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vnic.nic.intel.phy import BMCR_POWER_DOWN, BMCR_RESTART, Phy
 from vnic.record import Record, require
 
 NEGOTIATION_SECONDS = 0.5
-"""As QEMU's e1000x_restart_autoneg; the guest's clock is ours."""
+"""As QEMU's e1000x_restart_autoneg, by the host's clock."""
 
 
 class LinkState(Enum):
@@ -76,7 +76,7 @@ class Link:
         return self.state is LinkState.UP
 
     def set_carrier(self, carrier: bool) -> None:
-        """The cable's end: a repetition changes nothing."""
+        """The cable's state; a repeated state changes nothing."""
         self.carrier = carrier
         was_up = self.up
         if not carrier:
@@ -87,9 +87,9 @@ class Link:
             self._changed()
 
     def phy_control(self, written: int) -> None:
-        """The guest wrote BMCR: power down loses the link, power up and Restart negotiate anew, forcing ends it.
+        """The guest wrote BMCR: power down drops the link, power up and Restart start a negotiation, forcing ends it.
 
-        What the guest does to its own link raises no interrupt when the link goes, only when it is back (QEMU).
+        A link loss that the guest causes raises no interrupt, only the return of the link does (QEMU).
         """
         if written & BMCR_POWER_DOWN:
             self._enter(LinkState.DOWN)
@@ -102,7 +102,7 @@ class Link:
             self._restart()
 
     def phy_reset(self) -> None:
-        """The PHY was reset by CTRL.PHY_RST: it negotiates anew."""
+        """CTRL.PHY_RST reset the PHY: it starts a negotiation."""
         self._restart()
 
     def reset(self, carrier: bool) -> None:
@@ -138,7 +138,7 @@ class Link:
                 self._changed()
 
     def _start(self) -> None:
-        """There is a signal: negotiate, or be up where that is off."""
+        """There is a signal: negotiate, or go up at once if negotiation is off."""
         if self._phy.powered_down:
             return
         if not self._negotiates:

@@ -1,6 +1,6 @@
 """The non-volatile memory of an Intel NIC: 64 words with the MAC, the ids and the settings, read through EERD.
 
-A model passes what its words are (`e1000/eeprom.py`) and where EERD has its fields.
+A model passes its words (`e1000/eeprom.py`) and the layout of EERD.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from vnic.record import U32, Record
 WORDS = 64
 CHECKSUM_WORD = 63
 CHECKSUM = 0xBABA
-"""What all 64 words add up to (SDM §5.6)."""
+"""The sum of all 64 words (SDM §5.6)."""
 _START = 1 << 0
 
 
@@ -43,7 +43,7 @@ class NvmRecord(Record, frozen=True):
 
 
 class Nvm:
-    """The words and EERD. Nothing a guest does changes a word."""
+    """The words and EERD. A guest cannot change a word."""
 
     def __init__(self, template: Mapping[int, int], eerd: EerdLayout) -> None:
         self._template = template

@@ -1,7 +1,7 @@
 """Offload contexts of Intel's NICs: where checksums start, go and end, and how a frame is to be segmented.
 
-The transmit units call it with a whole frame. It answers with the frame and the virtio_net_hdr that describes what
-its receiver has still to do (SDM §3.3.6, §3.5); `net/offload.py` finishes that where a receiver wants it whole.
+The transmit units call it with a whole frame. It returns the frame and a virtio_net_hdr with the pending work (SDM
+§3.3.6, §3.5); `net/offload.py` completes it for a receiver without offload.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def segmented(frame: bytes, context: Context, shift: int, *, ip_checksum: bool) 
 
 
 def with_checksum(frame: bytes, start: int, at: int, end: int) -> bytes:
-    """The frame with a checksum of [start, end] at `at`; as it is where these lie outside of it (SDM §3.3.3.2)."""
+    """The frame with a checksum of [start, end] at `at`; unchanged if these are outside of it (SDM §3.3.3.2)."""
     whole = bytearray(frame)
     try:
         offload.fill_checksum(whole, start, at, end + 1 if end and end < len(whole) else None)
@@ -132,7 +132,7 @@ def with_checksum(frame: bytes, start: int, at: int, end: int) -> bytes:
 
 
 def owe_checksum(frame: bytes, context: Context, shift: int) -> tuple[bytes, bytes]:
-    """Leave the transport's checksum to the receiver where a virtio_net_hdr can say it, else fill it in."""
+    """Leave the transport's checksum to the receiver if a virtio_net_hdr can describe it, otherwise fill it in."""
     start, at = context.start + shift, context.at + shift
     if context.end or at < start:
         return with_checksum(frame, start, at, context.end and context.end + shift), b""

@@ -1,7 +1,7 @@
 """The PHY of an Intel NIC: its MII registers, reached through MDIC.
 
-`link.py` tells it of the link; the guest reads that in BMSR and configures negotiation in BMCR. The table of its
-registers is the model's (`e1000/phy.py`); those of the standard are here.
+`link.py` sets its link state; the guest reads it in BMSR and configures negotiation in BMCR. The table of its
+registers is the model's (`e1000/phy.py`); the standard registers are here.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Phy:
         self.reset()
 
     def reset(self) -> None:
-        """To the values after power-on; the link is down until `Link` says otherwise."""
+        """Set the values after power-on; the link is down until `Link` changes it."""
         self._values = {number: register.reset for number, register in self._registers.items()}
         self._values[PHYID2] = self._phy_id2
 
@@ -123,7 +123,7 @@ class Phy:
                 self._values[number] = self._values[number] & ~mask | bits
 
     def read(self, number: int) -> int | None:
-        """A register; None where the PHY has none of that number."""
+        """Read a register; None if the PHY does not have it."""
         return self._values.get(number)
 
     def write(self, number: int, value: int) -> int | None:

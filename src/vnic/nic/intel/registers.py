@@ -157,7 +157,7 @@ class RegisterFile:
 
 
 class Registers(Protocol):
-    """What a window shows: 32-bit registers at multiples of four."""
+    """A window of registers: 32-bit registers at multiples of four."""
 
     def read(self, offset: int, /) -> int: ...
 

@@ -1,7 +1,7 @@
-"""A ring of 16-byte descriptors in guest memory: where it is, and which part of it is the chip's (SDM §3.2.6, §3.4).
+"""A ring of 16-byte descriptors in guest memory: its address and the part that the chip owns (SDM §3.2.6, §3.4).
 
-The descriptors from head up to tail are the chip's. All four values are the guest's to write at any time, so that
-nothing is cached and `usable` is asked before each run.
+The receive and transmit units use it. The chip owns the descriptors from head up to tail. The guest may write all
+four registers at any time, so nothing is cached, and the units check `usable` before each run.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ DESCRIPTOR_BYTES = 16
 
 
 class DescriptorRingRecord(Record, frozen=True):
-    """The registers of a ring. What was fetched is not in it: it is fetched anew."""
+    """The registers of a ring. Fetched descriptors are not in it: they are fetched again."""
 
     base_low: U32
     base_high: U32
@@ -67,12 +67,12 @@ class DescriptorRing:
 
     @property
     def available(self) -> int:
-        """How many descriptors are the chip's; only of a `usable` ring."""
+        """The number of descriptors that the chip owns; only for a `usable` ring."""
         return (self.tail - self.head) % self.count
 
     @property
     def posted(self) -> int:
-        """How many descriptors the guest gave, whether they were fetched or not; only of a `usable` ring."""
+        """The number of descriptors that the guest posted, fetched or not; only for a `usable` ring."""
         return (self.posted_tail - self.head) % self.count
 
     def address(self, index: int) -> int:

@@ -1,7 +1,7 @@
-"""Receiving: frames from the wire into the guest's buffers, with the interrupts and counts that belong to it.
+"""The receive unit: puts frames from the wire into the guest's buffers, with interrupts and statistics.
 
-The device model hands frames in; SDM §3.2 and §13.4.22 describe what follows. Descriptors are the legacy ones, which
-all models take; they are the only ones of the 8254x.
+The device model passes frames to it; SDM §3.2 and §13.4.22 specify it. It uses legacy descriptors, which all models
+support; the 8254x has no others.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ _MAX_SHORT_BYTES = 1500 + _ETH_BYTES + _TAG_BYTES
 _MAX_LONG_BYTES = 16384 - _FCS_BYTES
 
 EMPTY_PER_FRAME = 16
-"""Descriptors without a buffer that one frame passes over. No driver leaves any; a ring of 65528 of them would hold
-the loop for 0.2 s."""
+"""Limit on descriptors without a buffer that one frame skips. No driver posts any; a ring of 65528 of them would
+block the loop for 0.2 s."""
 
 
 def buffer_bytes(rctl: int) -> int:
@@ -63,7 +63,7 @@ class ReceiverRecord(Record, frozen=True):
     rctl: U32
     ring: DescriptorRingRecord
     waits: bool
-    """The frame that is offered next was offered before."""
+    """The next frame was offered before."""
 
 
 class ReceiveHost(UnitHost, Protocol):
@@ -74,7 +74,7 @@ class ReceiveHost(UnitHost, Protocol):
 
     @property
     def interrupts(self) -> Interrupts:
-        """For causes that wait for no write to memory."""
+        """For causes that do not wait for a write to memory."""
 
     @property
     def bus_master(self) -> bool: ...
@@ -106,11 +106,10 @@ class Receiver:
         return bool(self.rctl & RCTL_EN)
 
     def receive(self, frame: bytes | bytearray | memoryview, *, looped: bool = False) -> bool:
-        """Take one frame from the wire. False: no buffer is free now; it is to be offered again when RDT moves.
+        """Take one frame from the wire. False: no buffer is free now; offer it again when RDT moves.
 
-        What waits for a buffer stands for the chip's FIFO: a frame counts as missed once there is no room there.
-        With the receiver off or the link down the frame is gone, as on a cable that nobody listens to; one that the
-        PHY loops back needs no link.
+        The queue of waiting frames represents the chip's FIFO: a frame counts as missed when that is full. With the
+        receiver off or the link down the frame is dropped; a frame that the PHY loops back needs no link.
         """
         device = self._device
         if not self.enabled or not (looped or device.link.up) or not device.bus_master:
@@ -176,13 +175,13 @@ class Receiver:
         return True
 
     def missed(self) -> None:
-        """A frame was lost for want of room: RXO is for that alone (§13.4.17, §13.7.6)."""
+        """A frame was dropped for lack of room; only this sets RXO (§13.4.17, §13.7.6)."""
         self._device.statistics.add(regs.MPC)
         self._device.interrupts.set(regs.ICR_RXO)
 
     def _fill(self, data: bytes, buffer_size: int, status: int, special: int) -> bool:
-        """Write the frame into the next buffers; False: the ring, or our patience, ended first. Raises
-        GuestMemoryError."""
+        """Write the frame into the next buffers. False: the ring or the limit on skipped descriptors was exhausted.
+        Raises GuestMemoryError."""
         ring, dma = self.ring, self._device.dma
         at = 0
         needed = -(-len(data) // buffer_size)
@@ -196,7 +195,7 @@ class Receiver:
                 at += len(piece)
             now = status | _EOP if at >= len(data) else status & ~_IXSM
             dma.write(where + 8, _WRITEBACK.pack(len(piece), 0, now, 0, special))
-            # The guest may poll: Descriptor Done comes last, alone, when all else is there.
+            # The guest may poll: write Descriptor Done last, separately, after everything else.
             dma.write(where + _STATUS_AT, bytes((now | _DD,)))
             ring.advance()
             if at >= len(data):

@@ -1,4 +1,7 @@
-"""The statistics registers (SDM §13.7): 32 bits that stop at their maximum, 64-bit pairs, all cleared by a read."""
+"""The statistics registers (SDM §13.7): 32 bits that stop at their maximum, 64-bit pairs, all cleared by a read.
+
+The receive and transmit units count frames here.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Transmitting: the guest's descriptors become frames, with the VLAN tags, checksums and segments they ask for.
+"""The transmit unit: makes frames from the guest's descriptors, with VLAN tags, checksums and segmentation.
 
 The device model kicks it when TDT or TCTL is written; SDM §3.3 to §3.5 describe the rest. Descriptors are the legacy
 and the extended ones, which the 8254x and the 82574 have alike; `offloads.py` does what their contexts ask for.
@@ -54,8 +54,8 @@ _WORK_BYTES = 2048
 FETCH = 32
 """Descriptors read from the ring at once."""
 WORK_PER_TURN = 256
-"""Work that one turn of the loop is spent on; then other NICs have theirs. A descriptor is 1, each 2 KiB that it
-brings is 1, each segment made of it is 1."""
+"""Limit on the work of one turn of the loop, so that other NICs get theirs. A descriptor counts 1, each 2 KiB of its
+buffer 1, each segment made from it 1."""
 
 
 def buffer_of(descriptor: bytes) -> tuple[int, int]:
@@ -72,9 +72,9 @@ class TransmitterRecord(Record, frozen=True):
     tctl: U32
     ring: DescriptorRingRecord
     paused: bool
-    """Frames wait at the peer. Where they are lost, `Transmitter.resume` is to be called after `restore`."""
+    """Frames wait at the peer. If they are lost, call `Transmitter.resume` after `restore`."""
     pending: bool
-    """It goes on in the next turn of the loop."""
+    """It continues in the next turn of the loop."""
     checksum: ContextRecord
     segmentation: ContextRecord
     collected: Annotated[bytes, msgspec.Meta(max_length=MAX_FRAME_BYTES)]
@@ -174,7 +174,7 @@ class Transmitter:
             self._work()
 
     def resume(self) -> None:
-        """The peer took the frames that made us pause; go on in a turn of our own."""
+        """The peer took the waiting frames; continue in a new turn of the loop."""
         if self._paused:
             self._paused = False
             self._later()

@@ -1,6 +1,6 @@
-"""What the units of an Intel NIC need of the device that they are part of: memory, registers, interrupts, one log line.
+"""The interface of the device for its units: memory, registers, interrupts, logging.
 
-Each unit takes a Protocol, which stands here or beside it, and never the device's class.
+Each unit takes a Protocol, defined here or in its module, and never the device's class.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class UnitHost(Protocol):
         """Guest memory; it refuses everything while the guest has bus mastering off."""
 
     def interrupt(self, causes: int) -> None:
-        """Set causes that tell of what the unit wrote to guest memory, when that is there."""
+        """Set interrupt causes when the unit's earlier writes to guest memory are complete."""
 
     def complain(self, what: str, text: str) -> None:
-        """One log line for each kind of mistake of a VM's."""
+        """Log each kind of error once per VM."""
 
     def bus_error(self, unit: str, error: GuestMemoryError) -> None:
-        """The guest gave an address that leads nowhere."""
+        """The guest used an unmapped address."""

@@ -1,4 +1,7 @@
-"""virtio-net's config space (virtio 1.2 §5.1.4), as long as the offered features make it (QEMU's feature_sizes)."""
+"""virtio-net's config space (virtio 1.2 §5.1.4); the offered features determine its size (QEMU's feature_sizes).
+
+The device model owns it.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ _ENDS = ((f.MAC, 6), (f.STATUS, 8), (f.MQ, 10), (f.MTU, 12), (f.SPEED_DUPLEX, 17
 
 @dataclass(slots=True)
 class NetConfig:
-    """The fields; `mac` and `status` change as the device lives."""
+    """The fields; only `mac` and `status` change."""
 
     mac: bytes
     status: int = 0

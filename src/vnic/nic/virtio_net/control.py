@@ -1,7 +1,7 @@
 """virtio-net's control queue (virtio 1.2 §5.1.6.5): commands of the driver, each answered with OK or ERR.
 
-The device hands it the ring when it is kicked; commands are found by class in a table and answered as QEMU's
-virtio_net_handle_ctrl_iov answers them.
+The device calls it when the ring is kicked; a table maps classes to handlers, which answer as QEMU's
+virtio_net_handle_ctrl_iov.
 """
 
 from __future__ import annotations
@@ -33,10 +33,9 @@ VQ_PAIRS_SET = 0
 
 COMMANDS_A_TURN = 16
 COMMAND_BYTES = 1 << 17
-"""The longest command that is read, and with how many bytes of commands a turn ends; Linux sends a few kB of
-addresses at the most."""
+"""The longest command, and the limit on command bytes in one turn; Linux sends at most a few kB of addresses."""
 BUFFER_COST_BYTES = 512
-"""What each descriptor of a command takes of that: following one costs as much as many bytes."""
+"""What each descriptor of a command counts against that limit: it costs as much time as that many bytes."""
 
 
 class ControlHost(Protocol):
@@ -73,7 +72,7 @@ class ControlQueue:
         }
 
     def kick(self, queue: SplitQueue) -> None:
-        """Serve what the ring holds."""
+        """Serve the commands in the ring."""
         if self._scheduled:
             return
         done = size = 0

@@ -1,7 +1,7 @@
 """The virtio-net device model: an Endpoint of its Nic on one side, a VirtioDevice for its transport on the other.
 
-`link_status_changed` is called by net/ for every link change and tells the guest (QEMU's
-virtio_net_set_link_status); what the guest reads of `status` is reported back as seen.
+net/ calls `link_status_changed` for every link change, and the device notifies the guest (QEMU's
+virtio_net_set_link_status); it reports the guest's read of `status` as seen.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from vnic.virtio.features import IN_ORDER, VERSION_1
 from vnic.virtio.queue import SplitQueue
 
 QUEUE_SIZES = (256, 512, 1024)
-"""What may be the largest ring of a driver (QEMU: 256 to VIRTQUEUE_MAX_SIZE); it may use smaller ones."""
+"""The allowed maximum ring sizes (QEMU: 256 to VIRTQUEUE_MAX_SIZE); a driver may use smaller rings."""
 MAX_PAIRS = 511
 """QEMU's: all rings are at most VIRTIO_QUEUE_MAX, 1024."""
 MTU_RANGE = range(68, 65536)
@@ -80,7 +80,7 @@ class VirtioNet(VirtioDevice, Endpoint):
         withheld: int = 0,
         in_order: bool = False,
     ) -> None:
-        """Raises NetError, with QEMU's text, for values that cannot be."""
+        """Raises NetError, with QEMU's text, for invalid values."""
         if not 1 <= pairs <= MAX_PAIRS:
             raise NetError(
                 f"Invalid number of queue pairs (= {pairs}), must be a positive integer less than {MAX_PAIRS}."
@@ -119,7 +119,7 @@ class VirtioNet(VirtioDevice, Endpoint):
         self.config_size = config_size(self._own_features)
         self._active_pairs = 1
         self._peer_queues = pairs
-        """A netdev that was put in the place of another may have fewer: pairs share them then."""
+        """A replacement netdev may have fewer queues: pairs share them then."""
         self._probed: bool | None = None
         """The link that a driver read before DRIVER_OK."""
         self._look_scheduled = False
@@ -129,7 +129,7 @@ class VirtioNet(VirtioDevice, Endpoint):
     def name(self) -> str:
         return self.client.name
 
-    # -- Endpoint: what net/ asks -------------------------------------------------------------------------------
+    # -- Endpoint: called by net/ -------------------------------------------------------------------------------
 
     def start(self) -> None:
         self.config.mac = self.client.mac
@@ -236,7 +236,7 @@ class VirtioNet(VirtioDevice, Endpoint):
             engine.restore(each)
         self.go_on(record.device)
 
-    # -- VirtioDevice: what the transport asks ------------------------------------------------------------------
+    # -- VirtioDevice: called by the transport ------------------------------------------------------------------
 
     def offer_features(self) -> int:
         offered = self._own_features | self.transport_features
@@ -273,10 +273,10 @@ class VirtioNet(VirtioDevice, Endpoint):
         self._show_filtering()
 
     def read_config(self, offset: int, length: int) -> bytes:
-        """`length` bytes, ff behind the end. A driver in charge that reads `status` has seen the link.
+        """`length` bytes, ff beyond the end. A read of `status` after DRIVER_OK counts as seen.
 
-        Before DRIVER_OK only a read that ends with `status` counts, and only once the driver is in charge: a
-        vhost-user client reads from 0 whatever it wants, and QEMU all of it before any guest runs.
+        Before DRIVER_OK only a read that ends with `status` counts, and it counts when DRIVER_OK is set: a vhost-user
+        client always reads from offset 0, and QEMU reads the whole space before any guest runs.
         """
         end = offset + length
         if offset < STATUS_END and end > STATUS_AT and self.host_features & f.STATUS:
@@ -311,7 +311,7 @@ class VirtioNet(VirtioDevice, Endpoint):
 
     @property
     def control_index(self) -> int:
-        """§5.1.2: behind all pairs where MQ was negotiated, else behind the first."""
+        """§5.1.2: after all pairs if MQ was negotiated, otherwise after the first."""
         return 2 * self.pairs if self.driver_features & f.MQ else 2
 
     @property
@@ -367,11 +367,11 @@ class VirtioNet(VirtioDevice, Endpoint):
             self._engines[index // 2].interrupt_rx()
 
     def ring_interrupt(self, index: int) -> None:
-        """RingHost: the driver wants to hear that buffers of this ring were used."""
+        """RingHost: interrupt the driver for used buffers of this ring."""
         if self.attachment is not None:
             self.attachment.queue_interrupt(index)
 
-    # -- ControlHost: what the control queue sets ---------------------------------------------------------------
+    # -- ControlHost: called by the control queue ---------------------------------------------------------------
 
     def filter_changed(self) -> None:
         self._show_filtering()

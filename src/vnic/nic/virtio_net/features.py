@@ -1,4 +1,7 @@
-"""virtio-net's feature bits (virtio 1.2 §5.1.3), which of them a NIC offers, and what they mean for its rings."""
+"""virtio-net's feature bits (virtio 1.2 §5.1.3): which ones a NIC offers, and their effect on its rings.
+
+The device model calls it; the machine and the command line use the names.
+"""
 
 from __future__ import annotations
 
@@ -48,10 +51,10 @@ ALWAYS: Final = (
     | CTRL_MAC_ADDR
     | GUEST_ANNOUNCE
 )
-"""Offered whatever the back-end is."""
+"""Offered with every back-end."""
 
 OFFLOADS: Final = CSUM | GUEST_CSUM | GUEST_TSO4 | GUEST_TSO6 | GUEST_ECN | HOST_TSO4 | HOST_TSO6 | HOST_ECN
-"""Offered where the back-end takes and supplies packets whose checksum or segmentation is owed."""
+"""Offered if the back-end supports packets with pending checksum or segmentation."""
 
 WITH_RING_BACKEND: Final = OFFLOADS | IN_ORDER
 """Offered where a RingBackend has them. Our own rings are always used in order (§2.7.9); saying so by ourselves would

@@ -13,7 +13,7 @@ from vnic.net.queue import Frame
 from vnic.record import Mac, Record, require
 
 MAC_TABLE_ENTRIES = 64
-"""QEMU's table; a longer one makes the device take all of its kind (`overflow`)."""
+"""The size of QEMU's table; with a longer one the device accepts all addresses of its kind (`overflow`)."""
 VLANS = 4096
 ALL_VLANS = frozenset(range(VLANS))
 
@@ -83,7 +83,7 @@ class RxFilter:
         self.vlans = ALL_VLANS if record.vlans is None else frozenset(record.vlans)
 
     def set_macs(self, unicast: list[bytes], multicast: list[bytes]) -> None:
-        """Take a new MAC table; what does not fit is counted as overflow (virtio_net_handle_mac)."""
+        """Set a new MAC table; addresses that do not fit count as overflow (virtio_net_handle_mac)."""
         self.unicast_overflow = len(unicast) > MAC_TABLE_ENTRIES
         self.unicast = [] if self.unicast_overflow else unicast
         self.multicast_overflow = len(self.unicast) + len(multicast) > MAC_TABLE_ENTRIES
@@ -116,7 +116,7 @@ class RxFilter:
             "multicast": _state(self.nomulti, self.allmulti),
             "unicast": _state(self.nouni, self.alluni),
             "vlan": _state(not vlans, False) if vlan_filtering else "all",
-            # The wrong way round in QEMU, for ever; its clients know it like this.
+            # Inverted in QEMU; its clients expect that.
             "broadcast-allowed": self.nobcast,
             "multicast-overflow": self.multicast_overflow,
             "unicast-overflow": self.unicast_overflow,

@@ -1,7 +1,7 @@
-"""QEMU's dialect of JSON as QMP speaks it, without any I/O: bytes in, values and errors out, and back.
+"""QEMU's dialect of JSON for QMP, without I/O: bytes to values and errors, and values to bytes.
 
-The monitor's connections feed a `Stream` and write what `encode` gives; a message is `stream.feed()`'s answer.
-`decode` is for a single value, as an option in JSON form.
+The monitor's connections feed a `Stream`, which yields messages, and write the bytes of `encode`. `decode` is for a
+single value, such as an option in JSON form.
 """
 
 from vnic.protocol.qmp.encode import encode, encode_reply

@@ -1,4 +1,4 @@
-"""Values to the bytes that QEMU would print for them: ASCII, CRLF, members in the order of its QDict.
+"""Encodes values as QEMU prints them: ASCII, CRLF, members in the order of its QDict. The monitor calls it.
 
 QEMU's dictionaries are hash tables and print in bucket order, so that `{"return": …, "id": …}` but
 `{"id": …, "error": …}`; clients that compare text see no difference here.
@@ -19,7 +19,7 @@ _BUCKETS = 512
 
 
 _KNOWN_MAX = 64
-"""The longest key whose bucket is remembered: ours are shorter, and a client's must not fill the memory."""
+"""The longest key whose bucket is cached: vnic's are shorter, and a client's must not fill the memory."""
 
 
 def bucket(key: str) -> int:
@@ -112,19 +112,19 @@ def encode(message: object, pretty: bool = False) -> bytes:
 
 
 PIECE_ITEMS = 64
-"""Items of a long list that are made into text at once: a millisecond or two."""
+"""Items of a long list that are encoded at once: one or two milliseconds."""
 
 
 class LongText:
-    """A string that is made while it is sent, piece by piece."""
+    """A string that is generated in pieces while it is sent."""
 
     def __init__(self, pieces: Iterable[str]) -> None:
         self.pieces = iter(pieces)
 
 
 def encode_reply(message: dict[str, object], pretty: bool = False) -> Iterator[bytes]:
-    """As `encode`, but in pieces where there is a long list, an iterator or a LongText in it, so that others can be
-    served between them; what an iterator yields is made then. The last piece, and no other, ends with the line end."""
+    """As `encode`, but in pieces if the value contains a long list, an iterator or a LongText, so that other clients
+    are served in between. Iterators run while the pieces are made. Only the last piece ends with the line end."""
     if pretty:
         yield encode(_whole(message), pretty)
         return

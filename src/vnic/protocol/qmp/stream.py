@@ -1,7 +1,7 @@
-"""Messages out of a byte stream: QEMU's json-streamer.c (where one ends) and json-parser.c (what it means).
+"""Parses messages from a byte stream: QEMU's json-streamer.c (the end of a message) and json-parser.c (its value).
 
-A QMP connection feeds what it reads to a `Stream` and gets back values, and a `ParseError` for each piece that
-was none; the stream goes on after it. Texts, places and recovery are those of QEMU 11.
+A QMP connection feeds its input to a `Stream` and gets values, and a `ParseError` for each malformed piece; the
+stream continues after it. Texts, positions and recovery are those of QEMU 11.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from enum import Enum, auto
 from vnic.protocol.qmp.tokens import TOKEN_MAX_BYTES, Kind, Lexer, Token
 
 MESSAGE_TOKENS_MAX = 1 << 13
-"""QEMU's is 2 Mi. A token costs about 100 bytes here, and a client may keep a message unfinished for ever; everybody
-waits while they are parsed and echoed."""
+"""QEMU's limit is 2 Mi. A token takes about 100 bytes here, and a client may leave a message unfinished; all clients
+wait while a message is parsed."""
 
 NESTING_MAX = 128
 """QEMU's is 1024. Values are parsed, checked and printed recursively, within Python's stack."""
@@ -44,7 +44,7 @@ class Stream:
         self._parser: Parser | None = None
         """Of the unfinished message."""
         self._refused = False
-        """Whether the unfinished message is none: an error was told, and its rest is only measured."""
+        """Whether the unfinished message is malformed: its error was reported, and its rest is only counted."""
         self._token_count = 0
         self._size_bytes = 0
         self._braces = 0
@@ -235,7 +235,7 @@ class Parser:
 
 
 class _Unfit(Exception):
-    """What is wrong with a token, without its place."""
+    """The error in a token, without its position."""
 
 
 def _integer(text: bytes) -> int | float:

@@ -13,8 +13,8 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 TOKEN_MAX_BYTES = 1 << 15
-"""The longest token, and the most bytes of one message. QEMU's is 64 MiB; no command of ours needs a thousandth of
-that, and 1 MiB of escapes would hold everybody up for a second."""
+"""Limit on a token and on a message. QEMU's is 64 MiB; no command needs a thousandth of that, and 1 MiB of escapes
+would block all clients for a second."""
 
 
 class Kind(Enum):

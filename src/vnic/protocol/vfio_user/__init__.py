@@ -1,5 +1,5 @@
-"""vfio-user, the server's side (we are the device), without a socket.
+"""The server side of vfio-user (the device), without a socket.
 
-`server.Server` takes whole messages and returns replies; `messages` holds the wire format. Sources: libvfio-user
-docs/vfio-user.rst, and QEMU hw/vfio-user for what its client really does.
+`server.Server` takes whole messages and returns replies; `messages` is the wire format. Sources: libvfio-user's
+docs/vfio-user.rst, and QEMU's hw/vfio-user for its client's behaviour.
 """

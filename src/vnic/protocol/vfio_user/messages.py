@@ -15,11 +15,11 @@ from vnic.protocol.frames import FrameAssembler
 
 
 class ProtocolError(Exception):
-    """The peer broke the protocol. Its connection has to be closed; the text says what it did."""
+    """The peer violated the protocol. Its connection must be closed; the text is the reason."""
 
 
 class Refused(Exception):
-    """A request that is answered with an errno; the connection goes on."""
+    """A request is answered with an errno; the connection continues."""
 
     def __init__(self, errno: int, text: str) -> None:
         super().__init__(text)
@@ -144,7 +144,7 @@ _DEFAULTS: Final = {"max_data_xfer_size": 1 << 20, "pgsizes": 4096}
 
 @dataclass(frozen=True, slots=True)
 class RegionInfo:
-    """What a client is told of one region; a size of 0: there is none."""
+    """The description of one region; a size of 0 means that it does not exist."""
 
     size: int = 0
     flags: int = 0
@@ -152,7 +152,7 @@ class RegionInfo:
 
 @dataclass(frozen=True, slots=True)
 class IrqInfo:
-    """What a client is told of one kind of interrupt; a count of 0: there is none."""
+    """The description of one kind of interrupt; a count of 0 means that it does not exist."""
 
     count: int = 0
     flags: int = 0
@@ -160,7 +160,7 @@ class IrqInfo:
 
 @dataclass(frozen=True, slots=True)
 class DmaMap:
-    """Guest memory that appears; `offset` counts in the descriptor that comes along, if one does."""
+    """Guest memory to map; `offset` is the offset in the file of the message's descriptor, if it has one."""
 
     address: int
     size: int

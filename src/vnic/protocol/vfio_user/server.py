@@ -1,7 +1,7 @@
 """The device's end of a vfio-user connection: whole messages in, replies out. The shell in attach/ owns the socket.
 
-Every handler is found by table, checks what it was sent against what the client was told, and then calls the
-`Device` behind it. What a client must never do raises ProtocolError; what it may ask in vain is answered by errno.
+A table maps commands to handlers; each checks the request against the device's description and calls the `Device`.
+A protocol violation raises ProtocolError; a request that cannot be served is answered with an errno.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from vnic.protocol.vfio_user.messages import (
 from vnic.record import U16, U32, U64, Record, RecordError, require
 
 DmaDone = Callable[[bytes | None], None]
-"""Told the outcome of a DMA request: the data read (b"" for a write), None if the client refused it."""
+"""Gets the result of a DMA request: the data read (b"" for a write), None if the client refused it."""
 
 MAX_DMA_REQUESTS: Final = 256
-"""Requests of ours a client may leave unanswered; nothing else of ours waits for a client."""
+"""Limit on DMA requests in flight."""
 
 
 class Device(Protocol):
@@ -44,13 +44,13 @@ class Device(Protocol):
     def irqs(self) -> Sequence[IrqInfo]: ...
 
     def opened(self) -> None:
-        """The client asks what it has got; QEMU has mapped its memory by then. Refused: it cannot have it."""
+        """DEVICE_GET_INFO; QEMU has mapped its memory by then. Raises Refused if the client cannot be served."""
 
     def dma_map(self, request: DmaMap, fd: int | None) -> None:
-        """Guest memory appears. The descriptor is the caller's: duplicate it to keep it."""
+        """Map guest memory. The caller owns the descriptor: duplicate it to keep it."""
 
     def dma_unmap(self, address: int, size: int) -> None:
-        """All maps inside the range go; Refused if there is none."""
+        """Unmap all regions inside the range. Raises Refused if there is none."""
 
     def dma_unmap_all(self) -> None: ...
 
@@ -66,7 +66,7 @@ class Device(Protocol):
 
 
 class ServerState(enum.Enum):
-    """Where a connection stands."""
+    """The state of a connection."""
 
     NEGOTIATING = "negotiating"  # only VERSION may come
     SERVING = "serving"
@@ -123,8 +123,8 @@ class Server:
         self.device = device
         self.state = ServerState.NEGOTIATING
         self.capabilities: dict[str, object] = {}
-        """What the client said of itself."""
-        self._pending: dict[int, tuple[int, int, DmaDone]] = {}  # message id: command, count, whom to tell
+        """The capabilities that the client sent."""
+        self._pending: dict[int, tuple[int, int, DmaDone]] = {}  # message id: command, count, callback
         self._next_id = 0
         self._writes: deque[tuple[int, int, bytes]] = deque()
         """Of one REGION_WRITE_MULTI: region, offset, data."""
@@ -162,7 +162,7 @@ class Server:
         self._writes = deque((each.region, each.offset, each.data) for each in record.writes)
 
     def receive(self, message: Message) -> bytes | None:
-        """Carry a message out and return the reply, None if it wants none. Raises ProtocolError."""
+        """Carry out a message and return the reply, None if it is posted. Raises ProtocolError."""
         *_, reply = self.steps(message)
         return reply
 
@@ -340,15 +340,15 @@ class Server:
     # --- Requests of ours: memory that the client shares by no descriptor ---
 
     def dma_read(self, address: int, count: int, done: DmaDone) -> bytes:
-        """The request for `count` bytes of guest memory; `done` hears of them, never within this call."""
+        """Make a request to read `count` bytes of guest memory; `done` gets the result, never within this call."""
         return self._request(m.DMA_READ, count, m.DMA_ACCESS.pack(address, count), done)
 
     def dma_write(self, address: int, data: bytes, done: DmaDone) -> bytes:
-        """The request to write guest memory; as `dma_read`."""
+        """Make a request to write guest memory; as `dma_read`."""
         return self._request(m.DMA_WRITE, 0, m.DMA_ACCESS.pack(address, len(data)) + data, done)
 
     def close(self) -> None:
-        """The connection has ended: tell each waiting caller that no reply comes."""
+        """The connection has ended: call each waiting `done` with None."""
         pending, self._pending = self._pending, {}
         for _, _, done in pending.values():
             done(None)

@@ -1,7 +1,7 @@
-"""The back-end side of vhost-user without a socket: what a VM (UML, QEMU, DPDK's virtio-user) talks to.
+"""The back-end side of vhost-user, without a socket, for the front-end of a VM (UML, QEMU, DPDK's virtio-user).
 
-The socket shell (`vnic.attach.vhost_user`) feeds bytes and descriptors in and writes the returned bytes; the
-engine drives a virtio device and tells the shell, through `DeviceShell`, which descriptors to watch.
+The socket shell (`vnic.attach.vhost_user`) feeds bytes and descriptors, and writes the returned bytes. The engine
+drives a virtio device, and calls the shell through `DeviceShell` to watch descriptors.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ NET_STATUS: Final = 6  # where the 16-bit link status lies in a network device's
 
 
 class Refused(Exception):
-    """A request that makes sense but is not served. The client hears of it if it asked for a reply."""
+    """A valid request that is not served. The client gets an error if it asked for a reply."""
 
 
 class BackendEngine:
@@ -83,7 +83,7 @@ class BackendEngine:
 
     @property
     def wanted(self) -> int:
-        """Read at most so many bytes: header by header, payload by payload."""
+        """The most bytes to read next: up to the end of a header or payload."""
         return self._frames.wanted
 
     @property
@@ -142,7 +142,7 @@ class BackendEngine:
         return vu.encode(number, payload, vu.FLAG_REPLY)
 
     def _resolved(self, number: int, flags: int, payload: bytes | None) -> None:
-        """A message that waited is over, later than its `feed`."""
+        """A message that waited is complete, after its `feed` returned."""
         self.busy = False
         if self._closed:
             return
@@ -156,7 +156,7 @@ class BackendEngine:
     def _wants_ack(self, flags: int) -> bool:
         return bool(flags & vu.FLAG_NEED_REPLY) and self.has(vu.P_REPLY_ACK)
 
-    # --- State the shell asks for ---------------------------------------------------------------------------
+    # --- State for the shell ---------------------------------------------------------------------------
 
     def has(self, protocol_feature: int) -> bool:
         """Whether the client negotiated this protocol feature."""
@@ -169,13 +169,13 @@ class BackendEngine:
 
     @property
     def descriptors(self) -> int:
-        """How many of the client's it holds, or may come to hold, but for its memory's."""
+        """The number of the client's descriptors that it holds or may hold, without those of memory."""
         waiting = self._frames.descriptors + sum(len(message.fds) for message in self._messages)
         return self.rings.descriptors + MOST_FOR_EACH * waiting + (self.request_fd is not None)
 
     def close(self) -> None:
-        """The connection is over: watch nothing, answer nothing. The rings' descriptors stay open for a back-end
-        that still has them, until `release`."""
+        """The connection has ended: stop watching and answering. The rings' descriptors stay open for a back-end that
+        still has the rings, until `release`."""
         self._closed = True
         self.rings.unwatch()
         self._set_request_fd(None)
@@ -185,7 +185,7 @@ class BackendEngine:
         self._messages.clear()
 
     def release(self) -> None:
-        """The rings are not touched any more (VirtioDevice.detach is done): close their descriptors."""
+        """The rings are no longer accessed (VirtioDevice.detach is done): close their descriptors."""
         self.rings.forget()
 
     # --- Config space ---------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
-"""The front-end side of vhost-user without a socket: hands a guest's rings to another program's back-end.
+"""The front-end side of vhost-user, without a socket: passes a guest's rings to another program's back-end.
 
-`vnic.backend.vhost_user` owns the socket, feeds what it reads, and asks for the handshake, the start and the stop of
-rings. Messages are sent at once and answers awaited in order, so nothing here ever waits.
+`vnic.backend.vhost_user` owns the socket, feeds its input, and requests the handshake, the start and the stop of
+rings. Messages are sent at once and replies are matched in order, so that no call blocks.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class SharedRing:
 
 
 class Phase(enum.Enum):
-    """How far a connection has come."""
+    """The state of a connection."""
 
     HANDSHAKE = enum.auto()
     READY = enum.auto()
@@ -99,7 +99,7 @@ class FrontendEngine:
 
     @property
     def wanted(self) -> int:
-        """Read at most so many bytes."""
+        """The most bytes to read next."""
         return self._frames.wanted
 
     @property
@@ -116,7 +116,7 @@ class FrontendEngine:
             raise ProtocolError(str(error)) from None
 
     def close(self) -> None:
-        """The connection is over: nothing that is awaited will come."""
+        """The connection has ended: no awaited reply will come."""
         self._frames.close()
         self._answers.clear()
         self._forget_rings()

@@ -1,4 +1,4 @@
-"""What the device engine needs of the two sides around it: the device model, and the socket shell."""
+"""The interfaces of the device model and of the socket shell that `backend.DeviceEngine` calls."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vnic.protocol.vhost_user.rings import RingDevice
 
 
 class Device(RingDevice, Protocol):
-    """What the engine needs of the device model (vnic.virtio.device.VirtioDevice)."""
+    """The device model (vnic.virtio.device.VirtioDevice), as the engine sees it."""
 
     status: int
     host_features: int
@@ -23,7 +23,7 @@ class Device(RingDevice, Protocol):
 
 
 class DeviceShell(Protocol):
-    """What the engine asks of the socket shell. A descriptor passed here stays the engine's own."""
+    """The socket shell, as the engine sees it. The engine keeps ownership of descriptors passed here."""
 
     def watch_kick(self, index: int, fd: int | None) -> None:
         """Call the device's `kick(index)` when `fd` is readable; None: forget the one watched before."""
@@ -35,13 +35,13 @@ class DeviceShell(Protocol):
         """The channel for back-end requests, `request_fd`, changed; the former is closed after the call."""
 
     def negotiated(self) -> None:
-        """The client has chosen its features: it is now known whether it reads the config space."""
+        """The client has set its features, which determine whether it reads the config space."""
 
     def announce(self, mac: bytes) -> None:
-        """The guest has this address and does not announce it: send a RARP in its name."""
+        """The guest has this address and does not announce it: send a RARP for it."""
 
     def resume(self, replies: bytes) -> None:
         """The engine is no longer `busy`: send the replies and feed it again."""
 
     def failed(self, error: ProtocolError) -> None:
-        """As if `feed` had raised, for a message that was waiting."""
+        """A message that was waiting failed, as if `feed` had raised."""

@@ -14,7 +14,7 @@ from vnic.protocol.frames import FrameAssembler
 
 
 class ProtocolError(Exception):
-    """The peer broke the protocol. Its connection has to be closed; the text says what it did."""
+    """The peer violated the protocol. Its connection must be closed; the text is the reason."""
 
 
 # --- Header: u32 request, u32 flags, u32 payload size in bytes ---------------------------------------------
@@ -112,7 +112,7 @@ GET_STATUS: Final = 40
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a legal message of one kind looks like: payload bytes (both ends included) and descriptors."""
+    """The limits of a valid message: payload bytes (both ends included) and descriptors."""
 
     number: int
     name: str

@@ -11,7 +11,7 @@ from vnic.record import Record
 
 
 class ConfigState(enum.Enum):
-    """What the guest knows of the config space."""
+    """The guest's knowledge of the config space."""
 
     READ = "read"
     CHANGED = "changed"
@@ -51,7 +51,7 @@ class ConfigNotices:
         self.state = ConfigState.READ
 
     def take(self) -> bool:
-        """Whether to tell the client now; it counts as notified from then on."""
+        """Whether to notify the client now; it counts as notified afterwards."""
         if self.state is not ConfigState.CHANGED:
             return False
         self.state = ConfigState.NOTIFIED

@@ -1,4 +1,4 @@
-"""The regions of guest memory that a front-end declares, mapped: what SET_MEM_TABLE and ADD_MEM_REG carry."""
+"""Maps the regions of guest memory of SET_MEM_TABLE and ADD_MEM_REG. `ring_messages` calls it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a front-end has told the device about one ring so far, with the descriptors it passed.
+"""The parameters of one ring that a front-end has set so far, and its descriptors.
 
 `BackendEngine` keeps one of these per queue; the ring itself lives in `vnic.virtio.queue.SplitQueue`.
 """
@@ -91,7 +91,7 @@ class Ring:
         self.enabled = False
         self.size = 0
         self.base = 0
-        """What GET_VRING_BASE tells of a ring that is stopped."""
+        """The reply to GET_VRING_BASE for a stopped ring."""
         self.addresses: RingAddresses | None = None
         self.kick_fd: int | None = None
         self.call_fd: int | None = None
@@ -99,12 +99,12 @@ class Ring:
 
     @property
     def running(self) -> bool:
-        """Started and enabled: the guest's driver really uses this ring."""
+        """Whether the ring is started and enabled: the guest's driver uses it."""
         return self.state is RingState.STARTED and self.enabled
 
     @property
     def descriptors(self) -> int:
-        """How many of its three it has."""
+        """The number of its three descriptors that it has."""
         return (self.kick_fd is not None) + (self.call_fd is not None) + (self.err_fd is not None)
 
     @property

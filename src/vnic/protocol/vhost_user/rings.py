@@ -1,6 +1,6 @@
-"""The device engine's rings: when each starts and stops, and which descriptors it has.
+"""The device engine's rings: their starts, stops and descriptors.
 
-`ring_messages` unpacks a message and calls one method here; the device model is told from here alone.
+`ring_messages` unpacks a message and calls one method here; only this module starts and stops the device's queues.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vnic.virtio.queue import SplitQueue
 
 
 class RingDevice(Protocol):
-    """What rings need of the device model (vnic.virtio.device.VirtioDevice)."""
+    """The device model (vnic.virtio.device.VirtioDevice), as the rings see it."""
 
     queues: list[SplitQueue]
 
@@ -28,7 +28,7 @@ class RingDevice(Protocol):
 
 
 class Later:
-    """The end of a message that waits until a back-end has let go of a ring (VirtioDevice.queue_stopped)."""
+    """The reply of a message that waits until a back-end has returned a ring (VirtioDevice.queue_stopped)."""
 
     __slots__ = ("done", "payload", "then")
 
@@ -88,7 +88,7 @@ class DeviceRings:
 
     @property
     def descriptors(self) -> int:
-        """How many of the client's the rings hold."""
+        """The number of the client's descriptors that the rings hold."""
         return sum(ring.descriptors for ring in self._rings)
 
     @property
@@ -234,7 +234,7 @@ class DeviceRings:
         return desc, avail, used
 
     def stop(self, ring: Ring, done: Callable[[int], None]) -> None:
-        """Stop a ring; `done(base)` runs when nothing touches it any more, at once if it was stopped."""
+        """Stop a ring; `done(base)` runs when it is no longer accessed, at once if it was stopped."""
         if ring.state is RingState.STOPPED:
             done(ring.base)
             return

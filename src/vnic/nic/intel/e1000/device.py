@@ -1,4 +1,4 @@
-"""The e1000 (82540EM and kin) as a PCI device: registers, reset, interrupts, and the way between link and guest.
+"""The e1000 (82540EM and its variants) as a PCI device: registers, reset, interrupts, link.
 
 An attachment serves it as a `PciDevice`; the Network knows it as an `Endpoint`. How the guest learns:
 `link_status_changed` → `link.py` → `_status_changed` → ICR.LSC → the guest reads STATUS or BMSR → `_look_at_link`.
@@ -55,7 +55,7 @@ _STATUS_SPEED_SHIFT = 6
 
 
 class E1000Record(Record, frozen=True):
-    """All state of an E1000. What its link's last change has come to is with its client."""
+    """All state of an E1000. Its client saves the steps of the last link change."""
 
     function: PciDeviceRecord
     registers: RegisterFileRecord
@@ -123,9 +123,9 @@ class E1000(PciDevice, Endpoint):
         self._show_link(
             interrupts=False
         )  # where STATUS.LU was so already, by what the guest did to its own link
-        self.client.flush(0)  # what waits for a buffer is lost with the link
+        self.client.flush(0)  # frames that wait for a buffer are dropped with the link
         if not up:
-            self.tx.resume()  # nor does the ring wait for a peer behind a wire that is down
+            self.tx.resume()  # the ring does not wait for a peer while the wire is down
 
     def receive(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
         return self.rx.receive(frame)
@@ -212,15 +212,15 @@ class E1000(PciDevice, Endpoint):
         return not self.link.up or self.client.send(0, frame, offload)
 
     def complain(self, what: str, text: str) -> None:
-        """One line for each kind of mistake of a VM's; a guest that resets and errs in a loop cannot fill the log."""
+        """Log each kind of error once per VM, so that a guest cannot fill the log."""
         if self._memory is not None and self._memory.lost:
-            return  # it is about to be cut off, which says all that there is to say
+            return  # the VM will be disconnected, and that is logged
         if what not in self._complaints:
             self._complaints.add(what)
             log.warning("%s: %s: %s; said once for this VM", self.client.name, what, text)
 
     def bus_error(self, unit: str, error: GuestMemoryError) -> None:
-        """The guest gave an address that leads nowhere: a master abort on a real bus (PCI 3.0 §6.2.3)."""
+        """The guest used an unmapped address: a master abort on a real bus (PCI 3.0 §6.2.3)."""
         self.config.data[STATUS + 1] |= _STATUS_MASTER_ABORT >> 8
         self.complain(f"{unit} DMA", str(error))
 
@@ -298,7 +298,7 @@ class E1000(PciDevice, Endpoint):
         self.interrupts.reset()
         self._nic.report.driver_ok(False)
         self._nic.report.interrupt_acknowledged()
-        # No sender shall wait for a receiver that is off, and the next guest gets none of it.
+        # No sender may wait for a receiver that is off, and the next guest must not get these frames.
         self.client.purge(0)
 
     def _clear_mac(self) -> None:
@@ -350,7 +350,7 @@ class E1000(PciDevice, Endpoint):
     def _write_rctl(self, value: int) -> None:
         self.rx.rctl = value
         self._nic.report.driver_ok(bool(value & RCTL_EN))
-        self.client.flush(0)  # to the guest, or, with the receiver off, to nowhere
+        self.client.flush(0)  # to the guest, or dropped if the receiver is off
 
     def _write_rdt(self, value: int) -> None:
         self.rings.posted(self.rx.ring, value)
@@ -391,7 +391,7 @@ class E1000(PciDevice, Endpoint):
             self.client.flush(0)
 
     def _show_link(self, *, interrupts: bool) -> None:
-        """Once STATUS shows the last change of the cable, note that. What the guest does to its own link is none."""
+        """Report the last change of the cable once STATUS shows it. The guest's changes to its PHY are not reported."""
         if self.link.up == self.link.carrier:
             self._nic.report.notified(self.link.up, interrupts=interrupts)
 

@@ -1,6 +1,6 @@
 """The 8254x's EEPROM: its words, and the Microwire bus behind EECD that the guest clocks bit by bit.
 
-The device model passes EECD on to it. Linux reads all of it that way when it probes.
+The device model passes writes of EECD to it. Linux reads the whole EEPROM this way at probe.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ EERD = EerdLayout(done=1 << 4, address_shift=8, address_mask=0xFF)  # SDM §13.4
 
 
 def template(model: Model) -> dict[int, int]:
-    """The words that a driver, or the chip itself, takes its settings from (SDM §5.6)."""
+    """The words with settings for the driver and the chip (SDM §5.6)."""
     return {
         3: 0,  # compatibility
         5: 0,  # version
@@ -59,7 +59,7 @@ class _MicrowireState(Enum):
     COMMAND = "command"
     READING = "reading"
     OTHER = "other"
-    """A write, an erase or an enable: taken, and without effect."""
+    """A write, an erase or an enable: accepted, without effect."""
 
 
 class EepromRecord(Record, frozen=True):
@@ -80,7 +80,7 @@ class EepromRecord(Record, frozen=True):
 
 
 class Eeprom(Nvm):
-    """The memory, its bus and both registers. Nothing a guest clocks in changes a word."""
+    """The memory, its bus and both registers. A guest cannot change a word."""
 
     def __init__(self, model: Model) -> None:
         super().__init__(template(model), EERD)

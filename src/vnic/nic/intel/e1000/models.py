@@ -1,7 +1,7 @@
-"""The chips that the one model plays: QEMU's three, under QEMU's names.
+"""The chips that the E1000 emulates: QEMU's three, under QEMU's names. The machine finds a model here.
 
-They differ in the ids a driver finds in config space, EEPROM and PHY; all of them have copper, a Microwire EEPROM of
-64 words and the 82540EM's registers, as in QEMU (hw/net/e1000.c: e1000_devices).
+They differ in the ids in config space, EEPROM and PHY; all have copper, a Microwire EEPROM of 64 words and the
+82540EM's registers, as in QEMU (hw/net/e1000.c: e1000_devices).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 VENDOR_INTEL = 0x8086
 SUBSYSTEM_VENDOR = 0x1AF4
 SUBSYSTEM = 0x1100
-"""What QEMU gives a device that names no subsystem of its own; guests' driver databases know it."""
+"""QEMU's default subsystem id; guests' driver databases know it."""
 REVISION = 3
 
 
