@@ -1,7 +1,7 @@
-"""A FUSE file system with one file, whose daemon answers whatever is needed to open it and nothing else.
+"""A FUSE file system with one file, whose daemon answers only the requests that opening the file needs.
 
-Whoever closes the file sends FLUSH, and waits for an answer that never comes until the connection is aborted. Mount it
-around all that may come to hold the file: a process that does cannot end before `abort`, not by SIGKILL either.
+A close of the file sends FLUSH and blocks until the connection is aborted. Mount it around all code that may hold the
+file: a process with an open descriptor of it cannot end before `abort`, not even by SIGKILL.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class DeafFuse:
         self.path = path
         self.expected = 0
         self.flushes = 0
-        """How many closes wait."""
+        """The number of closes that wait."""
         self._device = device
         self._stop = os.eventfd(0)
         self._thread = threading.Thread(target=self._serve, daemon=True)

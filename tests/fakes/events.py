@@ -1,4 +1,4 @@
-"""What a network tells its monitors, written down: events by name, and records as a QMP client reads them."""
+"""Records the events of a network by name, and converts records to what a QMP client reads."""
 
 from __future__ import annotations
 

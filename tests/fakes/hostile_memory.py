@@ -1,4 +1,4 @@
-"""Guests that take away the memory they share, and one beside them that must not notice.
+"""Guests that truncate the memory they share, and another guest that must not be affected.
 
 Tests of whole processes and the scripts of tests/attack use it.
 """

@@ -1,4 +1,4 @@
-"""Running an asyncio loop from tests that are written straight on: turn by turn, until something holds."""
+"""Runs an asyncio loop from synchronous tests, until a condition holds."""
 
 from __future__ import annotations
 

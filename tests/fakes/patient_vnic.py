@@ -1,5 +1,6 @@
-"""A vnic that waits longer for a guest to see its link go: 200 ms are enough for one that runs, not for one whose
-machine stalls. For tests of what the guest sees then; it is run as a script.
+"""A vnic with a longer wait for a guest to see link down: 200 ms are too short on a machine that stalls.
+
+Tests of what the guest sees run it as a script.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Ports for what binds them only later, by their number."""
+"""Free TCP and UDP ports for code that binds them later, by number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A scheduler whose time stands still until a test moves it; it plays the asyncio loop for pure code."""
+"""A scheduler whose time moves only when a test moves it; it replaces the asyncio loop for pure code."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""A vnic whose loop's lag leaves out the time in which the processor was elsewhere, so that a busy machine makes no
-difference: what is left is work, and waiting. It is run as a script.
+"""A vnic whose measured loop lag excludes the time without a processor, so that the machine's load has no effect.
+
+Tests run it as a script.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class UnsharedBench:
         self.in_loop(lambda: [self.netdev.send(0, frame) for frame in frames])
 
     def settle(self, client: VfioUserClient) -> None:
-        """For the VM's thread: until the NIC has done what it was told, and has asked all that it asks of `client`."""
+        """For the VM's thread: wait until the NIC has processed all messages and sent all requests to `client`."""
         rounds_without = 0
         while rounds_without < 3:
             before = len(client.requests)

@@ -1,4 +1,4 @@
-"""A vhost-user back-end for tests, written by hand and obedient or not: it cuts, hangs, lies and floods on demand."""
+"""A vhost-user back-end for tests, correct or faulty: it disconnects, hangs, sends wrong values or floods on demand."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ class SocketRig(NicRig):
         return client
 
     def serve(self, turns: int = 5) -> None:
-        """Let the device do what there is to do."""
+        """Run the device's pending work."""
         turn(self.loop, turns)
 
     def close(self) -> None:

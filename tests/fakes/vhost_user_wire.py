@@ -92,7 +92,7 @@ class WireRig:
             ring.restart()
 
     def settle(self) -> None:
-        """Let everybody do what there is to do now; a fake back-end reads each message in two turns."""
+        """Run the loop until nothing is due; a fake back-end reads each message in two turns."""
         turn(self.loop, 100)
 
     def serves(self, datapath: DataPath) -> bool:

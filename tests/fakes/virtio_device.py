@@ -1,4 +1,4 @@
-"""A virtio device without a purpose, for tests of transports: it echoes chains and records what it is told."""
+"""A virtio device for tests of transports: it returns chains and records calls."""
 
 from __future__ import annotations
 

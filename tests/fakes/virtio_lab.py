@@ -1,4 +1,4 @@
-"""A virtio-net NIC on a bench: its driver on one side, and a far end that records and sends frames on the other."""
+"""A virtio-net NIC with a driver on one side, and a far end that records and sends frames on the other."""
 
 from __future__ import annotations
 

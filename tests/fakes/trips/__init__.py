@@ -1,4 +1,4 @@
-"""Units with `save` and `restore`, each in an interesting state: what tests/unit/test_round_trip.py goes through.
+"""Units with `save` and `restore`, each in a non-trivial state, for tests/unit/test_round_trip.py.
 
 A module here has one function for each unit, under `@trip("name")`; `ALL` holds them once the modules are imported.
 """

@@ -1,6 +1,6 @@
-"""Guest memory that goes away under an access: zeros take its place, in its own mapping alone, and its owner is known.
+"""Recovery from SIGBUS on guest memory: zeros replace the mapping, and only that mapping is marked lost.
 
-Each in a process of its own, as a fault that is not survived is the end of it.
+Each test runs in a separate process, since a fault without recovery ends it.
 """
 
 from __future__ import annotations

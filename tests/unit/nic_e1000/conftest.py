@@ -1,7 +1,7 @@
-"""A NIC with a guest at one end and a netdev that records at the other; time stands still until a test moves it.
+"""A NIC with a guest at one end and a netdev that records at the other; time moves only when a test moves it.
 
-Each test with `rig` runs twice: with a NIC that lives on, and with one that is saved, and restored into a new one,
-again and again between register accesses of the driver.
+Each test with `rig` runs twice: with one NIC, and with a NIC that is saved and restored into a new one repeatedly
+between register accesses of the driver.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A guest that means harm: whatever it writes, nothing raises, no turn is long, and the log is not flooded."""
+"""A hostile guest: no write makes the device raise, work per turn is bounded, and the log is not flooded."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ REGISTERS = [0, 4, 0x5FC, 0x1FFFC, *sorted(BY_OFFSET)]
 INTERESTING = (0, 1, 2, 0xF, 0x7F, 0x80, 0xFF, 0xFFFF, 0xFFFF0, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 
 
-def test_random_values_in_every_register(running: Rig) -> None:
+def test_random_register_values_do_not_raise(running: Rig) -> None:
     rng = random.Random(1)
     for _ in range(20):
         for offset in REGISTERS:
@@ -71,7 +71,7 @@ def test_random_values_in_every_register(running: Rig) -> None:
     tail=st.sampled_from([0, 5, 15, 16, 0xFFFF]),
     length=st.sampled_from([0, 128, 256, 0xFFF80]),
 )
-def test_random_transmit_descriptors(
+def test_random_transmit_descriptors_do_not_raise(
     descriptors: list[tuple[int, int, int]], head: int, tail: int, length: int
 ) -> None:
     rig = Rig()
@@ -93,7 +93,7 @@ def test_random_transmit_descriptors(
     length=st.sampled_from([0, 128, 256, 0xFFF80]),
     rctl=st.integers(0, 0xFFFFFFFF),
 )
-def test_random_receive_rings(ring: bytes, head: int, tail: int, length: int, rctl: int) -> None:
+def test_random_receive_rings_do_not_raise(ring: bytes, head: int, tail: int, length: int, rctl: int) -> None:
     rig = Rig()
     rig.driver.start(rctl=rctl | 2)
     rig.driver.memory.write(RX_RING, ring)
@@ -117,7 +117,7 @@ def test_rings_outside_of_memory(running: Rig, caplog: pytest.LogCaptureFixture)
     assert len(caplog.records) == 2
 
 
-def test_buffers_that_are_the_ring_itself(running: Rig) -> None:
+def test_buffer_may_overlap_ring(running: Rig) -> None:
     driver = running.driver
     driver.memory.write(RX_RING, struct.pack("<QQ", RX_RING, 0) * 16)
     for _ in range(40):
@@ -128,7 +128,7 @@ def test_buffers_that_are_the_ring_itself(running: Rig) -> None:
     assert len(running.netdev.frames) == 15
 
 
-def test_tail_beyond_the_ring_is_logged_once(running: Rig, caplog: pytest.LogCaptureFixture) -> None:
+def test_tail_beyond_ring_is_logged_once(running: Rig, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(100):
         running.driver.write(regs.TDT, 999)
         running.driver.write(regs.RDT, 999)
@@ -139,7 +139,7 @@ def test_tail_beyond_the_ring_is_logged_once(running: Rig, caplog: pytest.LogCap
     ]
 
 
-def test_a_frame_without_an_end_is_not_kept(running: Rig) -> None:
+def test_endless_frame_is_not_collected(running: Rig) -> None:
     for _ in range(100):
         for _ in range(15):
             running.driver.descriptor(TX_BUFFERS, 60_000, 0)
@@ -153,7 +153,7 @@ def test_a_frame_without_an_end_is_not_kept(running: Rig) -> None:
     assert [len(frame) for frame in running.netdev.frames] == [64]
 
 
-def test_an_unreadable_buffer_costs_its_frame_only(running: Rig, caplog: pytest.LogCaptureFixture) -> None:
+def test_unreadable_buffer_drops_only_its_frame(running: Rig, caplog: pytest.LogCaptureFixture) -> None:
     driver = running.driver
     for address in (TX_BUFFERS, 0x10, TX_BUFFERS):
         driver.descriptor(address, 64, EOP | RS)
@@ -167,7 +167,7 @@ def test_an_unreadable_buffer_costs_its_frame_only(running: Rig, caplog: pytest.
     "wrong",
     [{"mss": 0}, {"mss": 1}, {"header": 0}, {"header": 255}, {"l4": 20}, {"l3": 200}, {"at": 0}, {"l3": 0}],
 )
-def test_segmentation_contexts_that_do_not_fit(running: Rig, wrong: dict[str, int]) -> None:
+def test_invalid_segmentation_context_drops_frame(running: Rig, wrong: dict[str, int]) -> None:
     frame, l3, l4 = build(6, bytes(4000))
     values = {"l3": l3, "l4": l4, "at": l4 + 16, "header": l4 + 20, "mss": 1448} | wrong
     running.driver.context(**values, tse=True)  # type: ignore[arg-type]  # values of a test's table
@@ -176,7 +176,7 @@ def test_segmentation_contexts_that_do_not_fit(running: Rig, wrong: dict[str, in
     assert running.driver.read(regs.TDH) == running.driver.read(regs.TDT)
 
 
-def test_no_turn_is_long() -> None:
+def test_work_per_turn_is_bounded() -> None:
     """The dearest descriptors there are, all at once: long frames in the smallest segments that are allowed."""
     rig = Rig()
     driver = rig.driver
@@ -196,7 +196,7 @@ def test_no_turn_is_long() -> None:
     rig.close()
 
 
-def test_an_endless_ring_of_bytes_is_cut_into_turns() -> None:
+def test_ring_of_tiny_buffers_is_spread_over_turns() -> None:
     rig = Rig()
     driver = rig.driver
     driver.ring_size = 1024
@@ -228,12 +228,12 @@ def calls_of(work: Callable[[], object]) -> int:
 @pytest.mark.parametrize(
     ("offset", "value"), [(regs.TDT, 0), (regs.RDT, 15), (regs.RCTL, RCTL), (regs.TCTL, TCTL)]
 )
-def test_an_mmio_storm_is_cheap(running: Rig, offset: int, value: int) -> None:
+def test_mmio_storm_is_cheap(running: Rig, offset: int, value: int) -> None:
     assert calls_of(lambda: running.driver.write(offset, value)) < 50
     assert calls_of(lambda: running.driver.read(regs.STATUS)) < 50
 
 
-def test_a_storm_is_cheap_while_a_frame_to_be_segmented_waits(running: Rig) -> None:
+def test_mmio_storm_is_cheap_while_segmented_frame_waits(running: Rig) -> None:
     """The worst one, from another guest; each write of RDT makes the queue try again."""
     for _ in range(15):
         running.wire(FRAME)

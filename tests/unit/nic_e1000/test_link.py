@@ -1,4 +1,4 @@
-"""The link as the guest's driver meets it: bits, interrupts, the 500 ms of negotiation, and what the journal saw.
+"""The link as the guest's driver sees it: bits, interrupts, the 500 ms of negotiation, and the journal's steps.
 
 The values and the moments are those observed on QEMU: down at once with LSC, a repetition is nothing, up after
 500 ms with LSC, a flap is LSC twice.
@@ -25,7 +25,7 @@ def seen(rig: Rig) -> str:
     return rig.nic.guest.seen
 
 
-def test_down_is_at_once_and_a_repetition_is_nothing(running: Rig) -> None:
+def test_link_down_is_immediate_and_repetition_ignored(running: Rig) -> None:
     driver = running.driver
     assert driver.phy_read(1) == 0x794D
     running.set_link(False)
@@ -38,7 +38,7 @@ def test_down_is_at_once_and_a_repetition_is_nothing(running: Rig) -> None:
     assert driver.irq.edges == [True, False]
 
 
-def test_up_takes_500_ms(running: Rig) -> None:
+def test_link_up_takes_500_ms(running: Rig) -> None:
     driver = running.driver
     running.set_link(False)
     driver.handle_interrupt()
@@ -56,7 +56,7 @@ def test_up_takes_500_ms(running: Rig) -> None:
     assert driver.seen_links == [False, True]
 
 
-def test_a_flap_while_negotiating_ends_down_without_another_interrupt(running: Rig) -> None:
+def test_flap_during_negotiation_sends_no_second_interrupt(running: Rig) -> None:
     running.set_link(False)
     running.driver.handle_interrupt()
     for _ in range(1000):
@@ -69,7 +69,7 @@ def test_a_flap_while_negotiating_ends_down_without_another_interrupt(running: R
     assert last_step(running)["link"] == "down"
 
 
-def test_without_negotiation_up_is_at_once() -> None:
+def test_link_up_without_negotiation_is_immediate() -> None:
     for rig in (Rig(autonegotiation=False), Rig()):
         rig.driver.start()
         if rig.device.link._negotiate:
@@ -83,7 +83,7 @@ def test_without_negotiation_up_is_at_once() -> None:
         rig.close()
 
 
-def test_the_driver_renegotiates(running: Rig) -> None:
+def test_restart_of_negotiation_interrupts_only_for_return(running: Rig) -> None:
     """As every Linux driver does when its interface is brought up: no interrupt for the loss, one for the return."""
     driver = running.driver
     driver.renegotiate()
@@ -95,7 +95,7 @@ def test_the_driver_renegotiates(running: Rig) -> None:
     assert seen(running) == "up"
 
 
-def test_no_negotiation_without_a_cable(running: Rig) -> None:
+def test_no_negotiation_while_link_is_down(running: Rig) -> None:
     running.set_link(False)
     running.driver.handle_interrupt()
     running.driver.renegotiate()
@@ -104,7 +104,7 @@ def test_no_negotiation_without_a_cable(running: Rig) -> None:
     assert running.driver.phy_read(1) == 0x7949
 
 
-def test_powering_the_phy_down_and_up(running: Rig) -> None:
+def test_phy_power_cycle_renegotiates(running: Rig) -> None:
     driver = running.driver
     driver.phy_write(0, 0x1940)
     assert not driver.read(regs.STATUS) & LU
@@ -128,7 +128,7 @@ def test_phy_reset_by_the_mac_renegotiates(running: Rig) -> None:
 
 
 @pytest.mark.parametrize("way", ["bus", "software"])
-def test_resets_keep_a_link_that_is_down(running: Rig, way: str) -> None:
+def test_resets_keep_link_down(running: Rig, way: str) -> None:
     running.set_link(False)
     if way == "bus":
         running.device.reset()
@@ -140,7 +140,7 @@ def test_resets_keep_a_link_that_is_down(running: Rig, way: str) -> None:
     assert not running.driver.irq.level
 
 
-def test_a_bus_reset_while_negotiating_leaves_the_link_up(running: Rig) -> None:
+def test_bus_reset_during_negotiation_leaves_link_up(running: Rig) -> None:
     running.driver.renegotiate()
     running.device.reset()
     assert running.driver.read(regs.STATUS) & LU
@@ -148,7 +148,7 @@ def test_a_bus_reset_while_negotiating_leaves_the_link_up(running: Rig) -> None:
     assert running.driver.read(regs.ICR) == 0
 
 
-def test_boot_with_the_cable_out() -> None:
+def test_guest_boots_without_signal() -> None:
     rig = Rig(link=False)
     rig.driver.probe()
     assert not rig.driver.read(regs.STATUS) & LU
@@ -159,7 +159,7 @@ def test_boot_with_the_cable_out() -> None:
     rig.close()
 
 
-def test_the_peer_s_holds_count(running: Rig) -> None:
+def test_holds_of_peer_bring_link_down(running: Rig) -> None:
     running.network.set_link("net0", False, "test")
     assert running.driver.handle_interrupt() == LINK_BITS
     running.network.set_link("nic0", True, "test")
@@ -173,7 +173,7 @@ def test_the_peer_s_holds_count(running: Rig) -> None:
     assert running.driver.seen_links == [False, True, False]
 
 
-def test_the_journal_s_steps(running: Rig) -> None:
+def test_steps_of_change_are_in_journal(running: Rig) -> None:
     running.set_link(False)
     step = last_step(running)
     assert {"notified-us", "interrupt-us"} <= step.keys()
@@ -192,7 +192,7 @@ def test_the_journal_s_steps(running: Rig) -> None:
     assert "seen-us" in last_step(running)
 
 
-def test_a_masked_change_is_interrupted_when_it_is_unmasked(running: Rig) -> None:
+def test_masked_change_interrupts_at_unmask(running: Rig) -> None:
     driver = running.driver
     driver.write(regs.IMC, LINK_BITS)
     running.set_link(False)
@@ -202,7 +202,7 @@ def test_a_masked_change_is_interrupted_when_it_is_unmasked(running: Rig) -> Non
     assert "interrupt-us" in last_step(running)
 
 
-def test_a_change_that_was_polled_is_never_marked_as_interrupted(running: Rig) -> None:
+def test_polled_change_is_not_recorded_as_interrupted(running: Rig) -> None:
     driver = running.driver
     driver.write(regs.IMC, LINK_BITS)
     running.set_link(False)
@@ -212,13 +212,13 @@ def test_a_change_that_was_polled_is_never_marked_as_interrupted(running: Rig) -
     assert "interrupt-us" not in last_step(running)
 
 
-def test_reading_icr_alone_is_not_seeing_the_link(running: Rig) -> None:
+def test_read_of_icr_is_not_seen(running: Rig) -> None:
     running.set_link(False)
     assert running.driver.read(regs.ICR) == LINK_BITS
     assert "seen-us" not in last_step(running)
 
 
-def test_driver_ok_is_the_receiver(rig: Rig) -> None:
+def test_driver_ok_follows_receiver_enable(rig: Rig) -> None:
     assert rig.nic.guest.attached
     rig.driver.start()
     assert rig.nic.guest.driver_ok
@@ -226,7 +226,7 @@ def test_driver_ok_is_the_receiver(rig: Rig) -> None:
     assert not rig.nic.guest.driver_ok
 
 
-def test_flaps_leave_no_timers_behind(running: Rig) -> None:
+def test_flaps_leave_no_timers(running: Rig) -> None:
     for _ in range(2000):
         running.set_link(False)
         running.set_link(True)
@@ -236,21 +236,21 @@ def test_flaps_leave_no_timers_behind(running: Rig) -> None:
     assert running.driver.read(regs.STATUS) & LU
 
 
-def test_unplugging_the_vm_and_deleting_the_nic_leave_nothing(rig: Rig) -> None:
+def test_unplug_and_delete_leave_no_timers(rig: Rig) -> None:
     rig.driver.start()
     rig.driver.renegotiate()
     rig.network.delete_nic("nic0")
     assert all(entry[2].cancelled for entry in rig.scheduler._calls)
 
 
-def test_the_guest_s_own_negotiation_is_no_step_of_a_change(running: Rig) -> None:
+def test_negotiation_by_guest_is_not_recorded_as_step(running: Rig) -> None:
     running.driver.renegotiate()
     running.scheduler.advance(0.5)
     running.driver.handle_interrupt()
     assert not {"notified-us", "interrupt-us"} & last_step(running).keys()
 
 
-def test_a_change_that_status_shows_already_is_notified_without_an_interrupt(running: Rig) -> None:
+def test_change_already_in_status_is_notified_without_interrupt(running: Rig) -> None:
     running.set_link(False)
     running.driver.handle_interrupt()
     running.set_link(True)
@@ -260,14 +260,14 @@ def test_a_change_that_status_shows_already_is_notified_without_an_interrupt(run
     assert "interrupt-us" not in last_step(running)
 
 
-def test_a_bus_reset_ends_a_negotiation_that_a_change_waits_for(running: Rig) -> None:
+def test_bus_reset_ends_negotiation_of_change(running: Rig) -> None:
     running.set_link(False)
     running.set_link(True)
     running.device.reset()
     assert "notified-us" in last_step(running)
 
 
-def test_forcing_the_speed_ends_a_negotiation(running: Rig) -> None:
+def test_forced_speed_ends_negotiation(running: Rig) -> None:
     running.driver.renegotiate()
     running.driver.phy_write(0, 0x0140)
     assert running.driver.read(regs.STATUS) & LU

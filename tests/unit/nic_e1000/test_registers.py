@@ -15,7 +15,7 @@ LINK_UP_STATUS = 0x80080783
 """STATUS of QEMU's e1000 with the link up."""
 
 
-def test_the_table_covers_what_the_manual_names_and_nothing_twice() -> None:
+def test_register_table_covers_manual_without_duplicates() -> None:
     names = [register.name for register in REGISTERS]
     assert len(names) == len(set(names))
     assert all(offset % 4 == 0 and offset < MMIO_BYTES for offset in BY_OFFSET)
@@ -80,7 +80,7 @@ def test_the_io_window_reaches_every_register(rig: Rig) -> None:
     assert device.window_read(IO, 0x20, 4) == bytes(4)
 
 
-def test_widths(rig: Rig) -> None:
+def test_register_access_of_any_width(rig: Rig) -> None:
     """Narrow and wide reads take their bytes; only whole registers are written."""
     device = rig.device
     status = LINK_UP_STATUS.to_bytes(4, "little")
@@ -101,7 +101,7 @@ def struct_pair(low: int, high: int) -> bytes:
     return low.to_bytes(4, "little") + high.to_bytes(4, "little")
 
 
-def test_software_reset_keeps_the_phy_and_the_link(running: Rig) -> None:
+def test_software_reset_keeps_phy_and_link(running: Rig) -> None:
     driver = running.driver
     driver.phy_write(4, 0x0101)
     driver.write(regs.RA, 0)
@@ -139,7 +139,7 @@ def test_models(name: str, device_id: int, phy: int) -> None:
     rig.close()
 
 
-def test_eerd_reads_the_same_words(rig: Rig) -> None:
+def test_eerd_reads_eeprom_words(rig: Rig) -> None:
     for address in range(64):
         rig.driver.write(regs.EERD, address << 8 | 1)
         value = rig.driver.read(regs.EERD)
@@ -149,7 +149,7 @@ def test_eerd_reads_the_same_words(rig: Rig) -> None:
     assert rig.driver.read(regs.EERD) >> 16 == 0
 
 
-def test_eeprom_writes_change_nothing(rig: Rig) -> None:
+def test_eeprom_writes_are_ignored(rig: Rig) -> None:
     driver, before = rig.driver, list(rig.device.eeprom.words)
     for bits in ("110011", "101" + "000000" + "1" * 16, "111000000"):
         driver.write(regs.EECD, 2)
@@ -170,7 +170,7 @@ def test_mdic_refuses_other_phys_and_unknown_registers(rig: Rig) -> None:
     assert rig.driver.read(regs.ICR) == regs.ICR_MDAC
 
 
-def test_forced_speed_shows_in_status(rig: Rig) -> None:
+def test_status_shows_forced_speed(rig: Rig) -> None:
     rig.driver.write(regs.CTRL, 1 << 11 | 1 << 12 | 1 << 8)
     assert rig.driver.read(regs.STATUS) & 0xC1 == 0x40
 

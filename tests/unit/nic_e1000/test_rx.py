@@ -21,7 +21,7 @@ def frame(size: int = 100, to: bytes = MAC) -> bytes:
     return (to + PEER + b"\x12\x34" + bytes(range(256)) * 70)[:size]
 
 
-def test_a_frame_arrives_with_an_interrupt(running: Rig) -> None:
+def test_frame_is_received_with_interrupt(running: Rig) -> None:
     assert running.wire(frame())
     assert running.driver.irq.level
     assert running.driver.read(regs.ICR) == regs.ICR_RXT0
@@ -34,7 +34,7 @@ def test_short_frames_are_padded(running: Rig) -> None:
     assert running.driver.received() == [frame(20).ljust(60, b"\0")]
 
 
-def test_the_fcs_is_there_unless_stripped(rig: Rig) -> None:
+def test_fcs_is_stored_unless_stripped(rig: Rig) -> None:
     rig.driver.start(rctl=RCTL & ~SECRC)
     rig.wire(frame())
     assert rig.driver.received() == [frame() + zlib.crc32(frame()).to_bytes(4, "little")]
@@ -49,7 +49,7 @@ def test_buffer_sizes(bits: int, size: int) -> None:
     assert buffer_bytes(bits) == size
 
 
-def test_a_long_frame_takes_several_buffers(rig: Rig) -> None:
+def test_long_frame_uses_several_buffers(rig: Rig) -> None:
     rig.driver.buffer_bytes = 256
     rig.driver.start(rctl=RCTL | 3 << 16 | LPE)
     rig.wire(frame(1000))
@@ -147,7 +147,7 @@ def test_vlan_filter(running: Rig) -> None:
     assert running.driver.received() == [tagged(100), frame()]
 
 
-def test_frames_wait_while_there_is_no_buffer(running: Rig) -> None:
+def test_frames_wait_without_buffer(running: Rig) -> None:
     for number in range(20):
         running.wire(frame(64 + number))
     driver = running.driver
@@ -159,7 +159,7 @@ def test_frames_wait_while_there_is_no_buffer(running: Rig) -> None:
     assert running.netdev.sent_calls == 1
 
 
-def test_rxdmt0_at_the_threshold(running: Rig) -> None:
+def test_rxdmt0_is_set_at_threshold(running: Rig) -> None:
     causes = []
     for _ in range(9):
         running.wire(frame())
@@ -167,7 +167,7 @@ def test_rxdmt0_at_the_threshold(running: Rig) -> None:
     assert causes == [False] * 6 + [True, False, False]  # 8 of 16 left: half, RDMTS 0
 
 
-def test_a_waiting_frame_counts_once(running: Rig) -> None:
+def test_waiting_frame_is_counted_once(running: Rig) -> None:
     for _ in range(17):
         running.wire(frame())
     running.driver.write(regs.RCTL, RCTL)
@@ -175,7 +175,7 @@ def test_a_waiting_frame_counts_once(running: Rig) -> None:
     assert running.driver.read(regs.RNBC) == 1
 
 
-def test_an_overrun_is_a_missed_frame(running: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overrun_counts_missed_frame(running: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(incoming, "QUEUE_LIMIT", 2)
     causes = []
     for _ in range(19):
@@ -185,7 +185,7 @@ def test_an_overrun_is_a_missed_frame(running: Rig, monkeypatch: pytest.MonkeyPa
     assert (running.driver.read(regs.MPC), running.driver.read(regs.RNBC)) == (2, 1)
 
 
-def test_an_overrun_of_a_receiver_that_is_off_is_none(running: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disabled_receiver_counts_no_overrun(running: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(incoming, "QUEUE_LIMIT", 0)
     for _ in range(15):
         running.wire(frame())
@@ -195,13 +195,13 @@ def test_an_overrun_of_a_receiver_that_is_off_is_none(running: Rig, monkeypatch:
 
 
 @pytest.mark.parametrize(("threshold", "small"), [(0, False), (99, False), (100, True)])
-def test_a_small_frame_is_told_by_srpd(running: Rig, threshold: int, small: bool) -> None:
+def test_small_frame_sets_srpd(running: Rig, threshold: int, small: bool) -> None:
     running.driver.write(regs.RSRPD, threshold)
     running.wire(frame(100))
     assert running.driver.read(regs.ICR) == regs.ICR_RXT0 | regs.ICR_SRPD * small
 
 
-def test_a_frame_that_can_never_fit_is_dropped(rig: Rig) -> None:
+def test_frame_that_never_fits_is_dropped(rig: Rig) -> None:
     rig.driver.buffer_bytes = 256
     rig.driver.start(rctl=RCTL | 3 << 16 | LPE)
     rig.wire(frame(4000))
@@ -210,7 +210,7 @@ def test_a_frame_that_can_never_fit_is_dropped(rig: Rig) -> None:
     assert rig.driver.received() == [frame()]
 
 
-def test_with_the_receiver_off_frames_are_gone(rig: Rig) -> None:
+def test_disabled_receiver_drops_frames(rig: Rig) -> None:
     assert rig.wire(frame())
     rig.driver.start()
     rig.device.config_write(4, b"\0\0")
@@ -225,7 +225,7 @@ def test_with_the_receiver_off_frames_are_gone(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("way", ["rctl", "reset", "link", "bus master", "unplug"])
-def test_what_waits_is_let_go_when_the_guest_goes(running: Rig, way: str) -> None:
+def test_waiting_frames_are_dropped_at_detach(running: Rig, way: str) -> None:
     """No sender may wait for ever for a guest that will not read."""
     for _ in range(20):
         running.wire(frame())
@@ -244,7 +244,7 @@ def test_what_waits_is_let_go_when_the_guest_goes(running: Rig, way: str) -> Non
     assert running.netdev.sent_calls == 1
 
 
-def test_the_next_guest_gets_nothing_that_waited_for_the_last(running: Rig) -> None:
+def test_waiting_frames_are_not_delivered_to_next_guest(running: Rig) -> None:
     for _ in range(2000):
         running.wire(frame())
     running.driver.write(regs.CTRL, regs.CTRL_RST)
@@ -253,13 +253,13 @@ def test_the_next_guest_gets_nothing_that_waited_for_the_last(running: Rig) -> N
     assert running.driver.received() == []
 
 
-def test_null_buffers_are_passed_over(running: Rig) -> None:
+def test_null_buffers_are_skipped(running: Rig) -> None:
     running.driver.memory.write(RX_RING, bytes(16))
     running.wire(frame())
     assert [entry[:2] for entry in running.driver.descriptors()] == [(0, 1), (100, 7)]
 
 
-def test_a_ring_of_null_buffers_loses_the_frame(running: Rig) -> None:
+def test_ring_of_null_buffers_drops_frame(running: Rig) -> None:
     running.driver.memory.write(RX_RING, bytes(256))
     running.wire(frame())
     assert running.driver.read(regs.MPC) == 1
@@ -267,7 +267,7 @@ def test_a_ring_of_null_buffers_loses_the_frame(running: Rig) -> None:
     assert running.driver.read(regs.RDH) == 15
 
 
-def test_a_long_ring_of_null_buffers_is_passed_over_bit_by_bit(running: Rig) -> None:
+def test_null_buffers_skipped_per_frame_are_bounded(running: Rig) -> None:
     """65528 descriptors are 0.2 s of work: each frame gets no further than a few of them."""
     running.driver.write(regs.RDLEN, 0xFFF80)
     running.driver.write(regs.RDT, 65527)
@@ -292,7 +292,7 @@ def test_counters(running: Rig) -> None:
     assert [driver.read(regs.PRC64 + 4 * at) for at in range(6)] == [1, 1, 1, 0, 0, 1]
 
 
-def test_a_buffer_outside_of_memory_drops_the_frame_once_logged(
+def test_buffer_outside_of_memory_drops_frame_and_logs_once(
     running: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
     running.driver.memory.write(RX_RING, (GUEST_ADDR - 4096).to_bytes(8, "little"))

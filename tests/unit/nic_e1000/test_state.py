@@ -63,9 +63,7 @@ def changed(record: E1000Record, place: str, value: object) -> bytes:
         ("info_mac", "AAAA", "info_mac"),
     ],
 )
-def test_a_record_that_cannot_be_is_refused_by_its_field(
-    rig: Rig, place: str, value: object, field: str
-) -> None:
+def test_invalid_record_is_refused_with_field(rig: Rig, place: str, value: object, field: str) -> None:
     rig.driver.probe()
     rig.driver.start(causes=regs.ICR_LSC)
     if place == "tx.collected":
@@ -81,13 +79,13 @@ def test_a_record_that_cannot_be_is_refused_by_its_field(
     assert nic.save() == before
 
 
-def test_another_models_record_is_refused(rig: Rig) -> None:
+def test_record_of_other_model_is_refused(rig: Rig) -> None:
     nic = new_nic(rig, "e1000-82545em")
     with pytest.raises(RecordError, match=r"function.config.data: has 0x0e at 0x2, not 0x0f"):
         nic.restore(rig.device.save(), PciHandles(rig.driver.irq, rig.driver.served))
 
 
-def test_a_negotiation_goes_on_for_what_remains_of_it(running: Rig) -> None:
+def test_restored_negotiation_takes_remaining_time(running: Rig) -> None:
     running.set_link(False)
     running.set_link(True)
     running.scheduler.advance(NEGOTIATION_SECONDS - 0.1)
@@ -98,7 +96,7 @@ def test_a_negotiation_goes_on_for_what_remains_of_it(running: Rig) -> None:
     assert running.device.link.up
 
 
-def test_a_frame_that_was_half_collected_is_sent_whole(running: Rig) -> None:
+def test_restored_partial_frame_is_sent_whole(running: Rig) -> None:
     driver = running.driver
     driver.memory.write(TX_BUFFERS, bytes(range(200)))
     driver.descriptor(TX_BUFFERS, 100, 0)

@@ -16,7 +16,7 @@ from vnic.nic.intel.tx import WORK_PER_TURN
 FRAME = bytes.fromhex("525400000002") + MAC + b"\x12\x34" + bytes(100)
 
 
-def test_a_legacy_frame(running: Rig) -> None:
+def test_legacy_descriptor_sends_frame(running: Rig) -> None:
     running.driver.send(FRAME)
     assert running.netdev.frames == [FRAME]
     assert running.driver.tx_done(0)
@@ -30,7 +30,7 @@ def test_no_status_without_rs(running: Rig) -> None:
     assert running.driver.read(regs.ICR) == regs.ICR_TXQE
 
 
-def test_txd_low_when_the_threshold_is_passed(running: Rig) -> None:
+def test_txd_low_is_set_at_threshold(running: Rig) -> None:
     running.driver.write(regs.TXDCTL, 1 << 25)
     running.driver.send_extended(FRAME, 0, pieces=6)
     assert not running.driver.read(regs.ICR) & regs.ICR_TXD_LOW  # it never had eight
@@ -38,7 +38,7 @@ def test_txd_low_when_the_threshold_is_passed(running: Rig) -> None:
     assert running.driver.read(regs.ICR) & regs.ICR_TXD_LOW
 
 
-def test_a_looped_frame_without_a_buffer_is_missed(running: Rig) -> None:
+def test_loopback_frame_without_buffer_is_missed(running: Rig) -> None:
     running.driver.phy_write(0, 0x4000)
     for _ in range(16):
         running.driver.send(MAC + FRAME[6:])
@@ -46,14 +46,14 @@ def test_a_looped_frame_without_a_buffer_is_missed(running: Rig) -> None:
     assert running.driver.read(regs.MPC) == 1
 
 
-def test_a_frame_in_pieces_over_the_ring_s_end(running: Rig) -> None:
+def test_frame_may_wrap_around_ring(running: Rig) -> None:
     for _ in range(5):
         running.driver.send_extended(FRAME, 0, pieces=7)
     assert running.netdev.frames == [FRAME] * 5
     assert running.driver.read(regs.TDH) == 35 % 16
 
 
-def test_nothing_goes_until_tctl_en(rig: Rig) -> None:
+def test_no_frame_is_sent_before_tctl_en(rig: Rig) -> None:
     rig.driver.start(tctl=0)
     rig.driver.send(FRAME)
     assert rig.netdev.frames == []
@@ -61,7 +61,7 @@ def test_nothing_goes_until_tctl_en(rig: Rig) -> None:
     assert rig.netdev.frames == [FRAME]
 
 
-def test_short_frames_are_padded_where_asked(running: Rig) -> None:
+def test_short_frames_are_padded_with_psp(running: Rig) -> None:
     running.driver.send(FRAME[:20])
     running.driver.write(regs.TCTL, TCTL | 8)
     running.driver.send(FRAME[:20])
@@ -120,7 +120,7 @@ def test_segmentation(rig: Rig, v6: bool, tag: int, wants_offload: bool, tcp: bo
     assert rig.driver.read(regs.GOTCL) == sum(len(each) + 4 for each in frames)
 
 
-def test_padding_is_no_payload_of_a_segment(rig: Rig) -> None:
+def test_padding_is_not_segment_payload(rig: Rig) -> None:
     rig.driver.start(tctl=TCTL | 8)
     frame, l3, l4 = without_sums(b"x")
     rig.driver.context(l3=l3, l4=l4, at=l4 + 16, header=l4 + 20, mss=1448, tse=True)
@@ -171,7 +171,7 @@ def test_checksum_offsets_outside_of_the_frame_insert_nothing(running: Rig) -> N
     assert running.netdev.frames[0] == FRAME
 
 
-def test_contexts_of_both_kinds_live_side_by_side(running: Rig) -> None:
+def test_both_offload_contexts_are_independent(running: Rig) -> None:
     frame, l3, l4 = without_sums(bytes(3000))
     plain, _, _ = build(6, b"plain")
     running.driver.context(l3=l3, l4=l4, at=l4 + 16, header=l4 + 20, mss=1000, tse=True)
@@ -184,7 +184,7 @@ def test_contexts_of_both_kinds_live_side_by_side(running: Rig) -> None:
     assert len(running.netdev.frames) == 8
 
 
-def test_a_peer_without_room_pauses_the_ring(running: Rig) -> None:
+def test_peer_without_room_pauses_ring(running: Rig) -> None:
     running.netdev.room = False
     driver = running.driver
     for _ in range(5):
@@ -201,7 +201,7 @@ def test_a_peer_without_room_pauses_the_ring(running: Rig) -> None:
     assert len(running.netdev.frames) == 5
 
 
-def test_a_netdev_that_goes_while_the_ring_is_paused_does_not_stop_it(running: Rig) -> None:
+def test_netdev_del_resumes_paused_ring(running: Rig) -> None:
     running.netdev.room = False
     running.driver.send(FRAME)
     running.network.delete_netdev("net0", "test")
@@ -210,7 +210,7 @@ def test_a_netdev_that_goes_while_the_ring_is_paused_does_not_stop_it(running: R
     assert running.driver.read(regs.TDH) == 2
 
 
-def test_a_ring_paused_by_its_peer_goes_on_when_the_link_goes_down(running: Rig) -> None:
+def test_link_down_resumes_paused_ring(running: Rig) -> None:
     """Linux's driver resets the card that has not done its frames when the link is gone."""
     running.netdev.room = False
     for _ in range(3):
@@ -222,7 +222,7 @@ def test_a_ring_paused_by_its_peer_goes_on_when_the_link_goes_down(running: Rig)
     assert running.netdev.frames == []
 
 
-def test_down_frames_are_done_but_not_sent(running: Rig) -> None:
+def test_link_down_completes_frames_unsent(running: Rig) -> None:
     running.set_link(False)
     running.driver.send(FRAME)
     assert running.driver.tx_done(0)
@@ -231,7 +231,7 @@ def test_down_frames_are_done_but_not_sent(running: Rig) -> None:
     assert running.netdev.frames == []
 
 
-def test_work_is_cut_into_turns() -> None:
+def test_work_is_spread_over_turns() -> None:
     rig = Rig()
     rig.driver.ring_size = 1024
     rig.driver.start()
@@ -246,7 +246,7 @@ def test_work_is_cut_into_turns() -> None:
     rig.close()
 
 
-def test_a_reset_forgets_the_turn_that_was_due(rig: Rig) -> None:
+def test_reset_cancels_scheduled_turn(rig: Rig) -> None:
     rig.driver.ring_size = 1024
     rig.driver.start()
     for _ in range(1000):
@@ -266,7 +266,7 @@ def test_loopback(running: Rig, link: bool) -> None:
     assert running.netdev.frames == []
 
 
-def test_loopback_finishes_offloads_itself(running: Rig) -> None:
+def test_loopback_completes_offloads(running: Rig) -> None:
     frame, l3, l4 = build(6, b"payload")
     running.driver.phy_write(0, 0x4140)
     running.driver.context(l3=l3, l4=l4, at=l4 + 16, ends=(l4 - 1, 0))
@@ -292,7 +292,7 @@ def test_counters(running: Rig) -> None:
     assert (driver.read(regs.TOTH), driver.read(regs.TOTL)) == (0, 0)
 
 
-def test_context_descriptors_alone_send_nothing(running: Rig) -> None:
+def test_context_descriptor_sends_no_frame(running: Rig) -> None:
     for _ in range(3):
         running.driver.descriptor(0, 0, DEXT | RS)
     running.driver.descriptor(0, 0, DEXT | RS, kind=7)

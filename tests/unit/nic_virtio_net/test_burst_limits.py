@@ -34,7 +34,7 @@ def fill(lab: VirtioLab, ring: DriverRing, parts: list[tuple[int, int, int]]) ->
 
 
 @pytest.mark.parametrize("length", [1, 60, 60_000])
-def test_long_chains_are_sent_a_few_a_turn(length: int) -> None:
+def test_descriptors_sent_per_turn_are_bounded(length: int) -> None:
     """1024 descriptors take about a millisecond to follow, whatever they hold."""
     with VirtioLab() as lab:
         lab.plug()
@@ -47,7 +47,7 @@ def test_long_chains_are_sent_a_few_a_turn(length: int) -> None:
         assert ring.used_idx == ring.size, "the rest in later turns"
 
 
-def test_packets_to_be_segmented_are_sent_a_few_a_turn() -> None:
+def test_segments_sent_per_turn_are_bounded() -> None:
     """A short packet can ask for a thousand segments."""
     with VirtioLab(VirtioNet(), FarEnd(wants_offload=True)) as lab:
         lab.plug()
@@ -61,7 +61,7 @@ def test_packets_to_be_segmented_are_sent_a_few_a_turn() -> None:
         assert len(lab.sent) == 8
 
 
-def test_a_ring_of_crumbs_receives_a_few_packets_a_turn() -> None:
+def test_descriptors_searched_for_room_per_turn_are_bounded() -> None:
     with VirtioLab() as lab:
         lab.plug()
         buffer = lab.guest.alloc(64)
@@ -76,7 +76,7 @@ def test_a_ring_of_crumbs_receives_a_few_packets_a_turn() -> None:
         assert ring.used_idx == 16
 
 
-def test_a_packet_that_would_take_more_buffers_than_a_chain_may_have_is_lost() -> None:
+def test_packet_that_needs_too_many_buffers_is_dropped() -> None:
     with VirtioLab() as lab:
         lab.plug()
         buffer = lab.guest.alloc(16)
@@ -89,7 +89,7 @@ def test_a_packet_that_would_take_more_buffers_than_a_chain_may_have_is_lost() -
         assert ring.used_idx == 6
 
 
-def test_control_commands_in_many_pieces_are_served_one_a_turn() -> None:
+def test_descriptors_of_control_commands_per_turn_are_bounded() -> None:
     with VirtioLab() as lab:
         lab.plug()
         command, ack = lab.guest.alloc(16), lab.guest.alloc(1)
@@ -101,7 +101,7 @@ def test_control_commands_in_many_pieces_are_served_one_a_turn() -> None:
         assert ring.used_idx == ring.size
 
 
-def test_long_control_commands_are_served_a_few_a_turn() -> None:
+def test_bytes_of_control_commands_per_turn_are_bounded() -> None:
     with VirtioLab() as lab:
         lab.plug()
         size = control.COMMAND_BYTES // 2

@@ -17,7 +17,7 @@ from vnic.virtio.features import (
 )
 
 
-def test_the_golden_of_qemu() -> None:
+def test_config_space_equals_qemus() -> None:
     """QEMU 11.1.3 with mtu=1400,speed=1000,duplex=full, link down and an announcement asked for."""
     with VirtioLab(VirtioNet(mtu=1400, speed=1000, duplex="full")) as lab:
         lab.plug()
@@ -43,13 +43,13 @@ def test_the_golden_of_qemu() -> None:
         ),
     ],
 )
-def test_config_is_as_long_as_its_features(device: VirtioNet, size: int, config: str) -> None:
+def test_config_size_follows_features(device: VirtioNet, size: int, config: str) -> None:
     with VirtioLab(device) as lab:
         assert lab.device.config_size == size
         assert lab.device.read_config(0, size) == bytes.fromhex(config)
 
 
-def test_reads_of_any_shape() -> None:
+def test_config_reads_of_any_range() -> None:
     with VirtioLab() as lab:
         read = lab.device.read_config
         assert read(4, 4) == bytes.fromhex("34560100")
@@ -71,12 +71,12 @@ def test_reads_of_any_shape() -> None:
         ({"queue_size": 100}, "queue_size"),
     ],
 )
-def test_options_that_are_refused(options: dict[str, object], text: str) -> None:
+def test_invalid_option_is_refused(options: dict[str, object], text: str) -> None:
     with pytest.raises(NetError, match=text):
         VirtioNet(**options)  # type: ignore[arg-type]  # wrong on purpose
 
 
-def test_what_is_offered() -> None:
+def test_offered_features() -> None:
     always = VERSION_1 | INDIRECT_DESC | f.ALWAYS
     with VirtioLab() as lab:
         assert lab.device.host_features == always
@@ -113,7 +113,7 @@ def test_what_is_offered() -> None:
         ("in_order", 0),
     ],
 )
-def test_a_feature_that_is_off_takes_with_it_what_needs_it(off: str, gone: int) -> None:
+def test_withheld_feature_withholds_dependent_ones(off: str, gone: int) -> None:
     """§5.1.3.1."""
     withheld = sum(f.SWITCHES[name] for name in off.split())
     with VirtioLab(VirtioNet(pairs=2), FarEnd(wants_offload=True)) as full:
@@ -124,12 +124,12 @@ def test_a_feature_that_is_off_takes_with_it_what_needs_it(off: str, gone: int) 
         assert not lab.device.driver_features & gone
 
 
-def test_in_order_is_offered_where_it_is_asked_for() -> None:
+def test_in_order_is_offered_on_request() -> None:
     with VirtioLab(VirtioNet(in_order=True)) as lab:
         assert lab.device.host_features & IN_ORDER
 
 
-def test_without_status_there_is_none_to_read() -> None:
+def test_config_without_status_feature_has_no_status() -> None:
     with VirtioLab(VirtioNet(withheld=f.STATUS)) as lab:
         lab.plug()
         assert lab.device.config_size == 6
@@ -139,7 +139,7 @@ def test_without_status_there_is_none_to_read() -> None:
         assert not [name for name, _ in lab.events if name == "LINK_SEEN"]
 
 
-def test_offers_follow_the_back_end_until_a_driver_is_there() -> None:
+def test_offer_follows_back_end_until_driver_ok() -> None:
     with VirtioLab() as lab:
         lab.network.delete_netdev("net0", "test")
         lab.network.add_netdev("net0", "tap", FarEnd(wants_offload=True))
@@ -162,7 +162,7 @@ def test_features_that_were_not_offered_are_refused() -> None:
         assert device.status == 11
 
 
-def test_a_legacy_driver_sets_its_mac_in_config() -> None:
+def test_legacy_driver_sets_mac_in_config() -> None:
     with VirtioLab() as lab:
         lab.plug(f.MAC)
         lab.device.write_config(0, bytes.fromhex("020304"))
@@ -171,7 +171,7 @@ def test_a_legacy_driver_sets_its_mac_in_config() -> None:
         assert lab.device.info_text(0) == "model=virtio-net-pci,macaddr=02:03:04:05:06:07"
 
 
-def test_config_is_read_only_to_a_modern_driver() -> None:
+def test_config_is_read_only_for_modern_driver() -> None:
     with VirtioLab() as lab:
         lab.plug()
         lab.device.write_config(0, bytes(8))

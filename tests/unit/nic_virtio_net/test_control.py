@@ -55,7 +55,7 @@ def test_rx_modes(lab: VirtioLab, number: int) -> None:
 
 
 @pytest.mark.parametrize(("command", "data"), [(6, b"\1"), (255, b"\1"), (0, b"")])
-def test_rx_modes_that_are_refused(lab: VirtioLab, command: int, data: bytes) -> None:
+def test_invalid_rx_mode_is_refused(lab: VirtioLab, command: int, data: bytes) -> None:
     assert lab.driver.command(CLASS_RX, command, data) == ERR
 
 
@@ -103,7 +103,7 @@ def test_mac_tables(
         bytes(4) + b"\xff\xff\xff\xff",
     ],
 )
-def test_mac_tables_that_do_not_fit_change_nothing(lab: VirtioLab, data: bytes) -> None:
+def test_malformed_mac_table_changes_nothing(lab: VirtioLab, data: bytes) -> None:
     assert lab.driver.command(CLASS_MAC, MAC_TABLE_SET, tables(1, 1)) == OK
     assert lab.driver.command(CLASS_MAC, MAC_TABLE_SET, data) == ERR
     assert (len(lab.device.filter.unicast), len(lab.device.filter.multicast)) == (1, 1)
@@ -121,15 +121,15 @@ def test_vlans(lab: VirtioLab) -> None:
 
 
 @pytest.mark.parametrize(("klass", "command"), [(5, 0), (99, 0), (255, 255), (CLASS_MAC, 2), (CLASS_MQ, 1)])
-def test_unknown_commands(lab: VirtioLab, klass: int, command: int) -> None:
+def test_unknown_command_is_refused(lab: VirtioLab, klass: int, command: int) -> None:
     assert lab.driver.command(klass, command, bytes(8)) == ERR
 
 
-def test_pairs_without_mq(lab: VirtioLab) -> None:
+def test_pairs_command_without_mq_is_refused(lab: VirtioLab) -> None:
     assert lab.driver.command(CLASS_MQ, 0, b"\1\0") == ERR
 
 
-def test_pairs() -> None:
+def test_pairs_command_sets_pairs_in_use() -> None:
     with VirtioLab(VirtioNet(pairs=4)) as lab:
         lab.plug()
         answers = [
@@ -141,7 +141,7 @@ def test_pairs() -> None:
         assert lab.device.active_pairs == 1
 
 
-def test_a_command_in_many_pieces(lab: VirtioLab) -> None:
+def test_command_may_have_many_descriptors(lab: VirtioLab) -> None:
     ring, guest = lab.driver.rings[2], lab.guest
     parts = [bytes((byte,)) for byte in bytes((CLASS_MAC, MAC_ADDR_SET)) + bytes.fromhex("020000000001")]
     buffers: list[Buffer] = []
@@ -159,7 +159,7 @@ def test_a_command_in_many_pieces(lab: VirtioLab) -> None:
     assert ring.calls() == 1
 
 
-def test_nothing_is_done_before_driver_ok(lab: VirtioLab) -> None:
+def test_no_command_is_served_before_driver_ok(lab: VirtioLab) -> None:
     lab.device.set_status(0)
     lab.device.set_status(11)
     ring = lab.driver.rings[2]
@@ -171,7 +171,7 @@ def test_nothing_is_done_before_driver_ok(lab: VirtioLab) -> None:
     assert len(ring.take_used()) == 1
 
 
-def test_many_commands_take_turns(lab: VirtioLab) -> None:
+def test_commands_per_turn_are_bounded(lab: VirtioLab) -> None:
     ring, guest = lab.driver.rings[2], lab.guest
     out, ack = guest.alloc(3), guest.alloc(1)
     guest.write(out, bytes((CLASS_RX, 0, 1)))
@@ -190,7 +190,7 @@ def test_many_commands_take_turns(lab: VirtioLab) -> None:
 
 
 @pytest.mark.parametrize(("out", "into"), [(1, 1), (0, 1), (8, 0)])
-def test_commands_without_header_or_room_break_the_ring(
+def test_command_without_header_or_room_breaks_ring(
     lab: VirtioLab, caplog: pytest.LogCaptureFixture, out: int, into: int
 ) -> None:
     ring, guest = lab.driver.rings[2], lab.guest
@@ -205,14 +205,14 @@ def test_commands_without_header_or_room_break_the_ring(
     assert lab.driver.command(CLASS_RX, 0, b"\0") == OK
 
 
-def test_a_command_too_long_is_refused(lab: VirtioLab) -> None:
+def test_too_long_command_is_refused(lab: VirtioLab) -> None:
     data = bytes(COMMAND_BYTES)
     assert lab.driver.command(CLASS_MAC, MAC_TABLE_SET, data) == ERR
 
 
 @settings(max_examples=200)
 @given(st.integers(0, 6), st.integers(0, 7), st.binary(max_size=40))
-def test_any_command_is_answered(klass: int, command: int, data: bytes) -> None:
+def test_any_command_gets_an_answer(klass: int, command: int, data: bytes) -> None:
     with VirtioLab(VirtioNet(pairs=2), memory_bytes=1 << 20, ring_size=16) as lab:
         lab.plug()
         assert lab.driver.command(klass, command, data) in (OK, ERR)

@@ -32,7 +32,7 @@ def far(lab: VirtioLab) -> FarEnd:
 
 @pytest.mark.parametrize("indirect", [False, True])
 @pytest.mark.parametrize("cuts", [(), (12,), (5,), (12, 13), (1, 2, 3, 20), (11, 13, 70)])
-def test_tx_buffers_of_any_shape(lab: VirtioLab, cuts: tuple[int, ...], indirect: bool) -> None:
+def test_tx_packet_may_be_split_anywhere(lab: VirtioLab, cuts: tuple[int, ...], indirect: bool) -> None:
     """§2.7.4.2: a device must not assume how a packet is laid out."""
     packet = bytes(12) + frame(7, 100)
     bounds = [0, *cuts, len(packet)]
@@ -50,7 +50,7 @@ def test_tx_buffers_of_any_shape(lab: VirtioLab, cuts: tuple[int, ...], indirect
     assert ring.calls() == 1
 
 
-def test_tx_keeps_the_order(lab: VirtioLab) -> None:
+def test_tx_keeps_order(lab: VirtioLab) -> None:
     frames = [frame(number) for number in range(200)]
     lab.driver.send(*frames)
     lab.settle()
@@ -58,13 +58,13 @@ def test_tx_keeps_the_order(lab: VirtioLab) -> None:
     assert lab.driver.rings[1].calls() == 2, "one interrupt a burst"
 
 
-def test_a_driver_without_interest_is_not_interrupted(lab: VirtioLab) -> None:
+def test_suppressed_interrupt_is_not_sent(lab: VirtioLab) -> None:
     lab.driver.rings[1].set_no_interrupt(True)
     lab.driver.send(frame())
     assert lab.driver.rings[1].calls() == 0
 
 
-def test_a_burst_is_bounded_in_packets(lab: VirtioLab) -> None:
+def test_burst_is_bounded_in_packets(lab: VirtioLab) -> None:
     lab.driver.send(*[frame(number) for number in range(2 * BURST_PACKETS)])
     assert len(lab.sent) == BURST_PACKETS
     assert lab.driver.rings[1].used_flags == 1, "no kicks are needed: it goes on by itself"
@@ -74,7 +74,7 @@ def test_a_burst_is_bounded_in_packets(lab: VirtioLab) -> None:
     assert lab.driver.rings[1].used_flags == 0
 
 
-def test_a_burst_is_bounded_in_bytes(lab: VirtioLab) -> None:
+def test_burst_is_bounded_in_bytes(lab: VirtioLab) -> None:
     big = 65_000
     lab.driver.send(*[frame(number, big) for number in range(20)])
     assert len(lab.sent) == BURST_BYTES // big + 1
@@ -82,7 +82,7 @@ def test_a_burst_is_bounded_in_bytes(lab: VirtioLab) -> None:
     assert len(lab.sent) == 20
 
 
-def test_what_came_without_a_kick_while_bursting_is_found(lab: VirtioLab) -> None:
+def test_packet_without_kick_during_burst_is_sent(lab: VirtioLab) -> None:
     ring = lab.driver.rings[1]
     lab.driver.send(*[frame(number) for number in range(BURST_PACKETS)])
     lab.driver.queue_tx(frame(999))
@@ -92,7 +92,7 @@ def test_what_came_without_a_kick_while_bursting_is_found(lab: VirtioLab) -> Non
     assert lab.sent[-1] == frame(999)
 
 
-def test_what_came_just_before_kicks_were_wanted_again_is_found(
+def test_packet_just_before_kicks_are_enabled_is_sent(
     lab: VirtioLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ring, queue = lab.driver.rings[1], lab.device.queues[1]
@@ -112,13 +112,13 @@ def test_what_came_just_before_kicks_were_wanted_again_is_found(
     assert lab.sent[-1] == frame(999)
 
 
-def test_frames_of_impossible_sizes_are_completed_unsent(lab: VirtioLab) -> None:
+def test_frame_of_invalid_size_is_completed_unsent(lab: VirtioLab) -> None:
     lab.driver.send(bytes(13), b"", frame(1)[:14], frame(2, 69_632), frame(3, 69_633))
     assert [len(each) for each in lab.sent] == [14, 69_632]
     assert len(lab.driver.rings[1].take_used()) == 5
 
 
-def test_a_full_peer_pauses_tx(lab: VirtioLab) -> None:
+def test_full_peer_pauses_tx(lab: VirtioLab) -> None:
     far(lab).room = 3
     lab.driver.send(*[frame(number) for number in range(10)])
     ring = lab.driver.rings[1]
@@ -134,7 +134,7 @@ def test_a_full_peer_pauses_tx(lab: VirtioLab) -> None:
     assert lab.sent[-1] == frame(11)
 
 
-def test_a_peer_that_goes_away_while_full(lab: VirtioLab) -> None:
+def test_deleted_full_peer_resumes_tx(lab: VirtioLab) -> None:
     far(lab).room = 0
     lab.driver.send(frame(1), frame(2))
     lab.network.delete_netdev("net0", "test")
@@ -147,7 +147,7 @@ def test_a_peer_that_goes_away_while_full(lab: VirtioLab) -> None:
     assert back.frames == [frame(3)]
 
 
-def test_what_waits_in_the_ring_is_sent_at_driver_ok(lab: VirtioLab) -> None:
+def test_packets_in_ring_are_sent_at_driver_ok(lab: VirtioLab) -> None:
     lab.device.set_status(0)
     lab.device.set_features(lab.device.host_features)
     lab.device.set_status(11)
@@ -164,7 +164,7 @@ def test_what_waits_in_the_ring_is_sent_at_driver_ok(lab: VirtioLab) -> None:
     assert lab.sent == [frame(1)]
 
 
-def test_a_disabled_tx_ring_is_discarded_from(lab: VirtioLab) -> None:
+def test_packets_of_disabled_tx_ring_are_discarded(lab: VirtioLab) -> None:
     lab.device.queue_enabled(1, False)
     lab.driver.send(frame(1))
     lab.settle()
@@ -178,14 +178,14 @@ def test_a_disabled_tx_ring_is_discarded_from(lab: VirtioLab) -> None:
 # -- RX -------------------------------------------------------------------------------------------------------------
 
 
-def test_rx_has_a_header_of_one_buffer(lab: VirtioLab) -> None:
+def test_rx_header_has_num_buffers_1(lab: VirtioLab) -> None:
     lab.driver.fill_rx(2)
     lab.netdev.send(0, frame(1))
     assert lab.driver.received_raw() == [bytes(10) + b"\1\0" + frame(1)]
 
 
 @pytest.mark.parametrize("shape", [(2000,), (12, 2000), (5, 7, 2000), (10, 10, 10, 10, 10, 2000), (72,)])
-def test_rx_buffers_of_any_shape(lab: VirtioLab, shape: tuple[int, ...]) -> None:
+def test_rx_buffer_may_be_split_anywhere(lab: VirtioLab, shape: tuple[int, ...]) -> None:
     ring = lab.driver.rings[0]
     buffers = [(lab.guest.alloc(size, 1), size) for size in shape]
     head = ring.add([], buffers)
@@ -198,14 +198,14 @@ def test_rx_buffers_of_any_shape(lab: VirtioLab, shape: tuple[int, ...]) -> None
     assert not any(data[72:]), "not a byte more"
 
 
-def test_rx_frames_of_any_kind(lab: VirtioLab) -> None:
+def test_rx_takes_bytes_and_views(lab: VirtioLab) -> None:
     lab.driver.fill_rx(3)
     for kind in (bytes, bytearray, memoryview):
         lab.netdev.send(0, kind(frame(3)))
     assert lab.driver.received() == [frame(3)] * 3
 
 
-def test_one_interrupt_a_turn(lab: VirtioLab) -> None:
+def test_rx_sends_one_interrupt_per_turn(lab: VirtioLab) -> None:
     lab.driver.fill_rx(20)
     for number in range(20):
         lab.netdev.send(0, frame(number))
@@ -214,7 +214,7 @@ def test_one_interrupt_a_turn(lab: VirtioLab) -> None:
     assert lab.driver.rings[0].calls() == 1
 
 
-def test_rx_waits_for_room_and_is_kicked_only_then(lab: VirtioLab) -> None:
+def test_rx_enables_kicks_only_without_room(lab: VirtioLab) -> None:
     ring = lab.driver.rings[0]
     lab.driver.fill_rx(2)
     assert ring.used_flags == 1, "kicks for room are of no use while there is some"
@@ -226,7 +226,7 @@ def test_rx_waits_for_room_and_is_kicked_only_then(lab: VirtioLab) -> None:
     assert far(lab).resumed == 1
 
 
-def test_room_made_without_a_kick_is_found(lab: VirtioLab) -> None:
+def test_rx_finds_room_made_without_kick(lab: VirtioLab) -> None:
     lab.driver.fill_rx(1)
     ring = lab.driver.rings[0]
     lab.netdev.send(0, frame(1))
@@ -236,7 +236,7 @@ def test_room_made_without_a_kick_is_found(lab: VirtioLab) -> None:
     assert ring.used_idx == 2
 
 
-def test_merged_buffers(lab: VirtioLab) -> None:
+def test_rx_merges_buffers(lab: VirtioLab) -> None:
     """§5.1.6.4: num_buffers says how many; all are used up to their end but the last."""
     lab.driver.fill_rx(5, size=100)
     lab.netdev.send(0, frame(1, 400))
@@ -246,7 +246,7 @@ def test_merged_buffers(lab: VirtioLab) -> None:
     assert packet == bytes(10) + b"\5\0" + frame(1, 400)
 
 
-def test_merging_waits_for_all_the_room(lab: VirtioLab) -> None:
+def test_rx_merge_waits_for_room_of_whole_packet(lab: VirtioLab) -> None:
     lab.driver.fill_rx(4, size=100)
     assert not lab.netdev.send(0, frame(1, 400))
     assert lab.driver.rings[0].used_idx == 0
@@ -255,7 +255,7 @@ def test_merging_waits_for_all_the_room(lab: VirtioLab) -> None:
     assert lab.driver.received() == [frame(1, 400), frame(2)]
 
 
-def test_a_frame_larger_than_the_ring_is_dropped() -> None:
+def test_frame_larger_than_ring_is_dropped() -> None:
     with VirtioLab(ring_size=4) as lab:
         lab.plug()
         lab.driver.fill_rx(4, size=100)
@@ -272,7 +272,7 @@ def test_a_frame_larger_than_the_ring_is_dropped() -> None:
         (VERSION_1, 12, bytes(10) + b"\1\0"),
     ],
 )
-def test_headers_by_feature(acked: int, header_bytes: int, header: bytes) -> None:
+def test_header_size_follows_features(acked: int, header_bytes: int, header: bytes) -> None:
     with VirtioLab(header_bytes=header_bytes) as lab:
         lab.plug(acked)
         lab.driver.fill_rx(4, size=header_bytes + 60)
@@ -288,7 +288,7 @@ def test_headers_by_feature(acked: int, header_bytes: int, header: bytes) -> Non
             assert lab.driver.received() == [frame(4)]
 
 
-def test_nobody_receives_before_driver_ok_or_with_the_ring_disabled(lab: VirtioLab) -> None:
+def test_rx_drops_before_driver_ok_and_with_ring_disabled(lab: VirtioLab) -> None:
     lab.driver.fill_rx(4)
     lab.device.queue_enabled(0, False)
     assert lab.netdev.send(0, frame(1))
@@ -299,7 +299,7 @@ def test_nobody_receives_before_driver_ok_or_with_the_ring_disabled(lab: VirtioL
     assert lab.netdev.send(0, frame(3))
 
 
-def test_a_stopped_rx_ring_drops(lab: VirtioLab) -> None:
+def test_stopped_rx_ring_drops_frames(lab: VirtioLab) -> None:
     lab.driver.fill_rx(4)
     bases: list[int] = []
     lab.device.queue_stopped(0, bases.append)
@@ -314,7 +314,7 @@ def test_a_stopped_rx_ring_drops(lab: VirtioLab) -> None:
 # -- queues ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_next_guest_gets_nothing_that_waited_for_the_last(lab: VirtioLab) -> None:
+def test_waiting_frames_are_not_delivered_to_next_guest(lab: VirtioLab) -> None:
     for number in range(2000):
         far(lab).client.send(0, frame(number))
     lab.driver.unplug()
@@ -326,7 +326,7 @@ def test_the_next_guest_gets_nothing_that_waited_for_the_last(lab: VirtioLab) ->
     assert lab.driver.received() == [frame(1)]
 
 
-def test_pairs_are_kept_apart() -> None:
+def test_pairs_use_their_own_queues() -> None:
     with VirtioLab(VirtioNet(pairs=2)) as lab:
         lab.plug()
         for pair in (0, 1):
@@ -343,7 +343,7 @@ def test_pairs_are_kept_apart() -> None:
         assert (lab.driver.received(0), lab.driver.received(1)) == ([], [frame(4)])
 
 
-def test_pairs_share_the_queues_of_a_netdev_that_has_fewer() -> None:
+def test_pairs_share_queues_of_smaller_netdev() -> None:
     """Another netdev may come in the place of the one that the NIC was made for."""
     with VirtioLab(VirtioNet(pairs=3)) as lab:
         lab.plug()
@@ -365,7 +365,7 @@ def test_pairs_share_the_queues_of_a_netdev_that_has_fewer() -> None:
         assert sorted(new.frames[3:]) == [frame(3 + number) for number in range(6)]
 
 
-def test_all_pairs_are_in_use_where_the_client_keeps_the_control_queue() -> None:
+def test_all_pairs_are_in_use_without_control_queue() -> None:
     """QEMU's and DPDK's vhost-user front-ends: MQ without CTRL_VQ; they enable rings instead."""
     with VirtioLab(VirtioNet(pairs=2)) as lab:
         lab.plug(VERSION_1 | INDIRECT_DESC | features.MQ)
@@ -373,7 +373,7 @@ def test_all_pairs_are_in_use_where_the_client_keeps_the_control_queue() -> None
         assert lab.sent == [frame(1)]
 
 
-def test_the_pairs_that_such_a_client_enabled_are_those_that_get_frames() -> None:
+def test_enabled_pairs_get_frames_without_control_queue() -> None:
     with VirtioLab(VirtioNet(pairs=3)) as lab:
         lab.plug(VERSION_1 | INDIRECT_DESC | features.MQ)
         assert lab.device.active_pairs == 3
@@ -387,7 +387,7 @@ def test_the_pairs_that_such_a_client_enabled_are_those_that_get_frames() -> Non
         assert lab.device.active_pairs == 1
 
 
-def test_the_control_queue_of_a_driver_without_mq() -> None:
+def test_control_queue_index_without_mq() -> None:
     with VirtioLab(VirtioNet(pairs=2)) as lab:
         lab.plug(lab.device.host_features & ~features.MQ)
         assert lab.device.control_index == 2
@@ -397,7 +397,7 @@ def test_the_control_queue_of_a_driver_without_mq() -> None:
 # -- the memory map ---------------------------------------------------------------------------------------------------
 
 
-def test_memory_is_remapped_under_the_rings(lab: VirtioLab) -> None:
+def test_rings_work_after_memory_remap(lab: VirtioLab) -> None:
     memory = lab.device.memory
     assert memory is not None
     lab.driver.fill_rx(4)
@@ -417,7 +417,7 @@ def test_memory_is_remapped_under_the_rings(lab: VirtioLab) -> None:
 
 @settings(max_examples=40)
 @given(st.lists(st.tuples(st.booleans(), st.integers(14, 3000)), max_size=40), st.integers(100, 1600))
-def test_everything_sent_arrives_once_and_in_order(traffic: list[tuple[bool, int]], rx_bytes: int) -> None:
+def test_frames_arrive_once_and_in_order(traffic: list[tuple[bool, int]], rx_bytes: int) -> None:
     with VirtioLab(ring_size=64) as lab:
         lab.plug()
         out: list[bytes] = []

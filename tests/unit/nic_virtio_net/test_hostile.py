@@ -22,7 +22,7 @@ def break_ring(lab: VirtioLab, index: int) -> None:
     lab.driver.kick()
 
 
-def test_a_broken_tx_ring(caplog: pytest.LogCaptureFixture) -> None:
+def test_broken_tx_ring_sets_needs_reset(caplog: pytest.LogCaptureFixture) -> None:
     with VirtioLab() as lab:
         lab.plug()
         lab.driver.fill_rx(4)
@@ -46,7 +46,7 @@ def test_a_broken_tx_ring(caplog: pytest.LogCaptureFixture) -> None:
         assert lab.sent[-1] == frame(5)
 
 
-def test_what_was_sent_before_the_bad_chain_is_returned() -> None:
+def test_chains_before_invalid_one_are_returned() -> None:
     with VirtioLab() as lab:
         lab.plug()
         for number in range(3):
@@ -56,7 +56,7 @@ def test_what_was_sent_before_the_bad_chain_is_returned() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 11])
-def test_a_packet_without_a_header(size: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_packet_without_header_breaks_ring(size: int, caplog: pytest.LogCaptureFixture) -> None:
     with VirtioLab() as lab:
         lab.plug()
         lab.driver.rings[1].add([(lab.guest.alloc(size), size)])
@@ -65,7 +65,7 @@ def test_a_packet_without_a_header(size: int, caplog: pytest.LogCaptureFixture) 
         assert "virtio_net_hdr" in caplog.text
 
 
-def test_a_writable_buffer_in_the_tx_ring(caplog: pytest.LogCaptureFixture) -> None:
+def test_writable_buffer_in_tx_ring_breaks_ring(caplog: pytest.LogCaptureFixture) -> None:
     with VirtioLab() as lab:
         lab.plug()
         lab.driver.rings[1].add([], [(lab.guest.alloc(100), 100)])
@@ -75,7 +75,7 @@ def test_a_writable_buffer_in_the_tx_ring(caplog: pytest.LogCaptureFixture) -> N
 
 
 @pytest.mark.parametrize(("readable", "writable"), [(100, 0), (0, 11), (0, 1)])
-def test_receive_buffers_that_cannot_be(
+def test_invalid_receive_buffer_breaks_ring(
     readable: int, writable: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     with VirtioLab() as lab:
@@ -94,7 +94,7 @@ def test_receive_buffers_that_cannot_be(
         assert lab.sent == [frame(3)]
 
 
-def test_a_legacy_driver_is_not_told_of_needs_reset() -> None:
+def test_legacy_driver_gets_no_needs_reset() -> None:
     with VirtioLab(header_bytes=10) as lab:
         lab.plug(features.MAC)
         break_ring(lab, 1)
@@ -102,7 +102,7 @@ def test_a_legacy_driver_is_not_told_of_needs_reset() -> None:
         assert lab.driver.reset_notices == 0
 
 
-def test_breaking_again_and_again_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_log_lines_about_broken_rings_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
     with VirtioLab() as lab:
         lab.plug()
         for _ in range(LOGGED_BREAKS + 20):
@@ -113,7 +113,7 @@ def test_breaking_again_and_again_does_not_fill_the_log(caplog: pytest.LogCaptur
 
 
 @pytest.mark.parametrize("part", ["desc", "avail", "used"])
-def test_rings_outside_of_memory_do_not_start(part: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_ring_outside_of_memory_does_not_start(part: str, caplog: pytest.LogCaptureFixture) -> None:
     with VirtioLab() as lab:
         lab.driver.plug(lab.device, start=False)
         ring = lab.driver.rings[1]
@@ -123,7 +123,7 @@ def test_rings_outside_of_memory_do_not_start(part: str, caplog: pytest.LogCaptu
         lab.device.kick(1)
 
 
-def test_kicks_of_rings_that_are_not_there() -> None:
+def test_kick_of_missing_ring_is_ignored() -> None:
     with VirtioLab() as lab:
         for index in (0, 1, 2, 3, 99):
             lab.device.kick(index)
@@ -144,7 +144,7 @@ class Leaving(FarEnd):
         return True
 
 
-def test_the_guest_leaves_in_the_middle_of_a_burst() -> None:
+def test_detach_during_burst_is_safe() -> None:
     """An attachment that fails while it raises an interrupt may detach from within the device's own call."""
     far = Leaving()
     with VirtioLab(far=far) as lab:
@@ -158,7 +158,7 @@ def test_the_guest_leaves_in_the_middle_of_a_burst() -> None:
 
 @settings(max_examples=100)
 @given(st.integers(0, 2**32))
-def test_random_rings_and_registers(seed: int) -> None:
+def test_random_rings_and_registers_do_not_raise(seed: int) -> None:
     """Nothing a driver writes makes a call of the device raise; after a reset it works again."""
     source = random.Random(seed)
     with VirtioLab(memory_bytes=1 << 20, ring_size=16) as lab:

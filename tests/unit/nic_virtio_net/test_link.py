@@ -1,4 +1,4 @@
-"""How the guest learns of its cable: status, config interrupt, what it has seen, and what the journal keeps."""
+"""How the guest is notified of its link: status, config interrupt, seen, and the journal's steps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def status(lab: VirtioLab) -> int:
     return int.from_bytes(lab.device.read_config(6, 2), "little")
 
 
-def test_interrupts_come_exactly_with_changes(lab: VirtioLab) -> None:
+def test_config_interrupt_is_sent_only_for_changes(lab: VirtioLab) -> None:
     lab.plug()
     counts = []
     for up in (True, False, False, True, True, False):
@@ -46,14 +46,14 @@ def test_no_interrupt_before_driver_ok(lab: VirtioLab) -> None:
     assert lab.driver.config_interrupts == 1
 
 
-def test_nobody_is_plugged_in(lab: VirtioLab) -> None:
+def test_link_change_without_guest_sends_no_interrupt(lab: VirtioLab) -> None:
     lab.set_link(False)
     lab.plug()
     assert status(lab) == 0
 
 
 @pytest.mark.parametrize("cause", ["far hold", "netdev_del", "set_link net0"])
-def test_every_cause_reaches_the_guest_and_back(lab: VirtioLab, cause: str) -> None:
+def test_every_hold_changes_guests_link(lab: VirtioLab, cause: str) -> None:
     lab.plug()
     network = lab.network
     if cause == "far hold":
@@ -72,7 +72,7 @@ def test_every_cause_reaches_the_guest_and_back(lab: VirtioLab, cause: str) -> N
     assert (lab.driver.config_interrupts, status(lab)) == (2, 1)
 
 
-def test_born_with_the_link_down(lab: VirtioLab) -> None:
+def test_guest_boots_with_link_down_status(lab: VirtioLab) -> None:
     network = Network(lab.scheduler)
     device = VirtioNet()
     nic = network.add_nic("nic1", "virtio-net", device, mac=MAC, link=False)
@@ -81,7 +81,7 @@ def test_born_with_the_link_down(lab: VirtioLab) -> None:
     network.close()
 
 
-def test_a_driver_reset_keeps_the_link(lab: VirtioLab) -> None:
+def test_driver_reset_keeps_link(lab: VirtioLab) -> None:
     lab.plug()
     lab.set_link(False)
     lab.device.set_status(0)
@@ -92,7 +92,7 @@ def test_a_driver_reset_keeps_the_link(lab: VirtioLab) -> None:
     assert lab.driver.config_interrupts == 1
 
 
-def test_a_guest_without_f_status_is_interrupted_too(lab: VirtioLab) -> None:
+def test_guest_without_status_feature_is_interrupted(lab: VirtioLab) -> None:
     """As QEMU does [L]; it makes nothing of it."""
     lab.plug(lab.device.host_features & ~features.STATUS)
     lab.set_link(False)
@@ -102,7 +102,7 @@ def test_a_guest_without_f_status_is_interrupted_too(lab: VirtioLab) -> None:
 # -- seen ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_steps_of_a_change(lab: VirtioLab) -> None:
+def test_steps_of_change_are_recorded(lab: VirtioLab) -> None:
     lab.plug()
     lab.set_link(False)
     change = lab.nic.last_change
@@ -119,7 +119,7 @@ def test_the_steps_of_a_change(lab: VirtioLab) -> None:
 @pytest.mark.parametrize(
     ("offset", "length", "seen"), [(0, 6, False), (0, 7, True), (7, 1, True), (8, 9, False), (0, 17, True)]
 )
-def test_only_a_read_of_status_is_seeing(lab: VirtioLab, offset: int, length: int, seen: bool) -> None:
+def test_only_read_of_status_is_seen(lab: VirtioLab, offset: int, length: int, seen: bool) -> None:
     lab.plug()
     lab.set_link(False)
     lab.device.read_config(offset, length)
@@ -129,7 +129,7 @@ def test_only_a_read_of_status_is_seeing(lab: VirtioLab, offset: int, length: in
 @pytest.mark.parametrize(
     ("offset", "length", "seen"), [(6, 2, True), (0, 8, True), (0, 10, None), (0, 24, None)]
 )
-def test_a_driver_that_probes_the_status_has_seen_it_once_it_is_in_charge(
+def test_status_read_at_probe_is_seen_at_driver_ok(
     lab: VirtioLab, offset: int, length: int, seen: bool | None
 ) -> None:
     """QEMU reads the whole config space of a vhost-user device itself, before any guest runs."""
@@ -142,7 +142,7 @@ def test_a_driver_that_probes_the_status_has_seen_it_once_it_is_in_charge(
     assert str(lab.nic.guest.seen) == "up"
 
 
-def test_what_was_probed_is_what_was_seen_though_the_link_changed_since(lab: VirtioLab) -> None:
+def test_seen_is_probed_value_after_later_change(lab: VirtioLab) -> None:
     lab.driver.plug(lab.device, start=False)
     status(lab)
     lab.set_link(False)
@@ -151,7 +151,7 @@ def test_what_was_probed_is_what_was_seen_though_the_link_changed_since(lab: Vir
     assert "LINK_SEEN" not in lab.names()
 
 
-def test_a_probe_is_forgotten_at_reset(lab: VirtioLab) -> None:
+def test_reset_clears_probed_status(lab: VirtioLab) -> None:
     lab.driver.plug(lab.device, start=False)
     status(lab)
     lab.device.set_status(0)
@@ -159,7 +159,7 @@ def test_a_probe_is_forgotten_at_reset(lab: VirtioLab) -> None:
     assert lab.nic.guest.seen == "unknown"
 
 
-def test_a_stale_read_is_not_the_new_state(lab: VirtioLab) -> None:
+def test_read_of_old_status_is_not_seen(lab: VirtioLab) -> None:
     lab.plug()
     lab.set_link(False)
     lab.set_link(True)
@@ -179,7 +179,7 @@ def test_driver_ok_is_shown(lab: VirtioLab) -> None:
 # -- announce -----------------------------------------------------------------------------------------------------
 
 
-def test_announce_and_its_ack(lab: VirtioLab) -> None:
+def test_announce_is_cleared_by_ack(lab: VirtioLab) -> None:
     lab.plug()
     lab.device.announce()
     assert (status(lab), lab.driver.config_interrupts) == (3, 1)
@@ -192,7 +192,7 @@ def test_announce_and_its_ack(lab: VirtioLab) -> None:
     assert lab.driver.command(CLASS_ANNOUNCE, 0) == 1, "nothing to acknowledge"
 
 
-def test_a_reset_takes_the_announcement_back(lab: VirtioLab) -> None:
+def test_reset_clears_announce(lab: VirtioLab) -> None:
     lab.plug()
     lab.device.announce()
     lab.device.set_status(0)
@@ -200,7 +200,7 @@ def test_a_reset_takes_the_announcement_back(lab: VirtioLab) -> None:
 
 
 @pytest.mark.parametrize("missing", [features.GUEST_ANNOUNCE, features.CTRL_VQ])
-def test_announce_needs_both_features(lab: VirtioLab, missing: int) -> None:
+def test_announce_requires_both_features(lab: VirtioLab, missing: int) -> None:
     lab.plug(lab.device.host_features & ~missing)
     lab.device.announce()
     assert (status(lab), lab.driver.config_interrupts) == (1, 0)
@@ -209,7 +209,7 @@ def test_announce_needs_both_features(lab: VirtioLab, missing: int) -> None:
 # -- what the link does to packets ----------------------------------------------------------------------------------
 
 
-def test_a_downed_link_completes_tx_unsent_and_drops_rx(lab: VirtioLab) -> None:
+def test_link_down_completes_tx_unsent_and_drops_rx(lab: VirtioLab) -> None:
     lab.plug()
     lab.driver.fill_rx(4)
     lab.set_link(False)
@@ -226,7 +226,7 @@ def test_a_downed_link_completes_tx_unsent_and_drops_rx(lab: VirtioLab) -> None:
     assert lab.driver.received() == [frame(5)]
 
 
-def test_tx_that_waits_for_the_peer_is_completed_when_the_link_goes_down(lab: VirtioLab) -> None:
+def test_link_down_completes_waiting_tx(lab: VirtioLab) -> None:
     assert isinstance(lab.far, FarEnd)
     lab.plug()
     lab.far.room = 1
@@ -238,7 +238,7 @@ def test_tx_that_waits_for_the_peer_is_completed_when_the_link_goes_down(lab: Vi
     assert lab.sent == [frame(1)]
 
 
-def test_what_waits_for_room_is_lost_with_the_link(lab: VirtioLab) -> None:
+def test_link_down_drops_frames_waiting_for_room(lab: VirtioLab) -> None:
     lab.plug()
     assert not lab.netdev.send(0, frame(1))
     lab.set_link(False)
@@ -248,7 +248,7 @@ def test_what_waits_for_room_is_lost_with_the_link(lab: VirtioLab) -> None:
     assert lab.driver.received() == [frame(2)]
 
 
-def test_many_flaps(lab: VirtioLab) -> None:
+def test_many_flaps_are_all_recorded(lab: VirtioLab) -> None:
     lab.plug()
     for number in range(2001):
         lab.set_link(bool(number & 1))

@@ -54,7 +54,7 @@ def far(lab: VirtioLab) -> FarEnd:
     return lab.far
 
 
-def test_tx_passes_the_header_on() -> None:
+def test_tx_passes_offload_header() -> None:
     with lab_with() as lab:
         lab.plug()
         ring = lab.driver.rings[1]
@@ -75,7 +75,7 @@ def test_tx_passes_the_header_on() -> None:
         ]
 
 
-def test_a_back_end_that_lost_the_ability_gets_whole_frames() -> None:
+def test_back_end_without_offload_gets_whole_frames() -> None:
     with lab_with() as lab:
         lab.plug()
         lab.network.delete_netdev("net0", "test")
@@ -89,7 +89,7 @@ def test_a_back_end_that_lost_the_ability_gets_whole_frames() -> None:
         assert all(whole(each) for each in plain.frames)
 
 
-def test_a_header_means_nothing_where_it_was_not_negotiated() -> None:
+def test_header_is_ignored_without_offload_features() -> None:
     with lab_with(False) as lab:
         lab.plug()
         lab.driver.queue_tx(TCP, header=header(GSO_TCPV4, 1460))
@@ -98,7 +98,7 @@ def test_a_header_means_nothing_where_it_was_not_negotiated() -> None:
         assert (lab.sent, far(lab).offloads) == ([TCP], [b""])
 
 
-def test_rx_passes_the_header_on() -> None:
+def test_rx_passes_offload_header() -> None:
     with lab_with() as lab:
         lab.plug()
         lab.driver.fill_rx(2, size=4000)
@@ -124,7 +124,7 @@ def test_rx_passes_the_header_on() -> None:
         (0, GSO_TCPV4, 3),
     ],
 )
-def test_rx_is_segmented_for_a_driver_that_did_not_agree(acked: int, gso_type: int, count: int) -> None:
+def test_rx_is_segmented_for_driver_without_offload(acked: int, gso_type: int, count: int) -> None:
     with lab_with() as lab:
         lab.plug(lab.device.host_features & ~features.OFFLOADS | acked)
         lab.driver.fill_rx(6, size=4000)
@@ -135,7 +135,7 @@ def test_rx_is_segmented_for_a_driver_that_did_not_agree(acked: int, gso_type: i
             assert all(whole(packet) for packet in packets)
 
 
-def test_dhcp_replies_are_finished_for_old_clients() -> None:
+def test_checksum_of_dhcp_reply_is_completed() -> None:
     with lab_with() as lab:
         lab.plug()
         lab.driver.fill_rx(4)
@@ -145,7 +145,7 @@ def test_dhcp_replies_are_finished_for_old_clients() -> None:
         assert whole(packet[12:])
 
 
-def test_a_segmented_frame_without_room() -> None:
+def test_segments_without_room_are_dropped() -> None:
     with lab_with() as lab:
         lab.plug(lab.device.host_features & ~features.OFFLOADS | features.GUEST_CSUM)
         assert not lab.netdev.send(0, TCP, header(GSO_TCPV4, 1460)), "no room at all: it waits"
@@ -153,7 +153,7 @@ def test_a_segmented_frame_without_room() -> None:
         assert len(lab.driver.received()) == 2, "the third segment is lost"
 
 
-def test_nonsense_is_dropped() -> None:
+def test_frame_with_invalid_header_is_dropped() -> None:
     with lab_with() as lab:
         lab.plug(lab.device.host_features & ~features.OFFLOADS | features.GUEST_CSUM)
         lab.driver.fill_rx(2)

@@ -81,7 +81,7 @@ def lab(back_end: FakeRingBackend) -> Iterator[VirtioLab]:
         yield lab
 
 
-def test_rings_are_taken_at_driver_ok(lab: VirtioLab, back_end: FakeRingBackend) -> None:
+def test_back_end_takes_rings_at_driver_ok(lab: VirtioLab, back_end: FakeRingBackend) -> None:
     lab.plug()
     assert lab.datapath == "taken"
     fds = [QueueFds(ring.kick_fd, ring.call_fd) for ring in lab.driver.rings]
@@ -90,7 +90,7 @@ def test_rings_are_taken_at_driver_ok(lab: VirtioLab, back_end: FakeRingBackend)
     assert lab.driver.handed_over == {0, 1}
 
 
-def test_the_device_does_not_touch_taken_rings(lab: VirtioLab, back_end: FakeRingBackend) -> None:
+def test_device_does_not_access_taken_rings(lab: VirtioLab, back_end: FakeRingBackend) -> None:
     lab.plug()
     lab.driver.fill_rx(4)
     lab.driver.send(frame(1))
@@ -104,7 +104,7 @@ def test_the_device_does_not_touch_taken_rings(lab: VirtioLab, back_end: FakeRin
     assert lab.driver.command(0, 0, b"\0") == 0, "the control queue stays here"
 
 
-def test_link_down_takes_rings_back_and_discards(lab: VirtioLab, back_end: FakeRingBackend) -> None:
+def test_link_down_stops_back_end_and_discards(lab: VirtioLab, back_end: FakeRingBackend) -> None:
     lab.plug()
     lab.driver.send(frame(1))
     lab.set_link(False)
@@ -118,7 +118,7 @@ def test_link_down_takes_rings_back_and_discards(lab: VirtioLab, back_end: FakeR
     assert [base for base, _ in back_end.taken.values()] == [0, 1]
 
 
-def test_the_far_holds_do_the_same(lab: VirtioLab) -> None:
+def test_hold_of_netdev_stops_back_end(lab: VirtioLab) -> None:
     lab.plug()
     lab.netdev.hold(HoldKind.DISCONNECTED, "net0", "gone")
     assert lab.datapath == "discard"
@@ -126,7 +126,7 @@ def test_the_far_holds_do_the_same(lab: VirtioLab) -> None:
     assert lab.datapath == "taken"
 
 
-def test_rings_resume_from_the_bases_of_the_back_end(lab: VirtioLab, back_end: FakeRingBackend) -> None:
+def test_rings_resume_from_back_ends_bases(lab: VirtioLab, back_end: FakeRingBackend) -> None:
     lab.plug()
     for number in range(5):
         lab.driver.send(frame(number))
@@ -137,7 +137,7 @@ def test_rings_resume_from_the_bases_of_the_back_end(lab: VirtioLab, back_end: F
     assert lab.driver.rings[1].used_idx == 2, "two of five were left"
 
 
-def test_the_device_waits_for_a_slow_back_end(lab: VirtioLab, back_end: FakeRingBackend) -> None:
+def test_device_waits_for_slow_back_end(lab: VirtioLab, back_end: FakeRingBackend) -> None:
     back_end.prompt = False
     lab.plug()
     lab.driver.send(frame(1))
@@ -155,9 +155,7 @@ def test_the_device_waits_for_a_slow_back_end(lab: VirtioLab, back_end: FakeRing
     assert lab.driver.rings[1].used_idx == 1
 
 
-def test_rings_are_taken_again_where_the_link_came_up_meanwhile(
-    lab: VirtioLab, back_end: FakeRingBackend
-) -> None:
+def test_rings_are_taken_again_after_flap_during_stop(lab: VirtioLab, back_end: FakeRingBackend) -> None:
     back_end.prompt = False
     lab.plug()
     lab.set_link(False)
@@ -167,7 +165,7 @@ def test_rings_are_taken_again_where_the_link_came_up_meanwhile(
     assert back_end.times == 2
 
 
-def test_a_reset_waits_for_the_rings(lab: VirtioLab, back_end: FakeRingBackend) -> None:
+def test_reset_waits_for_rings(lab: VirtioLab, back_end: FakeRingBackend) -> None:
     back_end.prompt = False
     lab.plug()
     done: list[int] = []
@@ -182,7 +180,7 @@ def test_a_reset_waits_for_the_rings(lab: VirtioLab, back_end: FakeRingBackend) 
     assert lab.datapath == "taken"
 
 
-def test_stopping_a_ring_waits_for_the_back_end(lab: VirtioLab, back_end: FakeRingBackend) -> None:
+def test_ring_stop_waits_for_back_end(lab: VirtioLab, back_end: FakeRingBackend) -> None:
     back_end.prompt = False
     lab.plug()
     bases: list[int] = []
@@ -198,7 +196,7 @@ def test_stopping_a_ring_waits_for_the_back_end(lab: VirtioLab, back_end: FakeRi
     assert lab.datapath == "taken"
 
 
-def test_rings_of_a_later_pair_stop_together(back_end: FakeRingBackend) -> None:
+def test_rings_of_later_pair_stop_together(back_end: FakeRingBackend) -> None:
     """Between two of them the rings must not go out again."""
     with VirtioLab(VirtioNet(pairs=2), far=back_end) as lab:
         lab.plug()
@@ -216,7 +214,7 @@ def test_rings_of_a_later_pair_stop_together(back_end: FakeRingBackend) -> None:
         assert set(back_end.taken) == {0, 1}
 
 
-def test_the_control_queue_stops_at_once(lab: VirtioLab) -> None:
+def test_control_queue_stops_at_once(lab: VirtioLab) -> None:
     lab.plug()
     bases: list[int] = []
     lab.device.queue_stopped(2, bases.append)
@@ -224,7 +222,7 @@ def test_the_control_queue_stops_at_once(lab: VirtioLab) -> None:
     assert lab.datapath == "taken"
 
 
-def test_detaching_waits_for_the_rings(lab: VirtioLab, back_end: FakeRingBackend) -> None:
+def test_detach_waits_for_rings(lab: VirtioLab, back_end: FakeRingBackend) -> None:
     back_end.prompt = False
     lab.plug()
     done: list[bool] = []
@@ -236,7 +234,7 @@ def test_detaching_waits_for_the_rings(lab: VirtioLab, back_end: FakeRingBackend
     lab.driver.device = None
 
 
-def test_a_back_end_that_is_deleted(lab: VirtioLab, back_end: FakeRingBackend) -> None:
+def test_deleted_back_end_returns_rings(lab: VirtioLab, back_end: FakeRingBackend) -> None:
     lab.plug()
     lab.network.delete_netdev("net0", "test")
     assert back_end.device is None
@@ -249,7 +247,7 @@ def test_a_back_end_that_is_deleted(lab: VirtioLab, back_end: FakeRingBackend) -
     assert lab.datapath == "local"
 
 
-def test_rings_stay_where_the_back_end_refuses_them(
+def test_refused_rings_stay_with_device(
     lab: VirtioLab, back_end: FakeRingBackend, caplog: pytest.LogCaptureFixture
 ) -> None:
     """QEMU falls back on its own data path; the back-end's endpoint gets the frames."""
@@ -264,7 +262,7 @@ def test_rings_stay_where_the_back_end_refuses_them(
     assert lab.datapath == "taken"
 
 
-def test_rings_that_get_ready_one_by_one(lab: VirtioLab, back_end: FakeRingBackend) -> None:
+def test_rings_are_passed_as_they_become_ready(lab: VirtioLab, back_end: FakeRingBackend) -> None:
     driver, device = lab.driver, lab.device
     driver.plug(device, start=False)
     device.set_features(device.host_features)
@@ -279,7 +277,7 @@ def test_rings_that_get_ready_one_by_one(lab: VirtioLab, back_end: FakeRingBacke
     assert back_end.changes > changes
 
 
-def test_the_back_end_is_told_of_changes_of_memory(lab: VirtioLab, back_end: FakeRingBackend) -> None:
+def test_back_end_is_notified_of_memory_changes(lab: VirtioLab, back_end: FakeRingBackend) -> None:
     lab.plug()
     memory = lab.device.memory
     assert memory is not None
@@ -291,7 +289,7 @@ def test_the_back_end_is_told_of_changes_of_memory(lab: VirtioLab, back_end: Fak
 
 
 @pytest.mark.parametrize("prompt", [True, False])
-def test_rings_come_back_while_their_memory_is_away(
+def test_rings_are_taken_back_while_memory_is_unmapped(
     lab: VirtioLab, back_end: FakeRingBackend, prompt: bool
 ) -> None:
     """A client unmaps memory and maps it again: no back-end can work on a ring in it meanwhile."""
@@ -318,7 +316,7 @@ def test_rings_come_back_while_their_memory_is_away(
 
 
 @pytest.mark.parametrize("base", [None, 2])
-def test_rings_whose_memory_is_gone_when_they_come_back(
+def test_returned_rings_wait_for_unmapped_memory(
     lab: VirtioLab, back_end: FakeRingBackend, base: int | None
 ) -> None:
     """They go on when it is there again, also where the back-end died and its base is only in the ring."""
@@ -339,7 +337,7 @@ def test_rings_whose_memory_is_gone_when_they_come_back(
     assert [base for base, _ in back_end.taken.values()] == [0, 2]
 
 
-def test_a_reset_while_the_memory_is_away(lab: VirtioLab, back_end: FakeRingBackend) -> None:
+def test_reset_while_memory_is_unmapped(lab: VirtioLab, back_end: FakeRingBackend) -> None:
     lab.plug()
     memory = lab.device.memory
     assert memory is not None
@@ -359,12 +357,12 @@ def test_a_reset_while_the_memory_is_away(lab: VirtioLab, back_end: FakeRingBack
         (None, features.ALWAYS),
     ],
 )
-def test_what_the_guest_is_offered_is_what_both_have(ring_features: int | None, offered: int) -> None:
+def test_offer_is_intersection_with_back_end(ring_features: int | None, offered: int) -> None:
     with VirtioLab(far=FakeRingBackend(ring_features)) as lab:
         assert lab.device.host_features == offered
 
 
-def test_pairs_that_are_not_in_use_are_not_taken(back_end: FakeRingBackend) -> None:
+def test_unused_pairs_are_not_taken(back_end: FakeRingBackend) -> None:
     with VirtioLab(VirtioNet(pairs=2), far=back_end) as lab:
         lab.plug()
         assert set(back_end.taken) == {0, 1}
@@ -375,7 +373,7 @@ def test_pairs_that_are_not_in_use_are_not_taken(back_end: FakeRingBackend) -> N
         assert back_end.taken == {}
 
 
-def test_pairs_given_up_at_the_back_end_come_back_as_it_left_them(back_end: FakeRingBackend) -> None:
+def test_reenabled_pairs_resume_from_used_idx(back_end: FakeRingBackend) -> None:
     """`ethtool -L combined 1`, a link that goes down and up, and `ethtool -L combined 2`."""
     with VirtioLab(VirtioNet(pairs=2), far=back_end) as lab:
         lab.plug()
@@ -393,7 +391,7 @@ def test_pairs_given_up_at_the_back_end_come_back_as_it_left_them(back_end: Fake
         assert (lab.device.queues[3].last_avail, lab.device.queues[3].used_idx) == (3, 3)
 
 
-def test_a_ring_given_up_at_the_back_end_is_awaited_when_it_stops(back_end: FakeRingBackend) -> None:
+def test_stop_of_unused_ring_waits_for_back_end(back_end: FakeRingBackend) -> None:
     """The back-end still looks at it, to throw away what the driver sends."""
     with VirtioLab(VirtioNet(pairs=2), far=back_end) as lab:
         lab.plug()

@@ -55,7 +55,7 @@ def passing(modes: str = "", **tables: bool) -> set[bytes]:
         ("unicast_overflow", {MAC, OTHER, LISTED, GROUP, BROADCAST}),
     ],
 )
-def test_destinations(modes: str, expected: set[bytes]) -> None:
+def test_destination_filter_follows_modes(modes: str, expected: set[bytes]) -> None:
     assert passing(modes) == expected
 
 
@@ -76,7 +76,7 @@ def lab() -> Iterator[VirtioLab]:
         yield lab
 
 
-def test_the_ring_gets_only_what_passes(lab: VirtioLab) -> None:
+def test_only_accepted_frames_reach_ring(lab: VirtioLab) -> None:
     lab.plug()
     lab.driver.fill_rx(8)
     for destination in (OTHER, MAC):
@@ -98,7 +98,7 @@ def query(lab: VirtioLab) -> dict[str, object]:
     return info
 
 
-def test_query_of_a_fresh_nic(lab: VirtioLab) -> None:
+def test_query_rx_filter_of_new_nic(lab: VirtioLab) -> None:
     """QEMU's broadcast-allowed is the wrong way round, and its clients know it so."""
     assert query(lab) == {
         "name": "nic0",
@@ -116,7 +116,7 @@ def test_query_of_a_fresh_nic(lab: VirtioLab) -> None:
     }
 
 
-def test_query_of_a_configured_nic(lab: VirtioLab) -> None:
+def test_query_rx_filter_of_configured_nic(lab: VirtioLab) -> None:
     lab.plug()
     for mode in ("allmulti", "nouni", "nobcast"):
         lab.driver.command(CLASS_RX, RX_MODES.index(mode), b"\1")
@@ -139,7 +139,7 @@ def test_query_of_a_configured_nic(lab: VirtioLab) -> None:
 
 
 @pytest.mark.parametrize(("ctrl_vlan", "state", "entries"), [(True, "none", 0), (False, "all", 4096)])
-def test_query_of_vlans_without_any(lab: VirtioLab, ctrl_vlan: bool, state: str, entries: int) -> None:
+def test_query_rx_filter_without_vlans(lab: VirtioLab, ctrl_vlan: bool, state: str, entries: int) -> None:
     lab.plug(lab.device.host_features & ~(0 if ctrl_vlan else features.CTRL_VLAN))
     info = query(lab)
     assert info["vlan"] == state
@@ -148,7 +148,7 @@ def test_query_of_vlans_without_any(lab: VirtioLab, ctrl_vlan: bool, state: str,
     assert len(table) == entries
 
 
-def test_changes_are_told_once_until_the_next_query(lab: VirtioLab) -> None:
+def test_filter_change_emits_one_event_until_query(lab: VirtioLab) -> None:
     lab.plug()
     query(lab)
     for _ in range(3):

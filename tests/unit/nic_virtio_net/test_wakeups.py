@@ -1,4 +1,4 @@
-"""No wake-up is lost between a driver in another process and the device: the one thing no fake loop can show."""
+"""No wake-up is lost between the device and a driver in another process, which a fake loop cannot test."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_no_wake_up_is_lost() -> None:
         assert serve(lab, child) == OK
 
 
-def test_what_came_before_a_change_of_memory_is_told_after_it() -> None:
+def test_interrupt_survives_memory_change() -> None:
     with VirtioLab() as lab:
         lab.plug()
         lab.driver.fill_rx(4)
@@ -105,7 +105,7 @@ def test_what_came_before_a_change_of_memory_is_told_after_it() -> None:
         assert lab.driver.received() == [frame(1)]
 
 
-def test_what_came_before_a_ring_stops_is_told_while_it_is_there() -> None:
+def test_pending_interrupt_is_sent_before_ring_stops() -> None:
     """GET_VRING_BASE takes the call descriptor away, and a VM that goes on later would wait for the interrupt."""
     with VirtioLab() as lab:
         lab.plug()

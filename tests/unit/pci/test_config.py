@@ -94,7 +94,7 @@ def test_invalid_bar_is_refused(make: object) -> None:
         make()
 
 
-def test_second_bar_at_same_index_is_refused() -> None:
+def test_bar_over_upper_half_of_64_bit_bar_is_refused() -> None:
     space = c.ConfigSpace(IDENT)
     space.add_bar(Bar(4, 4096, is_64bit=True))
     with pytest.raises(ValueError, match="BAR 5 is taken"):
