@@ -143,6 +143,11 @@ def _attach_missing(kind: str) -> NetError:
     )
 
 
+MAX_VHOST_USER_PAIRS = 127
+"""So that the control queue, which stands behind the pairs, has a number that SET_VRING_KICK's u64 can name in its
+low byte (vhost-user.rst)."""
+
+
 def build_virtio_net(builder: Builder, options: VirtioNetOptions) -> PluggedNic:
     """virtio-net where the VM's own virtio transport talks vhost-user; PCI over vfio-user."""
     attach = options.attach
@@ -153,6 +158,11 @@ def build_virtio_net(builder: Builder, options: VirtioNetOptions) -> PluggedNic:
     if options.vectors is not None or not options.msix:
         key = "vectors" if options.vectors is not None else "msix"
         raise NetError(f"Property 'virtio-net.{key}' is the VM's affair with attach.type=vhost-user")
+    if (pairs := builder.pairs(options)) > MAX_VHOST_USER_PAIRS:
+        raise NetError(
+            f"virtio-net over vhost-user has at most {MAX_VHOST_USER_PAIRS} queue pairs, not {pairs}: a ring's number"
+            " has 8 bits, and the control queue comes last"
+        )
     from vnic.attach.vhost_user.attachment import VhostUserAttachment
 
     device, nic = _virtio_net(builder, options, "virtio-net")

@@ -22,6 +22,7 @@ from vnic.monitor.schema import (
     netdev_options,
     object_options,
 )
+from vnic.net.client import Endpoint
 from vnic.net.errors import DeviceNotFound, NetError
 from vnic.net.names import default_mac
 from vnic.nic.virtio_net import VirtioNet
@@ -518,5 +519,15 @@ def test_query_pci_lists_functions_in_their_slots(folder: Path) -> None:
         assert all(region.mem_type_64 for region in virtio.regions if region.bar == 4)
         with pytest.raises(NetError, match=r"Property 'e1000\.addr' doesn't take value '0x20'"):
             machine.device_add(nic(folder, "x", driver="e1000", addr="0x20"))
+
+    live(scenario)
+
+
+def test_queue_pairs_that_vhost_user_cannot_number_are_refused(folder: Path) -> None:
+    async def scenario(machine: Machine) -> None:
+        machine.network.add_netdev("net0", "tap", Endpoint(), queues=128)
+        with pytest.raises(NetError, match="at most 127 queue pairs, not 128"):
+            machine.device_add(nic(folder, netdev="net0", mq=True))
+        assert names(machine) == ["net0"]
 
     live(scenario)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from os import killpg
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO, Final, Self
 
 from vnic.lab.guest.console import (
     DEFAULT_TIMEOUT,
@@ -37,6 +37,26 @@ TERMINATE_TIMEOUT = 2.0
 LOG_TAIL = 1500
 
 
+_GUARD: Final = """
+read -r _
+tries=20
+while [ $tries -gt 0 ] && kill -s 0 -- "-$0"; do sleep 0.1; tries=$((tries - 1)); done
+kill -s KILL -- "-$0"
+"""
+
+
+def _guard(group: int) -> subprocess.Popen[bytes]:
+    """A process that outlives this one and then ends the guest's group: SIGTERM, which the kernel gets when its parent
+    dies, does not end a User-Mode Linux that is stopped in the middle of a helper's start. Its input ends with us."""
+    return subprocess.Popen(
+        ["sh", "-c", _GUARD, str(group)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
 class LinuxGuest(abc.ABC):
     """A context manager that boots the guest, eth0 being its first NIC, and cleans up."""
 
@@ -46,6 +66,7 @@ class LinuxGuest(abc.ABC):
         self._scratch: ScratchFolder | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._console: Console | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
         self.boot_seconds = 0.0
         """How long the last boot took."""
 
@@ -104,6 +125,7 @@ class LinuxGuest(abc.ABC):
         self._console = Console(host_end)
         with guest_end, (folder / "log").open("wb") as log:
             self._process = self._launch(folder, initrd, guest_end, log)
+        self._guard = _guard(self._process.pid)
         self._wait_ready(timeout)
         self.boot_seconds = time.monotonic() - started
 
@@ -129,6 +151,9 @@ class LinuxGuest(abc.ABC):
         """End the guest, whatever it does, and remove its files; may be called again."""
         if self._process is not None:
             self._end(self._process)
+        if self._guard is not None:
+            self._guard.communicate()  # the end of its input; the group that it guards is gone
+            self._guard = None
         if self._console is not None:
             self._console.close()
             self._console = None
