@@ -235,7 +235,7 @@ def test_human_monitor_command_has_no_descriptors(tmp_path: Path, given: int) ->
     live(tmp_path, test)
 
 
-def test_the_qmp_library(tmp_path: Path, given: int) -> None:
+def test_qmp_library_passes_descriptors(tmp_path: Path, given: int) -> None:
     async def test(machine: FakeMachine, _: Raw) -> None:
         client = QMPClient("test")
         await client.connect(str(tmp_path / "m"))
