@@ -39,7 +39,7 @@ def _attributes(node: int) -> bytes:
 
 
 class DeafFuse:
-    """The daemon, in a thread of its own."""
+    """The daemon, in a separate thread."""
 
     def __init__(self, device: int, path: Path) -> None:
         self.path = path

@@ -17,5 +17,5 @@ def record_events(network: Network) -> list[tuple[str, dict[str, Any]]]:
 
 
 def as_sent(record: object) -> Any:
-    """A record as it stands in a reply."""
+    """A record as in a reply."""
     return msgspec.to_builtins(record)

@@ -21,7 +21,7 @@ class FakeTimer:
 
 
 class FakeScheduler:
-    """`call_soon` and `call_later` against a time of its own, in seconds."""
+    """`call_soon` and `call_later` with a simulated time in seconds."""
 
     def __init__(self) -> None:
         self.now = 0.0

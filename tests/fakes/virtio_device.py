@@ -78,7 +78,7 @@ class FakeVirtioDevice(VirtioDevice):
         pass
 
     def change_config(self, data: bytes) -> bool:
-        """The device's side changes its config and tells the driver."""
+        """Change the config and notify the driver."""
         self.config[: len(data)] = data
         self.generation += 1
         return self.attachment is not None and self.attachment.config_interrupt()

@@ -1,4 +1,4 @@
-"""vfio-user DEVICE_SET_IRQS: every form QEMU uses, and the ones nobody should."""
+"""vfio-user DEVICE_SET_IRQS: every form that QEMU uses, and invalid ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The config space and CONFIG_CHANGE: told when it can be, once until it is read."""
+"""The config space and CONFIG_CHANGE: sent when possible, once until it is read."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Engines that move packets between a device's rings and its net client; device models own them."""
+"""Engines that move packets between a device's rings and its net client. Device models own them."""

@@ -53,7 +53,7 @@ def parse(
     short_booleans: bool = False,
     deprecated: Callable[[str, str], None] | None = None,
 ) -> tuple[Tree, bool]:
-    """Parse one option string into a tree of strings; the second member tells whether `help` was a key.
+    """Parse one option string into a tree of strings; the second member is whether `help` was a key.
 
     `implied` names the key of a first value that has none (`-device virtio-net` is `driver=virtio-net`).
     `short_booleans` takes `server` for `server=on` and `nowait` for `wait=off`, as QEMU's older options do;
@@ -100,7 +100,7 @@ def _find_any(text: str, chars: str, start: int) -> int:
 
 
 def _value(text: str, start: int) -> tuple[str, int]:
-    """A value up to an unescaped comma, and where the next key starts; `,,` stands for one comma."""
+    """A value up to an unescaped comma, and the start of the next key; `,,` is one comma."""
     parts = []
     at = start
     while True:
@@ -170,7 +170,7 @@ def _listify_value(value: Value, prefix: str) -> Value:
 
 
 def spell_out_netdev(tree: Tree) -> None:
-    """`ipv6-net=PREFIX[/LENGTH]`, which only option strings of `user` know, as the members that it stands for
+    """`ipv6-net=PREFIX[/LENGTH]`, which only option strings of `user` have, as the equivalent members
     (net/net.c: net_client_init)."""
     given = tree.get("ipv6-net")
     if tree.get("type") != "user" or not isinstance(given, str):

@@ -225,7 +225,7 @@ def test_view_keeps_removed_region_mapped(memory: GuestMemory, memfd: int) -> No
     memory.add(region(memfd, 0, PAGE, 0))
     view = memory.slice(0, 16, write=True)
     memory.remove(0, PAGE)
-    view[0] = 7  # still mapped, until it is let go
+    view[0] = 7  # still mapped, until its release
     view.release()
     with pytest.raises(GuestMemoryError):
         memory.slice(0, 16, write=True)

@@ -121,7 +121,7 @@ with sigbus.survived(lambda: lost.append(1)):
 
 
 def test_loss_is_survived_at_limit_of_mappings() -> None:
-    """The one in whose place the zeros come is unmapped first; nobody else's memory is touched."""
+    """The lost mapping is unmapped before zeros replace it; no other memory is touched."""
     most = int(Path("/proc/sys/vm/max_map_count").read_text())
     require(most <= 1 << 20, "a vm.max_map_count that can be reached")
     survived(f"""

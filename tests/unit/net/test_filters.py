@@ -44,7 +44,7 @@ class Port(Endpoint):
 
 
 class Taps(Endpoint):
-    """A netdev whose rings somebody else runs."""
+    """A netdev whose rings another process runs."""
 
     passes_frames = False
 
@@ -98,7 +98,7 @@ class Rig:
         return [each.id for each in self.netdev.filters]
 
     def ids(self) -> list[str]:
-        """Who saw a frame, in order; the log starts anew."""
+        """The filters that saw a frame, in order; clears the log."""
         ids = [name for name, _ in self.seen]
         self.seen.clear()
         return ids

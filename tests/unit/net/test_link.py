@@ -22,7 +22,7 @@ MAC = bytes.fromhex("525400123456")
 
 
 class Recorder(Endpoint):
-    """An endpoint that writes down what it is told."""
+    """An endpoint that records its calls."""
 
     def __init__(self, fail: str | None = None) -> None:
         self.told: list[bool] = []

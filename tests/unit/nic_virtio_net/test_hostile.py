@@ -1,4 +1,4 @@
-"""A hostile driver breaks its own rings and nothing else: one log line, NEEDS_RESET, and the others go on."""
+"""A hostile driver breaks only its own rings: one log line, NEEDS_RESET, and other rings continue."""
 
 from __future__ import annotations
 

@@ -319,7 +319,7 @@ def test_rings_are_taken_back_while_memory_is_unmapped(
 def test_returned_rings_wait_for_unmapped_memory(
     lab: VirtioLab, back_end: FakeRingBackend, base: int | None
 ) -> None:
-    """They go on when it is there again, also where the back-end died and its base is only in the ring."""
+    """They continue when it is mapped again, also if the back-end died and only the ring has the base."""
     lab.plug()
     lab.driver.send(*(frame(number) for number in range(3)))
     lab.guest.write(lab.driver.rings[1].used + 2, b"\2\0")

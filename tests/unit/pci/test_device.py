@@ -16,7 +16,7 @@ from vnic.pci.msix import MsixTable
 
 
 class Model(PciDevice):
-    """A device that records what it is told."""
+    """A device that records its calls."""
 
     def __init__(self) -> None:
         self.calls: list[Any] = []

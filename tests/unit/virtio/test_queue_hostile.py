@@ -208,7 +208,7 @@ def test_zeroed_rings_break_queue(ring: RingPair) -> None:
 @settings(max_examples=150)
 @given(st.integers(0, 2**32), st.integers(1, 30))
 def test_random_rings_give_chains_or_queue_error(seed: int, rounds: int) -> None:
-    """Whatever stands in the rings, pop returns chains within memory, None, or QueueError; nothing else happens."""
+    """With any ring contents, pop returns a chain inside memory or None, or raises QueueError."""
     source = random.Random(seed)
     with RingPair(8) as ring:
         base, size = ring.guest.guest_addr, ring.guest.size

@@ -1,1 +1,1 @@
-"""Intel's gigabit NICs: the units that the models share, and a package for each model."""
+"""Intel's gigabit NICs: the units that the models share. Each model has a package."""

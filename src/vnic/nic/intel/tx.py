@@ -206,7 +206,7 @@ class Transmitter:
                 causes |= done
                 budget -= spent
         except GuestMemoryError as error:
-            # The ring itself is not there: nothing goes on until the guest writes TDT again.
+            # The ring is unmapped: stop until the guest writes TDT again.
             device.bus_error("TX", error)
         finally:
             self._running = False

@@ -61,8 +61,8 @@ WITH_RING_BACKEND: Final = OFFLOADS | IN_ORDER
 only keep back-ends that do not promise it from taking over, and DPDK's fastest driver wants it."""
 
 OF_THE_RINGS: Final = WITH_RING_BACKEND | VERSION_1 | INDIRECT_DESC | MRG_RXBUF | MTU | GUEST_ANNOUNCE | MQ
-"""What is the affair of whoever runs the rings: with a RingBackend only what it can, too, is offered
-(user_feature_bits of QEMU's net/vhost-user.c). The rest is done here whoever runs them."""
+"""Features that depend on the process that runs the rings: a RingBackend must support them, too (user_feature_bits of
+QEMU's net/vhost-user.c). The device model implements all others."""
 
 
 SWITCHES: Final = {

@@ -70,7 +70,7 @@ def _string(text: str) -> str:
 
 
 def _text(value: object, indent: str | None) -> str:
-    """`indent` is None for one line, else what stands before the line that the value begins on."""
+    """`indent` is None for one line, otherwise the indentation of the line where the value begins."""
     match value:
         case str():
             return _string(value)

@@ -310,7 +310,7 @@ def _utf8(raw: bytes) -> str:
 
 
 def _unicode_escape(token: bytes, start: int) -> tuple[str, int]:
-    r"""The character of the `\uXXXX` at `start`, or of a surrogate pair of them, and where the text goes on."""
+    r"""The character of the `\uXXXX` at `start`, or of a surrogate pair of them, and the position after it."""
     code = _hex4(token, start + 2)
     at = start + 6
     if 0xD800 <= code <= 0xDBFF and token[at : at + 2] == b"\\u":

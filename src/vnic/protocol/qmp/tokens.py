@@ -34,11 +34,11 @@ class Kind(Enum):
     TOO_LONG = auto()
     """A token is beyond TOKEN_MAX_BYTES. The token itself follows where it ends, without its bytes."""
     END = auto()
-    """What stands behind the last token, where there is no more input."""
+    """The token after the last one, at the end of the input."""
 
 
 class LexerState(Enum):
-    """Where in a token the lexer stands (enum json_lexer_state)."""
+    """The lexer's state within a token (enum json_lexer_state)."""
 
     START = auto()
     RECOVERY = auto()
@@ -153,7 +153,7 @@ class Lexer:
         self._too_long = False
         self._line = 1
         self._column = 1
-        """Where the next byte stands."""
+        """The position of the next byte."""
         self._start = (1, 1)
         """Where the unfinished token starts."""
 

@@ -139,7 +139,7 @@ CAPABILITIES: Final = {
     "write_multiple": True,
 }
 _DEFAULTS: Final = {"max_data_xfer_size": 1 << 20, "pgsizes": 4096}
-"""What a client takes for granted where it is not told (vfio-user.rst, Version): left out first."""
+"""A client's defaults for absent capabilities (vfio-user.rst, Version): omitted first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,11 +47,11 @@ and call descriptors at all, so that every notification would go through this en
 vhost-user back-end. LOG_SHMFD is left out: nothing here logs dirty pages, so the VM cannot migrate."""
 
 DRIVER_RUNNING: Final = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK | STATUS_DRIVER_OK
-"""The status assumed while rings run, whatever the client tells of it."""
+"""The status assumed while rings run, whatever status the client sends."""
 
 MIN_MTU: Final = 68  # virtio 1.2 §5.1.4.1
 MAC_BYTES: Final = 6
-NET_STATUS: Final = 6  # where the 16-bit link status lies in a network device's config space (§5.1.4)
+NET_STATUS: Final = 6  # offset of the 16-bit link status in a network device's config space (§5.1.4)
 
 
 class Refused(Exception):
@@ -223,7 +223,7 @@ class BackendEngine:
             close_fds((old,))
 
     def take_notice(self) -> bytes | None:
-        """The CONFIG_CHANGE message to send now, if the guest is to be told of a change and can be.
+        """The CONFIG_CHANGE message to send now, if there is a change and the client can be notified.
 
         Only while rings run: before that QEMU ends with SIGSEGV on it (seen with vhost-user-test-device), and
         the driver reads the config space when it starts anyway.

@@ -30,7 +30,7 @@ STARTED: Final = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK | STATU
 
 
 class SharedRegion(NamedTuple):
-    """A range of guest memory in a file. The back-end is told the guest address as the user address as well, so
+    """A range of guest memory in a file. The guest address is also sent as the user address, so
     that ring addresses need no translation."""
 
     guest_addr: int
@@ -70,7 +70,7 @@ class Phase(enum.Enum):
 
 Send = Callable[[bytes, Sequence[int]], None]
 Bases = dict[int, int]
-"""By ring: the avail index to go on from."""
+"""By ring: the avail index to continue from."""
 
 
 class FrontendEngine:
@@ -263,13 +263,13 @@ class FrontendEngine:
 
     @property
     def rings(self) -> Mapping[int, SharedRing]:
-        """The rings that the back-end has, as they were last told."""
+        """The rings that the back-end has, as last sent."""
         return self._rings
 
     # --- Stop (QEMU: vhost_dev_stop) ------------------------------------------------------------------------
 
     def stop(self, done: Callable[[Bases], None]) -> None:
-        """Take the rings back; `done` gets the base of each when the back-end has let go of the last. RUNNING only."""
+        """Take the rings back; `done` gets the base of each when the back-end has stopped all. RUNNING only."""
         assert self.phase is Phase.RUNNING
         self.phase = Phase.STOPPING
         bases: Bases = {}

@@ -1,4 +1,4 @@
-"""The interfaces of the device model and of the socket shell that `backend.DeviceEngine` calls."""
+"""The interfaces of the device model and of the socket shell, as Protocols. `backend.DeviceEngine` calls them."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ class Request:
     max_size: int = 0
     min_fds: int = 0
     max_fds: int = 0
-    replies: bool = False  # answers with a payload of its own, so NEED_REPLY changes nothing
+    replies: bool = False  # has a reply payload, so NEED_REPLY has no effect
 
     def check(self, size: int, fds: int) -> None:
         """Raise ProtocolError unless `size` payload bytes with `fds` descriptors are a legal message."""

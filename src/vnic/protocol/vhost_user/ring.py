@@ -18,7 +18,7 @@ DESC_BYTES: Final = 16
 
 
 class RingState(enum.Enum):
-    """The specification's states of a ring, apart from enabled/disabled, which is an axis of its own."""
+    """The specification's states of a ring, without enabled/disabled, which is independent."""
 
     STOPPED = enum.auto()
     STARTED = enum.auto()
@@ -87,7 +87,7 @@ class Ring:
         self.index = index
         self.state = RingState.STOPPED
         self.stopping = False
-        """It is stopped, and a back-end that had it has not let go of it yet."""
+        """It is stopped, and a back-end has not returned it yet."""
         self.enabled = False
         self.size = 0
         self.base = 0

@@ -110,7 +110,7 @@ def _set_vring_enable(rings: DeviceRings, message: Message) -> None:
 
 
 RingHandler: TypeAlias = Callable[[DeviceRings, Message], "bytes | Later | None"]
-"""Returns the reply's payload, or Later for a message that waits; None where it has no reply of its own."""
+"""Returns the reply's payload, or Later for a message that waits; None if the message has no reply."""
 
 RING_HANDLERS: Final[dict[int, RingHandler]] = {
     vu.SET_MEM_TABLE: _set_mem_table,

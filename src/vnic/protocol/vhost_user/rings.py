@@ -38,7 +38,7 @@ class Later:
         self.then: Callable[[], None] | None = None
 
     def resolve(self, payload: bytes | None = None) -> None:
-        """It is over; `payload` is the reply's, None for a message without a reply of its own."""
+        """The message is complete; `payload` is the reply's, None for a message without reply."""
         self.done = True
         self.payload = payload
         if self.then is not None:
@@ -209,7 +209,7 @@ class DeviceRings:
     def start_if_complete(self, ring: Ring) -> None:
         """Start a stopped ring once size, addresses, kick and memory are here, in whatever order they came.
 
-        The ring goes on at used.idx: every chain taken is returned in order before a ring stops, so that is the
+        The ring continues at used.idx: every chain taken is returned in order before a ring stops, so that is the
         truth, while the base that a front-end remembers lags behind when a connection was cut (seen with QEMU).
         """
         if ring.state is RingState.STARTED or ring.kick_fd is None or ring.addresses is None or not ring.size:

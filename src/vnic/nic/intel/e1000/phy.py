@@ -1,4 +1,7 @@
-"""The registers of the 8254x's PHY, a Marvell 88E1011 or the 82544's 88E1000 (SDM §13.4.7.1)."""
+"""The registers of the 8254x's PHY, a Marvell 88E1011 or the 82544's 88E1000 (SDM §13.4.7.1).
+
+`device.py` passes them to the PHY unit.
+"""
 
 from __future__ import annotations
 
