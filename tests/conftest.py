@@ -17,7 +17,13 @@ from tests.needs import FILES, NEEDS, need
 from tests.places import make_run_folder, short_folder
 
 # How long an example takes, or its making, says how busy the machine is, and nothing about the code.
-settings.register_profile("vnic", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# CI tries the same examples each time for the same code; everywhere else they are new ones.
+settings.register_profile(
+    "vnic",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=os.environ.get("CI") == "true",
+)
 settings.load_profile("vnic")
 
 # A shell script's `make test &` ignores Ctrl-C for ever (POSIX sh, 2.11), and so would what the tests start.

@@ -78,6 +78,7 @@ class AnyTime(RuleBasedStateMachine):
     def save_and_restore(self) -> None:
         """What was put off is saved, too. A restored device looks at its rings in the next turn: both have it."""
         self.moves.move()
+        self.lives.device.look_at_rings()
         for lab in self.labs:
             lab.settle()
 
