@@ -59,6 +59,8 @@ class PairRecord(Record, frozen=True):
 
     interrupt_due: bool
     """An interrupt for the packets received in this turn is pending."""
+    peer_is_full: bool
+    """The peer has no room, and sending goes on when it says that it has (`sent`)."""
 
 
 class PairEngine(Protocol):

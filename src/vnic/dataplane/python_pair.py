@@ -60,9 +60,10 @@ class PythonPair:
         self.receive = self.rx.receive
 
     def save(self) -> PairRecord:
-        return PairRecord(interrupt_due=self.rx.interrupt_due)
+        return PairRecord(interrupt_due=self.rx.interrupt_due, peer_is_full=self.tx.peer_is_full)
 
     def restore(self, record: PairRecord) -> None:
+        self.tx.peer_is_full = record.peer_is_full
         if record.interrupt_due:
             self.rx.interrupt_later()
 
@@ -101,26 +102,26 @@ class TxPump:
         self._scheduler = scheduler
         self._scheduled = False
         self._bursting = False
-        self._peer_is_full = False
+        self.peer_is_full = False
 
     def set_mode(self, mode: Mode) -> None:
         self._off = mode is Mode.OFF
         self._sending = mode is Mode.RUN
         if not self._sending:
-            self._peer_is_full = False
+            self.peer_is_full = False
         if not self._off:
             self._continue_later()
 
     def kick(self) -> None:
         """The driver has made chains available."""
-        if self._off or self._scheduled or self._bursting or self._peer_is_full:
+        if self._off or self._scheduled or self._bursting or self.peer_is_full:
             return  # a burst runs, or will, and checks the ring again before it stops
         self._run()
 
     def sent(self) -> None:
         """The peer has room again."""
-        if self._peer_is_full:
-            self._peer_is_full = False
+        if self.peer_is_full:
+            self.peer_is_full = False
             self._continue_later()
 
     def _continue_later(self) -> None:
@@ -130,7 +131,7 @@ class TxPump:
 
     def _continue(self) -> None:
         self._scheduled = False
-        if not self._off and not self._peer_is_full:
+        if not self._off and not self.peer_is_full:
             self._run()
 
     def _run(self) -> None:
@@ -139,7 +140,7 @@ class TxPump:
         self._bursting = True
         try:
             used_up = self._burst()
-            if self._peer_is_full:
+            if self.peer_is_full:
                 queue.suppress_kicks(True)
             elif used_up:
                 queue.suppress_kicks(True)
@@ -193,7 +194,7 @@ class TxPump:
                 if offload and offload[_GSO_AT]:
                     room -= BUFFER_COST_BYTES * (size // segment_bytes(offload))
                 if not send(peer_queue, frame, offload) and not client.can_send(peer_queue):
-                    self._peer_is_full = True
+                    self.peer_is_full = True
                     return False
             return True
         finally:
