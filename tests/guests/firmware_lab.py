@@ -36,8 +36,10 @@ serial --unit=0 --speed=115200
 terminal_output serial
 echo FETCHING
 sha256sum (tftp,10.0.2.2)/file
+sha256sum (tftp,10.0.2.2)/file
 echo DONE
 """
+"""Twice: GRUB asks for no block again, and the host's TFTP repeats none, so that one lost frame ends the first one."""
 DUMP = "traffic.pcap"
 _MEMORY = "256M"
 
@@ -64,11 +66,22 @@ class Serial:
         """Until it has been printed."""
         deadline = time.monotonic() + TIMEOUT_S
         while wanted not in self.text:
-            left = deadline - time.monotonic()
-            readable = left > 0 and select.select([self._line], [], [], left)[0]
-            data = self._line.recv(1 << 16) if readable else b""
-            assert data, f"{wanted!r} was not printed: {self.text[-2000:]}"
-            self.text += data.decode(errors="replace")
+            assert self._read(deadline), f"{wanted!r} was not printed: {self.text[-2000:]}"
+
+    def _read(self, deadline: float) -> bool:
+        """Read what comes next; False: nothing came by then."""
+        left = deadline - time.monotonic()
+        readable = left > 0 and select.select([self._line], [], [], left)[0]
+        data = self._line.recv(1 << 16) if readable else b""
+        self.text += data.decode(errors="replace")
+        return bool(data)
+
+    def wait_after(self, first: str, wanted: str) -> None:
+        """Until `wanted` has been printed behind `first`."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while wanted not in self.text.partition(first)[2]:
+            assert time.monotonic() < deadline, f"{wanted!r} was not printed: {self.text[-2000:]}"
+            self._read(deadline)
 
     def type(self, text: str) -> None:
         self._line.sendall(text.encode())
