@@ -19,7 +19,8 @@ ROOT_PORT = ["-device", "pcie-root-port,id=port0,chassis=1"]
 IPXE_SCRIPT = """\
 #!ipxe
 echo FETCHING
-imgfetch --name file tftp://10.0.2.2/file && echo DONE ||
+imgfetch --name file tftp://10.0.2.2/file || imgfetch --name file tftp://10.0.2.2/file
+echo DONE
 ifstat
 echo OVER
 boot file
@@ -87,7 +88,9 @@ def test_u_boot(tmp_path: Path) -> None:
         serial.wait("DHCP client bound to address 10.0.2.15")
         serial.wait_after("10.0.2.15", "=> ")  # what is typed before the prompt may be lost
         # What it types back is not what it prints.
-        serial.type("echo FET''CHING; tftpboot 1000000 10.0.2.2:file; echo DO''NE\r")
+        serial.type(
+            "echo FET''CHING; tftpboot 1000000 10.0.2.2:file; tftpboot 1000000 10.0.2.2:file; echo DO''NE\r"
+        )
         booted.fetch_with_a_pull()
         serial.type(f"crc32 1000000 {len(FILE):x}; echo OV''ER\r")
         serial.wait("OVER")
