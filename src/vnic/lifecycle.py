@@ -1,6 +1,7 @@
 """A lifecycle: the state of an object as an enum, and one table of the moves that it may make.
 
-Attachments, sessions and back-ends declare theirs as `state = Lifecycle(State.CLOSED, MOVES)` in the class.
+Attachments, sessions, engines and back-ends declare theirs as `state = Lifecycle(State.CLOSED, MOVES)` in the class; a
+ring whose state is read for each packet keeps it in a plain attribute and sets it through `moved`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,13 @@ Moves = Mapping[S, frozenset[S]]
 
 class WrongMove(RuntimeError):
     """A state was set that cannot follow the present one: a mistake in this program."""
+
+
+def moved(owner: object, moves: Moves[S], before: S, after: S) -> S:
+    """`after`; WrongMove if the table does not have the move from `before` to it."""
+    if after is not before and after not in moves[before]:
+        raise WrongMove(f"{type(owner).__name__} cannot go from {before.name} to {after.name}")
+    return after
 
 
 class Lifecycle(Generic[S]):
@@ -45,6 +53,8 @@ class Lifecycle(Generic[S]):
 
     def __set__(self, instance: Any, state: S) -> None:
         before = self.__get__(instance, type(instance))
-        if state is not before and state not in self.moves[before]:
-            raise WrongMove(f"{type(instance).__name__} cannot go from {before.name} to {state.name}")
+        instance.__dict__[self._name] = moved(instance, self.moves, before, state)
+
+    def restore(self, instance: object, state: S) -> None:
+        """Give a new object the state of a record, which may be one that no single move leads to."""
         instance.__dict__[self._name] = state

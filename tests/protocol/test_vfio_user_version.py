@@ -153,13 +153,12 @@ def test_invalid_header_flags_end_connection(flags: int) -> None:
 
 
 def test_surplus_descriptors_are_closed_and_end_connection() -> None:
-    server, _ = serving()
     for command, count in ((m.DEVICE_RESET, 1), (m.DMA_MAP, 2), (99, 1)):
+        server, _ = serving()
         fds = [memfd() for _ in range(count)]
         with pytest.raises(ProtocolError, match="descriptors"):
             server.receive(message(command, bytes(32), fds))
         assert not any(map(is_open, fds))
-        server.state = ServerState.SERVING
 
 
 @pytest.mark.parametrize("size", [0, 1, 15])

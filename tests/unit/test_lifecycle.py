@@ -13,7 +13,14 @@ from vnic.backend.passt.process import PasstKeeper
 from vnic.backend.stream import StreamBackend
 from vnic.backend.vhost_user import VhostUserBackend
 from vnic.chardev.socket import ChardevSocket
-from vnic.lifecycle import Lifecycle, WrongMove
+from vnic.lifecycle import Lifecycle, Moves, WrongMove
+from vnic.protocol.vfio_user.server import Server
+from vnic.protocol.vhost_user.frontend import FrontendEngine
+from vnic.protocol.vhost_user.notices import ConfigNotices
+from vnic.protocol.vhost_user.ring import Ring
+from vnic.virtio import queue
+from vnic.virtio.device import VirtioDevice
+from vnic.virtio.queue import QueueState
 
 
 class Door(enum.Enum):
@@ -50,16 +57,31 @@ def test_other_moves_are_refused_and_change_nothing() -> None:
     assert house.door is Door.SHUT
 
 
-@pytest.mark.parametrize(
-    "owner", [House, VmAttachment, Session, VhostUserBackend, StreamBackend, PasstKeeper, ChardevSocket]
-)
-def test_a_table_has_a_row_for_each_state_and_reaches_all(owner: Any) -> None:
-    lifecycle: Lifecycle[Any] = owner.door if owner is House else owner.state
-    first: enum.Enum = lifecycle.first
+def test_a_record_gives_a_new_object_any_state() -> None:
+    house = House()
+    House.door.restore(house, Door.GONE)
+    assert house.door is Door.GONE
+    with pytest.raises(WrongMove):
+        house.door = Door.OPEN
+
+
+LIFECYCLES: list[Lifecycle[Any]] = [
+    *(House.door, VmAttachment.state, Session.state, ChardevSocket.state),
+    *(VhostUserBackend.state, StreamBackend.state, PasstKeeper.state),
+    *(FrontendEngine.phase, Server.state, Ring.state, ConfigNotices.state, VirtioDevice.datapath),
+]
+TABLES: list[tuple[Any, Any]] = [
+    *((each.first, each.moves) for each in LIFECYCLES),
+    (QueueState.STOPPED, queue.MOVES),
+]
+
+
+@pytest.mark.parametrize(("first", "moves"), TABLES, ids=lambda each: type(each).__name__)
+def test_a_table_has_a_row_for_each_state_and_reaches_all(first: enum.Enum, moves: Moves[Any]) -> None:
     states = set(type(first))
-    assert set(lifecycle.moves) == states
+    assert set(moves) == states
     reached, new = {first}, {first}
     while new:
-        new = {state for before in new for state in lifecycle.moves[before]} - reached
+        new = {state for before in new for state in moves[before]} - reached
         reached |= new
     assert reached == states

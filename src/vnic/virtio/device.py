@@ -11,9 +11,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
+from vnic.lifecycle import Lifecycle
 from vnic.memory.guest import GuestMemory
 from vnic.virtio.constants import STATUS_DRIVER_OK, STATUS_FEATURES_OK, STATUS_NEEDS_RESET
-from vnic.virtio.device_record import DataPath, VirtioDeviceRecord
+from vnic.virtio.device_record import MOVES, DataPath, VirtioDeviceRecord
 from vnic.virtio.features import INDIRECT_DESC, VERSION_1
 from vnic.virtio.queue import QueueError, SplitQueue
 
@@ -105,6 +106,7 @@ class VirtioDevice(ABC):
     """
 
     device_id = 0
+    datapath = Lifecycle(DataPath.OFF, MOVES)
 
     def __init__(self, queues: Sequence[SplitQueue]) -> None:
         self.queues = list(queues)
@@ -119,7 +121,6 @@ class VirtioDevice(ABC):
         self.generation = 0
         """Config generation (§2.5): differs after each change of config space."""
         self.config_size = 0
-        self.datapath = DataPath.OFF
         self._features_refused = 0
         self._ring_backend: RingBackend | None = None
         self._when_returned: list[Callable[[], None]] = []
@@ -365,7 +366,7 @@ class VirtioDevice(ABC):
 
     def go_on(self, record: VirtioDeviceRecord) -> None:
         """Process the rings again. A RingBackend that had them and no longer exists counts as crashed."""
-        self.datapath = record.datapath
+        VirtioDevice.datapath.restore(self, record.datapath)
         if self.datapath is DataPath.TAKEN:
             self._ring_backend = self.ring_backend()
             if self._ring_backend is None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 
+from vnic.lifecycle import Moves
 from vnic.memory.guest import GuestMemory
 from vnic.record import U8, U16, U64, Record, require, within
 from vnic.virtio.queue import SplitQueue
@@ -27,6 +28,15 @@ class DataPath(enum.Enum):
     """A RingBackend."""
     RETURNING = "returning"
     """A RingBackend that is stopping and has not returned them yet."""
+
+
+_HERE: Final = frozenset({DataPath.OFF, DataPath.DISCARD, DataPath.LOCAL})
+MOVES: Final[Moves[DataPath]] = {
+    **{here: _HERE | {DataPath.TAKEN} for here in _HERE},
+    DataPath.TAKEN: frozenset({DataPath.OFF, DataPath.RETURNING}),
+    DataPath.RETURNING: frozenset({DataPath.OFF}),
+}
+"""TAKEN goes to OFF at once if the back-end could not take them."""
 
 
 class VirtioDeviceRecord(Record, frozen=True):

@@ -9,7 +9,9 @@ from __future__ import annotations
 import enum
 import platform
 from _thread import allocate_lock
+from typing import Final
 
+from vnic.lifecycle import Moves, moved
 from vnic.memory.guest import GuestMemory, GuestMemoryError, Span
 from vnic.memory.mapping import GuestMapping
 from vnic.virtio.chain import Chain
@@ -37,9 +39,19 @@ class QueueError(Exception):
 
 
 class QueueState(enum.Enum):
+    """The state of a ring."""
+
     STOPPED = "stopped"
     RUNNING = "running"
     BROKEN = "broken"
+    """The driver broke the rules: nothing is popped or pushed until the ring is set up again."""
+
+
+MOVES: Final[Moves[QueueState]] = {
+    QueueState.STOPPED: frozenset({QueueState.RUNNING, QueueState.BROKEN}),
+    QueueState.RUNNING: frozenset({QueueState.STOPPED}),
+    QueueState.BROKEN: frozenset({QueueState.STOPPED}),
+}
 
 
 _NO_VIEW = memoryview(b"")
@@ -109,7 +121,7 @@ class SplitQueue:
         except GuestMemoryError as error:
             raise QueueError(str(error)) from None
         self._begin(base)
-        self.state = QueueState.RUNNING
+        self._become(QueueState.RUNNING)
 
     def resume(self, base: int | None) -> None:
         """Continue with a running ring that was handed over; `base` as for `setup`. If its memory is unmapped at
@@ -143,7 +155,7 @@ class SplitQueue:
         """Stop the ring; returns the avail index from which it can be resumed."""
         if self.state is QueueState.RUNNING and self._mapped:
             self._used16[0] = 0
-        self.state = QueueState.STOPPED
+        self._become(QueueState.STOPPED)
         self._unmap()
         self._memory = None
         self._resuming = False
@@ -166,7 +178,11 @@ class SplitQueue:
     def fail(self) -> None:
         """Mark the ring as broken: pop and push do nothing until it is set up again."""
         self.stop()
-        self.state = QueueState.BROKEN
+        self._become(QueueState.BROKEN)
+
+    def _become(self, state: QueueState) -> None:
+        """`state` is a plain attribute, because it is read for each packet."""
+        self.state = moved(self, MOVES, self.state, state)
 
     # -- state apart from memory --------------------------------------------------------------------------------
 

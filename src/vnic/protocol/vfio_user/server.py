@@ -14,6 +14,7 @@ from typing import Annotated, Final, Protocol
 
 import msgspec
 
+from vnic.lifecycle import Lifecycle, Moves
 from vnic.memory.guest import ADDRESS_LIMIT
 from vnic.protocol.frames import Message
 from vnic.protocol.vfio_user import messages as m
@@ -73,6 +74,13 @@ class ServerState(enum.Enum):
     FAILED = "failed"  # a ProtocolError was raised; nothing more is taken
 
 
+MOVES: Final[Moves[ServerState]] = {
+    ServerState.NEGOTIATING: frozenset({ServerState.SERVING, ServerState.FAILED}),
+    ServerState.SERVING: frozenset({ServerState.FAILED}),
+    ServerState.FAILED: frozenset(),
+}
+
+
 class WriteRecord(Record, frozen=True):
     """One write of a REGION_WRITE_MULTI."""
 
@@ -119,9 +127,10 @@ class Server:
     (hw/vfio-user/proxy.c, "short read of header").
     """
 
+    state = Lifecycle(ServerState.NEGOTIATING, MOVES)
+
     def __init__(self, device: Device) -> None:
         self.device = device
-        self.state = ServerState.NEGOTIATING
         self.capabilities: dict[str, object] = {}
         """The capabilities that the client sent."""
         self._pending: dict[int, tuple[int, int, DmaDone]] = {}  # message id: command, count, callback
@@ -155,7 +164,7 @@ class Server:
             require(known, f"writes[{at}].region", f"is {write.region}, of {len(regions)}")
             end = write.offset + len(write.data)
             require(end <= regions[write.region].size, f"writes[{at}].offset", "is outside of the region")
-        self.state = record.state
+        Server.state.restore(self, record.state)
         self.capabilities = msgspec.json.decode(record.capabilities)
         self._next_id, self._reply = record.next_id, record.reply
         self._pending = {each.ident: (each.command, each.count, _ignore) for each in record.requests}

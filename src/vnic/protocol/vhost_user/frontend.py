@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from vnic.lifecycle import Lifecycle, Moves
 from vnic.protocol.frames import FrameError, Message
 from vnic.protocol.vhost_user import messages as vu
 from vnic.protocol.vhost_user.messages import ProtocolError
@@ -68,6 +69,14 @@ class Phase(enum.Enum):
     """The rings' bases are awaited."""
 
 
+MOVES: Final[Moves[Phase]] = {
+    Phase.HANDSHAKE: frozenset({Phase.READY}),
+    Phase.READY: frozenset({Phase.RUNNING}),
+    Phase.RUNNING: frozenset({Phase.STOPPING}),
+    Phase.STOPPING: frozenset({Phase.READY}),
+}
+
+
 Send = Callable[[bytes, Sequence[int]], None]
 Bases = dict[int, int]
 """By ring: the avail index to continue from."""
@@ -80,12 +89,13 @@ class FrontendEngine:
     on. `awaited` names the request whose answer is due; the shell measures the time.
     """
 
+    phase = Lifecycle(Phase.HANDSHAKE, MOVES)
+
     def __init__(self, send: Send, pairs: int) -> None:
         self._send_bytes = send
         self._pairs = pairs
         self._frames = vu.assembler()
         self._answers: deque[tuple[int, Callable[[bytes], None]]] = deque()
-        self.phase = Phase.HANDSHAKE
         self.features = 0
         self.protocol_features = 0
         self.max_pairs = 1

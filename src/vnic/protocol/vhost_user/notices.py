@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import enum
+from typing import Final
 
+from vnic.lifecycle import Lifecycle, Moves
 from vnic.record import Record
 
 
@@ -16,6 +18,14 @@ class ConfigState(enum.Enum):
     READ = "read"
     CHANGED = "changed"
     NOTIFIED = "notified"
+
+
+MOVES: Final[Moves[ConfigState]] = {
+    ConfigState.READ: frozenset({ConfigState.CHANGED}),
+    ConfigState.CHANGED: frozenset({ConfigState.NOTIFIED, ConfigState.READ}),
+    ConfigState.NOTIFIED: frozenset({ConfigState.READ, ConfigState.CHANGED}),
+}
+"""From NOTIFIED back to CHANGED: the driver that was notified is gone."""
 
 
 class ConfigNoticesRecord(Record, frozen=True):
@@ -32,14 +42,13 @@ class ConfigNotices:
     messages) never fills up.
     """
 
-    def __init__(self) -> None:
-        self.state = ConfigState.READ
+    state = Lifecycle(ConfigState.READ, MOVES)
 
     def save(self) -> ConfigNoticesRecord:
         return ConfigNoticesRecord(config=self.state)
 
     def restore(self, record: ConfigNoticesRecord) -> None:
-        self.state = record.config
+        ConfigNotices.state.restore(self, record.config)
 
     def changed(self) -> None:
         """The config space changed."""

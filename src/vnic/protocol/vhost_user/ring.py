@@ -10,6 +10,7 @@ import os
 from typing import Final, NamedTuple
 
 from vnic.descriptors import NOTIFIERS, Kind, close_fds, kind_of
+from vnic.lifecycle import Lifecycle, Moves
 from vnic.protocol.vhost_user.messages import ProtocolError
 from vnic.record import U16, U64, Record, require
 
@@ -22,6 +23,15 @@ class RingState(enum.Enum):
 
     STOPPED = enum.auto()
     STARTED = enum.auto()
+    STOPPING = enum.auto()
+    """Stopped for the front-end, and a back-end has not returned it yet."""
+
+
+MOVES: Final[Moves[RingState]] = {
+    RingState.STOPPED: frozenset({RingState.STARTED}),
+    RingState.STARTED: frozenset({RingState.STOPPING, RingState.STOPPED}),
+    RingState.STOPPING: frozenset({RingState.STOPPED}),
+}
 
 
 class RingAddresses(NamedTuple):
@@ -78,16 +88,10 @@ class RingFds(NamedTuple):
 class Ring:
     """One ring: STOPPED until it has a size, addresses and a kick descriptor, then STARTED until GET_VRING_BASE."""
 
-    __slots__ = (
-        *("addresses", "base", "call_fd", "enabled", "err_fd", "index", "kick_fd", "size", "state"),
-        "stopping",
-    )
+    state = Lifecycle(RingState.STOPPED, MOVES)
 
     def __init__(self, index: int) -> None:
         self.index = index
-        self.state = RingState.STOPPED
-        self.stopping = False
-        """It is stopped, and a back-end has not returned it yet."""
         self.enabled = False
         self.size = 0
         self.base = 0
@@ -114,7 +118,7 @@ class Ring:
     def save(self) -> RingRecord:
         """One that is on its way back is still started: the message that stops it is taken again."""
         return RingRecord(
-            started=self.state is RingState.STARTED or self.stopping,
+            started=self.state is not RingState.STOPPED,
             enabled=self.enabled,
             size=self.size,
             base=self.base,
@@ -126,7 +130,7 @@ class Ring:
 
     def restore(self, record: RingRecord, fds: RingFds) -> None:
         """Take a record over that was checked (`DeviceRings.restore`), and the descriptors."""
-        self.state = RingState.STARTED if record.started else RingState.STOPPED
+        Ring.state.restore(self, RingState.STARTED if record.started else RingState.STOPPED)
         self.enabled, self.size, self.base = record.enabled, record.size, record.base
         told = record.addresses
         self.addresses = None if told is None else RingAddresses(told.desc, told.used, told.avail)

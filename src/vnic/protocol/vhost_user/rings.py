@@ -238,15 +238,14 @@ class DeviceRings:
         if ring.state is RingState.STOPPED:
             done(ring.base)
             return
-        ring.state = RingState.STOPPED
-        ring.stopping = True
+        ring.state = RingState.STOPPING
         self._watch_kick(ring.index, None)
         if not ring.enabled:
             # Its memory may have been freed since (see _set_up): not even the flags are written back.
             self._device.queues[ring.index].invalidate()
 
         def stopped(base: int) -> None:
-            ring.stopping = False
+            ring.state = RingState.STOPPED
             done(base)
 
         self._device.queue_stopped(ring.index, stopped)
