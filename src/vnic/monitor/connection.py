@@ -87,6 +87,7 @@ class SocketChannel:
     def __init__(self, connected: socket.socket) -> None:
         connected.setblocking(False)
         self._socket = connected
+        self._carries_fds = connected.family == socket.AF_UNIX
         self.reading = self.writing = connected.fileno()
         self._fds: list[int] = []
         """The descriptors of the last message, until a command takes the first of them."""
@@ -94,7 +95,7 @@ class SocketChannel:
 
     def receive(self) -> bytes:
         """Raises CutOffError, and the errors of recvmsg."""
-        if self._socket.family != socket.AF_UNIX:
+        if not self._carries_fds:
             data = self._socket.recv(READ_BYTES)
             if self._http.is_http(data):
                 raise CutOffError("it speaks HTTP, as a browser does")

@@ -66,8 +66,7 @@ class HmpSession:
     def _run(self, line: str, echo: bytes) -> Iterator[bytes]:
         """The echo and the output of the line, in one piece unless the command is asynchronous."""
         try:
-            with self.machine.fds.named_by(self.passed.named):
-                text = run_line(self, line)
+            text = self.machine.fds.run(self.passed.named, run_line, self, line)
             if isinstance(text, asyncio.Future):
                 yield echo
                 echo = b""

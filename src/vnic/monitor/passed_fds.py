@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
-from typing import Final, Protocol
+from collections.abc import Callable, Collection
+from typing import Final, ParamSpec, Protocol, TypeVar
 
 import msgspec
 
 from vnic.descriptors import Kind, close_fds, kind_of
 from vnic.net.errors import NetError
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 NAMES_MAX: Final = 256
 """The most named descriptors of one monitor."""
@@ -170,12 +172,11 @@ class FdRegistry:
         self._inherited = set(inherited)
         self._speaking: NamedFds | None = None
 
-    @contextmanager
-    def named_by(self, named: NamedFds) -> Iterator[None]:
-        """While a monitor's command runs, its names apply (monitor_cur)."""
+    def run(self, named: NamedFds, command: Callable[P, T], *arguments: P.args, **more: P.kwargs) -> T:
+        """Run a monitor's command; its names apply meanwhile (monitor_cur)."""
         before, self._speaking = self._speaking, named
         try:
-            yield
+            return command(*arguments, **more)
         finally:
             self._speaking = before
 

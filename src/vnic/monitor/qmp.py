@@ -26,6 +26,7 @@ from vnic.protocol.qmp.encode import in_qdict_order
 
 log = logging.getLogger(__name__)
 
+_MEMBERS = frozenset({"execute", "arguments", "id"})
 _NO_ARGUMENTS: dict[str, object] = {}
 _EMPTY_RETURN = encode({"return": {}})
 """The reply of most commands; made once."""
@@ -43,7 +44,7 @@ class Dispatcher:
 
         Raises NetError.
         """
-        visit, run = self._entry(name)
+        visit, run = self._entries.get(name) or self._enter(name)
         if visit is not None:
             return run(session, visit(arguments, ""))
         if arguments:
@@ -52,13 +53,11 @@ class Dispatcher:
 
     def refuse_oob(self, name: str) -> None:
         """QEMU runs commands out of band that could recover a blocked monitor; vnic's monitors never block."""
-        self._entry(name)
+        self._enter(name)
         raise NetError(f"The command {name} does not support OOB")
 
-    def _entry(self, name: str) -> tuple[Visit | None, Callable[..., Any]]:
-        return self._entries.get(name) or self._enter(name)
-
     def _enter(self, name: str) -> tuple[Visit | None, Callable[..., Any]]:
+        """Find a command and compile its checks. Raises NetError."""
         command = COMMANDS.get(name)
         if command is None:
             raise NetError(f"The command {name} has not been found", COMMAND_NOT_FOUND)
@@ -122,8 +121,9 @@ class QmpSession:
                 )
             if oob:
                 self._dispatcher.refuse_oob(name)
-            with self.machine.fds.named_by(self.passed.named):
-                result = self._dispatcher.execute(self, name, message.get("arguments", _NO_ARGUMENTS))
+            arguments = message.get("arguments", _NO_ARGUMENTS)
+            execute = self._dispatcher.execute
+            result = self.machine.fds.run(self.passed.named, execute, self, name, arguments)
             if isinstance(result, asyncio.Future):
                 self.waits_for = result
                 yield b""
@@ -149,6 +149,10 @@ class QmpSession:
 def _check(message: dict[str, Any], allow_oob: bool) -> tuple[str, bool]:
     """The command's name, if the message is a valid request, and whether it is to run out of band
     (qmp_dispatch_check_obj)."""
+    if message.keys() <= _MEMBERS:
+        name, arguments = message.get("execute"), message.get("arguments")
+        if isinstance(name, str) and (isinstance(arguments, dict) or "arguments" not in message):
+            return name, False  # nothing is wrong, so that the order of the members does not matter
     execute: str | None = None
     for key in in_qdict_order(message):
         value = message[key]

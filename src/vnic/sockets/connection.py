@@ -32,6 +32,10 @@ PIECES_PER_TURN: Final = 32
 TURN_S: Final = 0.002
 """The most reads, and the most time, that one connection gets before the loop serves the others."""
 
+_RECEIVE_FLAGS: Final = int(socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
+_CUT_OFF: Final = int(socket.MSG_CTRUNC)
+"""Plain numbers: an operator of socket.MsgFlag takes as long as a small system call."""
+
 WAITING_MAX_MESSAGES: Final = 16_384
 WAITING_MAX_FDS: Final = 512
 """The most bytes that may wait for a peer that does not read; a peer above the limit is disconnected. The start of 128
@@ -47,16 +51,15 @@ def receive(
     cut off (MSG_CTRUNC), because the peer sent more than `max_fds` or this process can open no more, and when one is of
     a kind that a message does not `carries`. `owner` is the NIC that has to wait for their close.
     """
-    flags = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
-    data, ancillary, result, _ = sock.recvmsg(size, socket.CMSG_LEN(4 * max_fds), flags)
-    if not ancillary and not result & socket.MSG_CTRUNC:
+    data, ancillary, result, _ = sock.recvmsg(size, socket.CMSG_LEN(4 * max_fds), _RECEIVE_FLAGS)
+    if not ancillary and not result & _CUT_OFF:
         return data, []
     fds = array.array("i")
     for level, kind, payload in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
     try:
-        if result & socket.MSG_CTRUNC:
+        if result & _CUT_OFF:
             raise FrameError("descriptors were cut off: too many in one message, or no room for more")
         for fd in fds:
             what = kind_of(fd)

@@ -259,14 +259,13 @@ def passed_socket(named: NamedFds, name: str) -> None:
 def test_passed_descriptor_is_named_once() -> None:
     registry, named = FdRegistry(), NamedFds()
     passed_socket(named, "s")
-    with registry.named_by(NamedFds()), pytest.raises(NetError, match="named 's' has not been found"):
-        registry.take("s")
-    with registry.named_by(named):
-        fd = registry.take("s")
-        assert not os.get_blocking(fd)
-        os.close(fd)
-        with pytest.raises(NetError, match="named 's' has not been found"):
-            registry.take_socket("s")
+    with pytest.raises(NetError, match="named 's' has not been found"):
+        registry.run(NamedFds(), registry.take, "s")
+    fd = registry.run(named, registry.take, "s")
+    assert not os.get_blocking(fd)
+    os.close(fd)
+    with pytest.raises(NetError, match="named 's' has not been found"):
+        registry.run(named, registry.take_socket, "s")
 
 
 @pytest.mark.parametrize("name", ["0", "1", "2"])
@@ -275,10 +274,8 @@ def test_standard_descriptors_cannot_be_named(name: str) -> None:
     for take in (registry.take, registry.take_socket):
         with pytest.raises(NetError, match=f"named '{name}' has not been found"):
             take(name)
-    with registry.named_by(NamedFds()):
-        for take in (registry.take, registry.take_socket):
-            with pytest.raises(NetError, match=f"named '{name}' has not been found"):
-                take(name)
+        with pytest.raises(NetError, match=f"named '{name}' has not been found"):
+            registry.run(NamedFds(), take, name)
     os.fstat(int(name))
 
 
@@ -326,7 +323,6 @@ def test_set_keeps_descriptor_named_by_number(given: int) -> None:
 def test_address_takes_only_sockets() -> None:
     registry, named = FdRegistry(), NamedFds()
     named.add("f", os.open("/dev/null", os.O_RDWR))
-    with registry.named_by(named):
-        with pytest.raises(NetError, match="File descriptor 'f' is not a socket"):
-            registry.take_socket("f")
-        assert named.take("f") is None
+    with pytest.raises(NetError, match="File descriptor 'f' is not a socket"):
+        registry.run(named, registry.take_socket, "f")
+    assert named.take("f") is None

@@ -91,6 +91,5 @@ def human_monitor_command(caller: Caller, args: HumanMonitorCommand) -> str | Lo
     if args.cpu_index:
         raise NetError("Parameter 'cpu-index' expects a CPU number")
     human = Human(caller.machine, caller.who, Passed())
-    with caller.machine.fds.named_by(human.passed.named):
-        text = run_line(human, args.command_line)
+    text = caller.machine.fds.run(human.passed.named, run_line, human, args.command_line)
     return text if isinstance(text, str | asyncio.Future) else LongText(text)

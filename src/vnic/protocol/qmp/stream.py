@@ -58,8 +58,10 @@ class Stream:
         if not self._token_count and self._lexer.idle and len(data) <= self._message_max_bytes:
             whole = _whole_message(data)
             if whole is not None:
-                self._lexer.pass_over(data)
                 yield whole
+                self._lexer.pass_over(
+                    data
+                )  # for positions in later errors; the message itself does not wait for it
                 return
         yield from self._take(self._lexer.feed(data))
 
