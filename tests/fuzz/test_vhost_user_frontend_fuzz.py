@@ -10,12 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vnic.protocol.vhost_user import messages as vu
-from vnic.protocol.vhost_user.frontend import (
-    FrontendEngine,
-    Phase,
-    SharedRegion,
-    SharedRing,
-)
+from vnic.protocol.vhost_user.frontend import FrontendEngine, SharedRegion
+from vnic.protocol.vhost_user.frontend_record import Phase, SharedRing
 from vnic.protocol.vhost_user.messages import ProtocolError
 
 QUICK = settings(max_examples=200)
@@ -45,8 +41,8 @@ def test_any_answers_give_at_most_protocol_error(
         if flags & vu.FLAG_NEED_REPLY or vu.REQUESTS[number].replies:
             sent.append(number)
 
-    engine = FrontendEngine(send, pairs)
-    engine.begin(lambda: None)
+    engine = FrontendEngine(send, pairs, lambda: None, lambda bases: None)
+    engine.begin()
     with contextlib.suppress(ProtocolError):
         for number, value in answers:
             named = sent.pop(0) if honest and sent else number
@@ -54,15 +50,15 @@ def test_any_answers_give_at_most_protocol_error(
             if engine.phase is Phase.READY:
                 start(engine)
             elif engine.phase is Phase.RUNNING and value & 1:
-                engine.stop(lambda bases: None)
+                engine.stop()
     engine.close()
 
 
 @QUICK
 @given(st.binary(max_size=100))
 def test_any_bytes_give_at_most_protocol_error(stream: bytes) -> None:
-    engine = FrontendEngine(lambda data, fds: None, 1)
-    engine.begin(lambda: None)
+    engine = FrontendEngine(lambda data, fds: None, 1, lambda: None, lambda bases: None)
+    engine.begin()
     with contextlib.suppress(ProtocolError):
         engine.feed(stream)
     engine.close()

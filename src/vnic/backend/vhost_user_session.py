@@ -14,13 +14,8 @@ from typing import Protocol
 
 from vnic.memory.guest import GuestMemory
 from vnic.nic.virtio_net.features import MTU, OF_THE_RINGS, names
-from vnic.protocol.vhost_user.frontend import (
-    Bases,
-    FrontendEngine,
-    Phase,
-    SharedRegion,
-    SharedRing,
-)
+from vnic.protocol.vhost_user.frontend import Bases, FrontendEngine, SharedRegion
+from vnic.protocol.vhost_user.frontend_record import Phase, SharedRing
 from vnic.protocol.vhost_user.messages import MAX_FDS, ProtocolError
 from vnic.sockets.connection import Connection
 from vnic.virtio.device import VirtioDevice
@@ -96,8 +91,8 @@ class BackEndSession:
         """Called when the rings are returned."""
         self._deadline: asyncio.TimerHandle | None = None
         self._connection = Connection(loop, sock, self, max_fds=MAX_FDS, owner=name)
-        self._engine = FrontendEngine(self._connection.send, pairs)
-        self._engine.begin(lambda: owner.ready(self._engine.features))
+        self._engine = FrontendEngine(self._connection.send, pairs, self._ready, self._stopped)
+        self._engine.begin()
         self._watch_time()
 
     @property
@@ -126,6 +121,9 @@ class BackEndSession:
 
     def lost(self, reason: str | None) -> None:
         self._owner.lost(reason)
+
+    def _ready(self) -> None:
+        self._owner.ready(self._engine.features)
 
     def _refuse_later(self, reason: str) -> None:
         """As `refuse`, but in a later turn: not within a call of the device."""
@@ -207,7 +205,7 @@ class BackEndSession:
         if self._connection.closed or self._engine.phase is not Phase.RUNNING:
             self.return_rings()
             return
-        self._engine.stop(self._stopped)
+        self._engine.stop()
         self._watch_time()
 
     def _stopped(self, bases: Bases) -> None:

@@ -1,13 +1,15 @@
-"""The rings of a vhost-user connection, and its notices."""
+"""Both ends of a vhost-user connection: rings, notices, engines in the middle of their work."""
 
 from __future__ import annotations
 
 import os
 from contextlib import ExitStack
 
+from tests.fakes.front_end import FrontEnd, ring
 from tests.fakes.trips import Trip, trip
 from tests.fakes.vhost_user_rig import EngineRig
 
+from vnic.protocol.vhost_user.frontend import FrontendEngine
 from vnic.protocol.vhost_user.notices import ConfigNotices
 from vnic.protocol.vhost_user.ring import RingFds
 from vnic.protocol.vhost_user.rings import DeviceRings, DeviceRingsRecord
@@ -25,8 +27,8 @@ def rings(stack: ExitStack) -> Trip:
     rig = rig_of(stack)
     rig.client.negotiate()
     rig.client.set_memory()
-    for ring in rig.driver.rings[:2]:
-        rig.client.start_ring(ring)
+    for each in rig.driver.rings[:2]:
+        rig.client.start_ring(each)
     rig.client.enable(rig.driver.rings[0])
     rig.client.send_state(8, 2, 64)  # SET_VRING_NUM
     held = rig.engine.rings
@@ -70,3 +72,54 @@ def notices(stack: ExitStack) -> Trip:
     return Trip(
         unit, lambda _: ConfigNotices(), lambda unit, record: unit.restore(record), lambda unit: unit.notified
     )
+
+
+def front_end(unit: FrontEnd) -> Trip:
+    handles = unit.engine.handles
+    return Trip(
+        unit.engine,
+        lambda _: FrontEnd(unit.pairs).engine,
+        lambda new, record: new.restore(record, handles),
+        see_front_end,
+    )
+
+
+def see_front_end(engine: FrontendEngine) -> object:
+    return (
+        (engine.phase, engine.awaited, engine.wanted, engine.rings),
+        (engine.features, engine.protocol_features, engine.max_pairs),
+    )
+
+
+@trip("vhost-user front-end in its handshake")
+def front_end_begins(stack: ExitStack) -> Trip:
+    """Half an answer is here."""
+    unit = FrontEnd(2)
+    unit.engine.begin()
+    unit.engine.feed(unit.answer())
+    unit.engine.feed(unit.answer()[:15])
+    return front_end(unit)
+
+
+@trip("vhost-user front-end that starts")
+def front_end_starts(stack: ExitStack) -> Trip:
+    """One of its messages is acknowledged; one ring was disabled again, another has no kick."""
+    unit = FrontEnd(2)
+    unit.shake_hands()
+    unit.start()
+    unit.engine.feed(unit.answer())
+    unit.engine.enable_ring(2, False)
+    unit.engine.set_ring(ring(3, enabled=False))
+    return front_end(unit)
+
+
+@trip("vhost-user front-end that stops")
+def front_end_stops(stack: ExitStack) -> Trip:
+    """One of the bases is here."""
+    unit = FrontEnd(1)
+    unit.shake_hands()
+    unit.start()
+    unit.engine.stop()
+    while len(unit.due) > 1:
+        unit.engine.feed(unit.answer())
+    return front_end(unit)

@@ -1,31 +1,41 @@
 """The front-end side of vhost-user, without a socket: passes a guest's rings to another program's back-end.
 
 `vnic.backend.vhost_user` owns the socket, feeds its input, and requests the handshake, the start and the stop of
-rings. Messages are sent at once and replies are matched in order, so that no call blocks.
+rings. Messages are sent at once and replies are matched in order, so that no call blocks. What is awaited is data
+(`frontend_record`), so that an engine can be saved between any two messages.
 """
 
 from __future__ import annotations
 
-import enum
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from vnic.lifecycle import Lifecycle, Moves
+from vnic.lifecycle import Lifecycle
 from vnic.protocol.frames import FrameError, Message
 from vnic.protocol.vhost_user import messages as vu
+from vnic.protocol.vhost_user.frontend_record import (
+    ACKNOWLEDGED,
+    MOVES,
+    WANTED_PROTOCOL_FEATURES,
+    Awaited,
+    AwaitedRecord,
+    BaseRecord,
+    FrontendEngineRecord,
+    FrontendHandles,
+    Phase,
+    SharedRing,
+    SharedRingRecord,
+)
 from vnic.protocol.vhost_user.messages import ProtocolError
+from vnic.record import within
 from vnic.virtio.constants import (
     STATUS_ACKNOWLEDGE,
     STATUS_DRIVER,
     STATUS_DRIVER_OK,
     STATUS_FEATURES_OK,
 )
-
-WANTED_PROTOCOL_FEATURES: Final = vu.P_MQ | vu.P_RARP | vu.P_REPLY_ACK | vu.P_MTU | vu.P_STATUS
-"""BACKEND_REQ is left out: no message of that channel concerns a network device without IOMMU, and a channel that
-does not exist cannot be flooded. CONFIG is left out as in QEMU: the config space is the NIC's own."""
+from vnic.virtio.device import QueueFds
 
 STARTED: Final = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK | STATUS_DRIVER_OK
 
@@ -38,43 +48,6 @@ class SharedRegion(NamedTuple):
     size: int
     fd: int
     offset: int
-
-
-@dataclass(frozen=True, slots=True)
-class SharedRing:
-    """One ring to be run by the back-end; addresses are the guest's. No `kick`: it is polled; no `call`: silent.
-
-    One that is not `enabled` is started all the same, as by QEMU: a back-end may wait for all that there are.
-    """
-
-    index: int
-    size: int
-    base: int
-    desc: int
-    avail: int
-    used: int
-    kick: int | None
-    call: int | None
-    enabled: bool = True
-
-
-class Phase(enum.Enum):
-    """The state of a connection."""
-
-    HANDSHAKE = enum.auto()
-    READY = enum.auto()
-    """Both sides know each other; no ring is there."""
-    RUNNING = enum.auto()
-    STOPPING = enum.auto()
-    """The rings' bases are awaited."""
-
-
-MOVES: Final[Moves[Phase]] = {
-    Phase.HANDSHAKE: frozenset({Phase.READY}),
-    Phase.READY: frozenset({Phase.RUNNING}),
-    Phase.RUNNING: frozenset({Phase.STOPPING}),
-    Phase.STOPPING: frozenset({Phase.READY}),
-}
 
 
 Send = Callable[[bytes, Sequence[int]], None]
@@ -91,11 +64,17 @@ class FrontendEngine:
 
     phase = Lifecycle(Phase.HANDSHAKE, MOVES)
 
-    def __init__(self, send: Send, pairs: int) -> None:
+    def __init__(
+        self, send: Send, pairs: int, ready: Callable[[], None], stopped: Callable[[Bases], None]
+    ) -> None:
+        """`ready` is called when the handshake is complete; `stopped` with the base of each ring when the back-end
+        has stopped all that `stop` asked for. Either may raise ProtocolError."""
         self._send_bytes = send
         self._pairs = pairs
+        self._ready = ready
+        self._stopped = stopped
         self._frames = vu.assembler()
-        self._answers: deque[tuple[int, Callable[[bytes], None]]] = deque()
+        self._awaited: deque[Awaited] = deque()
         self.features = 0
         self.protocol_features = 0
         self.max_pairs = 1
@@ -103,7 +82,8 @@ class FrontendEngine:
         """Both sides know protocol features (VHOST_USER_F_PROTOCOL_FEATURES)."""
         self._rings: dict[int, SharedRing] = {}
         self._enabled: set[int] = set()
-        self._ready: Callable[[], None] | None = None
+        self._bases: Bases = {}
+        """Those that came, while all are awaited."""
 
     # --- Bytes ---------------------------------------------------------------------------------------------
 
@@ -115,7 +95,7 @@ class FrontendEngine:
     @property
     def awaited(self) -> str | None:
         """The request whose answer comes next, None when none is due."""
-        return vu.request_name(self._answers[0][0]) if self._answers else None
+        return vu.request_name(self._awaited[0].request) if self._awaited else None
 
     def feed(self, data: bytes, fds: Sequence[int] = ()) -> None:
         """Take one piece that the back-end sent."""
@@ -128,12 +108,53 @@ class FrontendEngine:
     def close(self) -> None:
         """The connection has ended: no awaited reply will come."""
         self._frames.close()
-        self._answers.clear()
+        self._awaited.clear()
         self._forget_rings()
 
     def _forget_rings(self) -> None:
         self._rings.clear()
         self._enabled.clear()
+        self._bases.clear()
+
+    # --- State apart from descriptors ----------------------------------------------------------------------
+
+    def save(self) -> FrontendEngineRecord:
+        return FrontendEngineRecord(
+            phase=self.phase,
+            features=self.features,
+            protocol=self._protocol,
+            protocol_features=self.protocol_features,
+            max_pairs=self.max_pairs,
+            rings=[SharedRingRecord.of(ring, ring.index in self._enabled) for ring in self._rings.values()],
+            bases=[BaseRecord(index=index, base=base) for index, base in self._bases.items()],
+            awaited=[AwaitedRecord(request=each.request, value=each.value) for each in self._awaited],
+            frames=self._frames.save(),
+        )
+
+    @property
+    def handles(self) -> FrontendHandles:
+        """The descriptors that belong to the record, where they are now."""
+        rings = {ring.index: QueueFds(ring.kick, ring.call) for ring in self._rings.values()}
+        return FrontendHandles(self._frames.fds, rings)
+
+    def restore(self, record: FrontendEngineRecord, handles: FrontendHandles) -> None:
+        """Take the place of the engine that was saved, on the same connection; nothing is sent. Raises RecordError,
+        and leaves the descriptors to the caller then."""
+        record.check(self._pairs)
+        for at, ring in enumerate(record.rings):
+            with within(f"rings[{at}]"):
+                ring.check(handles.rings.get(ring.index))
+        with within("frames"):
+            self._frames.restore(record.frames, handles.frames)
+        FrontendEngine.phase.restore(self, record.phase)
+        self.features, self.max_pairs = record.features, record.max_pairs
+        self._protocol, self.protocol_features = record.protocol, record.protocol_features
+        self._rings = {ring.index: ring.ring(handles.rings[ring.index]) for ring in record.rings}
+        self._enabled = {ring.index for ring in record.rings if ring.told_enabled}
+        self._bases = {each.index: each.base for each in record.bases}
+        self._awaited = deque(Awaited(each.request, each.value) for each in record.awaited)
+
+    # --- Answers -------------------------------------------------------------------------------------------
 
     def _answered(self, message: Message) -> None:
         try:
@@ -143,68 +164,62 @@ class FrontendEngine:
                 raise ProtocolError(f"{name} answered with descriptors")
             if not flags & vu.FLAG_REPLY:
                 raise ProtocolError(f"{name} sent by the back-end")
-            if not self._answers or self._answers[0][0] != number:
+            if not self._awaited or self._awaited[0].request != number:
                 raise ProtocolError(f"an answer to {name}, awaited was {self.awaited or 'none'}")
-            self._answers.popleft()[1](message.payload)
+            ANSWERS[number](self, self._awaited.popleft(), message.payload)
         finally:
             message.close()
 
     def _send(self, number: int, payload: bytes = b"", fds: Sequence[int] = (), flags: int = 0) -> None:
         self._send_bytes(vu.encode(number, payload, flags), fds)
 
-    def _ask(self, number: int, payload: bytes, answered: Callable[[bytes], None]) -> None:
-        self._answers.append((number, answered))
-        self._send(number, payload)
+    def _ask(self, number: int, ring: int | None = None) -> None:
+        """Send a request that has an answer, about one ring or about all."""
+        self._awaited.append(Awaited(number, ring or 0))
+        self._send(number, b"" if ring is None else vu.VRING_STATE.pack(ring, 0))
 
-    def _ask_u64(self, number: int, answered: Callable[[int], None]) -> None:
-        def unpack(payload: bytes) -> None:
-            if len(payload) != vu.U64.size:
-                raise ProtocolError(f"{vu.request_name(number)} answered with {len(payload)} bytes")
-            answered(vu.U64.unpack(payload)[0])
-
-        self._ask(number, b"", unpack)
-
-    def _tell(
-        self, number: int, payload: bytes = b"", fds: Sequence[int] = (), refused: str | None = None
-    ) -> None:
-        """Send what may fail, and have it acknowledged where REPLY_ACK allows that. `refused` is the text of the
-        ProtocolError if it is not done."""
+    def _tell(self, number: int, payload: bytes = b"", fds: Sequence[int] = (), value: int = 0) -> None:
+        """Send what may fail, and have it acknowledged where REPLY_ACK allows that."""
         if not self.protocol_features & vu.P_REPLY_ACK:
             self._send(number, payload, fds)
             return
-        name = vu.request_name(number)
-
-        def acked(answer: bytes) -> None:
-            if len(answer) != vu.U64.size:
-                raise ProtocolError(f"{name} acknowledged with {len(answer)} bytes")
-            if vu.U64.unpack(answer)[0]:
-                raise ProtocolError(refused or f"the back-end refused {name}")
-
-        self._answers.append((number, acked))
+        self._awaited.append(Awaited(number, value))
         self._send(number, payload, fds, vu.FLAG_NEED_REPLY)
+
+    def _acknowledged(self, awaited: Awaited, answer: bytes) -> None:
+        name = vu.request_name(awaited.request)
+        if len(answer) != vu.U64.size:
+            raise ProtocolError(f"{name} acknowledged with {len(answer)} bytes")
+        if vu.U64.unpack(answer)[0]:
+            if awaited.request == vu.NET_SET_MTU:
+                raise ProtocolError(f"{awaited.value}Bytes MTU not supported by the backend")  # QEMU's text
+            raise ProtocolError(f"the back-end refused {name}")
 
     # --- Handshake (QEMU: vhost_user_backend_init, vhost_net_init) ------------------------------------------
 
-    def begin(self, ready: Callable[[], None]) -> None:
+    def begin(self) -> None:
         """Learn what the back-end can do; `ready` is called then."""
-        self._ready = ready
-        self._ask_u64(vu.GET_FEATURES, self._got_features)
+        self._ask(vu.GET_FEATURES)
 
-    def _got_features(self, features: int) -> None:
+    def _got_features(self, awaited: Awaited, payload: bytes) -> None:
+        features = _u64(awaited, payload)
         self.features = features & ~vu.F_PROTOCOL_FEATURES
         self._protocol = bool(features & vu.F_PROTOCOL_FEATURES)
         if self._protocol:
-            self._ask_u64(vu.GET_PROTOCOL_FEATURES, self._got_protocol_features)
+            self._ask(vu.GET_PROTOCOL_FEATURES)
         else:
             self._finish_handshake(1)
 
-    def _got_protocol_features(self, features: int) -> None:
-        self.protocol_features = features & WANTED_PROTOCOL_FEATURES
+    def _got_protocol_features(self, awaited: Awaited, payload: bytes) -> None:
+        self.protocol_features = _u64(awaited, payload) & WANTED_PROTOCOL_FEATURES
         self._send(vu.SET_PROTOCOL_FEATURES, vu.U64.pack(self.protocol_features))
         if self.protocol_features & vu.P_MQ:
-            self._ask_u64(vu.GET_QUEUE_NUM, self._finish_handshake)
+            self._ask(vu.GET_QUEUE_NUM)
         else:
             self._finish_handshake(1)
+
+    def _got_queue_num(self, awaited: Awaited, payload: bytes) -> None:
+        self._finish_handshake(_u64(awaited, payload))
 
     def _finish_handshake(self, max_pairs: int) -> None:
         if max_pairs < self._pairs:
@@ -213,7 +228,6 @@ class FrontendEngine:
         self.max_pairs = max_pairs
         self._send(vu.SET_OWNER)
         self.phase = Phase.READY
-        assert self._ready is not None
         self._ready()
 
     # --- Start (QEMU: vhost_dev_start) ----------------------------------------------------------------------
@@ -226,8 +240,7 @@ class FrontendEngine:
         self.phase = Phase.RUNNING
         told = features | (vu.F_PROTOCOL_FEATURES if self._protocol else 0)
         if mtu and self.protocol_features & vu.P_MTU:
-            refused = f"{mtu}Bytes MTU not supported by the backend"  # QEMU's text
-            self._tell(vu.NET_SET_MTU, vu.U64.pack(mtu), refused=refused)
+            self._tell(vu.NET_SET_MTU, vu.U64.pack(mtu), value=mtu)
         self._tell(vu.SET_FEATURES, vu.U64.pack(told))
         self.set_memory(memory)
         for ring in rings:
@@ -278,39 +291,34 @@ class FrontendEngine:
 
     # --- Stop (QEMU: vhost_dev_stop) ------------------------------------------------------------------------
 
-    def stop(self, done: Callable[[Bases], None]) -> None:
-        """Take the rings back; `done` gets the base of each when the back-end has stopped all. RUNNING only."""
+    def stop(self) -> None:
+        """Take the rings back; `stopped` gets the base of each when the back-end has stopped all. RUNNING only."""
         assert self.phase is Phase.RUNNING
         self.phase = Phase.STOPPING
-        bases: Bases = {}
-
-        def got_base(index: int, base: int) -> None:
-            bases[index] = base
-            if len(bases) == len(self._rings):
-                self._stopped(bases, done)
-
         for index in sorted(self._rings):
-            self._ask_base(index, got_base)
+            self._ask(vu.GET_VRING_BASE, index)
         if self.protocol_features & vu.P_STATUS:
             self._send(vu.SET_STATUS, vu.U64.pack(0))
         if not self._rings:
-            self._stopped(bases, done)
+            self._all_stopped()
 
-    def _ask_base(self, index: int, got_base: Callable[[int, int], None]) -> None:
-        def answered(payload: bytes) -> None:
-            if len(payload) != vu.VRING_STATE.size:
-                raise ProtocolError(f"GET_VRING_BASE answered with {len(payload)} bytes")
-            told, base = vu.VRING_STATE.unpack(payload)
-            if told != index or base > 0xFFFF:
-                raise ProtocolError(f"GET_VRING_BASE of ring {index} answered with ring {told}, base {base}")
-            got_base(index, base)
+    def _got_base(self, awaited: Awaited, payload: bytes) -> None:
+        if len(payload) != vu.VRING_STATE.size:
+            raise ProtocolError(f"GET_VRING_BASE answered with {len(payload)} bytes")
+        index, base = vu.VRING_STATE.unpack(payload)
+        if index != awaited.value or base > 0xFFFF:
+            raise ProtocolError(
+                f"GET_VRING_BASE of ring {awaited.value} answered with ring {index}, base {base}"
+            )
+        self._bases[index] = base
+        if len(self._bases) == len(self._rings):
+            self._all_stopped()
 
-        self._ask(vu.GET_VRING_BASE, vu.VRING_STATE.pack(index, 0), answered)
-
-    def _stopped(self, bases: Bases, done: Callable[[Bases], None]) -> None:
+    def _all_stopped(self) -> None:
+        bases = dict(self._bases)
         self._forget_rings()
         self.phase = Phase.READY
-        done(bases)
+        self._stopped(bases)
 
     # --- Others ---------------------------------------------------------------------------------------------
 
@@ -320,3 +328,19 @@ class FrontendEngine:
             return False
         self._tell(vu.SEND_RARP, mac.ljust(vu.U64.size, b"\0"))
         return True
+
+
+def _u64(awaited: Awaited, payload: bytes) -> int:
+    if len(payload) != vu.U64.size:
+        raise ProtocolError(f"{vu.request_name(awaited.request)} answered with {len(payload)} bytes")
+    value: int = vu.U64.unpack(payload)[0]
+    return value
+
+
+ANSWERS: Final[dict[int, Callable[[FrontendEngine, Awaited, bytes], None]]] = {
+    vu.GET_FEATURES: FrontendEngine._got_features,
+    vu.GET_PROTOCOL_FEATURES: FrontendEngine._got_protocol_features,
+    vu.GET_QUEUE_NUM: FrontendEngine._got_queue_num,
+    vu.GET_VRING_BASE: FrontendEngine._got_base,
+    **dict.fromkeys(ACKNOWLEDGED, FrontendEngine._acknowledged),
+}
