@@ -10,12 +10,12 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 
-from vnic.chardev.options import ChardevAddress, NullOptions, SocketOptions, StdioOptions
+from vnic.chardev.options import ChardevAddress, NullOptions, SocketMembers, SocketOptions, StdioOptions
 from vnic.net.errors import NetError
 from vnic.sockets.address import FdAddress, InetAddress, UnixAddress
 
 
-class SocketFlat(msgspec.Struct, rename="kebab", tag_field="backend", tag="socket", kw_only=True):
+class SocketFlat(SocketMembers, tag_field="backend", tag="socket", frozen=True, kw_only=True):
     """`-chardev socket`."""
 
     id: str
@@ -28,25 +28,10 @@ class SocketFlat(msgspec.Struct, rename="kebab", tag_field="backend", tag="socke
     ipv4: bool | None = None
     ipv6: bool | None = None
     fd: str | None = None
-    server: bool = False
-    wait: bool = True
-    nodelay: bool = True
-    telnet: bool = False
-    reconnect_ms: int = 0
-    mode: str | None = None
 
     def options(self) -> SocketOptions:
         """Raises NetError."""
-        return SocketOptions(
-            id=self.id,
-            addr=self._address(),
-            server=self.server,
-            wait=self.wait,
-            nodelay=self.nodelay,
-            telnet=self.telnet,
-            reconnect_ms=self.reconnect_ms,
-            mode=self.mode,
-        )
+        return self.socket(self.id, self._address())
 
     def _address(self) -> ChardevAddress:
         given = sum(value is not None for value in (self.path, self.host, self.fd))

@@ -17,18 +17,36 @@ from vnic.sockets.resolve import unix_sockaddr
 ChardevAddress: TypeAlias = UnixAddress | InetAddress | FdAddress
 
 
-class SocketOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """A socket. `wait` is accepted and has no effect: vnic never waits for a peer."""
+class SocketMembers(msgspec.Struct, rename="kebab", frozen=True, kw_only=True):
+    """What every form of a socket's options has; the defaults are those of the command line."""
 
-    id: str
-    addr: ChardevAddress
     server: bool = False
     wait: bool = True
+    """Accepted, and without effect: vnic never waits for a peer."""
     nodelay: bool = True
     telnet: bool = False
     reconnect_ms: int = 0
     mode: str | None = None
     """The mode of the socket's path, in octal; only vnic has it."""
+
+    def socket(self, label: str, addr: ChardevAddress) -> SocketOptions:
+        return SocketOptions(
+            id=label,
+            addr=addr,
+            server=self.server,
+            wait=self.wait,
+            nodelay=self.nodelay,
+            telnet=self.telnet,
+            reconnect_ms=self.reconnect_ms,
+            mode=self.mode,
+        )
+
+
+class SocketOptions(SocketMembers, frozen=True, kw_only=True):
+    """A socket."""
+
+    id: str
+    addr: ChardevAddress
 
     def check(self) -> None:
         """Refuse options that contradict each other. Raises NetError."""

@@ -6,32 +6,20 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 
-from vnic.chardev.options import ChardevAddress, NullOptions, SocketOptions, StdioOptions
+from vnic.chardev.options import ChardevAddress, NullOptions, SocketMembers, SocketOptions, StdioOptions
 
 
-class SocketChardev(msgspec.Struct, rename="kebab", kw_only=True):
-    """ChardevSocket. `wait` is accepted and has no effect: vnic never waits for a peer."""
+class SocketChardev(SocketMembers, frozen=True, kw_only=True):
+    """ChardevSocket, with the defaults of QAPI."""
 
     addr: Annotated[ChardevAddress, msgspec.Meta(extra={"qapi": "wrapped"})]
     """SocketAddressLegacy: the members of each kind are inside a member `data`."""
     server: bool = True
     wait: bool = False
     nodelay: bool = False
-    telnet: bool = False
-    reconnect_ms: int = 0
-    mode: str | None = None
 
     def options(self, label: str) -> SocketOptions:
-        return SocketOptions(
-            id=label,
-            addr=self.addr,
-            server=self.server,
-            wait=self.wait,
-            nodelay=self.nodelay,
-            telnet=self.telnet,
-            reconnect_ms=self.reconnect_ms,
-            mode=self.mode,
-        )
+        return self.socket(label, self.addr)
 
 
 class StdioChardev(msgspec.Struct):
