@@ -167,8 +167,8 @@ def _nothing() -> None:
     """No terminal was changed, and there is nothing to restore."""
 
 
-class Connection:
-    """A client, from its greeting to its end; `closed` is called once."""
+class ClientConnection:
+    """A client of a monitor, from its greeting to its end; `closed` is called once."""
 
     def __init__(
         self,

@@ -117,6 +117,12 @@ def _asks_for_list(text: str, implied: str) -> bool:
     return text.partition(",")[0].removeprefix(f"{implied}=") in ("help", "?")
 
 
+def _refused(command: str, text: str) -> UsageError:
+    """An error that QEMU finds while it parses the options: it prints the text on its stderr only."""
+    log.warning("%s: %s", command, text)
+    return UsageError()
+
+
 @hmp(
     "netdev_add",
     "netdev:O",
@@ -134,9 +140,7 @@ def netdev_add(caller: Caller, args: Arguments) -> str | Later:
         try:
             caller.machine.network.check_netdev_id(netdev_id)
         except NetError as error:
-            # QEMU finds this error while it parses the options, and prints it on its stderr only.
-            log.warning("netdev_add: %s", error.desc)
-            raise UsageError from None
+            raise _refused("netdev_add", error.desc) from None
     shape = dataclasses.replace(
         netdev_options(types), unexpected=lambda _type, key: NetError(f"Invalid parameter '{key}'")
     )
@@ -180,9 +184,7 @@ def device_add(caller: Caller, args: Arguments) -> str | None:
         return _properties(shape, driver) if driver in types else f"Device '{driver}' not found\n"
     device_id = tree.get("id")
     if isinstance(device_id, str) and not is_identifier(device_id):
-        # Found while QEMU parses the options, as above.
-        log.warning("device_add: Parameter 'id' expects an identifier")
-        raise UsageError
+        raise _refused("device_add", "Parameter 'id' expects an identifier")
     caller.machine.device_add(_options(tree, wants_help, shape), caller.who)
     return None
 

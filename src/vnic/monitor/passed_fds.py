@@ -46,7 +46,7 @@ class FdSource(Protocol):
         """The first descriptor of the last message, which the caller owns; the others are closed."""
 
 
-class NoFds:
+class NoSource:
     """The source of a client that cannot pass descriptors."""
 
     def take_fd(self) -> int | None:
@@ -88,7 +88,7 @@ class Passed:
     """The descriptors of a client: those of its last message, and the named ones of its monitor."""
 
     def __init__(self, source: FdSource | None = None, named: NamedFds | None = None) -> None:
-        self._source = source or NoFds()
+        self._source = source or NoSource()
         self.named = named or NamedFds()
 
     def take(self) -> int:

@@ -11,15 +11,11 @@ import ipaddress
 import logging
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from vnic.chardev.options import SocketOptions
-from vnic.monitor.connection import (
-    Channel,
-    Connection,
-    SocketChannel,
-    StdioChannel,
-)
+from vnic.monitor.connection import Channel, ClientConnection, SocketChannel, StdioChannel
 from vnic.net.errors import NetError
 from vnic.sockets.address import FdAddress, InetAddress, UnixAddress
 from vnic.sockets.bind import socket_mode
@@ -34,12 +30,24 @@ log = logging.getLogger(__name__)
 CLIENTS_MAX = 64
 """The most clients of one listening monitor; for one more, the client that has been silent longest is disconnected."""
 
-Serve: TypeAlias = Callable[[Channel, str, Callable[[], None]], Connection]
+Serve: TypeAlias = Callable[[Channel, str, Callable[[], None]], ClientConnection]
 """Start a session on a channel, for a client of that description; call the argument when it ends."""
 
 
 Connected: TypeAlias = Callable[[socket.socket | None], None]
 """Called with the socket of the first client, and with None when the last one disconnects."""
+
+
+@dataclass(frozen=True, slots=True)
+class PortContext:
+    """What a port of sockets needs."""
+
+    loop: asyncio.AbstractEventLoop
+    options: SocketOptions
+    serve: Serve
+    connected: Connected
+    targets: Sequence[Resolved] | None
+    """The resolved address, or None: it is resolved when it is used."""
 
 
 class Port(Protocol):
@@ -62,23 +70,18 @@ class StdioPort:
 class ServerPort:
     """A listening socket and its clients."""
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        options: SocketOptions,
-        serve: Serve,
-        connected: Connected,
-        targets: Sequence[Resolved] | None,
-    ) -> None:
-        self._options = options
-        self._serve = serve
-        self._set_peer = connected
-        self._clients: list[Connection] = []
+    def __init__(self, context: PortContext) -> None:
+        self._options = options = context.options
+        self._serve = context.serve
+        self._set_peer = context.connected
+        self._clients: list[ClientConnection] = []
         self._full = False
         """Logged once, not for every attempt of a client."""
-        listening = _listen(options, targets)
+        listening = _listen(options, context.targets)
         warn_of_strangers(listening.socket, options.filename)
-        self._listener = Listener(loop, listening, self._accepted, options.filename, nodelay=options.nodelay)
+        self._listener = Listener(
+            context.loop, listening, self._accepted, options.filename, nodelay=options.nodelay
+        )
 
     def _accepted(self, client: socket.socket) -> None:
         self._make_room()
@@ -114,18 +117,11 @@ class ServerPort:
 class ClientPort:
     """A socket that connects (`server=off`), repeatedly if `reconnect-ms` is given."""
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        options: SocketOptions,
-        serve: Serve,
-        connected: Connected,
-        targets: Sequence[Resolved] | None,
-    ) -> None:
-        self._loop = loop
-        self._options = options
-        self._serve = serve
-        self._set_peer = connected
+    def __init__(self, context: PortContext) -> None:
+        self._loop = context.loop
+        self._options = options = context.options
+        self._serve = context.serve
+        self._set_peer = context.connected
         self._connector: Connector | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._closed = False
@@ -137,7 +133,7 @@ class ClientPort:
             self._connected(passed)
             return
         self._address = options.addr
-        self._targets = _targets(options.addr, targets, passive=False)
+        self._targets = _targets(options.addr, context.targets, passive=False)
         self._starting = not options.reconnect_ms
         self._dial()
         if self._refusal is not None:

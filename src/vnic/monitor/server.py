@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from vnic.chardev.options import SocketOptions, StdioOptions
-from vnic.monitor.connection import Channel, Connection, Session
+from vnic.monitor.connection import Channel, ClientConnection, Session
 from vnic.monitor.hmp_session import HmpSession
 from vnic.monitor.interfaces import MonitoredMachine
 from vnic.monitor.passed_fds import NamedFds, Passed
@@ -21,6 +21,7 @@ from vnic.monitor.ports import (
     ClientPort,
     Connected,
     Port,
+    PortContext,
     ServerPort,
     StdioPort,
 )
@@ -39,7 +40,7 @@ class Mode(StrEnum):
 
 
 class Client(Protocol):
-    """One client of a monitor, over any transport: a socket's Connection, or a port of another kind."""
+    """One client of a monitor, over any transport: a ClientConnection, or a port of another kind."""
 
     session: Session
 
@@ -83,14 +84,16 @@ class Monitors:
         if chardev.id in self._ports:
             raise NetError(f"Chardev '{chardev.id}' is busy")
 
-        def serve(channel: Channel, peer: str, closed: Callable[[], None]) -> Connection:
+        def serve(channel: Channel, peer: str, closed: Callable[[], None]) -> ClientConnection:
             passed = Passed(channel, self._named.setdefault(chardev.id, NamedFds()))
 
             def ended() -> None:
                 self.leave(connection)
                 closed()
 
-            connection = Connection(self._loop, channel, self.session(mode, peer, pretty, passed), ended)
+            connection = ClientConnection(
+                self._loop, channel, self.session(mode, peer, pretty, passed), ended
+            )
             self.join(connection)
             connection.start()
             return connection
@@ -102,7 +105,7 @@ class Monitors:
         if chardev.server and chardev.wait:
             log.info("%s: wait=on: vnic starts without waiting for a client", chardev.filename)
         kind = ServerPort if chardev.server else ClientPort
-        self._ports[chardev.id] = kind(self._loop, chardev, serve, connected, targets)
+        self._ports[chardev.id] = kind(PortContext(self._loop, chardev, serve, connected, targets))
 
     def session(self, mode: Mode, peer: str, pretty: bool = False, passed: Passed | None = None) -> Session:
         """The session of a new client; `peer` is its name in the journal."""

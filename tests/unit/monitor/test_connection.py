@@ -23,7 +23,7 @@ from vnic.monitor.connection import (
     PAUSE_BYTES,
     REPLIES_PER_TURN,
     TURN_S,
-    Connection,
+    ClientConnection,
     SocketChannel,
 )
 from vnic.monitor.qmp import Dispatcher, QmpSession
@@ -32,7 +32,7 @@ from vnic.sockets.address import InetAddress
 
 
 class Wire:
-    """A Connection with a QMP session at one end of a socket pair, the test at the other."""
+    """A ClientConnection with a QMP session at one end of a socket pair, the test at the other."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         ours, self.far = socket.socketpair()
@@ -41,7 +41,7 @@ class Wire:
         self.session = QmpSession(Dispatcher(self.machine), "QMP client test[1]")
         self.ended = 0
         self.loop = loop
-        self.connection = Connection(loop, SocketChannel(ours), self.session, self._closed)
+        self.connection = ClientConnection(loop, SocketChannel(ours), self.session, self._closed)
         self.connection.start()
 
     def _closed(self) -> None:
@@ -394,7 +394,7 @@ def test_disconnected_client_is_freed_at_once() -> None:
         with listening, client:
             await until(lambda: monitors._clients)
             client.sendall(b'{"execute":"qmp_capabilities"}' + b'{"execute":"query-qmp-schema"}' * 2000)
-            await until(lambda: len(cast(Connection, monitors._clients[0])._output) > PAUSE_BYTES)
+            await until(lambda: len(cast(ClientConnection, monitors._clients[0])._output) > PAUSE_BYTES)
             gone = weakref.ref(monitors._clients[0])
             client.close()
             await until(lambda: not monitors._clients)
