@@ -9,7 +9,7 @@ import socket
 from collections.abc import Coroutine
 from typing import Any
 
-from vnic.backend.base import Backend, BackendContext
+from vnic.backend.base import BackendContext
 from vnic.backend.datagram import (
     DatagramPort,
     Hosts,
@@ -22,8 +22,8 @@ from vnic.backend.datagram import (
     udp_socket,
 )
 from vnic.backend.options import DgramOptions
+from vnic.backend.transport import TransportBackend
 from vnic.net.errors import NetError
-from vnic.net.queue import Frame
 from vnic.sockets.address import FdAddress, InetAddress, SocketAddress, UnixAddress
 from vnic.sockets.bind import BoundPath, socket_mode
 from vnic.sockets.listener import bind_unix
@@ -31,7 +31,7 @@ from vnic.sockets.lock import PathError
 from vnic.sockets.resolve import unix_sockaddr
 
 
-class DgramBackend(Backend):
+class DgramBackend(TransportBackend):
     """One dgram netdev."""
 
     def __init__(self, context: BackendContext, options: DgramOptions) -> None:
@@ -43,7 +43,6 @@ class DgramBackend(Backend):
         is_path = isinstance(options.local, UnixAddress) and not options.local.abstract
         if options.mode is not None and not is_path:
             raise NetError("Parameter 'mode' is that of a path in local")
-        self._port: DatagramPort | None = None
         self._path: BoundPath | None = None
         self._info = ""
 
@@ -86,7 +85,7 @@ class DgramBackend(Backend):
             self._hosts.address(local.host, local.port),
             self._hosts.address(remote.host, remote.port),
         )
-        self._port = DatagramPort(self.loop, udp_socket(here), self.client, there)
+        self._transport = DatagramPort(self.loop, udp_socket(here), self.client, there)
         self._info = f"udp={inet4_text(here)}/{inet4_text(there)}"
 
     def _start_multicast(self, group: tuple[str, int], local: SocketAddress | None) -> None:
@@ -96,7 +95,7 @@ class DgramBackend(Backend):
         if local is not None and not isinstance(local, InetAddress):
             raise NetError("only support inet or fd type for local")
         sock = multicast_socket(group, local.host if local is not None else None)
-        self._port = DatagramPort(self.loop, sock, self.client, group)
+        self._transport = DatagramPort(self.loop, sock, self.client, group)
         self._info = f"mcast={inet4_text(group)}"
 
     def _start_fd(self, local: FdAddress, group: tuple[str, int] | None = None) -> None:
@@ -106,11 +105,11 @@ class DgramBackend(Backend):
         if group is not None:
             number = passed.fileno()
             passed.close()
-            self._port = DatagramPort(self.loop, multicast_socket(group, None), self.client, group)
+            self._transport = DatagramPort(self.loop, multicast_socket(group, None), self.client, group)
             self._info = f"fd={number} (cloned mcast={inet4_text(group)})"
             return
-        self._port = DatagramPort(self.loop, passed, self.client)
-        self._info = f"fd={self._port.fd} {family_word(passed)}"
+        self._transport = DatagramPort(self.loop, passed, self.client)
+        self._info = f"fd={self._transport.fd} {family_word(passed)}"
 
     def _start_unix(self, local: UnixAddress, remote: UnixAddress) -> None:
         here, there = unix_sockaddr(local), unix_sockaddr(remote)
@@ -120,23 +119,15 @@ class DgramBackend(Backend):
         except PathError as error:
             sock.close()
             raise NetError(f"can't bind unix={local.path} to socket: {error}") from None
-        self._port = DatagramPort(self.loop, sock, self.client, there)
+        self._transport = DatagramPort(self.loop, sock, self.client, there)
         self._info = f"udp={local.path}:{remote.path}"
 
     # -- Endpoint -----------------------------------------------------------------------------------------------
-
-    def receive(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
-        return self._port is None or self._port.send(frame)
-
-    def sent(self, queue: int) -> None:
-        if self._port is not None:
-            self._port.resume()
 
     def info_text(self, queue: int) -> str:
         return self._info
 
     def cleanup(self) -> None:
-        if self._port is not None:
-            self._port.close()
+        self.close_transport()
         if self._path is not None:
             self._path.remove()

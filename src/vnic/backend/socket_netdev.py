@@ -9,7 +9,7 @@ import socket
 from collections.abc import Coroutine
 from typing import Any
 
-from vnic.backend.base import Backend, BackendContext, log
+from vnic.backend.base import BackendContext, log
 from vnic.backend.connection import FramedConnection
 from vnic.backend.datagram import (
     DatagramPort,
@@ -21,15 +21,15 @@ from vnic.backend.datagram import (
     udp_socket,
 )
 from vnic.backend.options import SocketOptions
+from vnic.backend.transport import TransportBackend
 from vnic.descriptors import close_fds
 from vnic.net.errors import NetError
-from vnic.net.queue import Frame
 from vnic.sockets.address import InetAddress
 from vnic.sockets.connect import Connector, set_stream_options
 from vnic.sockets.listener import Listener, Listening
 
 
-class SocketBackend(Backend):
+class SocketBackend(TransportBackend):
     """One socket netdev."""
 
     def __init__(self, context: BackendContext, options: SocketOptions) -> None:
@@ -44,10 +44,8 @@ class SocketBackend(Backend):
         self._options = options
         self._hosts = Hosts()
         self._info = ""
-        self._port: DatagramPort | None = None
         self._listener: Listener | None = None
         self._connector: Connector | None = None
-        self._connection: FramedConnection | None = None
 
     def preparation(self) -> Coroutine[Any, Any, None] | None:
         """Look up host names first."""
@@ -77,7 +75,7 @@ class SocketBackend(Backend):
             self._info = f"socket: udp={inet4_text(there)}"
 
     def _start_datagrams(self, sock: socket.socket, target: Inet4 | None) -> None:
-        self._port = DatagramPort(self.loop, sock, self.client, target)
+        self._transport = DatagramPort(self.loop, sock, self.client, target)
 
     def _start_fd(self, name: str) -> None:
         try:
@@ -145,11 +143,11 @@ class SocketBackend(Backend):
         sock.setblocking(False)
         set_stream_options(sock)
         self._info = info
-        self._connection = FramedConnection(self.loop, sock, self.client, self._lost)
+        self._transport = FramedConnection(self.loop, sock, self.client, self._lost)
         self.release_disconnected(info.removeprefix("socket: "))
 
     def _lost(self, reason: str) -> None:
-        self._connection = None
+        self._transport = None
         self._info = ""
         if self._listener is None:
             self.hold_disconnected(f"{reason}; socket does not connect again, stream does")
@@ -159,26 +157,12 @@ class SocketBackend(Backend):
 
     # -- Endpoint -----------------------------------------------------------------------------------------------
 
-    def receive(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
-        if self._connection is not None:
-            return self._connection.send(frame)
-        return self._port is None or self._port.send(frame)
-
-    def sent(self, queue: int) -> None:
-        if self._connection is not None:
-            self._connection.resume()
-        if self._port is not None:
-            self._port.resume()
-
     def info_text(self, queue: int) -> str:
         return self._info
 
     def cleanup(self) -> None:
         if self._connector is not None:
             self._connector.cancel()
-        if self._connection is not None:
-            self._connection.close()
         if self._listener is not None:
             self._listener.close()
-        if self._port is not None:
-            self._port.close()
+        self.close_transport()

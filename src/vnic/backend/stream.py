@@ -11,13 +11,13 @@ import enum
 import socket
 from typing import Any, Final
 
-from vnic.backend.base import Backend, BackendContext, log
+from vnic.backend.base import BackendContext, log
 from vnic.backend.connection import FramedConnection
 from vnic.backend.options import StreamOptions
+from vnic.backend.transport import TransportBackend
 from vnic.lifecycle import Lifecycle, Moves
 from vnic.net.client import clients_of_wire
 from vnic.net.errors import NetError
-from vnic.net.queue import Frame
 from vnic.net.records import HoldKind
 from vnic.sockets.address import (
     FdAddress,
@@ -73,7 +73,7 @@ MOVES: Final[Moves[StreamState]] = {
 }
 
 
-class StreamBackend(Backend):
+class StreamBackend(TransportBackend):
     """One stream netdev."""
 
     state = Lifecycle(StreamState.NEW, MOVES)
@@ -103,7 +103,6 @@ class StreamBackend(Backend):
         self._info = "initializing" if options.server else "connecting"
         self._listener: Listener | None = None
         self._connector: Connector | None = None
-        self._connection: FramedConnection | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._cancel_resolve = _nothing
 
@@ -218,7 +217,7 @@ class StreamBackend(Backend):
         self.state = StreamState.CONNECTED
         self._info = socket_uri(sock.family, name)
         data: dict[str, object] = {"netdev-id": self.name, "addr": qmp_address(sock.family, name)}
-        self._connection = FramedConnection(self.loop, sock, self.client, self._lost)
+        self._transport = FramedConnection(self.loop, sock, self.client, self._lost)
         self.release_disconnected(f"connected: {self._info}")
         if self.client.created:
             self.context.emit("NETDEV_STREAM_CONNECTED", data)
@@ -226,7 +225,7 @@ class StreamBackend(Backend):
             self.loop.call_soon(self.context.emit, "NETDEV_STREAM_CONNECTED", data)
 
     def _lost(self, reason: str) -> None:
-        self._connection = None
+        self._transport = None
         if self._listener is not None:
             self.state = StreamState.LISTENING
             self._info = "listening"
@@ -268,7 +267,7 @@ class StreamBackend(Backend):
         self.link_status_changed()
 
     def _withhold(self) -> None:
-        connected = self._connection is not None
+        connected = self._transport is not None
         self._close_sockets()
         self.state = StreamState.WITHHELD
         self._info = "closed while the link is down"
@@ -277,13 +276,6 @@ class StreamBackend(Backend):
             self.context.emit("NETDEV_STREAM_DISCONNECTED", {"netdev-id": self.name})
 
     # -- Endpoint -----------------------------------------------------------------------------------------------
-
-    def receive(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
-        return self._connection is None or self._connection.send(frame)
-
-    def sent(self, queue: int) -> None:
-        if self._connection is not None:
-            self._connection.resume()
 
     def info_text(self, queue: int) -> str:
         return self._info
@@ -297,10 +289,10 @@ class StreamBackend(Backend):
         for each in (self._timer, self._connector):
             if each is not None:
                 each.cancel()
-        for socket_of_ours in (self._connection, self._listener):
-            if socket_of_ours is not None:
-                socket_of_ours.close()
-        self._timer = self._connector = self._connection = self._listener = None
+        if self._listener is not None:
+            self._listener.close()
+        self._timer = self._connector = self._listener = None
+        self.close_transport()
 
 
 def _peer_name(sock: socket.socket) -> Any:

@@ -13,10 +13,10 @@ from vnic.backend.base import Backend, BackendContext, log
 from vnic.backend.connection import FramedConnection
 from vnic.backend.options import PasstOptions
 from vnic.backend.passt.process import PasstKeeper, PasstSocket, PasstState, passt_arguments
-from vnic.net.queue import Frame
+from vnic.backend.transport import TransportBackend
 
 
-class PasstBackend(Backend):
+class PasstBackend(TransportBackend):
     """A netdev whose far end is a passt that the netdev runs."""
 
     def __init__(self, context: BackendContext, arguments: list[str]) -> None:
@@ -24,7 +24,6 @@ class PasstBackend(Backend):
         self._keeper = PasstKeeper(context.loop, arguments, self)
         self._pair: tuple[socket.socket, socket.socket] | None = None
         """Our end and passt's, while it starts."""
-        self._connection: FramedConnection | None = None
         self._said = ""
 
     def start(self) -> None:
@@ -45,7 +44,7 @@ class PasstBackend(Backend):
         theirs.close()
         ours.setblocking(False)
         self._said = ""
-        self._connection = FramedConnection(self.loop, ours, self.client, self._lost)
+        self._transport = FramedConnection(self.loop, ours, self.client, self._lost)
         pid = self._keeper.pid
         self.release_disconnected("passt serves" if pid is None else f"passt serves as pid {pid}")
 
@@ -60,25 +59,16 @@ class PasstBackend(Backend):
 
     def start_again(self, arguments: list[str], reason: str) -> None:
         """Restart passt with other arguments."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self.close_transport()
         self._close_pair()
         self.hold_disconnected(reason)
         self._keeper.restart(arguments)
 
     def _lost(self, reason: str) -> None:
-        self._connection = None
+        self._transport = None
         self._keeper.lost("passt ended" if reason == "peer closed the connection" else f"passt: {reason}")
 
     # -- Endpoint -----------------------------------------------------------------------------------------------
-
-    def receive(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
-        return self._connection is None or self._connection.send(frame)
-
-    def sent(self, queue: int) -> None:
-        if self._connection is not None:
-            self._connection.resume()
 
     def info_text(self, queue: int) -> str:
         """QEMU's texts."""
@@ -96,8 +86,7 @@ class PasstBackend(Backend):
     def cleanup(self) -> None:
         self._keeper.close()
         self._close_pair()
-        if self._connection is not None:
-            self._connection.close()
+        self.close_transport()
 
 
 def passt_netdev(context: BackendContext, options: PasstOptions) -> Backend:
