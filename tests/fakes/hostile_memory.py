@@ -14,9 +14,8 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from functools import cache
-from types import TracebackType
-from typing import Self
 
+from vnic.lab.played.closing import Closing
 from vnic.lab.played.driver import NetDriver
 from vnic.lab.played.guest_memory import FakeGuestMemory
 from vnic.lab.played.vfio_user_client import VfioUserClient
@@ -112,7 +111,7 @@ class E1000Sender:
             pass
 
 
-class HonestGuest:
+class HonestGuest(Closing):
     """A guest on a NIC's vhost-user socket, plugged into an echo netdev, that knows what its memory holds."""
 
     PATTERN = bytes(range(1, 250)) * 4096
@@ -128,12 +127,7 @@ class HonestGuest:
         self._client.link_up()
         self._driver.fill_rx(64)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         self._client.close()
         self._driver.close()
         self._memory.close()

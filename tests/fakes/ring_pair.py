@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-
+from vnic.lab.played.closing import Closing
 from vnic.lab.played.driver import Buffer, DriverRing
 from vnic.lab.played.guest_memory import FakeGuestMemory
 from vnic.virtio.chain import Chain
 from vnic.virtio.queue import SplitQueue
 
 
-class RingPair:
+class RingPair(Closing):
     """`driver` and `queue` are the two sides of one ring in `guest`'s memory."""
 
     def __init__(self, size: int = 16, *, indirect: bool = True) -> None:
@@ -20,14 +19,6 @@ class RingPair:
         self.queue = SplitQueue(0, 1024)
         self.queue.indirect = indirect
         self.setup()
-
-    def __enter__(self) -> RingPair:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         self.queue.stop()

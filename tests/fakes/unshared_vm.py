@@ -12,6 +12,7 @@ from tests.fakes.loops import no_fd_leak
 from tests.fakes.virtio_lab import MAC, FarEnd
 
 from vnic.attach.vfio_user.attachment import VfioUserAttachment
+from vnic.lab.played.closing import Closing
 from vnic.lab.played.driver import DriverRing
 from vnic.lab.played.guest_memory import FakeGuestMemory
 from vnic.lab.played.vfio_user_client import VfioUserClient
@@ -85,7 +86,7 @@ def with_bench(
         asyncio.run(main())
 
 
-class UnsharedVirtio:
+class UnsharedVirtio(Closing):
     """A virtio-net driver in such a VM, after its probe: RX ring 0, TX ring 1, control ring 2."""
 
     def __init__(self, bench: UnsharedBench, *, msix: bool = True, features: int = VERSION_1) -> None:
@@ -97,10 +98,7 @@ class UnsharedVirtio:
         self.rings = [DriverRing(self.ram, index, 256) for index in range(3)]
         self.driver.start(features, self.rings, msix=msix)
 
-    def __enter__(self) -> UnsharedVirtio:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         for ring in self.rings:
             ring.close()
         self.client.close()
@@ -125,7 +123,7 @@ class UnsharedVirtio:
         return buffers
 
 
-class UnsharedE1000(E1000Driver):
+class UnsharedE1000(E1000Driver, Closing):
     """An e1000 driver in such a VM, started, with an INTx line."""
 
     def __init__(self, bench: UnsharedBench, ring_size: int = 16) -> None:
@@ -139,9 +137,6 @@ class UnsharedE1000(E1000Driver):
         client.set_eventfds(m.IRQ_INTX, 0, 1)
         self.start()
 
-    def __enter__(self) -> UnsharedE1000:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self.client.close()
         self.memory.close()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from types import TracebackType
 
 from tests.fakes.events import record_events
 from tests.fakes.scheduler import FakeScheduler
 
+from vnic.lab.played.closing import Closing
 from vnic.lab.played.driver import NetDriver
 from vnic.lab.played.guest_memory import FakeGuestMemory
 from vnic.net.client import Endpoint, NetClient, Nic
@@ -56,7 +56,7 @@ class TurnScheduler(FakeScheduler):
                 timer.callback(*timer.args)
 
 
-class VirtioLab:
+class VirtioLab(Closing):
     """One NIC `nic0` wired to `net0`. The driver is not plugged in yet."""
 
     def __init__(
@@ -81,14 +81,6 @@ class VirtioLab:
         )
         self.guest = FakeGuestMemory(memory_bytes)
         self.driver = NetDriver(self.guest, pairs=pairs, size=ring_size, header_bytes=header_bytes)
-
-    def __enter__(self) -> VirtioLab:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         self.driver.close()

@@ -9,14 +9,13 @@ import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import pytest
 from tests.guests.lab import ECHO, Vnic, nic, uml, vnic_run
 from tests.guests.qemu_lab import pci_nic, qemu
 
 from vnic.lab.guest.linux import LinuxGuest
+from vnic.lab.played.closing import Closing
 
 BACKEND = [
     "-chardev",
@@ -26,7 +25,7 @@ BACKEND = [
 ]
 
 
-class BackEnd:
+class BackEnd(Closing):
     """The second vnic, which comes and goes in the first one's folder; the `with` around it ends it."""
 
     def __init__(self, folder: Path) -> None:
@@ -34,12 +33,7 @@ class BackEnd:
         self._ends = contextlib.ExitStack()
         self.running: Vnic | None = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         self._ends.close()
 
     def start(self) -> Vnic:

@@ -114,16 +114,11 @@ class Console:
                 write(bytes(self._received[:searched]))
                 del self._received[:searched]
                 searched = 0
-            left = deadline - time.monotonic()
-            wait = None if left == math.inf else left
-            if left <= 0 or not select.select([self._stream], [], [], wait)[0]:
+            received = receive_before(self._stream, deadline)
+            if received is None:
                 raise GuestError(
                     f"no answer from the guest in {timeout:g} s; so far: {bytes(self._received[-400:])!r}"
                 )
-            try:
-                received = self._stream.recv(1 << 16)
-            except OSError:
-                received = b""
             if not received:
                 raise GuestGone("the guest is gone")
             self._received += received
@@ -132,6 +127,18 @@ class Console:
         if write is not None and before:
             write(before)
         return before
+
+
+def receive_before(stream: socket.socket, deadline: float) -> bytes | None:
+    """The next bytes of a stream; empty at its end; None if none come before `deadline` (monotonic, in seconds)."""
+    left = deadline - time.monotonic()
+    wait = None if left == math.inf else left
+    if left <= 0 or not select.select([stream], [], [], wait)[0]:
+        return None
+    try:
+        return stream.recv(1 << 16)
+    except OSError:
+        return b""
 
 
 def checked(command: str, completed: Completed) -> str:

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from os import killpg
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO, Final, Self
 
 from vnic.lab.guest.console import (
@@ -97,9 +96,7 @@ class LinuxGuest(abc.ABC):
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     @property

@@ -5,11 +5,11 @@
 from __future__ import annotations
 
 import json
-import select
 import socket
 import time
 from typing import Any
 
+from vnic.lab.guest.console import receive_before
 from vnic.lab.guest.errors import GuestError, GuestGone
 
 REPLY_TIMEOUT = 60.0
@@ -64,13 +64,9 @@ class QemuMonitor:
 
     def _read(self, deadline: float) -> Message:
         while b"\n" not in self._received:
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([self._stream], [], [], left)[0]:
+            data = receive_before(self._stream, deadline)
+            if data is None:
                 raise GuestError("QEMU said nothing on its monitor in time")
-            try:
-                data = self._stream.recv(1 << 16)
-            except OSError:
-                data = b""
             if not data:
                 raise GuestGone("QEMU is gone")
             self._received += data

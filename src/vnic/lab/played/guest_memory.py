@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import mmap
 import os
-from types import TracebackType
 
+from vnic.lab.played.closing import Closing
 from vnic.memory.guest import GuestMemory, MappedRegion
 
 GUEST_ADDR = 0x4000_0000
@@ -16,7 +16,7 @@ USER_ADDR = 0x7F12_3456_0000
 """Where the region is in the address space of the guest's own process: what vhost-user rings are named by."""
 
 
-class FakeGuestMemory:
+class FakeGuestMemory(Closing):
     """`size` bytes at `guest_addr`; `fd_offset` bytes of its file lie before them."""
 
     def __init__(
@@ -40,14 +40,6 @@ class FakeGuestMemory:
         self.mapping = mmap.mmap(self.fd, fd_offset + size)
         self._next = guest_addr
         self._served: list[GuestMemory] = []
-
-    def __enter__(self) -> FakeGuestMemory:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         for memory in self._served:

@@ -14,9 +14,9 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import NamedTuple
 
+from vnic.lab.played.closing import Closing
 from vnic.lab.played.guest_memory import FakeGuestMemory
 from vnic.protocol.vfio_user import messages as m
 
@@ -34,7 +34,7 @@ class Reply(NamedTuple):
     payload: bytes
 
 
-class VfioUserClient:
+class VfioUserClient(Closing):
     """One connection. `attach` does all that QEMU does before the VM runs."""
 
     def __init__(self, path: str) -> None:
@@ -56,14 +56,6 @@ class VfioUserClient:
         """The commands that are answered with an error."""
         self._holding: set[int] = set()
         self._held: list[tuple[int, int, bytes]] = []
-
-    def __enter__(self) -> VfioUserClient:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """As a VM that is killed."""
