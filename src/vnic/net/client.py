@@ -356,7 +356,11 @@ def clients_of_wire(client: NetClient) -> Sequence[NetClient]:
     return (client,) if client.peer is None else (client, client.peer)
 
 
+def holders_of_link(client: NetClient) -> Sequence[NetClient]:
+    """The ends whose holds keep a client's link down: both for a NIC, itself for a netdev."""
+    return clients_of_wire(client) if client.is_nic else (client,)
+
+
 def holds_of_link(client: NetClient) -> list[Hold]:
     """All holds that keep a client's link down: a NIC's include those of its peer."""
-    holders = clients_of_wire(client) if isinstance(client, Nic) else (client,)
-    return [hold for holder in holders for hold in holder.holds.values()]
+    return [hold for holder in holders_of_link(client) for hold in holder.holds.values()]

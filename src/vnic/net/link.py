@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import msgspec
 
-from vnic.net.client import NetClient, Nic, clients_of_wire, holds_of_link
+from vnic.net.client import NetClient, Nic, clients_of_wire, holders_of_link, holds_of_link
 from vnic.net.clock import Clock
 from vnic.net.journal import Journal
 from vnic.net.records import (
@@ -32,11 +33,6 @@ Emit = Callable[[str, object], None]
 def new_hold(client: str, kind: HoldKind, by: str, text: str, clock: Clock) -> Hold:
     """A hold that begins now."""
     return Hold(client, kind, by, text, clock.wall_ns() / 1e9, clock.monotonic_ns() // 1000)
-
-
-def _kinds(client: NetClient) -> list[tuple[str, str]]:
-    """The holds of a client's link, without their texts."""
-    return [(hold.client, hold.kind) for hold in holds_of_link(client)]
 
 
 Step = Callable[[int | None], None]
@@ -78,14 +74,12 @@ class Links:
         if up:
             written = [client for client in written if not (isinstance(client, Nic) and client.leaving)]
         cause = Cause(HoldKind.OPERATOR, by, text)
-        self._do(
-            lambda caused_by: self._transition(written, HoldKind.OPERATOR, not up, cause, caused_by, first)
-        )
+        self._do(partial(self._transition, written, HoldKind.OPERATOR, not up, cause, first))
 
     def hold(self, client: NetClient, kind: HoldKind, by: str, text: str) -> None:
         """Place a hold of `kind` on `client`; one that exists keeps its time and gets the new text."""
         cause = Cause(kind, by, text)
-        self._do(lambda caused_by: self._transition([client], kind, True, cause, caused_by, client))
+        self._do(partial(self._transition, [client], kind, True, cause, client))
 
     def release(self, client: NetClient, kind: HoldKind, by: str, text: str) -> None:
         """Release the hold of `kind` on `client`, if there is one."""
@@ -93,7 +87,7 @@ class Links:
 
         def step(caused_by: int | None) -> None:
             if kind in client.holds:
-                self._transition([client], kind, False, cause, caused_by, client)
+                self._transition([client], kind, False, cause, client, caused_by)
 
         self._do(step)
 
@@ -110,7 +104,7 @@ class Links:
             if holder.last_change is not None:
                 caused_by = holder.last_change.id
         client.created = True
-        client.last_change = self._record(client, cause, caused_by)
+        client.last_change = self._record(client, client.link_up, cause, caused_by)
         if isinstance(client, Nic):
             client.report.changed(client.last_change, created=True)
 
@@ -152,25 +146,25 @@ class Links:
         kind: HoldKind,
         down: bool,
         cause: Cause,
-        caused_by: int | None,
         named: NetClient,
+        caused_by: int | None,
     ) -> None:
         """Place or release the hold of `kind` on all of `written`, record the changes, and run the callbacks: always
         those of the wire of `named`, others if the link changed.
 
         All holds are written before the first callback runs, as QEMU writes all `link_down` flags first, so that no
-        device model sees an incomplete change.
+        device model sees an incomplete change. Nothing is done before the callbacks that can be done after them: a
+        guest waits for its interrupt.
         """
-        affected = list(dict.fromkeys(end for client in written for end in clients_of_wire(client)))
-        before = [end.link_up for end in affected]
-        holds_before = [_kinds(end) for end in affected]
+        before = {end: end.link_up for client in written for end in clients_of_wire(client)}
+        rewritten = {client for client in written if (kind in client.holds) is not down}
         for client in written:
             if down:
                 self._place(client, kind, cause)
             else:
                 client.holds.pop(kind, None)
         changes: dict[NetClient, LinkChange] = {}
-        for end, was_up in zip(affected, before, strict=True):
+        for end, was_up in before.items():
             change = self._record_if_changed(end, was_up, cause, caused_by)
             if change is not None:
                 changes[end] = change
@@ -184,8 +178,8 @@ class Links:
                 client.purge()  # frames that wait at an end that is down are dropped, so that their senders continue
         for end, change in changes.items():
             self._announce(end, change)
-        for end, kinds in zip(affected, holds_before, strict=True):
-            if end.created and end not in changes and _kinds(end) != kinds:
+        for end in before:
+            if end.created and end not in changes and not rewritten.isdisjoint(holders_of_link(end)):
                 holds = LinkHoldsChanged(end.name, link_word(end.link_up), holds_of_link(end))
                 self._emit("LINK_HOLDS_CHANGED", holds)
 
@@ -202,7 +196,7 @@ class Links:
         up = client.link_up
         if up == was_up or not client.created:
             return None
-        change = client.last_change = self._record(client, cause, caused_by)
+        change = client.last_change = self._record(client, up, cause, caused_by)
         self._unannounced.add(change.id)
         if up:
             client.carrier_up_changes += 1
@@ -212,10 +206,8 @@ class Links:
             client.report.changed(change)
         return change
 
-    def _record(self, client: NetClient, cause: Cause, caused_by: int | None) -> LinkChange:
-        return self._journal.record(
-            client.name, client.record_type, link_word(client.link_up), cause, caused_by
-        )
+    def _record(self, client: NetClient, up: bool, cause: Cause, caused_by: int | None) -> LinkChange:
+        return self._journal.record(client.name, client.record_type, link_word(up), cause, caused_by)
 
     def _notify(self, client: NetClient, change: LinkChange | None) -> None:
         self._notifying = change.id if change is not None else None

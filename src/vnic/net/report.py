@@ -55,7 +55,7 @@ class LinkReport:
     def notified(self, up: bool, *, interrupts: bool = True) -> None:
         """The device's status now reads `up`. `interrupts`: the device sends an interrupt for it."""
         change = self._change
-        if change is None or not self._notice_owed or change.link != link_word(up):
+        if change is None or not self._notice_owed or (change.link == "up") is not up:
             return
         self._notice_owed = False
         self._interrupt_owed = interrupts
