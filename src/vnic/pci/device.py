@@ -263,7 +263,7 @@ class PciDevice:
         at = self.config.find(capability.CAP_MSIX)
         if not at:
             return False
-        enabled = self.config.get(at + capability.MSIX_CONTROL, 2) & capability.MSIX_ENABLE
+        enabled = self.config.data[at + capability.MSIX_CONTROL + 1] & capability.MSIX_ENABLE >> 8
         return bool(enabled) or self.irq.msix_on()
 
     @property

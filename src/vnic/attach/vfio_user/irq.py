@@ -222,14 +222,13 @@ class MessageVectors:
         fd = self._fds[vector]
         if fd is None:
             self.pending |= 1 << vector
-        else:
-            self._send(vector, fd)
+        elif not _signal(fd):
+            self._drop(vector, fd)
         return True
 
-    def _send(self, vector: int, fd: int) -> None:
-        if not _signal(fd):
-            close_fds((fd,))
-            self._fds[vector] = None
+    def _drop(self, vector: int, fd: int) -> None:
+        close_fds((fd,))
+        self._fds[vector] = None
 
     def fd(self, vector: int) -> int | None:
         return self._fds[vector] if vector < len(self._fds) else None
@@ -249,7 +248,8 @@ class MessageVectors:
             close_fds(() if old is None else (old,))
             if fd is not None and self.pending & 1 << vector:
                 self.pending &= ~(1 << vector)
-                self._send(vector, fd)
+                if not _signal(fd):
+                    self._drop(vector, fd)
 
     def disable(self) -> None:
         close_fds(fd for fd in self._fds if fd is not None)

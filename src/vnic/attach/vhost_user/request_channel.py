@@ -38,20 +38,22 @@ class RequestChannel:
     def send(self, message: bytes) -> None:
         """Send now, if there is room (and no message waits, see `full`)."""
         self._unsent = message
-        self._write()
+        if self._fd is not None:
+            self._write(self._fd)
+            if self._unsent:
+                self._loop.add_writer(self._fd, self._writable)
 
-    def _write(self) -> None:
-        if self._fd is None:
-            return
+    def _writable(self) -> None:
+        if self._fd is not None:
+            self._write(self._fd)
+            if not self._unsent and self._fd is not None:
+                self._loop.remove_writer(self._fd)
+
+    def _write(self, fd: int) -> None:
         try:
-            self._unsent = self._unsent[unblock.write(self._fd, self._unsent) :]
+            self._unsent = self._unsent[unblock.write(fd, self._unsent) :]
         except BlockingIOError:
             pass
         except OSError as error:
             log.warning("%s: vhost-user request channel failed: %s", self._name, error.strerror)
             self.use(None)
-            return
-        if self._unsent:
-            self._loop.add_writer(self._fd, self._write)
-        else:
-            self._loop.remove_writer(self._fd)

@@ -135,9 +135,7 @@ class VhostUserSession(Session):
     def link_changed(self, up: bool) -> None:
         """Attachment: a client without CONFIG learns of the link by its socket; others get CONFIG_CHANGE, including one
         whose driver starts later."""
-        if not self.serving:
-            return
-        if not self.by_socket:
+        if self.shown_by is not ShownBy.SOCKET:
             self.engine.notices.changed()
         elif not up:
             self._show_link_down()

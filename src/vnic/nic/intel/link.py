@@ -78,12 +78,12 @@ class Link:
     def set_carrier(self, carrier: bool) -> None:
         """The cable's state; a repeated state changes nothing."""
         self.carrier = carrier
-        was_up = self.up
+        before = self.state
         if not carrier:
             self._enter(LinkState.DOWN)
-        elif self.state is LinkState.DOWN:
+        elif before is LinkState.DOWN:
             self._start()
-        if self.up != was_up:
+        if (self.state is LinkState.UP) is not (before is LinkState.UP):
             self._changed()
 
     def phy_control(self, written: int) -> None:

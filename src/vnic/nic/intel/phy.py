@@ -76,6 +76,7 @@ class Phy:
 
     def __init__(self, registers: Sequence[MiiRegister], phy_id2: int) -> None:
         self._registers = {register.number: register for register in registers}
+        self._showing_link = [register for register in registers if register.link | register.negotiated]
         self._phy_id2 = phy_id2
         self._values: dict[int, int] = {}
         self.mdic = 0
@@ -117,10 +118,10 @@ class Phy:
 
     def show_link(self, up: bool, negotiated: bool) -> None:
         """Set the bits of link and negotiation in every register that has them."""
-        for number, register in self._registers.items():
-            if mask := register.link | register.negotiated:
-                bits = (register.link if up else 0) | (register.negotiated if negotiated else 0)
-                self._values[number] = self._values[number] & ~mask | bits
+        for register in self._showing_link:
+            bits = (register.link if up else 0) | (register.negotiated if negotiated else 0)
+            kept = self._values[register.number] & ~(register.link | register.negotiated)
+            self._values[register.number] = kept | bits
 
     def read(self, number: int) -> int | None:
         """Read a register; None if the PHY does not have it."""

@@ -49,6 +49,8 @@ vhost-user back-end. LOG_SHMFD is left out: nothing here logs dirty pages, so th
 DRIVER_RUNNING: Final = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK | STATUS_DRIVER_OK
 """The status assumed while rings run, whatever status the client sends."""
 
+_CONFIG_CHANGE: Final = vu.encode(vu.BACKEND_CONFIG_CHANGE)
+
 MIN_MTU: Final = 68  # virtio 1.2 §5.1.4.1
 MAC_BYTES: Final = 6
 NET_STATUS: Final = 6  # offset of the 16-bit link status in a network device's config space (§5.1.4)
@@ -230,7 +232,7 @@ class BackendEngine:
         """
         if self.request_fd is None or not self.running or not self.has(vu.P_CONFIG):
             return None
-        return vu.encode(vu.BACKEND_CONFIG_CHANGE) if self.notices.take() else None
+        return _CONFIG_CHANGE if self.notices.take() else None
 
     # --- Features, status, reset ----------------------------------------------------------------------------
 

@@ -381,7 +381,7 @@ class VirtioPci(PciDevice):
     def _interrupt(self, vector: int, isr: int) -> bool:
         self._isr |= isr  # also with MSI-X (§4.1.4.5.1), as QEMU's virtio_set_isr
         if self.msix_enabled:
-            return vector != layout.NO_VECTOR and self.notify(vector)
+            return vector != layout.NO_VECTOR and self.bus_master and self.irq.msix_notify(vector)
         self.set_intx(True)
         return True
 

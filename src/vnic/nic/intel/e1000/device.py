@@ -74,6 +74,8 @@ class E1000Record(Record, frozen=True):
 class E1000(PciDevice, Endpoint):
     """One NIC. `autonegotiation=False` is QEMU's property of that name: the link comes up without the 500 ms."""
 
+    client: Nic
+
     link_lag_seconds = 2.1
     """Linux's e1000 acts on a link change in its watchdog, which runs every 2 s."""
 
@@ -112,7 +114,7 @@ class E1000(PciDevice, Endpoint):
     # --- Endpoint: the Network's side ---
 
     def start(self) -> None:
-        self.eeprom.program(self._nic.mac)
+        self.eeprom.program(self.client.mac)
         self._reset_mac()
         self.link.reset(self.client.link_up)
 
@@ -144,11 +146,6 @@ class E1000(PciDevice, Endpoint):
     def cleanup(self) -> None:
         self.link.close()
         self.tx.close()
-
-    @property
-    def _nic(self) -> Nic:
-        assert isinstance(self.client, Nic)
-        return self.client
 
     # --- State apart from handles ---
 
@@ -296,8 +293,8 @@ class E1000(PciDevice, Endpoint):
         """What CTRL.RST resets: all but the PHY, the EEPROM's words and config space (SDM §13.4.1)."""
         self._clear_mac()
         self.interrupts.reset()
-        self._nic.report.driver_ok(False)
-        self._nic.report.interrupt_acknowledged()
+        self.client.report.driver_ok(False)
+        self.client.report.interrupt_acknowledged()
         # No sender may wait for a receiver that is off, and the next guest must not get these frames.
         self.client.purge(0)
 
@@ -325,7 +322,7 @@ class E1000(PciDevice, Endpoint):
     def _look_at_link(self, bit: int) -> int:
         """The guest reads the link: `bit` if it is up. This is the step the journal calls seen."""
         up = self.link.up
-        self._nic.report.seen(up)
+        self.client.report.seen(up)
         return bit if up else 0
 
     def _write_ctrl(self, value: int) -> None:
@@ -349,7 +346,7 @@ class E1000(PciDevice, Endpoint):
 
     def _write_rctl(self, value: int) -> None:
         self.rx.rctl = value
-        self._nic.report.driver_ok(bool(value & RCTL_EN))
+        self.client.report.driver_ok(bool(value & RCTL_EN))
         self.client.flush(0)  # to the guest, or dropped if the receiver is off
 
     def _write_rdt(self, value: int) -> None:
@@ -393,13 +390,13 @@ class E1000(PciDevice, Endpoint):
     def _show_link(self, *, interrupts: bool) -> None:
         """Report the last change of the cable once STATUS shows it. The guest's changes to its PHY are not reported."""
         if self.link.up == self.link.carrier:
-            self._nic.report.notified(self.link.up, interrupts=interrupts)
+            self.client.report.notified(self.link.up, interrupts=interrupts)
 
     def _drive_pin(self, pending: int) -> None:
         level = pending != 0
         if level != self.intx:
             self.set_intx(level)
-        report = self._nic.report
+        report = self.client.report
         if report.interrupt_owed:
             if pending & regs.ICR_LSC:
                 report.interrupted()
