@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 from tests.fakes.loops import turn
+from tests.fakes.ring_backend import FakeRingBackend
 from tests.fakes.scheduler import FakeScheduler
 
 from vnic.attach.vhost_user.attachment import VhostUserAttachment
@@ -14,13 +15,17 @@ from vnic.lab.played.guest_memory import FakeGuestMemory
 from vnic.lab.played.vhost_user_client import EngineWire, SocketWire, VhostUserClient
 from vnic.memory.guest import GuestMemory
 from vnic.net.client import Endpoint, NetClient, Nic
+from vnic.net.client_record import NetClientRecord
 from vnic.net.clock import Scheduler
 from vnic.net.network import Network
 from vnic.net.queue import Frame
-from vnic.nic.virtio_net.device import VirtioNet
+from vnic.nic.virtio_net.device import VirtioNet, VirtioNetRecord
 from vnic.protocol.vhost_user.backend import BackendEngine
+from vnic.protocol.vhost_user.backend_record import BackendEngineRecord
 from vnic.protocol.vhost_user.messages import ProtocolError
-from vnic.virtio.device import QueueFds
+from vnic.protocol.vhost_user.ring import RingState
+from vnic.record import decode, encode
+from vnic.virtio.device import QueueFds, VirtioHandles
 
 MAC = bytes.fromhex("525400123456")
 
@@ -39,10 +44,11 @@ class Sink(Endpoint):
 class NicRig:
     """The NIC `nic0` plugged into the netdev `net0`, and a guest that is not attached yet."""
 
-    def __init__(self, scheduler: Scheduler, pairs: int = 1) -> None:
+    def __init__(self, scheduler: Scheduler, pairs: int = 1, far: Endpoint | None = None) -> None:
         self.network = Network(scheduler)
         self.sink = Sink()
-        self.netdev: NetClient = self.network.add_netdev("net0", "sink", self.sink, pairs)
+        self.far = far or self.sink
+        self.netdev: NetClient = self.network.add_netdev("net0", "sink", self.far, pairs)
         self.device = VirtioNet(pairs)
         self.nic: Nic = self.network.add_nic(
             "nic0", "virtio-net", self.device, mac=MAC, queues=pairs, netdev_id="net0"
@@ -62,22 +68,58 @@ class NicRig:
 class EngineRig(NicRig):
     """The NIC behind an engine without a socket; it is the engine's shell and the device's attachment."""
 
-    def __init__(self, pairs: int = 1) -> None:
+    def __init__(self, pairs: int = 1, far: Endpoint | None = None) -> None:
         self.scheduler = FakeScheduler()
-        super().__init__(self.scheduler, pairs)
+        super().__init__(self.scheduler, pairs, far)
+        self.handed_over: set[int] = set()
         self.kicks: dict[int, int] = {}
         self.resumed: list[bytes] = []
         self.failures: list[ProtocolError] = []
         self.choices = 0
         self.served = GuestMemory()
         self.device.attach(self, self.served)
-        self.engine = BackendEngine(self.device, self.served, self, queue_pairs=pairs)
+        self.engine = self.new_engine()
         self.wire = EngineWire(self.engine)
         self.client = VhostUserClient(self.wire, self.memory, self.driver)
+
+    def new_engine(self) -> BackendEngine:
+        return BackendEngine(self.device, self.served, self, queue_pairs=self.nic.queues)
+
+    def move(self) -> None:
+        """Another engine and another device take the places of these, as in another process; what the scheduler has is
+        lost. The connection, the guest and the far end stay."""
+        engine, handles, memory = encode(self.engine.save()), self.engine.handles, self.served
+        device, journal = encode(self.device.save()), self.network.journal.save()
+        clients = [encode(client.save()) for client in (self.netdev, self.nic)]
+        memory.on_change.clear()
+        for queue in self.device.queues:
+            queue.invalidate()
+        self.scheduler.cancel_all()
+        self.kicks.clear()
+
+        pairs = self.nic.queues
+        self.network = Network(self.scheduler)
+        self.device, self.served = VirtioNet(pairs), GuestMemory()
+        self.netdev = self.network.add_netdev("net0", "sink", self.far, pairs)
+        self.nic = self.network.add_nic(
+            "nic0", "virtio-net", self.device, mac=MAC, queues=pairs, netdev_id="net0"
+        )
+        self.network.journal.restore(journal)
+        for client, each in zip((self.netdev, self.nic), clients, strict=True):
+            client.restore(decode(NetClientRecord, each))
+        if isinstance(self.far, FakeRingBackend):
+            self.far.moved(self.device)
+        self.engine = self.wire.engine = self.new_engine()
+        self.engine.restore(decode(BackendEngineRecord, engine), handles)
+        memory.close()
+        self.device.restore(decode(VirtioNetRecord, device), VirtioHandles(self, self.served))
+        self.wire.answered += self.engine.go_on()
 
     def close(self) -> None:
         self.client.close()
         self.device.detach()
+        if isinstance(self.far, FakeRingBackend) and self.far.waiting:
+            self.far.answer()
         self.served.close()
         super().close()
 
@@ -85,7 +127,7 @@ class EngineRig(NicRig):
 
     def watch_kick(self, index: int, fd: int | None) -> None:
         self.kicks.pop(index, None)
-        if fd is not None:
+        if fd is not None and index not in self.handed_over:
             self.kicks[index] = fd
 
     def rings_changed(self) -> None:
@@ -122,10 +164,15 @@ class EngineRig(NicRig):
         pass
 
     def hand_over_queue(self, index: int) -> QueueFds | None:
-        return None
+        self.handed_over.add(index)
+        self.kicks.pop(index, None)
+        ring = self.engine.rings[index]
+        return QueueFds(ring.kick_fd, ring.call_fd)
 
     def reclaim_queue(self, index: int) -> None:
-        pass
+        self.handed_over.discard(index)
+        if self.engine.rings[index].state is RingState.STARTED:
+            self.watch_kick(index, self.engine.rings[index].kick_fd)
 
 
 class SocketRig(NicRig):

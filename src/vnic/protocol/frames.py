@@ -6,6 +6,7 @@ have a fixed header with the payload's size, and pass descriptors beside the byt
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -13,7 +14,7 @@ from typing import Annotated
 import msgspec
 
 from vnic.descriptors import close_fds
-from vnic.record import Record, RecordError, require
+from vnic.record import Record, RecordError, require, within
 
 
 class FrameError(Exception):
@@ -49,6 +50,25 @@ class FrameAssemblerRecord(Record, frozen=True):
     data: bytes
     descriptors: Annotated[int, msgspec.Meta(ge=0, le=253)]
     """How many came with it; 253 is SCM_MAX_FD."""
+
+
+class MessageRecord(Record, frozen=True):
+    """A whole message that waits."""
+
+    header: bytes
+    payload: bytes
+    descriptors: Annotated[int, msgspec.Meta(ge=0, le=253)]
+
+    @staticmethod
+    def of(message: Message) -> MessageRecord:
+        return MessageRecord(header=message.header, payload=message.payload, descriptors=len(message.fds))
+
+
+class MessageQueueRecord(Record, frozen=True):
+    """What a MessageQueue was fed and has not given out."""
+
+    waiting: list[MessageRecord]
+    begun: FrameAssemblerRecord
 
 
 class FrameAssembler:
@@ -131,21 +151,38 @@ class FrameAssembler:
     def restore(self, record: FrameAssemblerRecord, fds: Sequence[int]) -> None:
         """Go on with a message that was begun; the descriptors are the assembler's then. RecordError leaves them the
         caller's."""
-        count = len(fds)
-        require(
-            record.descriptors == count, "descriptors", f"are {record.descriptors}, and {count} were passed"
-        )
-        require(count <= self._max_fds, "descriptors", f"are {count}, at most {self._max_fds} may be")
-        data, total = record.data, None
-        if len(data) >= self._header_size:
-            try:
-                size = self._payload_size(data[: self._header_size])
-            except Exception as error:  # the protocol's own, for a header that makes no sense
-                raise RecordError("data", str(error)) from None
-            require(0 <= size <= self._max_payload, "data", f"begins a payload of {size} bytes")
-            total = self._header_size + size
-            require(len(data) < total, "data", "is a whole message")
-        self._buffer, self._total, self._fds = bytearray(data), total, list(fds)
+        self._total = self.check(record, len(fds))
+        self._buffer, self._fds = bytearray(record.data), list(fds)
+
+    def check(self, record: FrameAssemblerRecord, passed: int) -> int | None:
+        """Raise RecordError unless `record`, with so many descriptors, is the beginning of a message; returns the
+        message's size, if its header is there."""
+        self._check_descriptors(record.descriptors, passed)
+        if len(record.data) < self._header_size:
+            return None
+        total = self._header_size + self._announced("data", record.data[: self._header_size])
+        require(len(record.data) < total, "data", "is a whole message")
+        return total
+
+    def check_whole(self, record: MessageRecord, passed: int) -> None:
+        """Raise RecordError unless `record`, with so many descriptors, is a whole message."""
+        self._check_descriptors(record.descriptors, passed)
+        size = len(record.header)
+        require(size == self._header_size, "header", f"has {size} bytes, not {self._header_size}")
+        size, told = len(record.payload), self._announced("header", record.header)
+        require(size == told, "payload", f"has {size} bytes, not {told}")
+
+    def _check_descriptors(self, told: int, passed: int) -> None:
+        require(told == passed, "descriptors", f"are {told}, and {passed} were passed")
+        require(told <= self._max_fds, "descriptors", f"are {told}, at most {self._max_fds} may be")
+
+    def _announced(self, field: str, header: bytes) -> int:
+        try:
+            size = self._payload_size(header)
+        except Exception as error:  # the protocol's own, for a header that makes no sense
+            raise RecordError(field, str(error)) from None
+        require(0 <= size <= self._max_payload, field, f"announces a payload of {size} bytes")
+        return size
 
     def close(self) -> None:
         """Drop an incomplete message and its descriptors."""
@@ -181,3 +218,83 @@ class FrameAssembler:
         if len(owner) + len(fds) > self._max_fds:
             raise FrameError(f"more than {self._max_fds} descriptors with one message")
         owner.extend(fds)
+
+
+class MessageQueue:
+    """The messages that one connection brought and nobody has taken yet, and the one that is being read."""
+
+    def __init__(self, assembler: FrameAssembler) -> None:
+        self._assembler = assembler
+        self._waiting: deque[Message] = deque()
+
+    def __len__(self) -> int:
+        """The number of whole messages."""
+        return len(self._waiting)
+
+    @property
+    def wanted(self) -> int:
+        """As `FrameAssembler.wanted`."""
+        return self._assembler.wanted
+
+    @property
+    def pending(self) -> bool:
+        """Whether a message is incomplete."""
+        return self._assembler.pending
+
+    @property
+    def descriptors(self) -> int:
+        """The number of descriptors of all messages."""
+        return self._assembler.descriptors + sum(len(message.fds) for message in self._waiting)
+
+    def feed(self, data: bytes, fds: Iterable[int] = ()) -> None:
+        """Take one piece, as `FrameAssembler.feed`."""
+        self._waiting += self._assembler.feed(data, fds)
+
+    def take(self) -> Message:
+        """The oldest message; IndexError if none is whole. The caller closes it."""
+        return self._waiting.popleft()
+
+    def save(self) -> MessageQueueRecord:
+        return MessageQueueRecord(
+            waiting=[MessageRecord.of(message) for message in self._waiting], begun=self._assembler.save()
+        )
+
+    @property
+    def fds(self) -> list[Sequence[int]]:
+        """The descriptors of each message that `save` has, still the queue's; last those of the half-read one."""
+        return [*(message.fds for message in self._waiting), self._assembler.fds]
+
+    def restore(self, record: MessageQueueRecord, fds: Sequence[Sequence[int]]) -> None:
+        """Go on in the place of the queue that was saved; the descriptors are this one's then. RecordError leaves them
+        the caller's."""
+        self.check(record, fds)
+        self._waiting = deque(
+            Message(each.header, each.payload, list(passed))
+            for each, passed in zip(record.waiting, fds[:-1], strict=True)
+        )
+        self._assembler.restore(record.begun, fds[-1])
+
+    def check(self, record: MessageQueueRecord, fds: Sequence[Sequence[int]]) -> None:
+        """Raise RecordError if `restore` would."""
+        count = len(record.waiting)
+        fit = count + 1 == len(fds)
+        require(fit, "waiting", f"are {count} and a half-read one, with the descriptors of {len(fds)}")
+        for at, each in enumerate(record.waiting):
+            with within(f"waiting[{at}]"):
+                self._assembler.check_whole(each, len(fds[at]))
+        with within("begun"):
+            self._assembler.check(record.begun, len(fds[-1]))
+
+    def check_whole(self, record: MessageRecord) -> None:
+        """Raise RecordError unless it is a message without descriptors that this connection may have brought."""
+        self._assembler.check_whole(record, 0)
+
+    def drop(self) -> None:
+        """Drop the whole messages and their descriptors."""
+        while self._waiting:
+            self._waiting.popleft().close()
+
+    def close(self) -> None:
+        """Drop everything: the connection has ended."""
+        self.drop()
+        self._assembler.close()

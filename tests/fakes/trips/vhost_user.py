@@ -6,13 +6,19 @@ import os
 from contextlib import ExitStack
 
 from tests.fakes.front_end import FrontEnd, ring
+from tests.fakes.ring_backend import FakeRingBackend
 from tests.fakes.trips import Trip, trip
 from tests.fakes.vhost_user_rig import EngineRig
 
+from vnic.descriptors import close_fds
+from vnic.protocol.vhost_user import messages as vu
+from vnic.protocol.vhost_user.backend import BackendEngine
+from vnic.protocol.vhost_user.backend_record import BackendEngineRecord, BackendHandles
 from vnic.protocol.vhost_user.frontend import FrontendEngine
 from vnic.protocol.vhost_user.notices import ConfigNotices
 from vnic.protocol.vhost_user.ring import RingFds
 from vnic.protocol.vhost_user.rings import DeviceRings, DeviceRingsRecord
+from vnic.record import RecordError
 
 
 def rig_of(stack: ExitStack) -> EngineRig:
@@ -72,6 +78,48 @@ def notices(stack: ExitStack) -> Trip:
     return Trip(
         unit, lambda _: ConfigNotices(), lambda unit, record: unit.restore(record), lambda unit: unit.notified
     )
+
+
+@trip("vhost-user connection")
+def back_end(stack: ExitStack) -> Trip:
+    """A back-end has the rings and was asked for them; one message waits behind that, and half of another is here."""
+    far = FakeRingBackend()
+    rig = EngineRig(1, far)
+    stack.callback(rig.close)
+    rig.client.start()
+    far.prompt = False
+    rig.client.send(vu.GET_VRING_BASE, vu.VRING_STATE.pack(0, 0))
+    assert rig.engine.busy
+    set_mem_table = vu.encode(vu.SET_MEM_TABLE, vu.MEM_TABLE.pack(1, 0) + rig.client.region())
+    rig.engine.feed(set_mem_table, [os.dup(rig.memory.fd)])
+    rig.engine.feed(set_mem_table[:20], [os.dup(rig.memory.fd)])
+    held = rig.engine.handles
+
+    def make(stack: ExitStack) -> BackendEngine:
+        fresh = rig_of(stack)
+        return fresh.engine
+
+    def restore(unit: BackendEngine, record: BackendEngineRecord) -> None:
+        dups: list[int] = []
+
+        def dup(fd: int | None) -> int | None:
+            if fd is not None:
+                dups.append(os.dup(fd))
+            return None if fd is None else dups[-1]
+
+        request = dup(held.request)
+        rings = [RingFds(*map(dup, each)) for each in held.rings]
+        messages = [[fd for fd in map(dup, each) if fd is not None] for each in held.messages]
+        try:
+            unit.restore(record, BackendHandles(request, held.memory, rings, messages))
+        except RecordError:
+            close_fds(dups)
+            raise
+
+    def observe(unit: BackendEngine) -> object:
+        return unit.busy, unit.wanted, unit.pending, unit.running, unit.descriptors, unit.notices.state
+
+    return Trip(rig.engine, make, restore, observe)
 
 
 def front_end(unit: FrontEnd) -> Trip:

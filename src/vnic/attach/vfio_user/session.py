@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -18,7 +17,7 @@ from vnic.attach.vfio_user.shadow import MessageShadow
 from vnic.net.client import Nic
 from vnic.net.records import ShownBy
 from vnic.pci.device import PciDevice
-from vnic.protocol.frames import FrameError, Message
+from vnic.protocol.frames import FrameError, MessageQueue
 from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vfio_user.messages import ProtocolError
 from vnic.protocol.vfio_user.server import Server, ServerState
@@ -53,8 +52,7 @@ class VfioUserSession(Session):
         super().__init__(host, loop, sock, nic, max_fds=m.MAX_FDS)
         self.shown_by = ShownBy.DEVICE
         self._device = device
-        self._frames = m.assembler()
-        self._messages: deque[Message] = deque()  # waiting
+        self._messages = MessageQueue(m.assembler())
         self._steps: Iterator[bytes | None] | None = None  # the message in progress
         self._heard = 0.0  # loop time of the VM's last message
         self._resume: asyncio.Handle | None = None
@@ -69,25 +67,24 @@ class VfioUserSession(Session):
     @property
     def descriptors(self) -> int:
         """A message that waits counts with the most descriptors that it may need."""
-        waiting = self._frames.descriptors + sum(len(each.fds) for each in self._messages)
-        return self._port.descriptors + MOST_FOR_EACH * waiting
+        return self._port.descriptors + MOST_FOR_EACH * self._messages.descriptors
 
     # --- Messages ---
 
     @property
     def pending(self) -> bool:
-        return self._frames.pending
+        return self._messages.pending
 
     @property
     def wanted(self) -> int:
         """ConnectionUser: the size of the next piece: many small messages, or the rest of a large one."""
-        return max(PIECE_BYTES, self._frames.wanted)
+        return max(PIECE_BYTES, self._messages.wanted)
 
     def received(self, data: bytes, fds: list[int]) -> None:
         """ConnectionUser: carry out the complete messages."""
         self._heard = self._loop.time()
         try:
-            self._messages += self._frames.feed(data, fds)
+            self._messages.feed(data, fds)
         except (FrameError, ProtocolError) as error:
             self.cut_off(str(error))
             return
@@ -124,12 +121,11 @@ class VfioUserSession(Session):
 
     def _all_steps(self) -> Iterator[bytes | None]:
         while self._messages:
-            yield from self._server.steps(self._messages.popleft())
+            yield from self._server.steps(self._messages.take())
 
     def _drop_messages(self) -> None:
         self._steps = None
-        while self._messages:
-            self._messages.popleft().close()
+        self._messages.drop()
 
     def _let_others_run(self) -> None:
         """A VM with a backlog (a storm of register writes) continues in the loop's next turn."""
@@ -177,8 +173,8 @@ class VfioUserSession(Session):
         self._timer = self._loop.call_later(DRAIN_SECONDS, self.leave)
 
     def _unplug(self) -> None:
-        self._frames.close()
-        self._drop_messages()
+        self._steps = None
+        self._messages.close()
         for handle in (self._resume, self._timer):
             if handle is not None:
                 handle.cancel()

@@ -7,14 +7,15 @@ drives a virtio device, and calls the shell through `DeviceShell` to watch descr
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from vnic.descriptors import close_fds
 from vnic.memory.guest import GuestMemory, GuestMemoryError
-from vnic.protocol.frames import FrameError, Message
+from vnic.memory.map_record import restore_map, save_map
+from vnic.protocol.frames import FrameError, Message, MessageQueue, MessageRecord
 from vnic.protocol.vhost_user import messages as vu
+from vnic.protocol.vhost_user.backend_record import BackendEngineRecord, BackendHandles
 from vnic.protocol.vhost_user.interfaces import Device, DeviceShell
 from vnic.protocol.vhost_user.messages import ProtocolError
 from vnic.protocol.vhost_user.notices import ConfigNotices
@@ -22,6 +23,7 @@ from vnic.protocol.vhost_user.ring import check_channel
 from vnic.protocol.vhost_user.ring_messages import RING_HANDLERS, RingHandler
 from vnic.protocol.vhost_user.rings import DeviceRings, Later
 from vnic.quota import MOST_FOR_EACH
+from vnic.record import RecordError, within
 from vnic.virtio.constants import (
     STATUS_ACKNOWLEDGE,
     STATUS_DRIVER,
@@ -71,10 +73,13 @@ class BackendEngine:
         self._device = device
         self._shell = shell
         self._queue_pairs = queue_pairs
-        self._frames = vu.assembler()
-        self._messages: deque[Message] = deque()
+        self._memory = memory
+        self._messages = MessageQueue(vu.assembler())
+        self._working: Message | None = None
+        """The message that waits for a back-end, while `busy`. No message that may wait has descriptors."""
         self._protocol_features = 0
         self._promised = 0
+        """All features that were offered on this connection."""
         self.notices = ConfigNotices()
         self._closed = False
         self.busy = False
@@ -86,17 +91,17 @@ class BackendEngine:
     @property
     def wanted(self) -> int:
         """The most bytes to read next: up to the end of a header or payload."""
-        return self._frames.wanted
+        return self._messages.wanted
 
     @property
     def pending(self) -> bool:
         """A message has begun and is not complete."""
-        return self._frames.pending
+        return self._messages.pending
 
     def feed(self, data: bytes, fds: Sequence[int] = ()) -> bytes:
         """Take one piece with its descriptors; returns the bytes to send back (often none)."""
         try:
-            self._messages += self._frames.feed(data, fds)
+            self._messages.feed(data, fds)
         except FrameError as error:
             raise ProtocolError(str(error)) from None
         return self._work()
@@ -104,7 +109,7 @@ class BackendEngine:
     def _work(self) -> bytes:
         replies = b""
         while self._messages and not self.busy:
-            replies += self._dispatch(self._messages.popleft())
+            replies += self._dispatch(self._messages.take())
         return replies
 
     def _dispatch(self, message: Message) -> bytes:
@@ -130,7 +135,7 @@ class BackendEngine:
             message.close()
         if isinstance(reply, Later):
             if not reply.done:
-                self.busy = True
+                self.busy, self._working = True, message
                 reply.then = lambda: self._resolved(number, flags, reply.payload)
                 return b""
             reply = reply.payload
@@ -145,7 +150,7 @@ class BackendEngine:
 
     def _resolved(self, number: int, flags: int, payload: bytes | None) -> None:
         """A message that waited is complete, after its `feed` returned."""
-        self.busy = False
+        self.busy, self._working = False, None
         if self._closed:
             return
         try:
@@ -172,8 +177,8 @@ class BackendEngine:
     @property
     def descriptors(self) -> int:
         """The number of the client's descriptors that it holds or may hold, without those of memory."""
-        waiting = self._frames.descriptors + sum(len(message.fds) for message in self._messages)
-        return self.rings.descriptors + MOST_FOR_EACH * waiting + (self.request_fd is not None)
+        waiting = MOST_FOR_EACH * self._messages.descriptors
+        return self.rings.descriptors + waiting + (self.request_fd is not None)
 
     def close(self) -> None:
         """The connection has ended: stop watching and answering. The rings' descriptors stay open for a back-end that
@@ -181,14 +186,66 @@ class BackendEngine:
         self._closed = True
         self.rings.unwatch()
         self._set_request_fd(None)
-        self._frames.close()
-        for message in self._messages:
-            message.close()
-        self._messages.clear()
+        self._messages.close()
 
     def release(self) -> None:
         """The rings are no longer accessed (VirtioDevice.detach is done): close their descriptors."""
         self.rings.forget()
+
+    # --- State apart from descriptors ------------------------------------------------------------------------
+
+    def save(self) -> BackendEngineRecord:
+        """The record of an engine that is not closed."""
+        return BackendEngineRecord(
+            protocol_features=self._protocol_features,
+            promised=self._promised,
+            notices=self.notices.save(),
+            request_channel=self.request_fd is not None,
+            memory=save_map(self._memory)[0],
+            rings=self.rings.save(),
+            messages=self._messages.save(),
+            working=None if self._working is None else MessageRecord.of(self._working),
+        )
+
+    @property
+    def handles(self) -> BackendHandles:
+        """The descriptors that belong to the record, still the engine's."""
+        return BackendHandles(self.request_fd, save_map(self._memory)[1], self.rings.fds, self._messages.fds)
+
+    def restore(self, record: BackendEngineRecord, handles: BackendHandles) -> None:
+        """Take the place of the engine that was saved, whose memory is empty and whose device is not restored yet.
+        The shell watches the kicks and the request channel from here on. Once the device is restored, `go_on` follows.
+
+        Raises RecordError; then the descriptors are the caller's, and the memory is empty.
+        """
+        record.check(PROTOCOL_FEATURES, handles)
+        if record.working is not None:
+            with within("working"):
+                self._messages.check_whole(record.working)
+        with within("messages"):
+            self._messages.check(record.messages, handles.messages)
+        with within("memory"):
+            restore_map(self._memory, record.memory, handles.memory)
+        try:
+            with within("rings"):
+                self.rings.restore(record.rings, handles.rings)
+        except RecordError:
+            self._memory.close()
+            raise
+        self._messages.restore(record.messages, handles.messages)
+        self._protocol_features, self._promised = record.protocol_features, record.promised
+        self.notices.restore(record.notices)
+        if record.working is not None:
+            self.busy, self._working = True, Message(record.working.header, record.working.payload)
+        self.request_fd = handles.request
+        self._shell.requests_changed()
+
+    def go_on(self) -> bytes:
+        """Carry out the messages that waited when the engine was saved, the one in progress from its beginning;
+        returns the bytes to send, as `feed`. Raises ProtocolError."""
+        working, self._working, self.busy = self._working, None, False
+        replies = b"" if working is None else self._dispatch(working)
+        return replies + self._work()
 
     # --- Config space ---------------------------------------------------------------------------------------
 
