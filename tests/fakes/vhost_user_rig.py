@@ -25,7 +25,7 @@ from vnic.protocol.vhost_user.backend_record import BackendEngineRecord
 from vnic.protocol.vhost_user.messages import ProtocolError
 from vnic.protocol.vhost_user.ring import RingState
 from vnic.record import decode, encode
-from vnic.virtio.device import QueueFds, VirtioHandles
+from vnic.virtio.attachment import QueueFds, VirtioHandles
 
 MAC = bytes.fromhex("525400123456")
 

@@ -53,7 +53,7 @@ class FakeVirtioDevice(VirtioDevice):
         except QueueError as error:
             self.queue_failed(queue, error)
             return
-        if queue.should_interrupt() and self.attachment is not None:
+        if queue.should_interrupt():
             self.attachment.queue_interrupt(index)
 
     def carries_packets(self, index: int) -> bool:
@@ -81,4 +81,4 @@ class FakeVirtioDevice(VirtioDevice):
         """Change the config and notify the driver."""
         self.config[: len(data)] = data
         self.generation += 1
-        return self.attachment is not None and self.attachment.config_interrupt()
+        return self.attachment.config_interrupt()

@@ -48,8 +48,6 @@ class FakeRingBackend(Endpoint, RingBackend):
         queues = device.queues
         self.enabled = {q.index for q in queues if q.ready and q.enabled and device.is_data_queue(q.index)}
         for index in self.enabled - set(self.rings):
-            assert device.attachment is not None
-            assert device.memory is not None
             device.attachment.hand_over_queue(index)
             told, ring = queues[index], SplitQueue(index)
             ring.size, ring.desc, ring.avail, ring.used = told.size, told.desc, told.avail, told.used
@@ -81,8 +79,7 @@ class FakeRingBackend(Endpoint, RingBackend):
         self.device = self.returned = None
         for index, ring in rings.items():
             ring.invalidate()
-            if device.attachment is not None:
-                device.attachment.reclaim_queue(index)
+            device.attachment.reclaim_queue(index)
         told = self.source.random() < 0.7  # a back-end that died tells nothing
         returned([rings[index].last_avail if told and index in rings else None for index in RINGS])
 

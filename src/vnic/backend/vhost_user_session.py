@@ -65,9 +65,8 @@ class TakenRings:
         return self.device.memory is self.memory and self.generation == self.memory.generation
 
     def reclaim(self) -> None:
-        if self.device.attachment is not None:
-            for index in self.handed_over:
-                self.device.attachment.reclaim_queue(index)
+        for index in self.handed_over:
+            self.device.attachment.reclaim_queue(index)
         self.handed_over.clear()
 
 
@@ -161,7 +160,7 @@ class BackEndSession:
 
     def take_rings(self, device: VirtioDevice) -> bool:
         engine, memory = self._engine, device.memory
-        if engine.phase is not Phase.READY or memory is None:
+        if engine.phase is not Phase.READY:
             return False
         missing = acked(device) & ~engine.features
         if missing:
@@ -182,7 +181,7 @@ class BackEndSession:
 
     def rings_changed(self, device: VirtioDevice) -> None:
         engine, taken, memory = self._engine, self._taken, device.memory
-        if self._connection.closed or engine.phase is not Phase.RUNNING or memory is None:
+        if self._connection.closed or engine.phase is not Phase.RUNNING:
             return
         if taken is None or taken.device is not device:
             return
@@ -229,7 +228,7 @@ class BackEndSession:
         """ValueError if the ring cannot be handed over."""
         device = taken.device
         queue = device.queues[index]
-        fds = device.attachment.hand_over_queue(index) if device.attachment is not None else None
+        fds = device.attachment.hand_over_queue(index)
         if fds is None:
             raise ValueError(f"ring {index} of {device.name} cannot be handed over")
         taken.handed_over.add(index)

@@ -12,6 +12,7 @@ import mmap
 import os
 from bisect import bisect_right
 from collections.abc import Callable
+from typing import Final
 
 from vnic.descriptors import seals_of
 from vnic.memory.address_space import SPACE, NoRoom
@@ -336,3 +337,7 @@ class GuestMemory:
             if base is not None and base <= user_addr and length <= base + region.size - user_addr:
                 return user_addr - base + region.guest_addr
         raise GuestMemoryError(f"user address {user_addr:#x}+{length:#x} is in no memory region")
+
+
+NO_MEMORY: Final = GuestMemory()
+"""The memory of a device without a VM: it has no region, so every access is refused."""

@@ -106,7 +106,6 @@ class ShadowDma:
         self._shadow = shadow
         self._refused = refused
         self.read = memory.read
-        self.slice = memory.slice
 
     def write(self, address: int, data: bytes | memoryview) -> None:
         self._memory.write(address, data)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple
 
-from vnic.memory.guest import GuestMemory, GuestMemoryError
+from vnic.memory.guest import NO_MEMORY, GuestMemory, GuestMemoryError
 from vnic.memory.shadow import Shadow, ShadowDma
 from vnic.pci import capability
 from vnic.pci.bar import Bar
@@ -88,7 +88,7 @@ class PciDevice:
         for entry in (*((msix.capability(),) if msix else ()), *capabilities):
             self.config.add_capability(entry)
         self.irq: IrqLines = _NO_IRQ
-        self._memory: GuestMemory | None = None
+        self._memory = NO_MEMORY
         self.shadow: Shadow | None = None
         """Set while the attached VM does not share its memory: `dma` and `_memory` are a shadow copy then."""
         self._dma: Dma = _NO_DMA
@@ -116,7 +116,7 @@ class PciDevice:
         """
         self.reset()
         self.irq = _NO_IRQ
-        self._memory = self.shadow = None
+        self._memory, self.shadow = NO_MEMORY, None
         self._dma = _NO_DMA
         self.rings.unplug()
         done()

@@ -27,9 +27,6 @@ class Dma(Protocol):
 
     def write(self, addr: int, data: bytes | memoryview, /) -> None: ...
 
-    def slice(self, addr: int, length: int, /) -> memoryview:
-        """The live bytes, without a copy. Release them at `PciDevice.dma_unmapped` of the range."""
-
 
 class NoDma:
     """Refuses every access: no VM is attached, or bus mastering is disabled."""
@@ -38,9 +35,6 @@ class NoDma:
         raise GuestMemoryError("the device is no bus master")
 
     def write(self, addr: int, data: bytes | memoryview, /) -> None:
-        raise GuestMemoryError("the device is no bus master")
-
-    def slice(self, addr: int, length: int, /) -> memoryview:
         raise GuestMemoryError("the device is no bus master")
 
 
@@ -77,6 +71,11 @@ class _User(NamedTuple):
     failed: Callable[[GuestMemoryError], None]
 
 
+class _Unshared(NamedTuple):
+    memory: GuestMemory
+    shadow: Shadow
+
+
 class RingFeed:
     """The rings of one device. The device reports the guest's changes; `work` is called when a fetch is complete.
 
@@ -87,8 +86,8 @@ class RingFeed:
         self._bus_master = bus_master
         self._refused = refused
         self._users: dict[str, _User] = {}
-        self._shadow: Shadow | None = None
-        self._memory: GuestMemory | None = None
+        self._unshared: _Unshared | None = None
+        """Set while the attached VM does not share its memory."""
 
     def add_receive(
         self,
@@ -123,46 +122,44 @@ class RingFeed:
     def posted(self, ring: Ring, tail: int) -> None:
         """The guest moved the tail. If it shares its memory, the device may process the ring at once."""
         ring.posted_tail = tail
-        if self._shadow is None:
+        if self._unshared is None:
             ring.tail = tail
         else:
-            self._fetch()
+            self._fetch(self._unshared)
 
     def restart(self) -> None:
         """A ring moved, or memory was mapped: earlier fetches are invalid."""
-        if self._shadow is None:
+        if self._unshared is None:
             return
         for user in self._users.values():
             user.ring.tail = user.ring.head
-        self._fetch(anew=True)
+        self._fetch(self._unshared, anew=True)
 
     def after_writes(self, act: Callable[[int], None], causes: int) -> None:
         """Call `act(causes)` when all writes are complete, since the guest may check at any time."""
-        if self._shadow is None:
+        if self._unshared is None:
             act(causes)
             return
-        self._shadow.write((), partial(act, causes), self._refused)
-        self._fetch()  # what did not fit before
+        self._unshared.shadow.write((), partial(act, causes), self._refused)
+        self._fetch(self._unshared)  # what did not fit before
 
     # --- Called by PciDevice ---
 
     def use_shadow(self, memory: GuestMemory, shadow: Shadow) -> None:
         """The VM does not share its memory."""
-        self._memory, self._shadow = memory, shadow
+        self._unshared = _Unshared(memory, shadow)
 
     def drop(self) -> None:
         """The device is reset: nothing of what is being fetched or written counts any more."""
-        if self._shadow is not None and self._users:
-            self._shadow.drop()
+        if self._unshared is not None and self._users:
+            self._unshared.shadow.drop()
 
     def unplug(self) -> None:
-        self._memory = self._shadow = None
+        self._unshared = None
 
-    def _fetch(self, *, anew: bool = False) -> None:
+    def _fetch(self, unshared: _Unshared, *, anew: bool = False) -> None:
         """Fetch the posted descriptors that the device can use now."""
-        shadow, memory = self._shadow, self._memory
-        assert shadow is not None
-        assert memory is not None
+        memory, shadow = unshared
         if not self._bus_master():
             return
         for name, user in self._users.items():

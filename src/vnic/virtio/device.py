@@ -1,5 +1,4 @@
-"""VirtioDevice, the base of all virtio device models, and the interfaces around it: Attachment (the VM's transport) and
-RingBackend (a back-end that can run the guest's rings itself).
+"""VirtioDevice, the base of all virtio devices, and RingBackend, a back-end that can run the guest's rings itself.
 
 A transport (vhost-user, virtio-pci) calls VirtioDevice; the device model calls the transport through Attachment.
 """
@@ -9,10 +8,10 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
 
 from vnic.lifecycle import Lifecycle
-from vnic.memory.guest import GuestMemory
+from vnic.memory.guest import NO_MEMORY, GuestMemory
+from vnic.virtio.attachment import NO_ATTACHMENT, Attachment, VirtioHandles
 from vnic.virtio.constants import STATUS_DRIVER_OK, STATUS_FEATURES_OK, STATUS_NEEDS_RESET
 from vnic.virtio.device_record import MOVES, DataPath, VirtioDeviceRecord
 from vnic.virtio.features import INDIRECT_DESC, VERSION_1
@@ -22,48 +21,6 @@ log = logging.getLogger(__name__)
 
 LOGGED_BREAKS = 16
 """Limit on log lines about broken rings of one VM, so that a hostile driver cannot fill the log."""
-
-
-class QueueFds(NamedTuple):
-    """The eventfds of one ring, owned by the attachment and valid until they are reclaimed.
-
-    `kick` None: the ring is polled. `call` None: the driver wants no interrupt.
-    """
-
-    kick: int | None
-    call: int | None
-
-
-class Attachment(Protocol):
-    """The transport that serves a device model to a VM. No method blocks or raises."""
-
-    def config_interrupt(self) -> bool:
-        """Notify the guest that status or config changed. False: not possible now. True: sent, or it will be."""
-        ...
-
-    def queue_interrupt(self, index: int) -> None:
-        """Interrupt the guest for used buffers of the ring; the caller has checked the driver's suppression flag."""
-        ...
-
-    def link_changed(self, up: bool) -> None:
-        """The link changed; for transports that show it by their socket. Called before config_interrupt."""
-        ...
-
-    def needs_reset(self) -> None:
-        """A ring is broken and the status has NEEDS_RESET now: notify the guest if the transport can."""
-        ...
-
-    def hand_over_queue(self, index: int) -> QueueFds | None:
-        """Stop serving the ring's kicks and return its eventfds, for a back-end.
-
-        A transport whose kicks or interrupts are messages makes eventfds and translates. None: not possible, and
-        the ring stays in this process.
-        """
-        ...
-
-    def reclaim_queue(self, index: int) -> None:
-        """The ring is back in this process: serve its kicks. The caller checks the ring itself."""
-        ...
 
 
 class RingBackend(ABC):
@@ -92,13 +49,6 @@ class RingBackend(ABC):
         changed."""
 
 
-class VirtioHandles(NamedTuple):
-    """The handles of a restored device; both are set while a VM is attached."""
-
-    attachment: Attachment | None
-    memory: GuestMemory | None
-
-
 class VirtioDevice(ABC):
     """The part that all virtio devices share: features, status, rings, and the data path of the rings.
 
@@ -110,8 +60,8 @@ class VirtioDevice(ABC):
 
     def __init__(self, queues: Sequence[SplitQueue]) -> None:
         self.queues = list(queues)
-        self.attachment: Attachment | None = None
-        self.memory: GuestMemory | None = None
+        self.attachment: Attachment = NO_ATTACHMENT
+        self.memory = NO_MEMORY
         self.status = 0
         self.host_features = 0
         """The features offered to the driver; computed when a VM attaches and at each reset."""
@@ -194,6 +144,11 @@ class VirtioDevice(ABC):
 
     # -- called by the transport: attach, features, status ------------------------------------------------------
 
+    @property
+    def attached(self) -> bool:
+        """Whether a VM is attached."""
+        return self.attachment is not NO_ATTACHMENT
+
     def attach(self, attachment: Attachment, memory: GuestMemory) -> None:
         """A VM attaches. The transport keeps ownership of `memory`: it fills, changes and closes it."""
         self.attachment = attachment
@@ -206,10 +161,9 @@ class VirtioDevice(ABC):
         """The VM detached; `done` is called, now or later, when its memory is no longer accessed."""
 
         def finish() -> None:
-            if self.memory is not None:
+            if self.attached:
                 self.memory.on_change.remove(self._memory_changed)
-            self.attachment = None
-            self.memory = None
+            self.attachment, self.memory = NO_ATTACHMENT, NO_MEMORY
             if done is not None:
                 done()
 
@@ -272,8 +226,6 @@ class VirtioDevice(ABC):
         """
         queue = self.queues[index]
         try:
-            if self.memory is None:
-                raise QueueError("there is no guest memory")
             queue.setup(self.memory, base)
         except QueueError as error:
             self.queue_failed(queue, error)
@@ -325,13 +277,12 @@ class VirtioDevice(ABC):
         queue.fail()
         self._breaks += 1
         # A VM whose memory is lost will be disconnected, and that is logged.
-        told = self._breaks <= LOGGED_BREAKS and not (self.memory is not None and self.memory.lost)
+        told = self._breaks <= LOGGED_BREAKS and not self.memory.lost
         level = logging.WARNING if told else logging.DEBUG
         log.log(level, "%s: queue %d is broken until the guest resets it: %s", self.name, queue.index, error)
         if self.driver_features & VERSION_1 and self.status & STATUS_DRIVER_OK:
             self.status |= STATUS_NEEDS_RESET
-            if self.attachment is not None:
-                self.attachment.needs_reset()
+            self.attachment.needs_reset()
 
     # -- state apart from handles -------------------------------------------------------------------------------
 
@@ -340,7 +291,7 @@ class VirtioDevice(ABC):
         the reset or the ring stop that waits for them."""
         away = self.datapath in (DataPath.TAKEN, DataPath.RETURNING)
         return VirtioDeviceRecord(
-            attached=self.attachment is not None,
+            attached=self.attached,
             status=self.status,
             host_features=self.host_features,
             driver_features=self.driver_features,
@@ -356,7 +307,7 @@ class VirtioDevice(ABC):
     def restore_device(self, record: VirtioDeviceRecord, handles: VirtioHandles) -> None:
         """Take the checked record; call `go_on` after the rest of the device is restored."""
         self.attachment, self.memory = handles
-        if self.memory is not None:
+        if self.attached:
             self.memory.on_change.append(self._memory_changed)
         self.status, self.generation = record.status, record.generation
         self.host_features, self.driver_features = record.host_features, record.driver_features
@@ -370,8 +321,7 @@ class VirtioDevice(ABC):
         if self.datapath is DataPath.TAKEN:
             self._ring_backend = self.ring_backend()
             if self._ring_backend is None:
-                self.datapath = DataPath.RETURNING
-                self._returned(())
+                self._take_back()
         for index in record.stopping:
             self.queue_stopped(index)
         if record.resetting:
@@ -391,7 +341,7 @@ class VirtioDevice(ABC):
         if back_end is not None and not self._rings_in_memory():
             back_end = None
         if self.datapath is DataPath.TAKEN:
-            if back_end is not self._ring_backend or back_end is None:
+            if back_end is not self._ring_backend:
                 self._take_back()
             return
         if back_end is not None and self._hand_over(back_end):
@@ -420,9 +370,11 @@ class VirtioDevice(ABC):
 
     def _take_back(self) -> None:
         back_end, self._ring_backend = self._ring_backend, None
-        assert back_end is not None
         self.datapath = DataPath.RETURNING
-        back_end.give_back(self, self._returned)
+        if back_end is None:
+            self._returned(())
+        else:
+            back_end.give_back(self, self._returned)
 
     def _returned(self, bases: Sequence[int | None]) -> None:
         if self.datapath is not DataPath.RETURNING:

@@ -67,7 +67,7 @@ class VirtioDeviceRecord(Record, frozen=True):
         require(self.attached or idle, "attached", "is false, and there is a driver")
 
     def check(
-        self, queues: Sequence[SplitQueue], offerable: int, memory: GuestMemory | None, attached: bool
+        self, queues: Sequence[SplitQueue], offerable: int, memory: GuestMemory, attached: bool
     ) -> None:
         """Raise RecordError if a device of these queues, which may offer these features, cannot be restored from it."""
         require(self.attached == attached, "attached", f"is {self.attached}, the VM's is {attached}")

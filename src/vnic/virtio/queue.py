@@ -12,7 +12,7 @@ from _thread import allocate_lock
 from typing import Final
 
 from vnic.lifecycle import Moves, moved
-from vnic.memory.guest import GuestMemory, GuestMemoryError, Span
+from vnic.memory.guest import NO_MEMORY, GuestMemory, GuestMemoryError, Span
 from vnic.memory.mapping import GuestMapping
 from vnic.virtio.chain import Chain
 from vnic.virtio.constants import (
@@ -78,7 +78,7 @@ class SplitQueue:
         self.indirect = False
         """VIRTIO_F_INDIRECT_DESC was negotiated."""
         self.kicks_suppressed = False
-        self._memory: GuestMemory | None = None
+        self._memory = NO_MEMORY
         self._resuming = False
         self._base: int | None = None
         # Heads read ahead from the available ring, and the number of them popped since.
@@ -135,8 +135,6 @@ class SplitQueue:
 
     def in_memory(self) -> bool:
         """Whether the memory of a running ring is mapped now: a client may unmap it, and map it again."""
-        if self._memory is None:
-            return False
         try:
             for addr, length, write in areas(self.size, self.desc, self.avail, self.used):
                 self._memory.span(addr, length, write=write)
@@ -157,7 +155,7 @@ class SplitQueue:
             self._used16[0] = 0
         self._become(QueueState.STOPPED)
         self._unmap()
-        self._memory = None
+        self._memory = NO_MEMORY
         self._resuming = False
         return self.last_avail
 
@@ -205,7 +203,7 @@ class SplitQueue:
             base=self._base if self._resuming else None,
         )
 
-    def restore(self, record: QueueRecord, memory: GuestMemory | None) -> None:
+    def restore(self, record: QueueRecord, memory: GuestMemory) -> None:
         """Take the place of the queue that was saved, in the same memory. Raises RecordError."""
         record.check(self.max_size, memory)
         self.size, self.desc, self.avail, self.used = record.size, record.desc, record.avail, record.used
@@ -214,7 +212,7 @@ class SplitQueue:
         self.enabled, self.indirect = record.enabled, record.indirect
         self.kicks_suppressed = record.kicks_suppressed
         self._resuming, self._base = record.resuming, record.base
-        if self.ready and memory is not None:
+        if self.ready:
             self._memory = memory
             if record.mapped:
                 self._map(memory)
@@ -245,7 +243,7 @@ class SplitQueue:
 
     def _map_again(self) -> bool:
         """False: the ring does not run, or its memory is unmapped."""
-        if self.state is not QueueState.RUNNING or self._memory is None:
+        if self.state is not QueueState.RUNNING:
             return False
         try:
             self._map(self._memory)
@@ -359,7 +357,6 @@ class SplitQueue:
         """A copy of the table, so that the driver cannot change it during the walk."""
         if not length or length % DESC_BYTES or length > DESC_BYTES * MAX_CHAIN:
             raise QueueError(f"an indirect table of {length} bytes")
-        assert self._memory is not None
         try:
             table = self._memory.read(addr, length)
         except GuestMemoryError as error:
@@ -368,7 +365,6 @@ class SplitQueue:
 
     def _spans(self, addr: int, length: int, write: bool) -> list[Span]:
         memory = self._memory
-        assert memory is not None
         if self._lo <= addr and addr + length <= self._hi and self._mapping is not None:
             return [(self._mapping, addr + self._delta, addr + self._delta + length)]
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from vnic.memory.guest import GuestMemory, GuestMemoryError
+from vnic.memory.guest import NO_MEMORY, GuestMemory, GuestMemoryError
 from vnic.record import U16, U64, Record, RecordError, require
 from vnic.virtio.constants import AVAIL_ALIGN, DESC_ALIGN, DESC_BYTES, QUEUE_SIZE_LIMIT, USED_ALIGN
 
@@ -57,7 +57,7 @@ class QueueRecord(Record, frozen=True):
         require(running or not self.resuming, "resuming", f"of a ring that is {self.state}")
         require(not (self.mapped and self.resuming), "resuming", "of a ring that goes on already")
 
-    def check(self, max_size: int, memory: GuestMemory | None) -> None:
+    def check(self, max_size: int, memory: GuestMemory) -> None:
         """Raise RecordError if a queue of `max_size` in `memory` cannot be restored from this."""
         require(self.max_size == max_size, "max_size", f"is {self.max_size}, not {max_size}")
         require(self.size <= max_size, "size", f"is {self.size}, above {max_size}")
@@ -65,7 +65,7 @@ class QueueRecord(Record, frozen=True):
             return
         for field, why in faults(max_size, self.size, self.desc, self.avail, self.used):
             raise RecordError(field, why)
-        if memory is None:
+        if memory is NO_MEMORY:
             raise RecordError("state", "is running, and there is no guest memory")
         parts = areas(self.size, self.desc, self.avail, self.used)
         for field, (addr, length, write) in zip(("desc", "avail", "used"), parts, strict=True):

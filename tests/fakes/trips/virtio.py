@@ -14,7 +14,7 @@ from vnic.memory.shadow import ShadowRegion, put
 from vnic.nic.virtio_net import VirtioNet
 from vnic.nic.virtio_net.device import VirtioNetRecord
 from vnic.nic.virtio_net.rx_filter import RxFilter
-from vnic.virtio.device import VirtioHandles
+from vnic.virtio.attachment import VirtioHandles
 from vnic.virtio.queue import SplitQueue
 from vnic.virtio.shadow_ring import ShadowRing
 
@@ -145,7 +145,6 @@ def virtio_net(stack: ExitStack) -> Trip:
     driver.queue_tx(frame(4), pair=1)
     driver.rings[3].publish(kick=False)
 
-    assert device.memory is not None
     return Trip(
         device, lambda stack: another(stack, 2), give(VirtioHandles(driver, device.memory)), see_device
     )
@@ -158,7 +157,7 @@ def another(stack: ExitStack, pairs: int) -> VirtioNet:
 
     def let_go() -> None:
         """Without a word to the guest, whose device it never was."""
-        if device.memory is not None:
+        if device.attached:
             device.memory.on_change.remove(device._memory_changed)
             for queue in device.queues:
                 queue.invalidate()
@@ -173,5 +172,5 @@ def give(handles: VirtioHandles) -> Callable[[VirtioNet, VirtioNetRecord], None]
 
 @trip("virtio-net without a VM")
 def virtio_net_detached(stack: ExitStack) -> Trip:
-    handles = VirtioHandles(None, None)
+    handles = VirtioHandles()
     return Trip(another(stack, 1), lambda stack: another(stack, 1), give(handles), see_device)

@@ -259,7 +259,7 @@ def test_killed_guest_with_rings_handed_over(rig: WireRig, backend: FakeBackend)
         rig.wait_up()
         assert rig.serves(DataPath.TAKEN)
         rig.shut_down()
-        until(rig.loop, lambda: rig.device.memory is None)
+        until(rig.loop, lambda: not rig.device.attached)
 
 
 def test_replaced_call_is_forwarded(rig: WireRig, backend: FakeBackend) -> None:

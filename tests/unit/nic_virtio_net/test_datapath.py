@@ -399,7 +399,6 @@ def test_control_queue_index_without_mq() -> None:
 
 def test_rings_work_after_memory_remap(lab: VirtioLab) -> None:
     memory = lab.device.memory
-    assert memory is not None
     lab.driver.fill_rx(4)
     lab.driver.send(frame(1))
     memory.remove(lab.guest.guest_addr, lab.guest.size)

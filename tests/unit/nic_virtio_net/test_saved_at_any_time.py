@@ -13,7 +13,7 @@ from vnic.net.network import Network
 from vnic.nic.virtio_net import VirtioNet
 from vnic.nic.virtio_net.device import VirtioNetRecord
 from vnic.record import decode, encode
-from vnic.virtio.device import VirtioHandles
+from vnic.virtio.attachment import NO_ATTACHMENT, VirtioHandles
 
 PAIRS = 2
 
@@ -34,10 +34,9 @@ class MovingLab(VirtioLab):
         data = encode(device.save())
         clients = [encode(client.save()) for client in (self.netdev, self.nic)]
         journal = self.network.journal.save()
-        memory = device.memory
+        memory, attached = device.memory, device.attached
         # The process before ends here: it closes nothing and tells nobody.
-        if memory is not None:
-            memory.on_change.clear()
+        memory.on_change.clear()
         for queue in device.queues:
             queue.invalidate()
         self.scheduler.cancel_all()
@@ -52,9 +51,9 @@ class MovingLab(VirtioLab):
         self.network.journal.restore(journal)
         for client, each in zip((self.netdev, self.nic), clients, strict=True):
             client.restore(decode(NetClientRecord, each))
-        attachment = self.driver if memory is not None else None
+        attachment = self.driver if attached else NO_ATTACHMENT
         self.device.restore(decode(VirtioNetRecord, data), VirtioHandles(attachment, memory))
-        if memory is not None:
+        if attached:
             self.driver.device = self.device
 
 

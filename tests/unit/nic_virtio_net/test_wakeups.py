@@ -97,7 +97,6 @@ def test_interrupt_survives_memory_change() -> None:
         lab.driver.rings[0].calls()
         assert lab.netdev.send(0, frame(1))
         memory = lab.device.memory
-        assert memory is not None
         memory.remove(lab.guest.guest_addr, lab.guest.size)
         memory.add(lab.guest.region())
         lab.settle()

@@ -25,7 +25,8 @@ from vnic.protocol.vhost_user.backend import BackendEngine
 from vnic.protocol.vhost_user.messages import MAX_FDS, P_CONFIG, P_STATUS, ProtocolError
 from vnic.protocol.vhost_user.ring import Ring, RingState
 from vnic.sockets import unblock
-from vnic.virtio.device import QueueFds, VirtioDevice
+from vnic.virtio.attachment import QueueFds
+from vnic.virtio.device import VirtioDevice
 from vnic.virtio.queue import QueueState
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,8 @@ import threading
 from collections.abc import Sequence
 
 from vnic.lab.played.guest_memory import FakeGuestMemory
-from vnic.virtio.device import QueueFds, VirtioDevice
+from vnic.virtio.attachment import QueueFds
+from vnic.virtio.device import VirtioDevice
 
 NEXT, WRITE, INDIRECT = 1, 2, 4
 _DESC = struct.Struct("<QIHH")

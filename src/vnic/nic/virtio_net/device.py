@@ -31,8 +31,9 @@ from vnic.nic.virtio_net.config import (
 from vnic.nic.virtio_net.control import ControlQueue
 from vnic.nic.virtio_net.rx_filter import ALL_VLANS, RxFilter, RxFilterRecord, mac_text
 from vnic.record import U16, Mac, Record, require, within
+from vnic.virtio.attachment import VirtioHandles
 from vnic.virtio.constants import ID_NET, STATUS_DRIVER_OK
-from vnic.virtio.device import RingBackend, VirtioDevice, VirtioHandles
+from vnic.virtio.device import RingBackend, VirtioDevice
 from vnic.virtio.device_record import DataPath, VirtioDeviceRecord
 from vnic.virtio.features import IN_ORDER, VERSION_1
 from vnic.virtio.queue import SplitQueue
@@ -151,8 +152,7 @@ class VirtioNet(VirtioDevice, Endpoint):
         self.config.status = status
         if changed:
             self.client.report.notified(up)
-            if self.attachment is not None:
-                self.attachment.link_changed(up)
+            self.attachment.link_changed(up)
             if self._notify_config():
                 self.client.report.interrupted()
         self.update_datapath()
@@ -160,7 +160,7 @@ class VirtioNet(VirtioDevice, Endpoint):
     def _notify_config(self) -> bool:
         """virtio_notify_config of QEMU's hw/virtio/virtio.c."""
         self.generation += 1
-        if not self.status & STATUS_DRIVER_OK or self.attachment is None:
+        if not self.status & STATUS_DRIVER_OK:
             return False
         return self.attachment.config_interrupt()
 
@@ -221,7 +221,7 @@ class VirtioNet(VirtioDevice, Endpoint):
             offerable = (
                 self._own_features | self.transport_features | f.OFFLOADS | f.WITH_RING_BACKEND
             ) & ~self._withheld
-            record.device.check(self.queues, offerable, handles.memory, handles.attachment is not None)
+            record.device.check(self.queues, offerable, handles.memory, handles.attached)
         active = record.active_pairs
         require(1 <= active <= self.pairs, "active_pairs", f"is {active}, of {self.pairs} pairs")
         engines = len(record.engines)
@@ -368,8 +368,7 @@ class VirtioNet(VirtioDevice, Endpoint):
 
     def ring_interrupt(self, index: int) -> None:
         """RingHost: interrupt the driver for used buffers of this ring."""
-        if self.attachment is not None:
-            self.attachment.queue_interrupt(index)
+        self.attachment.queue_interrupt(index)
 
     # -- ControlHost: called by the control queue ---------------------------------------------------------------
 

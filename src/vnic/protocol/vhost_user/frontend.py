@@ -29,13 +29,13 @@ from vnic.protocol.vhost_user.frontend_record import (
 )
 from vnic.protocol.vhost_user.messages import ProtocolError
 from vnic.record import within
+from vnic.virtio.attachment import QueueFds
 from vnic.virtio.constants import (
     STATUS_ACKNOWLEDGE,
     STATUS_DRIVER,
     STATUS_DRIVER_OK,
     STATUS_FEATURES_OK,
 )
-from vnic.virtio.device import QueueFds
 
 STARTED: Final = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK | STATUS_DRIVER_OK
 

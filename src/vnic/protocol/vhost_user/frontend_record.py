@@ -16,7 +16,7 @@ from vnic.lifecycle import Moves
 from vnic.protocol.frames import FrameAssemblerRecord
 from vnic.protocol.vhost_user import messages as vu
 from vnic.record import U16, U64, Record, require
-from vnic.virtio.device import QueueFds
+from vnic.virtio.attachment import QueueFds
 
 WANTED_PROTOCOL_FEATURES: Final = vu.P_MQ | vu.P_RARP | vu.P_REPLY_ACK | vu.P_MTU | vu.P_STATUS
 """BACKEND_REQ is left out: no message of that channel concerns a network device without IOMMU, and a channel that

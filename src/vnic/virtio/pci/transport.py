@@ -22,8 +22,9 @@ from vnic.pci.device import PciDevice, PciHandles
 from vnic.pci.irq import IrqLines, Notifiers
 from vnic.pci.msix import MsixTable
 from vnic.record import within
+from vnic.virtio.attachment import QueueFds
 from vnic.virtio.constants import STATUS_DRIVER_OK, STATUS_FEATURES_OK
-from vnic.virtio.device import QueueFds, VirtioDevice
+from vnic.virtio.device import VirtioDevice
 from vnic.virtio.features import RING_RESET, VERSION_1
 from vnic.virtio.pci import layout
 from vnic.virtio.pci.record import VirtioPciRecord

@@ -210,7 +210,7 @@ class E1000(PciDevice, Endpoint):
 
     def complain(self, what: str, text: str) -> None:
         """Log each kind of error once per VM, so that a guest cannot fill the log."""
-        if self._memory is not None and self._memory.lost:
+        if self._memory.lost:
             return  # the VM will be disconnected, and that is logged
         if what not in self._complaints:
             self._complaints.add(what)
