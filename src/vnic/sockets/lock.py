@@ -1,7 +1,10 @@
 """A lock on PATH.lock marks a path as used by a running vnic, as in Wayland's compositors.
 
 `bind` takes it for each path. A test connection would be an event for the listener: the link of a NIC would flap. The
-kernel releases the lock with the process, so the file of a killed vnic has no effect.
+kernel releases the lock with the process, so the file of a killed vnic has no effect. It is held as long as the path is
+used, because a vnic in another network namespace can find out in no other way that it is (see `diag`).
+
+All PATH.lock of a process on one file system are hard links to one locked file: ten thousand paths cost one descriptor.
 """
 
 from __future__ import annotations
@@ -22,6 +25,41 @@ class PathError(Exception):
     """The path cannot be used; `str()` is the reason, which follows QEMU's "Failed to bind socket to PATH: "."""
 
 
+class _LockFile:
+    """A locked file of this process, and the number of paths that are links to it."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._links = 1
+
+    def link(self, path: str) -> bool:
+        """Make `path` a link to the file. False: there is a file, or this one can have no link there."""
+        if not self._links:
+            return False
+        try:
+            # os.link follows the symbolic link (AT_SYMLINK_FOLLOW) only if it is given some folder's descriptor.
+            os.link(f"/proc/self/fd/{self._fd}", path, src_dir_fd=self._fd)
+        except OSError:
+            return False
+        self._links += 1
+        return True
+
+    def unlink(self, path: str) -> None:
+        try:
+            _unlink(os.fstat(self._fd), path)
+        except OSError:
+            pass  # the folder is no longer ours
+        self._links -= 1
+        if not self._links:
+            # Unlock explicitly: a thread that blocks in close(2) would keep the table of descriptors (see closers).
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+            os.close(self._fd)
+
+
+_newest: Final[dict[int, _LockFile]] = {}
+"""By file system: the file that further paths become links to."""
+
+
 class PathLock:
     """This process owns the path until `release`."""
 
@@ -30,21 +68,31 @@ class PathLock:
         self._path = os.path.abspath(path) + SUFFIX
         self.from_dead = False
         """The last holder was killed and cannot exit: it still has its socket, and will never serve it."""
-        self._fd: int | None = self._take()
+        self._refusal = PathError(f"{self._path} keeps changing")
+        self._file: _LockFile | None = self._take()
 
-    def _take(self) -> int:
+    def _take(self) -> _LockFile:
         for _ in range(ATTEMPTS):
             try:
+                device = os.stat(os.path.dirname(self._path)).st_dev
+                shared = _newest.get(device)
+                if shared is not None and shared.link(self._path):
+                    return shared
+                # The first path, or there is a lock file, or there are no links here or too many (EMLINK).
                 # O_NONBLOCK: another user may have put a named pipe there.
                 flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
                 fd = os.open(self._path, flags, 0o600)
             except OSError as error:
                 raise PathError(_reason(error, self._path)) from None
             try:
-                if self._is_taken(fd):
+                found = os.fstat(fd)
+                if self._is_taken(fd, found) and not self._replaces(found):
                     os.ftruncate(fd, 0)
                     os.pwrite(fd, _identity(os.getpid()).encode(), 0)
-                    return fd
+                    file = _LockFile(fd)
+                    if found.st_uid == os.geteuid():
+                        _newest[device] = file
+                    return file
             except OSError as error:
                 os.close(fd)
                 raise PathError(f"{self._path}: {error.strerror}") from None
@@ -52,43 +100,41 @@ class PathLock:
                 os.close(fd)
                 raise
             os.close(fd)
-        raise PathError(f"{self._path} keeps changing")
+        raise self._refusal
 
-    def _is_taken(self, fd: int) -> bool:
+    def _is_taken(self, fd: int, found: os.stat_result) -> bool:
         """Whether we have the lock now; False: retry."""
-        found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
             raise PathError(f"{self._path} is there and is no lock file")
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(fd, 64, 0).decode(errors="replace")
+            self._refusal = PathError(f"{_name(holder)} listens there already")
+            if _is_gone(holder):
+                # Another vnic replaces the file just now (`_replaces`), or the holder is in another PID namespace.
+                os.sched_yield()
+                return False
             if not _is_dead(holder):
-                raise PathError(f"{_name(holder)} listens there already") from None
-            self._unlink(found)
+                raise self._refusal from None
+            _unlink(found, self._path)
             self.from_dead = True
             return False
         return _same(found, self._path)
 
-    def _unlink(self, found: os.stat_result) -> None:
-        if _same(found, self._path):
-            try:
-                os.unlink(self._path)
-            except FileNotFoundError:
-                pass
+    def _replaces(self, found: os.stat_result) -> bool:
+        """Whether the path was made free of a killed vnic's lock file that other paths are links to. They must not
+        become ours with it: another vnic may use them."""
+        if found.st_nlink == 1:
+            return False
+        _unlink(found, self._path)
+        return True
 
     def release(self) -> None:
         """Release the path and remove the lock file. It may be called again."""
-        fd, self._fd = self._fd, None
-        if fd is None:
-            return
-        try:
-            self._unlink(os.fstat(fd))
-        except OSError:
-            pass  # a file that stays has no effect
-        # Unlock explicitly: a thread that blocks in close(2) would keep the table of descriptors (see closers).
-        fcntl.flock(fd, fcntl.LOCK_UN)
-        os.close(fd)
+        file, self._file = self._file, None
+        if file is not None:
+            file.unlink(self._path)
 
 
 def _reason(error: OSError, path: str) -> str:
@@ -107,6 +153,15 @@ def _same(found: os.stat_result, path: str) -> bool:
         return os.path.samestat(found, os.lstat(path))
     except OSError:
         return False
+
+
+def _unlink(found: os.stat_result, path: str) -> None:
+    """Remove the link `path` to that file, if it is one."""
+    if _same(found, path):
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
 
 
 def _stat_fields(pid: int) -> list[str]:
@@ -131,6 +186,19 @@ def _is_dead(holder: str) -> bool:
     try:
         fields = _stat_fields(int(words[0]))
         return fields[0] in "ZX" and fields[19] == words[1]
+    except (OSError, ValueError, IndexError):
+        return False
+
+
+def _is_gone(holder: str) -> bool:
+    """Whether no such process exists, as far as this one can see."""
+    words = holder.split()
+    if len(words) < 2:
+        return False
+    try:
+        return _stat_fields(int(words[0]))[19] != words[1]
+    except FileNotFoundError:
+        return True
     except (OSError, ValueError, IndexError):
         return False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import select
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.fakes.loops import no_fd_leak
+from tests.fakes.loops import no_fd_leak, open_fds
 
 from vnic.net.errors import NetError
 from vnic.sockets import bind, diag, lock
@@ -249,6 +250,7 @@ def test_lock_of_killed_holder_is_ignored(monkeypatch: pytest.MonkeyPatch) -> No
         sock.listen()
         fields = lock._stat_fields(os.getpid())
         with monkeypatch.context() as patch:
+            patch.setattr(lock, "_newest", {})  # as in another process
             patch.setattr(lock, "_stat_fields", lambda pid: ["Z", *fields[1:]])
             second = bound("s")
         first.remove()
@@ -261,6 +263,73 @@ def test_reused_pid_is_not_the_holder() -> None:
     assert not lock._is_dead(f"{os.getpid()} 0\n")
     assert not lock._is_dead("")
     assert lock._name("") == "another vnic"
+
+
+def test_paths_of_a_process_take_one_descriptor() -> None:
+    before = open_fds()
+    paths = [bound(f"s{number}") for number in range(20)]
+    assert open_fds() == before + 1
+    for path in paths[:19]:
+        path.remove()
+        bound(path.path).remove()
+    with pytest.raises(PathError, match="this vnic listens there already"):
+        bound("s19")
+    paths[19].remove()
+    assert open_fds() == before
+    bound("s19").remove()
+    assert os.listdir() == []
+
+
+def test_paths_are_locked_where_no_more_links_can_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(source: str, path: str, *, src_dir_fd: int) -> None:
+        raise OSError(errno.EMLINK, "Too many links")
+
+    monkeypatch.setattr(os, "link", link)
+    first, second = bound("a"), bound("b")
+    assert os.lstat("a.lock").st_ino != os.lstat("b.lock").st_ino
+    for path in (first, second):
+        path.remove()
+    assert os.listdir() == []
+
+
+def test_two_vnics_may_share_the_paths_of_a_killed_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock files of the killed one are links to one file, which does not become that of either."""
+    killed = PathLock("a"), PathLock("b")
+    assert os.lstat("a.lock").st_nlink == 2
+    monkeypatch.setattr(lock, "_newest", {})
+    os.link("a.lock", "a.kept")
+    os.link("b.lock", "b.kept")
+    for each in killed:
+        each.release()
+    os.rename("a.kept", "a.lock")
+    os.rename("b.kept", "b.lock")
+    mine = bound("a")
+    monkeypatch.setattr(lock, "_newest", {})  # as in another process
+    others = bound("b")
+    for path in (mine, others):
+        path.remove()
+    assert os.listdir() == []
+
+
+@pytest.fixture
+def _replaced_lock() -> Iterator[None]:
+    """Another vnic holds the lock of a killed one, which it replaces."""
+    Path("s.lock").write_text(f"{os.getpid()} 0\n")  # the number is in use again: the start time is another
+    with open("s.lock", "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.mark.usefixtures("_replaced_lock")
+def test_lock_that_is_being_replaced_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_yield", lambda: os.unlink("s.lock"))
+    bound("s").remove()
+
+
+@pytest.mark.usefixtures("_replaced_lock")
+def test_lock_of_holder_in_another_pid_namespace_is_refused() -> None:
+    with pytest.raises(PathError, match="listens there already"):
+        bound("s")
 
 
 # -- options ----------------------------------------------------------------------------------------------------------

@@ -35,13 +35,9 @@ WAIT_METHOD = (
 )
 
 
-DESCRIPTORS_EACH = 2
-"""Of a NIC that listens: its socket, and the lock of its path."""
-
-
 def measure(rounds: int) -> Iterator[Row]:
     for size in SIZES:
-        _allow_descriptors(DESCRIPTORS_EACH * size + 1000)
+        _allow_descriptors(size + 1000)  # each NIC listens at a socket
         yield from _at(size, rounds)
 
 
