@@ -99,6 +99,11 @@ def require(condition: object, field: str, why: str) -> None:
         raise RecordError(field, why)
 
 
+def left_us(until: float, now: float) -> int:
+    """The microseconds from `now` to `until`, both in seconds; 0 if that has passed."""
+    return max(0, round((until - now) * 1e6))
+
+
 @contextmanager
 def within(place: str) -> Iterator[None]:
     """Prefix the field of a RecordError with `place`: for the check of a record that is part of another."""

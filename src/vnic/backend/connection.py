@@ -46,9 +46,17 @@ class FramedConnectionRecord(Record, frozen=True):
     """What waits for the socket: the rest of a frame that is half sent, and whole ones."""
     paused: bool
     sender_waits: bool
+    lost: str | None
+    """The reason of its end, which its user is told in the loop's next turn; there is no socket any more."""
 
     def check_fields(self) -> None:
         require(self.out or not self.sender_waits, "sender_waits", "for nothing")
+
+    def check(self, sock: socket.socket | None) -> None:
+        """Raise RecordError unless the socket that was passed goes with it."""
+        has_socket = self.lost is None
+        passed = f"{'no' if has_socket else 'a'} socket was passed"
+        require(has_socket is (sock is not None), "lost", f"is {self.lost!a}, and {passed}")
 
 
 class FramedConnection:
@@ -74,6 +82,8 @@ class FramedConnection:
         """The client behind has no room: nothing is read until `resume`."""
         self._more_later = False
         self._open = True
+        self._failure: str | None = None
+        """The reason that `lost` gets in the next turn."""
         self._hangup_timer: asyncio.TimerHandle | None = None
         loop.add_reader(sock, self._readable)
 
@@ -85,7 +95,13 @@ class FramedConnection:
             out=bytes(memoryview(self._out)[self._out_at :]),
             paused=self._paused,
             sender_waits=self._sender_waits,
+            lost=self._failure,
         )
+
+    @property
+    def sock(self) -> socket.socket | None:
+        """The socket that belongs to the record."""
+        return self._sock if self._open else None
 
     def restore(self, record: FramedConnectionRecord) -> None:
         """Go on in the middle of a frame, both ways."""
@@ -229,6 +245,7 @@ class FramedConnection:
     # -- the end ------------------------------------------------------------------------------------------------
 
     def _fail_later(self, reason: str) -> None:
+        self._failure = reason
         self._shut()
         self._loop.call_soon(self._tell_lost, reason)
 
@@ -237,7 +254,7 @@ class FramedConnection:
         self._tell_lost(reason)
 
     def _tell_lost(self, reason: str) -> None:
-        lost, self._lost = self._lost, _ignore
+        lost, self._lost, self._failure = self._lost, _ignore, None
         lost(reason)
 
     def close(self) -> None:
@@ -255,6 +272,36 @@ class FramedConnection:
         if self._hangup_timer is not None:
             self._hangup_timer.cancel()
             self._hangup_timer = None
+
+
+def restored_connection(
+    loop: asyncio.AbstractEventLoop,
+    record: FramedConnectionRecord | None,
+    sock: socket.socket | None,
+    client: FrameUser,
+    lost: Callable[[str], None],
+    deframer: Deframer | None = None,
+) -> FramedConnection | None:
+    """The connection of a record that was checked; None if there was none, or if it ended meanwhile: then `lost` is
+    called in the next turn."""
+    if record is None:
+        return None
+    if record.lost is not None:
+        loop.call_soon(lost, record.lost)
+        return None
+    assert sock is not None
+    sock.setblocking(False)
+    connection = FramedConnection(loop, sock, client, lost, deframer)
+    connection.restore(record)
+    return connection
+
+
+def check_connection(record: FramedConnectionRecord | None, sock: socket.socket | None) -> None:
+    """Raise RecordError unless `restored_connection` can be called with these."""
+    if record is not None:
+        record.check(sock)
+    else:
+        require(sock is None, "", "is missing, and a socket was passed")
 
 
 def _ignore(reason: str) -> None:

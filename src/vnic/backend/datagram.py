@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import ipaddress
+import os
 import socket
 from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from vnic.descriptors import close_fds
 from vnic.net.client import NetClient
 from vnic.net.errors import NetError
 from vnic.net.queue import Frame
+from vnic.record import U16, Record, require
+from vnic.sockets.bind import SUN_PATH_BYTES
 from vnic.sockets.lookup import LookupFailed, look_up
 
 RETRY_S = 0.0005
@@ -27,6 +30,32 @@ RETRY_MAX_S = 0.016
 sockets only; an unconnected one always looks writable, so that QEMU busy-loops here."""
 
 Inet4 = tuple[str, int]
+
+
+class DatagramPortRecord(Record, frozen=True):
+    """The state of a DatagramPort apart from its socket."""
+
+    host: str | None
+    """With `inet_port` or `path` the destination; without all three the socket is connected."""
+    inet_port: U16 | None
+    path: bytes | None
+    """Of a unix socket; an abstract name begins with NUL."""
+    paused: bool
+    sender_waits: bool
+
+    def check_fields(self) -> None:
+        whole = (self.host is None) is (self.inet_port is None)
+        require(whole, "inet_port", "does not go with the host")
+        require(self.host is None or self.path is None, "path", "is there beside a host")
+        try:
+            socket.inet_aton(self.host or "0.0.0.0")
+        except OSError:
+            require(False, "host", f"is {self.host!a}, no IPv4 address")
+        require(self.path is None or 0 < len(self.path) <= SUN_PATH_BYTES, "path", "has no valid length")
+
+    @property
+    def target(self) -> Inet4 | bytes | None:
+        return self.path if self.host is None or self.inet_port is None else (self.host, self.inet_port)
 
 
 class DatagramPort:
@@ -48,6 +77,32 @@ class DatagramPort:
         self._waits_writable = False
         self._open = True
         loop.add_reader(sock, self._readable)
+
+    # -- state apart from the socket ----------------------------------------------------------------------------
+
+    def save(self) -> DatagramPortRecord:
+        inet = self._target if isinstance(self._target, tuple) else (None, None)
+        is_path = isinstance(self._target, str | bytes)
+        return DatagramPortRecord(
+            host=inet[0],
+            inet_port=inet[1],
+            path=os.fsencode(self._target) if is_path else None,
+            paused=self._paused,
+            sender_waits=self._retry is not None or self._waits_writable,
+        )
+
+    @property
+    def sock(self) -> socket.socket:
+        """The socket that belongs to the record."""
+        return self._sock
+
+    def restore(self, record: DatagramPortRecord) -> None:
+        """Go on; the constructor got the record's target."""
+        if record.paused:
+            self._paused = True
+            self._loop.remove_reader(self._sock)
+        if record.sender_waits:
+            self._wait_for_room()
 
     def _readable(self) -> None:
         for _ in range(READ_BUDGET_FRAMES):

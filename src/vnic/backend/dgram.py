@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, NamedTuple
 
 from vnic.backend.base import BackendContext
 from vnic.backend.datagram import (
@@ -22,13 +22,29 @@ from vnic.backend.datagram import (
     udp_socket,
 )
 from vnic.backend.options import DgramOptions
-from vnic.backend.transport import TransportBackend
+from vnic.backend.transport import TransportBackend, TransportRecord
 from vnic.net.errors import NetError
+from vnic.record import Record, require, within
 from vnic.sockets.address import FdAddress, InetAddress, SocketAddress, UnixAddress
 from vnic.sockets.bind import BoundPath, socket_mode
 from vnic.sockets.listener import bind_unix
 from vnic.sockets.lock import PathError
 from vnic.sockets.resolve import unix_sockaddr
+
+
+class DgramRecord(Record, frozen=True):
+    """The state of a DgramBackend apart from its socket."""
+
+    info: str
+    """As `info network` prints it."""
+    transport: TransportRecord
+
+
+class DgramHandles(NamedTuple):
+    """The socket of a DgramBackend, its own after `restore`, and the path that is removed with it."""
+
+    sock: socket.socket | None
+    path: BoundPath | None
 
 
 class DgramBackend(TransportBackend):
@@ -122,6 +138,25 @@ class DgramBackend(TransportBackend):
         self._transport = DatagramPort(self.loop, sock, self.client, there)
         self._info = f"udp={local.path}:{remote.path}"
 
+    # -- state apart from the socket ----------------------------------------------------------------------------
+
+    def save(self) -> DgramRecord:
+        return DgramRecord(info=self._info, transport=self.save_transport())
+
+    @property
+    def handles(self) -> DgramHandles:
+        """The socket and the path that belong to the record."""
+        return DgramHandles(self.transport_socket, self._path)
+
+    def restore(self, record: DgramRecord, handles: DgramHandles) -> None:
+        """Go on in the place of the netdev that was saved; called instead of `start`, and needs no `preparation`.
+        Raises RecordError, and leaves the socket to the caller then."""
+        with within("transport"):
+            require(record.transport.port, "port", "is missing")
+            record.transport.check(handles.sock)
+        self._info, self._path = record.info, handles.path
+        self.restore_transport(record.transport, handles.sock, _never)
+
     # -- Endpoint -----------------------------------------------------------------------------------------------
 
     def info_text(self, queue: int) -> str:
@@ -131,3 +166,7 @@ class DgramBackend(TransportBackend):
         self.close_transport()
         if self._path is not None:
             self._path.remove()
+
+
+def _never(reason: str) -> None:
+    """A port of datagrams is never lost."""

@@ -5,9 +5,10 @@ The registry makes it. Like stream it holds the link down while a TCP peer is mi
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, NamedTuple
 
 from vnic.backend.base import BackendContext, log
 from vnic.backend.connection import FramedConnection
@@ -21,12 +22,40 @@ from vnic.backend.datagram import (
     udp_socket,
 )
 from vnic.backend.options import SocketOptions
-from vnic.backend.transport import TransportBackend
+from vnic.backend.transport import TransportBackend, TransportRecord
 from vnic.descriptors import close_fds
 from vnic.net.errors import NetError
+from vnic.record import U16, Record, RecordError, require, within
 from vnic.sockets.address import InetAddress
 from vnic.sockets.connect import Connector, set_stream_options
 from vnic.sockets.listener import Listener, Listening
+
+
+class SocketRecord(Record, frozen=True):
+    """The state of a SocketBackend apart from its sockets."""
+
+    info: str
+    """As `info network` prints it."""
+    transport: TransportRecord
+    connecting: str | None
+    """The IPv4 address of the only attempt to connect, while that is under way; with `connecting_port`."""
+    connecting_port: U16 | None
+
+    def check_fields(self) -> None:
+        whole = (self.connecting is None) is (self.connecting_port is None)
+        require(whole, "connecting_port", "does not go with the address")
+        try:
+            ipaddress.IPv4Address(self.connecting or "0.0.0.0")
+        except ValueError as error:
+            raise RecordError("connecting", str(error)) from None
+        require(self.connecting is None or not self.transport.there, "connecting", "beside a connection")
+
+
+class SocketHandles(NamedTuple):
+    """The sockets of a SocketBackend; they are its own after `restore`."""
+
+    listening: Listening | None
+    sock: socket.socket | None
 
 
 class SocketBackend(TransportBackend):
@@ -44,6 +73,7 @@ class SocketBackend(TransportBackend):
         self._options = options
         self._hosts = Hosts()
         self._info = ""
+        self._connecting: Inet4 | None = None
         self._listener: Listener | None = None
         self._connector: Connector | None = None
 
@@ -73,6 +103,43 @@ class SocketBackend(TransportBackend):
             here, there = self._hosts.parse(options.localaddr or ""), self._hosts.parse(options.udp or "")
             self._start_datagrams(udp_socket(here), there)
             self._info = f"socket: udp={inet4_text(there)}"
+
+    # -- state apart from sockets -------------------------------------------------------------------------------
+
+    def save(self) -> SocketRecord:
+        host, port = self._connecting or (None, None)
+        return SocketRecord(
+            info=self._info,
+            transport=self.save_transport(),
+            connecting=host,
+            connecting_port=port,
+        )
+
+    @property
+    def handles(self) -> SocketHandles:
+        """The sockets that belong to the record."""
+        listening = None if self._listener is None else self._listener.listening
+        return SocketHandles(listening, self.transport_socket)
+
+    def restore(self, record: SocketRecord, handles: SocketHandles) -> None:
+        """Go on in the place of the netdev that was saved; called instead of `start`, and needs no `preparation`. An
+        attempt to connect is made anew. Raises RecordError, and leaves the sockets to the caller then."""
+        listens = self._options.listen is not None
+        passed = f"{'no' if listens else 'a'} listening socket was passed"
+        require(listens is (handles.listening is not None), "", passed)
+        connects = record.connecting is None or self._options.connect is not None
+        require(connects, "connecting", "of a netdev that does not connect")
+        with within("transport"):
+            record.transport.check(handles.sock)
+        self._info = record.info
+        if handles.listening is not None:
+            self._listen(handles.listening)
+            if record.transport.there and self._listener is not None:
+                self._listener.pause()
+        self.restore_transport(record.transport, handles.sock, self._lost)
+        if record.connecting is not None and record.connecting_port is not None:
+            self._connecting = record.connecting, record.connecting_port
+            self.loop.call_soon(self._connect)
 
     def _start_datagrams(self, sock: socket.socket, target: Inet4 | None) -> None:
         self._transport = DatagramPort(self.loop, sock, self.client, target)
@@ -108,9 +175,12 @@ class SocketBackend(TransportBackend):
         except OSError as error:
             sock.close()
             raise NetError(f"can't bind ip={address[0]} to socket: {error.strerror}") from None
-        self._listening_on = f"tcp:{inet4_text(sock.getsockname())}"
-        self._listener = Listener(self.loop, Listening(sock), self._accepted, f"netdev {self.name}")
+        self._listen(Listening(sock))
         self.hold_disconnected(f"listening on {self._listening_on}, no peer yet")
+
+    def _listen(self, listening: Listening) -> None:
+        self._listening_on = f"tcp:{inet4_text(listening.socket.getsockname())}"
+        self._listener = Listener(self.loop, listening, self._accepted, f"netdev {self.name}")
 
     def _accepted(self, sock: socket.socket) -> None:
         try:
@@ -125,16 +195,23 @@ class SocketBackend(TransportBackend):
     def _start_connect(self, address: Inet4) -> None:
         self._info = f"socket: connect to {inet4_text(address)}"
         self.hold_disconnected(f"connecting to tcp:{inet4_text(address)}")
-        target = InetAddress(host=address[0], port=str(address[1]))
+        self._connecting = address
+        self._connect()
+
+    def _connect(self) -> None:
+        if self._connecting is None:
+            return  # the netdev was deleted
+        host, port = self._connecting
+        target = InetAddress(host=host, port=str(port))
         # It tries once, as QEMU's, which has no reconnect.
         self._connector = Connector(self.loop, target, self._connected, self._connect_failed)
 
     def _connected(self, sock: socket.socket) -> None:
-        self._connector = None
+        self._connector = self._connecting = None
         self._carry(sock, self._info)
 
     def _connect_failed(self, text: str) -> None:
-        self._connector = None
+        self._connector = self._connecting = None
         self._info = ""
         self.hold_disconnected(text)
         log.warning("netdev %s: %s", self.name, text)
@@ -161,6 +238,7 @@ class SocketBackend(TransportBackend):
         return self._info
 
     def cleanup(self) -> None:
+        self._connecting = None
         if self._connector is not None:
             self._connector.cancel()
         if self._listener is not None:

@@ -9,16 +9,17 @@ from __future__ import annotations
 import asyncio
 import enum
 import socket
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from vnic.backend.base import BackendContext, log
 from vnic.backend.connection import FramedConnection
 from vnic.backend.options import StreamOptions
-from vnic.backend.transport import TransportBackend
+from vnic.backend.transport import TransportBackend, TransportRecord
 from vnic.lifecycle import Lifecycle, Moves
 from vnic.net.client import clients_of_wire
 from vnic.net.errors import NetError
 from vnic.net.records import HoldKind
+from vnic.record import U64, Record, left_us, require, within
 from vnic.sockets.address import (
     FdAddress,
     InetAddress,
@@ -38,15 +39,15 @@ from vnic.sockets.resolve import AddressError, Resolved, resolve
 class StreamState(enum.Enum):
     """The state of a stream."""
 
-    NEW = enum.auto()
-    LISTENING = enum.auto()
-    CONNECTING = enum.auto()
-    CONNECTED = enum.auto()
-    WAITING = enum.auto()
+    NEW = "new"
+    LISTENING = "listening"
+    CONNECTING = "connecting"
+    CONNECTED = "connected"
+    WAITING = "waiting"
     """Waiting for the time of the next attempt."""
-    WITHHELD = enum.auto()
+    WITHHELD = "withheld"
     """The socket is closed to show the far end that our link is down (link-propagate=on)."""
-    ENDED = enum.auto()
+    ENDED = "ended"
     """The end: the only attempt failed, the only connection ended, or the netdev was deleted."""
 
 
@@ -71,6 +72,32 @@ MOVES: Final[Moves[StreamState]] = {
     StreamState.WITHHELD: frozenset({StreamState.NEW, StreamState.ENDED}),
     StreamState.ENDED: frozenset(),
 }
+
+
+class StreamRecord(Record, frozen=True):
+    """The state of a StreamBackend apart from its sockets."""
+
+    state: StreamState
+    info: str
+    """As `info network` prints it."""
+    transport: TransportRecord
+    wait_us: U64 | None
+    """In WAITING, the time to the next attempt."""
+
+    def check_fields(self) -> None:
+        state = self.state.value
+        connected = self.state is StreamState.CONNECTED
+        require(connected is self.transport.there, "transport", f"does not go with {state}")
+        require(self.transport.port is None, "transport.port", "is not that of a stream")
+        waiting = self.state is StreamState.WAITING
+        require(waiting is (self.wait_us is not None), "wait_us", f"does not go with {state}")
+
+
+class StreamHandles(NamedTuple):
+    """The sockets of a StreamBackend; they are its own after `restore`."""
+
+    listening: Listening | None
+    connected: socket.socket | None
 
 
 class StreamBackend(TransportBackend):
@@ -133,6 +160,55 @@ class StreamBackend(TransportBackend):
             # from QEMU.
             self.state = StreamState.WAITING
             self._timer = self.loop.call_later(0, self._connect)
+
+    # -- state apart from sockets -------------------------------------------------------------------------------
+
+    def save(self) -> StreamRecord:
+        timer = self._timer if self.state is StreamState.WAITING else None
+        return StreamRecord(
+            state=self.state,
+            info=self._info,
+            transport=self.save_transport(),
+            wait_us=None if timer is None else left_us(timer.when(), self.loop.time()),
+        )
+
+    @property
+    def handles(self) -> StreamHandles:
+        """The sockets that belong to the record."""
+        return StreamHandles(
+            None if self._listener is None else self._listener.listening, self.transport_socket
+        )
+
+    def restore(self, record: StreamRecord, handles: StreamHandles) -> None:
+        """Go on in the place of the netdev that was saved; called instead of `start`. A look-up or an attempt to
+        connect that was under way is made anew. Raises RecordError, and leaves the sockets to the caller then."""
+        state = record.state
+        fits = {
+            StreamState.LISTENING: self._server,
+            StreamState.WAITING: not self._server,
+            StreamState.CONNECTING: not self._server,
+            StreamState.WITHHELD: self._propagates,
+            StreamState.NEW: not isinstance(self._address, FdAddress),
+        }
+        require(fits.get(state, True), "state", f"is {state.value}, which this stream cannot be")
+        listens = self._server and state in (StreamState.LISTENING, StreamState.CONNECTED)
+        passed = "no" if listens else "a"
+        agree = listens is (handles.listening is not None)
+        require(agree, "state", f"is {state.value}, and {passed} listening socket was passed")
+        with within("transport"):
+            record.transport.check(handles.connected)
+        StreamBackend.state.restore(self, state)
+        self._info = record.info
+        if handles.listening is not None:
+            self._listener = Listener(self.loop, handles.listening, self._accepted, f"netdev {self.name}")
+            if state is StreamState.CONNECTED:
+                self._listener.pause()
+        self.restore_transport(record.transport, handles.connected, self._lost)
+        if state is StreamState.NEW:
+            self._open()
+        elif state in (StreamState.WAITING, StreamState.CONNECTING):
+            StreamBackend.state.restore(self, StreamState.WAITING)
+            self._timer = self.loop.call_later((record.wait_us or 0) / 1e6, self._connect)
 
     # -- server -------------------------------------------------------------------------------------------------
 

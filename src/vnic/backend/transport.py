@@ -5,14 +5,23 @@ stream, socket, dgram and passt derive from it. Its transport is a FramedConnect
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Callable
 from typing import Protocol
 
 from vnic.backend.base import Backend, BackendContext
+from vnic.backend.connection import FramedConnection, FramedConnectionRecord, restored_connection
+from vnic.backend.datagram import DatagramPort, DatagramPortRecord
 from vnic.net.queue import Frame
+from vnic.record import Record, require, within
 
 
 class Transport(Protocol):
     """A connected socket that carries frames."""
+
+    @property
+    def sock(self) -> socket.socket | None:
+        """None: its end is about to be reported."""
 
     def send(self, frame: Frame, /) -> bool:
         """False: no room; the frame is not taken, and the client is flushed when there is room again."""
@@ -21,6 +30,29 @@ class Transport(Protocol):
         """The client behind has room again: read on."""
 
     def close(self) -> None: ...
+
+
+class TransportRecord(Record, frozen=True):
+    """The state of a transport apart from its socket. Without `connection` and `port` there is none."""
+
+    connection: FramedConnectionRecord | None
+    port: DatagramPortRecord | None
+
+    def check_fields(self) -> None:
+        require(self.connection is None or self.port is None, "port", "is there beside a connection")
+
+    @property
+    def there(self) -> bool:
+        return self.connection is not None or self.port is not None
+
+    def check(self, sock: socket.socket | None) -> None:
+        """Raise RecordError unless this socket goes with it."""
+        if self.connection is not None:
+            with within("connection"):
+                self.connection.check(sock)
+        else:
+            passed = "no socket was passed" if sock is None else "a socket was passed"
+            require((self.port is None) is (sock is None), "port", passed)
 
 
 class TransportBackend(Backend):
@@ -36,6 +68,31 @@ class TransportBackend(Backend):
     def sent(self, queue: int) -> None:
         if self._transport is not None:
             self._transport.resume()
+
+    # -- state apart from the socket ----------------------------------------------------------------------------
+
+    def save_transport(self) -> TransportRecord:
+        each = self._transport
+        return TransportRecord(
+            connection=each.save() if isinstance(each, FramedConnection) else None,
+            port=each.save() if isinstance(each, DatagramPort) else None,
+        )
+
+    @property
+    def transport_socket(self) -> socket.socket | None:
+        """The socket that belongs to the record."""
+        return None if self._transport is None else self._transport.sock
+
+    def restore_transport(
+        self, record: TransportRecord, sock: socket.socket | None, lost: Callable[[str], None]
+    ) -> None:
+        """Go on with a record that was checked; `lost` is that of a FramedConnection."""
+        if record.port is not None:
+            assert sock is not None
+            self._transport = DatagramPort(self.loop, sock, self.client, record.port.target)
+            self._transport.restore(record.port)
+        else:
+            self._transport = restored_connection(self.loop, record.connection, sock, self.client, lost)
 
     def close_transport(self) -> None:
         if self._transport is not None:

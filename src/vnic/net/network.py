@@ -95,8 +95,10 @@ class Network:
         queues: int = 1,
         link: bool = True,
         by: str = VNIC,
+        start: Callable[[], None] | None = None,
     ) -> NetClient:
-        """Create a back-end's client and plug a NIC that names its id into it. `by` names the requester.
+        """Create a back-end's client and plug a NIC that names its id into it. `by` names the requester. `start` is
+        called in place of `endpoint.start`: for a back-end that is restored.
 
         A NetError of `endpoint.start()` removes the client again and is raised.
         """
@@ -104,7 +106,7 @@ class Network:
         if not 1 <= queues <= MAX_QUEUES:
             raise NetError(f"Parameter 'queues' expects a number from 1 to {MAX_QUEUES}")
         client = NetClient(self, netdev_id, model, endpoint, queues)
-        self._start(client, link, by)
+        self._start(client, link, by, start or endpoint.start)
         waiting = self.clients.waiting_for(netdev_id)
         if waiting is not None:
             self._plug(waiting, client, by)
@@ -140,7 +142,7 @@ class Network:
         else:
             nic.peer, netdev.peer = netdev, nic
         try:
-            self._start(nic, link, by)
+            self._start(nic, link, by, endpoint.start)
         except BaseException:
             _unpeer(nic)
             raise
@@ -160,13 +162,13 @@ class Network:
             raise NetError(f"Property '{driver}.netdev' can't take value '{netdev_id}', it's in use")
         return netdev
 
-    def _start(self, client: NetClient, link: bool, by: str) -> None:
+    def _start(self, client: NetClient, link: bool, by: str, start: Callable[[], None]) -> None:
         if not link:
             self._hold_from_the_start(
                 client, HoldKind.OPERATOR, by, f"link=off when {client.name} was created"
             )
         try:
-            client.endpoint.start()
+            start()
         except BaseException:
             client.endpoint.cleanup()
             raise

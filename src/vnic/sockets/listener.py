@@ -167,6 +167,11 @@ class Listener:
         self.resume()
 
     @property
+    def listening(self) -> Listening:
+        """What another Listener can continue with."""
+        return self._listening
+
+    @property
     def sockaddr(self) -> tuple[int, object]:
         """(family, name) of the listening socket."""
         return self._sock.family, self._sock.getsockname()

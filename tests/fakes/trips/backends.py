@@ -1,0 +1,165 @@
+"""Netdevs: connected, half-way in a frame, waiting for a peer, for a time or for room."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+from tests.fakes.loops import turn, until
+from tests.fakes.trips import Trip, trip
+
+from vnic.backend.base import Backend, BackendContext
+from vnic.backend.dgram import DgramBackend, DgramHandles
+from vnic.backend.framing import LENGTH
+from vnic.backend.options import DgramOptions, SocketOptions, StreamOptions
+from vnic.backend.socket_netdev import SocketBackend, SocketHandles
+from vnic.backend.stream import StreamBackend, StreamHandles, StreamState
+from vnic.net.network import Network
+from vnic.record import RecordError
+from vnic.sockets.address import InetAddress
+from vnic.sockets.listener import Listening
+
+
+class Lab:
+    """Netdevs on one loop, each in a network of its own."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self.loop = stack.enter_context(asyncio.Runner()).get_loop()
+
+    def context(self, stack: ExitStack) -> BackendContext:
+        network = Network(self.loop)
+
+        def end() -> None:
+            network.close()
+            turn(self.loop)
+
+        stack.callback(end)
+        return BackendContext(self.loop, network)
+
+    def unit(self, stack: ExitStack, made: Callable[[BackendContext], Backend], *, start: bool) -> Any:
+        """A netdev that has started, or one that is to be restored."""
+        context = self.context(stack)
+        backend = made(context)
+        context.network.add_netdev("net0", "stream", backend, start=None if start else lambda: None)
+        return backend
+
+    def trip(self, unit: Any, made: Callable[[BackendContext], Backend], dup: Callable[[Any], Any]) -> Trip:
+        """`dup`: duplicates the handles, and gives them back with the sockets that are to close if refused."""
+
+        def restore(new: Any, record: Any) -> None:
+            handles, socks = dup(unit.handles)
+            try:
+                new.restore(record, handles)
+            except RecordError:
+                for sock in socks:
+                    sock.close()
+                raise
+
+        def observe(unit: Any) -> object:
+            return unit.info_text(0), [type(each) for each in unit.handles], unit.save()
+
+        return Trip(unit, lambda stack: self.unit(stack, made, start=False), restore, observe)
+
+
+def dup_listening(handles: Any) -> tuple[Any, list[socket.socket]]:
+    """Those of a netdev that may listen and may have a connection."""
+    listening, sock = handles
+    there = listening.dup() if listening is not None else None
+    other = sock.dup() if sock is not None else None
+    socks = [each for each in (there and there.socket, other) if each is not None]
+    return type(handles)(there, other), socks
+
+
+def peer_of(stack: ExitStack, listening: Listening | None) -> socket.socket:
+    assert listening is not None
+    peer = socket.create_connection(listening.socket.getsockname()[:2])
+    stack.callback(peer.close)
+    return peer
+
+
+HALF = LENGTH.pack(500) + b"half"
+
+
+@trip("stream that is connected")
+def stream(stack: ExitStack) -> Trip:
+    """It listens; half a frame is here."""
+    lab = Lab(stack)
+
+    def made(context: BackendContext) -> StreamBackend:
+        address = InetAddress(host="127.0.0.1", port="0")
+        return StreamBackend(context, StreamOptions(id="net0", addr=address, server=True))
+
+    unit: StreamBackend = lab.unit(stack, made, start=True)
+    until(lab.loop, lambda: unit.state is StreamState.LISTENING)
+    peer_of(stack, unit.handles.listening).sendall(HALF)
+    until(lab.loop, lambda: has_rest(unit.save().transport.connection))
+    assert isinstance(unit.handles, StreamHandles)
+    return lab.trip(unit, made, dup_listening)
+
+
+def has_rest(record: Any) -> bool:
+    return record is not None and record.deframer.rest == HALF
+
+
+@trip("stream that waits")
+def stream_waits(stack: ExitStack) -> Trip:
+    """For the time of its next attempt, an hour."""
+    lab = Lab(stack)
+    free = socket.socket()  # bound, and does not listen
+    stack.callback(free.close)
+    free.bind(("127.0.0.1", 0))
+    address = InetAddress(host="127.0.0.1", port=str(free.getsockname()[1]))
+
+    def made(context: BackendContext) -> StreamBackend:
+        return StreamBackend(context, StreamOptions(id="net0", addr=address, reconnect_ms=3_600_000))
+
+    unit: StreamBackend = lab.unit(stack, made, start=True)
+    until(lab.loop, lambda: unit.state is StreamState.WAITING and (unit.save().wait_us or 0) > 1e6)
+    whole = lab.trip(unit, made, dup_listening)
+    return stopped_clock(lab, whole)
+
+
+def stopped_clock(lab: Lab, whole: Trip) -> Trip:
+    """A time that goes on would differ between two looks."""
+    now = lab.loop.time()
+    lab.loop.time = lambda: now  # type: ignore[method-assign]
+    return whole
+
+
+@trip("socket that has a connection")
+def socket_connected(stack: ExitStack) -> Trip:
+    lab = Lab(stack)
+
+    def made(context: BackendContext) -> SocketBackend:
+        return SocketBackend(context, SocketOptions(id="net0", listen="127.0.0.1:0"))
+
+    unit: SocketBackend = lab.unit(stack, made, start=True)
+    peer_of(stack, unit.handles.listening).sendall(HALF)
+    until(lab.loop, lambda: has_rest(unit.save().transport.connection))
+    assert isinstance(unit.handles, SocketHandles)
+    return lab.trip(unit, made, dup_listening)
+
+
+@trip("dgram")
+def dgram(stack: ExitStack) -> Trip:
+    """UDP, to itself."""
+    lab = Lab(stack)
+    free = socket.socket(type=socket.SOCK_DGRAM)
+    free.bind(("127.0.0.1", 0))
+    port = str(free.getsockname()[1])
+    free.close()
+
+    def made(context: BackendContext) -> DgramBackend:
+        here = InetAddress(host="127.0.0.1", port=port)
+        return DgramBackend(context, DgramOptions(id="net0", local=here, remote=here))
+
+    def dup(handles: DgramHandles) -> tuple[DgramHandles, list[socket.socket]]:
+        assert handles.sock is not None
+        sock = handles.sock.dup()
+        return DgramHandles(sock, None), [sock]
+
+    unit: DgramBackend = lab.unit(stack, made, start=True)
+    return lab.trip(unit, made, dup)
