@@ -26,8 +26,8 @@ Text: TypeAlias = str | Iterator[str] | asyncio.Future[str]
 """The output of a line: text, pieces that are made on request, or a future."""
 Run: TypeAlias = "Callable[[Caller, Arguments], str | Iterator[str] | asyncio.Future[None] | None]"
 
-PIECE_LINES = 64
-"""The lines of a long text that are made at once: a millisecond or two."""
+PIECE_LINES = 16
+"""The lines of a long text that are made at once: less than a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,8 +111,8 @@ def encode(message: object, pretty: bool = False) -> bytes:
     return (_text(message, "" if pretty else None) + "\r\n").encode("ascii")
 
 
-PIECE_ITEMS = 64
-"""Items of a long list that are encoded at once: one or two milliseconds."""
+PIECE_ITEMS = 16
+"""Items of a long list that are encoded at once: less than a millisecond."""
 
 
 class LongText:
