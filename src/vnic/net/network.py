@@ -251,7 +251,7 @@ class Network:
 
     def set_link(self, name: str, up: bool, by: str) -> None:
         """QMP set_link. `by` names the requester."""
-        matches = self.find_all(name)
+        matches = self.clients.named(name)
         if not matches:
             raise DeviceNotFound(name)
         self.links.set_link(matches, up, by, f"set_link {name} {'on' if up else 'off'}")

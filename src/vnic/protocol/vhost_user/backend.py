@@ -287,7 +287,7 @@ class BackendEngine:
         Only while rings run: before that QEMU ends with SIGSEGV on it (seen with vhost-user-test-device), and
         the driver reads the config space when it starts anyway.
         """
-        if self.request_fd is None or not self.running or not self.has(vu.P_CONFIG):
+        if self.request_fd is None or not self.rings.running or not self.has(vu.P_CONFIG):
             return None
         return _CONFIG_CHANGE if self.notices.take() else None
 

@@ -389,8 +389,9 @@ class E1000(PciDevice, Endpoint):
 
     def _show_link(self, *, interrupts: bool) -> None:
         """Report the last change of the cable once STATUS shows it. The guest's changes to its PHY are not reported."""
-        if self.link.up == self.link.carrier:
-            self.client.report.notified(self.link.up, interrupts=interrupts)
+        up = self.link.up
+        if up == self.link.carrier:
+            self.client.report.notified(up, interrupts=interrupts)
 
     def _drive_pin(self, pending: int) -> None:
         level = pending != 0
