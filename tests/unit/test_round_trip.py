@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.fakes.trips import ALL, Trip, backends, net, pci, vhost_user, virtio
+from tests.fakes.trips import ALL, Trip, backends, filters, net, pci, vhost_user, virtio
 
 from vnic.record import Record, RecordError, decode, encode
 
 assert backends
+assert filters
 assert net
 assert pci
 assert vhost_user

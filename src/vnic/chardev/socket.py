@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import enum
 import socket
+from contextlib import suppress
 from typing import Final, Protocol
 
 from vnic.chardev.options import ChardevOptions, SocketOptions
 from vnic.lifecycle import Lifecycle, Moves
 from vnic.net.errors import NetError
+from vnic.record import U64, Record, left_us, require
 from vnic.sockets.address import FdAddress, UnixAddress, address_of, describe
 from vnic.sockets.bind import socket_mode
 from vnic.sockets.connect import Connector, set_stream_options
@@ -23,14 +25,14 @@ from vnic.sockets.resolve import AddressError, Resolved, resolve, resolve_at_onc
 class SocketChardevState(enum.Enum):
     """The state of the socket."""
 
-    CLOSED = enum.auto()
-    LISTENING = enum.auto()
-    CONNECTING = enum.auto()
-    WAITING = enum.auto()
+    CLOSED = "closed"
+    LISTENING = "listening"
+    CONNECTING = "connecting"
+    WAITING = "waiting"
     """Waiting for the time of the next attempt to connect."""
-    OPEN = enum.auto()
+    OPEN = "open"
     """The user has a peer."""
-    ENDED = enum.auto()
+    ENDED = "ended"
     """A client without reconnect-ms whose only attempt or connection has ended."""
 
 
@@ -65,6 +67,22 @@ MOVES: Final[Moves[SocketChardevState]] = {
     ),
     SocketChardevState.ENDED: frozenset({SocketChardevState.CLOSED}),
 }
+
+
+class ChardevSocketRecord(Record, frozen=True):
+    """The state of a ChardevSocket apart from its sockets. That of the peer is its user's."""
+
+    state: SocketChardevState
+    wait_us: U64 | None
+    """The time to the next attempt to connect, or to the next accept."""
+
+    def check_fields(self) -> None:
+        state = self.state
+        if state is SocketChardevState.WAITING:
+            require(self.wait_us is not None, "wait_us", "is missing")
+        else:
+            waits = self.wait_us is None or state is SocketChardevState.LISTENING
+            require(waits, "wait_us", f"does not go with {state.value}")
 
 
 class ChardevUser(Protocol):
@@ -195,6 +213,53 @@ class ChardevSocket:
         else:
             self._user.awaiting(f"connecting to {self.name}")
             self._wait(0)
+
+    # -- state apart from sockets -------------------------------------------------------------------------------
+
+    def save(self) -> ChardevSocketRecord:
+        timer = self._timer
+        return ChardevSocketRecord(
+            state=self.state,
+            wait_us=None if timer is None else left_us(timer.when(), self._loop.time()),
+        )
+
+    @property
+    def listening(self) -> Listening | None:
+        """The socket that belongs to the record, unless the chardev owns it."""
+        return None if self._listener is None or self._shared is not None else self._listener.listening
+
+    def check(self, record: ChardevSocketRecord, listening: Listening | None) -> None:
+        """Raise RecordError if `restore` cannot be called with these."""
+        state = record.state
+        dials = state in (SocketChardevState.WAITING, SocketChardevState.CONNECTING)
+        accepts = state is SocketChardevState.LISTENING
+        fits = not dials if self._server else not accepts
+        require(fits, "state", f"is {state.value}, which this chardev cannot be")
+        listens = self._server and state in (SocketChardevState.LISTENING, SocketChardevState.OPEN)
+        passed = f"is {state.value}, and {'a' if listening else 'no'} listening socket was passed"
+        require((listens and self._shared is None) is (listening is not None), "state", passed)
+
+    def restore(self, record: ChardevSocketRecord, listening: Listening | None) -> None:
+        """Go on in the place of the socket that was saved; called instead of `start`. `listening` is its own then, and
+        is None if the chardev has its listening socket itself. A look-up or an attempt to connect is made anew. Raises
+        RecordError."""
+        self.check(record, listening)
+        state = record.state
+        ChardevSocket.state.restore(self, state)
+        if self._server and state in (SocketChardevState.LISTENING, SocketChardevState.OPEN):
+            ours = listening if self._shared is None else self._shared.dup()
+            assert ours is not None
+            self._listener = Listener(self._loop, ours, self._open, self.name)
+            if state is SocketChardevState.OPEN or record.wait_us is not None:
+                self._listener.pause()
+        if state is SocketChardevState.CLOSED:
+            with suppress(NetError):  # the user was told
+                self.start()
+        elif state is SocketChardevState.LISTENING and record.wait_us is not None:
+            self._timer = self._loop.call_later(record.wait_us / 1e6, self._listen_again)
+        elif state in (SocketChardevState.WAITING, SocketChardevState.CONNECTING):
+            ChardevSocket.state.restore(self, SocketChardevState.WAITING)
+            self._timer = self._loop.call_later((record.wait_us or 0) / 1e6, self._connect)
 
     def _listen(self, targets: list[Resolved]) -> None:
         assert not isinstance(self._address, FdAddress)

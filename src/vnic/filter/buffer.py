@@ -16,9 +16,9 @@ from vnic.filter.options import BufferOptions
 from vnic.net.client_record import WaitingFrameRecord
 from vnic.net.clock import Timer
 from vnic.net.errors import NetError
-from vnic.net.filters import Filter, WireEnd
+from vnic.net.filters import Filter, FilterRecord, WireEnd
 from vnic.net.queue import FLUSH_BUDGET, QUEUE_LIMIT, Frame
-from vnic.record import U16, Record, require
+from vnic.record import U16, require
 
 U32_MAX: Final = 0xFFFF_FFFF
 
@@ -33,10 +33,9 @@ class HeldFrameRecord(WaitingFrameRecord, frozen=True):
     queue: U16
 
 
-class BufferFilterRecord(Record, frozen=True):
+class BufferFilterRecord(FilterRecord, frozen=True):
     """The state of a BufferFilter."""
 
-    on: bool
     frames: list[HeldFrameRecord]
     to_tick_us: Annotated[int, msgspec.Meta(gt=0, le=U32_MAX)]
     """The time to the next tick."""
@@ -135,8 +134,9 @@ class BufferFilter(Filter):
             releasing=self._releasing,
         )
 
-    def restore(self, record: BufferFilterRecord) -> None:
-        """Hold the frames that were held, until the tick that was to come. Raises RecordError."""
+    def restore(self, record: BufferFilterRecord, handles: None = None) -> None:
+        """Hold the frames that were held, until the tick that was to come. Called instead of `setup`. Raises
+        RecordError."""
         interval, peer = self._interval_us, self.netdev.peer
         require(record.to_tick_us <= interval, "to_tick_us", f"is {record.to_tick_us}, of {interval}")
         for at, held in enumerate(record.frames):

@@ -10,12 +10,16 @@ import logging
 import os
 import stat
 import struct
+from typing import Annotated
+
+import msgspec
 
 from vnic.backend.base import BackendContext
 from vnic.filter.options import DumpOptions
 from vnic.net.errors import NetError
-from vnic.net.filters import Filter, WireEnd
+from vnic.net.filters import Filter, FilterRecord, WireEnd
 from vnic.net.queue import Frame
+from vnic.record import RecordError, require
 
 log = logging.getLogger("vnic.filter")
 
@@ -27,34 +31,73 @@ RECORD_HEADER = struct.Struct("<IIII")  # seconds, microseconds, bytes kept, byt
 assert (FILE_HEADER.size, RECORD_HEADER.size) == (24, 16)
 
 
-class PcapFile:
-    """A file, which is emptied first, or a FIFO that has a reader (`wireshark -k -i FIFO`). It never blocks."""
+class DumpFilterRecord(FilterRecord, frozen=True):
+    """The state of a DumpFilter apart from its file."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, path: str, snaplen: int) -> None:
-        """`snaplen`: the bytes to keep of a frame. NetError if the file cannot be opened or written."""
+    dumping: bool
+    """An error of the file ends the dump."""
+    rest: bytes
+    """The rest of the last record, which a full FIFO has not taken yet."""
+    dropped: Annotated[int, msgspec.Meta(ge=0)]
+
+    def check_fields(self) -> None:
+        require(self.dumping or not self.rest, "rest", "of a dump that has ended")
+
+
+def create_file(path: str, snaplen: int) -> int:
+    """Open the file of a new dump, empty it and write its header. NetError if that fails."""
+    flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags, 0o600)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "Invalid argument"
+        raise NetError(f"Could not open '{path}': {reason}") from None
+    if stat.S_ISBLK(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise NetError(f"Could not open '{path}': it is a block device, and would be overwritten")
+    header = FILE_HEADER.pack(MAGIC, *VERSION, 0, 0, snaplen, LINKTYPE_ETHERNET)
+    try:
+        os.write(fd, header)
+    except OSError as error:
+        os.close(fd)
+        raise NetError(f"net dump write error: {error.strerror}") from None
+    return fd
+
+
+class PcapFile:
+    """A file, or a FIFO that has a reader (`wireshark -k -i FIFO`). It never blocks."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        path: str,
+        snaplen: int,
+        fd: int,
+        *,
+        rest: bytes = b"",
+        dropped: int = 0,
+    ) -> None:
+        """`snaplen`: the bytes to keep of a frame. `fd` is the file at `path`, which it owns; -1: the dump has ended.
+        `rest` and `dropped` are those of the one before, after a restart."""
         self._loop = loop
         self._path = path
         self._snaplen = snaplen
-        self._dropped = 0
-        self._rest = b""
+        self._fd = fd
+        self._regular = fd >= 0 and stat.S_ISREG(os.fstat(fd).st_mode)
+        self._dropped = dropped
+        self._rest = rest
         """The rest of the last record, which a full FIFO has not taken yet."""
-        flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
-        try:
-            self._fd = os.open(path, flags, 0o600)
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "Invalid argument"
-            raise NetError(f"Could not open '{path}': {reason}") from None
-        found = os.fstat(self._fd).st_mode
-        if stat.S_ISBLK(found):
-            os.close(self._fd)
-            raise NetError(f"Could not open '{path}': it is a block device, and would be overwritten")
-        self._regular = stat.S_ISREG(found)
-        header = FILE_HEADER.pack(MAGIC, *VERSION, 0, 0, snaplen, LINKTYPE_ETHERNET)
-        try:
-            os.write(self._fd, header)
-        except OSError as error:
-            os.close(self._fd)
-            raise NetError(f"net dump write error: {error.strerror}") from None
+        if rest:
+            loop.add_writer(fd, self._writable)
+
+    def save(self, on: bool) -> DumpFilterRecord:
+        """The record of the filter that it is of."""
+        return DumpFilterRecord(on=on, dumping=self._fd >= 0, rest=self._rest, dropped=self._dropped)
+
+    @property
+    def fd(self) -> int | None:
+        """The descriptor of the file; None: the dump has ended."""
+        return self._fd if self._fd >= 0 else None
 
     def write(self, wall_ns: int, frame: Frame) -> None:
         """Append one record. It is dropped if a FIFO is full; an error of the file ends the dump."""
@@ -134,7 +177,33 @@ class DumpFilter(Filter):
         self._file: PcapFile | None = None
 
     def setup(self) -> None:
-        self._file = PcapFile(self._loop, self._path, self._maxlen)
+        self._file = PcapFile(self._loop, self._path, self._maxlen, create_file(self._path, self._maxlen))
+
+    def save(self) -> DumpFilterRecord:
+        if self._file is None:
+            return DumpFilterRecord(on=self.on, dumping=False, rest=b"", dropped=0)
+        return self._file.save(self.on)
+
+    @property
+    def handles(self) -> int | None:
+        """The descriptor of the file."""
+        return None if self._file is None else self._file.fd
+
+    def restore(self, record: DumpFilterRecord, handles: int | None = None) -> None:
+        """Append to the file whose descriptor is passed; it is the filter's own then."""
+        told = "a" if handles is not None else "no"
+        require(record.dumping is (handles is not None), "dumping", f"and {told} descriptor was passed")
+        fd = -1
+        if handles is not None:
+            fd = handles
+            regular = _is_regular(fd)
+            require(not record.rest or not regular, "rest", "of a regular file, which takes all")
+            if regular:
+                os.lseek(fd, 0, os.SEEK_END)
+        self._file = PcapFile(
+            self._loop, self._path, self._maxlen, fd, rest=record.rest, dropped=record.dropped
+        )
+        self.on = record.on
 
     def receive(self, sender: WireEnd, queue: int, frame: Frame, offload: bytes) -> bool:
         """A frame with an unfinished checksum or segmentation is written unchanged, as tcpdump shows it."""
@@ -148,3 +217,13 @@ class DumpFilter(Filter):
 
     def own_properties(self) -> dict[str, object]:
         return {"file": self._path, "maxlen": self._maxlen}
+
+
+def _is_regular(fd: int) -> bool:
+    """RecordError for a descriptor that no dump can have."""
+    try:
+        mode = os.fstat(fd).st_mode
+    except OSError as error:
+        raise RecordError("dumping", f"and the descriptor is invalid: {error.strerror}") from None
+    require(not stat.S_ISBLK(mode), "dumping", "and the descriptor is that of a block device")
+    return stat.S_ISREG(mode)

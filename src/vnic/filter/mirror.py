@@ -6,12 +6,41 @@ it receives.
 
 from __future__ import annotations
 
+from typing import Final, NamedTuple
+
 from vnic.backend.base import BackendContext
 from vnic.filter.options import MirrorOptions, RedirectorOptions
-from vnic.filter.port import Port
+from vnic.filter.port import Port, PortHandles, PortRecord
 from vnic.net.errors import NetError
-from vnic.net.filters import Direction, Filter, WireEnd
+from vnic.net.filters import Direction, Filter, FilterRecord, WireEnd
 from vnic.net.queue import Frame
+from vnic.record import RecordError, require, within
+
+NO_SOCKETS: Final = PortHandles()
+
+
+class MirrorFilterRecord(FilterRecord, frozen=True):
+    """The state of a MirrorFilter."""
+
+    out: PortRecord | None
+    """None before `setup`."""
+
+
+class RedirectorFilterRecord(FilterRecord, frozen=True):
+    """The state of a RedirectorFilter."""
+
+    indev: PortRecord | None
+    outdev: PortRecord | None
+
+
+class RedirectorHandles(NamedTuple):
+    """The sockets of a RedirectorFilter."""
+
+    indev: PortHandles = NO_SOCKETS
+    outdev: PortHandles = NO_SOCKETS
+
+
+NO_PORTS: Final = RedirectorHandles()
 
 
 class MirrorFilter(Filter):
@@ -27,16 +56,41 @@ class MirrorFilter(Filter):
         self._out: Port | None = None
 
     def setup(self) -> None:
+        self._make_port().open()
+
+    def _make_port(self) -> Port:
         self._out = Port(self._context, self._outdev, self.id, vnet_hdr=self._vnet_hdr)
+        return self._out
 
     def receive(self, sender: WireEnd, queue: int, frame: Frame, offload: bytes) -> bool:
         assert self._out is not None
         self._out.put(frame, offload, header=self.netdev.endpoint.wants_offload)
         return False
 
+    def save(self) -> MirrorFilterRecord:
+        return MirrorFilterRecord(on=self.on, out=None if self._out is None else self._out.save())
+
+    @property
+    def handles(self) -> PortHandles:
+        """The sockets that belong to the record."""
+        return NO_SOCKETS if self._out is None else self._out.handles
+
+    def restore(self, record: MirrorFilterRecord, handles: PortHandles = NO_SOCKETS) -> None:
+        out = record.out
+        if out is None:
+            raise RecordError("out", "is missing")
+        try:
+            with within("out"):
+                self._make_port().restore(out, handles)
+        except RecordError:
+            self.cleanup()
+            raise
+        self.on = record.on
+
     def cleanup(self) -> None:
         if self._out is not None:
             self._out.close()
+            self._out = None
 
     def own_properties(self) -> dict[str, object]:
         return {"vnet_hdr_support": self._vnet_hdr, "outdev": self._outdev}
@@ -57,6 +111,12 @@ class RedirectorFilter(Filter):
         self._out: Port | None = None
 
     def setup(self) -> None:
+        self._make_ports()
+        for port in (self._in, self._out):
+            if port is not None:
+                port.open()
+
+    def _make_ports(self) -> None:
         if self._indev is None and self._outdev is None:
             raise NetError("filter redirector needs 'indev' or 'outdev' at least one property set")
         if self._indev == self._outdev:
@@ -86,10 +146,42 @@ class RedirectorFilter(Filter):
         if Direction.RX in self.directions and peer is not None:
             self.pass_on(peer, 0, frame)
 
+    def save(self) -> RedirectorFilterRecord:
+        indev, outdev = (None if port is None else port.save() for port in (self._in, self._out))
+        return RedirectorFilterRecord(on=self.on, indev=indev, outdev=outdev)
+
+    @property
+    def handles(self) -> RedirectorHandles:
+        """The sockets that belong to the record."""
+        return RedirectorHandles(
+            *(NO_SOCKETS if port is None else port.handles for port in (self._in, self._out))
+        )
+
+    def restore(self, record: RedirectorFilterRecord, handles: RedirectorHandles = NO_PORTS) -> None:
+        self._make_ports()
+        ports = [
+            ("indev", self._in, record.indev, handles.indev),
+            ("outdev", self._out, record.outdev, handles.outdev),
+        ]
+        try:
+            for name, port, each, sockets in ports:
+                with within(name):
+                    require((port is None) is (each is None), "", "does not go with the options")
+                    if port is not None and each is not None:
+                        port.check(each, sockets)
+        except RecordError:
+            self.cleanup()
+            raise
+        for _, port, each, sockets in ports:
+            if port is not None and each is not None:
+                port.restore(each, sockets)
+        self.on = record.on
+
     def cleanup(self) -> None:
         for port in (self._in, self._out):
             if port is not None:
                 port.close()
+        self._in = self._out = None
 
     def own_properties(self) -> dict[str, object]:
         return {"vnet_hdr_support": self._vnet_hdr, "indev": self._indev, "outdev": self._outdev}

@@ -10,15 +10,25 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable
+from typing import Annotated, NamedTuple
+
+import msgspec
 
 from vnic.backend.base import BackendContext, Chardev
-from vnic.backend.connection import FramedConnection
+from vnic.backend.connection import (
+    FramedConnection,
+    FramedConnectionRecord,
+    check_connection,
+    restored_connection,
+)
 from vnic.backend.framing import LENGTH, Deframer, FramingError
 from vnic.chardev.options import NullOptions
-from vnic.chardev.socket import ChardevSocket
+from vnic.chardev.socket import ChardevSocket, ChardevSocketRecord, SocketChardevState
 from vnic.net.errors import DEVICE_NOT_FOUND, NetError
 from vnic.net.offload import HEADER_BYTES, OffloadError, complete
 from vnic.net.queue import Frame
+from vnic.record import Record, require, within
+from vnic.sockets.listener import Listening
 
 log = logging.getLogger("vnic.filter")
 
@@ -35,6 +45,27 @@ class DiscardingDeframer(Deframer):
         return
 
 
+class PortRecord(Record, frozen=True):
+    """The state of a Port apart from its sockets."""
+
+    socket: ChardevSocketRecord | None
+    """None for the chardev `null`."""
+    connection: FramedConnectionRecord | None
+    dropped: Annotated[int, msgspec.Meta(ge=0)]
+
+    def check_fields(self) -> None:
+        is_open = self.socket is not None and self.socket.state is SocketChardevState.OPEN
+        require(is_open is (self.connection is not None), "connection", "does not go with the socket")
+
+
+class PortHandles(NamedTuple):
+    """The sockets of a Port; they are its own after `restore`."""
+
+    listening: Listening | None = None
+    """None, too, if the chardev owns it."""
+    connected: socket.socket | None = None
+
+
 class Port:
     """The connection of one filter to one chardev. Frames that are sent without a peer are lost."""
 
@@ -48,8 +79,8 @@ class Port:
         received: Callable[[bytes], None] | None = None,
         whose: str = "",
     ) -> None:
-        """Claim the chardev and open it. `user` is the filter's id; `received` gets whole frames, None: nothing is
-        read; `whose` precedes QEMU's text if the chardev does not exist."""
+        """Claim the chardev; `open` or `restore` follows. `user` is the filter's id; `received` gets whole frames,
+        None: nothing is read; `whose` precedes QEMU's text if the chardev does not exist."""
         self._loop = context.loop
         self._user = user
         self._vnet_hdr = vnet_hdr
@@ -60,17 +91,53 @@ class Port:
         self._chardev = _find(context, label, whose)
         self._chardev.claim(f"filter {user}", listens=received is not None)
         try:
-            self._open()
+            if not isinstance(self._chardev.options, NullOptions):
+                self._socket = ChardevSocket(self._loop, self._chardev, self, passes_fds=False)
         except BaseException:
-            self.close()
+            self._chardev.release()
             raise
 
-    def _open(self) -> None:
-        chardev = self._chardev
-        if isinstance(chardev.options, NullOptions):
-            return
-        self._socket = ChardevSocket(self._loop, chardev, self, passes_fds=False)
-        self._socket.start()
+    def open(self) -> None:
+        """Listen, or start to connect. Raises NetError; `close` it all the same."""
+        if self._socket is not None:
+            self._socket.start()
+
+    def save(self) -> PortRecord:
+        return PortRecord(
+            socket=None if self._socket is None else self._socket.save(),
+            connection=None if self._connection is None else self._connection.save(),
+            dropped=self._dropped,
+        )
+
+    @property
+    def handles(self) -> PortHandles:
+        """The sockets that belong to the record."""
+        return PortHandles(
+            None if self._socket is None else self._socket.listening,
+            None if self._connection is None else self._connection.sock,
+        )
+
+    def check(self, record: PortRecord, handles: PortHandles) -> None:
+        """Raise RecordError if `restore` would."""
+        has = self._socket is not None
+        require(has is (record.socket is not None), "socket", "does not go with the chardev")
+        if self._socket is not None and record.socket is not None:
+            with within("socket"):
+                self._socket.check(record.socket, handles.listening)
+        with within("connection"):
+            check_connection(record.connection, handles.connected)
+
+    def restore(self, record: PortRecord, handles: PortHandles) -> None:
+        """Go on in the place of the port that was saved; called instead of `open`. Raises RecordError."""
+        self.check(record, handles)
+        if self._socket is not None and record.socket is not None:
+            self._socket.restore(record.socket, handles.listening)
+        self._dropped = record.dropped
+        self._connection = restored_connection(
+            self._loop, record.connection, handles.connected, self, self._lost, self._deframer()
+        )
+        if self._connection is not None:
+            self._chardev.set_connected(self._connection.sock)
 
     def close(self) -> None:
         if self._connection is not None:
@@ -86,11 +153,13 @@ class Port:
         log.info("filter %s, chardev %s: %s", self._user, self._chardev.label, text)
 
     def opened(self, sock: socket.socket) -> None:
-        deframer = (
-            DiscardingDeframer() if self._received is None else Deframer(LENGTH.size if self._vnet_hdr else 0)
-        )
-        self._connection = FramedConnection(self._loop, sock, self, self._lost, deframer)
+        self._connection = FramedConnection(self._loop, sock, self, self._lost, self._deframer())
         self._chardev.set_connected(sock)
+
+    def _deframer(self) -> Deframer:
+        if self._received is None:
+            return DiscardingDeframer()
+        return Deframer(LENGTH.size if self._vnet_hdr else 0)
 
     def _lost(self, reason: str) -> None:
         self._connection = None

@@ -5,6 +5,8 @@ The machine adds and removes filters here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from vnic.net.client import NetClient
 from vnic.net.errors import NetError
 from vnic.net.filters import Filter, FilterOptions, Insert
@@ -16,8 +18,9 @@ def find_filter(network: Network, filter_id: str) -> Filter | None:
     return next((each for client in network.clients for each in client.filters if each.id == filter_id), None)
 
 
-def add_filter(network: Network, net_filter: Filter) -> None:
-    """Insert a filter into its netdev's list, with the rules and texts of netfilter_complete.
+def add_filter(network: Network, net_filter: Filter, setup: Callable[[], None] | None = None) -> None:
+    """Insert a filter into its netdev's list, with the rules and texts of netfilter_complete. `setup` is called in
+    place of the filter's own: for one that is restored.
 
     A NetError leaves no trace of it.
     """
@@ -35,7 +38,7 @@ def add_filter(network: Network, net_filter: Filter) -> None:
     at = _place(network, netdev, options)
     net_filter.netdev = netdev
     try:
-        net_filter.setup()
+        (setup or net_filter.setup)()
     except BaseException:
         net_filter.cleanup()
         raise

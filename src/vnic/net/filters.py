@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Sized
-from typing import Protocol
+from typing import Any, Protocol
 
 from vnic.net.errors import NetError
 from vnic.net.queue import Frame, Sender, SendingEndpoint
+from vnic.record import Record
 
 
 class Direction(enum.StrEnum):
@@ -71,6 +72,12 @@ class WireEnd(Protocol):
     def deliver(self, sender: Sender, queue: int, frame: Frame, offload: bytes = b"") -> bool: ...
 
 
+class FilterRecord(Record, frozen=True):
+    """The state that all filters have; types with more derive theirs from it."""
+
+    on: bool
+
+
 class Filter:
     """One filter of one netdev (NetFilterState). `filter_set.add_filter` inserts it; `remove` or the deletion of its
     netdev removes it.
@@ -117,6 +124,15 @@ class Filter:
     def own_properties(self) -> dict[str, object]:
         """The properties of its type, in the order in which QEMU prints them; None is a string that was not given."""
         return {}
+
+    def save(self) -> FilterRecord:
+        """The record; types that have more state override this and `restore`."""
+        return FilterRecord(on=self.on)
+
+    def restore(self, record: Any, handles: Any = None) -> None:
+        """Go on in the place of the filter that was saved, with the type's own record and handles; called instead of
+        `setup`. Raises RecordError."""
+        self.on = record.on
 
     # -- called by the machine and by Network -----------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The network: clients with holds, counters and waiting frames, the journal, the buffer filter, half-read frames."""
+"""The network: clients with holds, counters and waiting frames, the journal, half-read frames."""
 
 from __future__ import annotations
 
@@ -9,11 +9,8 @@ from contextlib import ExitStack
 from tests.fakes.scheduler import FakeScheduler
 from tests.fakes.trips import Trip, trip
 
-from vnic.backend.base import BackendContext
 from vnic.backend.connection import FramedConnection
 from vnic.backend.framing import LENGTH, Deframer
-from vnic.filter.buffer import BufferFilter
-from vnic.filter.options import BufferOptions
 from vnic.net.client import Endpoint, NetClient
 from vnic.net.clock import Clock
 from vnic.net.journal import Journal
@@ -103,27 +100,6 @@ def journal(stack: ExitStack) -> Trip:
         lambda unit, record: unit.restore(record),
         lambda unit: unit.save(),
     )
-
-
-@trip("filter-buffer")
-def filter_buffer(stack: ExitStack) -> Trip:
-    loop = stack.enter_context(asyncio.Runner()).get_loop()
-
-    def make(stack: ExitStack) -> BufferFilter:
-        net = network(stack)
-        options = BufferOptions(id="f0", netdev="net0", interval=1000)
-        unit = BufferFilter(BackendContext(loop, net), options)
-        client = net.find_netdev("net0")
-        assert client is not None
-        unit.netdev = client
-        unit.setup()
-        return unit
-
-    unit = make(stack)
-    unit.receive(unit.netdev, 1, b"to the guest", b"")
-    assert unit.netdev.peer is not None
-    unit.receive(unit.netdev.peer, 0, b"from the guest", bytes(10))
-    return Trip(unit, make, lambda unit, record: unit.restore(record), lambda unit: unit.save())
 
 
 @trip("half-read frame")

@@ -21,10 +21,12 @@ from tests.unit.backend.helpers import MAC, Guest, run
 
 from vnic.backend import BackendContext
 from vnic.filter import object_add, object_del
+from vnic.filter.dump import DumpFilter
 from vnic.filter.options import DumpOptions
 from vnic.net.client import NetClient
 from vnic.net.clock import Clock
 from vnic.net.errors import NetError
+from vnic.net.filter_set import add_filter
 from vnic.net.network import Network
 
 WALL_NS = 1_700_000_000_123_456_789
@@ -54,6 +56,31 @@ def records(data: bytes) -> list[tuple[int, int, int, bytes]]:
         assert at <= len(data), "a record is cut off"
         found.append((seconds, us, length, data[at - kept : at]))
     return found
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+def test_restored_dump_appends_to_its_file(tmp_path: Path, reopened: bool) -> None:
+    """With a copy of its descriptor, or with one that was opened anew."""
+
+    async def main() -> None:
+        file = tmp_path / "a.pcap"
+        rig = Rig(file)
+        rig.nic.send(0, SYN)
+        (before,) = rig.netdev.filters
+        assert isinstance(before, DumpFilter)
+        assert before.handles is not None
+        fd = os.open(file, os.O_WRONLY) if reopened else os.dup(before.handles)
+        record = before.save()
+        object_del(rig.context, "f0")
+
+        after = DumpFilter(rig.context, DumpOptions(id="f0", netdev="net0", file=str(file)))
+        add_filter(rig.network, after, lambda: after.restore(record, fd))
+        rig.netdev.send(0, SYN)
+        assert [frame for *_, frame in records(file.read_bytes())] == [SYN, SYN]
+        object_del(rig.context, "f0")
+
+    with no_fd_leak():
+        run(main())
 
 
 def test_record_is_written_with_the_frame(tmp_path: Path) -> None:
