@@ -9,6 +9,9 @@ from __future__ import annotations
 import ipaddress
 import struct
 from collections import deque
+from typing import Annotated
+
+import msgspec
 
 from vnic.backend.base import Backend, BackendContext
 from vnic.backend.options import EchoOptions
@@ -16,6 +19,7 @@ from vnic.net.errors import NetError
 from vnic.net.names import parse_mac
 from vnic.net.offload import checksum
 from vnic.net.queue import Frame
+from vnic.record import U16, Record, require
 
 ETH_BYTES = 14
 ETH_P_IP = 0x0800
@@ -154,6 +158,19 @@ def _pseudo_header(source: bytes, target: bytes, length: int) -> bytes:
     return source + target + struct.pack(">II", length, _ICMPV6)
 
 
+class EchoAnswerRecord(Record, frozen=True):
+    """An answer that waits."""
+
+    queue: U16
+    frame: bytes
+
+
+class EchoRecord(Record, frozen=True):
+    """The state of an EchoBackend."""
+
+    answers: Annotated[list[EchoAnswerRecord], msgspec.Meta(max_length=MAX_ANSWERS_WAITING)]
+
+
 class EchoBackend(Backend):
     """The host as a netdev."""
 
@@ -168,6 +185,19 @@ class EchoBackend(Backend):
         self.host = Responder(parse_mac(options.mac, "echo"), options.ip, options.ip6)
         self._answers: deque[tuple[int, bytes]] = deque()
         self._scheduled = False
+
+    def save(self) -> EchoRecord:
+        return EchoRecord(
+            answers=[EchoAnswerRecord(queue=queue, frame=frame) for queue, frame in self._answers]
+        )
+
+    def restore(self, record: EchoRecord) -> None:
+        """Send the answers that waited, in the next turn. Called instead of `start`, which opens nothing."""
+        for at, each in enumerate(record.answers):
+            require(each.queue < self.queues, f"answers[{at}].queue", f"is {each.queue}, of {self.queues}")
+        self._answers = deque((each.queue, each.frame) for each in record.answers)
+        if self._answers:
+            self._schedule()
 
     def receive(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
         """Answer in the loop's next turn: the guest must not receive a frame within its own send."""

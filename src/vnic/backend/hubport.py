@@ -14,7 +14,10 @@ from vnic.net.queue import Frame
 
 
 class HubPort(Backend):
-    """A port of a hub; its peer is a NIC, or the netdev that `netdev=` names."""
+    """A port of a hub; its peer is a NIC, or the netdev that `netdev=` names.
+
+    Nothing of it is saved: its client has the frames that wait, and each port offers them again when its peer comes.
+    """
 
     wants_offload = True
     """Frames pass unchanged; the peer of the far port decides which offloads it takes."""

@@ -124,10 +124,13 @@ class Network:
         link: bool = True,
         driver: str | None = None,
         by: str = VNIC,
+        start: Callable[[], None] | None = None,
     ) -> Nic:
         """Create a NIC's client and plug it into the netdev `netdev_id`; without one it starts with the hold `no-peer`.
 
-        `driver` is the property's owner in error texts (`virtio-net-device`); `by` names the requester.
+        `driver` is the property's owner in error texts (`virtio-net-device`); `by` names the requester. `start` is
+        called in place of `endpoint.start`: for a NIC that is restored, before its endpoint and the netdev's are told
+        that they are peers.
         """
         if device_id is not None:
             check_identifier(device_id)
@@ -142,7 +145,7 @@ class Network:
         else:
             nic.peer, netdev.peer = netdev, nic
         try:
-            self._start(nic, link, by, endpoint.start)
+            self._start(nic, link, by, start or endpoint.start)
         except BaseException:
             _unpeer(nic)
             raise

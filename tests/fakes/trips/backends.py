@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
+import struct
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -13,8 +15,9 @@ from tests.fakes.trips import Trip, trip
 
 from vnic.backend.base import Backend, BackendContext
 from vnic.backend.dgram import DgramBackend, DgramHandles
+from vnic.backend.echo import EchoBackend
 from vnic.backend.framing import LENGTH
-from vnic.backend.options import DgramOptions, SocketOptions, StreamOptions
+from vnic.backend.options import DgramOptions, EchoOptions, SocketOptions, StreamOptions
 from vnic.backend.socket_netdev import SocketBackend, SocketHandles
 from vnic.backend.stream import StreamBackend, StreamHandles, StreamState
 from vnic.net.network import Network
@@ -163,3 +166,23 @@ def dgram(stack: ExitStack) -> Trip:
 
     unit: DgramBackend = lab.unit(stack, made, start=True)
     return lab.trip(unit, made, dup)
+
+
+@trip("echo")
+def echo(stack: ExitStack) -> Trip:
+    """An answer is due in the next turn."""
+    lab = Lab(stack)
+
+    def made(context: BackendContext) -> EchoBackend:
+        return EchoBackend(context, EchoOptions(id="net0"))
+
+    unit: EchoBackend = lab.unit(stack, made, start=True)
+    request = b"\xff" * 6 + b"\2" * 6 + b"\x08\x06" + struct.pack(">HHBBH", 1, 0x800, 6, 4, 1)
+    unit.receive(0, request + b"\2" * 6 + bytes(10) + ipaddress.IPv4Address(EchoOptions(id="e").ip).packed)
+    assert unit.save().answers
+    return Trip(
+        unit,
+        lambda stack: lab.unit(stack, made, start=False),
+        lambda new, record: new.restore(record),
+        lambda unit: unit.save(),
+    )

@@ -9,6 +9,7 @@ import pytest
 from tests.unit.backend.helpers import Lab, run, until
 
 from vnic.backend.options import EchoOptions, HubPortOptions
+from vnic.net.client_record import NetClientRecord
 from vnic.net.errors import NetError
 
 
@@ -139,5 +140,39 @@ def test_storm_in_ring_of_hubs_does_not_block_loop() -> None:
             await until(lambda: far.got[-1] == b"after the storm")
             assert len(far.got) == got + 1
         assert not failures
+
+    run(main())
+
+
+def test_frames_of_several_senders_wait_in_a_restored_hub() -> None:
+    """No port has room: the frames of one sender wait at the guests, those of the others at their ports."""
+
+    async def main() -> None:
+        names = ["h0", "h1", "h2"]
+        records: dict[str, NetClientRecord] = {}
+        async with Lab() as before:
+            ends = [before.wire(HubPortOptions(id=name, hubid=1)) for name in names]
+            for _, _, guest in ends:
+                guest.room = 0
+            taken = [ends[at][1].send(0, b"%d" % at) for at in (0, 1, 0, 1, 2)]
+            assert taken == [True, True, False, False, False]
+            records = {each.name: each.save() for each in before.network.clients}
+            assert [len(records[name].incoming[0].frames) for name in names] == [1, 1, 1]
+
+        async with Lab() as after:
+            guests = []
+            for name in names:
+                netdev, nic, guest = after.wire(HubPortOptions(id=name, hubid=1))
+                guest.room = 0
+                for client in (netdev, nic):
+                    client.restore(records[client.name])
+                guests.append(guest)
+            await asyncio.sleep(0)
+            assert not any(guest.got for guest in guests)
+            for guest in guests:
+                guest.make_room()
+            await until(lambda: [len(guest.got) for guest in guests] == [3, 3, 4])
+            got = [b"".join(sorted(guest.got)) for guest in guests]
+            assert got == [b"112", b"002", b"0011"]
 
     run(main())
