@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from vnic.protocol.qmp import Stream, encode, encode_reply
-from vnic.protocol.qmp.encode import PIECE_ITEMS, _known
+from vnic.protocol.qmp.encode import PIECE_ITEMS, _known, _known_labels
 
 
 @pytest.mark.parametrize(
@@ -86,10 +86,11 @@ def test_infinity_is_encoded_as_json() -> None:
 
 
 def test_long_keys_are_not_cached() -> None:
-    before = _known.cache_info().currsize
+    keys, objects = _known.cache_info().currsize, _known_labels.cache_info().currsize
     for number in range(10):
         encode({f"{number}" * 1000: 1, "b": 2})
-    assert _known.cache_info().currsize <= before + 1
+    assert _known.cache_info().currsize <= keys + 1
+    assert _known_labels.cache_info().currsize == objects
 
 
 @pytest.mark.parametrize("pretty", [False, True])

@@ -27,6 +27,10 @@ def bucket(key: str) -> int:
     return _known(key) if len(key) <= _KNOWN_MAX else _hash(key)
 
 
+_LABELS_MAX = 512
+"""The same for all keys of an object together."""
+
+
 @functools.lru_cache(maxsize=4096)
 def _known(key: str) -> int:
     return _hash(key)
@@ -39,12 +43,26 @@ def _hash(key: str) -> int:
     return (1103515243 * value + 12345) % (1 << 32) % _BUCKETS
 
 
-def in_qdict_order(members: dict[str, object]) -> list[str]:
+def in_qdict_order(members: Iterable[str]) -> list[str]:
     """The keys as QEMU walks them; within a bucket the newest comes first."""
     keys = list(members)
     keys.reverse()
     keys.sort(key=bucket)
     return keys
+
+
+def _labelled(keys: tuple[str, ...]) -> list[tuple[str, str]]:
+    """The keys as QEMU walks them, each with its text and the colon."""
+    return [(key, f"{_string(key)}: ") for key in in_qdict_order(keys)]
+
+
+_known_labels = functools.lru_cache(maxsize=1024)(_labelled)
+"""vnic's messages are of a few shapes, which come again and again."""
+
+
+def _labels(members: dict[str, object]) -> list[tuple[str, str]]:
+    keys = tuple(members)
+    return _known_labels(keys) if sum(map(len, keys)) <= _LABELS_MAX else _labelled(keys)
 
 
 _SPECIAL = re.compile(r'["\\\x00-\x1f\x7f-\U0010ffff]')
@@ -66,6 +84,8 @@ def _escape(match: re.Match[str]) -> str:
 
 
 def _string(text: str) -> str:
+    if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
+        return f'"{text}"'  # as nearly all are: quicker than the search
     return f'"{_SPECIAL.sub(_escape, text)}"'
 
 
@@ -82,8 +102,8 @@ def _text(value: object, indent: str | None) -> str:
             return "null"
         case dict():
             inner = _deeper(indent)
-            keys = in_qdict_order(value)
-            return _join("{}", [f"{_string(key)}: {_text(value[key], inner)}" for key in keys], indent)
+            items = [label + _text(value[key], inner) for key, label in _labels(value)]
+            return _join("{}", items, indent)
         case list() | tuple():
             inner = _deeper(indent)
             return _join("[]", [_text(item, inner) for item in value], indent)
@@ -163,8 +183,8 @@ def _parts(value: object) -> Iterator[str]:
         yield text + '"'
     elif isinstance(value, dict):
         text = "{"
-        for number, key in enumerate(in_qdict_order(value)):
-            text += f"{', ' if number else ''}{_string(key)}: "
+        for number, (key, label) in enumerate(_labels(value)):
+            text += f"{', ' if number else ''}{label}"
             for part in _parts(value[key]):
                 yield text + part
                 text = ""
