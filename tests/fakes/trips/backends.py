@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import socket
 import struct
 from collections.abc import Callable
@@ -12,14 +13,17 @@ from typing import Any
 
 from tests.fakes.loops import turn, until
 from tests.fakes.trips import Trip, trip
+from tests.fakes.trips.net import NoRoom
 
 from vnic.backend.base import Backend, BackendContext
 from vnic.backend.dgram import DgramBackend, DgramHandles
 from vnic.backend.echo import EchoBackend
 from vnic.backend.framing import LENGTH
-from vnic.backend.options import DgramOptions, EchoOptions, SocketOptions, StreamOptions
+from vnic.backend.options import DgramOptions, EchoOptions, SocketOptions, StreamOptions, TapOptions
 from vnic.backend.socket_netdev import SocketBackend, SocketHandles
 from vnic.backend.stream import StreamBackend, StreamHandles, StreamState
+from vnic.backend.tap.backend import TapBackend
+from vnic.backend.tap.record import TapQueueRecord, TapRecord
 from vnic.net.network import Network
 from vnic.record import RecordError
 from vnic.sockets.address import InetAddress
@@ -83,6 +87,7 @@ def peer_of(stack: ExitStack, listening: Listening | None) -> socket.socket:
     return peer
 
 
+MAC = b"\2" * 6
 HALF = LENGTH.pack(500) + b"half"
 
 
@@ -186,3 +191,50 @@ def echo(stack: ExitStack) -> Trip:
         lambda new, record: new.restore(record),
         lambda unit: unit.save(),
     )
+
+
+@trip("tap")
+def tap(stack: ExitStack) -> Trip:
+    """The host reads no more, and the guest has no room; a socket plays the part of the interface."""
+    lab = Lab(stack)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for sock in (ours, theirs):
+        stack.callback(sock.close)
+        sock.setblocking(False)
+
+    def made(context: BackendContext) -> TapBackend:
+        return TapBackend(context, TapOptions(id="net0", ifname="vnic-none"))
+
+    def made_with_nic(stack: ExitStack) -> TapBackend:
+        unit: TapBackend = lab.unit(stack, made, start=False)
+        unit.context.network.add_nic("nic0", "x", NoRoom(), mac=MAC, netdev_id="net0")
+        return unit
+
+    def restore(new: TapBackend, record: TapRecord) -> None:
+        fds = [os.dup(ours.fileno())]
+        try:
+            new.restore(record, fds)
+        except RecordError:
+            os.close(fds[0])
+            raise
+
+    unit = made_with_nic(stack)
+    started = TapQueueRecord(offloads=0, paused_for=None, sender_waits=False)
+    restore(
+        unit,
+        TapRecord(
+            ifname="vnic-none",
+            vnet_hdr=False,
+            info="ifname=vnic-none,script=no,downscript=no",
+            comes_back=True,
+            script_running=False,
+            carrier=True,
+            queues=[started],
+        ),
+    )
+    theirs.send(b"to the guest")
+    theirs.send(b"stays in the kernel")
+    until(lab.loop, lambda: unit.save().queues[0].paused_for == 0)
+    while unit.receive(0, bytes(60000)):
+        pass
+    return Trip(unit, made_with_nic, restore, lambda unit: (unit.save(), unit.info_text(0)))

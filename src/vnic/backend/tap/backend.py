@@ -7,28 +7,17 @@ so that checksums and segmentation need not be done between guest and kernel.
 from __future__ import annotations
 
 import asyncio
-import errno
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from vnic.backend.base import (
-    READ_BUDGET_FRAMES,
-    Backend,
-    BackendContext,
-    log,
-)
+from vnic.backend.base import Backend, BackendContext, log
 from vnic.backend.interface_watch import interface_exists
 from vnic.backend.options import TapOptions
-from vnic.backend.tap.device import (
-    ALL_OFFLOADS,
-    VNET_HEADER_BYTES,
-    open_tap,
-    probe_tap,
-    set_offload,
-    set_up_queue,
-)
+from vnic.backend.tap.device import open_tap, probe_tap, set_up_queue
 from vnic.backend.tap.link import TapLink
+from vnic.backend.tap.queue import TapQueue
+from vnic.backend.tap.record import TapRecord
 from vnic.backend.tap.script import run_down_script, script_failure, start_script
 from vnic.backend.tap.vhost import check_vhost, ignore_vhost
 from vnic.children import Child
@@ -36,113 +25,7 @@ from vnic.descriptors import close_fds
 from vnic.net.errors import NetError
 from vnic.net.queue import Frame
 
-READ_BYTES = 65536 + VNET_HEADER_BYTES + 256
-"""The longest frame from the kernel: 64 KiB of TSO and its headers."""
 MAX_TAP_QUEUES = 1024
-_NO_OFFLOAD = bytes(VNET_HEADER_BYTES)
-_NEEDS_CSUM = 1
-
-
-class TapQueue:
-    """One descriptor of a tap. `index` is the client's queue that it serves."""
-
-    def __init__(self, tap: TapBackend, index: int, fd: int, vnet_hdr: bool) -> None:
-        self._tap = tap
-        self._loop = tap.loop
-        self._index = index
-        self.fd = fd
-        self._header = VNET_HEADER_BYTES if vnet_hdr else 0
-        self._offloads = 0
-        self._paused_for: int | None = None
-        """The queue of the peer that has no room."""
-        self._writing = False
-
-    def start(self) -> None:
-        self._loop.add_reader(self.fd, self._readable)
-
-    # -- from the host ------------------------------------------------------------------------------------------
-
-    def _readable(self) -> None:
-        """Read a bounded number of frames (tap_send)."""
-        tap, header, fd = self._tap, self._header, self.fd
-        target = tap.peer_queue(self._index)
-        if header:
-            self._match_offloads()
-        send = tap.client.send
-        for _ in range(READ_BUDGET_FRAMES):
-            try:
-                data = os.read(fd, READ_BYTES)
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError as error:
-                tap.died(error)
-                return
-            if len(data) <= header:
-                return
-            offload = b""
-            frame: Frame = data
-            if header:
-                frame = memoryview(data)[header:]
-                if data[0] & _NEEDS_CSUM or data[1]:
-                    offload = data[:header]
-            if not send(target, frame, offload):
-                self._paused_for = target
-                self._loop.remove_reader(fd)
-                return
-
-    def _match_offloads(self) -> None:
-        """Have the kernel complete the frames unless the peer takes offloads (QEMU's set_offload)."""
-        peer = self._tap.client.peer
-        wanted = ALL_OFFLOADS if peer is not None and peer.endpoint.wants_offload else 0
-        if wanted != self._offloads:
-            set_offload(self.fd, wanted)
-            self._offloads = wanted
-
-    def resume(self, queue: int) -> None:
-        if self._paused_for == queue and self.fd >= 0:
-            self._paused_for = None
-            self._loop.add_reader(self.fd, self._readable)
-
-    # -- to the host --------------------------------------------------------------------------------------------
-
-    def write(self, frame: Frame, offload: bytes) -> bool:
-        if self.fd < 0:
-            return True
-        try:
-            if self._header:
-                os.writev(self.fd, (offload or _NO_OFFLOAD, frame))
-            else:
-                os.write(self.fd, frame)
-        except (BlockingIOError, InterruptedError):
-            if not self._writing:
-                self._writing = True
-                self._loop.add_writer(self.fd, self._writable)
-            return False
-        except OSError as error:
-            # EIO: the interface is down on the host; EINVAL: the kernel refuses the frame. The frame is lost, as on a
-            # physical cable.
-            if error.errno in (errno.EBADFD, errno.ENODEV):
-                self._loop.call_soon(self._tap.died, error)
-        return True
-
-    def _writable(self) -> None:
-        self._writing = False
-        self._loop.remove_writer(self.fd)
-        self._tap.client.flush(self._index)
-
-    def detach(self) -> int:
-        """Stop moving frames; the caller gets the descriptor. -1: it was detached before."""
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            self._loop.remove_reader(fd)
-            self._loop.remove_writer(fd)
-        return fd
-
-    def stop(self) -> None:
-        """Close the descriptor. An interface that is not persistent is deleted with its last one."""
-        fd = self.detach()
-        if fd >= 0:
-            os.close(fd)
 
 
 class TapBackend(Backend):
@@ -243,6 +126,44 @@ class TapBackend(Backend):
         self.wants_offload = vnet_hdr
         queue.start()
 
+    # -- state apart from the descriptors -----------------------------------------------------------------------
+
+    def save(self) -> TapRecord:
+        return TapRecord(
+            ifname=self.ifname,
+            vnet_hdr=self.wants_offload,
+            info=self._info,
+            comes_back=self._comes_back,
+            script_running=self._script is not None,
+            carrier=None if self._link is None else self._link.carrier,
+            queues=[queue.save() for queue in self._queues],
+        )
+
+    @property
+    def handles(self) -> list[int]:
+        """The descriptors of the queues, which belong to the record."""
+        return [queue.fd for queue in self._queues]
+
+    def restore(self, record: TapRecord, fds: Sequence[int]) -> None:
+        """Go on in the place of the netdev that was saved; called instead of `start`, and needs no `preparation`.
+        The end of a script that was running cannot be seen, so the wire waits for it no longer. Raises RecordError, and
+        leaves the descriptors to the caller then."""
+        record.check(self.queues, len(fds))
+        self.ifname, self.wants_offload, self._info = record.ifname, record.vnet_hdr, record.info
+        self._comes_back = record.comes_back
+        self._down_script = self._options.downscript if self._options.downscript != "no" else None
+        for fd, each in zip(fds, record.queues, strict=True):
+            queue = TapQueue(self, len(self._queues), fd, record.vnet_hdr)
+            self._queues.append(queue)
+            queue.restore(each)
+        if fds:
+            self._link = TapLink(self.client, self.context.interfaces, self.ifname, fds[0], record.carrier)
+        elif self._comes_back:
+            self._watch_for_return()
+        if record.script_running:
+            text = "the network script was started before the restart"
+            self.loop.call_soon(self.release_disconnected, text)
+
     # -- scripts ------------------------------------------------------------------------------------------------
 
     def _run_script(self) -> bool:
@@ -311,12 +232,16 @@ class TapBackend(Backend):
         text = f"interface {self.ifname} is gone ({error.strerror})"
         log.warning("netdev %s: %s", self.name, text)
         if self._comes_back:
-            try:
-                self._unwatch = self.context.interfaces.subscribe(self.ifname, self._look_for_interface)
-                text += "; waiting for one of that name"
-            except OSError as problem:
-                text += f"; its return cannot be seen: {problem.strerror}"
+            text += self._watch_for_return()
         self.hold_disconnected(text)
+
+    def _watch_for_return(self) -> str:
+        """Wait for an interface of that name; returns the text for the hold."""
+        try:
+            self._unwatch = self.context.interfaces.subscribe(self.ifname, self._look_for_interface)
+        except OSError as problem:
+            return f"; its return cannot be seen: {problem.strerror}"
+        return "; waiting for one of that name"
 
     def _look_for_interface(self) -> None:
         """An interface of this host changed: check whether ours exists again."""

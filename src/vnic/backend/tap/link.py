@@ -17,12 +17,21 @@ from vnic.net.records import HoldKind
 class TapLink:
     """The interface of one tap, from its opening until it is closed or deleted."""
 
-    def __init__(self, client: NetClient, watch: InterfaceWatch, ifname: str, fd: int) -> None:
-        """`fd`: any queue of the tap. If the kernel does not report interfaces, the host's setting is not followed."""
+    def __init__(
+        self,
+        client: NetClient,
+        watch: InterfaceWatch,
+        ifname: str,
+        fd: int,
+        carrier: bool | None = None,
+    ) -> None:
+        """`fd`: any queue of the tap; `carrier`: what the interface shows already. If the kernel does not report
+        interfaces, the host's setting is not followed."""
         self._client = client
         self._ifname = ifname
         self._fd = fd
-        self._carrier: bool | None = None
+        self.carrier = carrier
+        """What the interface shows; None: it was not set yet."""
         self._unsubscribe: Callable[[], None] | None
         try:
             self._unsubscribe = watch.subscribe(ifname, self._changed)
@@ -46,8 +55,8 @@ class TapLink:
         """The link of the wire may have changed: set the interface's carrier."""
         peer = self._client.peer
         carrier = peer is not None and peer.link_up and not self._client.holds
-        if carrier is not self._carrier:
-            self._carrier = carrier
+        if carrier is not self.carrier:
+            self.carrier = carrier
             set_carrier(self._fd, carrier)
 
     def close(self) -> None:

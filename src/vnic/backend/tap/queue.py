@@ -1,0 +1,154 @@
+"""TapQueue: moves the frames of one descriptor of a tap, with back-pressure both ways.
+
+`tap.backend` makes one for each queue of the netdev.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from typing import Protocol
+
+from vnic.backend.base import READ_BUDGET_FRAMES
+from vnic.backend.tap.device import ALL_OFFLOADS, VNET_HEADER_BYTES, set_offload
+from vnic.backend.tap.record import TapQueueRecord
+from vnic.net.client import NetClient
+from vnic.net.queue import Frame
+
+READ_BYTES = 65536 + VNET_HEADER_BYTES + 256
+"""The longest frame from the kernel: 64 KiB of TSO and its headers."""
+_NO_OFFLOAD = bytes(VNET_HEADER_BYTES)
+_NEEDS_CSUM = 1
+
+
+class QueueOwner(Protocol):
+    """What a queue needs of its tap."""
+
+    client: NetClient
+    loop: asyncio.AbstractEventLoop
+
+    def peer_queue(self, index: int) -> int:
+        """The queue of the peer that serves frames from our queue `index`."""
+        ...
+
+    def died(self, error: OSError) -> None:
+        """The interface was deleted on the host."""
+
+
+class TapQueue:
+    """One descriptor of a tap. `index` is the client's queue that it serves."""
+
+    def __init__(self, tap: QueueOwner, index: int, fd: int, vnet_hdr: bool) -> None:
+        self._tap = tap
+        self._loop = tap.loop
+        self._index = index
+        self.fd = fd
+        self._header = VNET_HEADER_BYTES if vnet_hdr else 0
+        self._offloads = 0
+        self._paused_for: int | None = None
+        """The queue of the peer that has no room."""
+        self._writing = False
+
+    def start(self) -> None:
+        self._loop.add_reader(self.fd, self._readable)
+
+    def save(self) -> TapQueueRecord:
+        return TapQueueRecord(
+            offloads=self._offloads, paused_for=self._paused_for, sender_waits=self._writing
+        )
+
+    def restore(self, record: TapQueueRecord) -> None:
+        """Called instead of `start`."""
+        self._offloads, self._paused_for = record.offloads, record.paused_for
+        if record.paused_for is None:
+            self.start()
+        if record.sender_waits:
+            self._wait_for_room()
+
+    # -- from the host ------------------------------------------------------------------------------------------
+
+    def _readable(self) -> None:
+        """Read a bounded number of frames (tap_send)."""
+        tap, header, fd = self._tap, self._header, self.fd
+        target = tap.peer_queue(self._index)
+        if header:
+            self._match_offloads()
+        send = tap.client.send
+        for _ in range(READ_BUDGET_FRAMES):
+            try:
+                data = os.read(fd, READ_BYTES)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                tap.died(error)
+                return
+            if len(data) <= header:
+                return
+            offload = b""
+            frame: Frame = data
+            if header:
+                frame = memoryview(data)[header:]
+                if data[0] & _NEEDS_CSUM or data[1]:
+                    offload = data[:header]
+            if not send(target, frame, offload):
+                self._paused_for = target
+                self._loop.remove_reader(fd)
+                return
+
+    def _match_offloads(self) -> None:
+        """Have the kernel complete the frames unless the peer takes offloads (QEMU's set_offload)."""
+        peer = self._tap.client.peer
+        wanted = ALL_OFFLOADS if peer is not None and peer.endpoint.wants_offload else 0
+        if wanted != self._offloads:
+            set_offload(self.fd, wanted)
+            self._offloads = wanted
+
+    def resume(self, queue: int) -> None:
+        if self._paused_for == queue and self.fd >= 0:
+            self._paused_for = None
+            self._loop.add_reader(self.fd, self._readable)
+
+    # -- to the host --------------------------------------------------------------------------------------------
+
+    def write(self, frame: Frame, offload: bytes) -> bool:
+        if self.fd < 0:
+            return True
+        try:
+            if self._header:
+                os.writev(self.fd, (offload or _NO_OFFLOAD, frame))
+            else:
+                os.write(self.fd, frame)
+        except (BlockingIOError, InterruptedError):
+            self._wait_for_room()
+            return False
+        except OSError as error:
+            # EIO: the interface is down on the host; EINVAL: the kernel refuses the frame. The frame is lost, as on a
+            # physical cable.
+            if error.errno in (errno.EBADFD, errno.ENODEV):
+                self._loop.call_soon(self._tap.died, error)
+        return True
+
+    def _wait_for_room(self) -> None:
+        if not self._writing:
+            self._writing = True
+            self._loop.add_writer(self.fd, self._writable)
+
+    def _writable(self) -> None:
+        self._writing = False
+        self._loop.remove_writer(self.fd)
+        self._tap.client.flush(self._index)
+
+    def detach(self) -> int:
+        """Stop moving frames; the caller gets the descriptor. -1: it was detached before."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            self._loop.remove_reader(fd)
+            self._loop.remove_writer(fd)
+        return fd
+
+    def stop(self) -> None:
+        """Close the descriptor. An interface that is not persistent is deleted with its last one."""
+        fd = self.detach()
+        if fd >= 0:
+            os.close(fd)
