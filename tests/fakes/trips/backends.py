@@ -16,14 +16,26 @@ from tests.fakes.trips import Trip, trip
 from tests.fakes.trips.net import NoRoom
 
 from vnic.backend.base import Backend, BackendContext
+from vnic.backend.connection import FramedConnectionRecord
 from vnic.backend.dgram import DgramBackend, DgramHandles
 from vnic.backend.echo import EchoBackend
-from vnic.backend.framing import LENGTH
-from vnic.backend.options import DgramOptions, EchoOptions, SocketOptions, StreamOptions, TapOptions
+from vnic.backend.framing import LENGTH, DeframerRecord
+from vnic.backend.options import (
+    DgramOptions,
+    EchoOptions,
+    SocketOptions,
+    StreamOptions,
+    TapOptions,
+    UserOptions,
+)
+from vnic.backend.passt.process import PasstRecord, PasstState
+from vnic.backend.passt.stream import PasstBackend, PasstHandles
 from vnic.backend.socket_netdev import SocketBackend, SocketHandles
 from vnic.backend.stream import StreamBackend, StreamHandles, StreamState
 from vnic.backend.tap.backend import TapBackend
 from vnic.backend.tap.record import TapQueueRecord, TapRecord
+from vnic.backend.transport import TransportRecord
+from vnic.backend.user.backend import UserBackend
 from vnic.net.network import Network
 from vnic.record import RecordError
 from vnic.sockets.address import InetAddress
@@ -238,3 +250,62 @@ def tap(stack: ExitStack) -> Trip:
     while unit.receive(0, bytes(60000)):
         pass
     return Trip(unit, made_with_nic, restore, lambda unit: (unit.save(), unit.info_text(0)))
+
+
+@trip("passt")
+def passt(stack: ExitStack) -> Trip:
+    """It serves after two failures, and has sent half a frame."""
+    lab = Lab(stack)
+    return passt_trip(stack, lab, lambda context: PasstBackend(context, ["passt"]))
+
+
+@trip("user")
+def user(stack: ExitStack) -> Trip:
+    """Its rules are not those of its options."""
+    lab = Lab(stack)
+
+    def made(context: BackendContext) -> UserBackend:
+        return UserBackend(context, UserOptions(id="net0", restrict=True))
+
+    return passt_trip(stack, lab, made, forwards=["tcp::2222-10.0.2.15:22"])
+
+
+def passt_trip(
+    stack: ExitStack, lab: Lab, made: Callable[[BackendContext], PasstBackend], **more: Any
+) -> Trip:
+    ours, theirs = socket.socketpair()
+    for sock in (ours, theirs):
+        stack.callback(sock.close)
+
+    def restore(new: PasstBackend, record: Any) -> None:
+        handles = PasstHandles(ours.dup(), None)
+        try:
+            new.restore(record, handles)
+        except RecordError:
+            assert handles.sock is not None
+            handles.sock.close()
+            raise
+
+    unit: PasstBackend = lab.unit(stack, made, start=False)
+    connection = FramedConnectionRecord(
+        deframer=DeframerRecord(rest=b""), out=b"", paused=False, sender_waits=False, lost=None
+    )
+    serving = PasstRecord(
+        state=PasstState.SERVING,
+        pid=4711,
+        wait_us=None,
+        delay_us=200_000,
+        last_failure="passt failed",
+        same_failures=2,
+    )
+    kind = type(unit.save())
+    transport = TransportRecord(connection=connection, port=None)
+    restore(unit, kind(passt=serving, transport=transport, logged="passt failed", **more))
+    theirs.sendall(HALF)
+    until(lab.loop, lambda: has_rest(unit.save().transport.connection))
+    return Trip(
+        unit,
+        lambda stack: lab.unit(stack, made, start=False),
+        restore,
+        lambda unit: (unit.save(), unit.info_text(0)),
+    )

@@ -17,7 +17,7 @@ from vnic.backend.options import (
     String,
     UserOptions,
 )
-from vnic.backend.passt.process import passt_arguments
+from vnic.backend.passt.arguments import passt_arguments
 from vnic.backend.user.backend import UserPlan
 from vnic.net.errors import NetError
 

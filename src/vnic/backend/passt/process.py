@@ -13,16 +13,17 @@ import pwd
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, NamedTuple, Protocol
+from typing import Annotated, Final, NamedTuple, Protocol
 
-from vnic.backend.options import PasstOptions, String
+import msgspec
+
 from vnic.children import Child, with_us
 from vnic.lifecycle import Lifecycle, Moves
 from vnic.net.errors import NetError
-from vnic.net.names import parse_mac
+from vnic.record import U64, Record, left_us, require
 from vnic.scratch import ScratchFolder, shared_parent
 
 RESTART_S = 0.1
@@ -30,7 +31,6 @@ RESTART_S = 0.1
 RESTART_MAX_S = 10.0
 """up to this."""
 ERROR_BYTES = 4096
-MTU_MAX = 65535
 FAILURES_TOLD = 3
 """After so many failures with the same text, the log says that it will not recover by itself."""
 
@@ -175,12 +175,12 @@ def _is_noise(line: str) -> bool:
 class PasstState(enum.Enum):
     """The state of passt."""
 
-    NEW = enum.auto()
-    STARTING = enum.auto()
-    SERVING = enum.auto()
-    WAITING = enum.auto()
+    NEW = "new"
+    STARTING = "starting"
+    SERVING = "serving"
+    WAITING = "waiting"
     """Waiting for the time of the next start."""
-    ENDED = enum.auto()
+    ENDED = "ended"
     """The end: the arguments are wrong, or the netdev was deleted."""
 
 
@@ -192,6 +192,32 @@ MOVES: Final[Moves[PasstState]] = {
     PasstState.ENDED: frozenset({PasstState.WAITING}),
 }
 """`restart` leaves ENDED: new arguments may correct the wrong ones."""
+
+
+class PasstRecord(Record, frozen=True):
+    """The state of a PasstKeeper apart from the pidfd."""
+
+    state: PasstState
+    pid: Annotated[int, msgspec.Meta(gt=0)] | None
+    wait_us: U64 | None
+    """In WAITING, the time to the next start."""
+    delay_us: U64
+    """The delay before the start after that."""
+    last_failure: str
+    same_failures: Annotated[int, msgspec.Meta(ge=0)]
+    """How often in a row that was the failure."""
+
+    def check_fields(self) -> None:
+        state = self.state.value
+        waits = self.state is PasstState.WAITING
+        require(waits is (self.wait_us is not None), "wait_us", f"does not go with {state}")
+        serves = self.state is PasstState.SERVING
+        require(serves or self.pid is None, "pid", f"does not go with {state}")
+
+    def check(self, pidfd: int | None) -> None:
+        """Raise RecordError unless this descriptor of the process goes with it; there may be none."""
+        serves = self.state is PasstState.SERVING
+        require(serves or pidfd is None, "state", f"is {self.state.value}, and a pidfd was passed")
 
 
 class PasstSocket(NamedTuple):
@@ -244,6 +270,35 @@ class PasstKeeper:
             raise not_executable(self._arguments[0], "No such file or directory")
         self._user.passt_awaited("starting passt")
         self._launch()
+
+    def save(self) -> PasstRecord:
+        timer = self._timer
+        return PasstRecord(
+            state=self.state,
+            pid=self.pid,
+            wait_us=None if timer is None else left_us(timer.when(), self._loop.time()),
+            delay_us=round(self._wait_s * 1e6),
+            last_failure=self._last_failure,
+            same_failures=self._same_failures,
+        )
+
+    @property
+    def pidfd(self) -> int | None:
+        """The descriptor that belongs to the record, if the process is known."""
+        return self._pidfd if self._pidfd >= 0 else None
+
+    def restore(self, record: PasstRecord, pidfd: int | None, arguments: list[str] | None = None) -> None:
+        """Go on with the passt that serves, or with the wait for its next start; called instead of `start`, with a
+        record that was checked. A start that was under way is made anew, because its process is another's child by
+        then. `arguments` are those of the next start."""
+        PasstKeeper.state.restore(self, record.state)
+        self._arguments = arguments or self._arguments
+        self.pid, self._pidfd = record.pid, -1 if pidfd is None else pidfd
+        self._wait_s = min(record.delay_us / 1e6, RESTART_MAX_S)
+        self._last_failure, self._same_failures = record.last_failure, record.same_failures
+        if record.state in (PasstState.WAITING, PasstState.STARTING):
+            PasstKeeper.state.restore(self, PasstState.WAITING)
+            self._timer = self._loop.call_later((record.wait_us or 0) / 1e6, self._launch)
 
     def _launch(self) -> None:
         if self.state is PasstState.WAITING:
@@ -327,70 +382,3 @@ class PasstKeeper:
             self._process.cancel()
             self._process = None
         self._end()
-
-
-# -- arguments: net_passt_decode_args ---------------------------------------------------------------------------------
-
-_VALUES = (
-    ("mtu", "--mtu"),
-    ("address", "--address"),
-    ("netmask", "--netmask"),
-    ("mac", "--mac-addr"),
-    ("gateway", "--gateway"),
-    ("interface", "--interface"),
-    ("outbound", "--outbound"),
-    ("outbound_if4", "--outbound-if4"),
-    ("outbound_if6", "--outbound-if6"),
-    ("dns", "--dns"),
-    ("fqdn", "--fqdn"),
-    ("map_host_loopback", "--map-host-loopback"),
-    ("map_guest_addr", "--map-guest-addr"),
-    ("dns_forward", "--dns-forward"),
-    ("dns_host", "--dns-host"),
-)
-_SWITCHED_OFF = (
-    ("dhcp_dns", "--no-dhcp-dns"),
-    ("dhcp_search", "--no-dhcp-search"),
-    ("tcp", "--no-tcp"),
-    ("udp", "--no-udp"),
-    ("icmp", "--no-icmp"),
-    ("dhcp", "--no-dhcp"),
-    ("ndp", "--no-ndp"),
-    ("dhcpv6", "--no-dhcpv6"),
-    ("ra", "--no-ra"),
-    ("ipv4", "--ipv6-only"),
-    ("ipv6", "--ipv4-only"),
-)
-
-
-def passt_arguments(options: PasstOptions) -> list[str]:
-    """The command line of passt, without its socket. NetError for options that passt would refuse later, in passt's
-    words."""
-    if options.mac is not None:
-        parse_mac(options.mac, "passt")
-    if options.mtu is not None and not 0 <= options.mtu <= MTU_MAX:
-        raise NetError(f"Parameter 'mtu' must be from 0 to {MTU_MAX}")
-    words = [options.path or "passt"]
-    if options.vhost_user:
-        words.append("--vhost-user")
-    if options.quiet is not False:
-        words.append("--quiet")
-    for name, word in _VALUES:
-        value = getattr(options, name)
-        if value is not None:
-            words += [word, str(value)]
-    words += [word for name, word in _SWITCHED_OFF if getattr(options, name) is False]
-    if options.freebind:
-        words.append("--freebind")
-    for strings, word, separator in (
-        (options.search, "--search", " "),
-        (options.tcp_ports, "--tcp-ports", ","),
-        (options.udp_ports, "--udp-ports", ","),
-    ):
-        if strings:
-            words += [word, separator.join(_texts(strings))]
-    return [*words, *_texts(options.param or ())]
-
-
-def _texts(strings: Iterable[String]) -> list[str]:
-    return [each.text for each in strings]

@@ -8,12 +8,37 @@ from __future__ import annotations
 
 import socket
 from functools import partial
+from typing import NamedTuple
 
 from vnic.backend.base import Backend, BackendContext, log
 from vnic.backend.connection import FramedConnection
 from vnic.backend.options import PasstOptions
-from vnic.backend.passt.process import PasstKeeper, PasstSocket, PasstState, passt_arguments
-from vnic.backend.transport import TransportBackend
+from vnic.backend.passt.arguments import passt_arguments
+from vnic.backend.passt.process import PasstKeeper, PasstRecord, PasstSocket, PasstState
+from vnic.backend.transport import TransportBackend, TransportRecord
+from vnic.record import Record, require, within
+
+
+class PasstBackendRecord(Record, frozen=True):
+    """The state of a PasstBackend apart from its socket and the pidfd of its passt."""
+
+    passt: PasstRecord
+    transport: TransportRecord
+    logged: str
+    """The last reason in the log for which passt does not serve."""
+
+    def check_fields(self) -> None:
+        serves = self.passt.state is PasstState.SERVING
+        connected = self.transport.connection is not None
+        require(serves is connected, "transport.connection", f"does not go with {self.passt.state.value}")
+        require(self.transport.port is None, "transport.port", "is not that of a passt")
+
+
+class PasstHandles(NamedTuple):
+    """The descriptors of a PasstBackend; they are its own after `restore`."""
+
+    sock: socket.socket | None = None
+    pidfd: int | None = None
 
 
 class PasstBackend(TransportBackend):
@@ -28,6 +53,31 @@ class PasstBackend(TransportBackend):
 
     def start(self) -> None:
         self._keeper.start()
+
+    # -- state apart from the socket ----------------------------------------------------------------------------
+
+    def save(self) -> PasstBackendRecord:
+        return PasstBackendRecord(
+            passt=self._keeper.save(), transport=self.save_transport(), logged=self._said
+        )
+
+    @property
+    def handles(self) -> PasstHandles:
+        """The descriptors that belong to the record."""
+        return PasstHandles(self.transport_socket, self._keeper.pidfd)
+
+    def restore(
+        self, record: PasstBackendRecord, handles: PasstHandles, arguments: list[str] | None = None
+    ) -> None:
+        """Go on in the place of the netdev that was saved; called instead of `start`. `arguments` are those of the
+        next passt. Raises RecordError, and leaves the descriptors to the caller then."""
+        with within("passt"):
+            record.passt.check(handles.pidfd)
+        with within("transport"):
+            record.transport.check(handles.sock)
+        self._said = record.logged
+        self._keeper.restore(record.passt, handles.pidfd, arguments)
+        self.restore_transport(record.transport, handles.sock, self._lost)
 
     # -- PasstUser ----------------------------------------------------------------------------------------------
 

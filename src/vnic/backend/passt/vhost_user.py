@@ -10,11 +10,11 @@ import socket
 
 from vnic.backend.base import BackendContext, Chardev
 from vnic.backend.options import PasstOptions, VhostUserOptions
+from vnic.backend.passt.arguments import passt_arguments
 from vnic.backend.passt.process import (
     PasstKeeper,
     PasstSocket,
     PasstState,
-    passt_arguments,
     private_folder,
 )
 from vnic.backend.vhost_user import VhostUserBackend

@@ -10,7 +10,7 @@ import ipaddress
 
 from vnic.backend.base import Backend, BackendContext
 from vnic.backend.options import UserOptions
-from vnic.backend.passt.stream import PasstBackend
+from vnic.backend.passt.stream import PasstBackend, PasstBackendRecord, PasstHandles
 from vnic.backend.user.host_forward import (
     TABLE_HEAD,
     HostForward,
@@ -20,6 +20,7 @@ from vnic.backend.user.host_forward import (
 from vnic.backend.user.restricted import RestrictedGuest
 from vnic.net.errors import NetError
 from vnic.net.queue import Frame
+from vnic.record import RecordError
 
 _NOT_PASST = ("tftp", "bootfile", "tftp_server_name", "smb", "smbserver", "guestfwd", "domainname")
 """Options of slirp that passt has no equivalent for."""
@@ -27,6 +28,13 @@ _GATEWAY_HOST, _DNS_HOST, _GUEST_HOST = 0x0202, 0x0203, 0x020F
 """slirp's addresses of the host, the name server and the first guest, relative to the network: 10.0.2.2 in 10.0.0.0/8,
 10.9.1.2 in 10.9.1.0/24 (net/slirp.c: net_slirp_init)."""
 _GATEWAY_HOST_6, _DNS_HOST_6, _GUEST_HOST_6 = 2, 3, 0x15
+
+
+class UserBackendRecord(PasstBackendRecord, frozen=True):
+    """The state of a UserBackend: its rules may not be those of its options any more."""
+
+    forwards: list[str]
+    """As hostfwd_add takes them."""
 
 
 class UserBackend(PasstBackend):
@@ -45,6 +53,37 @@ class UserBackend(PasstBackend):
         if self._restricted is not None and not self._restricted.may_send(frame):
             return True
         return super().receive(queue, frame, offload)
+
+    # -- state apart from the socket ------------------------------------------------------------------------------
+
+    def save(self) -> UserBackendRecord:
+        each = super().save()
+        return UserBackendRecord(
+            passt=each.passt,
+            transport=each.transport,
+            logged=each.logged,
+            forwards=[forward.rule() for forward in self._plan.forwards],
+        )
+
+    def restore(
+        self, record: PasstBackendRecord, handles: PasstHandles, arguments: list[str] | None = None
+    ) -> None:
+        if not isinstance(record, UserBackendRecord):
+            raise RecordError("", "is that of another netdev")
+        forwards = []
+        for at, rule in enumerate(record.forwards):
+            try:
+                forwards.append(parse_rule(rule, str(self._plan.guest)))
+            except NetError as error:
+                raise RecordError(f"forwards[{at}]", error.desc) from None
+        before, self._plan.forwards = self._plan.forwards, forwards
+        try:
+            super().restore(record, handles, self._plan.arguments())
+        except RecordError:
+            self._plan.forwards = before
+            raise
+        if self._restricted is not None:
+            self._restricted = RestrictedGuest(forwards)
 
     # -- host forwarding at run time ------------------------------------------------------------------------------
 

@@ -32,6 +32,10 @@ class HostForward:
         """The key of a rule: protocol, address and port of the host."""
         return self.protocol, self.host, self.host_port
 
+    def rule(self) -> str:
+        """The rule as `parse_rule` takes it."""
+        return f"{self.protocol}:{self.host}:{self.host_port}-{self.guest}:{self.guest_port}"
+
     def specification(self) -> str:
         """The rule in the form of passt's --tcp-ports and --udp-ports."""
         ports = f"{self.host_port}:{self.guest_port}"
