@@ -59,7 +59,7 @@ class LinkReport:
             return
         self._notice_owed = False
         self._interrupt_owed = interrupts
-        change.notified_us = self._now_us() - change.monotonic_us
+        change.notified_us = self._clock.monotonic_ns() // 1000 - change.monotonic_us
         self._journal.update(change)
 
     @property

@@ -305,7 +305,8 @@ class PciDevice:
         self.config.data[at] = self.config.data[at] & ~capability.PM_STATE_MASK | state
 
     def _drive_intx(self) -> None:
-        blocked = self.config.get(COMMAND, 2) & COMMAND_INTX_DISABLE or self.msix_enabled or self.msi_enabled
+        disabled = self.config.data[COMMAND + 1] & COMMAND_INTX_DISABLE >> 8
+        blocked = disabled or self.msix_enabled or self.msi_enabled
         self.irq.set_intx(self._intx and not blocked)
 
     def _asks_flr(self, offset: int, data: bytes) -> bool:

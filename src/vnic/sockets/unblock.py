@@ -95,7 +95,14 @@ def _sleeps() -> int:
 
 def write(fd: int, data: bytes) -> int:
     """os.write. BlockingIOError if there is no room, Blocked if the peer made the call block."""
-    return _watched(os.write, fd, data)
+    watch = _watch  # as `_watched`, without its call: each interrupt comes here
+    watch.calls = watch.inside = watch.calls + 1
+    if not watch.armed:
+        _arm()
+    try:
+        return os.write(fd, data)
+    finally:
+        watch.inside = 0
 
 
 def read(fd: int, size: int) -> bytes:

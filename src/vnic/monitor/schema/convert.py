@@ -349,12 +349,13 @@ def _object(shape: Object, form: Form) -> Visit:
     members, make = _members(shape.members, form), shape.make
 
     def visit(value: object, name: str) -> object:
-        data = _dict(value, name)
+        if not isinstance(value, dict):
+            raise _wrong_type(name, "object")
         prefix = name + "." if name else ""
         attributes: dict[str, object] = {}
-        if _visit_members(members, data, prefix, attributes) != len(data):
+        if _visit_members(members, value, prefix, attributes) != len(value):
             known = {member[0] for member in members}
-            raise _unexpected(prefix, next(key for key in data if key not in known))
+            raise _unexpected(prefix, next(key for key in value if key not in known))
         return make(**attributes)
 
     return visit

@@ -377,7 +377,7 @@ def _whole_message(data: bytes) -> object | None:
     """
     if not data.startswith(b"{") or not data.isascii() or b"\\" in data:
         return None
-    if data.count(b"{") + data.count(b"[") > NESTING_MAX:
+    if len(data) > NESTING_MAX and data.count(b"{") + data.count(b"[") > NESTING_MAX:
         return None
     try:
         value, end = _DECODER.raw_decode(data.decode("ascii"))
