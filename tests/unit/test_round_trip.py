@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.fakes.trips import ALL, Trip, backends, filters, net, pci, vhost_user, virtio
+from tests.fakes.trips import ALL, Trip, backends, filters, net, pci, sockets, vhost_user, virtio
 
 from vnic.record import Record, RecordError, decode, encode
 
@@ -19,6 +19,7 @@ assert backends
 assert filters
 assert net
 assert pci
+assert sockets
 assert vhost_user
 assert virtio
 

@@ -13,7 +13,9 @@ import select
 import socket
 from collections import deque
 from collections.abc import Container, Sequence
-from typing import Final, Protocol
+from typing import Annotated, Final, Protocol
+
+import msgspec
 
 from vnic.descriptors import (
     HARMLESS,
@@ -24,6 +26,7 @@ from vnic.descriptors import (
 )
 from vnic.protocol.frames import FrameError
 from vnic.quota import Holding, TooManyDescriptors
+from vnic.record import Record, require
 from vnic.sockets import unblock
 
 log = logging.getLogger(__name__)
@@ -118,6 +121,38 @@ class ConnectionUser(Protocol):
         `Connection.close`."""
 
 
+class OutputRecord(Record, frozen=True):
+    """A message, or the rest of one, that the peer has not read."""
+
+    data: Annotated[bytes, msgspec.Meta(min_length=1)]
+    descriptors: Annotated[int, msgspec.Meta(ge=0, le=253)]
+
+
+class ConnectionRecord(Record, frozen=True):
+    """The state of a Connection apart from its socket and the descriptors of its output."""
+
+    output: Annotated[list[OutputRecord], msgspec.Meta(max_length=WAITING_MAX_MESSAGES)]
+    paused: bool
+    half_closed: bool
+    failed: bool
+    """Its end is about to be reported."""
+    failure: str | None
+
+    def check_fields(self) -> None:
+        require(self.failed or self.failure is None, "failure", "of a connection that has not failed")
+
+    def check(self, fds: Sequence[Sequence[int]]) -> None:
+        """Raise RecordError unless these are the descriptors of the output."""
+        count = len(self.output)
+        require(count == len(fds), "output", f"has {count} messages, with the descriptors of {len(fds)}")
+        for at, (each, passed) in enumerate(zip(self.output, fds, strict=True)):
+            told = each.descriptors
+            fits = told == len(passed)
+            require(fits, f"output[{at}].descriptors", f"are {told}, and {len(passed)} were passed")
+        total = sum(each.descriptors for each in self.output)
+        require(total <= WAITING_MAX_FDS, "output", f"has {total} descriptors")
+
+
 class Connection:
     """A connected stream socket in the loop, for messages with descriptors.
 
@@ -146,11 +181,51 @@ class Connection:
         self._output: deque[tuple[bytes, list[int]]] = deque()
         self._waiting_fds = 0
         self._failed = False
+        self._failure: str | None = None
         self._half_closed = False
         self._paused = False
         self.closed = False
         sock.setblocking(False)
         loop.add_reader(sock, self._readable)
+
+    # -- state apart from descriptors ---------------------------------------------------------------------------
+
+    def save(self) -> ConnectionRecord:
+        """The record of a connection that is not closed."""
+        return ConnectionRecord(
+            output=[OutputRecord(data=data, descriptors=len(fds)) for data, fds in self._output],
+            paused=self._paused,
+            half_closed=self._half_closed,
+            failed=self._failed,
+            failure=self._failure,
+        )
+
+    @property
+    def sock(self) -> socket.socket:
+        """The socket that belongs to the record."""
+        return self._sock
+
+    @property
+    def fds(self) -> list[list[int]]:
+        """The descriptors of each message of the output, still the connection's."""
+        return [fds for _, fds in self._output]
+
+    def restore(self, record: ConnectionRecord, fds: Sequence[Sequence[int]]) -> None:
+        """Go on on the same socket; the descriptors are the connection's then. Raises RecordError, and leaves them to
+        the caller then."""
+        record.check(fds)
+        self._output = deque(
+            (each.data, list(passed)) for each, passed in zip(record.output, fds, strict=True)
+        )
+        self._waiting_fds = sum(each.descriptors for each in record.output)
+        self._half_closed = record.half_closed
+        if self._output:
+            self._loop.remove_reader(self._sock)
+            self._loop.add_writer(self._sock, self._writable)
+        if record.paused:
+            self.pause()
+        if record.failed:
+            self._fail_later(record.failure)
 
     def _readable(self) -> None:
         user = self._user
@@ -226,7 +301,7 @@ class Connection:
     def _fail_later(self, reason: str | None) -> None:
         """Report the error in a later turn: a user is never closed during its own `send`."""
         if not self._failed:
-            self._failed = True
+            self._failed, self._failure = True, reason
             self._loop.call_soon(self._lose, reason)
 
     def _writable(self) -> None:

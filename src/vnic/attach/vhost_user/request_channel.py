@@ -8,9 +8,17 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from vnic.record import Record, require
 from vnic.sockets import unblock
 
 log = logging.getLogger(__name__)
+
+
+class RequestChannelRecord(Record, frozen=True):
+    """The state of a RequestChannel."""
+
+    unsent: bytes
+    """The rest of a message for which there is no room."""
 
 
 class RequestChannel:
@@ -22,6 +30,16 @@ class RequestChannel:
         self._name = name
         self._fd: int | None = None
         self._unsent = b""
+
+    def save(self) -> RequestChannelRecord:
+        return RequestChannelRecord(unsent=self._unsent)
+
+    def restore(self, record: RequestChannelRecord) -> None:
+        """Go on with a message that was begun, after `use`. Raises RecordError."""
+        require(self._fd is not None or not record.unsent, "unsent", "is there without a channel")
+        self._unsent = record.unsent
+        if self._fd is not None and self._unsent:
+            self._loop.add_writer(self._fd, self._writable)
 
     def use(self, fd: int | None) -> None:
         """Write to `fd` from now on; unsent data for the previous descriptor is dropped."""
