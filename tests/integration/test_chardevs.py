@@ -51,7 +51,7 @@ def test_chardev_socket_is_removed_with_vnic(place: Place) -> None:
 )  # fmt: skip
 def test_chardev_that_cannot_listen_is_refused(place: Place, chardev: str, why: str) -> None:
     option = f"socket,id=c0,server=on,{chardev}"
-    result = place.verb("run", "-chardev", option)
+    result = place.command("run", "-chardev", option)
     assert (result.returncode, result.stderr) == (1, f"vnic: -chardev {option}: {why}\n")
     with place.run():
         assert place.verb("hmp", f"chardev-add {option}").stderr == f"Error: {why}\n"

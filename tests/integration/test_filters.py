@@ -246,7 +246,7 @@ def test_hmp_texts_are_qemus(place: Place, cable: Cable) -> None:
 )
 def test_impossible_filters_are_refused(place: Place, cable: Cable, given: str, desc: str) -> None:
     vhost = ("-chardev", "socket,id=c0,path=vu.sock,server=on", "-netdev", "vhost-user,id=vu,chardev=c0")
-    done = place.verb("run", *cable.options, *vhost, "-object", given)
+    done = place.command("run", *cable.options, *vhost, "-object", given)
     assert (done.returncode, done.stderr) == (1, f"vnic: -object {given}: {desc}\n")
 
 

@@ -67,7 +67,7 @@ def test_run_imports_neither_the_client_nor_the_tables(place: Place) -> None:
 
 def test_a_name_that_is_taken_is_refused(place: Place) -> None:
     with place.run(name="lab") as running:
-        result = place.verb("run", "-name", "lab")
+        result = place.command("run", "-name", "lab")
         assert result.returncode == 1
         assert result.stderr == (
             f"vnic: -name lab: a vnic named 'lab' is running already ({running.qmp_path}); choose another -name\n"
@@ -89,7 +89,7 @@ def test_what_a_killed_vnic_left_is_replaced(place: Place) -> None:
 
 def test_a_pidfile_of_a_running_vnic_is_locked(place: Place) -> None:
     with place.run("-pidfile", "pid", name="a"):
-        result = place.verb("run", "-name", "b", "-pidfile", "pid")
+        result = place.command("run", "-name", "b", "-pidfile", "pid")
         assert result.returncode == 1
         assert result.stderr == (
             "vnic: cannot create PID file: Could not lock 'pid': Resource temporarily unavailable\n"
@@ -119,7 +119,7 @@ def test_cont_says_which_socket_it_cannot_open(place: Place) -> None:
 
 def test_daemonize_returns_when_it_runs(place: Place) -> None:
     del place.environment["VNIC_LOG"]
-    result = place.verb("run", "-daemonize", "-pidfile", "pid", "-netdev", "echo,id=net0", "-device", NIC)
+    result = place.command("run", "-daemonize", "-pidfile", "pid", "-netdev", "echo,id=net0", "-device", NIC)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     pid = int((place.folder / "pid").read_text())
     try:
@@ -149,20 +149,20 @@ def test_a_log_file_is_told_of_link_changes(place: Place) -> None:
 def test_a_log_file_has_to_be_a_plain_one(place: Place) -> None:
     os.mkfifo(place.folder / "fifo")
     for option in ("-D", "-pidfile"):
-        result = place.verb("run", option, "fifo")
+        result = place.command("run", option, "fifo")
         assert result.returncode == 1
         assert "it is a FIFO, and has to be a plain file\n" in result.stderr
 
 
 def test_daemonize_tells_of_a_failed_start(place: Place) -> None:
-    result = place.verb("run", "-daemonize", "-device", "nonsense")
+    result = place.command("run", "-daemonize", "-device", "nonsense")
     assert result.returncode == 1
     assert result.stderr == "vnic: -device nonsense: 'nonsense' is not a valid device model name\n"
 
 
 @pytest.mark.parametrize("option", ["-monitor stdio", "-qmp stdio", "-chardev stdio,id=c0"])
 def test_daemonize_refuses_stdio(place: Place, option: str) -> None:
-    result = place.verb("run", "-daemonize", *option.split())
+    result = place.command("run", "-daemonize", *option.split())
     assert result.returncode == 1
     assert result.stderr == f"vnic: {option}: cannot use stdio with -daemonize\n"
 
@@ -192,7 +192,7 @@ def test_daemonize_refuses_stdio(place: Place, option: str) -> None:
 def test_a_start_that_fails_says_why_in_one_line_and_leaves_nothing(
     place: Place, options: list[str], line: str | None
 ) -> None:
-    result = place.verb("run", "-netdev", STREAM, "-device", NIC, *options)
+    result = place.command("run", "-netdev", STREAM, "-device", NIC, *options)
     assert result.returncode == 1
     assert result.stderr.startswith(f"vnic: {line}" if line else f"vnic: {options[0]} {options[1]}: ")
     assert len(result.stderr.splitlines()) == 1
@@ -202,7 +202,7 @@ def test_a_start_that_fails_says_why_in_one_line_and_leaves_nothing(
 
 @pytest.mark.parametrize("options", [["-nonsense"], ["-netdev"], ["disk.img"]])
 def test_wrong_usage_gives_2(place: Place, options: list[str]) -> None:
-    result = place.verb("run", *options)
+    result = place.command("run", *options)
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 1
 
@@ -222,7 +222,7 @@ def test_a_nic_socket_that_is_taken_is_refused(place: Place, made: str, why: str
         else:
             listening.bind(str(path))
             listening.listen()
-        result = place.verb("run", "-netdev", "echo,id=net0", "-device", NIC)
+        result = place.command("run", "-netdev", "echo,id=net0", "-device", NIC)
     assert result.returncode == 1
     assert result.stderr == f"vnic: -device {NIC}: Failed to bind socket to nic0.sock: {why}\n"
     assert path.exists(), "what was there stays"
@@ -236,7 +236,7 @@ def test_help_needs_nothing(place: Place) -> None:
         ["-device", "virtio-net,help"],
         ["-version"],
     ):
-        result = place.verb("run", *words)
+        result = place.command("run", *words)
         assert result.returncode == 0
         assert result.stderr == ""
         assert result.stdout
