@@ -115,13 +115,13 @@ def request(draw: st.DrawFn) -> tuple[bytes, int]:
     return draw(access())
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.lists(st.tuples(st.binary(max_size=80), st.integers(0, 3)), max_size=6), st.booleans())
 def test_random_bytes_give_replies_or_protocol_error(pieces: list[tuple[bytes, int]], greeted: bool) -> None:
     serve([(HELLO, 0), *pieces] if greeted else pieces)
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(st.lists(request(), max_size=40))
 def test_random_messages_give_replies_or_protocol_error(requests: list[tuple[bytes, int]]) -> None:
     serve([(HELLO, 0), *requests])

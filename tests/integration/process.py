@@ -115,6 +115,15 @@ class Place:
         return Running(self, self.start("run", *given, *options, command=command), self.qmp_path(name))
 
 
+@contextlib.contextmanager
+def new_place() -> Iterator[Place]:
+    made = Place()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
 class Running:
     """A `vnic run` that has come up; a context manager that ends it and checks that it ended well."""
 

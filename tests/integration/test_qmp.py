@@ -158,7 +158,7 @@ def test_nic_is_added_and_deleted(place: Place) -> None:
     ],
 )  # fmt: skip
 def test_a_refused_device_add_leaves_nothing(
-    place: Place, arguments: dict[str, object], desc: str | None
+    shared_echo: Running, arguments: dict[str, object], desc: str | None
 ) -> None:
     async def conversation(client: QMPClient) -> None:
         base = {"driver": "virtio-net", "attach": {"type": "vhost-user", "path": "x.sock"}}
@@ -166,9 +166,8 @@ def test_a_refused_device_add_leaves_nothing(
         assert desc is None or text == desc
         assert [link["name"] for link in await ask(client, "query-links")] == ["net0", "nic0"]
 
-    with place.run("-netdev", ECHO, "-device", NIC) as running:
-        talk(running, conversation)
-    assert not os.path.exists(place.path("x.sock"))
+    talk(shared_echo, conversation)
+    assert not os.path.exists(shared_echo.place.path("x.sock"))
 
 
 def test_default_macs_count_up_past_those_in_use(place: Place) -> None:

@@ -12,7 +12,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.integration.process import COMMAND, PATIENCE_S, Place, Running, guest_on, wait_for
+from tests.integration.process import (
+    COMMAND,
+    PATIENCE_S,
+    Place,
+    Running,
+    guest_on,
+    wait_for,
+)
 
 from vnic.lab.played.vhost_user_client import QEMU_NETDEV_PROTOCOL_FEATURES
 
@@ -372,8 +379,8 @@ def test_netdev_and_device_come_and_go(place: Place, echo: Running) -> None:
         ),
     ],
 )
-def test_refused_additions(place: Place, echo: Running, words: list[str], desc: str) -> None:
-    result = place.verb(*words)
+def test_refused_additions(shared_echo: Running, words: list[str], desc: str) -> None:
+    result = shared_echo.place.verb(*words)
     assert result.returncode == 1
     assert result.stderr.startswith(f"vnic: {desc}")
     assert len(result.stderr.splitlines()) == 1
@@ -404,13 +411,13 @@ def test_hmp_prints_what_hmp_prints(place: Place, echo: Running) -> None:
     assert json.loads(place.verb("hmp", "set_link nic0 on", "--json").stdout) == ""
 
 
-def test_hmp_help_in_an_option_string_creates_nothing(place: Place, echo: Running) -> None:
+def test_hmp_help_in_an_option_string_creates_nothing(shared_echo: Running) -> None:
     device = "e1000,id=x,attach.type=vfio-user,attach.path=x.sock,help"
-    lines = place.verb("hmp", f"device_add {device}").stdout.splitlines()
+    lines = shared_echo.place.verb("hmp", f"device_add {device}").stdout.splitlines()
     assert lines[0] == "e1000 options:"
     assert {"  attach.path=<string>", "  attach.server=<bool>"} <= set(lines)
-    assert "x" not in links(place)
-    assert "\n  socket\n" in place.verb("hmp", "chardev-add help").stdout
+    assert "x" not in links(shared_echo.place)
+    assert "\n  socket\n" in shared_echo.place.verb("hmp", "chardev-add help").stdout
 
 
 @pytest.mark.parametrize(
@@ -425,8 +432,8 @@ def test_hmp_help_in_an_option_string_creates_nothing(place: Place, echo: Runnin
         ("netdev_add echo,id=9", 'Try "help netdev_add" for more information\n'),
     ],
 )
-def test_unknown_hmp_command_exits_1(place: Place, echo: Running, line: str, said: str) -> None:
-    result = place.verb("hmp", line)
+def test_unknown_hmp_command_exits_1(shared_echo: Running, line: str, said: str) -> None:
+    result = shared_echo.place.verb("hmp", line)
     assert (result.returncode, result.stdout, result.stderr) == (1, "", said)
 
 
@@ -462,8 +469,8 @@ def test_the_instance_is_found_named_or_asked_for(place: Place) -> None:
         ["-n", "vnic", "link", "--json", "set", "nic0", "down"],
     ],
 )
-def test_options_may_stand_before_the_verb(place: Place, echo: Running, words: list[str]) -> None:
-    result = place.verb(*(word.format(echo.qmp_path) for word in words))
+def test_options_may_stand_before_the_verb(shared_echo: Running, words: list[str]) -> None:
+    result = shared_echo.place.verb(*(word.format(shared_echo.qmp_path) for word in words))
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["link"] == "down"
 
@@ -490,11 +497,11 @@ def test_socket_without_a_qmp_server_is_refused(place: Place) -> None:
 
 
 @pytest.mark.parametrize("words", [["link"], ["link", "--json"], ["why", "nic0"], ["hmp", "help"], ["-h"]])
-def test_closed_standard_files_are_no_traceback(place: Place, echo: Running, words: list[str]) -> None:
+def test_closed_standard_files_are_no_traceback(shared_echo: Running, words: list[str]) -> None:
     result = subprocess.run(
         ["sh", "-c", 'exec "$@" <&- >&-', "sh", *COMMAND, *words],
-        env=place.environment,
-        cwd=place.folder,
+        env=shared_echo.place.environment,
+        cwd=shared_echo.place.folder,
         stderr=subprocess.PIPE,
         check=False,
         timeout=PATIENCE_S,
@@ -510,10 +517,10 @@ def test_a_closed_stderr_takes_its_text_along(place: Place) -> None:
     assert (result.returncode, result.stdout) == (2, b"")
 
 
-def test_argument_that_is_not_utf8_is_refused(place: Place, echo: Running) -> None:
+def test_argument_that_is_not_utf8_is_refused(shared_echo: Running) -> None:
     addr = "stream,id=a,addr.type=unix,addr.path=\udcff"
     for words in (["why", "\udcff"], ["hmp", "set_link \udcff on"], ["netdev", "add", addr]):
-        result = place.verb(*words)
+        result = shared_echo.place.verb(*words)
         told = "vnic: an argument is no text: it holds bytes that are not UTF-8\n"
         assert (result.returncode, result.stdout, result.stderr) == (1, "", told)
 

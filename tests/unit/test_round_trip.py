@@ -83,7 +83,7 @@ VALUES = st.one_of(
 
 
 @given(data=st.data())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
 def test_a_changed_record_is_taken_or_refused_by_name(trip: Trip, data: st.DataObject) -> None:
     """Whatever is changed in it, nothing but RecordError is raised, and a unit that refuses is as it was before."""
     document = json.loads(encode(trip.unit.save()))

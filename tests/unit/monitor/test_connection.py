@@ -106,9 +106,9 @@ def test_event_of_command_precedes_reply() -> None:
 
 def test_half_closed_client_gets_its_replies() -> None:
     async def test(wire: Wire) -> None:
-        await wire.send(b'{"execute":"qmp_capabilities"}' + b'{"execute":"query-qmp-schema"}' * 100)
+        await wire.send(b'{"execute":"qmp_capabilities"}' + b'{"execute":"query-qmp-schema"}' * 30)
         wire.far.shutdown(socket.SHUT_WR)
-        assert len(await wire.lines(102)) == 102
+        assert len(await wire.lines(32)) == 32
         assert await wire.loop.sock_recv(wire.far, 1) == b""
         assert wire.ended == 1
 
@@ -264,7 +264,7 @@ def test_endless_message_is_bounded() -> None:
         await wire.negotiate()
         await wire.send(b'{"execute":"')
         chunk = b"a" * 1_000_000
-        for _ in range(100):
+        for _ in range(30):
             await wire.send(chunk)
         await wire.send(b'"}\n{"execute":"query-name"}\n')
         error, name = await wire.lines(2)

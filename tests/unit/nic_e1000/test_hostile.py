@@ -54,7 +54,7 @@ def test_random_register_values_do_not_raise(running: Rig) -> None:
     assert running.driver.received() == [FRAME]
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(
     descriptors=st.lists(
         st.tuples(
@@ -85,7 +85,7 @@ def test_random_transmit_descriptors_do_not_raise(
     rig.close()
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     ring=st.binary(min_size=256, max_size=256),
     head=st.sampled_from([0, 3, 15, 16, 0xFFFF]),
