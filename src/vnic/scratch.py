@@ -8,12 +8,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
+
+# tempfile and shutil are imported late: a start of `vnic run` only looks for folders, and rarely finds one.
 
 LOCK_NAME: Final = ".vnic-lock"
 PUBLIC: Final = Path("/tmp")
@@ -24,6 +24,8 @@ class ScratchFolder:
     """A folder of mode 0700 in the folder for temporary files, or in `parent`. `remove` deletes it."""
 
     def __init__(self, prefix: str, parent: Path | None = None) -> None:
+        import tempfile
+
         while True:
             self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
             try:
@@ -40,6 +42,8 @@ class ScratchFolder:
     def remove(self) -> None:
         """Delete the folder. It may be called again."""
         if self._lock >= 0:
+            import shutil
+
             shutil.rmtree(self.path, ignore_errors=True)
             os.close(self._lock)
             self._lock = -1
@@ -47,6 +51,8 @@ class ScratchFolder:
 
 def shared_parent() -> Path:
     """A folder that a program which changes its user can reach: $TMPDIR, or /tmp if that is private."""
+    import tempfile
+
     chosen = Path(tempfile.gettempdir())
     private = any(not folder.stat().st_mode & stat.S_IXOTH for folder in (chosen, *chosen.resolve().parents))
     return PUBLIC if private else chosen
@@ -54,7 +60,8 @@ def shared_parent() -> Path:
 
 def remove_leftovers(parent: Path | None = None, prefixes: tuple[str, ...] = PREFIXES) -> None:
     """Remove the folders of this user whose makers have ended. A folder without a lock file stays."""
-    for folder in {parent} if parent is not None else {Path(tempfile.gettempdir()), PUBLIC}:
+    usual = {Path(os.environ[name]) for name in ("TMPDIR", "TEMP", "TMP") if os.environ.get(name)} | {PUBLIC}
+    for folder in usual if parent is None else {parent}:
         for path in _folders(folder, prefixes):
             with contextlib.suppress(OSError):
                 _remove_if_left(path)
@@ -72,6 +79,8 @@ def _remove_if_left(path: str) -> None:
     try:
         found = os.fstat(lock)
         if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and _lock(lock):
+            import shutil
+
             shutil.rmtree(path, ignore_errors=True)
     finally:
         os.close(lock)

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 
@@ -23,6 +22,8 @@ _CUTOFF = 0.7
 
 def closest(word: str, known: Iterable[str]) -> str | None:
     """The most similar of `known`, if one is."""
+    import difflib  # imported late: most starts have nothing misspelt
+
     found = difflib.get_close_matches(word, list(known), 1, _CUTOFF)
     return found[0] if found else None
 
