@@ -11,7 +11,18 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.fakes.trips import ALL, Trip, backends, filters, net, pci, sockets, vhost_user, virtio
+from tests.fakes.trips import (
+    ALL,
+    Trip,
+    backends,
+    filters,
+    net,
+    pci,
+    sockets,
+    vhost_user,
+    vhost_user_netdev,
+    virtio,
+)
 
 from vnic.record import Record, RecordError, decode, encode
 
@@ -21,6 +32,7 @@ assert net
 assert pci
 assert sockets
 assert vhost_user
+assert vhost_user_netdev
 assert virtio
 
 

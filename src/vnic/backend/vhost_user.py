@@ -10,18 +10,28 @@ from __future__ import annotations
 import enum
 import socket
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from vnic.backend.base import Backend, BackendContext, log
 from vnic.backend.options import VhostUserOptions
-from vnic.backend.vhost_user_session import BackEndSession, acked, lacking, usable_rings
-from vnic.chardev.socket import ChardevSocket
+from vnic.backend.vhost_user_session import (
+    BackEndHandles,
+    BackEndSession,
+    BackEndSessionRecord,
+    acked,
+    lacking,
+    usable_rings,
+)
+from vnic.chardev.socket import ChardevSocket, ChardevSocketRecord, SocketChardevState
 from vnic.lifecycle import Lifecycle, Moves
 from vnic.net.announce import ETH_P_RARP, RARP_FRAME_LENGTH
 from vnic.net.errors import NetError
 from vnic.net.queue import Frame
 from vnic.nic.virtio_net.features import GUEST_ANNOUNCE
+from vnic.protocol.vhost_user.frontend_record import Phase
 from vnic.protocol.vhost_user.messages import ProtocolError
+from vnic.record import U64, Record, RecordError, require, within
+from vnic.sockets.listener import Listening
 from vnic.virtio.device import RingBackend, VirtioDevice
 
 UNFIT_PAUSE_S = 0.5
@@ -35,16 +45,16 @@ WRONG_PEER = "vhost-user requires frontend driver virtio-net-*"
 class BackendState(enum.Enum):
     """The state of the netdev."""
 
-    NEW = enum.auto()
-    ABSENT = enum.auto()
+    NEW = "new"
+    ABSENT = "absent"
     """No back-end is connected."""
-    HANDSHAKE = enum.auto()
+    HANDSHAKE = "handshake"
     """A back-end is connected, and its features have been requested."""
-    UP = enum.auto()
+    UP = "up"
     """The back-end is ready for the rings, or has them."""
-    LOST = enum.auto()
+    LOST = "lost"
     """The back-end has disconnected; the loop's next turn processes that."""
-    ENDED = enum.auto()
+    ENDED = "ended"
     """The netdev was deleted; the return of the rings may still be pending."""
 
 
@@ -56,6 +66,51 @@ MOVES: Final[Moves[BackendState]] = {
     BackendState.LOST: frozenset({BackendState.ABSENT, BackendState.ENDED}),
     BackendState.ENDED: frozenset(),
 }
+
+
+class LossRecord(Record, frozen=True):
+    """The end of a connection, which the loop's next turn processes."""
+
+    reason: str
+    connected: bool
+    """The link was up."""
+    pause_us: U64
+    """The delay before the next connection."""
+
+
+class VhostUserBackendRecord(Record, frozen=True):
+    """The state of a VhostUserBackend apart from its sockets."""
+
+    state: BackendState
+    chardev: ChardevSocketRecord
+    ring_features: U64 | None
+    complaint: str
+    """The last reason for which a back-end was refused."""
+    rarp_failed: bool
+    loss: LossRecord | None
+    session: BackEndSessionRecord | None
+
+    def check_fields(self) -> None:
+        state = self.state
+        lost = state is BackendState.LOST
+        require(lost is (self.loss is not None), "loss", f"does not go with {state.value}")
+        connected = state in (BackendState.HANDSHAKE, BackendState.UP)
+        require(connected is (self.session is not None), "session", f"does not go with {state.value}")
+        if self.session is not None:
+            phase = self.session.engine.phase
+            fits = (phase is Phase.HANDSHAKE) is (state is BackendState.HANDSHAKE)
+            require(fits, "session.engine.phase", f"is {phase.value} in {state.value}")
+        is_open = self.chardev.state is SocketChardevState.OPEN
+        require(is_open is (lost or connected), "chardev.state", f"does not go with {state.value}")
+
+
+class VhostUserHandles(NamedTuple):
+    """The handles of a VhostUserBackend; the sockets are its own after `restore`."""
+
+    listening: Listening | None = None
+    """None, too, if the chardev owns it."""
+    sock: socket.socket | None = None
+    session: BackEndHandles = BackEndHandles()
 
 
 class VhostUserBackend(Backend, RingBackend):
@@ -80,6 +135,7 @@ class VhostUserBackend(Backend, RingBackend):
         of."""
         self._rarp_failed = False
         self._complaint = ""
+        self._loss: LossRecord | None = None
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -101,6 +157,58 @@ class VhostUserBackend(Backend, RingBackend):
         if self._session is not None and not self._session.has_rings:
             self._drop_session()
 
+    # -- state apart from handles -----------------------------------------------------------------------------------
+
+    def save(self) -> VhostUserBackendRecord:
+        """The record of a netdev that is not deleted."""
+        return VhostUserBackendRecord(
+            state=self.state,
+            chardev=self._socket.save(),
+            ring_features=self.ring_features,
+            complaint=self._complaint,
+            rarp_failed=self._rarp_failed,
+            loss=self._loss,
+            session=None if self._session is None else self._session.save(),
+        )
+
+    @property
+    def handles(self) -> VhostUserHandles:
+        """The sockets that belong to the record, and what the back-end has."""
+        listening, session = self._socket.listening, self._session
+        if session is None or session.sock is None:
+            return VhostUserHandles(listening)
+        return VhostUserHandles(listening, session.sock, session.handles)
+
+    def restore(self, record: VhostUserBackendRecord, handles: VhostUserHandles) -> None:
+        """Go on in the place of the netdev that was saved; called instead of `start`, after the VM's attachment is
+        restored and before the device whose rings the back-end has. Raises RecordError, and leaves the sockets to the
+        caller then."""
+        passed = "no" if handles.sock is None else "a"
+        agree = (record.session is not None) is (handles.sock is not None)
+        require(agree, "session", f"{passed} socket was passed")
+        with within("chardev"):
+            self._socket.check(record.chardev, handles.listening)
+        if record.session is not None and handles.sock is not None:
+            # Of a copy of the socket, so that the caller's stays open if the session refuses.
+            sock = handles.sock.dup()
+            session = BackEndSession(self, self.loop, sock, self.name, self.queues)
+            try:
+                with within("session"):
+                    session.restore(record.session, handles.session)
+            except RecordError:
+                session.close()
+                raise
+            handles.sock.close()
+            self._session = session
+            self._chardev.set_connected(sock)
+        self._chardev.claim(f"netdev {self.name}")
+        VhostUserBackend.state.restore(self, record.state)
+        self.ring_features, self._complaint = record.ring_features, record.complaint
+        self._rarp_failed, self._loss = record.rarp_failed, record.loss
+        self._socket.restore(record.chardev, handles.listening)
+        if record.loss is not None:
+            self.loop.call_soon(self._closed)
+
     # -- the socket (ChardevUser, SessionOwner) ---------------------------------------------------------------------
 
     def awaiting(self, text: str) -> None:
@@ -112,6 +220,7 @@ class VhostUserBackend(Backend, RingBackend):
         self._chardev.set_connected(sock)
         self.hold_disconnected(f"connected to {self._socket.name}, asking the back-end what it can")
         self._session = BackEndSession(self, self.loop, sock, self.name, self.queues)
+        self._session.begin()
 
     def lost(self, reason: str | None) -> None:
         """CHR_EVENT_CLOSED: stop watching the socket. The rest is done in the loop's next turn, because this may be
@@ -132,24 +241,26 @@ class VhostUserBackend(Backend, RingBackend):
             self.state = BackendState.LOST
             if self._session is not None:
                 self._session.close()
-            self.loop.call_soon(self._closed, reason, connected, pause_s)
+            self._loss = LossRecord(reason=reason, connected=connected, pause_us=round(pause_s * 1e6))
+            self.loop.call_soon(self._closed)
         elif self.state is BackendState.ENDED:
             self._drop_session()
 
-    def _closed(self, reason: str, connected: bool, pause_s: float) -> None:
+    def _closed(self) -> None:
         """chr_closed_bh: link down for all queues, notify the device, install the handlers again, emit the event.
 
         QEMU saves the features here that the guest acknowledged; in vnic the device model has them.
         """
-        if self.state is not BackendState.LOST:
+        loss, self._loss = self._loss, None
+        if self.state is not BackendState.LOST or loss is None:
             self._drop_session()  # the netdev was deleted in between
             return
         self.state = BackendState.ABSENT
         self._chardev.set_connected(None)
-        self.hold_disconnected(reason)
+        self.hold_disconnected(loss.reason)
         self._drop_session()
-        self._socket.rearm(reason, pause_s)
-        if connected:
+        self._socket.rearm(loss.reason, loss.pause_us / 1e6)
+        if loss.connected:
             self.context.emit("NETDEV_VHOST_USER_DISCONNECTED", {"netdev-id": self.name})
 
     def _drop_session(self) -> None:

@@ -10,14 +10,21 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from vnic.memory.guest import GuestMemory
 from vnic.nic.virtio_net.features import MTU, OF_THE_RINGS, names
 from vnic.protocol.vhost_user.frontend import Bases, FrontendEngine, SharedRegion
-from vnic.protocol.vhost_user.frontend_record import Phase, SharedRing
+from vnic.protocol.vhost_user.frontend_record import (
+    FrontendEngineRecord,
+    FrontendHandles,
+    Phase,
+    SharedRing,
+)
 from vnic.protocol.vhost_user.messages import MAX_FDS, ProtocolError
-from vnic.sockets.connection import Connection
+from vnic.record import Record, RecordError, require, within
+from vnic.sockets.connection import Connection, ConnectionRecord
+from vnic.virtio.attachment import Attachment, QueueFds
 from vnic.virtio.device import VirtioDevice
 
 ANSWER_TIMEOUT_S = 5.0
@@ -70,6 +77,33 @@ class TakenRings:
         self.handed_over.clear()
 
 
+class BackEndSessionRecord(Record, frozen=True):
+    """The state of a BackEndSession whose connection is not closed."""
+
+    engine: FrontendEngineRecord
+    connection: ConnectionRecord
+    memory_told: bool
+    """The back-end has the newest map of the guest's memory, if it has the rings."""
+
+    @property
+    def has_rings(self) -> bool:
+        return self.engine.phase in (Phase.RUNNING, Phase.STOPPING)
+
+
+class BackEndHandles(NamedTuple):
+    """The handles of a session. The descriptors are its own after `restore`."""
+
+    output: Sequence[Sequence[int]] = ()
+    """As `Connection.fds`."""
+    begun: Sequence[int] = ()
+    """Those of the half-read message."""
+    device: VirtioDevice | None = None
+    """The device whose rings the back-end has; it is restored after the session."""
+    attachment: Attachment | None = None
+    """That of the device, which is restored: it hands the rings over again."""
+    memory: GuestMemory | None = None
+
+
 class BackEndSession:
     """From the connection of a back-end until its end is processed. It is the ConnectionUser of its connection."""
 
@@ -81,7 +115,7 @@ class BackEndSession:
         name: str,
         pairs: int,
     ) -> None:
-        """`name` is the netdev's. `pairs` are the queue pairs that will be used."""
+        """`begin` or `restore` follows. `name` is the netdev's. `pairs` are the queue pairs that will be used."""
         self._owner = owner
         self._loop = loop
         self._pairs = pairs
@@ -91,6 +125,9 @@ class BackEndSession:
         self._deadline: asyncio.TimerHandle | None = None
         self._connection = Connection(loop, sock, self, max_fds=MAX_FDS, owner=name)
         self._engine = FrontendEngine(self._connection.send, pairs, self._ready, self._stopped)
+
+    def begin(self) -> None:
+        """Ask the back-end what it can do."""
         self._engine.begin()
         self._watch_time()
 
@@ -103,6 +140,63 @@ class BackEndSession:
         self._stop_time()
         self._connection.close()
         self._engine.close()
+
+    # -- state apart from handles -----------------------------------------------------------------------------------
+
+    def save(self) -> BackEndSessionRecord | None:
+        """None if the connection is closed: rings that the back-end has count as lost with it."""
+        if self._connection.closed:
+            return None
+        return BackEndSessionRecord(
+            engine=self._engine.save(),
+            connection=self._connection.save(),
+            memory_told=self._taken is not None and self._taken.memory_is_told,
+        )
+
+    @property
+    def sock(self) -> socket.socket | None:
+        """The socket that belongs to the record."""
+        return None if self._connection.closed else self._connection.sock
+
+    @property
+    def handles(self) -> BackEndHandles:
+        """The descriptors that belong to the record, still the session's, and what the back-end has."""
+        begun, output = self._engine.handles.frames, self._connection.fds
+        if self._taken is None:
+            return BackEndHandles(output, begun)
+        device = self._taken.device
+        return BackEndHandles(output, begun, device, device.attachment, self._taken.memory)
+
+    def restore(self, record: BackEndSessionRecord, handles: BackEndHandles) -> None:
+        """Go on on the same connection; the back-end gets the whole time for an answer again. Raises RecordError, and
+        leaves the descriptors to the caller then."""
+        device, attachment, memory = handles.device, handles.attachment, handles.memory
+        has = "a" if device is not None else "no"
+        agree = record.has_rings is (device is not None)
+        require(agree, "engine.phase", f"is {record.engine.phase.value}, and {has} device was passed")
+        with within("connection"):
+            record.connection.check(handles.output)
+        rings: dict[int, QueueFds] = {}
+        try:
+            if device is not None and attachment is not None:
+                for at, ring in enumerate(record.engine.rings):
+                    known = ring.index < len(device.queues)
+                    fds = attachment.hand_over_queue(ring.index) if known else None
+                    if fds is None:
+                        raise RecordError(f"engine.rings[{at}].index", "is that of a ring that is not there")
+                    rings[ring.index] = fds
+            with within("engine"):
+                self._engine.restore(record.engine, FrontendHandles(handles.begun, rings))
+        except RecordError:
+            if attachment is not None:
+                for index in rings:
+                    attachment.reclaim_queue(index)
+            raise
+        if device is not None and memory is not None:
+            told = memory.generation if record.memory_told else -1
+            self._taken = TakenRings(device, memory, told, set(rings))
+        self._connection.restore(record.connection, handles.output)
+        self._watch_time()
 
     # -- ConnectionUser ---------------------------------------------------------------------------------------------
 
@@ -201,6 +295,8 @@ class BackEndSession:
 
     def give_back(self, done: Returned) -> None:
         self._returned = done
+        if self._engine.phase is Phase.STOPPING and not self._connection.closed:
+            return  # it was asked before a restart
         if self._connection.closed or self._engine.phase is not Phase.RUNNING:
             self.return_rings()
             return

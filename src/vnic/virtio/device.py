@@ -287,8 +287,8 @@ class VirtioDevice(ABC):
     # -- state apart from handles -------------------------------------------------------------------------------
 
     def save_device(self) -> VirtioDeviceRecord:
-        """The record of the shared part. Rings that a RingBackend is returning count as still taken; `go_on` repeats
-        the reset or the ring stop that waits for them."""
+        """The record of the shared part. Rings that a RingBackend is returning count as still taken; `go_on` asks for
+        them again, and repeats the reset or the ring stop that waits for them."""
         away = self.datapath in (DataPath.TAKEN, DataPath.RETURNING)
         return VirtioDeviceRecord(
             attached=self.attached,
@@ -298,6 +298,7 @@ class VirtioDevice(ABC):
             features_refused=self._features_refused,
             generation=self.generation,
             datapath=DataPath.TAKEN if away else self.datapath,
+            returning=self.datapath is DataPath.RETURNING,
             resetting=self._resetting,
             stopping=sorted(self._stopping),
             breaks=self._breaks,
@@ -320,7 +321,7 @@ class VirtioDevice(ABC):
         VirtioDevice.datapath.restore(self, record.datapath)
         if self.datapath is DataPath.TAKEN:
             self._ring_backend = self.ring_backend()
-            if self._ring_backend is None:
+            if self._ring_backend is None or record.returning:
                 self._take_back()
         for index in record.stopping:
             self.queue_stopped(index)

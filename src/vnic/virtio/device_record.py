@@ -49,6 +49,8 @@ class VirtioDeviceRecord(Record, frozen=True):
     features_refused: U64
     generation: Annotated[int, msgspec.Meta(ge=0)]
     datapath: DataPath
+    returning: bool
+    """The RingBackend was asked to return them: it is asked again."""
     resetting: bool
     """The driver's reset waits for rings that a back-end has."""
     stopping: list[U16]
@@ -58,6 +60,8 @@ class VirtioDeviceRecord(Record, frozen=True):
 
     def check_fields(self) -> None:
         require(self.datapath is not DataPath.RETURNING, "datapath", "is returning")
+        taken = self.datapath is DataPath.TAKEN
+        require(taken or not self.returning, "returning", f"does not go with {self.datapath.value}")
         surplus = self.driver_features & ~self.host_features
         require(not surplus, "driver_features", f"has {surplus:#x}, which was not offered")
         require(not self.features_refused & self.host_features, "features_refused", "has what was offered")
