@@ -16,10 +16,11 @@ test: $(VENV)/.dev ## the tests; those that need a kernel or a tool skip where i
 	@$(BIN)/python -m vnic.lab.guest uml || true
 	$(BIN)/pytest $(PYTEST_ARGS)
 
-check: $(VENV)/.dev ## format, lint, types
+check: $(VENV)/.dev ## format, lint, types, dead code
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/dead-code
 
 guests: $(VENV)/.dev ## fetch all guests of the tests, some 200 MB, into the cache folder
 	@$(BIN)/python -m vnic.lab.guest uml newer-uml qemu newer-passt

@@ -79,7 +79,7 @@ async def _tap_carries_frames() -> None:
         await qmp.execute("netdev_add", {"type": "dgram", "id": "net1", "local": {"type": "fd", "str": "d"}})
         await qmp.execute("netdev_add", {**hub, "id": "port1", "netdev": "net1"})
         up(name)
-        await until(lambda: not machine.network.find_netdev("net0").holds)  # type: ignore[union-attr]
+        await until(lambda: not machine.network.find_netdev("net0").holds)  # type: ignore[union-attr]  # net0 is there
         with ours, packet_socket(name) as host:
             ours.setblocking(False)
             host.send(frame(b"out" * 20))
@@ -100,7 +100,7 @@ async def _queues() -> None:
         for name in ("q0", "q1"):
             await pass_fd(qmp, open_tap("vm0", vnet_hdr=True, multi_queue=True)[0], name)
         await qmp.execute("netdev_add", {"type": "tap", "id": "net0", "fds": "q0:q1"})
-        assert machine.network.find_netdev("net0").queues == 2  # type: ignore[union-attr]
+        assert machine.network.find_netdev("net0").queues == 2  # type: ignore[union-attr]  # net0 is there
         await pass_fd(qmp, open_tap("vm1", vnet_hdr=True, multi_queue=True)[0], "one")
         with pytest.raises(ExecuteError, match="File descriptor named 'two' has not been found"):
             await qmp.execute("netdev_add", {"type": "tap", "id": "net1", "fds": "one:two"})
@@ -147,7 +147,7 @@ def test_sockets_by_name() -> None:
             assert got[4:] == frame(b"x")
             for each in ends:
                 each.close()
-            await until(lambda: machine.network.find_netdev("net0").holds)  # type: ignore[union-attr]
+            await until(lambda: machine.network.find_netdev("net0").holds)  # type: ignore[union-attr]  # net0 is there
 
     asyncio.run(main())
 

@@ -145,7 +145,7 @@ def stream_waits(stack: ExitStack) -> Trip:
 def stopped_clock(lab: Lab, whole: Trip) -> Trip:
     """A time that goes on would differ between two looks."""
     now = lab.loop.time()
-    lab.loop.time = lambda: now  # type: ignore[method-assign]
+    lab.loop.time = lambda: now  # type: ignore[method-assign]  # time stands still
     return whole
 
 

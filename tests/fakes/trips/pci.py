@@ -22,6 +22,7 @@ from vnic.net.clock import Timer
 from vnic.net.network import Network
 from vnic.nic.intel import regs
 from vnic.nic.intel.e1000 import E1000
+from vnic.nic.intel.e1000.device import E1000Record
 from vnic.pci.device import PciHandles
 from vnic.protocol.frames import FrameAssembler, FrameAssemblerRecord
 from vnic.protocol.vfio_user import messages as m
@@ -76,8 +77,8 @@ def e1000(stack: ExitStack) -> Trip:
         driver.write(regs.EECD, 3 | bit)
     driver.renegotiate()
 
-    def restore(new: E1000, record: object) -> None:
-        new.restore(record, PciHandles(FakeIrq(), driver.served))  # type: ignore[arg-type]
+    def restore(new: E1000, record: E1000Record) -> None:
+        new.restore(record, PciHandles(FakeIrq(), driver.served))
 
     return Trip(nic, make, restore, see_e1000)
 

@@ -87,7 +87,7 @@ def shadow_ring(stack: ExitStack) -> Trip:
     plan, send = ring.fetch(), None
     try:
         while True:
-            ranges = plan.send(send)  # type: ignore[arg-type]
+            ranges = plan.send(send)  # type: ignore[arg-type]  # None starts the generator
             send = [pair.guest.read(address, length) for address, length in ranges]
     except StopIteration:
         pass

@@ -152,7 +152,7 @@ def test_expensive_commands_run_one_per_turn() -> None:
             time.sleep(2 * TURN_S)
             return QmpSession.answer(wire.session, message)
 
-        wire.session.answer = slow  # type: ignore[method-assign]
+        wire.session.answer = slow  # type: ignore[method-assign]  # in place of the session
         await wire.send(b'{"execute":"query-name"}\n' * 8)
         turns = 0
         while len(run) < 8:
@@ -178,7 +178,7 @@ def test_events_follow_long_reply() -> None:
         wire.machine.network.subscribe(
             lambda name, data: wire.connection.event({"event": name, "data": data})
         )
-        wire.session.answer = answer  # type: ignore[method-assign]
+        wire.session.answer = answer  # type: ignore[method-assign]  # in place of the session
         await wire.send(b'{"execute":"query-name"}\n')
         told = await wire.lines(4)
         assert told == [
@@ -197,7 +197,7 @@ def test_events_during_long_reply_are_bounded(caplog: pytest.LogCaptureFixture) 
             while not wire.ended:
                 yield b"x" * PAUSE_BYTES
 
-        wire.session.answer = answer  # type: ignore[method-assign]
+        wire.session.answer = answer  # type: ignore[method-assign]  # in place of the session
         await wire.send(b'{"execute":"query-name"}\n')
         for _ in range(2 * OUTPUT_MAX_BYTES // PAUSE_BYTES):
             await asyncio.sleep(0)
@@ -308,6 +308,7 @@ def test_connection_closes_within_its_command() -> None:
 def slow_deletions(wire: Wire) -> asyncio.Future[None]:
     """From now on each netdev_del ends when this future is done."""
     done = wire.loop.create_future()
+    # A back-end that ends later.
     wire.machine.netdev_del = lambda netdev_id, by: done  # type: ignore[method-assign, assignment]
     return done
 

@@ -244,7 +244,7 @@ def test_events_reach_negotiated_clients(tmp_path: Path) -> None:
             event = await client.line()
             assert event["event"] == "STOP"
             assert "data" not in event
-            assert set(event["timestamp"]) == {"seconds", "microseconds"}  # type: ignore[call-overload]
+            assert set(event["timestamp"]) == {"seconds", "microseconds"}  # type: ignore[call-overload]  # an object
         assert await first.line() == {"return": {}}
         assert await silent.ask("qmp_capabilities") == {"return": {}}
         for client in (first, second, silent):

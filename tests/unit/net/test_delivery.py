@@ -195,6 +195,7 @@ def test_announce_delay_is_clamped_to_max() -> None:
 
 def test_info_network_text_equals_qemus() -> None:
     network, nic, _ = wire(Port(), Port())
+    # As QEMU prints its model.
     nic.endpoint.info_text = lambda queue: "model=virtio-net-pci,macaddr=52:54:00:12:34:56"  # type: ignore[method-assign]
     network.add_netdev("lone", "stream", Port())
     assert network.info_network() == (

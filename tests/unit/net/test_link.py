@@ -345,7 +345,7 @@ def test_netdev_is_notified_of_guest_changes(bench: Bench) -> None:
     _, backend = bench.netdev()
     nic, _ = bench.nic()
     heard: list[tuple[bool, bool]] = []
-    backend.guest_changed = lambda: heard.append((nic.guest.attached, nic.guest.driver_ok))  # type: ignore[method-assign]
+    backend.guest_changed = lambda: heard.append((nic.guest.attached, nic.guest.driver_ok))  # type: ignore[method-assign]  # recorded
     nic.report.guest_attached()
     nic.report.driver_ok(True)
     nic.report.driver_ok(True)
