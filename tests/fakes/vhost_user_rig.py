@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from tests.fakes.loops import turn
+from tests.fakes.loops import no_fd_leak, turn
 from tests.fakes.ring_backend import FakeRingBackend
 from tests.fakes.scheduler import FakeScheduler
 
@@ -211,3 +213,14 @@ def closed_by_device(client: VhostUserClient) -> bool:
     """Whether the device closed the connection of a client made by SocketRig."""
     assert isinstance(client.wire, SocketWire)
     return client.wire.closed()
+
+
+@contextmanager
+def engine_rig() -> Iterator[EngineRig]:
+    """A rig that is closed, and has no descriptor open then."""
+    with no_fd_leak():
+        rig = EngineRig()
+        try:
+            yield rig
+        finally:
+            rig.close()

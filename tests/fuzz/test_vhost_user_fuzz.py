@@ -11,8 +11,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.fakes.loops import no_fd_leak
-from tests.fakes.vhost_user_rig import EngineRig
+from tests.fakes.vhost_user_rig import EngineRig, engine_rig
 
 from vnic.protocol.vhost_user import messages as vu
 from vnic.protocol.vhost_user.messages import ProtocolError
@@ -37,15 +36,10 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def engine_rig() -> Iterator[EngineRig]:
-    with no_fd_leak():
-        rig = EngineRig()
-        try:
-            yield rig
-        except ProtocolError:
-            pass
-        finally:
-            rig.close()
+def hostile_rig() -> Iterator[EngineRig]:
+    """A client that breaks the protocol is cut off, and that is all."""
+    with engine_rig() as rig, contextlib.suppress(ProtocolError):
+        yield rig
 
 
 Step = tuple[int, bytes, int, int]
@@ -97,7 +91,7 @@ def descriptors(rig: EngineRig, choice: int) -> list[int]:
 @QUICK
 @given(st.lists(steps, max_size=12), st.booleans())
 def test_any_conversation_gives_at_most_protocol_error(conversation: list[Step], started: bool) -> None:
-    with engine_rig() as rig:
+    with hostile_rig() as rig:
         if started:
             rig.client.start()
         for number, payload, flags, choice in conversation:
@@ -108,7 +102,7 @@ def test_any_conversation_gives_at_most_protocol_error(conversation: list[Step],
 @QUICK
 @given(st.binary(max_size=200), st.integers(1, 20))
 def test_any_bytes_give_at_most_protocol_error(stream: bytes, piece: int) -> None:
-    with engine_rig() as rig:
+    with hostile_rig() as rig:
         for at in range(0, len(stream), piece):
             rig.engine.feed(stream[at : at + piece], [os.dup(rig.memory.fd)] if at == 0 else [])
 
@@ -117,7 +111,7 @@ def test_any_bytes_give_at_most_protocol_error(stream: bytes, piece: int) -> Non
 @given(st.data())
 def test_any_ring_contents_break_only_rings(data: st.DataObject) -> None:
     """A guest that writes whatever it likes into its rings breaks them, and nothing else."""
-    with engine_rig() as rig:
+    with hostile_rig() as rig:
         rig.client.start()
         for ring in rig.driver.rings:
             for part, size in ((ring.desc, 16 * ring.size), (ring.avail, 6 + 2 * ring.size)):

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 
 import pytest
-from tests.fakes.loops import no_fd_leak
 from tests.fakes.vhost_user_rig import MAC, EngineRig
 
 from vnic.lab.played.vhost_user_client import QEMU_NETDEV_PROTOCOL_FEATURES, UML_PROTOCOL_FEATURES
@@ -15,16 +13,6 @@ from vnic.protocol.vhost_user.messages import ProtocolError
 from vnic.protocol.vhost_user.notices import ConfigNotices
 
 NOTICE = vu.encode(vu.BACKEND_CONFIG_CHANGE)
-
-
-@pytest.fixture
-def rig() -> Iterator[EngineRig]:
-    with no_fd_leak():
-        made = EngineRig()
-        try:
-            yield made
-        finally:
-            made.close()
 
 
 def change(rig: EngineRig) -> bytes | None:

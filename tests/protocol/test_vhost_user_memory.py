@@ -7,8 +7,8 @@ import struct
 from collections.abc import Iterator, Sequence
 
 import pytest
-from tests.fakes.loops import few_descriptors, no_fd_leak, open_fds
-from tests.fakes.vhost_user_rig import EngineRig
+from tests.fakes.loops import few_descriptors, open_fds
+from tests.fakes.vhost_user_rig import EngineRig, engine_rig
 
 from vnic.lab.played.guest_memory import GUEST_ADDR, USER_ADDR
 from vnic.memory.guest import GuestMemoryError
@@ -24,13 +24,9 @@ Row = tuple[int, int, int, int]
 
 @pytest.fixture
 def rig() -> Iterator[EngineRig]:
-    with no_fd_leak():
-        made = EngineRig()
+    with engine_rig() as made:
         made.client.negotiate()
-        try:
-            yield made
-        finally:
-            made.close()
+        yield made
 
 
 def set_table(rig: EngineRig, rows: Sequence[Row], fds: int | None = None, count: int | None = None) -> None:

@@ -6,7 +6,6 @@ import os
 import socket
 import struct
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,16 +18,6 @@ from vnic.protocol.vhost_user.messages import ProtocolError
 from vnic.protocol.vhost_user.ring import RingState
 
 FRAME = bytes(range(64)) * 2
-
-
-@pytest.fixture
-def rig() -> Iterator[EngineRig]:
-    with no_fd_leak():
-        made = EngineRig()
-        try:
-            yield made
-        finally:
-            made.close()
 
 
 def transmit(rig: EngineRig, frame: bytes = FRAME) -> list[bytes]:

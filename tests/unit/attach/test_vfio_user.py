@@ -85,6 +85,16 @@ def run(path: Path, test: Callable[[Bench], Awaitable[None]]) -> None:
     assert not path.exists()
 
 
+def run_vm(path: Path, vm: Callable[[Bench], None]) -> None:
+    """Run a VM's side in a thread; its attachment waits for the next VM then."""
+
+    async def test(bench: Bench) -> None:
+        await asyncio.to_thread(vm, bench)
+        await bench.state(AttachmentState.WAITING)
+
+    run(path, test)
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "nic0.sock"
@@ -185,11 +195,7 @@ def test_eventfds_alone_enable_msix(path: Path) -> None:
             for ring in rings:
                 ring.close()
 
-    async def test(bench: Bench) -> None:
-        await asyncio.to_thread(vm, bench)
-        await bench.state(AttachmentState.WAITING)
-
-    run(path, test)
+    run_vm(path, vm)
 
 
 def test_asserted_intx_is_silent_after_msix_is_enabled(path: Path) -> None:
@@ -208,11 +214,7 @@ def test_asserted_intx_is_silent_after_msix_is_enabled(path: Path) -> None:
             for ring in rings:
                 ring.close()
 
-    async def test(bench: Bench) -> None:
-        await asyncio.to_thread(vm, bench)
-        await bench.state(AttachmentState.WAITING)
-
-    run(path, test)
+    run_vm(path, vm)
 
 
 def test_posted_and_multiple_writes_keep_order(path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,24 +23,6 @@ from vnic.nic.virtio_net import features as f
 from vnic.protocol.vhost_user import messages as vu
 from vnic.sockets.address import InetAddress, UnixAddress
 from vnic.virtio.device_record import DataPath
-
-
-@pytest.fixture
-def rig(tmp_path: Path) -> Iterator[WireRig]:
-    with fresh_loop() as loop, no_fd_leak():
-        made = WireRig(loop, tmp_path)
-        try:
-            yield made
-        finally:
-            made.close()
-
-
-@pytest.fixture
-def backend(rig: WireRig) -> Iterator[FakeBackend]:
-    made = FakeBackend(rig.loop, rig.backend_path)
-    yield made
-    made.close()
-
 
 # --- Connect and disconnect ------------------------------------------------------------------------------------
 

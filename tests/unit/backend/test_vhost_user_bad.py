@@ -7,7 +7,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,23 +31,6 @@ ALL = len(HANDSHAKE) + len(START) + len(RING) + 1
 PATIENCE_S = 60.0
 REPLY = struct.Struct("<IIIQ")
 TOO_MANY_PAIRS = "the guest uses 2 queue pairs, the netdev has queues=1"
-
-
-@pytest.fixture
-def rig(tmp_path: Path) -> Iterator[WireRig]:
-    with fresh_loop() as loop, no_fd_leak():
-        made = WireRig(loop, tmp_path)
-        try:
-            yield made
-        finally:
-            made.close()
-
-
-@pytest.fixture
-def backend(rig: WireRig) -> Iterator[FakeBackend]:
-    made = FakeBackend(rig.loop, rig.backend_path)
-    yield made
-    made.close()
 
 
 @pytest.fixture(autouse=True)

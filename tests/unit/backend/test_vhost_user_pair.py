@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-from tests.fakes.loops import fresh_loop, no_fd_leak, until
+from tests.fakes.loops import no_fd_leak, until
 from tests.fakes.vhost_user_rig import Sink
 from tests.fakes.vhost_user_wire import WireRig
 
@@ -34,16 +30,6 @@ class SecondVnic:
     def close(self) -> None:
         self.attachment.close()
         self.network.close()
-
-
-@pytest.fixture
-def rig(tmp_path: Path) -> Iterator[WireRig]:
-    with fresh_loop() as loop, no_fd_leak():
-        made = WireRig(loop, tmp_path)
-        try:
-            yield made
-        finally:
-            made.close()
 
 
 def frame(number: int) -> bytes:
