@@ -10,7 +10,10 @@ Each unit whose state is saved has a record class and two methods:
 record before it changes anything, and raises RecordError with the name of an invalid field; after it, the unit equals
 the saved one. If a unit has parts, each part has `check(record, handles)` besides `restore`, and all are checked
 first. Handles (descriptors, guest memory, the attachment, the scheduler) are passed as `handles`, a NamedTuple beside
-the unit, unless the constructor got them. Times are stored as remaining times.
+the unit, unless the constructor got them; the saved unit's own are in its property `handles`. They are the new unit's
+after `restore`, and stay the caller's if that raises. For a netdev or a filter `restore` takes the place of `start` or
+`setup`, which would open new ones. A unit with messages in progress has a third method, `go_on`, which carries them out
+once all other units are restored. Times are stored as remaining times.
 
 `encode` and `decode` convert records to JSON and back, with checks.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from tests.fakes.vhost_user_rig import EngineRig
 from vnic.lab.played.vhost_user_client import ALL_PROTOCOL_FEATURES
 from vnic.protocol.vhost_user import messages as vu
 from vnic.protocol.vhost_user.messages import ProtocolError
+from vnic.virtio.device_record import DataPath
 
 RINGS = 2
 
@@ -27,6 +29,7 @@ class Side:
     rig: EngineRig = field(default_factory=lambda: EngineRig(1, FakeRingBackend()))
     unsent: list[tuple[bytes, Sequence[int]]] = field(default_factory=list)
     failure: str = ""
+    channel: socket.socket = field(default_factory=lambda: socket.socket(socket.AF_UNIX))
 
     @property
     def back_end(self) -> FakeRingBackend:
@@ -52,6 +55,8 @@ class Side:
             payload = vu.U64.pack(ALL_PROTOCOL_FEATURES | (vu.P_STATUS if value & 1 else 0))
         elif number == vu.SET_STATUS:
             payload = vu.U64.pack((0, 1, 3, 11, 15)[value % 5])
+        elif number == vu.SET_BACKEND_REQ_FD:
+            fds = [self.channel.fileno()]
         elif number == vu.GET_CONFIG:
             payload = vu.CONFIG.pack(0, 12, 0)
         flags = vu.FLAG_NEED_REPLY if value & 2 else 0
@@ -87,6 +92,7 @@ class Side:
             (self.failure, self.answers, engine.busy, engine.wanted, engine.pending, engine.running),
             ([each.state for each in engine.rings], sorted(rig.kicks), rig.handed_over, engine.descriptors),
             (device.status, device.driver_features, device.datapath, engine.notices.state),
+            engine.request_fd is None,
             ([queue.state for queue in device.queues], [queue.last_avail for queue in device.queues]),
             (rig.nic.guest.driver_ok, rig.nic.link_up, rig.nic.guest.seen, bool(self.back_end.waiting)),
             [(region.guest_addr, region.size) for region in rig.served.regions],
@@ -97,7 +103,7 @@ NUMBERS = (
     *(vu.GET_FEATURES, vu.SET_FEATURES, vu.GET_PROTOCOL_FEATURES, vu.SET_PROTOCOL_FEATURES, vu.SET_OWNER),
     *(vu.SET_MEM_TABLE, vu.SET_VRING_NUM, vu.SET_VRING_ADDR, vu.SET_VRING_BASE, vu.GET_VRING_BASE),
     *(vu.SET_VRING_KICK, vu.SET_VRING_CALL, vu.SET_VRING_ERR, vu.SET_VRING_ENABLE, vu.GET_CONFIG),
-    *(vu.RESET_DEVICE, vu.SET_STATUS, vu.GET_STATUS, vu.GET_QUEUE_NUM),
+    *(vu.RESET_DEVICE, vu.SET_STATUS, vu.GET_STATUS, vu.GET_QUEUE_NUM, vu.SET_BACKEND_REQ_FD),
 )
 SET_UP = (vu.SET_VRING_NUM, vu.SET_VRING_ADDR, vu.SET_VRING_CALL, vu.SET_VRING_KICK)
 
@@ -112,6 +118,7 @@ class AnyTime(RuleBasedStateMachine):
     def teardown(self) -> None:
         for side in self.both:
             side.rig.close()
+            side.channel.close()
 
     @precondition(lambda self: not self.lives.failure)
     @rule()
@@ -138,13 +145,23 @@ class AnyTime(RuleBasedStateMachine):
         for side in self.both:
             side.unsent.append(side.message(number, index, value))
 
-    @rule(index=st.integers(0, RINGS - 1), all_of_it=st.booleans())
-    def set_up(self, index: int, all_of_it: bool) -> None:
-        """What a client sends to start a ring; perhaps all that comes before, too."""
-        first = (vu.GET_FEATURES, vu.SET_FEATURES, vu.SET_MEM_TABLE) if all_of_it else ()
+    @rule(index=st.integers(0, RINGS - 1))
+    def set_up(self, index: int) -> None:
+        """What a client sends to start a ring."""
         for side in self.both:
-            side.unsent += [side.message(number, index, 0) for number in (*first, *SET_UP)]
+            side.unsent += [side.message(number, index, 0) for number in SET_UP]
             side.unsent.append(side.message(vu.SET_VRING_ENABLE, index, 1))
+
+    @rule()
+    def start(self) -> None:
+        """All that a client sends to start a driver, behind what it has sent; it waits for nothing."""
+        numbers = (vu.GET_FEATURES, vu.SET_PROTOCOL_FEATURES, vu.SET_FEATURES, vu.SET_BACKEND_REQ_FD)
+        for side in self.both:
+            side.unsent += [side.message(number, 0, 0) for number in (*numbers, vu.SET_MEM_TABLE)]
+        for index in range(RINGS):
+            self.set_up(index)
+        self.client_writes(100)
+        self.compare()
 
     @rule(prompt=st.booleans())
     def back_end_gives_back(self, prompt: bool) -> None:
@@ -187,3 +204,21 @@ def test_message_that_waits_for_back_end_is_answered_after_a_restore() -> None:
         side.feed()
     assert side.rig.wire.answered == vu.encode(vu.GET_STATUS, vu.U64.pack(15), vu.FLAG_REPLY)
     side.rig.close()
+    side.channel.close()
+
+
+def test_rings_on_their_way_back_are_asked_for_again() -> None:
+    """The link went down and came back while the back-end was stopping: it has to start again after that."""
+    side = Side()
+    side.back_end.prompt = False
+    side.rig.client.start()
+    side.rig.scheduler.run_soon()
+    side.rig.set_link(False)
+    side.rig.set_link(True)
+    assert (side.back_end.times, len(side.back_end.waiting)) == (1, 1)
+    side.rig.move()
+    side.back_end.answer()
+    assert (side.back_end.times, side.rig.device.datapath) == (2, DataPath.TAKEN)
+    side.back_end.prompt = True
+    side.rig.close()
+    side.channel.close()
