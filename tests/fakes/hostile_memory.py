@@ -1,6 +1,6 @@
-"""Guests that truncate the memory they share, and another guest that must not be affected.
+"""Guests that truncate the memory that they share, and a second guest that must not notice.
 
-Tests of whole processes and the scripts of tests/attack use it.
+Integration tests and the scripts of tests/attack use them.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def arp_request() -> bytes:
 
 @cache
 def private_mounts() -> Sequence[str]:
-    """A command that gives what follows mounts of its own; empty where that is not allowed."""
+    """The words of a command that runs another one in a mount namespace; empty if this user may not make one."""
     for words in _PRIVATE_MOUNTS:
         command = words.split()
         with contextlib.suppress(OSError):
@@ -62,8 +62,8 @@ def private_mounts() -> Sequence[str]:
 
 
 def sparse_file(size: int, room: str) -> int:
-    """A file of `size` bytes on a tmpfs that has only `room` for them ("512k"). Nobody else sees the tmpfs; it goes
-    with the descriptor, which is the caller's."""
+    """A file of `size` bytes on a tmpfs with `room` for fewer ("512k"). The tmpfs is in a private mount namespace, and
+    is freed when the caller closes the descriptor."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         subprocess.run(
@@ -76,7 +76,7 @@ def sparse_file(size: int, room: str) -> int:
 
 
 class E1000Sender:
-    """An e1000's TX ring in a VM on a vfio-user socket: it sends from any addresses."""
+    """The TX ring of an e1000 in a VM on a vfio-user socket: it sends from any addresses."""
 
     def __init__(self, client: VfioUserClient, memory: FakeGuestMemory, size: int = 256) -> None:
         self._client = client
@@ -97,7 +97,7 @@ class E1000Sender:
             client.window_write(MMIO, register, value.to_bytes(4, "little"))
 
     def send(self, addresses: Sequence[int], length: int = 60) -> None:
-        """One frame from each, all shown at once; fewer than the ring holds."""
+        """Send one frame from each address, with one write of the tail. Fewer than the ring holds."""
         assert len(addresses) < self._size
         for address in addresses:
             descriptor = struct.pack("<QHBBBBH", address, length, 0, _EOP_RS, 0, 0, 0)
@@ -106,13 +106,13 @@ class E1000Sender:
         self._client.window_write(MMIO, regs.TDT, self._tail.to_bytes(4, "little"))
 
     def wait(self) -> None:
-        """Return when all of it is sent. Fails when the VM was cut off."""
+        """Wait until all of it is sent. Fails if vnic disconnects the VM."""
         while int.from_bytes(self._client.window_read(MMIO, regs.TDH, 4), "little") != self._tail:
             pass
 
 
 class HonestGuest(Closing):
-    """A guest on a NIC's vhost-user socket, plugged into an echo netdev, that knows what its memory holds."""
+    """A guest on a NIC's vhost-user socket, with an echo netdev as its peer. It checks the contents of its memory."""
 
     PATTERN = bytes(range(1, 250)) * 4096
 
@@ -133,7 +133,7 @@ class HonestGuest(Closing):
         self._memory.close()
 
     def ask(self, patience_s: float = 60.0) -> float:
-        """Ask the host on the wire for its MAC address; how many seconds the answer took."""
+        """Ask the echo host for its MAC address; returns how many seconds the answer took."""
         began = time.monotonic()
         self._driver.send(arp_request())
         while not self._driver.received():
@@ -142,7 +142,7 @@ class HonestGuest(Closing):
         return time.monotonic() - began
 
     def assert_untouched(self) -> float:
-        """It is still attached and served, and its memory holds what it wrote; how many seconds an answer took."""
+        """Check that it is served and its memory is unchanged; returns how many seconds an answer took."""
         self._client.link_up()  # is answered
         self._driver.fill_rx(1)
         seconds = self.ask()
@@ -152,7 +152,7 @@ class HonestGuest(Closing):
 
 @contextlib.contextmanager
 def memory_of(fd: int, size: int) -> Iterator[FakeGuestMemory]:
-    """A guest's memory in that file, which is closed with it."""
+    """A guest's memory in the file `fd`, which is closed with it."""
     memory = FakeGuestMemory(size, fd=fd)
     try:
         yield memory
@@ -161,6 +161,6 @@ def memory_of(fd: int, size: int) -> Iterator[FakeGuestMemory]:
 
 
 def other_pages(memory: FakeGuestMemory, count: int, first: int = 64) -> list[int]:
-    """Addresses in each second page."""
+    """`count` addresses, in every second page from page `first` on."""
     page = os.sysconf("SC_PAGESIZE")
     return [memory.guest_addr + page * (first + 2 * number) for number in range(count)]

@@ -11,8 +11,8 @@ FIRST = 10_000
 
 
 def free_ports(kind: int, count: int) -> list[int]:
-    """Ports of 127.0.0.1 that are free, and that the kernel gives to nobody meanwhile: neither to another program nor,
-    as its source, to whoever tries to connect there."""
+    """Free ports of 127.0.0.1, below the range from which the kernel chooses ports itself: until the caller binds one,
+    no other program gets it, and no connection has it as its source."""
     end = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     found: list[int] = []
     with contextlib.ExitStack() as bound:

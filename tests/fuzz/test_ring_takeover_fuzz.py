@@ -1,4 +1,4 @@
-"""Rings that go to a back-end and come back, in any order with all else that happens: each frame goes out once."""
+"""A back-end takes and returns the rings between any other operations: each frame is sent exactly once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OPERATIONS = (
 
 
 class FakeRingBackend(Endpoint, RingBackend):
-    """A back-end that really runs the rings it is given, a little at a time."""
+    """A back-end that processes the rings that it has taken, some chains at a time."""
 
     ring_features = features.OF_THE_RINGS
 
@@ -52,7 +52,7 @@ class FakeRingBackend(Endpoint, RingBackend):
             told, ring = queues[index], SplitQueue(index)
             ring.size, ring.desc, ring.avail, ring.used = told.size, told.desc, told.avail, told.used
             ring.setup(device.memory, told.last_avail)
-            assert ring.used_idx == told.last_avail, "a base that is not where the ring stands"
+            assert ring.used_idx == told.last_avail, "the base is not the ring's used index"
             self.rings[index] = ring
 
     def work(self) -> None:
@@ -80,7 +80,7 @@ class FakeRingBackend(Endpoint, RingBackend):
         for index, ring in rings.items():
             ring.invalidate()
             device.attachment.reclaim_queue(index)
-        told = self.source.random() < 0.7  # a back-end that died tells nothing
+        told = self.source.random() < 0.7  # a back-end that crashed returns no bases
         returned([rings[index].last_avail if told and index in rings else None for index in RINGS])
 
     def receive(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
@@ -97,7 +97,7 @@ class Bench:
         self.back_ends = [back_end]
         self.number = 0
         self.plugged = True
-        # Two rings' worth is on its way at the most, and no buffer is written anew while it is.
+        # At most two rings full of frames are in flight, and no buffer is used again meanwhile.
         lab.driver._tx_buffers = [lab.guest.alloc(2048) for _ in range(1024)]
         lab.plug()
 
@@ -154,7 +154,7 @@ class Bench:
         self.lab.driver.kick()
 
     def finish(self) -> None:
-        """Everything is there and in use: what the driver sent is taken to the last frame."""
+        """Plug in and enable everything; the back-end then takes all that the driver sent."""
         if not self.plugged:
             self.step("netdev")
         self.step("enable")
@@ -170,7 +170,7 @@ class Bench:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_each_frame_is_sent_at_most_once(seed: int) -> None:
+def test_takeover_sends_no_frame_twice(seed: int) -> None:
     source, out = random.Random(seed), list[bytes]()
     back_end = FakeRingBackend(source, out)
     with VirtioLab(VirtioNet(PAIRS), far=back_end, memory_bytes=64 << 20, ring_size=64) as lab:

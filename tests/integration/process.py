@@ -72,7 +72,8 @@ class Place:
         return sorted(name for _, _, names in os.walk(self.folder) for name in names)
 
     def verb(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run a verb to its end, within this process: a process for each takes most of a test's time."""
+        """Run a verb to its end, within this process: a process for each takes most of a test's time. `run` only where
+        it starts nothing: its help, its usage errors."""
         out, err = io.StringIO(), io.StringIO()
         with (
             mock.patch.dict(os.environ, self.environment, clear=True),

@@ -202,7 +202,7 @@ def test_a_start_that_fails_says_why_in_one_line_and_leaves_nothing(
 
 @pytest.mark.parametrize("options", [["-nonsense"], ["-netdev"], ["disk.img"]])
 def test_wrong_usage_gives_2(place: Place, options: list[str]) -> None:
-    result = place.command("run", *options)
+    result = place.verb("run", *options)
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 1
 
@@ -236,7 +236,7 @@ def test_help_needs_nothing(place: Place) -> None:
         ["-device", "virtio-net,help"],
         ["-version"],
     ):
-        result = place.command("run", *words)
+        result = place.verb("run", *words)
         assert result.returncode == 0
         assert result.stderr == ""
         assert result.stdout

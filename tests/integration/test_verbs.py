@@ -393,7 +393,7 @@ def test_refused_additions(shared_echo: Running, words: list[str], desc: str) ->
 def test_help_in_an_option_string(place: Place, verb: str, text: str) -> None:
     result = place.verb(verb, "add", text)
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout == place.command("run", f"-{verb}", text).stdout
+    assert result.stdout == place.verb("run", f"-{verb}", text).stdout
     result = place.verb(verb, "add", "nope,help")
     assert result.returncode == 1
     assert "'nope'" in result.stderr
