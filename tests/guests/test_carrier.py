@@ -64,7 +64,7 @@ def test_boots_with_carrier_and_pings(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("name", ["nic0", "net0"])
-def test_set_link(lab: Lab, name: str) -> None:
+def test_carrier_follows_set_link(lab: Lab, name: str) -> None:
     running, guest = lab
     running.qmp.set_link(name, False)
     assert guest.wait_carrier(False)
@@ -183,7 +183,7 @@ def test_reloading_the_module_keeps_the_link(lab: Lab) -> None:
     assert guest.ping("10.0.2.2") is not None
 
 
-def test_the_guests_own_ip_link_down_and_up(lab: Lab) -> None:
+def test_link_change_while_interface_is_down_is_seen_when_up(lab: Lab) -> None:
     running, guest = lab
     guest.run("ip link set eth0 down")
     running.qmp.set_link("nic0", False)

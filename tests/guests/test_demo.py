@@ -35,7 +35,7 @@ def demo(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
         "fake",
     ],
 )
-def test_every_row_is_right(guest: str) -> None:
+def test_demo_finds_every_row_right(guest: str) -> None:
     done = demo("--guest", guest, "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     said = json.loads(done.stdout)

@@ -43,7 +43,7 @@ def rom(name: str) -> str:
     ],
     ids=["virtio-pc", "virtio-q35", "virtio-root-port", "e1000-rom"],
 )
-def test_uefi_and_grub(
+def test_grub_fetches_whole_files_over_uefi(
     tmp_path: Path, driver: str, kind: str, options: list[str], nic: dict[str, str]
 ) -> None:
     """OVMF starts GRUB over the network. It has no driver of an e1000: that comes with the card's boot ROM."""
@@ -56,7 +56,7 @@ def test_uefi_and_grub(
 
 
 @pytest.mark.parametrize(("driver", "name"), [("virtio-net-pci", "virtio"), ("e1000", "e1000")])
-def test_ipxe(tmp_path: Path, driver: str, name: str) -> None:
+def test_ipxe_fetches_whole_files(tmp_path: Path, driver: str, name: str) -> None:
     """Its own statistics count no error, and what it fetched starts and finds itself whole."""
     (tmp_path / "boot").write_text(IPXE_SCRIPT)
     with machine(tmp_path, driver, [], romfile=rom(f"pxe-{name}.rom"), bootindex=1) as booted:
@@ -69,7 +69,7 @@ def test_ipxe(tmp_path: Path, driver: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(("driver", "name"), [("virtio-net-pci", "virtio"), ("e1000", "e1000")])
-def test_grub_over_a_boot_rom(tmp_path: Path, driver: str, name: str) -> None:
+def test_grub_fetches_whole_files_over_a_boot_rom(tmp_path: Path, driver: str, name: str) -> None:
     """A BIOS' ROM starts GRUB, which goes on with the ROM's driver (PXE's UNDI)."""
     grub(tmp_path, "i386-pc-pxe", "pxe")
     with machine(tmp_path, driver, [], romfile=rom(f"pxe-{name}.rom"), bootindex=1) as booted:
@@ -77,7 +77,7 @@ def test_grub_over_a_boot_rom(tmp_path: Path, driver: str, name: str) -> None:
         assert SHA256 in booted.serial.text
 
 
-def test_u_boot(tmp_path: Path) -> None:
+def test_u_boot_fetches_whole_files(tmp_path: Path) -> None:
     require(U_BOOT.is_file(), f"{U_BOOT} (package u-boot-qemu)")
     with machine(tmp_path, "e1000", ["-bios", str(U_BOOT)]) as booted:
         serial = booted.serial

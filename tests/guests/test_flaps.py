@@ -23,7 +23,7 @@ def flap(running: Vnic, changes: int, last: bool, name: str) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_ten_thousand_flaps() -> None:
+def test_ten_thousand_flaps_leak_nothing() -> None:
     with vnic_run("-name", "flaps", *ECHO, *nic("nic0")) as running, uml(running, "nic0") as guest:
         guest.set_address("10.0.2.15/24")
         flap(running, WARM_UP, True, "net0")

@@ -126,7 +126,7 @@ def port(request: pytest.FixtureRequest, ports: dict[str, Port]) -> Port:
 
 
 @pytest.mark.parametrize("nic", KINDS)
-def test_driver_binds(ports: dict[str, Port], nic: str) -> None:
+def test_kernels_driver_binds_and_sees_the_link(ports: dict[str, Port], nic: str) -> None:
     port = ports[nic]
     driver = port.guest.run(f"basename $(readlink -f /sys/class/net/{port.interface}/device/driver)")
     assert driver == ("virtio_net" if port.is_virtio else "e1000")
@@ -136,7 +136,7 @@ def test_driver_binds(ports: dict[str, Port], nic: str) -> None:
 
 
 @pytest.mark.parametrize("nic", SHARED)
-def test_guest_pings(ports: dict[str, Port], nic: str) -> None:
+def test_guest_pings_and_has_seen_its_link(ports: dict[str, Port], nic: str) -> None:
     port = ports[nic]
     assert port.ping() is not None
     assert port.qmp.link(nic)["guest"]["seen"] == "up"

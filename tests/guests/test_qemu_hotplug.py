@@ -83,7 +83,7 @@ def test_vnics_end_is_seen_as_a_pulled_cable() -> None:
         assert guest.running
 
 
-def test_behind_a_pcie_root_port_and_through_a_function_level_reset() -> None:
+def test_nic_behind_a_pcie_root_port_survives_function_level_reset() -> None:
     echo = ["-netdev", "echo,id=net0,ip=10.0.2.2"]
     with vnic_run("-name", "express", *echo, *pci_nic("nic0")) as running:
         nic = vfio_user(running.socket("nic0"), bus="port0")

@@ -105,7 +105,7 @@ def test_a_rebooted_guest_finds_its_link_as_it_was(pair: Pair) -> None:
     assert second.ping("10.9.0.1") is not None
 
 
-def test_a_reset_in_the_middle_of_traffic(pair: Pair) -> None:
+def test_traffic_resumes_after_a_reset(pair: Pair) -> None:
     running, first, second = pair.running, pair.first, pair.second
     second.run("ping -i 0.01 10.9.0.1 >/dev/null 2>&1 &")
     second.system_reset()

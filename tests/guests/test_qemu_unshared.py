@@ -60,7 +60,7 @@ def bench(module_bench: Bench) -> Bench:
 
 
 @pytest.mark.parametrize("nic", KINDS)
-def test_carrier_and_pings(bench: Bench, nic: str) -> None:
+def test_carrier_follows_set_link_and_guest_pings(bench: Bench, nic: str) -> None:
     running, guest, name = bench.running, bench.guest, bench.interface(nic)
     address = f"10.0.{list(KINDS).index(nic)}.2"
     for up in (False, True):
@@ -72,7 +72,7 @@ def test_carrier_and_pings(bench: Bench, nic: str) -> None:
 
 
 @pytest.mark.parametrize("nic", KINDS)
-def test_unbinding_and_binding_the_driver(bench: Bench, nic: str) -> None:
+def test_unbinding_and_binding_the_driver_keeps_the_link(bench: Bench, nic: str) -> None:
     guest, name = bench.guest, bench.interface(nic)
     where = guest.run(f"readlink -f /sys/class/net/{name}/device/driver")
     device = guest.run(f"basename $(readlink -f /sys/class/net/{name}/device)")
@@ -84,7 +84,7 @@ def test_unbinding_and_binding_the_driver(bench: Bench, nic: str) -> None:
     assert guest.ping(f"10.0.{list(KINDS).index(nic)}.2") is not None
 
 
-def test_transfers_both_ways(bench: Bench) -> None:
+def test_transfers_arrive_whole_both_ways(bench: Bench) -> None:
     left, right = bench.ends
     left.wait_carrier(True)
     right.wait_carrier(True)

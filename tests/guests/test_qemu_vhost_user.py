@@ -109,7 +109,7 @@ def test_qemus_own_set_link_stops_and_restarts_the_rings(lab: Lab) -> None:
     assert_pings(guest)
 
 
-def test_a_link_that_changes_while_no_driver_is_there(lab: Lab) -> None:
+def test_link_change_without_driver_is_seen_by_the_next(lab: Lab) -> None:
     """A CONFIG_CHANGE at that time ends QEMU with SIGSEGV, so none is sent."""
     running, guest = lab
     up(running, guest)

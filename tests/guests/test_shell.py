@@ -37,7 +37,7 @@ class Terminal:
 
 
 @pytest.mark.needs("uml")
-def test_a_persons_shell() -> None:
+def test_shell_serves_a_terminal() -> None:
     with vnic_run("-name", "shell", *ECHO, *nic("nic0")) as running:
         master, slave = pty.openpty()
         command = [sys.executable, "-m", "vnic", "guest", str(running.socket("nic0"))]

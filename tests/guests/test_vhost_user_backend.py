@@ -145,7 +145,7 @@ def test_flaps_keep_the_rings_whole(lab: Lab) -> None:
     wait_ping(guest)
 
 
-def test_netdev_del_and_add(lab: Lab) -> None:
+def test_carrier_follows_netdev_del_and_add(lab: Lab) -> None:
     running, _, guest = lab
     assert guest.wait_carrier(True)
     running.qmp.execute("netdev_del", id="vu0")

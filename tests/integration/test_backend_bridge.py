@@ -154,6 +154,6 @@ async def _by_qemus_helper(helper: str, directory: Path) -> None:
 
 
 @pytest.mark.needs("bridge-helper")
-def test_qemus_own_helper(tmp_path: Path) -> None:
+def test_qemus_helper_opens_the_tap(tmp_path: Path) -> None:
     helper = next(path for path in HELPERS if os.access(path, os.X_OK))
     in_namespace(_by_qemus_helper, helper, tmp_path)

@@ -170,7 +170,7 @@ def _pid(lab: Lab) -> int:
 
 
 @pytest.mark.usefixtures("generation")
-def test_passt_is_killed_and_returns(tmp_path: Path) -> None:
+def test_killed_passt_is_started_again(tmp_path: Path) -> None:
     in_namespace(_restart, tmp_path)
 
 

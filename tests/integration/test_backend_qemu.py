@@ -149,7 +149,7 @@ async def arrive(sender: Nic, guest: Guest) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_bytes_both_ways(kind: str, tmp_path: Path) -> None:
+def test_frames_cross_qemus_hub_both_ways(kind: str, tmp_path: Path) -> None:
     """In through our end of `kind`, across QEMU's hub, and back through a stream; and the other way."""
 
     async def main() -> None:
@@ -175,7 +175,7 @@ def test_bytes_both_ways(kind: str, tmp_path: Path) -> None:
     run(main())
 
 
-def test_multicast(tmp_path: Path) -> None:
+def test_qemu_receives_multicast(tmp_path: Path) -> None:
     """A group member hears what it sends, so that a hub in QEMU sends it round once more: one way is enough."""
 
     async def main() -> None:
@@ -192,7 +192,7 @@ def test_multicast(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["stream-unix-server", "stream-tcp-client"])
-def test_qemu_dies_and_returns(kind: str, tmp_path: Path) -> None:
+def test_link_follows_a_qemu_that_dies_and_returns(kind: str, tmp_path: Path) -> None:
     async def main() -> None:
         way = case(kind, "net0", tmp_path)
         async with Lab() as lab:

@@ -49,7 +49,7 @@ def kind_of_ours(info: inspect.Type) -> str:
     }[type(info)]
 
 
-def test_members_and_types() -> None:
+def test_members_and_types_are_those_of_qemus_schema() -> None:
     schema = qemu_schema()
     netdev = schema[schema["netdev_add"]["arg-type"]]
     compared = 0

@@ -227,7 +227,7 @@ async def _multi_queue() -> None:
             assert all(nic.send(queue, frame(bytes([queue]) * 60)) for queue in range(4))
 
 
-def test_multi_queue() -> None:
+def test_each_queue_has_its_descriptor() -> None:
     in_namespace(_multi_queue)
 
 
@@ -262,7 +262,7 @@ async def _passed() -> None:
     assert open_fds() == before - 2
 
 
-def test_passed_descriptors() -> None:
+def test_passed_descriptors_become_queues() -> None:
     in_namespace(_passed)
 
 
@@ -445,7 +445,7 @@ async def _hub() -> None:
             assert await receive(two) == frame(b"through the hub" * 4)
 
 
-def test_two_taps_on_a_hub() -> None:
+def test_two_taps_exchange_frames_over_a_hub() -> None:
     in_namespace(_hub)
 
 

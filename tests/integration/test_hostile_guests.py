@@ -103,7 +103,7 @@ def test_blocking_call_descriptor_ends_its_client_only(place: Place) -> None:
         driver.send(bytes(60))
 
 
-def test_shared_memory_truncated_over_vhost_user(place: Place) -> None:
+def test_truncated_memory_ends_vhost_user_vm_only(place: Place) -> None:
     with (
         beside_a_good_guest(place, "vhost-user", "was truncated") as path,
         bad_guest(path) as driver,
@@ -113,7 +113,7 @@ def test_shared_memory_truncated_over_vhost_user(place: Place) -> None:
             os.eventfd_write(ring.kick_fd, 1)
 
 
-def test_shared_memory_truncated_over_vfio_user(place: Place) -> None:
+def test_truncated_memory_ends_vfio_user_vm_only(place: Place) -> None:
     with (
         beside_a_good_guest(place, "vfio-user", "was truncated") as path,
         FakeGuestMemory() as memory,
@@ -130,7 +130,7 @@ def test_shared_memory_truncated_over_vfio_user(place: Place) -> None:
         ring.close()
 
 
-def test_shared_memory_truncated_with_an_e1000(place: Place) -> None:
+def test_truncated_memory_ends_vm_with_e1000_only(place: Place) -> None:
     with (
         beside_a_good_guest(place, "vfio-user", "was truncated", model="e1000") as path,
         FakeGuestMemory() as memory,
@@ -155,7 +155,7 @@ def sparse_fd() -> int:
     return sparse_file(SPARSE, "512k")
 
 
-def test_no_room_for_shared_memory_over_vhost_user(place: Place, sparse_fd: int) -> None:
+def test_full_tmpfs_ends_vhost_user_vm_only(place: Place, sparse_fd: int) -> None:
     """Its file has the size that was promised, and tmpfs has no more pages: TX from each second page."""
     with (
         beside_a_good_guest(place, "vhost-user", "has no room for its pages", netdev=",netdev=net1") as path,
@@ -167,7 +167,7 @@ def test_no_room_for_shared_memory_over_vhost_user(place: Place, sparse_fd: int)
         ring.publish()
 
 
-def test_no_room_for_shared_memory_with_an_e1000(place: Place, sparse_fd: int) -> None:
+def test_full_tmpfs_ends_vm_with_e1000_only(place: Place, sparse_fd: int) -> None:
     with (
         beside_a_good_guest(place, "vfio-user", "has no room for its pages", model="e1000") as path,
         memory_of(sparse_fd, SPARSE) as memory,
@@ -178,7 +178,7 @@ def test_no_room_for_shared_memory_with_an_e1000(place: Place, sparse_fd: int) -
         assert client.at_end()
 
 
-def test_no_room_for_what_a_guest_receives(place: Place, sparse_fd: int) -> None:
+def test_full_tmpfs_ends_receiving_vm_only(place: Place, sparse_fd: int) -> None:
     """RX buffers in pages that cannot be had: it is vnic that writes to them first."""
     with (
         beside_a_good_guest(place, "vhost-user", "has no room for its pages", netdev=",netdev=net1") as path,

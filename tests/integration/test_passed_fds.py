@@ -63,7 +63,7 @@ async def _tap() -> None:
         await until(lambda: name not in os.listdir("/sys/class/net"))  # the last descriptor was closed
 
 
-def test_a_tap_by_name() -> None:
+def test_tap_takes_descriptor_named_by_getfd() -> None:
     in_namespace(_tap)
 
 
@@ -91,7 +91,7 @@ async def _tap_carries_frames() -> None:
                 pass
 
 
-def test_frames_of_a_tap_that_was_passed() -> None:
+def test_passed_tap_carries_frames() -> None:
     in_namespace(_tap_carries_frames)
 
 
@@ -107,7 +107,7 @@ async def _queues() -> None:
         await until(lambda: "vm1" not in os.listdir("/sys/class/net"))
 
 
-def test_queues_of_a_tap_by_name() -> None:
+def test_each_queue_of_tap_takes_a_named_descriptor() -> None:
     in_namespace(_queues)
 
 
@@ -126,7 +126,7 @@ def test_descriptor_that_is_no_tap_is_refused(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_sockets_by_name() -> None:
+def test_netdevs_take_sockets_named_by_getfd() -> None:
     async def main() -> None:
         async with machine_with_client() as (machine, qmp):
             ends = []
@@ -152,7 +152,7 @@ def test_sockets_by_name() -> None:
     asyncio.run(main())
 
 
-def test_a_chardev_by_name() -> None:
+def test_chardev_takes_socket_named_by_getfd() -> None:
     async def main() -> None:
         async with machine_with_client() as (_, qmp):
             ours, theirs = socket.socketpair()

@@ -22,7 +22,7 @@ def nics(place: Place) -> dict[str, Any]:
     return {link["name"]: link for link in links if link["type"] == "nic"}
 
 
-def test_set_link_of_an_id_shared_by_a_netdev_in_use_and_a_nic_without_one(place: Place) -> None:
+def test_set_link_of_an_id_shared_by_netdev_and_nic_sets_the_netdev(place: Place) -> None:
     with place.run("-netdev", "echo,id=same", *nic("peered", "same"), *nic("same")):
         for word, links in (("down", ("down", "down")), ("up", ("up", "down"))):
             assert place.verb("link", "set", "same", word).returncode == 0
@@ -31,7 +31,7 @@ def test_set_link_of_an_id_shared_by_a_netdev_in_use_and_a_nic_without_one(place
         assert [hold["kind"] for hold in found["same"]["holds"]] == ["no-peer"]
 
 
-def test_a_back_end_that_leaves_after_its_netdev_was_deleted(place: Place) -> None:
+def test_back_end_may_leave_after_its_netdev_was_deleted(place: Place) -> None:
     back_end = BackEnd(Path(place.path("c0.sock")))
     back_end.open()
     chardev = "socket,id=c0,path=c0.sock,reconnect-ms=10"
@@ -45,7 +45,7 @@ def test_a_back_end_that_leaves_after_its_netdev_was_deleted(place: Place) -> No
     back_end.close()
 
 
-def test_set_link_up_on_a_stream_without_a_peer_and_a_frame(place: Place) -> None:
+def test_frame_to_a_stream_without_peer_is_dropped(place: Place) -> None:
     with place.run(
         "-netdev", "stream,id=st0,server=on,addr.type=unix,addr.path=st0.sock", *nic("nic0", "st0")
     ):
@@ -54,7 +54,7 @@ def test_set_link_up_on_a_stream_without_a_peer_and_a_frame(place: Place) -> Non
         assert [hold["kind"] for hold in nics(place)["nic0"]["holds"]] == ["disconnected"]
 
 
-def test_x_query_virtio_status(place: Place) -> None:
+def test_virtio_status_query_is_refused(place: Place) -> None:
     with place.run(*nic("nic0")):
         answer = place.verb("hmp", "info virtio-status /machine/peripheral/nic0/virtio-backend")
         assert (answer.returncode, answer.stderr) == (1, "unknown command: 'info virtio-status'\n")

@@ -60,7 +60,7 @@ def test_ps_shows_each_vnic_and_how_it_fares(place: Place, echo: Running) -> Non
     assert {row[0] for row in rows[1:]} == {"vnic", "other"}
 
 
-def test_ps_without_any(place: Place) -> None:
+def test_ps_is_empty_while_none_runs(place: Place) -> None:
     assert json.loads(place.verb("ps", "--json").stdout) == []
 
 
@@ -84,7 +84,7 @@ def test_link_as_json_is_query_links(place: Place, echo: Running) -> None:
     assert {link["name"]: link["link"] for link in json.loads(out)} == {"net0": "up", "nic0": "up"}
 
 
-def test_link_set_and_wait(place: Place, echo: Running) -> None:
+def test_link_set_waits_until_the_guest_saw_it(place: Place, echo: Running) -> None:
     with guest_on(place.path("nic0.sock")) as guest:
         for word in ("down", "up"):
             result = place.verb("link", "set", "nic0", word, "--wait", "30")
