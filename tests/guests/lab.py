@@ -7,29 +7,25 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import select
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from tests.integration.process import COMMAND, PATIENCE_S, SOURCE, Place
 from tests.needs import need
 from tests.places import short_folder
 
 from vnic.lab.guest import kit
 from vnic.lab.guest.uml import UmlGuest
+from vnic.lab.played.closing import Closing
 
 Reply = dict[str, Any]
 
-TIMEOUT_S = 60.0
-SOURCES = str(Path(__file__).parents[2] / "src")
-COMMAND = [sys.executable, "-m", "vnic"]
-PATIENT = [sys.executable, str(Path(__file__).parents[1] / "fakes" / "patient_vnic.py")]
+TIMEOUT_S = PATIENCE_S
+SOURCES = str(SOURCE)
 
 
 class Qmp:
@@ -112,33 +108,22 @@ class Qmp:
         return {hold["kind"] for hold in self.link(name)["holds"]}
 
 
-class Vnic:
+class Vnic(Closing):
     """A running `vnic run`, ended by the `with` around it; `folder` is its working directory, and holds its sockets."""
 
     def __init__(self, folder: Path, options: Sequence[str], command: Sequence[str] = COMMAND) -> None:
         self.folder = folder
         self._log = folder / "vnic.log"
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [*command, "run", "-qmp", "unix:qmp.sock,server=on,wait=off", *options],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=folder,
-                env={**os.environ, "PYTHONPATH": SOURCES},
-            )
+        with self._log.open("w") as log:
+            qmp = ("-qmp", "unix:qmp.sock,server=on,wait=off")
+            self.process = Place(folder).start("run", *qmp, *options, command=command, output=log)
         try:
             self.qmp = self._connected()
         except BaseException:
             self._kill()
             raise
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         self.end()
 
     def _connected(self) -> Qmp:

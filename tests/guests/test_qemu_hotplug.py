@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from tests.guests.lab import PATIENT, Vnic, vnic_run
+from tests.guests.lab import Vnic, vnic_run
 from tests.guests.qemu_lab import pci_nic, qemu, wait_detached
+from tests.integration.process import PATIENT
 
 from vnic.lab.guest.qemu import QemuGuest
 from vnic.lab.guest.qemu_nic import vfio_user

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 from unittest import mock
 
 from vnic.cli.main import main
@@ -43,9 +43,11 @@ class Place:
     What `start` started ends with it, also where a test fails before it ends that itself.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
+        """`folder`: of the caller, which removes it; by default a new one."""
         self._started: list[subprocess.Popen[str]] = []
-        self.folder = Path(tempfile.mkdtemp(prefix="vnic-t-"))
+        self._owns_folder = folder is None
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="vnic-t-"))
         self.environment = {
             **os.environ,
             "XDG_RUNTIME_DIR": str(self.folder),
@@ -59,7 +61,8 @@ class Place:
             if process.poll() is None:
                 process.kill()
                 process.communicate()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self._owns_folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def path(self, name: str) -> str:
         return str(self.folder / name)
@@ -96,15 +99,17 @@ class Place:
             check=False,
         )
 
-    def start(self, *words: str, command: Sequence[str] = COMMAND) -> subprocess.Popen[str]:
-        """Start `vnic …`, its output in pipes."""
+    def start(
+        self, *words: str, command: Sequence[str] = COMMAND, output: IO[str] | None = None
+    ) -> subprocess.Popen[str]:
+        """Start `vnic …`, its output in pipes, or in the file `output`."""
         process = subprocess.Popen(
             [*command, *words],
             env=self.environment,
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=output or subprocess.PIPE,
+            stderr=output or subprocess.PIPE,
             text=True,
         )
         self._started.append(process)
