@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
+from vnic.virtio.attachment import QueueFds
 from vnic.virtio.device import RingBackend, VirtioDevice
 from vnic.virtio.device_record import DataPath
 from vnic.virtio.features import INDIRECT_DESC, VERSION_1
@@ -82,3 +85,30 @@ class FakeVirtioDevice(VirtioDevice):
         self.config[: len(data)] = data
         self.generation += 1
         return self.attachment.config_interrupt()
+
+
+class SlowBackend(RingBackend):
+    """A back-end that has the rings of such a device, and returns them when the test calls `returned`."""
+
+    ring_features: int | None = VERSION_1 | 1
+
+    def __init__(self) -> None:
+        self.fds: list[QueueFds | None] = []
+        self.changes = 0
+        self.done: Callable[[Sequence[int | None]], None] | None = None
+
+    def take_rings(self, device: VirtioDevice) -> bool:
+        self.fds = [device.attachment.hand_over_queue(index) for index in range(2)]
+        return None not in self.fds
+
+    def give_back(self, device: VirtioDevice, done: Callable[[Sequence[int | None]], None]) -> None:
+        self.done = done
+
+    def returned(self, device: VirtioDevice) -> None:
+        assert self.done is not None
+        for index in range(2):
+            device.attachment.reclaim_queue(index)
+        self.done([])
+
+    def rings_changed(self, device: VirtioDevice) -> None:
+        self.changes += 1

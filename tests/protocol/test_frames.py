@@ -10,6 +10,7 @@ import struct
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.fakes.vfio_user_device import is_open
 
 from vnic.protocol.frames import FrameAssembler, FrameError, Message
 
@@ -26,14 +27,6 @@ def frame(kind: int, payload: bytes = b"") -> bytes:
 
 def open_fd() -> int:
     return os.memfd_create("frames-test")
-
-
-def is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
 
 
 def test_wanted_never_crosses_message_boundary() -> None:

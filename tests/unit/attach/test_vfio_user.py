@@ -9,12 +9,12 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 from tests.fakes.loops import no_fd_leak, open_fds
-from tests.fakes.virtio_device import FakeVirtioDevice
+from tests.fakes.virtio_device import FakeVirtioDevice, SlowBackend
 
 from vnic.attach import gate
 from vnic.attach.attachment import AttachmentState
@@ -32,7 +32,6 @@ from vnic.net.network import Network
 from vnic.net.records import HoldKind
 from vnic.protocol.vfio_user import messages as m
 from vnic.quota import QUOTA
-from vnic.virtio.device import RingBackend, VirtioDevice
 from vnic.virtio.pci.transport import VirtioPci
 
 
@@ -666,30 +665,6 @@ def test_path_in_use_is_refused(path: Path) -> None:
         await bench.state(AttachmentState.WAITING)
 
     run(path, test)
-
-
-class SlowBackend(RingBackend):
-    """A back-end that has the rings, and returns them when the test says so."""
-
-    ring_features: int | None = VERSION_1 | 1
-
-    def __init__(self) -> None:
-        self.done: Callable[[Sequence[int | None]], None] | None = None
-
-    def take_rings(self, device: VirtioDevice) -> bool:
-        return all(device.attachment.hand_over_queue(index) is not None for index in range(2))
-
-    def give_back(self, device: VirtioDevice, done: Callable[[Sequence[int | None]], None]) -> None:
-        self.done = done
-
-    def returned(self, device: VirtioDevice) -> None:
-        assert self.done is not None
-        for index in range(2):
-            device.attachment.reclaim_queue(index)
-        self.done([])
-
-    def rings_changed(self, device: VirtioDevice) -> None:
-        pass
 
 
 def start_driver(bench: Bench, ram: FakeGuestMemory) -> VfioUserClient:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 
 import pytest
 from tests.fakes.irq import FakeIrq
-from tests.fakes.virtio_device import FakeVirtioDevice
+from tests.fakes.virtio_device import FakeVirtioDevice, SlowBackend
 
 from vnic.lab.played.driver import DriverRing
 from vnic.lab.played.guest_memory import FakeGuestMemory
@@ -24,8 +24,6 @@ from vnic.net.errors import NetError
 from vnic.pci.capability import CAP_PM, PM_CONTROL
 from vnic.pci.device import PciHandles
 from vnic.record import RecordError, decode, encode
-from vnic.virtio.attachment import QueueFds
-from vnic.virtio.device import RingBackend, VirtioDevice
 from vnic.virtio.features import RING_RESET
 from vnic.virtio.pci import layout
 from vnic.virtio.pci.record import VirtioPciRecord
@@ -321,35 +319,8 @@ def test_random_accesses_do_not_raise(rig: Rig) -> None:
     assert len(rig.pci.window_read(4, 0, 0x4000)) == 0x4000
 
 
-class FakeRingBackend(RingBackend):
-    """A back-end that runs the rings."""
-
-    ring_features: int | None = VERSION_1 | 1
-
-    def __init__(self) -> None:
-        self.fds: list[QueueFds | None] = []
-        self.changes = 0
-        self.done: Callable[[Sequence[int | None]], None] | None = None
-
-    def take_rings(self, device: VirtioDevice) -> bool:
-        self.fds = [device.attachment.hand_over_queue(index) for index in range(2)]
-        return True
-
-    def give_back(self, device: VirtioDevice, done: Callable[[Sequence[int | None]], None]) -> None:
-        self.done = done
-
-    def returned(self, device: VirtioDevice) -> None:
-        assert self.done is not None
-        for index in range(2):
-            device.attachment.reclaim_queue(index)
-        self.done([])
-
-    def rings_changed(self, device: VirtioDevice) -> None:
-        self.changes += 1
-
-
 def test_back_end_gets_rings_and_eventfds(rig: Rig) -> None:
-    back_end = rig.device.back_end = FakeRingBackend()
+    back_end = rig.device.back_end = SlowBackend()
     own = os.eventfd(0, os.EFD_NONBLOCK)
     rig.irq.fds[1] = own  # the VM's eventfd for vector 1, which is ring 0's
     rig.start(msix=True)
@@ -404,7 +375,7 @@ def test_ring_reset_requires_feature(rig: Rig) -> None:
 
 
 def test_ring_reset_waits_for_back_end(rig: Rig) -> None:
-    back_end = rig.device.back_end = FakeRingBackend()
+    back_end = rig.device.back_end = SlowBackend()
     rig.driver.start(VERSION_1 | RING_RESET, rig.rings)
     assert not rig.driver.reset_ring(1)
     assert not rig.driver.reset_ring(1)  # once is enough
@@ -420,7 +391,7 @@ def test_ring_reset_waits_for_back_end(rig: Rig) -> None:
 
 
 def test_unplug_waits_for_back_end_with_rings(rig: Rig) -> None:
-    back_end = rig.device.back_end = FakeRingBackend()
+    back_end = rig.device.back_end = SlowBackend()
     rig.start()
     rig.device.back_end = None
     rig.unplug()
