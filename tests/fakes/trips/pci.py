@@ -24,7 +24,12 @@ from vnic.nic.intel import regs
 from vnic.nic.intel.e1000 import E1000
 from vnic.nic.intel.e1000.device import E1000Record
 from vnic.pci.device import PciHandles
-from vnic.protocol.frames import FrameAssembler, FrameAssemblerRecord
+from vnic.protocol.frames import (
+    FrameAssembler,
+    FrameAssemblerRecord,
+    MessageQueue,
+    MessageQueueRecord,
+)
 from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vfio_user.messages import SetIrqs
 from vnic.protocol.vfio_user.server import Server, ServerRecord
@@ -145,6 +150,33 @@ def half_read(stack: ExitStack) -> Trip:
             raise
 
     return Trip(frames, make, restore, lambda each: (each.wanted, each.pending, each.descriptors))
+
+
+@trip("messages that wait")
+def waiting_messages(stack: ExitStack) -> Trip:
+    """Of a vfio-user VM: two are whole, one with a descriptor, and half of a third is here, with its own."""
+    fds = [memfd(), memfd()]
+    queue = MessageQueue(m.assembler())
+    stack.callback(queue.close)
+    queue.feed(m.encode(1, m.DEVICE_RESET))
+    queue.feed(m.HEADER.pack(2, m.DMA_MAP, 48, 0, 0) + bytes(32), fds[:1])
+    queue.feed(m.HEADER.pack(3, m.DMA_MAP, 48, 0, 0) + bytes(8), fds[1:])
+
+    def make(stack: ExitStack) -> MessageQueue:
+        made = MessageQueue(m.assembler())
+        stack.callback(made.close)
+        return made
+
+    def restore(new: MessageQueue, record: MessageQueueRecord) -> None:
+        dups = [[os.dup(fd) for fd in each] for each in queue.fds]
+        try:
+            new.restore(record, dups)
+        except ValueError:
+            for each in dups:
+                close_fds(each)
+            raise
+
+    return Trip(queue, make, restore, lambda each: (len(each), each.wanted, each.pending, each.descriptors))
 
 
 class NoWatcher:
