@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import socket
 from contextlib import ExitStack
 
 from tests.fakes.front_end import FrontEnd, ring
+from tests.fakes.loops import turn, until
 from tests.fakes.ring_backend import FakeRingBackend
 from tests.fakes.trips import Trip, trip
-from tests.fakes.vhost_user_rig import EngineRig
+from tests.fakes.vhost_user_rig import EngineRig, NicRig
 
+from vnic.attach.vhost_user.session import (
+    VhostUserSession,
+    VhostUserSessionHandles,
+    VhostUserSessionRecord,
+)
 from vnic.descriptors import close_fds
+from vnic.lab.played.vhost_user_client import SocketWire, VhostUserClient
 from vnic.protocol.vhost_user import messages as vu
 from vnic.protocol.vhost_user.backend import BackendEngine
 from vnic.protocol.vhost_user.backend_record import BackendEngineRecord, BackendHandles
@@ -100,18 +109,9 @@ def back_end(stack: ExitStack) -> Trip:
         return fresh.engine
 
     def restore(unit: BackendEngine, record: BackendEngineRecord) -> None:
-        dups: list[int] = []
-
-        def dup(fd: int | None) -> int | None:
-            if fd is not None:
-                dups.append(os.dup(fd))
-            return None if fd is None else dups[-1]
-
-        request = dup(held.request)
-        rings = [RingFds(*map(dup, each)) for each in held.rings]
-        messages = [[fd for fd in map(dup, each) if fd is not None] for each in held.messages]
+        handles, dups = dup_handles(held)
         try:
-            unit.restore(record, BackendHandles(request, held.memory, rings, messages))
+            unit.restore(record, handles)
         except RecordError:
             close_fds(dups)
             raise
@@ -171,3 +171,71 @@ def front_end_stops(stack: ExitStack) -> Trip:
     while len(unit.due) > 1:
         unit.engine.feed(unit.answer())
     return front_end(unit)
+
+
+def dup_handles(held: BackendHandles) -> tuple[BackendHandles, list[int]]:
+    """Copies, and which descriptors to close if they are refused."""
+    dups: list[int] = []
+
+    def dup(fd: int | None) -> int | None:
+        if fd is not None:
+            dups.append(os.dup(fd))
+        return None if fd is None else dups[-1]
+
+    request = dup(held.request)
+    rings = [RingFds(*map(dup, each)) for each in held.rings]
+    messages = [[fd for fd in map(dup, each) if fd is not None] for each in held.messages]
+    return BackendHandles(request, held.memory, rings, messages), dups
+
+
+class Host:
+    """Has nothing to do with the session's end."""
+
+    def negotiated(self) -> None: ...
+
+    def leaving(self, *, violated: bool) -> None: ...
+
+    def released(self) -> None: ...
+
+
+@trip("vhost-user client")
+def client(stack: ExitStack) -> Trip:
+    """Its driver runs, and half of a message is here."""
+    loop = stack.enter_context(asyncio.Runner()).get_loop()
+
+    def session(stack: ExitStack, sock: socket.socket) -> tuple[VhostUserSession, NicRig]:
+        rig = NicRig(loop)
+        stack.callback(rig.close)
+        unit = VhostUserSession(Host(), loop, sock, rig.device, rig.nic)
+
+        def end() -> None:
+            if unit.serving:
+                unit.leave()
+            turn(loop)
+
+        stack.callback(end)
+        return unit, rig
+
+    ours, theirs = socket.socketpair()
+    unit, rig = session(stack, ours)
+    unit.begin()
+    guest = VhostUserClient(SocketWire(theirs, loop), rig.memory, rig.driver)
+    stack.callback(guest.close)
+    guest.start()
+    until(loop, lambda: unit.engine.running)
+    guest.wire.send(vu.encode(vu.GET_STATUS)[:7], [])
+    until(loop, lambda: unit.pending)
+
+    def make(stack: ExitStack) -> VhostUserSession:
+        fresh, _ = session(stack, ours.dup())
+        return fresh
+
+    def restore(new: VhostUserSession, record: VhostUserSessionRecord) -> None:
+        handles, dups = dup_handles(unit.handles.engine)
+        try:
+            new.restore(record, VhostUserSessionHandles(handles, ()))
+        except RecordError:
+            close_fds(dups)
+            raise
+
+    return Trip(unit, make, restore, lambda each: (each.save(), each.engine.running, each.shown_by))

@@ -160,6 +160,7 @@ class VhostUserAttachment(VmAttachment[VhostUserSession]):
         self._complaint = ""
         self._shows_link = False
         session = VhostUserSession(self, self._loop, sock, self._device, self._nic)
+        session.begin()
         if self.server:
             self._gate.began(session.cut_off)
         return session

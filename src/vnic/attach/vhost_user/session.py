@@ -13,18 +13,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 from vnic.attach.session import Session, SessionHost
 from vnic.attach.vhost_user.kicks import Kicks
-from vnic.attach.vhost_user.request_channel import RequestChannel
+from vnic.attach.vhost_user.request_channel import RequestChannel, RequestChannelRecord
 from vnic.net.announce import rarp_frame
 from vnic.net.client import Nic
 from vnic.net.records import ShownBy
 from vnic.protocol.vhost_user.backend import BackendEngine
+from vnic.protocol.vhost_user.backend_record import BackendEngineRecord, BackendHandles
 from vnic.protocol.vhost_user.messages import MAX_FDS, P_CONFIG, P_STATUS, ProtocolError
 from vnic.protocol.vhost_user.ring import Ring, RingState
+from vnic.record import U64, Record, left_us, require, within
 from vnic.sockets import unblock
+from vnic.sockets.connection import ConnectionRecord
 from vnic.virtio.attachment import QueueFds
 from vnic.virtio.device import VirtioDevice
 from vnic.virtio.queue import QueueState
@@ -34,6 +38,29 @@ log = logging.getLogger(__name__)
 GRACE_S: Final = 0.1
 """How long a new client that learns of the link by its socket stays connected although the link is down: QEMU boots no
 VM before its back-end has completed the set-up once."""
+
+
+class VhostUserSessionRecord(Record, frozen=True):
+    """The state of a VhostUserSession that serves its client."""
+
+    shown_by: ShownBy | None
+    grace_us: U64 | None
+    """The time for which the socket stays open although the link is down."""
+    engine: BackendEngineRecord
+    connection: ConnectionRecord
+    requests: RequestChannelRecord
+
+    def check_fields(self) -> None:
+        possible = self.engine.request_channel or not self.requests.unsent
+        require(possible, "requests.unsent", "is there without a channel")
+
+
+class VhostUserSessionHandles(NamedTuple):
+    """The descriptors of a session beside its socket."""
+
+    engine: BackendHandles
+    output: Sequence[Sequence[int]]
+    """As `Connection.fds`."""
 
 
 class VhostUserSession(Session):
@@ -59,8 +86,61 @@ class VhostUserSession(Session):
         self._requests = RequestChannel(loop, nic.name)
         self._grace: asyncio.TimerHandle | None = None
         """Runs while the link is down and the socket is still open."""
-        device.attach(self, self.memory)
+        self._unsent: RequestChannelRecord | None = None
+        """The saved state of the request channel, until the engine has that."""
         self.engine = BackendEngine(device, self.memory, self, queue_pairs=nic.queues)
+
+    def begin(self) -> None:
+        """Serve the device to the client; `restore` takes the place of this after a restart."""
+        self._device.attach(self, self.memory)
+
+    # --- State apart from handles -----------------------------------------------------------------------------
+
+    def save(self) -> VhostUserSessionRecord:
+        """The record of a session that is `serving`."""
+        grace = self._grace
+        return VhostUserSessionRecord(
+            shown_by=self.shown_by,
+            grace_us=None if grace is None else left_us(grace.when(), self._loop.time()),
+            engine=self.engine.save(),
+            connection=self._connection.save(),
+            requests=self._requests.save(),
+        )
+
+    @property
+    def handles(self) -> VhostUserSessionHandles:
+        """The descriptors that belong to the record, still the session's."""
+        return VhostUserSessionHandles(self.engine.handles, self._connection.fds)
+
+    def restore(self, record: VhostUserSessionRecord, handles: VhostUserSessionHandles) -> None:
+        """Take the place of the session that was saved, on the same connection. The device is restored after it, with
+        this session and its memory as handles; then `go_on` follows. Raises RecordError, and leaves the descriptors to
+        the caller then."""
+        with within("connection"):
+            record.connection.check(handles.output)
+        self._unsent = record.requests
+        try:
+            with within("engine"):
+                self.engine.restore(record.engine, handles.engine)
+        finally:
+            self._unsent = None
+        self._connection.restore(record.connection, handles.output)
+        self.shown_by = record.shown_by
+        if record.grace_us is not None:
+            self._grace = self._loop.call_later(record.grace_us / 1e6, self._show_link_down)
+
+    def go_on(self) -> None:
+        """Carry out the messages that waited when the session was saved."""
+        try:
+            replies = self.engine.go_on()
+        except ProtocolError as error:
+            self.failed(error)
+            return
+        self._connection.send(replies)
+        if self.engine.busy:
+            self._connection.pause()
+        else:
+            self._connection.resume()
 
     @property
     def by_socket(self) -> bool:
@@ -172,6 +252,8 @@ class VhostUserSession(Session):
 
     def requests_changed(self) -> None:
         self._requests.use(self.engine.request_fd)
+        if self._unsent is not None:
+            self._requests.restore(self._unsent)
         self._send_pending()
 
     # --- Rings ------------------------------------------------------------------------------------------------
