@@ -1,4 +1,4 @@
-"""The interfaces of the device model and of the socket shell, as Protocols. `backend.DeviceEngine` calls them."""
+"""The interfaces of the device model and of the socket shell, as Protocols. `backend.BackendEngine` calls them."""
 
 from __future__ import annotations
 
