@@ -33,29 +33,27 @@ _JSON_TYPES = {
 
 
 class Introspection:
-    """Collects SchemaInfos; one type has one name."""
+    """Makes SchemaInfos; one type has one name."""
 
     def __init__(self) -> None:
-        self._entries: list[SchemaInfo] = []
         self._types: dict[str, SchemaInfo] = {}
         self._names: dict[str, str] = {}
 
-    def command(self, name: str, arguments: Shape | None, returns: Shape | None) -> None:
-        """Add a command; None stands for no arguments, and for nothing returned."""
-        self._entries.append(
-            {
-                "name": name,
-                "meta-type": "command",
-                "arg-type": self._name(arguments or _EMPTY),
-                "ret-type": self._name(returns or _EMPTY),
-            }
-        )
+    def command(self, name: str, arguments: Shape | None, returns: Shape | None) -> SchemaInfo:
+        """A command's entry; None stands for no arguments, and for nothing returned."""
+        return {
+            "name": name,
+            "meta-type": "command",
+            "arg-type": self._name(arguments or _EMPTY),
+            "ret-type": self._name(returns or _EMPTY),
+        }
 
-    def event(self, name: str, data: Shape | None) -> None:
-        self._entries.append({"name": name, "meta-type": "event", "arg-type": self._name(data or _EMPTY)})
+    def event(self, name: str, data: Shape | None) -> SchemaInfo:
+        return {"name": name, "meta-type": "event", "arg-type": self._name(data or _EMPTY)}
 
-    def entries(self) -> list[SchemaInfo]:
-        return [*self._entries, *self._types.values()]
+    def types(self) -> list[SchemaInfo]:
+        """The entries of all types that the others named."""
+        return list(self._types.values())
 
     # -- types --------------------------------------------------------------------------------------------------
 
