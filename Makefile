@@ -3,16 +3,17 @@
 VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST_ARGS ?= -n auto --dist loadfile
+FUZZ_SECONDS ?= 180
 
-.PHONY: help demo test check guests format bench setup clean attack
+.PHONY: help demo test check guests format bench setup clean attack wire fuzz tsan
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
 
-demo: $(VENV)/.run ## boot a small Linux guest and pull its cable in every way
+demo: wire ## boot a small Linux guest and pull its cable in every way
 	@$(BIN)/vnic demo
 
-test: $(VENV)/.dev ## the tests; those that need a kernel or a tool skip where it is missing
+test: $(VENV)/.dev wire ## the tests; those that need a kernel or a tool skip where it is missing
 	@$(BIN)/python -m vnic.lab.guest uml || true
 	$(BIN)/pytest $(PYTEST_ARGS)
 
@@ -32,13 +33,23 @@ format: $(VENV)/.dev ## format the code and mend what lint can mend
 attack: $(VENV)/.dev ## attack a running vnic for some minutes, with figures
 	@$(BIN)/python -m tests.attack.run
 
-bench: $(VENV)/.run ## measure how fast links change and packets move
+fuzz: $(VENV)/.dev ## attack vnic-wire, built with sanitizers, for FUZZ_SECONDS (180), from FUZZ_SEED
+	@PYTHONPATH=src $(BIN)/python -m tests.fuzz.wire_fuzzer --seconds $(FUZZ_SECONDS) $(if $(FUZZ_SEED),--seed $(FUZZ_SEED))
+
+tsan: $(VENV)/.dev ## the tests of vnic-wire, built with the thread sanitizer, then some attacks
+	TSAN_OPTIONS=atexit_sleep_ms=0 VNIC_WIRE_SANITIZER=thread $(BIN)/pytest tests/unit/wire --deselect tests/unit/wire/test_sandboxed.py
+	@PYTHONPATH=src $(BIN)/python -m tests.fuzz.wire_fuzzer --seconds $(FUZZ_SECONDS) --sanitizer thread
+
+bench: wire ## measure how fast links change and packets move
 	$(BIN)/vnic bench
 
-setup: $(VENV)/.dev ## only make the virtual environment
+setup: $(VENV)/.dev wire ## only make the virtual environment, and vnic-wire
+
+wire: $(VENV)/.run ## compile vnic-wire, which moves packets
+	@$(BIN)/python src/vnic/dataplane/wire/build.py
 
 clean: ## remove what the above made
-	rm -rf $(VENV) build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) src/vnic/dataplane/wire/vnic-wire build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.run: pyproject.toml scripts/venv scripts/apt-unpack

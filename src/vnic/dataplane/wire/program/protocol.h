@@ -1,0 +1,294 @@
+/* The control channel's messages, version 1: SEQPACKET, little-endian, natural alignment.
+ *
+ * channel.c reads and writes them; vnic.dataplane.wire's Python side holds the same layouts. */
+#ifndef PROTOCOL_H
+#define PROTOCOL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define PROTOCOL_VERSION 1u
+#define MESSAGE_MAX (160u * 1024u)
+#define MESSAGE_FDS 128u /* one for each queue of a tap, at most */
+
+enum request {
+    REQUEST_HELLO = 1,
+    REQUEST_PORT_ADD = 2,
+    REQUEST_PORT_REMOVE = 3,
+    REQUEST_WIRE_SET = 4,
+    REQUEST_FILTER = 5,
+    REQUEST_DUMP = 6,
+    REQUEST_INJECT = 7,
+    REQUEST_STATS = 8,
+    REQUEST_QUEUES = 9,
+};
+
+enum reply_or_event {
+    MESSAGE_REPLY = 0,
+    EVENT_PORT_LOST = 100,
+    EVENT_RING_BROKEN = 101,
+    EVENT_LOG = 102,
+    EVENT_DUMP_FAILED = 103,
+    EVENT_FRAME_RETURNED = 104,
+};
+
+struct message_head {
+    uint32_t type;
+    uint32_t serial; /* chosen by control, repeated in the reply; 0 in events */
+};
+_Static_assert(sizeof(struct message_head) == 8, "head");
+
+struct message_reply {
+    struct message_head head;
+    int32_t error; /* 0, or an errno with its text behind this struct */
+    uint32_t reserved;
+};
+_Static_assert(sizeof(struct message_reply) == 16, "reply");
+
+struct message_hello {
+    struct message_head head;
+    uint32_t version;
+    uint32_t workers; /* threads that move frames: 1 to WORKERS_MAX */
+    uint32_t spin_us; /* how long a worker polls after its last frame before it sleeps: 0 to SPIN_MAX_US */
+    uint32_t reserved;
+};
+_Static_assert(sizeof(struct message_hello) == 24, "hello");
+#define WORKERS_MAX 64u
+#define SPIN_MAX_US 1000000u
+
+struct hello_reply {
+    uint32_t version;
+    uint32_t pid;
+    uint64_t capabilities; /* enum sandbox: what the kernel granted */
+};
+_Static_assert(sizeof(struct hello_reply) == 16, "hello reply");
+
+enum port_kind {
+    PORT_VHOST = 1,
+    PORT_TAP = 2,
+    PORT_STREAM = 3,
+    PORT_DATAGRAM = 4,
+    PORT_PACKET = 5,
+};
+
+enum port_flag {
+    PORT_VNET_HDR = 1,      /* a 10-byte virtio_net_hdr before each frame (TAP, PACKET) */
+    PORT_MULTICAST_OWN = 2, /* DATAGRAM: drop what comes from the `own` address */
+    PORT_OFFLOAD = 4,       /* the far end takes pending checksums and segmentation */
+};
+
+struct message_port_add {
+    struct message_head head;
+    uint32_t port; /* chosen by control: below PORTS_MAX */
+    uint32_t kind;
+    uint32_t queues; /* queue pairs: 1 to QUEUES_MAX */
+    uint32_t flags;
+    uint32_t max_frame; /* bytes; longer frames are dropped (too_long) */
+    uint32_t dest_len;  /* the lengths of the two parts behind this struct, in this order */
+    uint32_t own_len;
+};
+_Static_assert(sizeof(struct message_port_add) == 36, "port add");
+#define PORTS_MAX (1u << 20)
+#define QUEUES_MAX 128u
+
+struct message_port_remove {
+    struct message_head head;
+    uint32_t port;
+};
+_Static_assert(sizeof(struct message_port_remove) == 12, "port remove");
+
+struct message_wire_set {
+    struct message_head head;
+    uint32_t wire; /* chosen by control: below WIRES_MAX */
+    uint32_t n;    /* up to WIRE_PORTS_MAX; 0 removes the wire */
+    uint32_t ports[];
+};
+_Static_assert(sizeof(struct message_wire_set) == 16, "wire set");
+#define WIRES_MAX PORTS_MAX
+#define WIRE_PORTS_MAX 4096u
+
+enum filter_bit {
+    FILTER_PROMISC = 1,
+    FILTER_ALLMULTI = 2,
+    FILTER_ALLUNI = 4,
+    FILTER_NOMULTI = 8,
+    FILTER_NOUNI = 16,
+    FILTER_NOBCAST = 32,
+    FILTER_ENABLED = 64, /* not set: all frames pass, and the rest is not looked at */
+};
+
+enum filter_overflow {
+    FILTER_UNICAST_OVERFLOW = 1,
+    FILTER_MULTICAST_OVERFLOW = 2,
+};
+
+struct message_filter {
+    struct message_head head;
+    uint32_t port;
+    uint32_t bits;
+    uint8_t mac[6];
+    uint16_t unicast;   /* addresses behind this struct: these first, ... */
+    uint16_t multicast; /* ... these next, 64 in all at most; then 512 bytes, a bit for each VLAN (bit v & 7 of byte v >> 3) */
+    uint16_t overflow;
+};
+_Static_assert(sizeof(struct message_filter) == 28, "filter");
+#define FILTER_MACS_MAX 64u
+#define FILTER_VLAN_BYTES 512u
+
+enum dump_direction {
+    DUMP_REMOVE = 0,
+    DUMP_RX = 1, /* frames that the port is given (filter-dump's queue=rx of that netdev) */
+    DUMP_TX = 2, /* frames that come from the port */
+    DUMP_ALL = 3,
+};
+
+struct message_dump {
+    struct message_head head;
+    uint32_t port;
+    uint32_t dump;
+    uint32_t snaplen;
+    uint32_t direction;
+};
+_Static_assert(sizeof(struct message_dump) == 24, "dump");
+
+enum inject_direction {
+    INJECT_OUT = 0, /* out at this port, as if it came from its wire */
+    INJECT_IN = 1,  /* into the wire, as if this port had received it */
+};
+
+struct message_inject {
+    struct message_head head;
+    uint32_t port;
+    uint32_t queue;
+    uint32_t direction;
+    /* then the frame */
+};
+_Static_assert(sizeof(struct message_inject) == 20, "inject");
+
+struct message_stats {
+    struct message_head head;
+    uint32_t port;  /* or STATS_ALL */
+    uint32_t first; /* with STATS_ALL: the lowest port to report; the reply holds up to STATS_PORTS in ascending order */
+};
+_Static_assert(sizeof(struct message_stats) == 16, "stats");
+#define STATS_ALL 0xffffffffu
+#define STATS_PORTS 700u
+
+struct stats {
+    uint64_t frames_in; /* from the far end or the guest into the wire */
+    uint64_t bytes_in;
+    uint64_t frames_out;
+    uint64_t bytes_out;
+    uint64_t no_peer; /* from here on: drops by cause */
+    uint64_t no_room;
+    uint64_t filtered;
+    uint64_t too_long;
+    uint64_t too_short;
+    uint64_t bad_offload;
+    uint64_t broken;
+    uint64_t refused; /* the kernel did not take the frame */
+};
+
+struct port_stats {
+    uint32_t port;
+    uint32_t queues; /* in use */
+    struct stats stats;
+};
+_Static_assert(sizeof(struct port_stats) == 8 + 12 * 8, "port stats");
+
+struct message_queues {
+    struct message_head head;
+    uint32_t port;
+    uint32_t pairs; /* 1 up to the port's `queues` */
+};
+_Static_assert(sizeof(struct message_queues) == 16, "queues");
+
+struct event_port_lost {
+    struct message_head head;
+    uint32_t port;
+    int32_t error; /* errno; 0: the end of the stream */
+    uint32_t queue;
+};
+_Static_assert(sizeof(struct event_port_lost) == 20, "port lost");
+
+struct event_ring_broken {
+    struct message_head head;
+    uint32_t port;
+    uint32_t ring;
+    /* then the text */
+};
+_Static_assert(sizeof(struct event_ring_broken) == 16, "ring broken");
+
+struct event_log {
+    struct message_head head;
+    uint32_t level; /* Python logging's */
+    /* then the text */
+};
+_Static_assert(sizeof(struct event_log) == 12, "log");
+
+struct event_dump_failed {
+    struct message_head head;
+    uint32_t dump;
+    int32_t error;
+};
+_Static_assert(sizeof(struct event_dump_failed) == 16, "dump failed");
+
+/* A frame that a removed port had read and not passed on; before the reply to PORT_REMOVE. */
+struct event_frame_returned {
+    struct message_head head;
+    uint32_t port;
+    uint32_t queue;
+    uint8_t hdr[10]; /* its virtio_net_hdr */
+    uint16_t reserved;
+    /* then the frame */
+};
+_Static_assert(sizeof(struct event_frame_returned) == 28, "frame returned");
+
+/* -- the memory of a STREAM ----------------------------------------------------------------------------------- */
+
+/* The second descriptor of a STREAM is a file of STREAM_MEMORY bytes that control made and sealed against shrinking. The
+ * port keeps in it what another one needs to go on with the stream, so that this program may be killed at any
+ * instruction; control writes the first state, and reads the last one when the port or the program is gone.
+ *
+ * Of the two slots of a direction, the turn says which one holds; one store of the turn moves on to the other. A slot
+ * includes the system call that was made under it: the kernel writes `done` before the call returns, and nothing else in
+ * the slot changes while it holds.
+ *   in:  what was read and not passed on is in[at : end + done].
+ *   out: without frames, what was not sent is out[at + done : end]. Otherwise `done` bytes of these frames, each behind
+ *        its length, were sent. A frame of which a part was sent has to be completed; its bytes may be lost. */
+#define STREAM_BYTES (4u + 69632u) /* at most of one direction: the longest frame and its length */
+#define STREAM_FRAMES 64u
+
+/* The kernel's struct mmsghdr, which C libraries may alter on the way. */
+struct stream_call {
+    uint64_t name;
+    uint32_t name_len, padding;
+    uint64_t iov, iov_count, control, control_len;
+    uint32_t flags, more_padding;
+    uint32_t done; /* bytes */
+    uint32_t last_padding;
+};
+_Static_assert(sizeof(struct stream_call) == 64, "stream call");
+
+struct stream_slot {
+    uint32_t at, end;
+    uint32_t frames; /* up to STREAM_FRAMES */
+    uint32_t reserved;
+    struct stream_call call;
+    uint32_t lengths[STREAM_FRAMES];
+};
+_Static_assert(sizeof(struct stream_slot) == 336, "stream slot");
+
+struct stream_memory {
+    uint32_t in_turn, out_turn; /* 0 or 1 */
+    uint32_t reserved[14];
+    struct stream_slot in_slots[2], out_slots[2];
+    uint8_t padding[4096 - 64 - 4 * sizeof(struct stream_slot)];
+    uint8_t in[2 * STREAM_BYTES];
+    uint8_t out[STREAM_BYTES];
+};
+#define STREAM_MEMORY 217088u
+_Static_assert(offsetof(struct stream_memory, out) == 4096 + 2 * STREAM_BYTES, "stream memory");
+_Static_assert(sizeof(struct stream_memory) <= STREAM_MEMORY, "stream memory's file");
+
+#endif

@@ -1,0 +1,61 @@
+/* The threads that move frames: one epoll and one list of busy sources each. channel.c starts them; wire.c and the ports
+ * reach them through wire.h.
+ *
+ * A worker holds its lock except while it sleeps. The main thread takes the lock with worker_lock, which makes a busy
+ * worker let go after the turn of the present source. */
+#ifndef WORKER_H
+#define WORKER_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "wire.h"
+
+/* One queue of a port as a place that frames come from. */
+struct source {
+    struct port *port;
+    struct source *next, *previous; /* in the worker's list while `busy` */
+    uint64_t idle_ns;               /* since when its turns find nothing; 0: the last one found frames */
+    uint32_t queue;
+    uint32_t parts;                 /* of its next frame that the wire took already (parts_before) */
+    bool busy;
+    bool blocked;                   /* its last turn found no room in the wire */
+};
+
+struct slot {
+    struct watch *watch; /* NULL: free */
+    uint32_t generation;
+    uint32_t next_free;
+};
+
+struct worker {
+    pthread_t thread;
+    pthread_mutex_t lock; /* what follows, the ports and the wires of this worker */
+    pthread_mutex_t gate; /* held by who wants the lock, so that the worker does not take it again at once */
+    atomic_uint wanted;
+    int epoll;
+    int wake; /* an eventfd that ends its sleep */
+    uint64_t spin_ns;
+    struct source busy; /* the list's head */
+    struct source *current;
+    struct slot *slots;
+    uint32_t slot_count, free_slot;
+};
+
+extern struct worker *workers;
+extern unsigned worker_count;
+
+/* Start them, once, and wait until all of them run. 0 or an errno. */
+int workers_start(unsigned count, uint32_t spin_us);
+
+/* Main thread. */
+void worker_lock(struct worker *worker);
+void worker_unlock(struct worker *worker);
+void workers_lock(void); /* all of them */
+void workers_unlock(void);
+
+/* Locked. Take a port's watches and sources from its worker, and give them to another one. */
+void worker_remove_port(struct port *port);
+void worker_move_port(struct port *port, struct worker *to);
+
+#endif
