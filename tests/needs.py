@@ -22,6 +22,7 @@ from typing import NamedTuple
 import pytest
 
 from vnic.backend.bridge import HELPERS
+from vnic.dataplane.wire.process import find_program
 from vnic.lab.guest import kit, passt_kit, qemu_kit
 
 FILES = 4096
@@ -75,6 +76,19 @@ def _is_reachable(family: socket.AddressFamily, host: str) -> bool:
     return True
 
 
+def _has_sanitizers() -> bool:
+    """Whether a program that is built with them runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, program = Path(folder, "probe.c"), Path(folder, "probe")
+        source.write_text("int main(void) { return 0; }\n")
+        command = ["cc", "-fsanitize=address,undefined", str(source), "-o", str(program)]
+        try:
+            built = subprocess.run(command, check=False, capture_output=True)
+            return built.returncode == 0 and subprocess.run([program], check=False).returncode == 0
+        except OSError:
+            return False
+
+
 def _may_execute() -> bool:
     """Whether a program in the temporary folder may be run; a mount option may forbid it."""
     with tempfile.TemporaryDirectory() as folder:
@@ -123,6 +137,9 @@ NEEDS = {
     "setpriv": _program("setpriv", "util-linux"),
     "lspci": _program("lspci", "pciutils"),
     "testpmd": _program("dpdk-testpmd", "dpdk-dev librte-net-vhost23 librte-net-virtio23"),
+    "cc": _program("cc", "gcc"),
+    "sanitizers": Need(_has_sanitizers, "a C compiler with its sanitizers", "apt-get install gcc libc6-dev"),
+    "vnic-wire": Need(find_program, "vnic-wire", "make setup, with a C compiler"),
     "bridge-helper": Need(
         lambda: any(os.access(path, os.X_OK) for path in HELPERS),
         "qemu-bridge-helper",

@@ -43,11 +43,12 @@ def check_executable(path: str) -> None:
 
 
 class Child:
-    """A program beside the loop. `how` is for subprocess.Popen; its OSErrors are passed on."""
+    """A program beside the loop. `how` is for subprocess.Popen; its OSErrors are passed on. Without `stdin` it reads
+    nothing."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, command: Sequence[str], **how: Any) -> None:
         self._loop = loop
-        self._process = subprocess.Popen(list(command), stdin=subprocess.DEVNULL, **how)
+        self._process = subprocess.Popen(list(command), **{"stdin": subprocess.DEVNULL, **how})
         try:
             self._pidfd = os.pidfd_open(self._process.pid)
         except OSError:  # no descriptors left

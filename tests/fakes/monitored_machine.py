@@ -19,6 +19,7 @@ from vnic.monitor.interfaces import (
     ShutdownCause,
     UserNetwork,
     VnicInfo,
+    WireStats,
 )
 from vnic.monitor.passed_fds import FdRegistry
 from vnic.net.client import Endpoint, Nic
@@ -179,6 +180,9 @@ class FakeMachine:
 
     def topology(self) -> Topology:
         return self.network.topology()
+
+    def wire_stats(self) -> list[WireStats]:
+        return []
 
     def attachments(self) -> list[AttachmentNode]:
         return []

@@ -31,6 +31,21 @@ class RingPair(Closing):
         queue.size, queue.desc, queue.avail, queue.used = driver.size, driver.desc, driver.avail, driver.used
         queue.setup(self.memory, base)
 
+    def begin_at(self, index: int) -> None:
+        """Start both sides with these indices."""
+        driver = self.driver
+        driver.avail_idx = driver.last_used = driver.shown_idx = index
+        for area in (driver.avail, driver.used):
+            self.guest.write(area + 2, index.to_bytes(2, "little"))
+        self.setup(index)
+        driver.take_used()
+
+    def queue_one(self) -> int:
+        """Add one chain and pop it; its head."""
+        self.driver.add([self.buffer(b"x")])
+        self.driver.publish()
+        return self.take().head
+
     def buffer(self, data: bytes | int) -> Buffer:
         """A fresh buffer, with this content or of this size."""
         size = data if isinstance(data, int) else len(data)

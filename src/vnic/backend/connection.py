@@ -7,6 +7,7 @@ disconnected.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import select
 import socket
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Protocol
 
 from vnic.backend.base import READ_BUDGET_FRAMES, READ_BUDGET_S, log
 from vnic.backend.framing import LENGTH, Deframer, DeframerRecord, FramingError
+from vnic.net.lending import MAX_LENT_BYTES, Inject, Lender, Lent, LentKind
 from vnic.net.queue import Frame
 from vnic.record import Record, require
 
@@ -59,8 +61,10 @@ class FramedConnectionRecord(Record, frozen=True):
         require(has_socket is (sock is not None), "lost", f"is {self.lost!a}, and {passed}")
 
 
-class FramedConnection:
+class FramedConnection(Lender):
     """Calls `lost(reason)` once, in a separate turn of the loop, when the peer disconnects; never after close."""
+
+    kind = LentKind.STREAM
 
     def __init__(
         self,
@@ -85,7 +89,49 @@ class FramedConnection:
         self._failure: str | None = None
         """The reason that `lost` gets in the next turn."""
         self._hangup_timer: asyncio.TimerHandle | None = None
+        self._inject: Inject | None = None
+        """While the socket is lent: what sends a frame to the far end."""
+        self._lendable: Callable[[], None] | None = None
         loop.add_reader(sock, self._readable)
+
+    # -- Lender -------------------------------------------------------------------------------------------------
+
+    def can_lend(self, ready: Callable[[], None]) -> bool:
+        """Not while more waits than a message to the other process takes."""
+        if self._deframer.waiting_bytes + len(self._out) - self._out_at <= MAX_LENT_BYTES:
+            return True
+        self._lendable = ready
+        return False
+
+    def _tell_lendable(self) -> None:
+        ready, self._lendable = self._lendable, None
+        if ready is not None and self._open:
+            ready()
+
+    def lend(self, inject: Inject) -> Lent:
+        state = self.save()
+        self._inject = inject
+        self._loop.remove_reader(self._sock)
+        self._loop.remove_writer(self._sock)
+        self._out.clear()
+        self._out_at = 0
+        self._sender_waits = self._paused = False
+        return Lent((self._sock.fileno(),), input=state.deframer.rest, output=state.out)
+
+    def take_back(self, input: bytes, output: bytes, *, lost: bool = False) -> None:
+        if self._inject is None or not self._open:
+            return
+        self._inject = None
+        if lost:
+            # Half a frame may be gone, in either direction, and the rest would be taken for whole ones.
+            self._fail("vnic-wire ended in the middle of the stream")
+            return
+        self._deframer.restore(DeframerRecord(rest=input))
+        self._out = bytearray(output)
+        if output:
+            self._loop.add_writer(self._sock, self._writable)
+        self._more_later = True
+        self._loop.call_soon(self._deliver)
 
     # -- state apart from the socket ----------------------------------------------------------------------------
 
@@ -145,6 +191,7 @@ class FramedConnection:
                 frame = self._deframer.next()
                 if frame is None:
                     self._loop.add_reader(self._sock, self._readable)
+                    self._tell_lendable()
                     return
                 if frame and not self._client.send(0, frame):
                     self._pause()
@@ -160,8 +207,8 @@ class FramedConnection:
         self._loop.call_soon(self._deliver)
 
     def _stopped(self) -> bool:
-        """Check after every frame: its effects may close or pause this connection."""
-        return not self._open or self._paused
+        """Check after every frame: its effects may close, pause or lend this connection."""
+        return not self._open or self._paused or self._inject is not None
 
     def _pause(self) -> None:
         if self._open:
@@ -197,6 +244,9 @@ class FramedConnection:
         """Send a frame, behind its length or `prefix`. False: too much waits already, and the frame was not taken;
         `client.flush(0)` is called when there is room."""
         if not self._open:
+            return True
+        if self._inject is not None:
+            self._inject(0, frame, b"")
             return True
         prefix = prefix or LENGTH.pack(len(frame))
         waiting = len(self._out) - self._out_at
@@ -235,6 +285,7 @@ class FramedConnection:
             self._loop.remove_writer(self._sock)
             self._out.clear()
             self._out_at = 0
+            self._tell_lendable()
         elif self._out_at >= WRITE_LIMIT_BYTES:
             del self._out[: self._out_at]
             self._out_at = 0
@@ -268,6 +319,10 @@ class FramedConnection:
         self._open = False
         self._loop.remove_reader(self._sock)
         self._loop.remove_writer(self._sock)
+        if self._inject is not None:
+            self._inject = None
+            with contextlib.suppress(OSError):  # the other process still has the socket
+                self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()
         if self._hangup_timer is not None:
             self._hangup_timer.cancel()

@@ -10,7 +10,8 @@ import functools
 import ipaddress
 import os
 import socket
-from collections.abc import Coroutine, Iterable
+import struct
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from vnic.backend.framing import MAX_FRAME_BYTES
 from vnic.descriptors import close_fds
 from vnic.net.client import NetClient
 from vnic.net.errors import NetError
+from vnic.net.lending import Inject, Lender, Lent, LentKind
 from vnic.net.queue import Frame
 from vnic.record import U16, Record, require
 from vnic.sockets.bind import SUN_PATH_BYTES
@@ -58,9 +60,11 @@ class DatagramPortRecord(Record, frozen=True):
         return self.path if self.host is None or self.inet_port is None else (self.host, self.inet_port)
 
 
-class DatagramPort:
+class DatagramPort(Lender):
     """The frames of one client over one datagram socket. `target` is their destination; None: the socket is
     connected."""
+
+    kind = LentKind.DGRAM
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, sock: socket.socket, client: NetClient, target: Any = None
@@ -76,6 +80,8 @@ class DatagramPort:
         self._retry_s = RETRY_S
         self._waits_writable = False
         self._open = True
+        self._inject: Inject | None = None
+        """While the socket is lent: what sends a frame there."""
         loop.add_reader(sock, self._readable)
 
     # -- state apart from the socket ----------------------------------------------------------------------------
@@ -104,6 +110,31 @@ class DatagramPort:
         if record.sender_waits:
             self._wait_for_room()
 
+    # -- Lender -------------------------------------------------------------------------------------------------
+
+    def can_lend(self, ready: Callable[[], None]) -> bool:
+        return True
+
+    def lend(self, inject: Inject) -> Lent:
+        self._inject = inject
+        self._stop_watching()
+        self._paused = self._waits_writable = False
+        return Lent((self.fd,), dest=sockaddr(self._sock.family, self._target))
+
+    def take_back(self, input: bytes, output: bytes, *, lost: bool = False) -> None:
+        if self._inject is not None and self._open:
+            self._inject = None
+            self._loop.add_reader(self._sock, self._readable)
+
+    def _stop_watching(self) -> None:
+        self._loop.remove_reader(self._sock)
+        self._loop.remove_writer(self._sock)
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+
+    # -- frames -------------------------------------------------------------------------------------------------
+
     def _readable(self) -> None:
         for _ in range(READ_BUDGET_FRAMES):
             try:
@@ -116,7 +147,7 @@ class DatagramPort:
                 self._paused = True
                 self._loop.remove_reader(self._sock)
                 return
-            if not self._open:
+            if not self._open or self._inject is not None:
                 return
 
     def resume(self) -> None:
@@ -128,6 +159,9 @@ class DatagramPort:
     def send(self, frame: Frame) -> bool:
         """Send a frame. False: the socket has no room, and `client.flush(0)` follows."""
         if not self._open:
+            return True
+        if self._inject is not None:
+            self._inject(0, frame, b"")
             return True
         try:
             if self._target is None:
@@ -162,11 +196,20 @@ class DatagramPort:
         if not self._open:
             return
         self._open = False
-        self._loop.remove_reader(self._sock)
-        self._loop.remove_writer(self._sock)
-        if self._retry is not None:
-            self._retry.cancel()
+        self._stop_watching()
         self._sock.close()
+
+
+def sockaddr(family: int, target: Any) -> bytes:
+    """The struct sockaddr of a destination (ip(7), unix(7)); empty for a connected socket."""
+    if target is None:
+        return b""
+    head = struct.pack("=H", family)
+    if family == socket.AF_INET:
+        host, port = target
+        return head + struct.pack(">H4s8x", port, socket.inet_aton(host))
+    path = os.fsencode(target) if isinstance(target, str) else bytes(target)
+    return head + path + (b"" if path.startswith(b"\0") else b"\0")
 
 
 # -- addresses: convert_host_port and parse_host_port of QEMU's net/net.c -------------------------------------------

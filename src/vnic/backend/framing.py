@@ -45,6 +45,11 @@ class Deframer:
             self._at = 0
         self._buffer += data
 
+    @property
+    def waiting_bytes(self) -> int:
+        """The bytes that were fed and not given out."""
+        return len(self._buffer) - self._at
+
     def save(self) -> DeframerRecord:
         return DeframerRecord(rest=bytes(memoryview(self._buffer)[self._at :]))
 

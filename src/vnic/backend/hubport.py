@@ -6,9 +6,12 @@ link state.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from vnic.backend.base import Backend, BackendContext
 from vnic.backend.hub import Hub, Port
 from vnic.backend.options import HubPortOptions
+from vnic.net.client import NetClient
 from vnic.net.errors import NetError
 from vnic.net.queue import Frame
 
@@ -39,6 +42,11 @@ class HubPort(Backend):
                 raise NetError(f"netdev '{self._netdev_id}' is in use")
             self.context.network.connect(self.client, netdev)
         self._hub = self.context.hubs.join(self, self._hub_id)
+        for each in (self, *self._others()):
+            each.client.path_changed()
+
+    def joined(self) -> Sequence[NetClient]:
+        return [port.client for port in self._others()]
 
     def _others(self) -> list[Port]:
         return [port for port in self._hub.ports if port is not self] if self._hub is not None else []
@@ -74,3 +82,4 @@ class HubPort(Backend):
             self.context.hubs.leave(self, hub)
             for port in list(hub.ports):
                 port.client.flush(0)  # this one may have been the port that they waited for
+                port.client.path_changed()

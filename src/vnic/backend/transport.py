@@ -12,6 +12,7 @@ from typing import Protocol
 from vnic.backend.base import Backend, BackendContext
 from vnic.backend.connection import FramedConnection, FramedConnectionRecord, restored_connection
 from vnic.backend.datagram import DatagramPort, DatagramPortRecord
+from vnic.net.lending import Lender, LentEnd
 from vnic.net.queue import Frame
 from vnic.record import Record, require, within
 
@@ -68,6 +69,10 @@ class TransportBackend(Backend):
     def sent(self, queue: int) -> None:
         if self._transport is not None:
             self._transport.resume()
+
+    def wire_end(self) -> LentEnd | str:
+        each = self._transport
+        return each if isinstance(each, Lender) else "its peer is not connected"
 
     # -- state apart from the socket ----------------------------------------------------------------------------
 

@@ -345,5 +345,8 @@ class VhostUserBackend(Backend, RingBackend):
             log.error("netdev %s: Vhost user backend fails to broadcast fake RARP", self.name)
         return True
 
+    def wire_end(self) -> str:
+        return "the vhost-user back-end has not taken the rings"
+
     def info_text(self, queue: int) -> str:
         return f"vhost-user{queue} to {self._chardev.label}"

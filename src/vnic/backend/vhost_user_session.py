@@ -122,9 +122,12 @@ class BackEndSession:
         self._taken: TakenRings | None = None
         self._returned: Returned | None = None
         """Called when the rings are returned."""
+        self._when_processed: Callable[[], None] | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._connection = Connection(loop, sock, self, max_fds=MAX_FDS, owner=name)
-        self._engine = FrontendEngine(self._connection.send, pairs, self._ready, self._stopped)
+        self._engine = FrontendEngine(
+            self._connection.send, pairs, self._ready, self._stopped, self._processed
+        )
 
     def begin(self) -> None:
         """Ask the back-end what it can do."""
@@ -272,6 +275,17 @@ class BackEndSession:
         engine.start(acked(device), regions, rings, _mtu(device))
         self._watch_time()
         return True
+
+    def when_processed(self, done: Callable[[], None]) -> None:
+        """Call `done` when the back-end has processed all that was sent to it."""
+        self._when_processed = done
+        self._engine.barrier()
+        self._watch_time()
+
+    def _processed(self) -> None:
+        done, self._when_processed = self._when_processed, None
+        if done is not None:
+            done()
 
     def rings_changed(self, device: VirtioDevice) -> None:
         engine, taken, memory = self._engine, self._taken, device.memory

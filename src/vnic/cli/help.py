@@ -66,6 +66,10 @@ This process:
   -name NAME     by which the other verbs find it (default: vnic)
   -S             let no guest in before QMP's or HMP's `cont`
   -daemonize     go to the background when all is set up; the log goes on in NAME.log beside NAME.qmp
+  -datapath auto[,workers=N][,spin=US]|python
+                 auto (the default): vnic-wire moves the packets where it can, with N threads (1 to 64, default 1), each
+                 of which polls for US microseconds (0 to 1000000, default 0) after its last packet, before it sleeps;
+                 python: this process moves them all. `vnic link -d` shows which path each takes, and why
   -D FILE        write the log there, with the time before each line
   -pidfile FILE  write the process id there, and keep the file locked
   -guest-memory [max=SIZE][,total=SIZE]
@@ -75,7 +79,8 @@ This process:
   -h, -help      print this
 
 Ends at Ctrl-C, SIGTERM or QMP's quit: back-ends first, so that guests see their links go; exit code 0.
-VNIC_LOG=debug|info|warning|error sets how much it says on stderr.
+VNIC_LOG=debug|info|warning|error sets how much it says on stderr. VNIC_WIRE=off is -datapath python, and
+VNIC_WIRE=PATH another vnic-wire.
 
 Example: a VM under User-Mode Linux or QEMU, plugged into a host that answers pings:
   vnic run -name lab -netdev echo,id=net0 \\

@@ -149,7 +149,13 @@ def detailed_row(link: Entry, topology: Entry) -> tuple[str, ...]:
     ]
     filters = ", ".join(each["id"] for each in client.get("filters", ()))
     *first, last = row(link)
-    return (*first, attached[0] if attached else "-", client.get("datapath", "-"), filters or "-", last)
+    return (*first, attached[0] if attached else "-", datapath_text(client), filters or "-", last)
+
+
+def datapath_text(client: Entry) -> str:
+    """`wire`, or `python: echo netdevs are in Python`."""
+    path, reason = client.get("datapath", "-"), client.get("datapath-reason")
+    return one_line(f"{path}: {reason}" if reason else path)
 
 
 def row(link: Entry) -> tuple[str, ...]:

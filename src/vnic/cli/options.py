@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from vnic.cli import vm_options
+from vnic.dataplane.wire.messages import MAX_SPIN_US, MAX_WORKERS
+from vnic.machine.datapath import Choice
 from vnic.machine.nics import DEVICES
 from vnic.monitor.schema.unions import MODERN_NETDEVS
 from vnic.net.errors import NetError
@@ -75,6 +77,7 @@ class RunOptions:
     pidfile: str | None = None
     guest_memory: Setting | None = None
     log_file: str | None = None
+    datapath: Choice = field(default_factory=Choice)
     paused: bool = False
     daemonize: bool = False
     help: HelpTopic | None = None
@@ -343,6 +346,28 @@ def _guest_memory(options: RunOptions, where: str, text: str) -> None:
     options.guest_memory = Setting(where, dict(tree))
 
 
+def _datapath(options: RunOptions, where: str, text: str) -> None:
+    tree, _ = keyval.parse(text, "mode")
+    _only(where, tree, ("mode", "workers", "spin"))
+    mode = tree.get("mode")
+    if mode == "python" and len(tree) == 1:
+        options.datapath = Choice("python")
+    elif mode == "auto":
+        workers = _bounded(where, tree, "workers", 1, 1, MAX_WORKERS)
+        options.datapath = Choice("auto", workers, _bounded(where, tree, "spin", 0, 0, MAX_SPIN_US))
+    else:
+        raise OptionError(where, "expected auto[,workers=N][,spin=US] or python")
+
+
+def _bounded(where: str, tree: keyval.Tree, key: str, default: int, least: int, most: int) -> int:
+    """A decimal number of the option, within its bounds."""
+    text = tree.get(key, str(default))
+    valid = isinstance(text, str) and text.isascii() and text.isdigit() and len(text) < 20
+    if not valid or not least <= int(str(text)) <= most:
+        raise OptionError(where, f"Parameter '{key}' expects a number from {least} to {most}, not '{text}'")
+    return int(str(text))
+
+
 def _log_file(options: RunOptions, where: str, text: str) -> None:
     options.log_file = text
 
@@ -384,6 +409,7 @@ _WITH_ARGUMENT: dict[str, Handler] = {
     "pidfile": _pidfile,
     "guest-memory": _guest_memory,
     "D": _log_file,
+    "datapath": _datapath,
     "nic": _no_nic,
     "net": _no_nic,
     "global": _global,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
+import gc
 import resource
 import signal
 import sys
@@ -31,6 +32,7 @@ from vnic.cli.options import (
 )
 from vnic.cli.suggest import suggestion
 from vnic.machine import Machine
+from vnic.machine.datapath import wire_command
 from vnic.machine.nics import unknown_property
 from vnic.machine.pidfile import PidFile
 from vnic.memory import sigbus
@@ -181,7 +183,15 @@ async def _live(options: RunOptions, ready: Callable[[], None]) -> None:
     """Set up, run, take down. The monitors are closed last, so that clients get all events of the end."""
     loop = asyncio.get_running_loop()
     lag = loop.lag if isinstance(loop, LagLoop) else None
-    machine = Machine(loop, options.name, paused=options.paused, lag=lag, inherited=inherited_fds())
+    gc.freeze()  # a collection of the modules and their types would hold up the loop for tens of milliseconds
+    machine = Machine(
+        loop,
+        options.name,
+        paused=options.paused,
+        lag=lag,
+        inherited=inherited_fds(),
+        wire=wire_command(options.datapath),
+    )
     monitors = Monitors(machine, loop)
     pidfile = claim = None
     # Installed before there is anything to clean up; an early signal takes effect when the set-up is done.

@@ -1,4 +1,5 @@
-"""PairEngine, which moves packets between a device's rings and its net client, and RingHost, its device model.
+"""PairEngine, which moves packets between a device's rings and its net client, and RingHost, its device model; and
+RingCarrier, which takes the rings of a virtio device to vnic-wire.
 
 A virtio device model owns one engine for each queue pair; `python_pair.PythonPair` is the reference implementation.
 """
@@ -6,11 +7,13 @@ A virtio device model owns one engine for each queue pair; `python_pair.PythonPa
 from __future__ import annotations
 
 import enum
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
 from vnic.net.queue import Frame
 from vnic.record import Record
+from vnic.virtio.device import RingBackend
 from vnic.virtio.queue import QueueError, SplitQueue
 
 
@@ -103,3 +106,15 @@ class PairEngine(Protocol):
     def receive(self, frame: Frame, offload: bytes) -> bool:
         """A frame for the driver (Endpoint.receive). False: no room now; the engine calls `client.flush` later."""
         ...
+
+
+class RingCarrier(RingBackend):
+    """A RingBackend that is not the device's peer: it moves packets between the rings and whatever the peer is."""
+
+    @abstractmethod
+    def filter_changed(self) -> None:
+        """The driver's receive filter or MAC changed."""
+
+    @abstractmethod
+    def inject(self, queue: int, frame: Frame) -> None:
+        """Put a frame of this process into the RX ring of a queue pair. It is dropped where there is no room."""

@@ -17,7 +17,7 @@ import msgspec
 from vnic.backend.base import BackendContext
 from vnic.filter.options import DumpOptions
 from vnic.net.errors import NetError
-from vnic.net.filters import Filter, FilterRecord, WireEnd
+from vnic.net.filters import Direction, DumpTarget, Filter, FilterRecord, WireEnd
 from vnic.net.queue import Frame
 from vnic.record import RecordError, require
 
@@ -46,7 +46,8 @@ class DumpFilterRecord(FilterRecord, frozen=True):
 
 def create_file(path: str, snaplen: int) -> int:
     """Open the file of a new dump, empty it and write its header. NetError if that fails."""
-    flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    # Two processes may write: this one, and vnic-wire while it moves the packets.
+    flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         fd = os.open(path, flags, 0o600)
     except (OSError, ValueError) as error:
@@ -83,7 +84,7 @@ class PcapFile:
         self._path = path
         self._snaplen = snaplen
         self._fd = fd
-        self._regular = fd >= 0 and stat.S_ISREG(os.fstat(fd).st_mode)
+        self.regular = fd >= 0 and stat.S_ISREG(os.fstat(fd).st_mode)
         self._dropped = dropped
         self._rest = rest
         """The rest of the last record, which a full FIFO has not taken yet."""
@@ -121,7 +122,7 @@ class PcapFile:
 
     def _continue(self, done: int, rest: bytes) -> None:
         """Only part of a record was written: the FIFO is full, or the file system is nearly full."""
-        if not self._regular:
+        if not self.regular:
             self._rest = rest
             self._loop.add_writer(self._fd, self._writable)
             return
@@ -146,8 +147,17 @@ class PcapFile:
             self._loop.remove_writer(self._fd)
 
     def _stop(self, error: OSError) -> None:
-        log.error("%s: network dump write error - stopping dump: %s", self._path, error.strerror)
-        self.close()
+        self.fail(error.strerror or str(error))
+
+    def fail(self, reason: str) -> None:
+        """The file cannot be written: end the dump."""
+        if self._fd >= 0:
+            log.error("%s: network dump write error - stopping dump: %s", self._path, reason)
+            self.close()
+
+    def fileno(self) -> int:
+        """-1: the dump has ended."""
+        return self._fd
 
     def close(self) -> None:
         """Close the file. It may be called again."""
@@ -210,6 +220,34 @@ class DumpFilter(Filter):
         assert self._file is not None
         self._file.write(self._clock.wall_ns(), frame)
         return False
+
+    # -- DumpTarget: vnic-wire writes the file ----------------------------------------------------------------------
+
+    def wire_refusal(self) -> str:
+        ended = self._file is None or self._file.fileno() < 0
+        return "" if ended else f"{self.type} {self.id} writes to a FIFO"
+
+    def dump_target(self) -> DumpTarget | None:
+        return self if self._file is not None and self._file.regular and self._file.fileno() >= 0 else None
+
+    @property
+    def received(self) -> bool:
+        return Direction.RX in self.directions
+
+    @property
+    def sent(self) -> bool:
+        return Direction.TX in self.directions
+
+    @property
+    def snaplen(self) -> int:
+        return self._maxlen
+
+    def fileno(self) -> int:
+        return self._file.fileno() if self._file is not None else -1
+
+    def failed(self, reason: str) -> None:
+        if self._file is not None:
+            self._file.fail(reason)
 
     def cleanup(self) -> None:
         if self._file is not None:

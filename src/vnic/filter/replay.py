@@ -17,3 +17,6 @@ class ReplayFilter(Filter):
 
     def __init__(self, context: BackendContext, options: ReplayOptions) -> None:
         super().__init__(options)
+
+    def wire_refusal(self) -> str:
+        return ""

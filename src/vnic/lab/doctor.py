@@ -22,6 +22,7 @@ from pathlib import Path
 from vnic.cli.show import print_json, style
 from vnic.lab.guest import cache, kit, qemu_kit
 from vnic.lab.guest.memory_folder import memory_folders
+from vnic.machine.datapath import Choice, wire_command
 from vnic.printable import printable
 from vnic.sockets import rundir
 
@@ -297,6 +298,16 @@ def check_tun() -> Finding:
     return Finding("tap", allowed, detail, use, mend)
 
 
+def check_vnic_wire() -> Finding:
+    use = "packets moved outside of Python (without it all works, more slowly)"
+    command = wire_command(Choice())
+    if isinstance(command, str):
+        return Finding(
+            "vnic-wire", False, command, use, "make setup, where gcc, clang or ziglang is installed"
+        )
+    return Finding("vnic-wire", True, command.command[0], use)
+
+
 def check_passt() -> Finding:
     return _tool("passt", "passt", "-netdev user and passt", "passt")
 
@@ -341,6 +352,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     check_qemu_guest,
     check_kvm,
     check_tun,
+    check_vnic_wire,
     check_passt,
     check_testpmd,
     check_tshark,

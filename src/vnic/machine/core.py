@@ -28,6 +28,7 @@ from vnic.filter import (
     object_structs,
 )
 from vnic.machine import place
+from vnic.machine.datapath import DataPaths, WireCommand
 from vnic.machine.health import Health
 from vnic.machine.linklog import log_event
 from vnic.machine.nics import (
@@ -47,6 +48,7 @@ from vnic.monitor.interfaces import (
     ShutdownCause,
     UserNetwork,
     VnicInfo,
+    WireStats,
 )
 from vnic.monitor.passed_fds import FdRegistry
 from vnic.monitor.schema import parse_flat_chardev
@@ -77,13 +79,16 @@ class Machine:
         paused: bool = False,
         lag: Lag | None = None,
         inherited: Collection[int] = (),
+        wire: WireCommand | str = "vnic-wire is not used here",
     ) -> None:
         """`paused`: no NIC opens its socket before `cont` (QEMU's -S). `lag`: that of the loop, where it knows it.
-        `inherited`: the descriptors that the options may name (see `inherited_fds`)."""
+        `inherited`: the descriptors that the options may name (see `inherited_fds`). `wire`: how vnic-wire is
+        started, or why it is not (see `datapath.wire_command`)."""
         self._loop = loop
         self._name = name
         self.network = Network(loop)
         self.network.subscribe(log_event)
+        self._datapath = DataPaths(loop, self.network, wire)
         self._runstate = RunState.PRELAUNCH if paused else RunState.RUNNING
         self.fds = FdRegistry(inherited)
         self.chardev_set = Chardevs(self.fds.take_socket)
@@ -104,7 +109,7 @@ class Machine:
 
     def vnic_info(self) -> VnicInfo:
         """How the process itself fares (query-vnic)."""
-        return self._health.info(self._nics.values(), self._backends.restarts)
+        return self._health.info(self._nics.values(), self._backends.restarts + self._datapath.restarts)
 
     @property
     def netdev_types(self) -> Mapping[str, type[msgspec.Struct]]:
@@ -136,7 +141,7 @@ class Machine:
     def netdev_del(self, netdev_id: str, by: str) -> Later:
         """Delete a back-end; the client is answered when its cleanup is done, as by QEMU."""
         self.network.delete_netdev(netdev_id, by)
-        return self._backends.leaving_of(netdev_id)
+        return self._datapath.when_returned(self._backends.leaving_of(netdev_id))
 
     def user_networks(self) -> dict[str, UserNetwork]:
         return {
@@ -147,6 +152,10 @@ class Machine:
 
     def topology(self) -> Topology:
         return self.network.topology(self._backends.hubs.listing())
+
+    def wire_stats(self) -> list[WireStats] | asyncio.Future[list[WireStats]]:
+        """query-wire-stats."""
+        return self._datapath.stats()
 
     def attachments(self) -> Iterator[AttachmentNode]:
         return (each.attachment_node() for each in list(self._nics.values()))
@@ -312,5 +321,6 @@ class Machine:
             log.error("ending without waiting for %s", ", ".join(stuck))
         self._nics.clear()
         self.network.close()
+        await self._datapath.close()
         self.chardev_set.close()
         self.fds.close()

@@ -12,7 +12,7 @@ from vnic.net.errors import NetError
 NOT_BUILT = (
     *("gso", "guest_ufo", "guest_uso4", "guest_uso6", "host_ufo", "host_uso", "guest_rsc_ext"),
     *("guest_tunnel", "guest_tunnel_csum", "host_tunnel", "host_tunnel_csum"),
-    *("ctrl_guest_offloads", "event_idx", "packed", "rss", "hash", "notify_on_empty", "iommu_platform"),
+    *("ctrl_guest_offloads", "packed", "rss", "hash", "notify_on_empty", "iommu_platform"),
 )
 """Features that vnic offers to no driver."""
 
@@ -46,6 +46,8 @@ class VirtioFeatures(NicOptions, kw_only=True):
     ctrl_mac_addr: bool = True
     guest_announce: bool = True
     indirect_desc: bool = True
+    event_idx: bool = True
+    """Over vhost-user: a VM that does not share its memory with vnic could not see the indices."""
     queue_reset: bool = True
     any_layout: bool = True
     """Any layout is taken, whatever this says: a driver of VERSION_1 may count on it (§2.7.4)."""
@@ -63,7 +65,6 @@ class VirtioFeatures(NicOptions, kw_only=True):
     host_tunnel: bool = False
     host_tunnel_csum: bool = False
     ctrl_guest_offloads: bool = False
-    event_idx: bool = False
     packed: bool = False
     rss: bool = False
     hash: bool = False

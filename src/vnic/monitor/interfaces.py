@@ -103,10 +103,41 @@ class VnicInfo(msgspec.Struct, rename="kebab", frozen=True):
     uptime: float
     """Seconds."""
     restarts: int
-    """How often a helper program of a netdev (passt) was restarted."""
+    """How often vnic-wire, or a helper program of a netdev (passt), was restarted."""
     loop_lag: LoopLag
     memory: Memory
     descriptors: Descriptors
+
+
+class WireDrops(msgspec.Struct, rename="kebab", frozen=True):
+    """The frames that vnic-wire dropped at one end, by cause."""
+
+    no_peer: int
+    """There was no other end."""
+    no_room: int
+    """The end had no room, and others were not to wait for it."""
+    filtered: int
+    """The driver's receive filter."""
+    too_long: int
+    too_short: int
+    bad_offload: int
+    """The header asked for a checksum or segmentation that the frame does not allow."""
+    broken: int
+    """A ring broke."""
+    refused: int
+    """The kernel did not take it."""
+
+
+class WireStats(msgspec.Struct, rename="kebab", frozen=True):
+    """What vnic-wire moved at one end. Frames `in` came from the guest or the far end."""
+
+    name: str
+    type: Literal["nic", "netdev"]
+    frames_in: int
+    bytes_in: int
+    frames_out: int
+    bytes_out: int
+    drops: WireDrops
 
 
 class AttachmentNode(msgspec.Struct, frozen=True):
@@ -251,6 +282,9 @@ class MonitoredMachine(Protocol):
 
     def topology(self) -> Topology:
         """The network as one document: `network.topology` given the hubs."""
+
+    def wire_stats(self) -> list[WireStats] | asyncio.Future[list[WireStats]]:
+        """What vnic-wire moved, by NIC and netdev that it carries."""
 
     def attachments(self) -> Iterable[AttachmentNode]:
         """The attachments, NIC by NIC."""

@@ -12,6 +12,7 @@ from vnic.net.client_record import ChangeRecord, HoldRecord, NetClientRecord, Ni
 from vnic.net.clock import Clock, Scheduler
 from vnic.net.filters import Filter, filter_frame
 from vnic.net.journal import Journal
+from vnic.net.lending import LentEnd
 from vnic.net.queue import Frame, IncomingQueue, Sender
 from vnic.net.records import (
     ClientType,
@@ -41,6 +42,14 @@ class LinkControl(Protocol):
     def guest_changed(self, nic: Nic) -> None: ...
 
 
+class PathChooser(Protocol):
+    """Chooses the path of packets (`wire.Wires`)."""
+
+    def changed(self, client: NetClient) -> None: ...
+
+    def drained(self, client: NetClient) -> None: ...
+
+
 class Surroundings(Protocol):
     """The part of Network that its clients use."""
 
@@ -52,6 +61,8 @@ class Surroundings(Protocol):
     def journal(self) -> Journal: ...
     @property
     def links(self) -> LinkControl: ...
+    @property
+    def wires(self) -> PathChooser: ...
 
     def emit(self, name: str, data: object) -> None: ...
 
@@ -91,6 +102,11 @@ class Endpoint:
         """
         return True
 
+    def receiver(self, queue: int) -> Callable[[Frame, bytes], bool] | None:
+        """What `receive` would call for this queue, without the calls between; None: `receive` itself. It is asked
+        once, and again after `client.rebind`."""
+        return None
+
     def overrun(self, queue: int) -> None:
         """A frame was dropped because the queue of waiting frames is full."""
 
@@ -109,8 +125,21 @@ class Endpoint:
         return ""
 
     def datapath_word(self) -> str:
-        """The data path of a NIC for query-topology: `none`, `python` or `vhost`."""
-        return "python" if self.client.link_up and self.client.peer is not None else "none"
+        """Of a NIC, who processes its guest's rings: `none`, `python`, `wire` or `vhost`."""
+        return "none" if self.idle() else "python"
+
+    def joined(self) -> Sequence[NetClient] | None:
+        """The clients that get the frames of this one by a way other than its peer: a hub's other ports. None: this
+        is an end, where frames come from and go to."""
+        return None
+
+    def idle(self) -> bool:
+        """Whether no frame comes from this end or is taken there: a NIC without a driver."""
+        return False
+
+    def wire_end(self) -> LentEnd | str:
+        """What vnic-wire needs to move this end's frames, or why it cannot. `Wires.changed` follows each change."""
+        return f"frames of {self.client.model} pass through Python"
 
     def cleanup(self) -> None:
         """Close everything; called once, also after a failed start."""
@@ -153,6 +182,14 @@ class NetClient:
     @property
     def scheduler(self) -> Scheduler:
         return self.network.scheduler
+
+    def path_changed(self) -> None:
+        """Something changed on which the path of this end's packets may depend."""
+        self.network.wires.changed(self)
+
+    def drained(self) -> None:
+        """No frame waits at this end any more."""
+        self.network.wires.drained(self)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name} ({self.model})>"
@@ -212,7 +249,10 @@ class NetClient:
             return True
         if (self.filters or peer.filters) and filter_frame(self, queue, frame, offload):
             return True
-        return peer.deliver(self, queue, frame, offload)
+        if peer.holds or queue >= peer.queues:  # as `deliver`, without its call
+            peer.dropped += 1
+            return True
+        return peer._incoming[queue].send(self, frame, offload)
 
     def deliver(self, sender: Sender, queue: int, frame: Frame, offload: bytes = b"") -> bool:
         """Pass a frame to this end's endpoint, or queue it while the endpoint has no room. Filters ran before."""
@@ -221,10 +261,20 @@ class NetClient:
             return True
         return self._incoming[queue].send(sender, frame, offload)
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether frames wait at this end."""
+        return any(incoming.frames for incoming in self._incoming)
+
     def can_send(self, queue: int) -> bool:
         """False while frames of an earlier `send` still wait at the peer (qemu_can_send_packet)."""
         peer = self.peer
         return peer is None or queue >= peer.queues or not peer._incoming[queue].frames
+
+    def rebind(self) -> None:
+        """`endpoint.receiver` has changed."""
+        for incoming in self._incoming:
+            incoming.receive = self.endpoint.receiver(incoming.index)
 
     def flush(self, queue: int) -> None:
         """This end has room again: offer it the waiting frames (qemu_flush_queued_packets)."""

@@ -35,7 +35,7 @@ class Clients:
     def __len__(self) -> int:
         return len(self._all)
 
-    def __contains__(self, client: NetClient) -> bool:
+    def __contains__(self, client: object) -> bool:
         return client in self._all
 
     def add(self, client: NetClient) -> None:

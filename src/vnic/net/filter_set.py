@@ -43,6 +43,7 @@ def add_filter(network: Network, net_filter: Filter, setup: Callable[[], None] |
         net_filter.cleanup()
         raise
     netdev.filters.insert(at, net_filter)
+    netdev.path_changed()
 
 
 def _place(network: Network, netdev: NetClient, options: FilterOptions) -> int:

@@ -31,6 +31,27 @@ class Insert(enum.StrEnum):
     BEHIND = "behind"
 
 
+class DumpTarget(Protocol):
+    """A filter that only writes frames to a pcap file, so that another process can write them."""
+
+    @property
+    def received(self) -> bool:
+        """It writes the frames that the netdev receives."""
+
+    @property
+    def sent(self) -> bool: ...
+
+    @property
+    def snaplen(self) -> int:
+        """The bytes that are kept of a frame."""
+
+    def fileno(self) -> int:
+        """The file, to which whole records are appended."""
+
+    def failed(self, reason: str) -> None:
+        """The file could not be written: end the dump."""
+
+
 class FilterOptions(Protocol):
     """The options of all filters (NetfilterProperties of qapi/qom.json)."""
 
@@ -70,6 +91,8 @@ class WireEnd(Protocol):
     def holds(self) -> Sized: ...
 
     def deliver(self, sender: Sender, queue: int, frame: Frame, offload: bytes = b"") -> bool: ...
+
+    def path_changed(self) -> None: ...
 
 
 class FilterRecord(Record, frozen=True):
@@ -121,6 +144,14 @@ class Filter:
     def cleanup(self) -> None:
         """Pass on kept frames and close everything; called once, while the filter is still in its netdev's list."""
 
+    def wire_refusal(self) -> str:
+        """Why frames of this wire have to pass through Python; "" if they need not."""
+        return f"{self.type} {self.id} sees every frame"
+
+    def dump_target(self) -> DumpTarget | None:
+        """The filter itself, if it only writes frames to a file."""
+        return None
+
     def own_properties(self) -> dict[str, object]:
         """The properties of its type, in the order in which QEMU prints them; None is a string that was not given."""
         return {}
@@ -142,11 +173,13 @@ class Filter:
         if on is not self.on:
             self.on = on
             self.status_changed()
+            self.netdev.path_changed()
 
     def remove(self) -> None:
         """Remove the filter: object-del, or its netdev is deleted (netfilter_finalize)."""
         self.cleanup()
         self.netdev.filters.remove(self)
+        self.netdev.path_changed()
 
     def pass_on(self, sender: WireEnd, queue: int, frame: Frame, offload: bytes = b"") -> None:
         """Send a frame, as from `sender`, through the filters after this one and to the peer

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from vnic.net.client import NetClient, Nic, holds_of_link
 from vnic.net.records import GuestInfo, LinkInfo, link_word
+from vnic.net.wire import PathInfo
 
 _NO_GUEST = GuestInfo(attached=False, driver_ok=False, seen="unknown")
 
 
-def link_info(client: NetClient) -> LinkInfo:
-    """One entry of query-links."""
+def link_info(client: NetClient, path: PathInfo) -> LinkInfo:
+    """One entry of query-links; `path` is that of its packets."""
     nic = client if isinstance(client, Nic) else None
     behind = nic or client.peer
     up_changes, down_changes = client.carrier_up_changes, client.carrier_down_changes
@@ -26,6 +27,8 @@ def link_info(client: NetClient) -> LinkInfo:
         carrier_down_changes=down_changes,
         last_change=client.last_change,
         guest=behind.guest if isinstance(behind, Nic) else _NO_GUEST,
+        datapath=path.path,
+        datapath_reason=path.reason,
         peer=client.peer.name if client.peer is not None else None,
         mac=nic.mac_text() if nic else None,
     )

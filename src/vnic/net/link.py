@@ -119,6 +119,7 @@ class Links:
             nic.endpoint.peer_changed()
             change = self._record_if_changed(nic, before, cause, follows if caused_by is None else caused_by)
             self._notify(nic, change)
+            nic.path_changed()
             self._announce(nic, change)
 
         self._do(step)
@@ -173,6 +174,8 @@ class Links:
         for end in dict.fromkeys([*clients_of_wire(named), *changes]):
             if end.created:
                 self._notify(end, changes.get(end))
+        for end in before:
+            end.path_changed()
         for client in written:
             if client.holds:
                 client.purge()  # frames that wait at an end that is down are dropped, so that their senders continue
@@ -236,3 +239,4 @@ class Links:
         """Notify the other end of the wire: the NIC's guest attached or detached, or its driver started or stopped."""
         if nic.peer is not None:
             nic.peer.endpoint.guest_changed()
+        nic.path_changed()

@@ -30,6 +30,7 @@ from vnic.net.records import (
     LinkInfo,
 )
 from vnic.net.topology import Hubs, Topology
+from vnic.net.wire import Wires
 
 Listener = Callable[[str, object], None]
 """Called with an event's name and its data: a Struct or a dict, which is empty for an event without data."""
@@ -49,6 +50,8 @@ class Network:
         self.clients = Clients()
         self.journal = journal or Journal(self.clock)
         self.links = Links(self.clock, self.journal, self.emit)
+        self.wires = Wires(scheduler, self.clients)
+        """Which path the packets of each wire take."""
         self._announcer = Announcer(scheduler, lambda: self.clients.nics)
         self._listeners: list[Listener] = []
 
@@ -152,6 +155,7 @@ class Network:
         if netdev is not None:
             endpoint.peer_changed()
             netdev.endpoint.peer_changed()
+            nic.path_changed()
         return nic
 
     def _free_netdev(self, netdev_id: str | None, driver: str) -> NetClient | None:
@@ -186,6 +190,7 @@ class Network:
         first.peer, second.peer = second, first
         for end in (first, second):
             end.endpoint.peer_changed()
+            end.path_changed()
 
     def _plug(self, nic: Nic, netdev: NetClient, by: str) -> None:
         def edit() -> None:
@@ -196,6 +201,7 @@ class Network:
         cause = Cause(HoldKind.NO_PEER, by, f"netdev {netdev.name} is back")
         self.links.replugged(nic, edit, cause, netdev_change)
         netdev.endpoint.peer_changed()
+        netdev.path_changed()
 
     # -- removing -----------------------------------------------------------------------------------------------
 
@@ -222,7 +228,10 @@ class Network:
         elif peer is not None:
             _unpeer(netdev)
             peer.endpoint.peer_changed()
+        self.wires.removed(netdev)
         netdev.endpoint.cleanup()
+        if peer is not None:
+            peer.path_changed()
 
     def delete_nic(self, name: str) -> None:
         """Remove a NIC; its netdev stays, without a peer (qemu_del_nic)."""
@@ -235,7 +244,10 @@ class Network:
         if netdev is not None:
             netdev.endpoint.peer_changed()
         self.clients.remove(nic)
+        self.wires.removed(nic)
         nic.endpoint.cleanup()
+        if netdev is not None:
+            netdev.path_changed()
 
     def close_netdevs(self) -> None:
         """The first half of `close`: delete the back-ends and notify their NICs."""
@@ -287,7 +299,9 @@ class Network:
         clients = list(self.clients) if name is None else self.find_all(name)
         if name is not None and not clients:
             raise DeviceNotFound(name)
-        return (info.link_info(client) for client in clients if client in self.clients)
+        return (
+            info.link_info(client, self.wires.path(client)) for client in clients if client in self.clients
+        )
 
     def query_link_log(
         self, name: str | None = None, limit: int | None = None, after_id: int | None = None
@@ -303,7 +317,7 @@ class Network:
 
     def topology(self, hubs: Hubs = ()) -> Topology:
         """The network as one document."""
-        return Topology(list(self.clients), hubs)
+        return Topology(list(self.clients), self.wires.path, hubs)
 
     def info_network(self, hubs: Hubs = ()) -> str:
         """The text of HMP `info network`, with "\\n" line ends."""

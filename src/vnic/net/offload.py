@@ -30,6 +30,9 @@ MAX_FRAME_BYTES = 4096 + 65536
 MAX_SEGMENTS = 65536 // 48
 """The most segments of one frame. The smallest MSS of Linux is 48 (TCP_MIN_SND_MSS), so no correct guest needs more,
 while a gso_size of 1 would turn a frame of 64 KiB into 3.7 MB and take 0.2 s."""
+MAX_TRANSPORT_OFFSET = 1984
+"""The highest offset of the transport header in a frame that is segmented. Each segment repeats the headers, so that
+64 KiB of extension headers in front of a small payload would turn one frame into 90 MB."""
 
 _ETH_BYTES = 14
 _VLAN_TYPES = (0x8100, 0x88A8, 0x9100)
@@ -156,6 +159,8 @@ def _parse(frame: Frame, kind: int, csum_start: int, csum_offset: int) -> _Layou
     l4 = csum_start
     if l4 + (20 if tcp else 8) > len(frame):
         raise OffloadError(f"csum_start {l4} leaves no room for a header in a frame of {len(frame)} bytes")
+    if l4 > MAX_TRANSPORT_OFFSET:
+        raise OffloadError(f"{l4} bytes of headers before the transport's")
     if csum_offset != (16 if tcp else 6):
         raise OffloadError(f"csum_offset {csum_offset} is not that of the transport")
     if ethertype == _IPV4 and kind != GSO_TCPV6:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence, Sized
+from collections.abc import Callable, Sequence, Sized
 from typing import Protocol
 
 from vnic.net.client_record import IncomingQueueRecord, WaitingFrameRecord
@@ -61,13 +61,17 @@ class Receiver(Protocol):
     @property
     def scheduler(self) -> Scheduler: ...
 
+    def drained(self) -> None: ...
+
 
 class IncomingQueue:
     """Delivers frames to one queue of `receiver`, and keeps those that have to wait."""
 
     def __init__(self, receiver: Receiver, index: int) -> None:
         self._receiver = receiver
-        self._index = index
+        self.index = index
+        self.receive: Callable[[Frame, bytes], bool] | None = None
+        """The endpoint's `receiver` of this queue, if it has one."""
         self.frames: deque[tuple[Sender, bytes, bytes]] = deque()
         self._bytes = 0
         self._senders: set[Sender] = set()
@@ -83,7 +87,13 @@ class IncomingQueue:
             return False
         self._delivering = True
         try:
-            left = self._hand_over(frame, offload)
+            if self.receive is not None and not (offload and not self._receiver.endpoint.wants_offload):
+                # The way of nearly all frames between two rings: keep it short.
+                left: Sequence[tuple[Frame, bytes]] = (
+                    () if self.receive(frame, offload) else ((frame, offload),)
+                )
+            else:
+                left = self._hand_over(frame, offload)
         finally:
             self._delivering = False
         if left:
@@ -100,7 +110,7 @@ class IncomingQueue:
     def _keep(self, sender: Sender, frame: Frame, offload: bytes) -> None:
         if len(self.frames) >= QUEUE_LIMIT or self._bytes >= QUEUE_LIMIT_BYTES:
             self._receiver.dropped += 1
-            self._receiver.endpoint.overrun(self._index)
+            self._receiver.endpoint.overrun(self.index)
             return
         self.frames.append((sender, bytes(frame), offload))
         self._bytes += len(frame)
@@ -115,14 +125,14 @@ class IncomingQueue:
         """
         endpoint = self._receiver.endpoint
         if not offload or endpoint.wants_offload:
-            return () if endpoint.receive(self._index, frame, offload) else ((frame, offload),)
+            return () if endpoint.receive(self.index, frame, offload) else ((frame, offload),)
         try:
             finished = complete(offload, frame)
         except OffloadError:
             self._receiver.dropped += 1
             return ()
         for number, part in enumerate(finished):
-            if not endpoint.receive(self._index, part):
+            if not endpoint.receive(self.index, part):
                 return [(part, b"") for part in finished[number:]]
         return ()
 
@@ -167,8 +177,10 @@ class IncomingQueue:
 
     def _notify_senders(self) -> None:
         senders, self._senders = self._senders, set()
+        if senders:
+            self._receiver.drained()
         for sender in senders:
-            sender.endpoint.sent(self._index)
+            sender.endpoint.sent(self.index)
 
     def save(self) -> IncomingQueueRecord:
         frames = [WaitingFrameRecord(frame=frame, offload=offload) for _, frame, offload in self.frames]

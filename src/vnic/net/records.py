@@ -13,6 +13,8 @@ import msgspec
 UpDown = Literal["up", "down"]
 ClientType = Literal["nic", "netdev"]
 OperState = Literal["up", "down", "lowerlayerdown"]
+DataPathWord = Literal["none", "python", "wire", "vhost"]
+"""What moves the packets of a wire: nothing, this process, vnic-wire, or a vhost-user back-end."""
 
 
 class HoldKind(StrEnum):
@@ -118,8 +120,11 @@ class LinkInfo(msgspec.Struct, rename="kebab", omit_defaults=True):
     carrier_down_changes: int
     last_change: LinkChange
     guest: GuestInfo
+    datapath: DataPathWord
     peer: str | None = None
     mac: str | None = None
+    datapath_reason: str | None = None
+    """Why Python moves its packets, with `python`."""
 
 
 def link_word(up: bool) -> UpDown:

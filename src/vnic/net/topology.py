@@ -6,12 +6,13 @@ of ten thousand NICs in pieces.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
 from vnic.net.client import NetClient, Nic, clients_of_wire
-from vnic.net.records import ClientType
+from vnic.net.records import ClientType, DataPathWord
+from vnic.net.wire import PathInfo
 
 Hubs = Sequence[tuple[int, Sequence[NetClient]]]
 """The id of each hub and the clients of its ports, in order."""
@@ -44,8 +45,10 @@ class ClientNode(msgspec.Struct, rename="kebab", frozen=True, omit_defaults=True
     peer: End | None = None
     netdev: str | None = None
     """Of a NIC: the id of its netdev, which need not exist yet."""
-    datapath: str | None = None
-    """Of a NIC, its data path: `none`, `python`, or `vhost` (a back-end that has the guest's rings)."""
+    datapath: DataPathWord = "none"
+    """What moves its packets: this process, vnic-wire, or a vhost-user back-end that has the guest's rings."""
+    datapath_reason: str | None = None
+    """Why this process does, with `python`."""
     filters: list[FilterNode] = []
     """Of a netdev; the first is the nearest to it."""
 
@@ -64,7 +67,11 @@ class HubNode(msgspec.Struct, frozen=True):
 class Topology:
     """The network's document. The network may change while `clients` is iterated."""
 
-    def __init__(self, clients: Sequence[NetClient], hubs: Hubs = ()) -> None:
+    def __init__(
+        self, clients: Sequence[NetClient], path: Callable[[NetClient], PathInfo], hubs: Hubs = ()
+    ) -> None:
+        """`path` returns that of a client's packets."""
+        self._path = path
         self._clients = {End(client.name, client.record_type): client for client in clients}
         self.hubs = [HubNode(hub_id, [port.name for port in ports]) for hub_id, ports in hubs]
         self._on_hubs = {
@@ -76,11 +83,11 @@ class Topology:
 
     def clients(self) -> Iterator[ClientNode]:
         """All clients in the order of their creation."""
-        return map(_node, self._clients.values())
+        return (_node(client, self._path(client)) for client in self._clients.values())
 
     def _find(self, end: End) -> ClientNode | None:
         client = self._clients.get(end)
-        return None if client is None else _node(client)
+        return None if client is None else _node(client, self._path(client))
 
     def info_network(self) -> Iterator[str]:
         """The lines of HMP `info network` (net/net-hmp-cmds.c: hmp_info_network): the hubs with their ports, then each
@@ -101,7 +108,7 @@ class Topology:
                     yield " \\ " + _lines(peer, queue)
 
 
-def _node(client: NetClient) -> ClientNode:
+def _node(client: NetClient, path: PathInfo) -> ClientNode:
     peer = client.peer
     nic = client if isinstance(client, Nic) else None
     return ClientNode(
@@ -111,7 +118,8 @@ def _node(client: NetClient) -> ClientNode:
         info=[client.endpoint.info_text(queue) for queue in range(client.queues)],
         peer=End(peer.name, peer.record_type) if peer is not None else None,
         netdev=nic.netdev_id if nic is not None else None,
-        datapath=client.endpoint.datapath_word() if nic is not None else None,
+        datapath=path.path,
+        datapath_reason=path.reason,
         filters=[FilterNode(each.id, each.type, each.info_text()) for each in client.filters],
     )
 

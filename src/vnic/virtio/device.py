@@ -14,7 +14,7 @@ from vnic.memory.guest import NO_MEMORY, GuestMemory
 from vnic.virtio.attachment import NO_ATTACHMENT, Attachment, VirtioHandles
 from vnic.virtio.constants import STATUS_DRIVER_OK, STATUS_FEATURES_OK, STATUS_NEEDS_RESET
 from vnic.virtio.device_record import MOVES, DataPath, VirtioDeviceRecord
-from vnic.virtio.features import INDIRECT_DESC, VERSION_1
+from vnic.virtio.features import EVENT_IDX, INDIRECT_DESC, VERSION_1
 from vnic.virtio.queue import QueueError, SplitQueue
 
 log = logging.getLogger(__name__)
@@ -176,6 +176,7 @@ class VirtioDevice(ABC):
         self.driver_features = features & self.host_features
         for queue in self.queues:
             queue.indirect = bool(self.driver_features & INDIRECT_DESC)
+            queue.event_idx = bool(self.driver_features & EVENT_IDX)
         self.features_changed()
         return not self._features_refused
 

@@ -7,8 +7,6 @@ are checked here, once: a violation raises QueueError, and the caller marks the 
 from __future__ import annotations
 
 import enum
-import platform
-from _thread import allocate_lock
 from typing import Final
 
 from vnic.lifecycle import Moves, moved
@@ -23,15 +21,11 @@ from vnic.virtio.constants import (
     DESC_WRITE,
     USED_NO_NOTIFY,
 )
+from vnic.virtio.fence import FENCED, fence_lock
 from vnic.virtio.queue_record import QueueRecord, areas, faults
 
 MAX_CHAIN = 1024
 """The most descriptors in one chain, indirect table included (QEMU's VIRTQUEUE_MAX_SIZE)."""
-
-_fence_lock = allocate_lock()  # only a memory fence: there are no other threads
-_FENCED = platform.machine() in ("x86_64", "AMD64")
-"""Python has no memory fence. Acquiring a lock is one on x86-64 (measured: reorderings without it, none with it).
-Elsewhere, notifications are not suppressed, which is always correct (§2.7.7, §2.7.10)."""
 
 
 class QueueError(Exception):
@@ -77,7 +71,11 @@ class SplitQueue:
         """False: no side effects (vhost-user SET_VRING_ENABLE 0): TX packets are discarded, RX gets none."""
         self.indirect = False
         """VIRTIO_F_INDIRECT_DESC was negotiated."""
+        self.event_idx = False
+        """VIRTIO_F_EVENT_IDX was negotiated: indices instead of flags ask for notifications. Only if FENCED."""
         self.kicks_suppressed = False
+        self._told_idx: int | None = None
+        """used.idx when the driver's used_event was last looked at; None: the next look interrupts."""
         self._memory = NO_MEMORY
         self._resuming = False
         self._base: int | None = None
@@ -146,13 +144,20 @@ class SplitQueue:
         self._resuming = False
         self.used_idx = self._used16[1]
         self._last_avail = self.used_idx if base is None else base & 0xFFFF
-        self._used16[0] = 0
+        self._enable_kicks()
         self.kicks_suppressed = False
+        self._told_idx = None
+
+    def _enable_kicks(self) -> None:
+        """Have the driver kick for the next chain; check the ring once more after it."""
+        if self.event_idx:
+            self._avail_event[0] = self.last_avail
+        self._used16[0] = 0
 
     def stop(self) -> int:
         """Stop the ring; returns the avail index from which it can be resumed."""
         if self.state is QueueState.RUNNING and self._mapped:
-            self._used16[0] = 0
+            self._enable_kicks()
         self._become(QueueState.STOPPED)
         self._unmap()
         self._memory = NO_MEMORY
@@ -162,7 +167,7 @@ class SplitQueue:
     def hand_over(self) -> None:
         """Another back-end processes the ring from `last_avail` on: do not access it until `resume` or `setup`."""
         if self._mapped or (self._resuming and self._map_again()):
-            self._used16[0] = 0
+            self._enable_kicks()
         self._unmap()
 
     def reset(self) -> None:
@@ -198,6 +203,8 @@ class SplitQueue:
             mapped=self._mapped,
             enabled=self.enabled,
             indirect=self.indirect,
+            event_idx=self.event_idx,
+            told_idx=self._told_idx,
             kicks_suppressed=self.kicks_suppressed,
             resuming=self._resuming,
             base=self._base if self._resuming else None,
@@ -209,7 +216,8 @@ class SplitQueue:
         self.size, self.desc, self.avail, self.used = record.size, record.desc, record.avail, record.used
         self._last_avail, self.used_idx = record.last_avail, record.used_idx
         self.state = QueueState(record.state)
-        self.enabled, self.indirect = record.enabled, record.indirect
+        self.enabled, self.indirect, self.event_idx = record.enabled, record.indirect, record.event_idx
+        self._told_idx = record.told_idx
         self.kicks_suppressed = record.kicks_suppressed
         self._resuming, self._base = record.resuming, record.base
         if self.ready:
@@ -225,7 +233,7 @@ class SplitQueue:
         self._last_avail = self.last_avail
         self._heads, self._at = [], 0
         self._mapped = False
-        self._desc64 = self._avail16 = self._used16 = self._used64 = _NO_VIEW
+        self._desc64 = self._avail16 = self._used16 = self._used64 = self._avail_event = _NO_VIEW
         # The region of the last buffer, as plain ints: its guest range, and the difference between a guest address
         # and an offset of its mapping. An empty range at first.
         self._lo = self._hi = self._delta = 0
@@ -239,6 +247,7 @@ class SplitQueue:
         self._avail16 = avail.cast("H")  # flags, idx, ring[size], used_event
         self._used16 = used[:4].cast("H")  # flags, idx
         self._used64 = used[4 : 4 + 8 * size].cast("Q")  # per element: id | len << 32
+        self._avail_event = used[4 + 8 * size :].cast("H")
         self._mapped = True
 
     def _map_again(self) -> bool:
@@ -262,7 +271,14 @@ class SplitQueue:
         avail, size, last = self._avail16, self.size, self.last_avail
         count = (avail[1] - last) & 0xFFFF
         if count == 0:
-            return False
+            if not self.event_idx or self.kicks_suppressed:
+                return False
+            self._avail_event[0] = last
+            with fence_lock:  # the store of avail_event before the load of avail.idx
+                pass
+            count = (avail[1] - last) & 0xFFFF
+            if count == 0:
+                return False
         if count > size:
             raise QueueError(f"avail.idx jumped {count} ahead, the queue has {size} entries")
         first = 2 + (last & (size - 1))
@@ -409,17 +425,25 @@ class SplitQueue:
     def should_interrupt(self) -> bool:
         """Whether the driver wants an interrupt for the published chains (§2.7.7.2); call it after `publish`. Also True
         if the ring is no longer accessible, because the memory map changed or a back-end took it."""
-        if not _FENCED or not self._mapped:
+        if not FENCED or not self._mapped:
             return True
-        with _fence_lock:  # the store of used.idx before the load of avail.flags
+        with fence_lock:  # the store of used.idx before the load of avail.flags or used_event
             pass
-        return not self._avail16[0] & AVAIL_NO_INTERRUPT
+        if not self.event_idx:
+            return not self._avail16[0] & AVAIL_NO_INTERRUPT
+        told, self._told_idx = self._told_idx, self.used_idx
+        # vring_need_event of linux/virtio_ring.h: used_event is among the elements pushed since.
+        passed = (self.used_idx - self._avail16[2 + self.size] - 1) & 0xFFFF
+        return told is None or passed < (self.used_idx - told) & 0xFFFF
 
     def suppress_kicks(self, suppress: bool) -> None:
         """Disable or enable the driver's kicks (§2.7.10). After False, check the ring once more: chains made available
         before came without a kick."""
-        if _FENCED and self._mapped:
+        if FENCED and self._mapped:
             self.kicks_suppressed = suppress
-            self._used16[0] = USED_NO_NOTIFY if suppress else 0
-            with _fence_lock:  # the store of used.flags before the load of avail.idx
+            if not suppress:
+                self._enable_kicks()
+            elif not self.event_idx:  # else avail_event lies behind, and is not crossed
+                self._used16[0] = USED_NO_NOTIFY
+            with fence_lock:  # the store of used.flags or avail_event before the load of avail.idx
                 pass

@@ -46,6 +46,9 @@ class QueueRecord(Record, frozen=True):
     """The ring was mapped, and this process processed it."""
     enabled: bool
     indirect: bool
+    event_idx: bool
+    told_idx: U16 | None
+    """used.idx when the driver was last interrupted, or might have been."""
     kicks_suppressed: bool
     resuming: bool
     """It continues at `base`, None being used.idx, when its memory is mapped."""

@@ -70,8 +70,10 @@ def filter_replay(stack: ExitStack) -> Trip:
     loop = stack.enter_context(asyncio.Runner()).get_loop()
 
     def make(stack: ExitStack) -> ReplayFilter:
-        context = BackendContext(loop, network(stack))
-        return ReplayFilter(context, ReplayOptions(id="f0", netdev="net0"))
+        net = network(stack)
+        unit = ReplayFilter(BackendContext(loop, net), ReplayOptions(id="f0", netdev="net0"))
+        on_netdev(unit, net)
+        return unit
 
     unit = make(stack)
     unit.set_status("off")

@@ -12,6 +12,7 @@ from vnic.cli.options import (
     parse_run,
 )
 from vnic.cli.vm_options import is_vm_device
+from vnic.machine.datapath import Choice
 from vnic.machine.nics import DEVICES, NOT_BUILT
 
 
@@ -38,6 +39,42 @@ def test_the_command_line_of_the_manual() -> None:
     assert options.default_qmp
     assert not options.paused
     assert options.warnings == []
+
+
+@pytest.mark.parametrize(
+    ("text", "choice"),
+    [
+        ("auto", Choice()),
+        ("python", Choice("python")),
+        ("auto,workers=64,spin=1000000", Choice("auto", 64, 1_000_000)),
+        ("auto,spin=0", Choice()),
+        ("mode=auto,workers=2", Choice("auto", 2)),
+    ],
+)
+def test_datapath(text: str, choice: Choice) -> None:
+    assert parse_run(["-datapath", text]).datapath == choice
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("auto,workers=0", "'workers' expects a number from 1 to 64, not '0'"),
+        ("auto,workers=65", "'workers' expects a number from 1 to 64, not '65'"),
+        ("auto,workers=two", "'workers' expects a number from 1 to 64, not 'two'"),
+        ("auto,workers=", "'workers' expects a number from 1 to 64, not ''"),
+        ("auto,spin=-1", "'spin' expects a number from 0 to 1000000, not '-1'"),
+        ("auto,spin=1000001", "'spin' expects a number from 0 to 1000000, not '1000001'"),
+        ("auto,spin=" + "9" * 5000, "'spin' expects a number"),
+        ("auto,threads=2", "Invalid parameter 'threads'"),
+        ("python,workers=2", "expected auto[,workers=N][,spin=US] or python"),
+        ("workers=2", "expected auto[,workers=N][,spin=US] or python"),
+        ("fast", "expected auto[,workers=N][,spin=US] or python"),
+    ],
+)
+def test_datapath_that_makes_no_sense(text: str, problem: str) -> None:
+    with pytest.raises(OptionError) as error:
+        parse_run(["-datapath", text])
+    assert problem in str(error.value)
 
 
 def test_default_name_is_vnic() -> None:

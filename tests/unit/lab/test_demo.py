@@ -65,7 +65,13 @@ async def nothing(lab: Lab) -> None:
 def nic(
     link: str, seen: str, holds: list[dict[str, Any]], cause: dict[str, Any], **guest: Any
 ) -> dict[str, Any]:
-    return {"link": link, "guest": {"seen": seen, **guest}, "holds": holds, "last-change": {"cause": cause}}
+    return {
+        "link": link,
+        "datapath": "python" if link == "up" else "none",
+        "guest": {"seen": seen, **guest},
+        "holds": holds,
+        "last-change": {"cause": cause},
+    }
 
 
 def look(up: bool, kind: str, found: dict[str, Any], guest: FakeGuest, *, changes: bool = True) -> Row:
@@ -79,7 +85,12 @@ UP = nic("up", "up", [], BACK, **{"seen-latency-us": 300})
 def test_right_row_is_ok() -> None:
     row = look(False, "operator", DOWN, FakeGuest(False))
     assert row.right
-    assert (row.latency_us, row.why, row.ping_text()) == (300, "operator: set_link nic0 off", "-")
+    assert (row.latency_us, row.path, row.why, row.ping_text()) == (
+        300,
+        "none",
+        "operator: set_link nic0 off",
+        "-",
+    )
     row = look(True, "no-peer", UP, FakeGuest(True))
     assert row.right
     assert (row.why, row.ping_text()) == ("no-peer: netdev net0 is back", "0.50 ms")
@@ -122,17 +133,17 @@ def test_a_step_without_a_change_needs_no_look() -> None:
     assert row.latency_us is None
 
 
-@pytest.mark.parametrize("width", [80, 110])
+@pytest.mark.parametrize("width", [80, 120])
 def test_a_printed_row_stays_as_it_is_and_breaks_no_word(width: int) -> None:
     """A terminal of 24 lines is too low for a table that is drawn anew with every row."""
     why = "disconnected: on net0: Failed to connect to 'far.sock': Connection refused; trying again every 0.05 s"
-    row = Row("back-end killed (SIGKILL)", False, 655, False, None, why, "no ping")
+    row = Row("back-end killed (SIGKILL)", False, 655, False, None, "none", why, "no ping")
     out = io.StringIO()
     print_row(Console(file=out, width=width, force_terminal=True, color_system=None), row)
     text = out.getvalue()
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) <= width
-    said = ["WRONG", *row.title.split(), "0", "655", "µs", "-", *why.split(), "no", "ping"]
+    said = ["WRONG", *row.title.split(), "0", "655", "µs", "-", "none", *why.split(), "no", "ping"]
     assert text.split() == said
 
 

@@ -195,11 +195,86 @@ def test_kicks_can_be_suppressed(ring: RingPair) -> None:
 def test_without_fence_notifications_are_not_suppressed(
     ring: RingPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queue, "_FENCED", False)
+    monkeypatch.setattr(queue, "FENCED", False)
     ring.driver.set_no_interrupt(True)
     assert ring.queue.should_interrupt()
     ring.queue.suppress_kicks(True)
     assert ring.driver.used_flags == 0
+
+
+def test_event_idx_asks_for_each_interrupt_by_index(ring: RingPair) -> None:
+    """§2.7.7.1: the driver names the used element that it waits for."""
+    ring.queue.event_idx = ring.driver.event_idx = True
+    assert ring.queue.should_interrupt(), "the first look: nothing is known of the driver"
+    told = []
+    for number in range(6):
+        ring.queue.push(ring.queue_one(), 0)
+        told.append(ring.queue.should_interrupt())
+        if number == 2:
+            ring.driver.take_used()
+    assert told == [True, False, False, True, False, False]
+    ring.driver.take_used()
+    ring.driver.set_no_interrupt(True)
+    ring.queue.push(ring.queue_one(), 0)
+    assert not ring.queue.should_interrupt()
+
+
+def test_event_idx_asks_for_each_kick_by_index(ring: RingPair) -> None:
+    """§2.7.10: the device names the available element that it waits for."""
+    ring.queue.event_idx = ring.driver.event_idx = True
+    kicks = []
+    for number in range(6):
+        ring.driver.add([ring.buffer(b"x")])
+        ring.driver.publish()
+        kicks.append(ring.driver.kicks())
+        if number == 2:
+            while ring.queue.pop():
+                pass
+    assert kicks == [1, 0, 0, 1, 0, 0], "a driver kicks again when the device has found the ring empty"
+    ring.queue.suppress_kicks(True)
+    while ring.queue.pop():
+        pass
+    ring.driver.add([ring.buffer(b"x")])
+    ring.driver.publish()
+    assert ring.driver.kicks() == 0
+    ring.queue.suppress_kicks(False)
+    assert ring.queue.pop() is not None, "made available while kicks were suppressed"
+    assert ring.queue.pop() is None
+    ring.driver.add([ring.buffer(b"x")])
+    ring.driver.publish()
+    assert ring.driver.kicks() == 1
+
+
+@given(st.data())
+@settings(max_examples=50, deadline=None)
+def test_event_idx_loses_no_notification(data: st.DataObject) -> None:
+    """Whoever has nothing left to do gets a notification for what comes next, over the wrap of the indices, too."""
+    with RingPair(size=8) as ring:
+        ring.queue.event_idx = ring.driver.event_idx = True
+        start = data.draw(st.integers(0, 0xFFFF))
+        ring.begin_at(start)
+        driver_idle = device_idle = True
+        for _ in range(40):
+            match data.draw(st.sampled_from(("add", "serve", "take", "suppress"))):
+                case "add" if ring.driver.free:
+                    ring.driver.add([ring.buffer(b"x")])
+                    ring.driver.publish()
+                    kicked = ring.driver.kicks()
+                    assert kicked or not device_idle or ring.queue.kicks_suppressed
+                    device_idle = device_idle and not kicked
+                case "serve":
+                    ring.queue.suppress_kicks(False)
+                    while chain := ring.queue.pop():
+                        ring.queue.push(chain.head, 0)
+                    device_idle = True
+                    interrupts = ring.queue.should_interrupt()
+                    assert interrupts or not driver_idle or ring.driver.used_idx == ring.driver.last_used
+                    driver_idle = driver_idle and not interrupts
+                case "take":
+                    ring.driver.take_used()
+                    driver_idle = True
+                case "suppress":
+                    ring.queue.suppress_kicks(True)
 
 
 # -- the memory map changes under it ----------------------------------------------------------------------------

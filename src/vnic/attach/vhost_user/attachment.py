@@ -22,6 +22,8 @@ from vnic.net.records import LinkChanged, LinkSeen
 from vnic.sockets.listener import Listener, listen_at
 from vnic.sockets.resolve import check_path
 from vnic.virtio.device import VirtioDevice
+from vnic.virtio.features import EVENT_IDX
+from vnic.virtio.fence import FENCED
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,8 @@ class VhostUserAttachment(VmAttachment[VhostUserSession]):
         check_path(path)
         super().__init__(loop, nic, path)
         self._device = device
+        if FENCED:
+            device.transport_features = EVENT_IDX
         self._mode = mode
         self.server = server
         self._shows_link = False

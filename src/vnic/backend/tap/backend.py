@@ -16,13 +16,14 @@ from vnic.backend.interface_watch import interface_exists
 from vnic.backend.options import TapOptions
 from vnic.backend.tap.device import open_tap, probe_tap, set_up_queue
 from vnic.backend.tap.link import TapLink
-from vnic.backend.tap.queue import TapQueue
+from vnic.backend.tap.queue import TapLender, TapQueue
 from vnic.backend.tap.record import TapRecord
 from vnic.backend.tap.script import run_down_script, script_failure, start_script
 from vnic.backend.tap.vhost import check_vhost, ignore_vhost
 from vnic.children import Child
 from vnic.descriptors import close_fds
 from vnic.net.errors import NetError
+from vnic.net.lending import LentEnd
 from vnic.net.queue import Frame
 
 MAX_TAP_QUEUES = 1024
@@ -51,6 +52,7 @@ class TapBackend(Backend):
         self.wants_offload = False
         self.ifname = ""
         self._queues: list[TapQueue] = []
+        self._lender: TapLender | None = None
         self._info = ""
         self._script: Child | None = None
         self._down_script: str | None = None
@@ -116,6 +118,7 @@ class TapBackend(Backend):
         self._follow_link()
 
     def _follow_link(self) -> None:
+        self._lender = TapLender(tuple(self._queues), self.wants_offload)
         self._link = TapLink(self.client, self.context.interfaces, self.ifname, self._queues[0].fd)
         self._link.show()
 
@@ -216,6 +219,9 @@ class TapBackend(Backend):
         for each in self._queues:
             each.resume(queue)
 
+    def wire_end(self) -> LentEnd | str:
+        return self._lender or f"interface {self.ifname} is gone"
+
     def info_text(self, queue: int) -> str:
         if self._info or queue >= len(self._queues):
             return self._info
@@ -274,6 +280,7 @@ class TapBackend(Backend):
         for queue in self._queues:
             queue.stop()
         self._queues.clear()
+        self._lender = None
 
     def _forget_link(self) -> None:
         if self._link is not None:

@@ -1,6 +1,6 @@
-"""TapQueue: moves the frames of one descriptor of a tap, with back-pressure both ways.
+"""One queue of a tap: frames from the kernel to the client and back, and what is lent to vnic-wire.
 
-`tap.backend` makes one for each queue of the netdev.
+`tap.backend` makes one for each descriptor, and one TapLender for all of them.
 """
 
 from __future__ import annotations
@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from vnic.backend.base import READ_BUDGET_FRAMES
 from vnic.backend.tap.device import ALL_OFFLOADS, VNET_HEADER_BYTES, set_offload
 from vnic.backend.tap.record import TapQueueRecord
 from vnic.net.client import NetClient
+from vnic.net.lending import Inject, Lender, Lent, LentKind
 from vnic.net.queue import Frame
 
 READ_BYTES = 65536 + VNET_HEADER_BYTES + 256
@@ -49,6 +51,8 @@ class TapQueue:
         self._paused_for: int | None = None
         """The queue of the peer that has no room."""
         self._writing = False
+        self._inject: Inject | None = None
+        """While the descriptor is lent: what sends a frame there."""
 
     def start(self) -> None:
         self._loop.add_reader(self.fd, self._readable)
@@ -95,6 +99,8 @@ class TapQueue:
                 self._paused_for = target
                 self._loop.remove_reader(fd)
                 return
+            if self._inject is not None:
+                return
 
     def _match_offloads(self) -> None:
         """Have the kernel complete the frames unless the peer takes offloads (QEMU's set_offload)."""
@@ -113,6 +119,9 @@ class TapQueue:
 
     def write(self, frame: Frame, offload: bytes) -> bool:
         if self.fd < 0:
+            return True
+        if self._inject is not None:
+            self._inject(self._index, frame, offload)
             return True
         try:
             if self._header:
@@ -139,6 +148,24 @@ class TapQueue:
         self._loop.remove_writer(self.fd)
         self._tap.client.flush(self._index)
 
+    # -- lent ---------------------------------------------------------------------------------------------------
+
+    def lend(self, inject: Inject) -> None:
+        """Move no frames until `take_back`."""
+        if self._header:
+            self._match_offloads()
+        self._inject = inject
+        self._loop.remove_reader(self.fd)
+        self._loop.remove_writer(self.fd)
+        self._paused_for, self._writing = None, False
+
+    def take_back(self) -> None:
+        if self._inject is not None and self.fd >= 0:
+            self._inject = None
+            self.start()
+
+    # -- the end ------------------------------------------------------------------------------------------------
+
     def detach(self) -> int:
         """Stop moving frames; the caller gets the descriptor. -1: it was detached before."""
         fd, self.fd = self.fd, -1
@@ -152,3 +179,25 @@ class TapQueue:
         fd = self.detach()
         if fd >= 0:
             os.close(fd)
+
+
+class TapLender(Lender):
+    """The queues of an open tap."""
+
+    kind = LentKind.TAP
+
+    def __init__(self, queues: Sequence[TapQueue], vnet_hdr: bool) -> None:
+        self._queues = queues
+        self._vnet_hdr = vnet_hdr
+
+    def can_lend(self, ready: Callable[[], None]) -> bool:
+        return True
+
+    def lend(self, inject: Inject) -> Lent:
+        for queue in self._queues:
+            queue.lend(inject)
+        return Lent(tuple(queue.fd for queue in self._queues), vnet_hdr=self._vnet_hdr)
+
+    def take_back(self, input: bytes, output: bytes, *, lost: bool = False) -> None:
+        for queue in self._queues:
+            queue.take_back()

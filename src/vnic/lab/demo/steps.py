@@ -84,12 +84,14 @@ class Row:
     latency_us: int | None
     pings: bool
     ping_ms: float | None
+    path: str
+    """Who moves the packets: `datapath` of query-links."""
     why: str
     wrong: str
 
     @classmethod
     def failed(cls, step: Step, text: str) -> Row:
-        return cls(step.title, None, None, False, None, "", text or "no answer in time")
+        return cls(step.title, None, None, False, None, "", "", text or "no answer in time")
 
     @property
     def right(self) -> bool:
@@ -106,6 +108,7 @@ class Row:
             "carrier": None if self.carrier is None else int(self.carrier),
             "seen-latency-us": self.latency_us,
             "ping-ms": self.ping_ms,
+            "datapath": self.path,
             "why": self.why,
             "right": self.right,
             **({} if self.right else {"wrong": self.wrong}),
@@ -142,7 +145,7 @@ async def _look(title: str, up: bool, kind: str, lab: Lab, guest: Guest, *, seen
         faults.append("no ping")
     if seen and latency is None:
         faults.append("vnic did not see the guest look")
-    return Row(title, carrier, latency, up, ping_ms, why, ", ".join(faults))
+    return Row(title, carrier, latency, up, ping_ms, nic["datapath"], why, ", ".join(faults))
 
 
 def _reasons(nic: Entry) -> tuple[list[str], str]:

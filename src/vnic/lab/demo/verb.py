@@ -50,13 +50,13 @@ Kit = TypeVar("Kit")
 
 NO_KERNEL = "NO KERNEL: this shows no real guest."
 
-PIPE_WIDTH = 110
+PIPE_WIDTH = 120
 """Columns of the table where the output is no terminal."""
 
 EXIT_NO_KERNEL = 3
 
-_COLUMNS = (("<", 5), ("<", max(len(step.title) for step in STEPS)), ("^", 7), (">", 10), (">", 9))
-"""How the cells of a row stand, and how wide: right or not, what was done, carrier, seen after, ping."""
+_COLUMNS = (("<", 5), ("<", max(len(step.title) for step in STEPS)), ("^", 7), (">", 10), (">", 9), ("<", 6))
+"""How the cells of a row stand, and how wide: right or not, what was done, carrier, seen after, ping, path."""
 _MARGIN = _COLUMNS[0][1] + COLUMN_GAP
 """Where what is said below a row begins."""
 
@@ -204,8 +204,9 @@ async def _run_steps(lab: Lab, guest: Guest, console: Console) -> list[Row]:
     """All rows, each printed as it comes."""
     console.print(
         f"carrier: the guest's /sys/class/net/eth0/carrier; while it is 1, it pings {PING_ADDRESS}\n"
+        "path: who moves the packets: vnic-wire, Python, or nobody\n"
     )
-    header = ["", "what was done", "carrier", "seen after", "ping", f"vnic why {NIC}"]
+    header = ["", "what was done", "carrier", "seen after", "ping", "path", f"vnic why {NIC}"]
     _lines(console).print(header, ["bold"] * len(header))
     _lines(console).rule()
     rows = [await first_row(lab, guest)]
@@ -227,8 +228,8 @@ def print_row(console: Console, row: Row) -> None:
 
     carrier = "-" if row.carrier is None else str(int(row.carrier))
     seen = "-" if row.latency_us is None else micros(row.latency_us)
-    cells = ["ok" if row.right else "WRONG", row.title, carrier, seen, row.ping_text(), row.why]
-    styles = ["green" if row.right else "bold red", "", "green" if row.carrier else "red", "", "", ""]
+    cells = ["ok" if row.right else "WRONG", row.title, carrier, seen, row.ping_text(), row.path, row.why]
+    styles = ["green" if row.right else "bold red", "", "green" if row.carrier else "red", "", "", "", ""]
     _lines(console).print(cells, styles)
     if row.wrong:
         console.print(Text(f"{'':{_MARGIN}}{row.wrong}", "bold red"))

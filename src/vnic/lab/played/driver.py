@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from vnic.lab.played.guest_memory import FakeGuestMemory
 from vnic.virtio.attachment import QueueFds
 from vnic.virtio.device import VirtioDevice
+from vnic.virtio.features import EVENT_IDX
 
 NEXT, WRITE, INDIRECT = 1, 2, 4
 _DESC = struct.Struct("<QIHH")
@@ -39,6 +40,10 @@ class DriverRing:
         self.call_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.avail_idx = 0
         self.last_used = 0
+        self.event_idx = False
+        """EVENT_IDX was negotiated: kicks and interrupts are asked for by index (§2.7.7.1, §2.7.10)."""
+        self.shown_idx = 0
+        self._no_interrupt = False
         self._free = list(range(size - 1, -1, -1))
         self._chains: dict[int, list[int]] = {}
 
@@ -52,7 +57,7 @@ class DriverRing:
         """Forget everything in flight, as a driver does after a device reset."""
         self.memory.write(self.avail, bytes(6 + 2 * self.size))
         self.memory.write(self.used, bytes(6 + 8 * self.size))
-        self.avail_idx = self.last_used = 0
+        self.avail_idx = self.last_used = self.shown_idx = 0
         self._free = list(range(self.size - 1, -1, -1))
         self._chains.clear()
 
@@ -98,13 +103,28 @@ class DriverRing:
         """Show the device the added chains, and kick unless it suppresses kicks."""
         self._avail[1] = self.avail_idx
         fence()
-        if kick and not self._used_idx[0] & 1:
+        shown, self.shown_idx = self.shown_idx, self.avail_idx
+        if kick and self._kick_is_wanted(shown):
             os.eventfd_write(self.kick_fd, 1)
+
+    def _kick_is_wanted(self, shown: int) -> bool:
+        if not self.event_idx:
+            return not self._used_idx[0] & 1
+        event = int.from_bytes(self.memory.read(self.used + 4 + 8 * self.size, 2), "little")
+        return (self.avail_idx - event - 1) & 0xFFFF < (self.avail_idx - shown) & 0xFFFF
 
     def set_no_interrupt(self, value: bool) -> None:
         """After False look at the used ring once more, as a driver has to."""
-        self._avail[0] = int(value)
+        self._no_interrupt = value
+        if self.event_idx:
+            self._ask_for_interrupt()
+        else:
+            self._avail[0] = int(value)
         fence()
+
+    def _ask_for_interrupt(self) -> None:
+        """used_event: the element whose use interrupts; one far ahead if none shall."""
+        self._avail[2 + self.size] = (self.last_used + (0x8000 if self._no_interrupt else 0)) & 0xFFFF
 
     # -- taking back --------------------------------------------------------------------------------------------
 
@@ -126,6 +146,11 @@ class DriverRing:
             self._free += reversed(self._chains.pop(head))
             self.last_used = (self.last_used + 1) & 0xFFFF
             found.append((head, written))
+        if self.event_idx:
+            self._ask_for_interrupt()
+            fence()
+            if self.last_used != self._used_idx[1]:
+                found += self.take_used()
         return found
 
     def calls(self) -> int:
@@ -207,6 +232,7 @@ class NetDriver:
         device.set_status(11)
         assert device.status == 11
         for ring in self.rings:
+            ring.event_idx = bool(device.driver_features & EVENT_IDX)
             ring.restart()
             self.start_ring(ring)
         device.set_status(15)

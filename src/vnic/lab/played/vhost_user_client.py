@@ -17,6 +17,7 @@ from vnic.lab.played.driver import DriverRing, NetDriver
 from vnic.lab.played.guest_memory import FakeGuestMemory
 from vnic.protocol.vhost_user import messages as vu
 from vnic.protocol.vhost_user.backend import BackendEngine
+from vnic.virtio.features import EVENT_IDX
 
 HEADER = struct.Struct("<III")
 
@@ -218,6 +219,7 @@ class VhostUserClient:
 
     def set_up_ring(self, ring: DriverRing, base: int = 0) -> None:
         """Everything of a ring but its kick, in UML's order."""
+        ring.event_idx = bool(self.features & EVENT_IDX)
         self.send_u64(vu.SET_VRING_CALL, ring.index, [ring.call_fd])
         self.send_state(vu.SET_VRING_NUM, ring.index, ring.size)
         self.send_state(vu.SET_VRING_BASE, ring.index, base)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import msgspec
 
 from vnic.monitor.commands.table import Caller, command
-from vnic.monitor.interfaces import AttachmentNode, Later, MonitoredMachine
+from vnic.monitor.interfaces import AttachmentNode, Later, MonitoredMachine, WireStats
 from vnic.monitor.schema import netdev_options
 from vnic.monitor.schema.shapes import Shape
 from vnic.monitor.types import RxFilterInfo
@@ -100,6 +101,12 @@ def query_topology(caller: Caller) -> dict[str, object]:
         "hubs": topology.hubs,
         "attachments": iter(machine.attachments()),
     }
+
+
+@command("query-wire-stats", returns=list[WireStats])
+def query_wire_stats(caller: Caller) -> list[WireStats] | asyncio.Future[list[WireStats]]:
+    """Frames and drops at each NIC and netdev whose packets vnic-wire moves."""
+    return caller.machine.wire_stats()
 
 
 class QueryLinkLog(msgspec.Struct, rename="kebab"):

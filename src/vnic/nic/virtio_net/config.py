@@ -9,6 +9,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
+from vnic.net.errors import NetError
 from vnic.nic.virtio_net import features as f
 
 LINK_UP: Final = 1
@@ -19,6 +20,13 @@ ANNOUNCE: Final = 2
 SPEED_UNKNOWN: Final = 0xFFFFFFFF
 DUPLEX_UNKNOWN: Final = 0xFF
 DUPLEX: Final = {"half": 0, "full": 1}
+
+QUEUE_SIZES = (256, 512, 1024)
+"""The allowed maximum ring sizes (QEMU: 256 to VIRTQUEUE_MAX_SIZE); a driver may use smaller rings."""
+MAX_PAIRS = 511
+"""QEMU's: all rings are at most VIRTIO_QUEUE_MAX, 1024."""
+MTU_RANGE = range(68, 65536)
+"""§5.1.4.1."""
 
 _LAYOUT = struct.Struct("<6sHHHIB")  # mac, status, max_virtqueue_pairs, mtu, speed, duplex
 MAC_BYTES: Final = 6
@@ -49,3 +57,22 @@ class NetConfig:
 def config_size(features: int) -> int:
     """Up to the last field that an offered feature makes valid."""
     return max((end for bit, end in _ENDS if features & bit), default=MAC_BYTES)
+
+
+def check_properties(pairs: int, mtu: int, speed: int | None, duplex: str | None, queue_size: int) -> None:
+    """Raise NetError, with QEMU's text, for a value that a device cannot have (virtio_net_device_realize)."""
+    if not 1 <= pairs <= MAX_PAIRS:
+        raise NetError(
+            f"Invalid number of queue pairs (= {pairs}), must be a positive integer less than {MAX_PAIRS}."
+        )
+    if queue_size not in QUEUE_SIZES:
+        least, most = QUEUE_SIZES[0], QUEUE_SIZES[-1]
+        raise NetError(
+            f"Invalid queue_size (= {queue_size}), must be a power of 2 between {least} and {most}."
+        )
+    if mtu and mtu not in MTU_RANGE:
+        raise NetError(f"'mtu' must be from {MTU_RANGE.start} to {MTU_RANGE.stop - 1}")
+    if duplex is not None and duplex not in DUPLEX:
+        raise NetError("'duplex' must be 'half' or 'full'")
+    if speed is not None and not 0 <= speed <= 0x7FFFFFFF:
+        raise NetError("'speed' must be between 0 and INT_MAX")

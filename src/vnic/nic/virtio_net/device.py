@@ -6,14 +6,16 @@ virtio_net_set_link_status); it reports the guest's read of `status` as seen.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import msgspec
 
-from vnic.dataplane.engine import Mode, PairEngine, PairRecord
+from vnic.dataplane.engine import Mode, PairEngine, PairRecord, RingCarrier
 from vnic.dataplane.python_pair import PythonPair
 from vnic.net.client import Endpoint, Nic
-from vnic.net.errors import NetError
+from vnic.net.lending import GuestRings, LentEnd
+from vnic.net.offload import OffloadError, complete
 from vnic.net.queue import Frame
 from vnic.nic.virtio_net import features as f
 from vnic.nic.virtio_net.config import (
@@ -22,10 +24,12 @@ from vnic.nic.virtio_net.config import (
     DUPLEX_UNKNOWN,
     LINK_UP,
     MAC_BYTES,
+    QUEUE_SIZES,
     SPEED_UNKNOWN,
     STATUS_AT,
     STATUS_END,
     NetConfig,
+    check_properties,
     config_size,
 )
 from vnic.nic.virtio_net.control import ControlQueue
@@ -35,15 +39,8 @@ from vnic.virtio.attachment import VirtioHandles
 from vnic.virtio.constants import ID_NET, STATUS_DRIVER_OK
 from vnic.virtio.device import RingBackend, VirtioDevice
 from vnic.virtio.device_record import DataPath, VirtioDeviceRecord
-from vnic.virtio.features import IN_ORDER, VERSION_1
+from vnic.virtio.features import EVENT_IDX, IN_ORDER, VERSION_1
 from vnic.virtio.queue import SplitQueue
-
-QUEUE_SIZES = (256, 512, 1024)
-"""The allowed maximum ring sizes (QEMU: 256 to VIRTQUEUE_MAX_SIZE); a driver may use smaller rings."""
-MAX_PAIRS = 511
-"""QEMU's: all rings are at most VIRTIO_QUEUE_MAX, 1024."""
-MTU_RANGE = range(68, 65536)
-"""§5.1.4.1."""
 
 _MODES = {DataPath.DISCARD: Mode.DISCARD, DataPath.LOCAL: Mode.RUN}
 
@@ -60,7 +57,7 @@ class VirtioNetRecord(Record, frozen=True):
     engines: list[PairRecord]
 
 
-class VirtioNet(VirtioDevice, Endpoint):
+class VirtioNet(VirtioDevice, Endpoint, GuestRings):
     """One virtio network device with `pairs` queue pairs and a control queue.
 
     `speed` is in Mbit/s, `duplex` "half" or "full"; 0 and None leave a field, and its feature, out. `withheld` are
@@ -82,21 +79,7 @@ class VirtioNet(VirtioDevice, Endpoint):
         in_order: bool = False,
     ) -> None:
         """Raises NetError, with QEMU's text, for invalid values."""
-        if not 1 <= pairs <= MAX_PAIRS:
-            raise NetError(
-                f"Invalid number of queue pairs (= {pairs}), must be a positive integer less than {MAX_PAIRS}."
-            )
-        if queue_size not in QUEUE_SIZES:
-            least, most = QUEUE_SIZES[0], QUEUE_SIZES[-1]
-            raise NetError(
-                f"Invalid queue_size (= {queue_size}), must be a power of 2 between {least} and {most}."
-            )
-        if mtu and mtu not in MTU_RANGE:
-            raise NetError(f"'mtu' must be from {MTU_RANGE.start} to {MTU_RANGE.stop - 1}")
-        if duplex is not None and duplex not in DUPLEX:
-            raise NetError("'duplex' must be 'half' or 'full'")
-        if speed is not None and not 0 <= speed <= 0x7FFFFFFF:
-            raise NetError("'speed' must be between 0 and INT_MAX")
+        check_properties(pairs, mtu, speed, duplex, queue_size)
         super().__init__([SplitQueue(index, queue_size) for index in range(2 * pairs + 1)])
         self.pairs = pairs
         self.filter = RxFilter()
@@ -124,6 +107,7 @@ class VirtioNet(VirtioDevice, Endpoint):
         self._probed: bool | None = None
         """The link that a driver read before DRIVER_OK."""
         self._look_scheduled = False
+        self._carrier: RingCarrier | None = None
         self._engines: list[PairEngine] = []
 
     @property
@@ -175,7 +159,26 @@ class VirtioNet(VirtioDevice, Endpoint):
         self.update_datapath()
 
     def receive(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
+        if self._carrier is not None and self.datapath is DataPath.TAKEN:
+            self._inject(queue, frame, offload)
+            return True
+        if self.datapath is DataPath.RETURNING and self.wanted_datapath() is DataPath.LOCAL:
+            return False  # `serve` flushes when the rings are here
         return self._engines[queue].receive(frame, offload)
+
+    def receiver(self, queue: int) -> Callable[[Frame, bytes], bool] | None:
+        away = self.datapath in (DataPath.TAKEN, DataPath.RETURNING)
+        return None if away else self._engines[queue].receive
+
+    def _inject(self, queue: int, frame: Frame, offload: bytes) -> None:
+        """A frame of this process while the carrier has the rings."""
+        assert self._carrier is not None
+        try:
+            parts = complete(offload, frame) if offload else [frame]
+            for part in parts:
+                self._carrier.inject(queue, part)
+        except OffloadError:
+            self.client.dropped += 1
 
     def sent(self, queue: int) -> None:
         for engine in self._engines[queue :: self._peer_queues]:
@@ -196,8 +199,31 @@ class VirtioNet(VirtioDevice, Endpoint):
 
     def datapath_word(self) -> str:
         if self.datapath in (DataPath.TAKEN, DataPath.RETURNING):
-            return "vhost"
+            return "vhost" if self._carrier is None else "wire"
         return "python" if self.datapath is DataPath.LOCAL else "none"
+
+    def idle(self) -> bool:
+        """No driver, no link, or a ring that does not run: the other ends are joined without it."""
+        both = all(queue.ready for queue in self.queues[:2])
+        leaving = self._resetting or not self.attached
+        return leaving or not both or self.wanted_datapath() is not DataPath.LOCAL
+
+    def wire_end(self) -> LentEnd | str:
+        memory = self.memory
+        if not any(region.fd is not None for region in memory.regions):
+            return "the VM shares no memory"
+        return self
+
+    def set_carrier(self, carrier: RingCarrier) -> None:
+        """Let `carrier` take the rings whenever they run."""
+        self._carrier = carrier
+        self.update_datapath()
+
+    def drop_carrier(self, carrier: RingCarrier) -> None:
+        """Take the rings back from `carrier`, and process them here."""
+        if carrier is self._carrier:
+            self._carrier = None
+            self.update_datapath()
 
     def cleanup(self) -> None:
         self.serve(DataPath.OFF)
@@ -243,8 +269,12 @@ class VirtioNet(VirtioDevice, Endpoint):
         peer = self.client.peer
         if peer is not None and peer.endpoint.wants_offload:
             offered |= f.OFFLOADS
-        back_end = self.ring_backend()
-        if back_end is not None and back_end.ring_features is not None:
+        back_end = self._peer_backend()  # the carrier has all that is offered
+        if back_end is not None and back_end.ring_features is None:
+            offered &= (
+                ~EVENT_IDX
+            )  # not every back-end has it, and the first one must be able to serve the guest
+        elif back_end is not None and back_end.ring_features is not None:
             offered = (offered | f.WITH_RING_BACKEND) & (back_end.ring_features | ~f.OF_THE_RINGS)
         return f.consistent(offered & ~self._withheld)
 
@@ -255,6 +285,8 @@ class VirtioNet(VirtioDevice, Endpoint):
         self.wants_offload = ring_format.rx_offload
         # Without VLAN filtering all pass (virtio_net_set_features).
         self.filter.vlans = frozenset() if self.driver_features & f.CTRL_VLAN else ALL_VLANS
+        if self._carrier is not None:
+            self._carrier.filter_changed()
 
     def driver_ok_changed(self, driver_ok: bool) -> None:
         self.client.report.driver_ok(driver_ok)
@@ -337,8 +369,16 @@ class VirtioNet(VirtioDevice, Endpoint):
         return index < 2 * self._served_pairs and self.carries_packets(index)
 
     def ring_backend(self) -> RingBackend | None:
+        return self._peer_backend() or self._carrier
+
+    def _peer_backend(self) -> RingBackend | None:
         peer = self.client.peer
         return peer.endpoint if peer is not None and isinstance(peer.endpoint, RingBackend) else None
+
+    def update_datapath(self) -> None:
+        super().update_datapath()
+        self.client.rebind()
+        self.client.path_changed()
 
     def wanted_datapath(self) -> DataPath:
         """virtio_net_started of QEMU's virtio-net.c."""
@@ -350,6 +390,8 @@ class VirtioNet(VirtioDevice, Endpoint):
         mode = _MODES.get(datapath, Mode.OFF)
         for pair, engine in enumerate(self._engines):
             engine.set_mode(mode if pair < self._served_pairs else Mode.OFF)
+        if self.client.has_waiting and datapath in (DataPath.OFF, DataPath.DISCARD):
+            self.client.purge()  # they waited for the rings
 
     def look_at_rings(self) -> None:
         if not self._look_scheduled:
@@ -379,6 +421,8 @@ class VirtioNet(VirtioDevice, Endpoint):
     def _show_filtering(self) -> None:
         for engine in self._engines:
             engine.set_filtering(not self.filter.promisc)
+        if self._carrier is not None:
+            self._carrier.filter_changed()
 
     def accepts(self, frame: Frame) -> bool:
         """RingHost: the receive filter."""
@@ -386,6 +430,8 @@ class VirtioNet(VirtioDevice, Endpoint):
 
     def set_mac(self, mac: bytes) -> None:
         self.config.mac = mac
+        if self._carrier is not None:
+            self._carrier.filter_changed()
 
     def ack_announce(self) -> bool:
         """VIRTIO_NET_CTRL_ANNOUNCE_ACK (virtio_net_handle_announce)."""

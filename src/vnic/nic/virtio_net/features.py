@@ -11,6 +11,7 @@ from vnic.dataplane.engine import RingFormat
 from vnic.net.offload import GSO_ECN, GSO_TCPV4, GSO_TCPV6
 from vnic.virtio import features as common
 from vnic.virtio.features import (
+    EVENT_IDX,
     IN_ORDER,
     INDIRECT_DESC,
     RING_RESET,
@@ -60,7 +61,9 @@ WITH_RING_BACKEND: Final = OFFLOADS | IN_ORDER
 """Offered where a RingBackend has them. Our own rings are always used in order (§2.7.9); saying so by ourselves would
 only keep back-ends that do not promise it from taking over, and DPDK's fastest driver wants it."""
 
-OF_THE_RINGS: Final = WITH_RING_BACKEND | VERSION_1 | INDIRECT_DESC | MRG_RXBUF | MTU | GUEST_ANNOUNCE | MQ
+OF_THE_RINGS: Final = (
+    WITH_RING_BACKEND | VERSION_1 | INDIRECT_DESC | EVENT_IDX | MRG_RXBUF | MTU | GUEST_ANNOUNCE | MQ
+)
 """Features that depend on the process that runs the rings: a RingBackend must support them, too (user_feature_bits of
 QEMU's net/vhost-user.c). The device model implements all others."""
 
@@ -83,6 +86,7 @@ SWITCHES: Final = {
     "ctrl_mac_addr": CTRL_MAC_ADDR,
     "guest_announce": GUEST_ANNOUNCE,
     "indirect_desc": INDIRECT_DESC,
+    "event_idx": EVENT_IDX,
     "in_order": IN_ORDER,
     "queue_reset": RING_RESET,
 }

@@ -65,14 +65,21 @@ class FrontendEngine:
     phase = Lifecycle(Phase.HANDSHAKE, MOVES)
 
     def __init__(
-        self, send: Send, pairs: int, ready: Callable[[], None], stopped: Callable[[Bases], None]
+        self,
+        send: Send,
+        pairs: int,
+        ready: Callable[[], None],
+        stopped: Callable[[Bases], None],
+        processed: Callable[[], None] = lambda: None,
     ) -> None:
         """`ready` is called when the handshake is complete; `stopped` with the base of each ring when the back-end
-        has stopped all that `stop` asked for. Either may raise ProtocolError."""
+        has stopped all that `stop` asked for; `processed` when it has reached a `barrier`. Each may raise
+        ProtocolError."""
         self._send_bytes = send
         self._pairs = pairs
         self._ready = ready
         self._stopped = stopped
+        self._processed = processed
         self._frames = vu.assembler()
         self._awaited: deque[Awaited] = deque()
         self.features = 0
@@ -203,6 +210,9 @@ class FrontendEngine:
 
     def _got_features(self, awaited: Awaited, payload: bytes) -> None:
         features = _u64(awaited, payload)
+        if self.phase is not Phase.HANDSHAKE:
+            self._processed()
+            return
         self.features = features & ~vu.F_PROTOCOL_FEATURES
         self._protocol = bool(features & vu.F_PROTOCOL_FEATURES)
         if self._protocol:
@@ -319,6 +329,10 @@ class FrontendEngine:
         self._forget_rings()
         self.phase = Phase.READY
         self._stopped(bases)
+
+    def barrier(self) -> None:
+        """Have `processed` called when the back-end has processed all messages before: it answers in order."""
+        self._ask(vu.GET_FEATURES)
 
     # --- Others ---------------------------------------------------------------------------------------------
 

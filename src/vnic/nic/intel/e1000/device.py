@@ -132,6 +132,12 @@ class E1000(PciDevice, Endpoint):
     def receive(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
         return self.rx.receive(frame)
 
+    def idle(self) -> bool:
+        return not self.client.guest.attached
+
+    def wire_end(self) -> str:
+        return f"{self.model.name} rings are processed in Python"
+
     def overrun(self, queue: int) -> None:
         if self.rx.enabled and self.bus_master:
             self.rx.missed()

@@ -1,0 +1,196 @@
+"""The control channel to vnic-wire: a SEQPACKET socket in the loop, with requests and their replies in order.
+
+`process` makes one for each start of the program. No call waits: requests that the socket does not take are queued, and
+a program that does not read or answer is given up.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol, TypeAlias
+
+from vnic.dataplane.wire.messages import (
+    MAX_MESSAGE_BYTES,
+    Event,
+    MessageError,
+    Reply,
+    Request,
+    pack_request,
+    parse_answer,
+)
+from vnic.descriptors import close_fds
+
+MESSAGES_PER_TURN: Final = 64
+WAITING_MAX_BYTES: Final = 16 << 20
+"""The most bytes of requests that wait for a program that does not read."""
+WAITING_MAX_FDS: Final = 4096
+ANSWER_TIMEOUT_S: Final = 10.0
+"""The program answers in microseconds; the limit is for one that hangs."""
+
+Answered: TypeAlias = Callable[[Reply], None]
+
+
+class ChannelUser(Protocol):
+    def happened(self, event: Event) -> None:
+        """An event of the program."""
+
+    def channel_lost(self, reason: str) -> None:
+        """The channel is closed. Called once, in a turn of its own, and not after `close`; no awaited reply will
+        come."""
+
+
+class Channel:
+    """One connection, from the program's start to its end."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, user: ChannelUser) -> None:
+        self._loop = loop
+        self._sock = sock
+        self._user = user
+        self._serial = 0
+        self._awaited: deque[tuple[int, Answered | None]] = deque()
+        self._waiting: deque[tuple[bytes, list[int]]] = deque()
+        self._waiting_bytes = self._waiting_fds = 0
+        self._deadline: asyncio.TimerHandle | None = None
+        self._failing = False
+        self.closed = False
+        sock.setblocking(False)
+        loop.add_reader(sock, self._readable)
+
+    @property
+    def backlog_bytes(self) -> int:
+        """The bytes of requests that wait for the program to read."""
+        return self._waiting_bytes
+
+    # -- requests -----------------------------------------------------------------------------------------------
+
+    def request(self, request: Request, fds: Sequence[int] = (), answered: Answered | None = None) -> None:
+        """Send a request; `answered` gets its reply, unless the channel is lost before. The caller keeps `fds`.
+
+        ValueError if the message is too long.
+        """
+        if self.closed or self._failing:
+            return
+        self._serial = (self._serial + 1) & 0xFFFF_FFFF
+        data = pack_request(self._serial, request)
+        self._awaited.append((self._serial, answered))
+        if self._deadline is None:
+            self._watch_time()
+        if not self._waiting and self._send(data, fds):
+            return
+        self._keep(data, fds)
+
+    def _send(self, data: bytes, fds: Sequence[int]) -> bool:
+        """False: the socket is full."""
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        try:
+            self._sock.sendmsg((data,), rights, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError as error:
+            self._fail_later(error.strerror or str(error))
+        return True
+
+    def _keep(self, data: bytes, fds: Sequence[int]) -> None:
+        if (
+            self._waiting_bytes + len(data) > WAITING_MAX_BYTES
+            or self._waiting_fds + len(fds) > WAITING_MAX_FDS
+        ):
+            self._fail_later("it does not read its requests")
+            return
+        kept: list[int] = []
+        try:
+            kept.extend(map(os.dup, fds))
+        except OSError as error:
+            close_fds(kept)
+            self._fail_later(error.strerror or str(error))
+            return
+        if not self._waiting:
+            self._loop.add_writer(self._sock, self._writable)
+        self._waiting.append((data, kept))
+        self._waiting_bytes += len(data)
+        self._waiting_fds += len(kept)
+
+    def _writable(self) -> None:
+        while self._waiting and not self._failing:
+            data, fds = self._waiting[0]
+            if not self._send(data, fds):
+                return
+            self._waiting.popleft()
+            self._waiting_bytes -= len(data)
+            self._waiting_fds -= len(fds)
+            close_fds(fds)
+        self._loop.remove_writer(self._sock)
+
+    # -- replies and events -------------------------------------------------------------------------------------
+
+    def _readable(self) -> None:
+        for _ in range(MESSAGES_PER_TURN):
+            try:
+                data = self._sock.recv(MAX_MESSAGE_BYTES)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                self._lose(error.strerror or str(error))
+                return
+            if not data:
+                self._lose("it ended")
+                return
+            try:
+                self._take(parse_answer(data))
+            except MessageError as error:
+                self._lose(f"it sent an invalid message: {error}")
+            if self.closed:
+                return
+
+    def _take(self, answer: Reply | Event) -> None:
+        if not isinstance(answer, Reply):
+            self._user.happened(answer)
+            return
+        if not self._awaited or self._awaited[0][0] != answer.serial:
+            raise MessageError(f"a reply to request {answer.serial}, which is not the next")
+        _, answered = self._awaited.popleft()
+        self._watch_time()
+        if answered is not None:
+            answered(answer)
+
+    def _watch_time(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        if self._awaited:
+            self._deadline = self._loop.call_later(
+                ANSWER_TIMEOUT_S, self._lose, f"it did not answer within {ANSWER_TIMEOUT_S:g} s"
+            )
+
+    # -- the end ------------------------------------------------------------------------------------------------
+
+    def _fail_later(self, reason: str) -> None:
+        """Report an error of `request` in a turn of its own."""
+        if not self._failing:
+            self._failing = True
+            self._loop.call_soon(self._lose, reason)
+
+    def _lose(self, reason: str) -> None:
+        if not self.closed:
+            self.close()
+            self._user.channel_lost(reason)
+
+    def close(self) -> None:
+        """Close the socket: the program ends. No callback follows."""
+        if self.closed:
+            return
+        self.closed = True
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._loop.remove_reader(self._sock)
+        self._loop.remove_writer(self._sock)
+        self._sock.close()
+        for _, fds in self._waiting:
+            close_fds(fds)
+        self._waiting.clear()
+        self._awaited.clear()

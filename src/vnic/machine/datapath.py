@@ -1,0 +1,130 @@
+"""The data paths of a machine: its WireEngine where there is a vnic-wire, and what monitors ask about it.
+
+`Machine` has one DataPaths; the command line finds the program with `wire_command`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from vnic.monitor.interfaces import Later, WireDrops, WireStats
+from vnic.net.network import Network
+from vnic.net.wire import NoEngine
+
+if TYPE_CHECKING:
+    from vnic.dataplane.wire.engine import WireEngine
+    from vnic.dataplane.wire.replies import PortStats
+    from vnic.net.client import NetClient
+
+log = logging.getLogger("vnic.wire")
+
+Mode = Literal["auto", "python"]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """`-datapath`."""
+
+    mode: Mode = "auto"
+    workers: int = 1
+    """The threads of vnic-wire that move frames; a wire belongs to one of them."""
+    spin_us: int = 0
+    """How long such a thread polls after its last frame, before it sleeps."""
+
+
+@dataclass(frozen=True, slots=True)
+class WireCommand:
+    """How vnic-wire is started."""
+
+    command: tuple[str, ...]
+    workers: int = 1
+    spin_us: int = 0
+
+
+COMPILERS = ("cc", "gcc", "clang")
+
+
+def wire_command(choice: Choice) -> WireCommand | str:
+    """How vnic-wire is started, or why it is not used."""
+    from vnic.dataplane.wire.process import NOT_BUILT, find_program, switched_off
+
+    if choice.mode == "python":
+        return "-datapath python"
+    if switched_off():
+        return "VNIC_WIRE=off"
+    program = find_program()
+    if program is not None:
+        return WireCommand((str(program),), choice.workers, choice.spin_us)
+    compiler = any(map(shutil.which, COMPILERS))
+    return f"{NOT_BUILT}: {'`make setup` builds it' if compiler else 'no C compiler'}"
+
+
+class DataPaths:
+    """What moves the packets of one machine."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, network: Network, wire: WireCommand | str) -> None:
+        self._loop = loop
+        self._engine: WireEngine | None = None
+        if isinstance(wire, str):
+            log.info("Python moves all packets: %s", wire)
+            network.wires.use(NoEngine(wire))
+            return
+        from vnic.dataplane.wire.engine import WireEngine
+
+        self._engine = WireEngine(
+            loop, network.wires, wire.command, workers=wire.workers, spin_us=wire.spin_us
+        )
+        network.wires.use(self._engine)
+
+    @property
+    def restarts(self) -> int:
+        """How often vnic-wire was restarted."""
+        return self._engine.program.restarts if self._engine is not None else 0
+
+    def when_returned(self, later: Later) -> Later:
+        """`later`, and when vnic-wire has closed the descriptors of deleted netdevs."""
+        leaving = self._engine.leaving() if self._engine is not None else None
+        if leaving is None or later is None:
+            return leaving or later
+        return self._loop.create_task(_both(leaving, later))
+
+    def stats(self) -> list[WireStats] | asyncio.Future[list[WireStats]]:
+        """The counters of vnic-wire, for each client that it carries."""
+        if self._engine is None:
+            return []
+        future: asyncio.Future[list[WireStats]] = self._loop.create_future()
+
+        def done(found: list[tuple[NetClient, PortStats]]) -> None:
+            if not future.done():
+                future.set_result([_entry(client, stats) for client, stats in found])
+
+        self._engine.stats(done)
+        return future
+
+    async def close(self) -> None:
+        """End vnic-wire, after the network was closed."""
+        if self._engine is not None:
+            self._engine.close()
+            await self._engine.program.wait_ended()
+
+
+async def _both(first: asyncio.Future[None], second: asyncio.Future[None]) -> None:
+    await first
+    await second
+
+
+def _entry(client: NetClient, stats: PortStats) -> WireStats:
+    drops = WireDrops(**{name: getattr(stats, name) for name in stats.causes})
+    return WireStats(
+        client.name,
+        client.record_type,
+        stats.frames_in,
+        stats.bytes_in,
+        stats.frames_out,
+        stats.bytes_out,
+        drops,
+    )

@@ -1,0 +1,108 @@
+"""The control channel's messages: what is packed is parsed as it was, and nothing else is taken."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vnic.dataplane.wire import messages as m
+from vnic.dataplane.wire.replies import HelloReply, PortStats, Stats
+
+U32 = st.integers(0, 0xFFFF_FFFF)
+I32 = st.integers(-(1 << 31), (1 << 31) - 1)
+MACS = st.lists(st.binary(min_size=6, max_size=6), max_size=5).map(tuple)
+BYTES = st.binary(max_size=100)
+TEXT = st.text(max_size=50).filter(lambda text: not text.endswith("\0"))
+
+
+def flags(kind: Any) -> st.SearchStrategy[Any]:
+    return st.sets(st.sampled_from(list(kind))).map(lambda found: kind(sum(found)))
+
+
+REQUESTS = st.one_of(
+    st.builds(m.Hello, U32, U32, U32),
+    st.builds(m.PortAdd, U32, st.sampled_from(m.Kind), U32, flags(m.PortFlag), U32, BYTES, BYTES),
+    st.builds(m.PortRemove, U32),
+    st.builds(m.WireSet, U32, st.lists(U32, max_size=20).map(tuple)),
+    st.builds(
+        m.SetFilter,
+        U32,
+        flags(m.FilterBit),
+        st.binary(min_size=6, max_size=6),
+        MACS,
+        MACS,
+        flags(m.Overflow),
+        st.binary(min_size=512, max_size=512),
+    ),
+    st.builds(m.Dump, U32, U32, U32, st.sampled_from(m.Direction)),
+    st.builds(m.Inject, U32, U32, BYTES, st.booleans()),
+    st.builds(m.GetStats, U32, U32),
+)
+ANSWERS = st.one_of(
+    st.builds(m.Reply, U32, I32, BYTES),
+    st.builds(m.PortLost, U32, I32, U32),
+    st.builds(m.RingBroken, U32, U32, TEXT),
+    st.builds(m.Log, U32, TEXT),
+    st.builds(m.DumpFailed, U32, I32),
+    st.builds(m.FrameReturned, U32, U32, st.binary(min_size=10, max_size=10), BYTES),
+)
+
+
+@given(REQUESTS, U32)
+def test_requests_come_back(request_: Any, serial: int) -> None:
+    assert m.parse_request(m.pack_request(serial, request_)) == (serial, request_)
+
+
+@given(ANSWERS)
+def test_answers_come_back(answer: Any) -> None:
+    assert m.parse_answer(m.pack_answer(answer)) == answer
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_parsed_or_refused(data: bytes) -> None:
+    for parse in (m.parse_request, m.parse_answer, Stats.parse, HelloReply.parse):
+        try:
+            parse(data)
+        except m.MessageError:
+            pass
+
+
+@given(ANSWERS.filter(lambda each: not isinstance(each, m.Reply)), st.data())
+def test_short_events_are_refused(answer: Any, data: st.DataObject) -> None:
+    whole = m.pack_answer(answer)
+    least = {m.PortLost: 20, m.RingBroken: 16, m.Log: 12, m.DumpFailed: 16, m.FrameReturned: 28}[type(answer)]
+    short = whole[: data.draw(st.integers(0, least - 1))]
+    with pytest.raises(m.MessageError):
+        m.parse_answer(short)
+
+
+def test_the_layouts_are_those_of_the_program() -> None:
+    """The sizes that protocol.h asserts."""
+    sizes: dict[m.Request, int] = {
+        m.Hello(): 24,
+        m.PortAdd(1, m.Kind.TAP): 36,
+        m.PortRemove(1): 12,
+        m.WireSet(1, ()): 16,
+        m.SetFilter(1, m.FilterBit(0)): 28 + 512,
+        m.Dump(1, 1): 24,
+        m.Inject(1, 0, b""): 20,
+        m.GetStats(): 16,
+    }
+    assert {each: len(m.pack_request(0, each)) for each in sizes} == sizes
+    assert len(PortStats(1).pack()) == 8 + 12 * 8
+    assert len(m.pack_answer(m.Reply(0))) == 16
+
+
+def test_a_message_that_is_too_long_is_refused() -> None:
+    with pytest.raises(ValueError, match="at most"):
+        m.pack_request(0, m.Inject(1, 0, bytes(m.MAX_MESSAGE_BYTES)))
+
+
+def test_drops_are_told_by_cause() -> None:
+    stats = dataclasses.replace(PortStats(1), no_room=3, too_long=1)
+    assert stats.drops == {"no-room": 3, "too-long": 1}
+    assert Stats.parse(Stats((stats, PortStats(2))).pack()).ports == (stats, PortStats(2))
