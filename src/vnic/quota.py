@@ -39,8 +39,7 @@ class Holding:
 
     def received(self, descriptors: int) -> None:
         """This number of descriptors arrived; they will be held or closed. Raises TooManyDescriptors."""
-        self.most += MOST_FOR_EACH * descriptors
-        self._quota.check(self)
+        self._quota.add(self, MOST_FOR_EACH * descriptors)
 
     def end(self) -> None:
         """No descriptor is held any more."""
@@ -52,16 +51,19 @@ class DescriptorQuota:
 
     def __init__(self, limit: Callable[[], int | None] = soft_limit) -> None:
         self._limit = limit
-        self._holdings: list[Holding] = []
+        self._holdings: dict[Holding, None] = {}
+        self._most = 0
+        """The sum of their upper bounds: that a descriptor arrives costs the same however many guests there are."""
 
     def join(self, name: str, count: Callable[[], int]) -> Holding:
         """A guest connects to the NIC `name`; `count` returns the number of descriptors held for it."""
         holding = Holding(self, name, count)
-        self._holdings.append(holding)
+        self._holdings[holding] = None
         return holding
 
     def leave(self, holding: Holding) -> None:
-        self._holdings.remove(holding)
+        del self._holdings[holding]
+        self._most -= holding.most
 
     @property
     def total(self) -> int | None:
@@ -74,22 +76,27 @@ class DescriptorQuota:
         """The number of descriptors held for the guest at the NIC `name`."""
         return sum(each.count() for each in self._holdings if each.name == name)
 
-    def check(self, holding: Holding) -> None:
-        """Raise TooManyDescriptors if `holding` exceeds the limit for one guest, or all exceed theirs. The exact count
-        is made only if the upper bound exceeds a limit."""
+    def _set_most(self, holding: Holding, most: int) -> None:
+        self._most += most - holding.most
+        holding.most = most
+
+    def add(self, holding: Holding, descriptors: int) -> None:
+        """Raise TooManyDescriptors if `holding` now exceeds the limit for one guest, or all exceed theirs. The exact
+        count is made only if the upper bound exceeds a limit."""
+        self._set_most(holding, holding.most + descriptors)
         total = self.total
         share = GUEST_DESCRIPTORS if total is None else min(GUEST_DESCRIPTORS, total // 2)
         if holding.most > share:
-            holding.most = holding.count()
+            self._set_most(holding, holding.count())
             if holding.most > share:
                 raise TooManyDescriptors(
                     f"{holding.most} descriptors are above the limit of {share} for one guest"
                 )
-        if total is None or sum(each.most for each in self._holdings) <= total:
+        if total is None or self._most <= total:
             return
         for each in self._holdings:
-            each.most = each.count()
-        held = sum(each.most for each in self._holdings)
+            self._set_most(each, each.count())
+        held = self._most
         if held > total:
             raise TooManyDescriptors(
                 f"{holding.most} descriptors beside the {held - holding.most} of other guests are above the limit of"

@@ -38,6 +38,28 @@ MEASURES = {
         "vnic.lab.bench.qemu_packets",
         "a real guest's pings and packets, beside QEMU's own NIC",
     ),
+    "wire-rings": (
+        "vnic.lab.bench.wire_rings",
+        "packets from ring to ring through vnic-wire, beside a loop in C that checks nothing",
+    ),
+    "wire-dpdk": (
+        "vnic.lab.bench.wire_dpdk",
+        "two DPDK drivers joined by vnic-wire, beside the same two joined by testpmd",
+    ),
+    "wire-hub": ("vnic.lab.bench.wire_hub", "frames from socket to socket on a hub, beside QEMU's hub"),
+    "wire-tap": ("vnic.lab.bench.wire_tap", "frames through two taps and a bridge, beside QEMU's taps"),
+    "wire-guest": (
+        "vnic.lab.bench.wire_guest",
+        "a real guest's TCP and pings over tap, stream and hub, beside QEMU's own NIC",
+    ),
+    "wire-idle": (
+        "vnic.lab.bench.wire_idle",
+        "an idle vnic-wire's CPU time; pings while control, or another wire, is busy",
+    ),
+    "wire-scale": (
+        "vnic.lab.bench.wire_scale",
+        "memory and time to start of 10, 100, 1 000 and 10 000 attached NICs",
+    ),
 }
 """Name → module and what it measures, in the order in which they run."""
 

@@ -110,6 +110,16 @@ class VnicProcess:
                 raise Missing(f"the link of {name} did not come {'up' if up else 'down'}")
             time.sleep(0.01)
 
+    def wait_on_the_wire(self, *names: str, seconds: float = 30.0) -> None:
+        """Poll until vnic-wire moves the packets of these clients; Missing, with the reason, if it does not."""
+        deadline = time.perf_counter() + seconds
+        for name in names:
+            while (link := self.link(name)).get("datapath") != "wire":
+                if time.perf_counter() > deadline:
+                    reason = link.get("datapath-reason", "its datapath is not the wire")
+                    raise Missing(f"vnic-wire does not move the packets of {name}: {reason}")
+                time.sleep(0.01)
+
     def reply(self) -> object:
         """The next reply."""
         text = b""

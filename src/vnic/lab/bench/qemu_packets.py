@@ -112,7 +112,8 @@ def _rows(samples: Samples) -> Iterator[Row]:
         unit = "µs" if what.startswith("ping") else "1/s"
         yield row(f"vnic: {what}", unit, ours, METHOD, digits=0)
         yield row(f"QEMU: {what}", unit, theirs, METHOD, digits=0)
-        yield ratio(f"{what}, vnic / QEMU", ours, theirs, METHOD)
+        aim = "at most 1.0" if what.startswith("ping") else "at least 1.0" if what.endswith("guest") else ""
+        yield ratio(f"{what}, vnic / QEMU", ours, theirs, METHOD, aim)
 
 
 def _in_a_guest(vnic: VnicProcess, kit: QemuKit, far_ends: list[FarEnd], rounds: int) -> Samples:

@@ -12,6 +12,7 @@ import select
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -30,14 +31,16 @@ def available() -> bool:
 
 
 class Testpmd:
-    """A context manager around one interactive testpmd with one port.
+    """A context manager around one interactive testpmd with one port, or with those of `more`, too.
 
     `vdev` is the port (`net_vhost0,iface=SOCKET`), `options` are testpmd's own, behind `--`. `cpu` is where it polls.
     """
 
     __test__ = False  # to pytest, which collects what is called Test…
 
-    def __init__(self, vdev: str, *options: str, cpu: int = 0, log: Path | None = None) -> None:
+    def __init__(
+        self, vdev: str, *options: str, cpu: int = 0, more: Sequence[str] = (), log: Path | None = None
+    ) -> None:
         if not available():
             raise Missing(
                 f"{BINARY} is not installed (apt-get install dpdk-dev librte-net-vhost23 librte-net-virtio23)"
@@ -53,7 +56,7 @@ class Testpmd:
         self._command = [
             *("stdbuf", "-oL"),  # its printf output would stay behind its prompts, in a pipe
             *(BINARY, "--no-huge", "-m", str(_MEMORY_MIB), "--no-pci", "--no-telemetry"),
-            *("--lcores", lcores, "--file-prefix", prefix, f"--vdev={vdev}"),
+            *("--lcores", lcores, "--file-prefix", prefix, *(f"--vdev={each}" for each in (vdev, *more))),
             *("--", "-i", f"--total-num-mbufs={_MBUFS}", *options),
         ]
 
@@ -105,9 +108,9 @@ class Testpmd:
         answer, _, self._output = self._output.partition(_PROMPT)
         return answer.decode(errors="replace")
 
-    def statistics(self) -> dict[str, int]:
-        """`show port stats 0` as numbers; `Rx-pps` and `Tx-pps` are since the last look."""
-        text = self.command("show port stats 0")
+    def statistics(self, port: int = 0) -> dict[str, int]:
+        """`show port stats` as numbers; `Rx-pps` and `Tx-pps` are since the last look."""
+        text = self.command(f"show port stats {port}")
         return {name: int(value) for name, value in re.findall(r"([RT][Xx]-[\w-]+): +(\d+)", text)}
 
     def link_up(self) -> bool:
