@@ -204,6 +204,10 @@ def test_refusals_are_qmps_text_and_exit_code_1(place: Place, echo: Running) -> 
         ["link", "set", "nic0", "sideways"],
         ["link", "set", "nic0", "up", "--wait", "-1"],
         ["link", "set", "nic0", "up", "--wait", "soon"],
+        ["link", "set", "nic0", "up", "--for", "1s"],
+        ["link", "set", "nic0", "down", "--for", "0"],
+        ["flap", "nic0"],
+        ["flap"],
         ["link", "-n", "a", "--qmp", "b"],
         ["why"],
         ["why", "nic0", "-c", "x"],
@@ -224,6 +228,28 @@ def test_an_unknown_option_is_answered_with_the_usage_of_its_verb(place: Place, 
     lines = place.verb(*words).stderr.splitlines()
     assert lines[0].startswith(f"usage: vnic {words[0]} [")
     assert lines[-1] == f"vnic {words[0]}: error: unrecognized arguments: --bogus"
+
+
+# -- flap -------------------------------------------------------------------------------------------------------------
+
+
+def test_flap_goes_on_without_its_client(place: Place, echo: Running) -> None:
+    said = place.verb("flap", "nic0", "--down", "50ms", "--up", "50ms", "--jitter", "10%", "--seed", "7")
+    assert said.stdout == "flap-1: nic0 flaps, seed 7\n"
+    wait_for(lambda: links(place)["nic0"]["carrier-changes"] > 3)
+    listed = place.verb("flap", "--list").stdout.splitlines()
+    assert listed[1].startswith("flap-1\tnic0\t50.0 ms\t50.0 ms\t10%\t7\t")
+    assert place.verb("flap", "--stop", "flap-1").returncode == 0
+    assert json.loads(place.verb("flap", "--list", "--json").stdout) == []
+    assert links(place)["nic0"]["link"] == "up"
+    assert place.verb("flap", "--stop", "flap-1").stderr == "vnic: flap 'flap-1' not found\n"
+
+
+def test_link_is_down_for_a_time(place: Place, echo: Running) -> None:
+    assert place.verb("link", "set", "nic0", "down", "--for", "50ms").returncode == 0
+    wait_for(lambda: links(place)["nic0"]["carrier-changes"] == 2)
+    assert links(place)["nic0"]["link"] == "up"
+    assert "up, operator: flap-1: up (by flap-1)" in place.verb("why", "nic0").stdout
 
 
 # -- why --------------------------------------------------------------------------------------------------------------

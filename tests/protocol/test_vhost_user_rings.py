@@ -88,6 +88,23 @@ def test_packets_of_disabled_ring_are_discarded(rig: EngineRig) -> None:
     assert transmit(rig) == [FRAME]
 
 
+def test_disabled_rx_ring_means_interface_down(rig: EngineRig) -> None:
+    def guest() -> tuple[bool, bool]:
+        return rig.nic.guest.driver_ok, rig.nic.guest.admin_down
+
+    rig.nic.report.guest_attached()
+    rig.client.start()
+    assert guest() == (True, False), "rings start disabled, which is not the guest's word"
+    rig.client.enable(rig.driver.rings[0], False)
+    assert guest() == (True, True)
+    rig.client.enable(rig.driver.rings[0])
+    assert guest() == (True, False)
+    rig.client.enable(rig.driver.rings[0], False)
+    rig.client.enable(rig.driver.rings[1], False)
+    rig.client.enable(rig.driver.rings[2], False)
+    assert guest() == (False, False)
+
+
 def test_all_rings_disabled_means_no_driver(rig: EngineRig) -> None:
     """UML says no more than that when it lets go of its rings: they are not touched."""
     rig.client.start()

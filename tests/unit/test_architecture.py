@@ -36,6 +36,7 @@ ORDER = (
         "chardev",
         "backend",
         "dataplane.wire",
+        "follow",
         "filter",
         "attach",
         "monitor",

@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from vnic.backend.cables import Cables
 from vnic.backend.hub import Hubs
 from vnic.backend.interface_watch import InterfaceWatch
 from vnic.backend.options import NetdevOptions
@@ -102,6 +103,7 @@ class BackendContext:
     network: Network
     chardevs: ChardevTable = field(default_factory=NoChardevs)
     hubs: Hubs = field(default_factory=Hubs)
+    cables: Cables[Any] = field(default_factory=Cables)
     fds: FdTable = field(default_factory=NoFds)
     coming: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     """Netdevs whose creation waits for a name server or a helper, by id."""

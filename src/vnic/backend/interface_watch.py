@@ -1,11 +1,13 @@
-"""Watches this host's network interfaces: the kernel reports every change (rtnetlink(7)). `tap` subscribes to it.
+"""Watches this host's network interfaces: the kernel reports every change (rtnetlink(7)).
 
-One socket serves all netdevs of a machine; it is open while any of them subscribes. There is no polling.
+`tap` and link-follow subscribe. One socket serves a whole machine; it is open while anything subscribes. There is no
+polling.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import socket
 import struct
@@ -23,6 +25,11 @@ _LINK_BYTES: Final = 16
 """struct ifinfomsg."""
 _ATTRIBUTE = struct.Struct("=HH")
 """struct rtattr: length, type."""
+_SIOCGIFFLAGS: Final = 0x8913
+_IFF_RUNNING: Final = 0x40
+_IFNAMSIZ: Final = 16
+_IFREQ_FLAGS = struct.Struct("16sH22x")
+"""struct ifreq with ifr_flags."""
 
 
 class InterfaceWatch:
@@ -113,6 +120,21 @@ def _names(attributes: bytes) -> set[str]:
             return {os.fsdecode(attributes[at + _ATTRIBUTE.size : at + length].rstrip(b"\0"))}
         at += length + 3 & ~3
     return set()
+
+
+def interface_operates(name: str) -> bool | None:
+    """Whether the interface is operational (RFC 2863: up, or unknown as with drivers that do not tell): it is up, and
+    so is what is below it. None if this network namespace has no interface of that name."""
+    encoded = os.fsencode(name)
+    if not 0 < len(encoded) < _IFNAMSIZ:
+        return None
+    request = _IFREQ_FLAGS.pack(encoded, 0)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
+        try:
+            _, flags = _IFREQ_FLAGS.unpack(fcntl.ioctl(control, _SIOCGIFFLAGS, request))
+        except OSError:
+            return None
+    return bool(flags & _IFF_RUNNING)
 
 
 def interface_exists(name: str) -> bool:

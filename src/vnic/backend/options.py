@@ -43,6 +43,13 @@ class HubPortOptions(NetdevOptions, tag="hubport", frozen=True, kw_only=True):
     netdev: str | None = None
 
 
+class CableOptions(NetdevOptions, tag="cable", frozen=True, kw_only=True):
+    """Only vnic has it: one end of a cable. `follow` is `none`, or words joined by `+`."""
+
+    cable: str
+    follow: str | None = None
+
+
 class StreamOptions(NetdevOptions, tag="stream", frozen=True, kw_only=True):
     addr: SocketAddress
     server: bool = False

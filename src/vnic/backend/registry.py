@@ -34,6 +34,7 @@ def _row(name: str, options: type[o.NetdevOptions], desc: str, made_by: str) -> 
 NETDEVS: dict[str, NetdevType] = dict(
     (
         _row("hubport", o.HubPortOptions, "a port of a hub: all others get what one gets", "hubport:HubPort"),
+        _row("cable", o.CableOptions, "one end of a cable, with its link state", "cable:CableEnd"),
         _row("stream", o.StreamOptions, "one peer over a unix or TCP socket", "stream:StreamBackend"),
         _row(
             "dgram", o.DgramOptions, "one frame a datagram, over UDP or a unix socket", "dgram:DgramBackend"

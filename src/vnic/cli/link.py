@@ -1,4 +1,4 @@
-"""`vnic link`: the table of all links; `vnic link set NAME up|down [--wait S]`: QMP's set_link, and whether it arrived.
+"""`vnic link`: the table of all links; `vnic link set NAME up|down [--for T] [--wait S]`: QMP's set_link.
 
 "Accepted" is not "the guest saw it": with --wait the verb ends well only when the guest's driver has read the state.
 """
@@ -24,6 +24,7 @@ from vnic.cli.show import (
     print_json,
     print_table,
 )
+from vnic.cli.times import milliseconds
 from vnic.printable import one_line, printable
 
 DETAILS = ("ATTACHED AT", "DATAPATH", "FILTERS")
@@ -39,7 +40,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "link",
         help="show all links, or put one up or down",
         usage="vnic link [show [NAME]] [-d] [--json] [-n INSTANCE | --qmp PATH]\n"
-        "       vnic link set NAME up|down [--wait SECONDS] [--json] [-n INSTANCE | --qmp PATH]",
+        "       vnic link set NAME up|down [--for TIME] [--wait SECONDS] [--json] [-n INSTANCE | --qmp PATH]",
         description="Show every NIC and netdev: how its link is, what the guest saw of it, and what holds it down.",
     )
     add_instance_options(parser)
@@ -74,6 +75,13 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     setter.add_argument("link", metavar="NAME", help="a NIC or a netdev, or a NIC's MAC address")
     setter.add_argument("state", choices=("up", "down"))
     setter.add_argument(
+        "--for",
+        dest="down_ms",
+        metavar="TIME",
+        type=milliseconds,
+        help="with `down`: vnic puts it up again after TIME (200ms, 5s, 1m), also when this command has ended",
+    )
+    setter.add_argument(
         "--wait",
         metavar="SECONDS",
         type=_seconds,
@@ -83,7 +91,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "-j", "--json", action="store_true", default=argparse.SUPPRESS, help="print the NIC's new state"
     )
     add_instance_options(setter, inner=True)
-    setter.set_defaults(run=run_set)
+    setter.set_defaults(run=run_set, check=_check_set, refuse=setter.error)
 
 
 def _seconds(text: str) -> float:
@@ -198,11 +206,20 @@ def hold_text(hold: Entry, name: str) -> str:
 # -- set ------------------------------------------------------------------------------------------------------------
 
 
+def _check_set(args: argparse.Namespace) -> None:
+    if args.down_ms is not None and args.state == "up":
+        args.refuse("--for goes with `down`")
+
+
 async def run_set(args: argparse.Namespace) -> int:
     async with session(args) as qmp:
         started = time.monotonic()
         name = await qmp.name_of(args.link)
-        await qmp.execute("set_link", name=name, up=args.state == "up")
+        if args.down_ms is not None:
+            flap = {"name": name, "down-ms": args.down_ms, "count": 1}
+            await qmp.execute_with("flap-start", flap)
+        else:
+            await qmp.execute("set_link", name=name, up=args.state == "up")
         nic = await _nic_of(qmp, name)
         if args.wait is not None:
             if nic is None:

@@ -27,6 +27,7 @@ EXIT_PIPE = 141
 
 VERBS = {
     "link": ("vnic.cli.link", "show all links, or put one up or down"),
+    "flap": ("vnic.cli.flap", "have a link go down and up by a schedule"),
     "why": ("vnic.cli.why", "say why a link is up or down"),
     "ps": ("vnic.cli.ps", "show the running vnics and how they fare"),
     "watch": ("vnic.cli.watch", "print events as they come"),
@@ -172,6 +173,8 @@ def _run_verb(verb: str, words: list[str]) -> int:
         vars(args).update(for_the_guest)
         if surplus:  # said by the verb's parser, which knows the usage
             verbs.choices[words[0]].error(f"unrecognized arguments: {' '.join(surplus)}")
+        if hasattr(args, "check"):  # what argparse cannot say: options that need or exclude each other
+            args.check(args)
     except SystemExit as end:  # argparse has printed its help (0) or what is wrong (2)
         return int(end.code or 0)
     return _finish(module, args)

@@ -28,8 +28,8 @@ from vnic.cli.show import (
 from vnic.printable import printable
 
 DEFAULT_CHANGES = 8
-CHAIN_MAX = 8
-"""Links of one chain of causes that are shown; a longer chain would be a bug."""
+CHAIN_MAX = 12
+"""Links of one chain of causes that are shown."""
 
 
 def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -173,6 +173,9 @@ def history(changes: list[Entry], causes: dict[int, Entry], now: Now) -> Iterato
                 break
             yield f"      follows from #{follows}, {cause['name']} {headline(cause)}"
             follows = cause.get("caused-by")
+        else:
+            if follows is not None:
+                yield f"      follows from #{follows}, and so on; --json has the whole chain"
 
 
 def headline(change: Entry) -> str:

@@ -11,21 +11,14 @@ import msgspec
 from msgspec import field
 
 from vnic.net.filters import Direction, Insert
+from vnic.net.objects import ObjectOptions
 
 U32: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
 
 
-class NetFilterOptions(
-    msgspec.Struct,
-    tag_field="qom-type",
-    rename="kebab",
-    frozen=True,
-    kw_only=True,
-    forbid_unknown_fields=True,
-):
+class NetFilterOptions(ObjectOptions, frozen=True, kw_only=True):
     """The options that all filters share (NetfilterProperties); `status` is a string there, too."""
 
-    id: str
     netdev: str
     queue: Direction = Direction.ALL
     status: str = "on"

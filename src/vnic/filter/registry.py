@@ -13,28 +13,32 @@ from typing import Any, cast
 
 from vnic.backend.base import BackendContext
 from vnic.filter import options as o
+from vnic.follow.options import LinkFollowOptions
 from vnic.net.errors import NetError
 from vnic.net.filter_set import add_filter, find_filter
 from vnic.net.filters import Filter
+from vnic.net.objects import NetObject, ObjectOptions, check_new_id
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectType:
     """A row of the registry."""
 
-    options: type[o.NetFilterOptions]
+    options: type[ObjectOptions]
     desc: str
     """One line for `-object help`."""
-    create: Callable[[BackendContext, Any], Filter]
-    """Makes the filter from the context and an instance of `options`. It opens nothing before `setup`."""
+    create: Callable[[BackendContext, Any], Filter | NetObject]
+    """Makes the object from the context and an instance of `options`. It opens nothing before `setup`."""
 
 
-def _row(name: str, options: type[o.NetFilterOptions], desc: str, made_by: str) -> tuple[str, ObjectType]:
+def _row(
+    name: str, options: type[ObjectOptions], desc: str, made_by: str, package: str = "filter"
+) -> tuple[str, ObjectType]:
     module, _, attribute = made_by.partition(":")
 
-    def create(context: BackendContext, given: Any) -> Filter:
-        maker = getattr(importlib.import_module(f"vnic.filter.{module}"), attribute)
-        return cast(Filter, maker(context, given))
+    def create(context: BackendContext, given: Any) -> Filter | NetObject:
+        maker = getattr(importlib.import_module(f"vnic.{package}.{module}"), attribute)
+        return cast("Filter | NetObject", maker(context, given))
 
     return name, ObjectType(options, desc, create)
 
@@ -58,25 +62,38 @@ OBJECTS: dict[str, ObjectType] = dict(
             "lets all frames pass: vnic records nothing",
             "replay:ReplayFilter",
         ),
+        _row(
+            "link-follow",
+            LinkFollowOptions,
+            "a NIC's link follows an interface of this host, or another wire",
+            "link_follow:LinkFollow",
+            package="follow",
+        ),
     )
 )
 """By the value of `qom-type`."""
 
 
-def object_structs() -> Mapping[str, type[o.NetFilterOptions]]:
+def object_structs() -> Mapping[str, type[ObjectOptions]]:
     """The properties Struct of each type, which the monitor checks arguments against."""
     return {name: entry.options for name, entry in OBJECTS.items()}
 
 
-def object_add(context: BackendContext, options: o.NetFilterOptions) -> None:
+def object_add(context: BackendContext, options: ObjectOptions) -> None:
     """object-add. After a NetError nothing remains."""
-    create = OBJECTS[str(options.__struct_config__.tag)].create
-    add_filter(context.network, create(context, options))
+    new = OBJECTS[str(options.__struct_config__.tag)].create(context, options)
+    if isinstance(new, Filter):
+        add_filter(context.network, new)
+    else:
+        check_new_id(options.id, find_filter(context.network, options.id) is not None)
+        context.network.objects.add(new)
 
 
 def object_del(context: BackendContext, object_id: str) -> None:
     """object-del."""
-    found = find_filter(context.network, object_id)
-    if found is None:
+    if (filter_ := find_filter(context.network, object_id)) is not None:
+        filter_.remove()
+    elif (found := context.network.objects.find(object_id)) is not None:
+        context.network.objects.remove(found)
+    else:
         raise NetError(f"object '{object_id}' not found")
-    found.remove()

@@ -22,7 +22,6 @@ from vnic.backend import (
 from vnic.chardev.qapi import CHARDEVS, ChardevInfo, NullChardev, SocketChardev, StdioChardev
 from vnic.chardev.table import Chardevs
 from vnic.filter import (
-    NetFilterOptions,
     object_add,
     object_del,
     object_structs,
@@ -55,6 +54,7 @@ from vnic.monitor.schema import parse_flat_chardev
 from vnic.net.errors import DeviceNotFound, NetError
 from vnic.net.names import is_identifier
 from vnic.net.network import Network
+from vnic.net.objects import ObjectOptions
 from vnic.net.records import VNIC, HoldKind, LinkChanged, LinkSeen
 from vnic.net.topology import Topology
 from vnic.observe.lag import Lag
@@ -260,8 +260,8 @@ class Machine:
         self.chardev_set.remove(chardev_id)
 
     def object_add(self, options: msgspec.Struct) -> None:
-        """Create a filter."""
-        assert isinstance(options, NetFilterOptions)
+        """Create a filter, or another object of `-object`."""
+        assert isinstance(options, ObjectOptions)
         object_add(self._backends, options)
 
     def object_del(self, object_id: str) -> None:

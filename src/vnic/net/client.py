@@ -141,6 +141,11 @@ class Endpoint:
         """What vnic-wire needs to move this end's frames, or why it cannot. `Wires.changed` follows each change."""
         return f"frames of {self.client.model} pass through Python"
 
+    @property
+    def wire(self) -> Sequence[NetClient]:
+        """The client and its peer, the client first."""
+        return clients_of_wire(self.client)
+
     def cleanup(self) -> None:
         """Close everything; called once, also after a failed start."""
 

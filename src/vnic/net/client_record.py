@@ -36,14 +36,18 @@ class HoldRecord(Record, frozen=True):
     text: str
     since: float
     age_us: AgeUs
+    via: list[str]
 
     @staticmethod
     def of(hold: Hold, clock: Clock) -> HoldRecord:
         age = _age_us(hold.monotonic_us, clock)
-        return HoldRecord(kind=hold.kind, by=hold.by, text=hold.text, since=hold.since, age_us=age)
+        return HoldRecord(
+            kind=hold.kind, by=hold.by, text=hold.text, since=hold.since, age_us=age, via=list(hold.via)
+        )
 
     def hold(self, client: str, clock: Clock) -> Hold:
-        return Hold(client, self.kind, self.by, self.text, self.since, _then_us(self.age_us, clock))
+        then_us = _then_us(self.age_us, clock)
+        return Hold(client, self.kind, self.by, self.text, self.since, then_us, tuple(self.via))
 
 
 class ChangeRecord(Record, frozen=True):
@@ -94,6 +98,7 @@ class LinkReportRecord(Record, frozen=True):
 
     attached: bool
     driver_ok: bool
+    admin_down: bool
     seen: Literal["up", "down", "unknown"]
     seen_latency_us: Count | None
     shown_by: ShownBy | None

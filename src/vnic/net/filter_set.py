@@ -10,8 +10,8 @@ from collections.abc import Callable
 from vnic.net.client import NetClient
 from vnic.net.errors import NetError
 from vnic.net.filters import Filter, FilterOptions, Insert
-from vnic.net.names import check_identifier
 from vnic.net.network import Network
+from vnic.net.objects import check_new_id
 
 
 def find_filter(network: Network, filter_id: str) -> Filter | None:
@@ -25,9 +25,8 @@ def add_filter(network: Network, net_filter: Filter, setup: Callable[[], None] |
     A NetError leaves no trace of it.
     """
     options = net_filter.options
-    check_identifier(options.id)
-    if find_filter(network, options.id) is not None:
-        raise NetError(f"attempt to add duplicate property '{options.id}' to object (type 'container')")
+    taken = find_filter(network, options.id) or network.objects.find(options.id)
+    check_new_id(options.id, taken is not None)
     netdev = network.find_netdev(options.netdev)
     if netdev is None:
         raise NetError("Parameter 'netdev' expects a network backend id")

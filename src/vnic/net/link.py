@@ -7,13 +7,14 @@ back-ends. `Nic.link_up` is already the new state when the device model's `link_
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import msgspec
 
 from vnic.net.client import NetClient, Nic, clients_of_wire, holders_of_link, holds_of_link
 from vnic.net.clock import Clock
+from vnic.net.follow import Follower, Followers, Reason, Undecided
 from vnic.net.journal import Journal
 from vnic.net.records import (
     CREATED,
@@ -30,9 +31,11 @@ from vnic.net.records import (
 Emit = Callable[[str, object], None]
 
 
-def new_hold(client: str, kind: HoldKind, by: str, text: str, clock: Clock) -> Hold:
+def new_hold(
+    client: str, kind: HoldKind, by: str, text: str, clock: Clock, via: tuple[str, ...] = ()
+) -> Hold:
     """A hold that begins now."""
-    return Hold(client, kind, by, text, clock.wall_ns() / 1e9, clock.monotonic_ns() // 1000)
+    return Hold(client, kind, by, text, clock.wall_ns() / 1e9, clock.monotonic_ns() // 1000, via)
 
 
 Step = Callable[[int | None], None]
@@ -55,6 +58,10 @@ class Links:
         self._notifying: int | None = None
         """The change that an endpoint is being notified of."""
         self._unannounced: set[int] = set()
+        self._afterwards: deque[Callable[[], object]] = deque()
+        """What does not have to be done before the last guest is interrupted: events, in the order of the changes."""
+        self.followers = Followers()
+        """Those that decide anew after each change of the wire that they follow."""
 
     # -- causes -------------------------------------------------------------------------------------------------
 
@@ -107,6 +114,7 @@ class Links:
         client.last_change = self._record(client, client.link_up, cause, caused_by)
         if isinstance(client, Nic):
             client.report.changed(client.last_change, created=True)
+        self.wire_changed(client)
 
     def replugged(
         self, nic: Nic, edit: Callable[[], None], cause: Cause, caused_by: int | None = None
@@ -114,15 +122,78 @@ class Links:
         """Run `edit`, which changes the NIC's peer and its no-peer hold, and notify the NIC."""
 
         def step(follows: int | None) -> None:
-            before = nic.link_up
+            before, ends = nic.link_up, [*clients_of_wire(nic)]
             edit()
             nic.endpoint.peer_changed()
             change = self._record_if_changed(nic, before, cause, follows if caused_by is None else caused_by)
             self._notify(nic, change)
             nic.path_changed()
-            self._announce(nic, change)
+            ends += clients_of_wire(nic)
+            self._tell_followers(ends, change.id if change is not None else follows)
+            self._rewired(ends)
+            self._afterwards.append(partial(self._announce, nic, change))
 
         self._do(step)
+
+    # -- followers ----------------------------------------------------------------------------------------------
+
+    def follow(self, follower: Follower) -> None:
+        """Have `follower` decide now or, if called during a change, after it."""
+        self._do(partial(self._settle, follower))
+
+    def coming(self, client: NetClient) -> None:
+        """`client` is being created. What its followers decide belongs to its initial state."""
+        for each in self.followers.waiting_for(client):
+            each.client_came(client)
+            self.follow(each)
+
+    def gone(self, client: NetClient) -> None:
+        """`client` was removed, and is no one's peer."""
+        joined = self.followers.joined([client])
+        for each in self.followers.concerned(client):
+            each.client_gone(client)
+            self.follow(each)
+        for each in joined:
+            each.rewired()
+
+    def wire_changed(self, client: NetClient) -> None:
+        """The wire of `client` has other ends than before, or one that is new: have its followers decide."""
+        self._ask_followers(client)
+        self._rewired([client])
+
+    def _ask_followers(self, client: NetClient) -> None:
+        for each in [each for end in clients_of_wire(client) for each in self.followers.of(end)]:
+            self.follow(each)
+
+    def _rewired(self, clients: Iterable[NetClient]) -> None:
+        for each in self.followers.joined(clients):
+            each.rewired()
+
+    def _tell_followers(self, ends: Iterable[NetClient], caused_by: int | None) -> None:
+        """Have the followers of these ends decide after the present step, and record `caused_by` with what they
+        change."""
+        for follower in dict.fromkeys(each for end in ends for each in self.followers.of(end)):
+            self._waiting.append((partial(self._settle, follower), caused_by))
+
+    def _settle(self, follower: Follower, caused_by: int | None) -> None:
+        """Place, change or release the hold of a follower, as it decides."""
+        client, kind = self.followers.target(follower), follower.kind
+        if client is None:
+            return
+        reason = follower.decide()
+        if isinstance(reason, Undecided):
+            return
+        hold = client.holds.get(kind)
+        if reason is None:
+            if hold is not None:
+                cause = Cause(kind, follower.follower_name, follower.released_text())
+                self._transition([client], kind, False, cause, client, caused_by)
+        elif hold is None:
+            cause = Cause(kind, reason.by, reason.text)
+            self._transition([client], kind, True, cause, client, caused_by, reason.via)
+        elif Reason(hold.by, hold.text, hold.via) != reason:
+            self._place(client, kind, Cause(kind, reason.by, reason.text), reason.via)
+            self._tell_followers(clients_of_wire(client), caused_by)
 
     # -- the worklist -------------------------------------------------------------------------------------------
 
@@ -133,13 +204,17 @@ class Links:
             return
         self._working = True
         try:
-            while self._waiting:
-                next_step, caused_by = self._waiting.popleft()
-                next_step(caused_by)
+            while self._waiting or self._afterwards:
+                if self._waiting:
+                    next_step, caused_by = self._waiting.popleft()
+                    next_step(caused_by)
+                else:
+                    self._afterwards.popleft()()
         finally:
             self._working = False
             self._notifying = None
             self._waiting.clear()  # only after a step that raised, which is a bug
+            self._afterwards.clear()
 
     def _transition(
         self,
@@ -149,19 +224,20 @@ class Links:
         cause: Cause,
         named: NetClient,
         caused_by: int | None,
+        via: tuple[str, ...] = (),
     ) -> None:
         """Place or release the hold of `kind` on all of `written`, record the changes, and run the callbacks: always
         those of the wire of `named`, others if the link changed.
 
         All holds are written before the first callback runs, as QEMU writes all `link_down` flags first, so that no
-        device model sees an incomplete change. Nothing is done before the callbacks that can be done after them: a
-        guest waits for its interrupt.
+        device model sees an incomplete change. Nothing is done before the callbacks that can be done after them, and
+        after those of the followers: guests wait for their interrupts.
         """
         before = {end: end.link_up for client in written for end in clients_of_wire(client)}
         rewritten = {client for client in written if (kind in client.holds) is not down}
         for client in written:
             if down:
-                self._place(client, kind, cause)
+                self._place(client, kind, cause, via)
             else:
                 client.holds.pop(kind, None)
         changes: dict[NetClient, LinkChange] = {}
@@ -174,24 +250,25 @@ class Links:
         for end in dict.fromkeys([*clients_of_wire(named), *changes]):
             if end.created:
                 self._notify(end, changes.get(end))
+        self._tell_followers(before, caused_by)
         for end in before:
-            end.path_changed()
+            self._afterwards.append(end.path_changed)
         for client in written:
-            if client.holds:
-                client.purge()  # frames that wait at an end that is down are dropped, so that their senders continue
+            if client.holds:  # frames that wait there are dropped, so that their senders continue
+                self._afterwards.append(client.purge)
         for end, change in changes.items():
-            self._announce(end, change)
+            self._afterwards.append(partial(self._announce, end, change))
         for end in before:
             if end.created and end not in changes and not rewritten.isdisjoint(holders_of_link(end)):
                 holds = LinkHoldsChanged(end.name, link_word(end.link_up), holds_of_link(end))
-                self._emit("LINK_HOLDS_CHANGED", holds)
+                self._afterwards.append(partial(self._emit, "LINK_HOLDS_CHANGED", holds))
 
-    def _place(self, client: NetClient, kind: HoldKind, cause: Cause) -> None:
+    def _place(self, client: NetClient, kind: HoldKind, cause: Cause, via: tuple[str, ...]) -> None:
         there = client.holds.get(kind)
         if there is not None:
-            client.holds[kind] = msgspec.structs.replace(there, by=cause.by, text=cause.text)
+            client.holds[kind] = msgspec.structs.replace(there, by=cause.by, text=cause.text, via=via)
         else:
-            client.holds[kind] = new_hold(client.name, kind, cause.by, cause.text, self._clock)
+            client.holds[kind] = new_hold(client.name, kind, cause.by, cause.text, self._clock, via)
 
     def _record_if_changed(
         self, client: NetClient, was_up: bool, cause: Cause, caused_by: int | None
@@ -229,7 +306,10 @@ class Links:
 
     def seen(self, nic: Nic, change: LinkChange) -> None:
         """Emit LINK_SEEN, after LINK_CHANGED even if the guest reads the status from within its interrupt."""
-        self._announce(nic, change)
+        if change.id in self._unannounced:
+            while self._afterwards:  # the events of earlier changes come first
+                self._afterwards.popleft()()
+            self._announce(nic, change)
         assert change.seen_latency_us is not None
         event = LinkSeen(change.name, change.link, change.id, change.seen_latency_us)
         nic.tell_watchers(event)
@@ -239,4 +319,5 @@ class Links:
         """Notify the other end of the wire: the NIC's guest attached or detached, or its driver started or stopped."""
         if nic.peer is not None:
             nic.peer.endpoint.guest_changed()
+            self._ask_followers(nic)
         nic.path_changed()

@@ -19,9 +19,11 @@ from vnic.net.client import (
 from vnic.net.clients import Clients
 from vnic.net.clock import Clock, Scheduler
 from vnic.net.errors import DeviceNotFound, NetError
+from vnic.net.flaps import Flaps
 from vnic.net.journal import Journal
 from vnic.net.link import Links, new_hold
 from vnic.net.names import check_identifier
+from vnic.net.objects import Objects
 from vnic.net.records import (
     VNIC,
     Cause,
@@ -52,6 +54,8 @@ class Network:
         self.links = Links(self.clock, self.journal, self.emit)
         self.wires = Wires(scheduler, self.clients)
         """Which path the packets of each wire take."""
+        self.objects = Objects()
+        self.flaps = Flaps(scheduler, self)
         self._announcer = Announcer(scheduler, lambda: self.clients.nics)
         self._listeners: list[Listener] = []
 
@@ -174,9 +178,11 @@ class Network:
             self._hold_from_the_start(
                 client, HoldKind.OPERATOR, by, f"link=off when {client.name} was created"
             )
+        self.links.coming(client)
         try:
             start()
         except BaseException:
+            self.links.gone(client)
             client.endpoint.cleanup()
             raise
         self.clients.add(client)
@@ -191,6 +197,7 @@ class Network:
         for end in (first, second):
             end.endpoint.peer_changed()
             end.path_changed()
+        self.links.wire_changed(first)
 
     def _plug(self, nic: Nic, netdev: NetClient, by: str) -> None:
         def edit() -> None:
@@ -228,6 +235,8 @@ class Network:
         elif peer is not None:
             _unpeer(netdev)
             peer.endpoint.peer_changed()
+            self.links.wire_changed(peer)
+        self.links.gone(netdev)
         self.wires.removed(netdev)
         netdev.endpoint.cleanup()
         if peer is not None:
@@ -243,8 +252,10 @@ class Network:
         nic.endpoint.peer_changed()
         if netdev is not None:
             netdev.endpoint.peer_changed()
+            self.links.wire_changed(netdev)
         self.clients.remove(nic)
         self.wires.removed(nic)
+        self.links.gone(nic)
         nic.endpoint.cleanup()
         if netdev is not None:
             netdev.path_changed()
@@ -252,9 +263,11 @@ class Network:
     def close_netdevs(self) -> None:
         """The first half of `close`: delete the back-ends and notify their NICs."""
         self._announcer.close()
+        self.flaps.close()
         for client in list(self.clients):
             if not client.is_nic:
                 self._delete_netdev(client, VNIC, "vnic is shutting down")
+        self.objects.close()  # later than the netdevs: no link comes up because what held it ends
 
     def close(self) -> None:
         """Close all clients in QEMU's order (net_cleanup): back-ends first, NICs last."""
@@ -266,10 +279,19 @@ class Network:
 
     def set_link(self, name: str, up: bool, by: str) -> None:
         """QMP set_link. `by` names the requester."""
+        self.flaps.end(name, "set_link has the last word")
+        self.put_link(name, up, by, f"set_link {name} {'on' if up else 'off'}")
+
+    def put_link(self, name: str, up: bool, by: str, text: str) -> None:
+        """Place or release the operator's hold as set_link does."""
         matches = self.clients.named(name)
         if not matches:
             raise DeviceNotFound(name)
-        self.links.set_link(matches, up, by, f"set_link {name} {'on' if up else 'off'}")
+        self.links.set_link(matches, up, by, text)
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a client of that name."""
+        return bool(self.clients.named(name))
 
     def announce_self(self, parameters: AnnounceParameters) -> None:
         """QMP announce-self."""

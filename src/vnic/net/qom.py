@@ -1,6 +1,6 @@
-"""Filters as QOM objects for qom-get, qom-set and qom-list (QEMU's qom/qom-qmp-cmds.c), which the monitor calls.
+"""Filters and other objects for qom-get, qom-set and qom-list (QEMU's qom/qom-qmp-cmds.c), which the monitor calls.
 
-A filter's path is `/objects/ID` or a suffix of that path; its properties are those that `info network` prints.
+An object's path is `/objects/ID` or a suffix of that path; a filter's properties are those that `info network` prints.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from vnic.net.errors import DeviceNotFound, NetError
 from vnic.net.filters import Filter
 from vnic.net.network import Network
+from vnic.net.objects import NetObject
 
 CONTAINER = "objects"
 
@@ -21,9 +22,9 @@ def get(network: Network, path: str, name: str) -> object:
 
 
 def set_(network: Network, path: str, name: str, value: object) -> None:
-    """Set a property. Only `status` can change while a filter exists."""
+    """Set a property. Only the `status` of a filter can change."""
     found = _find(network, path)
-    if _known(found, name) != "status":
+    if _known(found, name) != "status" or not isinstance(found, Filter):
         raise NetError(f"Property '{found.type}.{name}' is not writable")
     if not isinstance(value, str):
         raise NetError("Invalid parameter type for 'status', expected: string")
@@ -31,9 +32,9 @@ def set_(network: Network, path: str, name: str, value: object) -> None:
 
 
 def list_(network: Network, path: str) -> list[tuple[str, str]]:
-    """The names and types of a filter's properties; for `/objects`, those of the filters."""
+    """The names and types of an object's properties; for `/objects`, those of the objects."""
     if _parts(path) == [CONTAINER]:
-        return [("type", "string"), *((each.id, f"child<{each.type}>") for each in _filters(network))]
+        return [("type", "string"), *((each.id, f"child<{each.type}>") for each in _objects(network))]
     found = _find(network, path)
     return [(name, _type(name, value)) for name, value in _properties(found).items()]
 
@@ -42,27 +43,28 @@ def _parts(path: str) -> list[str]:
     return [part for part in path.split("/") if part]
 
 
-def _filters(network: Network) -> Iterator[Filter]:
-    return (each for client in network.clients for each in client.filters)
+def _objects(network: Network) -> Iterator[Filter | NetObject]:
+    yield from (each for client in network.clients for each in client.filters)
+    yield from network.objects
 
 
-def _find(network: Network, path: str) -> Filter:
+def _find(network: Network, path: str) -> Filter | NetObject:
     parts = _parts(path)
     ends = [[CONTAINER, parts[-1]]] if parts else []
     if parts and not path.startswith("/"):
         ends.append([parts[-1]])  # a partial path (object_resolve_path)
     if parts in ends:
-        for each in _filters(network):
+        for each in _objects(network):
             if each.id == parts[-1]:
                 return each
     raise DeviceNotFound(path)
 
 
-def _properties(of: Filter) -> dict[str, object]:
+def _properties(of: Filter | NetObject) -> dict[str, object]:
     return {"type": of.type, **dict(reversed(of.all_properties().items()))}
 
 
-def _known(of: Filter, name: str) -> str:
+def _known(of: Filter | NetObject, name: str) -> str:
     if name not in _properties(of):
         raise NetError(f"Property '{of.type}.{name}' not found")
     return name

@@ -47,7 +47,7 @@ class Cause(msgspec.Struct, frozen=True):
     text: str
 
 
-class Hold(msgspec.Struct, rename="kebab", frozen=True):
+class Hold(msgspec.Struct, rename="kebab", frozen=True, omit_defaults=True):
     """One reason that keeps a wire down, its end and its start."""
 
     client: str
@@ -57,6 +57,8 @@ class Hold(msgspec.Struct, rename="kebab", frozen=True):
     since: float
     """Seconds of wall-clock time. Compute the age from `monotonic-us`, since the wall clock may be set."""
     monotonic_us: int
+    via: tuple[str, ...] = ()
+    """Of a hold that follows from another wire, the netdevs of the wires through which it came, the nearest first."""
 
 
 class LinkChange(msgspec.Struct, rename="kebab", omit_defaults=True):
@@ -100,6 +102,8 @@ class GuestInfo(msgspec.Struct, rename="kebab", omit_defaults=True):
     """The link that the guest last read from the device."""
     seen_latency_us: int | None = None
     """From the last change to the guest's read of it; absent before that read."""
+    admin_down: bool = False
+    """The device shows that the guest has its interface down, although its driver runs (`ip link set eth0 down`)."""
     link_shown_by: ShownBy | None = None
     """Absent if there is no guest, or if it is not known yet. It stays after vnic closed the socket to show the link
     down."""

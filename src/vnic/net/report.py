@@ -28,7 +28,7 @@ class LinkReport:
         guest_changed: Callable[[], None],
     ) -> None:
         """`seen` is called once for each change that the guest saw; `guest_changed`, when the guest attaches or
-        detaches, or its driver starts or stops the device."""
+        detaches, negotiates how it sees its link, or its driver starts or stops the device."""
         self.guest = GuestInfo(attached=False, driver_ok=False, seen="unknown")
         self._clock = clock
         self._journal = journal
@@ -112,12 +112,16 @@ class LinkReport:
 
     def guest_shown_by(self, shown_by: ShownBy) -> None:
         """The VM negotiated how it gets its link state."""
-        self.guest.link_shown_by = shown_by
+        if shown_by is not self.guest.link_shown_by:
+            self.guest.link_shown_by = shown_by
+            self._tell_guest_changed()
 
-    def driver_ok(self, ok: bool) -> None:
-        """The guest's driver set DRIVER_OK, or reset the device."""
-        if ok != self.guest.driver_ok:
-            self.guest.driver_ok = ok
+    def driver_ok(self, ok: bool, *, admin_down: bool = False) -> None:
+        """The guest's driver set DRIVER_OK, or reset the device. `admin_down`: see GuestInfo."""
+        guest = self.guest
+        admin_down = admin_down and guest.attached
+        if (ok, admin_down) != (guest.driver_ok, guest.admin_down):
+            guest.driver_ok, guest.admin_down = ok, admin_down
             self._tell_guest_changed()
 
     # -- state --------------------------------------------------------------------------------------------------
@@ -126,6 +130,7 @@ class LinkReport:
         return LinkReportRecord(
             attached=self.guest.attached,
             driver_ok=self.guest.driver_ok,
+            admin_down=self.guest.admin_down,
             seen=self.guest.seen,
             seen_latency_us=self.guest.seen_latency_us,
             shown_by=self.guest.link_shown_by,
@@ -138,7 +143,12 @@ class LinkReport:
     def restore(self, record: LinkReportRecord, change: LinkChange | None) -> None:
         """`change` is the client's last one. No callback runs, since the state is the same for all others."""
         self.guest = GuestInfo(
-            record.attached, record.driver_ok, record.seen, record.seen_latency_us, record.shown_by
+            record.attached,
+            record.driver_ok,
+            record.seen,
+            record.seen_latency_us,
+            record.admin_down,
+            record.shown_by,
         )
         self._attached_us = self._now_us() - record.attached_age_us
         self._change, self._created = change, record.created

@@ -13,7 +13,9 @@ from vnic.backend.connection import FramedConnection
 from vnic.backend.framing import LENGTH, Deframer
 from vnic.net.client import Endpoint, NetClient
 from vnic.net.clock import Clock
+from vnic.net.flaps import Flaps, Pattern
 from vnic.net.journal import Journal
+from vnic.net.link import new_hold
 from vnic.net.network import Network
 from vnic.net.queue import Frame
 from vnic.net.records import HoldKind, ShownBy
@@ -90,6 +92,39 @@ def netdev(stack: ExitStack) -> Trip:
         lambda unit, record: unit.restore(record),
         see_client,
     )
+
+
+@trip("flaps")
+def flaps(stack: ExitStack) -> Trip:
+    net = network(stack)
+    for name, count in (("nic0", 3), ("net0", None)):
+        pattern = Pattern(down_ms=200, up_ms=300, count=count, jitter=10, seed=7)
+        net.flaps.start(name, pattern, "QMP client")
+    assert isinstance(net.scheduler, FakeScheduler)
+    net.scheduler.advance(0.35)
+
+    def make(stack: ExitStack) -> Flaps:
+        return network(stack).flaps
+
+    def observe(unit: Flaps) -> object:
+        return unit.query()
+
+    return Trip(net.flaps, make, lambda unit, record: unit.restore(record), observe)
+
+
+@trip("client of a cable's end")
+def cable_end(stack: ExitStack) -> Trip:
+    """Its hold remembers the wires through which it came."""
+
+    def make(stack: ExitStack) -> NetClient:
+        net = Network(FakeScheduler(), CLOCK)
+        stack.callback(net.close)
+        return net.add_netdev("a", "cable", Endpoint())
+
+    client = make(stack)
+    via = ("b", "c")
+    client.holds[HoldKind.FAR_END] = new_hold("a", HoldKind.FAR_END, "test", "pulled", CLOCK, via)
+    return Trip(client, make, lambda unit, record: unit.restore(record), see_client)
 
 
 @trip("journal")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Self
 
 from tests.fakes.events import record_events
 
@@ -74,7 +74,7 @@ class Lab:
         self.context = BackendContext(self.loop, self.network, fds=EveryFd())
         self.events = record_events(self.network)
 
-    async def __aenter__(self) -> Lab:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -228,3 +228,10 @@ def test_a_netdev_that_is_added_again_keeps_its_row() -> None:
     expected = ["nic0", "net0", "nic1", "net1", "nic2"]
     assert names(net0, net1, nic0, nic1, lone) == expected
     assert names(net1, nic0, nic1, lone, net0) == expected
+
+
+def test_long_chain_of_causes_is_cut() -> None:
+    causes = {number: change(id=number, **{"caused-by": number - 1}) for number in range(20, 100)}
+    text = "\n".join(history([causes[99]], causes, CLOCKS))
+    assert text.count("follows from") == 13
+    assert text.endswith("follows from #86, and so on; --json has the whole chain")

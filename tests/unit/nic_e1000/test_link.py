@@ -275,3 +275,21 @@ def test_forced_speed_ends_negotiation(running: Rig) -> None:
     running.scheduler.advance(1)
     assert running.driver.handle_interrupt() == LINK_BITS
     assert running.driver.phy_read(1) == 0x794D
+
+
+def test_interface_that_guest_puts_down_is_told_from_driver_that_leaves(rig: Rig) -> None:
+    def guest() -> tuple[bool, bool]:
+        return rig.nic.guest.driver_ok, rig.nic.guest.admin_down
+
+    assert guest() == (False, False)
+    rig.driver.probe()
+    rig.driver.bus_master()
+    assert guest() == (False, True)
+    rig.driver.start()
+    assert guest() == (True, False)
+    rig.driver.write(regs.RCTL, 0)
+    assert guest() == (False, True)
+    rig.driver.write(regs.CTRL, regs.CTRL_RST)  # as Linux' e1000_down does then
+    assert guest() == (False, True)
+    rig.driver.bus_master(False)
+    assert guest() == (False, False)

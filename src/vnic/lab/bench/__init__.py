@@ -19,6 +19,10 @@ MEASURES = {
         "vnic.lab.bench.link",
         "set_link over QMP until CONFIG_CHANGE reaches a driver in another process",
     ),
+    "cable": (
+        "vnic.lab.bench.cable",
+        "set_link at one end of a cable until the driver at the other is interrupted",
+    ),
     "rings": ("vnic.lab.bench.rings", "packets from ring to ring through the Python data plane"),
     "loss": (
         "vnic.lab.bench.loss",

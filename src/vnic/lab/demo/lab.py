@@ -31,6 +31,9 @@ from vnic.sockets.rundir import SUN_PATH_MAX
 
 NIC = "nic0"
 NETDEV = "net0"
+FAR_NIC = "nic1"
+FAR_NETDEV = "net1"
+"""The other end of the cable into which nic0 is plugged in the end."""
 GUEST_ADDRESS = "10.0.2.15/24"
 PING_ADDRESS = "10.0.2.2"
 
@@ -103,6 +106,33 @@ class Program:
             self.kill()
 
 
+class FarGuest:
+    """The VM at the other end of the cable: a played one, in a process of its own."""
+
+    def __init__(self, folder: Path, socket_name: str) -> None:
+        command = [sys.executable, "-m", "vnic.lab.demo.far_guest", socket_name, PING_ADDRESS]
+        self._process = subprocess.Popen(
+            with_us(command, "TERM"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=folder,
+            start_new_session=True,
+        )
+
+    async def wait_ready(self) -> None:
+        assert self._process.stdout is not None
+        async with asyncio.timeout(START_TIMEOUT_S):
+            if not await asyncio.to_thread(self._process.stdout.readline):
+                raise Refused("the VM at the other end of the cable did not start")
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
 class Lab:
     """nic0 plugged into net0, which is an `echo` at first; an async context manager."""
 
@@ -118,6 +148,7 @@ class Lab:
         self.nic_socket = self.folder / "nic0.sock"
         self._stack = contextlib.AsyncExitStack()
         self._peer: Program | None = None
+        self._far_guest: FarGuest | None = None
         self.qmp: Session
 
     async def __aenter__(self) -> Self:
@@ -139,6 +170,8 @@ class Lab:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.end_peer()
+        if self._far_guest is not None:
+            self._far_guest.kill()
         await self._stack.aclose()
 
     # -- what the steps do --------------------------------------------------------------------------------------
@@ -184,6 +217,25 @@ class Lab:
 
     async def kill_vhost_user_peer(self) -> None:
         await self._kill_peer("NETDEV_VHOST_USER_DISCONNECTED")
+
+    async def add_cable(self) -> None:
+        """net0 as one end of a cable, and a second NIC at the other."""
+        await self.netdev_add(type="cable", cable="cable0")
+        await self.qmp.execute_with("netdev_add", {"type": "cable", "id": FAR_NETDEV, "cable": "cable0"})
+        attach = {"type": "vhost-user", "path": f"{FAR_NIC}.sock"}
+        nic = {"driver": "virtio-net", "id": FAR_NIC, "netdev": FAR_NETDEV, "attach": attach}
+        await self.qmp.execute_with("device_add", nic)
+
+    async def start_far_guest(self) -> None:
+        """The VM of the second NIC. Returns when its driver runs."""
+        self._far_guest = FarGuest(self.folder, f"{FAR_NIC}.sock")
+        await self._far_guest.wait_ready()
+
+    async def kill_far_guest(self) -> None:
+        if self._far_guest is None:
+            raise Refused("there is no VM to kill")
+        self._far_guest.kill()
+        self._far_guest = None
 
     async def end_peer(self) -> None:
         """In order, because it is of no more use."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from vnic.cli.client import Entry
 from vnic.lab.demo.lab import (
+    FAR_NIC,
     NETDEV,
     NIC,
     PING_ADDRESS,
@@ -49,9 +50,15 @@ async def _restart_vhost_user_peer(lab: Lab) -> None:
     await lab.start_vhost_user_peer()
 
 
-def _set_link(name: str, up: bool) -> Step:
+async def _plug_into_cable(lab: Lab) -> None:
+    await lab.netdev_del()
+    await lab.end_peer()
+    await lab.add_cable()
+
+
+def _set_link(name: str, up: bool, kind: str = "operator") -> Step:
     word = "on" if up else "off"
-    return Step(f"set_link {name} {word}", lambda lab: lab.set_link(name, up), up, "operator")
+    return Step(f"set_link {name} {word}", lambda lab: lab.set_link(name, up), up, kind)
 
 
 STEPS = (
@@ -72,6 +79,12 @@ STEPS = (
     _set_link(NIC, False),
     Step("back-end killed, and back", _restart_vhost_user_peer, False, "operator", changes=False),
     _set_link(NIC, True),
+    Step(f"{NETDEV}: cable to {FAR_NIC}, no VM there", _plug_into_cable, False, "far-end"),
+    Step(f"a VM starts at {FAR_NIC}", Lab.start_far_guest, True, "far-end"),
+    _set_link(FAR_NIC, False, "far-end"),
+    _set_link(FAR_NIC, True, "far-end"),
+    Step(f"VM of {FAR_NIC} killed (SIGKILL)", Lab.kill_far_guest, False, "far-end"),
+    Step(f"VM of {FAR_NIC} is back", Lab.start_far_guest, True, "far-end"),
 )
 
 

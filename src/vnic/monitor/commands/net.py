@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator
 
 import msgspec
@@ -13,6 +14,8 @@ from vnic.monitor.schema import netdev_options
 from vnic.monitor.schema.shapes import Shape
 from vnic.monitor.types import RxFilterInfo
 from vnic.net.announce import AnnounceParameters
+from vnic.net.errors import NetError
+from vnic.net.flaps import COUNT_MAX, MS_MAX, SEED_MAX, FlapInfo, Pattern
 from vnic.net.records import LinkChange, LinkInfo
 from vnic.net.topology import ClientNode, HubNode
 
@@ -63,6 +66,59 @@ def announce_self(caller: Caller, args: AnnounceSelf) -> None:
     caller.machine.network.announce_self(
         AnnounceParameters(args.initial, args.max, args.rounds, args.step, interfaces, args.id)
     )
+
+
+class FlapStart(msgspec.Struct, rename="kebab"):
+    """`up_ms` may be left out where `count` is 1."""
+
+    name: str
+    down_ms: int
+    up_ms: int | None = None
+    count: int | None = None
+    jitter: int = 0
+    seed: int | None = None
+
+
+class FlapStarted(msgspec.Struct):
+    id: str
+    seed: int
+
+
+@command("flap-start")
+def flap_start(caller: Caller, args: FlapStart) -> FlapStarted:
+    """Put a link down, and up again, by a schedule that goes on without its client."""
+    if args.up_ms is None and args.count != 1:
+        raise NetError("Parameter 'up-ms' is missing")
+    up_ms = args.down_ms if args.up_ms is None else args.up_ms
+    seed = int.from_bytes(os.urandom(4)) if args.seed is None else args.seed
+    values = {
+        "down-ms": (args.down_ms, 1, MS_MAX),
+        "up-ms": (up_ms, 1, MS_MAX),
+        "count": (1 if args.count is None else args.count, 1, COUNT_MAX),
+        "jitter": (args.jitter, 0, 100),
+        "seed": (seed, 0, SEED_MAX),
+    }
+    for key, (value, least, most) in values.items():
+        if not least <= value <= most:
+            raise NetError(f"Parameter '{key}' expects a number from {least} to {most}")
+    pattern = Pattern(down_ms=args.down_ms, up_ms=up_ms, count=args.count, jitter=args.jitter, seed=seed)
+    return FlapStarted(caller.machine.network.flaps.start(args.name, pattern, caller.who), seed)
+
+
+class FlapStop(msgspec.Struct):
+    id: str
+
+
+@command("flap-stop")
+def flap_stop(caller: Caller, args: FlapStop) -> None:
+    """End a flap; its link is up then."""
+    caller.machine.network.flaps.stop(args.id, caller.who)
+
+
+@command("query-flaps")
+def query_flaps(caller: Caller) -> list[FlapInfo]:
+    """The flaps under way."""
+    return list(caller.machine.network.flaps.query())
 
 
 class MaybeName(msgspec.Struct):

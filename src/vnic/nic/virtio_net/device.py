@@ -295,6 +295,12 @@ class VirtioNet(VirtioDevice, Endpoint, GuestRings):
                 self.client.report.seen(self._probed)
             self.look_at_rings()
 
+    def queue_enabled(self, index: int, enabled: bool) -> None:
+        """A client that disables a running RX ring has its interface down."""
+        super().queue_enabled(index, enabled)
+        if index == 0 and self.queues[0].ready and self.status & STATUS_DRIVER_OK:
+            self.client.report.driver_ok(True, admin_down=not enabled)
+
     def reset_state(self) -> None:
         """virtio_net_reset; the link stays as it is."""
         self._active_pairs = 1

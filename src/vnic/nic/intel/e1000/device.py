@@ -242,6 +242,7 @@ class E1000(PciDevice, Endpoint):
         self._show_link(interrupts=False)
 
     def bus_master_changed(self, enabled: bool) -> None:
+        self._show_driver()
         if enabled:
             self.tx.kick()
         self.client.flush(0)
@@ -299,7 +300,7 @@ class E1000(PciDevice, Endpoint):
         """What CTRL.RST resets: all but the PHY, the EEPROM's words and config space (SDM §13.4.1)."""
         self._clear_mac()
         self.interrupts.reset()
-        self.client.report.driver_ok(False)
+        self._show_driver()
         self.client.report.interrupt_acknowledged()
         # No sender may wait for a receiver that is off, and the next guest must not get these frames.
         self.client.purge(0)
@@ -352,8 +353,14 @@ class E1000(PciDevice, Endpoint):
 
     def _write_rctl(self, value: int) -> None:
         self.rx.rctl = value
-        self.client.report.driver_ok(bool(value & RCTL_EN))
+        self._show_driver()
         self.client.flush(0)  # to the guest, or dropped if the receiver is off
+
+    def _show_driver(self) -> None:
+        """The receiver is on while the guest has the interface up. Its driver enables bus mastering as long as it is
+        bound to the card."""
+        on = bool(self.rx.rctl & RCTL_EN)
+        self.client.report.driver_ok(on, admin_down=self.bus_master and not on)
 
     def _write_rdt(self, value: int) -> None:
         self.rings.posted(self.rx.ring, value)
