@@ -86,6 +86,7 @@ async def _tcp(kind: type[Guest], unfinished: bool) -> None:
         lab.add(TapOptions(id="net0", ifname="vt0"))
         guest = kind()
         nic = lab.network.add_nic("nic0", "virtio-net", guest, mac=bytes(6), netdev_id="net0")
+        nic.report.guest_attached()
         up("vt0")
         ip("addr", "add", "10.9.0.1/24", "dev", "vt0")
         ip("neigh", "add", "10.9.0.2", "lladdr", "02:00:00:00:00:02", "dev", "vt0")
@@ -212,6 +213,7 @@ async def _multi_queue() -> None:
         lab.add(TapOptions(id="net0", ifname="vt0", queues=4))
         guest = Pairs()
         nic = lab.network.add_nic("nic0", "virtio-net", guest, mac=bytes(6), netdev_id="net0", queues=4)
+        nic.report.guest_attached()
         up("vt0")
         assert lab.info().count("type=tap,ifname=vt0,script=no,downscript=no") == 4
         with packet_socket("vt0") as host:

@@ -92,6 +92,15 @@ class TapOptions(NetdevOptions, tag="tap", frozen=True, kw_only=True):
     poll_us: U32 | None = None
 
 
+class InterfaceOptions(NetdevOptions, tag="interface", frozen=True, kw_only=True):
+    """Only vnic has it."""
+
+    ifname: str
+    netns: str | None = None
+    """A name of `ip netns`, a path, or the id of a process."""
+    propagate: bool = False
+
+
 class VhostUserOptions(NetdevOptions, tag="vhost-user", frozen=True, kw_only=True):
     """`vhostforce` is accepted and has no effect, as in QEMU."""
 

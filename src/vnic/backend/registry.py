@@ -49,6 +49,12 @@ NETDEVS: dict[str, NetdevType] = dict(
             "bridge", o.BridgeOptions, "a network interface in a bridge of this host", "bridge:BridgeBackend"
         ),
         _row(
+            "interface",
+            o.InterfaceOptions,
+            "an existing interface of this host or of a container",
+            "interface.backend:InterfaceBackend",
+        ),
+        _row(
             "vhost-user",
             o.VhostUserOptions,
             "a vhost-user process that runs the guest's rings itself",

@@ -117,6 +117,9 @@ PROPERTIES = {
     "indev": "ID of the chardev whose frames are put in",
     "outdev": "ID of the chardev that the frames go to",
     "vnet_hdr_support": "each frame comes behind its virtio header's length, and that header",
+    "ifname": "the name of the host's interface",
+    "netns": "its network namespace: a name of `ip netns`, a path or a process id",
+    "propagate": "on: it is down while the NIC is held or has no VM, so that a veth's other end sees it",
     "reconnect-ms": "milliseconds between attempts to connect; 0: once only",
 }
 """Words beside a property, by its dotted name."""

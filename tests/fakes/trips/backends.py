@@ -20,9 +20,12 @@ from vnic.backend.connection import FramedConnectionRecord
 from vnic.backend.dgram import DgramBackend, DgramHandles
 from vnic.backend.echo import EchoBackend
 from vnic.backend.framing import LENGTH, DeframerRecord
+from vnic.backend.interface.backend import InterfaceBackend, InterfaceHandles
+from vnic.backend.interface.record import InterfaceRecord
 from vnic.backend.options import (
     DgramOptions,
     EchoOptions,
+    InterfaceOptions,
     SocketOptions,
     StreamOptions,
     TapOptions,
@@ -309,3 +312,40 @@ def passt_trip(
         restore,
         lambda unit: (unit.save(), unit.info_text(0)),
     )
+
+
+@trip("interface")
+def interface(stack: ExitStack) -> Trip:
+    """The interface was set down and is gone now, and the guest has no room; a socket plays the part of the packet
+    socket."""
+    lab = Lab(stack)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for sock in (ours, theirs):
+        stack.callback(sock.close)
+        sock.setblocking(False)
+
+    def made(context: BackendContext) -> InterfaceBackend:
+        return InterfaceBackend(context, InterfaceOptions(id="net0", ifname="vnic-none", propagate=True))
+
+    def made_with_nic(stack: ExitStack) -> InterfaceBackend:
+        unit: InterfaceBackend = lab.unit(stack, made, start=False)
+        unit.context.network.add_nic("nic0", "x", NoRoom(), mac=MAC, netdev_id="net0")
+        return unit
+
+    def restore(new: InterfaceBackend, record: InterfaceRecord) -> None:
+        sock = ours.dup()
+        try:
+            new.restore(record, InterfaceHandles(sock, None, -1))
+        except RecordError:
+            sock.close()
+            raise
+
+    unit = made_with_nic(stack)
+    started = InterfaceRecord(
+        vnet_hdr=False, index=0, set_down=False, namespace_gone=False, paused_for=0, sender_waits=False
+    )
+    restore(unit, started)
+    while unit.receive(0, bytes(60000)):
+        pass
+    assert unit.save().sender_waits
+    return Trip(unit, made_with_nic, restore, lambda unit: (unit.save(), unit.info_text(0)))

@@ -100,11 +100,15 @@ class Lab:
         assert client is not None
         return client
 
-    def nic(self, netdev_id: str, name: str = "nic0", queues: int = 1) -> tuple[Nic, Guest]:
+    def nic(
+        self, netdev_id: str, name: str = "nic0", queues: int = 1, *, attached: bool = True
+    ) -> tuple[Nic, Guest]:
+        """A NIC, and the device model that plays it; `attached`: with a VM."""
         guest = Guest()
-        return self.network.add_nic(
-            name, "virtio-net", guest, mac=MAC, netdev_id=netdev_id, queues=queues
-        ), guest
+        nic = self.network.add_nic(name, "virtio-net", guest, mac=MAC, netdev_id=netdev_id, queues=queues)
+        if attached:
+            nic.report.guest_attached()
+        return nic, guest
 
     def wire(self, options: NetdevOptions) -> tuple[NetClient, Nic, Guest]:
         """A netdev with a NIC."""

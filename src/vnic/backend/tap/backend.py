@@ -200,6 +200,9 @@ class TapBackend(Backend):
     def peer_changed(self) -> None:
         self.link_status_changed()
 
+    def guest_changed(self) -> None:
+        self.link_status_changed()
+
     def peer_queue(self, index: int) -> int:
         """The queue of the peer that serves frames from our queue `index`.
 

@@ -1,13 +1,14 @@
 """The link of a tap, in both directions; `tap.backend` makes one for each tap.
 
 The host's `ip link set tap0 down` sets the hold `uplink`. The interface has carrier (LOWER_UP in `ip link`) exactly
-while the NIC on the wire has a link.
+while the NIC on the wire has a link and a VM.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from vnic.backend.far_side import has_link
 from vnic.backend.interface_watch import InterfaceWatch
 from vnic.backend.tap.device import is_up, set_carrier
 from vnic.net.client import NetClient
@@ -52,9 +53,8 @@ class TapLink:
         self._client.release(HoldKind.UPLINK, self._client.name, f"interface {self._ifname} is up")
 
     def show(self) -> None:
-        """The link of the wire may have changed: set the interface's carrier."""
-        peer = self._client.peer
-        carrier = peer is not None and peer.link_up and not self._client.holds
+        """The link of the wire, or its guest, may have changed: set the interface's carrier."""
+        carrier = has_link(self._client)
         if carrier is not self.carrier:
             self.carrier = carrier
             set_carrier(self._fd, carrier)

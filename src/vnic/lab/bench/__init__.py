@@ -28,6 +28,10 @@ MEASURES = {
         "vnic.lab.bench.loss",
         "a vhost-user back-end's loss, and return, until the guest's driver is told",
     ),
+    "interface": (
+        "vnic.lab.bench.interface",
+        "link changes between a guest and the other end of a container's veth",
+    ),
     "takeover": (
         "vnic.lab.bench.takeover",
         "a driver and a DPDK back-end through vnic, beside the two joined directly",
