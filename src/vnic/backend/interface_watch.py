@@ -1,8 +1,9 @@
 """Watches the network interfaces of a network namespace: the kernel reports every change (rtnetlink(7)). There is no
 polling.
 
-`tap` and link-follow subscribe to changes; `interface` follows the state and sets it. One socket serves all netdevs of a machine; it
-is open while any of them needs it. Another namespace has a watch of its own, with a socket that was opened there.
+`tap` and link-follow subscribe to changes; `interface` follows the state and sets it. One socket serves all netdevs of
+a machine; it is open while any of them needs it. Another namespace has a watch of its own, with a socket that was
+opened there.
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ VERBS = {
     "netdev": ("vnic.cli.netdev", "add or delete a back-end"),
     "device": ("vnic.cli.device", "add or delete a NIC"),
     "hmp": ("vnic.cli.hmp", "run a command of QEMU's human monitor"),
+    "lab": ("vnic.lab.live.verb", "start and end labs: VMs and cables from one file"),
     "guest": ("vnic.lab.guest.verb", "boot a small Linux guest on NIC sockets, with a shell"),
     "demo": ("vnic.lab.demo.verb", "boot a small Linux guest and pull its cable in every way"),
     "doctor": ("vnic.lab.doctor", "say what this machine has and lacks for vnic"),
@@ -71,7 +72,7 @@ First steps:
 vnic {__version__}; -V, --version prints this. Exit codes: 0 done, 1 refused, 2 wrong usage.
 """
 
-_TOOLS = ("demo", "guest", "doctor", "bench")
+_TOOLS = ("demo", "lab", "guest", "doctor", "bench")
 
 
 def help_text() -> str:

@@ -1,3 +1,3 @@
-"""Guests, the played driver, benchmarks, the demo: no part of a running vnic.
+"""Labs, guests, the played driver, benchmarks, the demo: no part of a running vnic.
 
-The verbs `demo`, `guest`, `doctor` and `bench` import it, and the tests."""
+The verbs `lab`, `demo`, `guest`, `doctor` and `bench` import it, and the tests."""

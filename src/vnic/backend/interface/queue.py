@@ -179,6 +179,8 @@ class PacketQueue:
 class PacketLender(Lender):
     """The socket of an interface netdev, which stays the same when the interface goes and comes back."""
 
+    kind = LentKind.PACKET
+
     def __init__(self, queue: PacketQueue) -> None:
         self._queue = queue
 
@@ -187,7 +189,7 @@ class PacketLender(Lender):
 
     def lend(self, inject: Inject) -> Lent:
         self._queue.lend(inject)
-        return Lent(LentKind.PACKET, (self._queue.sock.fileno(),), vnet_hdr=self._queue.vnet_hdr)
+        return Lent((self._queue.sock.fileno(),), vnet_hdr=self._queue.vnet_hdr)
 
     def take_back(self, input: bytes, output: bytes, *, lost: bool = False) -> None:
         self._queue.take_back()

@@ -1,0 +1,200 @@
+"""Plans: what a vnic needs for a lab, and the steps from one plan to another."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from vnic.lab.file.load import load
+from vnic.lab.file.plan import Plan, Step, default_mac, make_plan, steps, take, types
+from vnic.lab.file.problems import BadLab
+
+GOLDEN = Path(__file__).parent / "golden"
+
+RING = """\
+name: ring
+nodes: {a: {kind: uml}, b: {kind: uml}, c: {kind: socket}}
+links:
+  - endpoints: ["a:eth1", "b:eth1"]
+  - endpoints: ["b:eth2", "c:eth0"]
+    follow: none
+  - endpoints: ["c:eth1", "a:eth10"]
+    state: down
+    impairments: {delay: 10ms, loss: 0.5}
+"""
+
+
+def plan_of(text: str) -> Plan:
+    return make_plan(load(text)[0], "/run/vnic/ring.lab")
+
+
+def done(old: str, new: str) -> list[str]:
+    return [f"{step.do} {step.name}" for step in steps(plan_of(old), plan_of(new))]
+
+
+def test_the_plan_of_a_ring() -> None:
+    text = msgspec.json.format(msgspec.json.encode(plan_of(RING)), indent=2).decode() + "\n"
+    assert text == (GOLDEN / "ring.plan.json").read_text()
+
+
+def test_a_plan_survives_its_record() -> None:
+    plan = plan_of(RING)
+    assert msgspec.json.decode(msgspec.json.encode(plan), type=Plan) == plan
+
+
+def test_all_kinds_of_far_ends() -> None:
+    plan = plan_of(
+        "name: far\n"
+        "nodes: {t: {kind: tunnel, local: 192.0.2.1, remote: 192.0.2.2, vni: 7, interval: 3.3},\n"
+        "        a: {kind: qemu, model: e1000}, ns: {kind: interface, netns: lab, propagate: true}, h: {kind: hub}}\n"
+        "links:\n"
+        "  - endpoints: ['a:0', 't:x']\n"
+        "  - endpoints: ['ns:veth0', 'a:1']\n"
+        "  - endpoints: ['a:2', 'h:1']\n"
+        "  - endpoints: ['a:3', 'host:eth9']\n"
+    )
+    assert plan.netdevs == {
+        "a.0-end": {
+            "type": "tunnel",
+            "local": "192.0.2.1",
+            "remote": "192.0.2.2",
+            "vni": 7,
+            "interval": 3.3,
+            "id": "a.0-end",
+        },
+        "a.1-end": {
+            "type": "interface",
+            "ifname": "veth0",
+            "netns": "lab",
+            "propagate": True,
+            "id": "a.1-end",
+        },
+        "a.2-end": {"type": "hubport", "hubid": plan.netdevs["a.2-end"]["hubid"], "id": "a.2-end"},
+        "a.3-end": {"type": "interface", "ifname": "eth9", "id": "a.3-end"},
+    }
+    assert types(plan) == ({"tunnel", "interface", "hubport"}, set())
+    assert {nic["driver"] for nic in plan.nics.values()} == {"e1000"}
+
+
+def test_interfaces_are_in_natural_order() -> None:
+    assert [nic.interface for nic in plan_of(RING).guests["a"].nics] == ["eth1", "eth10"]
+
+
+def test_a_socket_path_that_is_too_long_is_refused() -> None:
+    with pytest.raises(BadLab, match=r"nodes\.a: the path of the socket of 'a:eth1' would be longer"):
+        make_plan(load(RING)[0], "/" + "x" * 100)
+
+
+def test_mac_addresses_are_local_and_follow_from_names() -> None:
+    assert default_mac("ring", "a.eth1") == default_mac("ring", "a.eth1") != default_mac("ring2", "a.eth1")
+    assert default_mac("ring", "a.eth1").startswith("02:")
+
+
+# -- steps ------------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_differs() -> None:
+    assert done(RING, RING) == []
+
+
+def test_from_nothing_in_order() -> None:
+    kinds = [step.do for step in steps(Plan(), plan_of(RING))]
+    assert kinds == ["netdev_add"] * 6 + ["device_add"] * 6 + ["object-add"] + ["boot"] * 2
+
+
+def test_a_cable_is_plugged() -> None:
+    assert done(RING, RING.replace("state: down", "state: up")) == [
+        "set_link c.eth1-end",
+        "set_link a.eth10-end",
+    ]
+
+
+def test_a_cable_is_pulled_from_the_start() -> None:
+    first = next(step for step in steps(Plan(), plan_of(RING)) if step.name == "c.eth1-end")
+    assert first.arguments["link"] is False
+
+
+def test_impairments_change_alone() -> None:
+    assert done(RING, RING.replace("10ms", "20ms")) == ["object-del c.eth1-netem", "object-add c.eth1-netem"]
+
+
+def test_follow_changes_both_ends_and_no_guest() -> None:
+    assert done(RING, RING.replace("follow: none", "follow: operator")) == [
+        *("netdev_del b.eth2-end", "netdev_del c.eth0-end"),
+        *("netdev_add b.eth2-end", "netdev_add c.eth0-end"),
+    ]
+
+
+def test_a_netem_goes_and_comes_with_its_netdev() -> None:
+    changed = RING.replace("state: down", "state: down\n    follow: none")
+    assert done(RING, changed) == [
+        "object-del c.eth1-netem",
+        *("netdev_del c.eth1-end", "netdev_del a.eth10-end"),
+        *("netdev_add c.eth1-end", "netdev_add a.eth10-end"),
+        "object-add c.eth1-netem",
+    ]
+
+
+def test_a_guest_boots_again_where_it_differs() -> None:
+    assert done(RING, RING.replace("b: {kind: uml}", "b: {kind: uml, memory: 256}")) == ["stop b", "boot b"]
+
+
+def test_a_link_goes_with_its_nics() -> None:
+    without = RING.replace('  - endpoints: ["a:eth1", "b:eth1"]\n', "")
+    assert done(RING, without) == [
+        *("stop a", "stop b", "device_del a.eth1", "device_del b.eth1"),
+        *("netdev_del a.eth1-end", "netdev_del b.eth1-end", "boot a", "boot b"),
+    ]
+
+
+def random_lab(source: random.Random) -> str:
+    nodes = [f"n{index}" for index in range(source.randint(2, 5))]
+    lines = ["name: r", "nodes:"]
+    lines += [f"  {name}: {{kind: {source.choice(('uml', 'socket'))}}}" for name in nodes]
+    lines.append("links:")
+    for index in range(source.randint(0, 6)):
+        a, b = source.choice(nodes), source.choice(nodes)
+        lines += [
+            f"  - endpoints: ['{a}:e{index}', '{b}:f{index}']",
+            f"    state: {source.choice(('up', 'down'))}",
+        ]
+        if source.random() < 0.5:
+            lines.append(f"    follow: {source.choice(('none', 'operator'))}")
+        if source.random() < 0.3:
+            lines.append("    impairments: {delay: 1ms}")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_steps_lead_from_any_plan_to_any_other_also_half_way_back(seed: int) -> None:
+    source = random.Random(seed)
+    old, new = plan_of(random_lab(source)), plan_of(random_lab(source))
+    plan = msgspec.json.decode(msgspec.json.encode(old), type=Plan)
+    todo = steps(plan, new)
+    half = source.randint(0, len(todo))
+    for step in todo[:half]:
+        apply(plan, step, new)
+    for step in steps(plan, old):
+        apply(plan, step, old)
+    assert normal(plan) == normal(old)
+    for step in steps(plan, new):
+        apply(plan, step, new)
+    assert normal(plan) == normal(new)
+
+
+def apply(plan: Plan, step: Step, new: Plan) -> None:
+    """As vnic would, which refuses an id twice, and a netdev's deletion takes its objects along."""
+    if step.do in ("netdev_add", "device_add", "object-add"):
+        assert step.name not in plan.netdevs | plan.nics | plan.objects
+    if step.do == "object-add":
+        assert step.arguments["netdev"] in plan.netdevs
+    if step.do == "netdev_del":
+        assert not [each for each in plan.objects.values() if each["netdev"] == step.name]
+    take(plan, step, new)
+
+
+def normal(plan: Plan) -> tuple[object, ...]:
+    return plan.netdevs, plan.nics, plan.objects, sorted(plan.down), plan.guests
