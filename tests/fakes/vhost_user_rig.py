@@ -21,7 +21,8 @@ from vnic.net.client_record import NetClientRecord
 from vnic.net.clock import Scheduler
 from vnic.net.network import Network
 from vnic.net.queue import Frame
-from vnic.nic.virtio_net.device import VirtioNet, VirtioNetRecord
+from vnic.nic.virtio_net.device import VirtioNet
+from vnic.nic.virtio_net.device_record import VirtioNetRecord
 from vnic.protocol.vhost_user.backend import BackendEngine
 from vnic.protocol.vhost_user.backend_record import BackendEngineRecord
 from vnic.protocol.vhost_user.messages import ProtocolError

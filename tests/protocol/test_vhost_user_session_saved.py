@@ -17,7 +17,7 @@ from vnic.attach.vhost_user.session import (
 )
 from vnic.lab.played.vhost_user_client import SocketWire, VhostUserClient
 from vnic.net.client_record import NetClientRecord
-from vnic.nic.virtio_net.device import VirtioNetRecord
+from vnic.nic.virtio_net.device_record import VirtioNetRecord
 from vnic.protocol.vhost_user import messages as vu
 from vnic.record import decode, encode
 from vnic.virtio.attachment import VirtioHandles

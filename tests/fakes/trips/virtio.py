@@ -12,7 +12,7 @@ from tests.fakes.virtio_lab import MAC, VirtioLab, frame
 from vnic.memory.guest import GuestMemory
 from vnic.memory.shadow import ShadowRegion, put
 from vnic.nic.virtio_net import VirtioNet
-from vnic.nic.virtio_net.device import VirtioNetRecord
+from vnic.nic.virtio_net.device_record import VirtioNetRecord
 from vnic.nic.virtio_net.rx_filter import RxFilter
 from vnic.virtio.attachment import VirtioHandles
 from vnic.virtio.queue import SplitQueue

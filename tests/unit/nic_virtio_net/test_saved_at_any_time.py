@@ -11,7 +11,7 @@ from tests.fakes.virtio_lab import MAC, FarEnd, VirtioLab, frame
 from vnic.net.client_record import NetClientRecord
 from vnic.net.network import Network
 from vnic.nic.virtio_net import VirtioNet
-from vnic.nic.virtio_net.device import VirtioNetRecord
+from vnic.nic.virtio_net.device_record import VirtioNetRecord
 from vnic.record import decode, encode
 from vnic.virtio.attachment import NO_ATTACHMENT, VirtioHandles
 

@@ -7,11 +7,8 @@ virtio_net_set_link_status); it reports the guest's read of `status` as seen.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
 
-import msgspec
-
-from vnic.dataplane.engine import Mode, PairEngine, PairRecord, RingCarrier
+from vnic.dataplane.engine import Mode, PairEngine, RingCarrier
 from vnic.dataplane.python_pair import PythonPair
 from vnic.net.client import Endpoint, Nic
 from vnic.net.lending import GuestRings, LentEnd
@@ -33,28 +30,17 @@ from vnic.nic.virtio_net.config import (
     config_size,
 )
 from vnic.nic.virtio_net.control import ControlQueue
-from vnic.nic.virtio_net.rx_filter import ALL_VLANS, RxFilter, RxFilterRecord, mac_text
-from vnic.record import U16, Mac, Record, require, within
+from vnic.nic.virtio_net.device_record import VirtioNetRecord
+from vnic.nic.virtio_net.rx_filter import ALL_VLANS, RxFilter, mac_text
+from vnic.record import require, within
 from vnic.virtio.attachment import VirtioHandles
 from vnic.virtio.constants import ID_NET, STATUS_DRIVER_OK
 from vnic.virtio.device import RingBackend, VirtioDevice
-from vnic.virtio.device_record import DataPath, VirtioDeviceRecord
+from vnic.virtio.device_record import DataPath
 from vnic.virtio.features import EVENT_IDX, IN_ORDER, VERSION_1
 from vnic.virtio.queue import SplitQueue
 
 _MODES = {DataPath.DISCARD: Mode.DISCARD, DataPath.LOCAL: Mode.RUN}
-
-
-class VirtioNetRecord(Record, frozen=True):
-    """The state of a VirtioNet; the link's own is with its client."""
-
-    device: VirtioDeviceRecord
-    mac: Mac
-    config_status: Annotated[int, msgspec.Meta(ge=0, le=LINK_UP | ANNOUNCE)]
-    active_pairs: U16
-    probed: bool | None
-    filter: RxFilterRecord
-    engines: list[PairRecord]
 
 
 class VirtioNet(VirtioDevice, Endpoint, GuestRings):
