@@ -42,6 +42,12 @@ def trip(request: pytest.FixtureRequest) -> Iterator[Trip]:
         yield ALL[request.param](stack)
 
 
+@pytest.fixture(scope="module")
+def saved(trip: Trip) -> bytes:
+    """The unit's record, saved once: a unit may go on whenever the loop that it shares with others runs."""
+    return encode(trip.unit.save())
+
+
 def test_a_restored_unit_is_as_the_saved_one(trip: Trip) -> None:
     record = trip.unit.save()
     seen = trip.observe(trip.unit)
@@ -96,9 +102,9 @@ VALUES = st.one_of(
 
 @given(data=st.data())
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
-def test_a_changed_record_is_taken_or_refused_by_name(trip: Trip, data: st.DataObject) -> None:
+def test_a_changed_record_is_taken_or_refused_by_name(trip: Trip, saved: bytes, data: st.DataObject) -> None:
     """Whatever is changed in it, nothing but RecordError is raised, and a unit that refuses is as it was before."""
-    document = json.loads(encode(trip.unit.save()))
+    document = json.loads(saved)
     paths = list(places(document))
     for _ in range(data.draw(st.integers(1, 2))):
         path = data.draw(st.sampled_from(paths))
