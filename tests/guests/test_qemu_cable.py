@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.guests.lab import nic, uml, vnic_run
-from tests.guests.qemu_lab import interface, pci_nic, qemu
+from tests.guests.qemu_lab import interface, pci_nic, qemu, wait_detached
 
 CABLE = ["-netdev", "cable,id=a,cable=c0,follow=operator+attached+admin", "-netdev", "cable,id=b,cable=c0"]
 
@@ -35,4 +35,5 @@ def test_each_end_is_seen_at_the_other() -> None:
             assert small.ping("10.0.2.2") is not None
             small.kill()
             assert big.wait_carrier(False, name)
+        wait_detached(running, "big")
         assert running.qmp.link("small")["holds"][0]["kind"] == "far-end"

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from vnic.backend.options import EchoOptions
 from vnic.children import with_us
 from vnic.cli.client import (
     Entry,
@@ -34,6 +35,7 @@ NETDEV = "net0"
 FAR_NIC = "nic1"
 FAR_NETDEV = "net1"
 """The other end of the cable into which nic0 is plugged in the end."""
+ECHO_MAC = EchoOptions(id=NETDEV).mac
 GUEST_ADDRESS = "10.0.2.15/24"
 PING_ADDRESS = "10.0.2.2"
 
@@ -223,7 +225,8 @@ class Lab:
         await self.netdev_add(type="cable", cable="cable0")
         await self.qmp.execute_with("netdev_add", {"type": "cable", "id": FAR_NETDEV, "cable": "cable0"})
         attach = {"type": "vhost-user", "path": f"{FAR_NIC}.sock"}
-        nic = {"driver": "virtio-net", "id": FAR_NIC, "netdev": FAR_NETDEV, "attach": attach}
+        # The address of `echo`: the guest may still have it in its neighbour table for the far guest's IP address.
+        nic = {"driver": "virtio-net", "id": FAR_NIC, "netdev": FAR_NETDEV, "mac": ECHO_MAC, "attach": attach}
         await self.qmp.execute_with("device_add", nic)
 
     async def start_far_guest(self) -> None:

@@ -79,7 +79,7 @@ STEPS = (
     _set_link(NIC, False),
     Step("back-end killed, and back", _restart_vhost_user_peer, False, "operator", changes=False),
     _set_link(NIC, True),
-    Step(f"{NETDEV}: cable to {FAR_NIC}, no VM there", _plug_into_cable, False, "far-end"),
+    Step(f"{NETDEV}: cable, no VM at {FAR_NIC}", _plug_into_cable, False, "far-end"),
     Step(f"a VM starts at {FAR_NIC}", Lab.start_far_guest, True, "far-end"),
     _set_link(FAR_NIC, False, "far-end"),
     _set_link(FAR_NIC, True, "far-end"),
