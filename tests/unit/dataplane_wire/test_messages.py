@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -74,7 +74,14 @@ def test_any_bytes_are_parsed_or_refused(data: bytes) -> None:
 @given(ANSWERS.filter(lambda each: not isinstance(each, m.Reply)), st.data())
 def test_short_events_are_refused(answer: Any, data: st.DataObject) -> None:
     whole = m.pack_answer(answer)
-    least = {m.PortLost: 20, m.RingBroken: 16, m.Log: 12, m.DumpFailed: 16, m.FrameReturned: 28}[type(answer)]
+    sizes: dict[type, int] = {
+        m.PortLost: 20,
+        m.RingBroken: 16,
+        m.Log: 12,
+        m.DumpFailed: 16,
+        m.FrameReturned: 28,
+    }
+    least = sizes[type(answer)]
     short = whole[: data.draw(st.integers(0, least - 1))]
     with pytest.raises(m.MessageError):
         m.parse_answer(short)
@@ -103,6 +110,6 @@ def test_a_message_that_is_too_long_is_refused() -> None:
 
 
 def test_drops_are_told_by_cause() -> None:
-    stats = dataclasses.replace(PortStats(1), no_room=3, too_long=1)
+    stats = msgspec.structs.replace(PortStats(1), no_room=3, too_long=1)
     assert stats.drops == {"no-room": 3, "too-long": 1}
     assert Stats.parse(Stats((stats, PortStats(2))).pack()).ports == (stats, PortStats(2))

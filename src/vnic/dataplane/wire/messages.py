@@ -9,8 +9,9 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, TypeAlias
+
+import msgspec
 
 VERSION: Final = 1
 MAX_MESSAGE_BYTES: Final = 160 * 1024
@@ -100,8 +101,7 @@ class Direction(enum.IntEnum):
 # -- requests -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Hello:
+class Hello(msgspec.Struct, frozen=True):
     type: ClassVar[int] = 1
     version: int = VERSION
     workers: int = 1
@@ -116,15 +116,14 @@ class Hello:
         return cls(version, workers, spin_us)
 
 
-@dataclass(frozen=True, slots=True)
-class PortAdd:
+class PortAdd(msgspec.Struct, frozen=True):
     """One more port. `dest` and `own` are sockaddrs (DGRAM). A STREAM comes with its `StreamMemory`, too."""
 
     type: ClassVar[int] = 2
     port: int
     kind: Kind
     queues: int = 1
-    flags: PortFlag = field(default=PortFlag(0))
+    flags: PortFlag = PortFlag(0)
     max_frame: int = 0
     dest: bytes = b""
     own: bytes = b""
@@ -143,8 +142,7 @@ class PortAdd:
         return cls(port, Kind(kind), queues, PortFlag(flags), max_frame, dest, own)
 
 
-@dataclass(frozen=True, slots=True)
-class PortRemove:
+class PortRemove(msgspec.Struct, frozen=True):
     type: ClassVar[int] = 3
     port: int
 
@@ -156,8 +154,7 @@ class PortRemove:
         return cls(*fixed(_U32, body))
 
 
-@dataclass(frozen=True, slots=True)
-class WireSet:
+class WireSet(msgspec.Struct, frozen=True):
     """The ports of a wire; none removes it. Other wires, and frames between ports that stay, are not affected."""
 
     type: ClassVar[int] = 4
@@ -175,8 +172,7 @@ class WireSet:
         return cls(wire, struct.unpack_from(f"<{count}I", body, _LENGTHS.size))
 
 
-@dataclass(frozen=True, slots=True)
-class SetFilter:
+class SetFilter(msgspec.Struct, frozen=True):
     """The receive filter of a VHOST port's driver."""
 
     type: ClassVar[int] = 5
@@ -185,7 +181,7 @@ class SetFilter:
     mac: bytes = bytes(6)
     unicast: tuple[bytes, ...] = ()
     multicast: tuple[bytes, ...] = ()
-    overflow: Overflow = field(default=Overflow(0))
+    overflow: Overflow = Overflow(0)
     vlans: bytes = b"\xff" * VLAN_BYTES
     """Bit v & 7 of byte v >> 3: VLAN v passes."""
 
@@ -204,8 +200,7 @@ class SetFilter:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Dump:
+class Dump(msgspec.Struct, frozen=True):
     """Copy the frames of `port` to the pcap file that comes with it; no direction ends that."""
 
     type: ClassVar[int] = 6
@@ -225,8 +220,7 @@ class Dump:
         return cls(port, dump, snaplen, Direction(direction))
 
 
-@dataclass(frozen=True, slots=True)
-class Inject:
+class Inject(msgspec.Struct, frozen=True):
     """One frame: out at the port, or with `inward` into its wire, as if the port had received it."""
 
     type: ClassVar[int] = 7
@@ -246,8 +240,7 @@ class Inject:
         return cls(port, queue, body[_INJECT.size :], bool(inward))
 
 
-@dataclass(frozen=True, slots=True)
-class GetStats:
+class GetStats(msgspec.Struct, frozen=True):
     """The counters of one port, or of STATS_PORTS ports from `start` on in ascending order."""
 
     type: ClassVar[int] = 8
@@ -284,8 +277,7 @@ def parse_request(data: bytes) -> tuple[int, Request]:
 # -- replies and events ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """The answer to the request of that serial. `error` is 0 or an errno, and `data` its text then."""
 
     type: ClassVar[int] = 0
@@ -294,8 +286,7 @@ class Reply:
     data: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class PortLost:
+class PortLost(msgspec.Struct, frozen=True):
     """The port's descriptor failed (`error`), or has come to its end (0); the port is idle until it is removed."""
 
     type: ClassVar[int] = 100
@@ -304,30 +295,26 @@ class PortLost:
     queue: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class RingBroken:
+class RingBroken(msgspec.Struct, frozen=True):
     type: ClassVar[int] = 101
     port: int
     ring: int
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Log:
+class Log(msgspec.Struct, frozen=True):
     type: ClassVar[int] = 102
     level: int
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class DumpFailed:
+class DumpFailed(msgspec.Struct, frozen=True):
     type: ClassVar[int] = 103
     dump: int
     error: int
 
 
-@dataclass(frozen=True, slots=True)
-class FrameReturned:
+class FrameReturned(msgspec.Struct, frozen=True):
     """A frame that a removed port had read and not passed on; it comes before the reply to PortRemove. `header` is its
     virtio_net_hdr."""
 

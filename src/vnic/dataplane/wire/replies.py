@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
 from typing import ClassVar, Final
+
+import msgspec
 
 from vnic.dataplane.wire.messages import MessageError, fixed
 
@@ -16,8 +17,7 @@ _STATS: Final = struct.Struct("<II12Q")
 assert _STATS.size == 104
 
 
-@dataclass(frozen=True, slots=True)
-class HelloReply:
+class HelloReply(msgspec.Struct, frozen=True):
     version: int
     pid: int
     capabilities: int = 0
@@ -30,8 +30,7 @@ class HelloReply:
         return cls(*fixed(_HELLO_REPLY, data))
 
 
-@dataclass(frozen=True, slots=True)
-class PortStats:
+class PortStats(msgspec.Struct, frozen=True):
     """Counters of one port. Frames that come `in` come from its far end or guest; the last eight are drops by cause."""
 
     port: int
@@ -53,7 +52,7 @@ class PortStats:
     )
 
     def pack(self) -> bytes:
-        return _STATS.pack(*(getattr(self, name) for name in self.__slots__))
+        return _STATS.pack(*msgspec.structs.astuple(self))
 
     @property
     def drops(self) -> dict[str, int]:
@@ -61,9 +60,8 @@ class PortStats:
         return {name.replace("_", "-"): getattr(self, name) for name in self.causes if getattr(self, name)}
 
 
-@dataclass(frozen=True, slots=True)
-class Stats:
-    ports: tuple[PortStats, ...] = field(default=())
+class Stats(msgspec.Struct, frozen=True):
+    ports: tuple[PortStats, ...] = ()
 
     def pack(self) -> bytes:
         return b"".join(each.pack() for each in self.ports)
