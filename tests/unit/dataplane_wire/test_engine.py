@@ -142,6 +142,53 @@ def stopped(lab: WireLab) -> Iterator[int]:
     os.kill(pid, signal.SIGCONT)
 
 
+@pytest.mark.parametrize("forward", [True, False])
+def test_a_frame_that_comes_while_a_wire_ends_is_not_lost(lab: WireLab, forward: bool) -> None:
+    """The program gets the requests that end the wire one after the other, and frames come in between."""
+    ends = [stream_pair(lab, name) for name in ("net0", "net1")]
+    for number, netdev in enumerate(("net0", "net1")):
+        lab.netdev("hubport", f"port{number}", hubid=0, netdev=netdev)
+    left, right = ends if forward else reversed(ends)
+
+    def path() -> str:
+        return next(lab.network.query_links("net0")).datapath
+
+    sent: list[bytes] = []
+    for turn in range(20):
+        lab.until(lambda: path() == "wire" and all(each.started for each in lab.engine._ports.values()))
+        object_add(lab.context, BufferOptions(id="f0", netdev="net0", interval=1, status="on"))
+        for number in range(20):
+            sent.append(frame(turn * 20 + number))
+            left.send(framed(sent[-1]))
+        lab.until(lambda: path() == "python")
+        object_del(lab.context, "f0")
+    assert read_frames(lab, right, len(sent)) == sent
+
+
+def test_an_end_is_not_lent_again_before_it_is_returned(lab: WireLab) -> None:
+    """A filter comes and goes while the program stands still, so that its answer to the first move is late."""
+    left, right = (stream_pair(lab, name) for name in ("net0", "net1"))
+    for number, netdev in enumerate(("net0", "net1")):
+        lab.netdev("hubport", f"port{number}", hubid=0, netdev=netdev)
+
+    def path() -> str:
+        return next(lab.network.query_links("net0")).datapath
+
+    lab.until(lambda: path() == "wire")
+    left.send(framed(frame(1, 1000))[:500])
+    lab.until(lambda: unread(left) == 0)
+    with stopped(lab):
+        object_add(lab.context, BufferOptions(id="f0", netdev="net0", interval=1000, status="on"))
+        lab.until(lambda: path() == "python")
+        object_del(lab.context, "f0")
+        left.send(framed(frame(1, 1000))[500:] + framed(frame(2)))
+        for _ in range(10):
+            lab.turn()
+    lab.until(lambda: path() == "wire")
+    left.send(framed(frame(3)))
+    assert read_frames(lab, right, 3) == [frame(1, 1000), frame(2), frame(3)]
+
+
 def test_what_waits_for_the_guest_is_not_lost_by_a_move_to_python(lab: WireLab) -> None:
     """vnic-wire has read datagrams, and the guest has no buffers for them when a filter takes the wire away."""
     ours, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)

@@ -138,17 +138,20 @@ class WireEngine:
         if port is None:
             self._memory.pop(client, None)
             return
-        self._leave(client)
-        self._forget(client, port)
         if isinstance(port, LentPort):
             self._leaving[port] = self._loop.create_future()
-            port.remove(partial(self._left, port))
-        else:
+            port.remove(
+                partial(self._left, port)
+            )  # before its wire ends, for a port without a wire drops frames
+        self._leave(client)
+        self._forget(client, port)
+        if isinstance(port, RingPort):
             port.remove()
 
     def _left(self, port: LentPort) -> None:
         self._numbers.free(port.number)
         self._leaving.pop(port).set_result(None)
+        self._wires.changed(port.client)
 
     def leaving(self) -> asyncio.Future[None] | None:
         """Done when the program has no descriptor any more that it was asked to return; None: so it is."""
@@ -186,7 +189,11 @@ class WireEngine:
             assert isinstance(port, RingPort)
             return port.state is RingState.READY
         assert isinstance(end, Lender)
-        return port is not None or end.can_lend(lambda: self._wires.changed(client))
+        if port is not None:
+            return True
+        if any(leaving.end is end for leaving in self._leaving):
+            return False  # the program has not returned it yet; `_left` follows
+        return end.can_lend(lambda: self._wires.changed(client))
 
     def _lend(self, client: NetClient, end: Lender) -> bool:
         number = self._numbers.take()
