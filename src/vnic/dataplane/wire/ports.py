@@ -41,6 +41,8 @@ KINDS: Final = {
 INJECT_BACKLOG_BYTES: Final = 4 << 20
 """Frames of this process are dropped while so many bytes wait for a program that does not read."""
 _INJECT_MAX: Final = MAX_MESSAGE_BYTES - 64
+KEPT_FRAMES: Final = 4096
+"""The most frames that wait at a port which the program is about to return."""
 
 
 class Numbers:
@@ -111,6 +113,8 @@ class LentPort:
         self._channel = channel
         self._refused = refused
         self._returned: list[FrameReturned] = []
+        self._kept: list[tuple[int, bytes, bytes]] | None = None
+        """While the program returns the port: frames that came for it, with their queues and offload headers."""
         self._memory: StreamMemory | None = None
         """Of a stream."""
         if end.kind is LentKind.STREAM:
@@ -134,6 +138,12 @@ class LentPort:
             self._refused(reply.data.decode(errors="replace") or os.strerror(reply.error))
 
     def _inject(self, queue: int, frame: Frame, offload: bytes) -> None:
+        if self._kept is not None:
+            if len(self._kept) < KEPT_FRAMES:
+                self._kept.append((queue, bytes(frame), bytes(offload)))
+            else:
+                self.client.dropped += 1
+            return
         try:
             for part in complete(offload, frame) if offload else (frame,):
                 inject(self._channel, self.client, self.number, queue, part)
@@ -142,6 +152,8 @@ class LentPort:
 
     def remove(self, done: Callable[[], None] | None = None) -> None:
         """Ask for the descriptors; the netdev goes on with them when the program has answered. `done` follows."""
+
+        self._kept = []
 
         def removed(_: Reply) -> None:
             self.take_back()
@@ -173,3 +185,7 @@ class LentPort:
             queue = event.queue % peer.queues if peer is not None else 0
             self.client.send(queue, event.frame, event.header if any(event.header) else b"")
         self._returned.clear()
+        kept, self._kept = self._kept or [], None
+        if peer is not None:
+            for number, frame, offload in kept:
+                self.client.deliver(peer, number, frame, offload)
