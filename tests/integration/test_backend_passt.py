@@ -71,6 +71,17 @@ async def beside_the_loop(*words: str) -> str:
     return await asyncio.get_running_loop().run_in_executor(None, lambda: run(*words))
 
 
+async def fetched(*words: str) -> str:
+    """What a download prints. passt was seen to end a connection in the middle of one, rarely: two more tries."""
+    for _ in range(2):
+        try:
+            return await beside_the_loop(*words)
+        except AssertionError as error:
+            if "IncompleteRead" not in str(error):
+                raise
+    return await beside_the_loop(*words)
+
+
 def make_host() -> None:
     """passt wants a host with a default route to show to its guest."""
     ip("link", "add", "ext0", "type", "veth", "peer", "name", "ext1")
@@ -116,11 +127,11 @@ async def _http(directory: Path) -> None:
                 listening = (*inside, sys.executable, "-c", CONNECT, "10.0.2.15", "8023")
                 await beside_the_loop(*listening)
                 mirror = (sys.executable, "-c", FETCH, "http://127.0.0.1:8022/file")
-                assert (await beside_the_loop(*mirror)).strip() == expected
+                assert (await fetched(*mirror)).strip() == expected
             # Last, because Debian 12's passt can be left in an endless loop by it: it drops what a busy machine has no
             # room for, and then does not get over the FIN that the guest repeats.
             fetch = (*inside, sys.executable, "-c", FETCH)
-            assert (await beside_the_loop(*fetch, "http://10.0.2.2:8080/file")).strip() == expected
+            assert (await fetched(*fetch, "http://10.0.2.2:8080/file")).strip() == expected
 
 
 @pytest.fixture(
