@@ -10,6 +10,7 @@ import asyncio
 import os
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Sequence
 from typing import Any, Final
@@ -40,6 +41,16 @@ def check_executable(path: str) -> None:
     os.stat(path)
     if not os.access(path, os.X_OK) or os.path.isdir(path):
         raise PermissionError(13, os.strerror(13), path)
+
+
+async def wait_readable(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+    """Wait for what a child sends on a socket, or for the end of it."""
+    there = asyncio.Event()
+    loop.add_reader(sock, there.set)
+    try:
+        await there.wait()
+    finally:
+        loop.remove_reader(sock)
 
 
 class Child:

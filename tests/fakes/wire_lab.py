@@ -80,7 +80,7 @@ class WireLab:
         """Add a netdev, by the options of `-netdev` in their JSON form."""
         shape = netdev_options(netdev_structs())
         given = convert_to_shape(shape, {"type": kind, "id": name, **options}, strings=False)
-        netdev_add(self.context, given)  # type: ignore[arg-type]
+        netdev_add(self.context, given)  # type: ignore[arg-type]  # of that shape
 
     def guest(self, name: str, netdev: str | None, pairs: int = 1) -> Guest:
         guest = Guest(self, name, netdev, pairs, number=len(self.guests) + 1)
@@ -126,7 +126,7 @@ class WireLab:
         sender.driver.send(*frames)
         for receiver in receivers:
             found: list[bytes] = []
-            self.until(lambda found=found, receiver=receiver: self._took(found, receiver) >= len(frames))  # type: ignore[misc]
+            self.until(lambda found=found, receiver=receiver: self._took(found, receiver) >= len(frames))  # type: ignore[misc]  # bound
             assert found == list(frames)
 
     def _took(self, found: list[bytes], receiver: Guest) -> int:

@@ -31,10 +31,10 @@ def _kill_while(running: Vnic, guest: UmlGuest, command: str) -> str:
     pending = guest.start(command)
     for number in range(1, KILLS + 1):
         moved = _bytes_of_nic0(running)
-        _until(lambda moved=moved: _bytes_of_nic0(running) > moved + 100_000)  # type: ignore[misc]
+        _until(lambda moved=moved: _bytes_of_nic0(running) > moved + 100_000)  # type: ignore[misc]  # bound
         (pid,) = programs(running.process.pid)
         os.kill(pid, signal.SIGKILL)
-        _until(lambda number=number: running.qmp.execute("query-vnic")["restarts"] == number)  # type: ignore[misc]
+        _until(lambda number=number: running.qmp.execute("query-vnic")["restarts"] == number)  # type: ignore[misc]  # bound
         _until(lambda: running.qmp.link("nic0")["datapath"] == "wire" and _bytes_of_nic0(running))
     output = pending.result(60).output.strip()
     assert [running.qmp.link(name)["carrier-changes"] for name in names] == before

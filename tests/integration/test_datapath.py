@@ -54,7 +54,7 @@ def test_vnic_wire_moves_the_packets_and_may_be_killed() -> None:
             for restart in range(1, 4):
                 (pid,) = programs(vnic.process.pid)
                 os.kill(pid, signal.SIGKILL)
-                wait_for(lambda: query(vnic, "query-vnic")["restarts"] == restart)  # noqa: B023
+                wait_for(lambda: query(vnic, "query-vnic")["restarts"] == restart)  # noqa: B023  # called at once
                 wait_for(lambda: all_on(vnic, "wire"))
             assert before == [link["carrier-changes"] for link in query(vnic, "query-links")]
             assert {each["name"] for each in query(vnic, "query-wire-stats")} == {"nic0", "nic1"}

@@ -18,7 +18,7 @@ from vnic.backend.base import BackendContext
 from vnic.backend.options import BridgeOptions, TapOptions
 from vnic.backend.tap.backend import TapBackend
 from vnic.backend.tap.device import add_to_bridge, open_tap
-from vnic.children import Child
+from vnic.children import Child, wait_readable
 from vnic.net.errors import NetError
 from vnic.sockets import unblock
 
@@ -78,7 +78,7 @@ async def run_helper(loop: asyncio.AbstractEventLoop, helper: str, bridge: str) 
         fd: int | None = None
         try:
             async with asyncio.timeout(HELPER_LIMIT_S):
-                await _readable(loop, ours)
+                await wait_readable(loop, ours)
                 fd = _receive_fd(ours)
                 status = await child.wait()
             if fd is None or status:
@@ -92,16 +92,6 @@ async def run_helper(loop: asyncio.AbstractEventLoop, helper: str, bridge: str) 
             child.kill()
             if fd is not None:
                 unblock.close(fd)
-
-
-async def _readable(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
-    """Wait for bytes, or the end."""
-    there = asyncio.Event()
-    loop.add_reader(sock, there.set)
-    try:
-        await there.wait()
-    finally:
-        loop.remove_reader(sock)
 
 
 def _helper_command(helper: str, bridge: str, fd: int) -> list[str]:

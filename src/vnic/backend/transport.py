@@ -7,30 +7,17 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from typing import Protocol
+from typing import TypeAlias
 
 from vnic.backend.base import Backend, BackendContext
 from vnic.backend.connection import FramedConnection, FramedConnectionRecord, restored_connection
 from vnic.backend.datagram import DatagramPort, DatagramPortRecord
-from vnic.net.lending import Lender, LentEnd
+from vnic.net.lending import LentEnd
 from vnic.net.queue import Frame
 from vnic.record import Record, require, within
 
-
-class Transport(Protocol):
-    """A connected socket that carries frames."""
-
-    @property
-    def sock(self) -> socket.socket | None:
-        """None: its end is about to be reported."""
-
-    def send(self, frame: Frame, /) -> bool:
-        """False: no room; the frame is not taken, and the client is flushed when there is room again."""
-
-    def resume(self) -> None:
-        """The client behind has room again: read on."""
-
-    def close(self) -> None: ...
+Transport: TypeAlias = FramedConnection | DatagramPort
+"""A connected socket that carries frames."""
 
 
 class TransportRecord(Record, frozen=True):
@@ -71,8 +58,7 @@ class TransportBackend(Backend):
             self._transport.resume()
 
     def wire_end(self) -> LentEnd | str:
-        each = self._transport
-        return each if isinstance(each, Lender) else "its peer is not connected"
+        return self._transport or "its peer is not connected"
 
     # -- state apart from the socket ----------------------------------------------------------------------------
 

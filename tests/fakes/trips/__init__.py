@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from vnic.record import Record
+from vnic.record import Record, RecordError
 
 
 @dataclass
@@ -28,6 +28,21 @@ class Trip:
     @property
     def kind(self) -> type[Record]:
         return type(self.unit.save())
+
+
+def restoring(dup: Callable[[Any], Any], unit: Any) -> Callable[[Any, Any], None]:
+    """Trip.restore with duplicates of the unit's handles. `dup` gives them with the sockets that a refusal closes."""
+
+    def restore(new: Any, record: Any) -> None:
+        handles, socks = dup(unit.handles)
+        try:
+            new.restore(record, handles)
+        except RecordError:
+            for sock in socks:
+                sock.close()
+            raise
+
+    return restore
 
 
 Builder = Callable[[ExitStack], Trip]

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from tests.fakes.loops import turn, until
-from tests.fakes.trips import Trip, trip
+from tests.fakes.trips import Trip, restoring, trip
 from tests.fakes.trips.net import NoRoom
 
 from vnic.backend.base import Backend, BackendContext
@@ -71,19 +71,10 @@ class Lab:
     def trip(self, unit: Any, made: Callable[[BackendContext], Backend], dup: Callable[[Any], Any]) -> Trip:
         """`dup`: duplicates the handles, and gives them back with the sockets that are to close if refused."""
 
-        def restore(new: Any, record: Any) -> None:
-            handles, socks = dup(unit.handles)
-            try:
-                new.restore(record, handles)
-            except RecordError:
-                for sock in socks:
-                    sock.close()
-                raise
-
         def observe(unit: Any) -> object:
             return unit.info_text(0), [type(each) for each in unit.handles], unit.save()
 
-        return Trip(unit, lambda stack: self.unit(stack, made, start=False), restore, observe)
+        return Trip(unit, lambda stack: self.unit(stack, made, start=False), restoring(dup, unit), observe)
 
 
 def dup_listening(handles: Any) -> tuple[Any, list[socket.socket]]:

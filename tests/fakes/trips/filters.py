@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.fakes.loops import turn, until
 from tests.fakes.scheduler import FakeScheduler
-from tests.fakes.trips import Trip, trip
+from tests.fakes.trips import Trip, restoring, trip
 from tests.fakes.trips.net import network
 
 from vnic.backend.base import BackendContext
@@ -136,16 +136,7 @@ class PortLab:
         return unit
 
     def trip(self, unit: Any) -> Trip:
-        def restore(new: Any, record: Any) -> None:
-            handles, socks = dup(unit.handles)
-            try:
-                new.restore(record, handles)
-            except RecordError:
-                for sock in socks:
-                    sock.close()
-                raise
-
-        return Trip(unit, self.unit, restore, lambda unit: unit.save())
+        return Trip(unit, self.unit, restoring(dup, unit), lambda unit: unit.save())
 
 
 def dup(handles: Any) -> tuple[Any, list[socket.socket]]:

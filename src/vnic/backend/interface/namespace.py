@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from vnic.backend.interface import enter_namespace
-from vnic.children import Child
+from vnic.children import Child, wait_readable
 from vnic.descriptors import close_fds
 from vnic.net.errors import NetError
 
@@ -96,7 +96,7 @@ async def open_in(loop: asyncio.AbstractEventLoop, namespace: Namespace) -> Open
                 ) from None
         try:
             async with asyncio.timeout(LIMIT_S):
-                await _readable(loop, ours)
+                await wait_readable(loop, ours)
             return _received(ours, namespace)
         except TimeoutError:
             raise NetError(
@@ -104,15 +104,6 @@ async def open_in(loop: asyncio.AbstractEventLoop, namespace: Namespace) -> Open
             ) from None
         finally:
             child.kill()
-
-
-async def _readable(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
-    there = asyncio.Event()
-    loop.add_reader(sock, there.set)
-    try:
-        await there.wait()
-    finally:
-        loop.remove_reader(sock)
 
 
 def _received(sock: socket.socket, namespace: Namespace) -> Opened:

@@ -81,7 +81,7 @@ def _own_kind(name: str, keys: NodeKeys, own: set[str], path: Path, found: Findi
         kept["memory"] = memory
     if kind == "qemu":
         right = _check_qemu(kept, path, found) and right
-    return Node(name, kind, NodeKeys(**kept)) if right else None  # type: ignore[arg-type]
+    return Node(name, kind, NodeKeys(**kept)) if right else None  # type: ignore[arg-type]  # checked above
 
 
 def _check_qemu(kept: dict[str, object], path: Path, found: Findings) -> bool:

@@ -66,7 +66,24 @@ def make(guest: Guest, place: Place) -> Held:
     return _Image(guest)
 
 
-class _Uml:
+class _Shell:
+    """What is the same of the two guests with a shell of ours."""
+
+    shell: UmlGuest | qemu.QemuGuest
+
+    @property
+    def label(self) -> str:
+        return self.shell.label
+
+    @property
+    def pid(self) -> int:
+        return self.shell.pid
+
+    def close(self) -> None:
+        self.shell.close()
+
+
+class _Uml(_Shell):
     """A UML guest. Its second console is a socket that it gets as this process's stdin and stdout: for a terminal UML
     would start a helper in a session of its own (winch_thread), which outlives a guest that is killed."""
 
@@ -77,14 +94,6 @@ class _Uml:
         modules = ["ipv6", *(guest.keys.modules or ())]
         self.shell = UmlGuest(sockets, memory, modules=modules, shell=True)
 
-    @property
-    def label(self) -> str:
-        return self.shell.label
-
-    @property
-    def pid(self) -> int:
-        return self.shell.pid
-
     def boot(self) -> int:
         ours, guests = socket.socketpair()
         with guests:
@@ -94,9 +103,6 @@ class _Uml:
         self.shell.run(rename(self._plan.nics))
         self.shell.run(_SHELL.format(prompt=shlex.quote(f"{self._plan.name}# "), terminal="/dev/tty1"))
         return ours.detach()
-
-    def close(self) -> None:
-        self.shell.close()
 
 
 def rename(nics: Sequence[GuestNic]) -> str:
@@ -126,7 +132,7 @@ def _nics(guest: Guest, version: tuple[int, ...]) -> list[QemuNic]:
     return nics
 
 
-class _Qemu:
+class _Qemu(_Shell):
     """The built-in QEMU guest. Its shell is on a third serial line."""
 
     def __init__(self, guest: Guest, place: Place) -> None:
@@ -140,14 +146,6 @@ class _Qemu:
         nics = _nics(guest, kit.qemu_version)
         self.shell = qemu.QemuGuest(nics, memory, kit=kit, options=options)
 
-    @property
-    def label(self) -> str:
-        return self.shell.label
-
-    @property
-    def pid(self) -> int:
-        return self.shell.pid
-
     def boot(self) -> int:
         self.shell.boot()
         self.shell.run(rename(self._plan.nics))
@@ -155,9 +153,6 @@ class _Qemu:
         terminal.connect(str(self._terminal))
         self.shell.run(_SHELL.format(prompt=shlex.quote(f"{self._plan.name}# "), terminal="/dev/ttyS2"))
         return terminal.detach()
-
-    def close(self) -> None:
-        self.shell.close()
 
 
 class _Image:

@@ -256,12 +256,12 @@ class VirtioNet(VirtioDevice, Endpoint, GuestRings):
         if peer is not None and peer.endpoint.wants_offload:
             offered |= f.OFFLOADS
         back_end = self._peer_backend()  # the carrier has all that is offered
-        if back_end is not None and back_end.ring_features is None:
-            offered &= (
-                ~EVENT_IDX
-            )  # not every back-end has it, and the first one must be able to serve the guest
-        elif back_end is not None and back_end.ring_features is not None:
-            offered = (offered | f.WITH_RING_BACKEND) & (back_end.ring_features | ~f.OF_THE_RINGS)
+        if back_end is not None:
+            if back_end.ring_features is None:
+                # Not every back-end has it, and the first one must be able to serve the guest.
+                offered &= ~EVENT_IDX
+            else:
+                offered = (offered | f.WITH_RING_BACKEND) & (back_end.ring_features | ~f.OF_THE_RINGS)
         return f.consistent(offered & ~self._withheld)
 
     def features_changed(self) -> None:
