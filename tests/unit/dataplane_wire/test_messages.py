@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vnic.dataplane.wire import messages as m
+from vnic.dataplane.wire.layout import MessageError
 from vnic.dataplane.wire.replies import HelloReply, PortStats, Stats
 
 U32 = st.integers(0, 0xFFFF_FFFF)
@@ -67,7 +68,7 @@ def test_any_bytes_are_parsed_or_refused(data: bytes) -> None:
     for parse in (m.parse_request, m.parse_answer, Stats.parse, HelloReply.parse):
         try:
             parse(data)
-        except m.MessageError:
+        except MessageError:
             pass
 
 
@@ -83,7 +84,7 @@ def test_short_events_are_refused(answer: Any, data: st.DataObject) -> None:
     }
     least = sizes[type(answer)]
     short = whole[: data.draw(st.integers(0, least - 1))]
-    with pytest.raises(m.MessageError):
+    with pytest.raises(MessageError):
         m.parse_answer(short)
 
 

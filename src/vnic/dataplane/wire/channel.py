@@ -14,10 +14,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol, TypeAlias
 
+from vnic.dataplane.wire.layout import MessageError
 from vnic.dataplane.wire.messages import (
     MAX_MESSAGE_BYTES,
     Event,
-    MessageError,
     Reply,
     Request,
     pack_request,

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
+from vnic.dataplane.wire.layout import MessageError
 from vnic.dataplane.wire.messages import (
     ALL_PORTS,
     MAX_QUEUES,
@@ -24,7 +25,6 @@ from vnic.dataplane.wire.messages import (
     FrameReturned,
     GetStats,
     Log,
-    MessageError,
     PortLost,
     Reply,
     RingBroken,

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import enum
 import struct
-from collections.abc import Sequence
-from typing import Any, ClassVar, Final, TypeAlias
+from typing import ClassVar, Final, TypeAlias
 
 import msgspec
+
+from vnic.dataplane.wire.layout import MessageError, cut, first, fixed
 
 VERSION: Final = 1
 MAX_MESSAGE_BYTES: Final = 160 * 1024
@@ -42,10 +43,6 @@ _RETURNED: Final = struct.Struct("<II10s2x")  # port, queue, virtio_net_hdr
 VLAN_BYTES: Final = 512
 """One bit for each of 4096 VLANs."""
 assert (HEAD.size, _PORT.size, _FILTER.size) == (8, 28, 20)
-
-
-class MessageError(Exception):
-    """The other side sent what version 1 does not have: the channel is closed."""
 
 
 class Kind(enum.IntEnum):
@@ -383,31 +380,6 @@ def _message(number: int, serial: int, body: bytes) -> bytes:
 def _split(data: bytes) -> tuple[int, int, bytes]:
     number, serial = first(HEAD, data)
     return number, serial, data[HEAD.size :]
-
-
-def first(layout: struct.Struct, data: bytes) -> tuple[Any, ...]:
-    """The fields of `layout` at the start. MessageError if they are not all there."""
-    if len(data) < layout.size:
-        raise MessageError(f"{len(data)} bytes, {layout.size} are needed")
-    return layout.unpack_from(data)
-
-
-def fixed(layout: struct.Struct, data: bytes) -> tuple[Any, ...]:
-    """The fields of `layout`, which is the whole. Raises MessageError."""
-    if len(data) != layout.size:
-        raise MessageError(f"{len(data)} bytes instead of {layout.size}")
-    return layout.unpack(data)
-
-
-def cut(data: bytes, lengths: Sequence[int]) -> list[bytes]:
-    """The parts of these lengths, which are the whole. Raises MessageError."""
-    if sum(lengths) != len(data):
-        raise MessageError(f"parts of {sum(lengths)} bytes in {len(data)}")
-    parts, at = [], 0
-    for length in lengths:
-        parts.append(bytes(data[at : at + length]))
-        at += length
-    return parts
 
 
 def _text(data: bytes) -> str:

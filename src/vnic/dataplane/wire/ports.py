@@ -11,13 +11,13 @@ from collections.abc import Callable
 from typing import Final
 
 from vnic.dataplane.wire.channel import Channel
+from vnic.dataplane.wire.layout import MessageError
 from vnic.dataplane.wire.messages import (
     MAX_MESSAGE_BYTES,
     FrameReturned,
     GetStats,
     Inject,
     Kind,
-    MessageError,
     PortAdd,
     PortFlag,
     PortRemove,

@@ -19,7 +19,8 @@ from typing import Final, Protocol
 
 from vnic.children import Child, with_us
 from vnic.dataplane.wire.channel import Answered, Channel
-from vnic.dataplane.wire.messages import VERSION, Event, Hello, MessageError, Reply, Request
+from vnic.dataplane.wire.layout import MessageError
+from vnic.dataplane.wire.messages import VERSION, Event, Hello, Reply, Request
 from vnic.dataplane.wire.replies import HelloReply
 from vnic.lifecycle import Lifecycle, Moves
 

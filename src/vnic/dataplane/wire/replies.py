@@ -10,7 +10,7 @@ from typing import ClassVar, Final
 
 import msgspec
 
-from vnic.dataplane.wire.messages import MessageError, fixed
+from vnic.dataplane.wire.layout import MessageError, fixed
 
 _HELLO_REPLY: Final = struct.Struct("<IIQ")  # version, pid, capabilities
 _STATS: Final = struct.Struct("<II12Q")

@@ -2,15 +2,14 @@
 #include "channel.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "call.h"
+#include "events.h"
 #include "main_loop.h"
 #include "memory.h"
 #include "sandbox.h"
@@ -20,153 +19,12 @@
 
 #pragma GCC diagnostic ignored "-Wsign-compare" /* musl's CMSG_NXTHDR */
 
-#define TEXT_MAX 256
-#define LOGS_WAITING 256u /* events of which more may come than control reads */
-
-/* -- messages to control -------------------------------------------------------------------------------------- */
-
-struct waiting {
-    struct waiting *next;
-    size_t len;
-    uint8_t data[];
-};
-
-static pthread_mutex_t outgoing_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct waiting *outgoing, **outgoing_end = &outgoing;
-static unsigned logs_waiting;
-static int outgoing_event; /* an eventfd: something waits */
-static struct main_watch socket_watch, event_watch;
-
-/* Events and replies that could not be sent; any thread. What does not fit into memory is lost. */
-static void enqueue(const void *head, size_t head_len, const void *rest, size_t rest_len)
-{
-    struct waiting *message = malloc(sizeof *message + head_len + rest_len);
-    if (!message)
-        return;
-    message->next = NULL;
-    message->len = head_len + rest_len;
-    memcpy(message->data, head, head_len);
-    if (rest_len)
-        memcpy(message->data + head_len, rest, rest_len);
-    pthread_mutex_lock(&outgoing_lock);
-    *outgoing_end = message;
-    outgoing_end = &message->next;
-    pthread_mutex_unlock(&outgoing_lock);
-    eventfd_write(outgoing_event, 1);
-}
-
-static bool is_log(const struct waiting *message)
-{
-    uint32_t type;
-    memcpy(&type, message->data, sizeof type);
-    return type == EVENT_LOG;
-}
-
-/* Send what waits. False: something waits still. While control does not read, its requests wait, too. */
-static bool flush(void)
-{
-    bool full = false;
-    pthread_mutex_lock(&outgoing_lock);
-    while (outgoing && !full) {
-        struct waiting *first = outgoing;
-        if (send(socket_watch.fd, first->data, first->len, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && errno == EAGAIN) {
-            full = true;
-        } else {
-            logs_waiting -= is_log(first);
-            outgoing = first->next;
-            if (!outgoing)
-                outgoing_end = &outgoing;
-            free(first);
-        }
-    }
-    pthread_mutex_unlock(&outgoing_lock);
-    main_watch_events(&socket_watch, full ? EPOLLOUT : EPOLLIN);
-    return !full;
-}
-
-static void events_wait(struct main_watch *watch)
-{
-    eventfd_t count;
-    eventfd_read(watch->fd, &count);
-    flush();
-}
-
-void event_port_lost(struct port *port, unsigned queue, int error)
-{
-    if (port->lost)
-        return;
-    port->lost = true;
-    struct event_port_lost event = {{EVENT_PORT_LOST, 0}, port->id, error, queue};
-    enqueue(&event, sizeof event, NULL, 0);
-}
-
-void event_ring_broken(struct port *port, unsigned ring, const char *text)
-{
-    struct event_ring_broken event = {{EVENT_RING_BROKEN, 0}, port->id, ring};
-    enqueue(&event, sizeof event, text, strlen(text));
-}
-
-void event_dump_failed(uint32_t dump, int error)
-{
-    struct event_dump_failed event = {{EVENT_DUMP_FAILED, 0}, dump, error};
-    enqueue(&event, sizeof event, NULL, 0);
-}
-
-void event_frame_returned(struct port *port, unsigned queue, const struct net_header *hdr, const uint8_t *frame,
-                          uint32_t len)
-{
-    struct event_frame_returned event = {.head = {EVENT_FRAME_RETURNED, 0}, .port = port->id, .queue = queue};
-    memcpy(event.hdr, hdr, sizeof event.hdr);
-    enqueue(&event, sizeof event, frame, len);
-}
-
-void event_log(unsigned level, const char *format, ...)
-{
-    struct event_log event = {{EVENT_LOG, 0}, level};
-    char text[TEXT_MAX];
-    va_list arguments;
-    pthread_mutex_lock(&outgoing_lock);
-    bool room = logs_waiting < LOGS_WAITING;
-    logs_waiting += room;
-    pthread_mutex_unlock(&outgoing_lock);
-    if (!room)
-        return;
-    va_start(arguments, format);
-    vsnprintf(text, sizeof text, format, arguments);
-    va_end(arguments);
-    enqueue(&event, sizeof event, text, strlen(text));
-}
-
 /* -- requests ------------------------------------------------------------------------------------------------- */
-
-/* A request as it came, and its reply as it grows. */
-struct call {
-    union {
-        const uint8_t *bytes;
-        const struct message_head *head;
-        const struct message_hello *hello;
-        const struct message_port_add *port_add;
-        const struct message_port_remove *port_remove;
-        const struct message_wire_set *wire_set;
-        const struct message_filter *filter;
-        const struct message_dump *dump;
-        const struct message_inject *inject;
-        const struct message_stats *stats;
-        const struct message_queues *queues;
-    };
-    size_t len;
-    int *fds; /* set to -1 where they are taken */
-    unsigned fd_count;
-    uint8_t *data; /* of the reply */
-    size_t data_len;
-    char text[TEXT_MAX];
-};
 
 static bool greeted;
 static uint32_t capabilities;
 
-static int refuse(struct call *call, int error, const char *format, ...) __attribute__((format(printf, 3, 4)));
-static int refuse(struct call *call, int error, const char *format, ...)
+int refuse(struct call *call, int error, const char *format, ...)
 {
     va_list arguments;
     va_start(arguments, format);
@@ -175,7 +33,7 @@ static int refuse(struct call *call, int error, const char *format, ...)
     return error;
 }
 
-static struct port *named(struct call *call, uint32_t id, int *error)
+struct port *named(struct call *call, uint32_t id, int *error)
 {
     struct port *port = port_find(id);
     if (!port)
@@ -485,8 +343,8 @@ static void reply(const struct call *call, int error)
         memcpy(reply_bytes + sizeof *message, call->text, len);
     }
     *message = (struct message_reply){{MESSAGE_REPLY, call->head->serial}, error, 0};
-    enqueue(reply_bytes, sizeof *message + len, NULL, 0);
-    flush();
+    events_enqueue(reply_bytes, sizeof *message + len, NULL, 0);
+    events_flush();
 }
 
 static void readable(struct main_watch *watch)
@@ -499,7 +357,7 @@ static void readable(struct main_watch *watch)
     struct iovec iov = {incoming, sizeof incoming};
     struct msghdr received = {
         .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
-    if (!flush()) /* EPOLLOUT comes here as well */
+    if (!events_flush()) /* EPOLLOUT comes here as well */
         return;
     ssize_t got = recvmsg(watch->fd, &received, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     if (got < 0 && (errno == EAGAIN || errno == EINTR))
@@ -524,12 +382,9 @@ static void readable(struct main_watch *watch)
 
 int channel_start(int fd, uint32_t sandbox)
 {
+    static struct main_watch watch;
     capabilities = sandbox;
-    outgoing_event = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    if (outgoing_event < 0)
-        return errno;
-    socket_watch = (struct main_watch){fd, readable};
-    event_watch = (struct main_watch){outgoing_event, events_wait};
-    int error = main_watch_add(&socket_watch);
-    return error ? error : main_watch_add(&event_watch);
+    watch = (struct main_watch){fd, readable};
+    int error = main_watch_add(&watch);
+    return error ? error : events_start(&watch);
 }
