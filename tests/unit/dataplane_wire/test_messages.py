@@ -10,11 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vnic.dataplane.wire import messages as m
+from vnic.dataplane.wire import tunnel_messages as t
 from vnic.dataplane.wire.layout import MessageError
 from vnic.dataplane.wire.replies import HelloReply, PortStats, Stats
 
 U32 = st.integers(0, 0xFFFF_FFFF)
 I32 = st.integers(-(1 << 31), (1 << 31) - 1)
+U64 = st.integers(0, (1 << 64) - 1)
+U16 = st.integers(0, 0xFFFF)
+U8 = st.integers(0, 0xFF)
 MACS = st.lists(st.binary(min_size=6, max_size=6), max_size=5).map(tuple)
 BYTES = st.binary(max_size=100)
 TEXT = st.text(max_size=50).filter(lambda text: not text.endswith("\0"))
@@ -42,6 +46,23 @@ REQUESTS = st.one_of(
     st.builds(m.Dump, U32, U32, U32, st.sampled_from(m.Direction)),
     st.builds(m.Inject, U32, U32, BYTES, st.booleans()),
     st.builds(m.GetStats, U32, U32),
+    st.builds(t.SocketAdd, U32),
+    st.builds(t.SocketRemove, U32),
+    st.builds(t.CcmSet, U32, U32),
+    st.builds(t.PortToControl, U32, st.booleans()),
+    st.builds(t.GetTunnelStats, U32),
+    st.builds(t.GetSocketStats, U32),
+)
+STATES = st.builds(
+    t.TunnelState,
+    *(U64, U64, U64, U64, U32, U32, U32, U16),
+    *(st.sampled_from(t.Heard), st.booleans(), U8, st.booleans()),
+)
+CONFIGS = st.builds(
+    t.TunnelConfig,
+    *(U32, U32, U32, st.sampled_from(t.CcmMode), U8, U16),
+    *(st.binary(min_size=48, max_size=48), st.binary(min_size=6, max_size=6), U8),
+    *(st.sampled_from([b"", bytes(range(32))]), STATES),
 )
 ANSWERS = st.one_of(
     st.builds(m.Reply, U32, I32, BYTES),
@@ -50,6 +71,8 @@ ANSWERS = st.one_of(
     st.builds(m.Log, U32, TEXT),
     st.builds(m.DumpFailed, U32, I32),
     st.builds(m.FrameReturned, U32, U32, st.binary(min_size=10, max_size=10), BYTES),
+    st.builds(t.CcmState, U32, st.sampled_from(t.Heard), st.booleans(), U8, st.booleans(), U32),
+    st.builds(t.FrameReceived, U32, BYTES),
 )
 
 
@@ -63,9 +86,24 @@ def test_answers_come_back(answer: Any) -> None:
     assert m.parse_answer(m.pack_answer(answer)) == answer
 
 
+@given(CONFIGS)
+def test_tunnels_come_back(config: t.TunnelConfig) -> None:
+    assert t.TunnelConfig.parse(config.pack()) == config
+    assert len(config.pack()) == 160
+
+
+@given(st.builds(t.TunnelStats, *[U64] * 10), st.builds(t.SocketStats, *[U64] * 4))
+def test_counters_of_tunnels_come_back(tunnel: t.TunnelStats, sockets: t.SocketStats) -> None:
+    assert t.TunnelStats.parse(tunnel.pack()) == tunnel
+    assert t.SocketStats.parse(sockets.pack()) == sockets
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_parsed_or_refused(data: bytes) -> None:
-    for parse in (m.parse_request, m.parse_answer, Stats.parse, HelloReply.parse):
+    for parse in (
+        *(m.parse_request, m.parse_answer, Stats.parse, HelloReply.parse),
+        *(t.TunnelConfig.parse, t.TunnelState.parse, t.TunnelStats.parse, t.SocketStats.parse),
+    ):
         try:
             parse(data)
         except MessageError:
@@ -81,6 +119,8 @@ def test_short_events_are_refused(answer: Any, data: st.DataObject) -> None:
         m.Log: 12,
         m.DumpFailed: 16,
         m.FrameReturned: 28,
+        t.CcmState: 24,
+        t.FrameReceived: 28,
     }
     least = sizes[type(answer)]
     short = whole[: data.draw(st.integers(0, least - 1))]
@@ -99,9 +139,16 @@ def test_the_layouts_are_those_of_the_program() -> None:
         m.Dump(1, 1): 24,
         m.Inject(1, 0, b""): 20,
         m.GetStats(): 16,
+        t.SocketAdd(1): 12,
+        t.SocketRemove(1): 12,
+        t.CcmSet(1, 1): 16,
+        t.PortToControl(1, True): 16,
+        t.GetTunnelStats(1): 12,
+        t.GetSocketStats(1): 12,
     }
     assert {each: len(m.pack_request(0, each)) for each in sizes} == sizes
     assert len(PortStats(1).pack()) == 8 + 12 * 8
+    assert (len(t.TunnelStats().pack()), len(t.SocketStats().pack())) == (80, 32)
     assert len(m.pack_answer(m.Reply(0))) == 16
 
 

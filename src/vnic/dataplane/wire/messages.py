@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import enum
 import struct
-from typing import ClassVar, Final, TypeAlias
+from typing import ClassVar, Final, TypeAlias, get_args
 
 import msgspec
 
+from vnic.dataplane.wire import tunnel_messages as t
 from vnic.dataplane.wire.layout import MessageError, cut, first, fixed
 
 VERSION: Final = 1
@@ -53,6 +54,7 @@ class Kind(enum.IntEnum):
     STREAM = 3
     DGRAM = 4
     PACKET = 5
+    TUNNEL = 6
 
 
 class PortFlag(enum.IntFlag):
@@ -114,7 +116,8 @@ class Hello(msgspec.Struct, frozen=True):
 
 
 class PortAdd(msgspec.Struct, frozen=True):
-    """One more port. `dest` and `own` are sockaddrs (DGRAM). A STREAM comes with its `StreamMemory`, too."""
+    """One more port. `dest` and `own` are sockaddrs (DGRAM). A STREAM comes with its `StreamMemory`, too. The `own` of
+    a TUNNEL is its packed `TunnelConfig`."""
 
     type: ClassVar[int] = 2
     port: int
@@ -252,10 +255,13 @@ class GetStats(msgspec.Struct, frozen=True):
         return cls(*fixed(_LENGTHS, body))
 
 
-Request: TypeAlias = Hello | PortAdd | PortRemove | WireSet | SetFilter | Dump | Inject | GetStats
-_REQUESTS: Final = {
-    each.type: each for each in (Hello, PortAdd, PortRemove, WireSet, SetFilter, Dump, Inject, GetStats)
-}
+_OfTunnels: TypeAlias = (
+    t.SocketAdd | t.SocketRemove | t.CcmSet | t.PortToControl | t.GetTunnelStats | t.GetSocketStats
+)
+Request: TypeAlias = (
+    Hello | PortAdd | PortRemove | WireSet | SetFilter | Dump | Inject | GetStats | _OfTunnels
+)
+_REQUESTS: Final = {each.type: each for each in get_args(Request)}
 
 
 def pack_request(serial: int, request: Request) -> bytes:
@@ -322,7 +328,7 @@ class FrameReturned(msgspec.Struct, frozen=True):
     frame: bytes
 
 
-Event: TypeAlias = PortLost | RingBroken | Log | DumpFailed | FrameReturned
+Event: TypeAlias = PortLost | RingBroken | Log | DumpFailed | FrameReturned | t.CcmState | t.FrameReceived
 
 
 def pack_answer(answer: Reply | Event) -> bytes:
@@ -340,6 +346,8 @@ def pack_answer(answer: Reply | Event) -> bytes:
             body = _DUMP_FAILED.pack(dump, error)
         case FrameReturned(port, queue, header, frame):
             body = _RETURNED.pack(port, queue, header) + frame
+        case t.CcmState() | t.FrameReceived():
+            body = answer.body()
     return _message(answer.type, 0, body)
 
 
@@ -363,6 +371,10 @@ def parse_answer(data: bytes) -> Reply | Event:
         case FrameReturned.type:
             port, queue, header = first(_RETURNED, body)
             return FrameReturned(port, queue, header, body[_RETURNED.size :])
+        case t.CcmState.type:
+            return t.CcmState.parse(body)
+        case t.FrameReceived.type:
+            return t.FrameReceived.parse(body)
     raise MessageError(f"there is no event {number}")
 
 

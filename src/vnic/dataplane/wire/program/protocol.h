@@ -21,6 +21,12 @@ enum request {
     REQUEST_INJECT = 7,
     REQUEST_STATS = 8,
     REQUEST_QUEUES = 9,
+    REQUEST_SOCKET_ADD = 10,
+    REQUEST_SOCKET_REMOVE = 11,
+    REQUEST_CCM_SET = 12,
+    REQUEST_PORT_TO_CONTROL = 13,
+    REQUEST_TUNNEL_STATS = 14,
+    REQUEST_SOCKET_STATS = 15,
 };
 
 enum reply_or_event {
@@ -30,6 +36,8 @@ enum reply_or_event {
     EVENT_LOG = 102,
     EVENT_DUMP_FAILED = 103,
     EVENT_FRAME_RETURNED = 104,
+    EVENT_CCM_STATE = 105,
+    EVENT_FRAME_RECEIVED = 106,
 };
 
 struct message_head {
@@ -69,6 +77,7 @@ enum port_kind {
     PORT_STREAM = 3,
     PORT_DATAGRAM = 4,
     PORT_PACKET = 5,
+    PORT_TUNNEL = 6,
 };
 
 enum port_flag {
@@ -233,8 +242,9 @@ struct event_dump_failed {
 };
 _Static_assert(sizeof(struct event_dump_failed) == 16, "dump failed");
 
-/* A frame that a removed port had read and not passed on; before the reply to PORT_REMOVE. */
-struct event_frame_returned {
+/* EVENT_FRAME_RETURNED: a frame that a removed port had read and not passed on; before the reply to PORT_REMOVE.
+ * EVENT_FRAME_RECEIVED: a frame of a TUNNEL whose frames go to control (PORT_TO_CONTROL). */
+struct event_frame {
     struct message_head head;
     uint32_t port;
     uint32_t queue;
@@ -242,7 +252,152 @@ struct event_frame_returned {
     uint16_t reserved;
     /* then the frame */
 };
-_Static_assert(sizeof(struct event_frame_returned) == 28, "frame returned");
+_Static_assert(sizeof(struct event_frame) == 28, "frame");
+
+/* -- tunnels -------------------------------------------------------------------------------------------------- */
+
+/* Tunnels with the same local address share one UDP socket, where they receive. It is bound and not connected; its options
+ * are control's, also UDP_GRO. Comes with one descriptor. */
+struct message_socket_add {
+    struct message_head head;
+    uint32_t socket; /* chosen by control: below SOCKETS_MAX */
+};
+_Static_assert(sizeof(struct message_socket_add) == 12, "socket add");
+#define SOCKETS_MAX PORTS_MAX
+
+/* Its descriptor is closed before the reply. EBUSY while a port uses it. */
+struct message_socket_remove {
+    struct message_head head;
+    uint32_t socket;
+};
+_Static_assert(sizeof(struct message_socket_remove) == 12, "socket remove");
+
+enum ccm_mode {
+    CCM_OFF = 0, /* none is sent, none is judged: they pass as frames */
+    CCM_ON = 1,
+    CCM_AUTO = 2, /* none is expected before the first one was heard */
+};
+
+enum ccm_heard {
+    CCM_NEVER = 0,
+    CCM_HEARD = 1,
+    CCM_LOST = 2,
+};
+
+/* The part of a TUNNEL that changes: control gives it to a port and gets it from a removed one (PORT_REMOVE's reply), so
+ * that neither hears a false alarm, nor sends what the peer takes for a repetition. */
+struct tunnel_state {
+    uint64_t counter;        /* of the key's trailer, to be sent next */
+    uint64_t remote_counter; /* the highest one accepted; 0: none was */
+    uint64_t remote_window;  /* bit i: remote_counter - i was accepted */
+    uint64_t heard_ns;       /* CLOCK_MONOTONIC of the last CCM accepted; 0: never */
+    uint32_t sequence;       /* of the CCM to be sent next */
+    uint32_t remote_sequence;
+    uint32_t remote_interval_us; /* as the last CCM says; 0: none came */
+    uint16_t remote_mep;         /* 0: none came */
+    uint8_t heard;               /* enum ccm_heard */
+    uint8_t rdi;                 /* of the last CCM: the peer does not hear us */
+    uint8_t remote_status;       /* enum interface_status; 0: the last CCM has no such TLV */
+    uint8_t refused;             /* ICMP says that the peer does not listen, and no CCM came since */
+    uint16_t reserved;
+    uint32_t more_reserved;
+};
+_Static_assert(sizeof(struct tunnel_state) == 56, "tunnel state");
+
+#define MAID_BYTES 48u
+#define KEY_BYTES 32u
+
+/* The Interface Status TLV (802.1Q §21.5.5). */
+enum interface_status {
+    INTERFACE_UP = 1,
+    INTERFACE_DOWN = 2,
+    INTERFACE_NOT_PRESENT = 6,
+    INTERFACE_LOWER_LAYER_DOWN = 7,
+};
+
+/* PORT_ADD's `own` of a TUNNEL. Its `dest` is the sockaddr of the peer, whose address is that of the datagrams that belong
+ * to it; the port number means nothing. Its descriptor is a connected UDP socket, where it sends. */
+struct tunnel_config {
+    uint32_t socket; /* where it receives */
+    uint32_t vni;    /* below 2^24 */
+    uint32_t interval_us; /* of CCMs: 3333, 10000, ... 600000000; 0 with CCM_OFF */
+    uint8_t mode;         /* enum ccm_mode */
+    uint8_t level;        /* 0 to 7 */
+    uint16_t mep;         /* our end: 1 to 8191 */
+    uint8_t maid[MAID_BYTES];
+    uint8_t mac[6];     /* the source address of CCMs */
+    uint8_t status;     /* enum interface_status: ours */
+    uint8_t key_length; /* 0: no key; KEY_BYTES */
+    uint8_t key[KEY_BYTES];
+    struct tunnel_state state;
+};
+_Static_assert(offsetof(struct tunnel_config, state) == 104, "tunnel config");
+_Static_assert(sizeof(struct tunnel_config) == 160, "tunnel config");
+
+/* Our Interface Status; a CCM with it is sent at once. */
+struct message_ccm_set {
+    struct message_head head;
+    uint32_t port;
+    uint32_t status; /* enum interface_status */
+};
+_Static_assert(sizeof(struct message_ccm_set) == 16, "ccm set");
+
+/* Where a TUNNEL's frames go: to control (EVENT_FRAME_RECEIVED), or into its wire. */
+struct message_port_to_control {
+    struct message_head head;
+    uint32_t port;
+    uint32_t on; /* 0 or 1 */
+};
+_Static_assert(sizeof(struct message_port_to_control) == 16, "port to control");
+
+struct message_tunnel_stats {
+    struct message_head head;
+    uint32_t port;
+};
+_Static_assert(sizeof(struct message_tunnel_stats) == 12, "tunnel stats");
+
+/* What is not in the port's statistics. All but the first two were dropped. */
+struct tunnel_stats {
+    uint64_t ccm_sent;
+    uint64_t ccm_received; /* accepted ones */
+    uint64_t wrong_level;
+    uint64_t wrong_maid;
+    uint64_t wrong_mep; /* our own, in a CCM or a trailer: sent back to us, or two ends of one number */
+    uint64_t bad_ccm;
+    uint64_t old_sequence;
+    uint64_t bad_key;
+    uint64_t replayed;  /* a trailer's counter that was there before, or is too old to tell */
+    uint64_t truncated; /* without room for an Ethernet header or the trailer */
+};
+_Static_assert(sizeof(struct tunnel_stats) == 80, "tunnel stats");
+
+struct message_socket_stats {
+    struct message_head head;
+    uint32_t socket;
+};
+_Static_assert(sizeof(struct message_socket_stats) == 12, "socket stats");
+
+/* Datagrams that belong to no port, all dropped. */
+struct socket_stats {
+    uint64_t unknown_vni;
+    uint64_t unknown_source; /* a known VNI from another address */
+    uint64_t truncated;
+    uint64_t not_vxlan;
+};
+_Static_assert(sizeof(struct socket_stats) == 32, "socket stats");
+
+/* Something of it has changed. One that control has not read yet is brought up to date. */
+struct event_ccm_state {
+    struct message_head head;
+    uint32_t port;
+    uint8_t heard; /* enum ccm_heard */
+    uint8_t rdi;
+    uint8_t status;
+    uint8_t refused;
+    uint32_t silent_us; /* since the last CCM; 0: none came */
+    uint32_t reserved;
+};
+_Static_assert(sizeof(struct event_ccm_state) == 24, "ccm state");
 
 /* -- the memory of a STREAM ----------------------------------------------------------------------------------- */
 
