@@ -362,6 +362,7 @@ class Nic(NetClient):
         """Its QOM path, as QEMU's events contain it."""
         links = network.links
         self.report = LinkReport(
+            name,
             network.clock,
             network.journal,
             lambda change: links.seen(self, change),

@@ -69,6 +69,7 @@ class ChangeRecord(Record, frozen=True):
     @staticmethod
     def of(change: LinkChange, clock: Clock) -> ChangeRecord:
         fields = msgspec.structs.asdict(change)
+        del fields["boot_id"]  # a change of this process has none
         return ChangeRecord(age_us=_age_us(fields.pop("monotonic_us"), clock), **fields)
 
     def change(self, clock: Clock) -> LinkChange:

@@ -20,7 +20,7 @@ from vnic.net.clients import Clients
 from vnic.net.clock import Clock, Scheduler
 from vnic.net.errors import DeviceNotFound, NetError
 from vnic.net.flaps import Flaps
-from vnic.net.journal import Journal
+from vnic.net.journal import Journal, JournalQuery
 from vnic.net.link import Links, new_hold
 from vnic.net.names import check_identifier
 from vnic.net.objects import Objects
@@ -329,9 +329,7 @@ class Network:
         self, name: str | None = None, limit: int | None = None, after_id: int | None = None
     ) -> list[LinkChange]:
         """vnic's query-link-log. The log of a deleted client lasts as long as the journal keeps its records."""
-        for key, value in (("limit", limit), ("after-id", after_id)):
-            if value is not None and value < 0:
-                raise NetError(f"Parameter '{key}' expects a non-negative integer")
+        JournalQuery(limit=limit, after_id=after_id).check()
         changes = self.journal.select(name, limit, after_id)
         if name is not None and not changes and not self.find_all(name):
             raise DeviceNotFound(name)

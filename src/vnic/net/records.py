@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -82,6 +82,42 @@ class LinkChange(msgspec.Struct, rename="kebab", omit_defaults=True):
     """The guest's driver read the new status."""
     seen_latency_us: int | None = None
     """From the change, or from the guest's attachment if that was later, to the guest's read."""
+    boot_id: str | None = None
+    """The boot of the machine that `monotonic_us` counts from; absent: the boot in which vnic runs."""
+
+
+class NoteKind(StrEnum):
+    """What a Note is about. Records of other versions may have others."""
+
+    START = "start"
+    """vnic started."""
+    END = "end"
+    """vnic ended in order. A start without an end before it follows a crash, a SIGKILL or a loss of power."""
+    GUEST = "guest"
+    """A VM attached or detached, or its driver started or stopped the device."""
+
+
+class Note(msgspec.Struct, rename="kebab", omit_defaults=True):
+    """A record of the journal that is not a change of a link. It has an id of the same count."""
+
+    id: int
+    kind: str
+    event: str
+    """What happened, in a word for programs: `attached`."""
+    text: str
+    """The same for people."""
+    time: float
+    """Seconds of wall-clock time."""
+    monotonic_us: int
+    by: str = VNIC
+    name: str | None = None
+    """The NIC or netdev; None: vnic itself."""
+    caused_by: int | None = None
+    """The id of the record that caused this one."""
+    details: dict[str, Any] = {}
+    """Values that depend on the kind, by names in kebab case."""
+    boot_id: str | None = None
+    """As a LinkChange's."""
 
 
 class ShownBy(StrEnum):

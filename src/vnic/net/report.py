@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from vnic.net.client_record import LinkReportRecord
 from vnic.net.clock import Clock
+from vnic.net.guest_notes import GuestNotes
 from vnic.net.journal import Journal
 from vnic.net.records import GuestInfo, LinkChange, ShownBy, link_word
 
@@ -22,16 +23,18 @@ class LinkReport:
 
     def __init__(
         self,
+        name: str,
         clock: Clock,
         journal: Journal,
         seen: Callable[[LinkChange], None],
         guest_changed: Callable[[], None],
     ) -> None:
-        """`seen` is called once for each change that the guest saw; `guest_changed`, when the guest attaches or
-        detaches, negotiates how it sees its link, or its driver starts or stops the device."""
+        """`name` is the NIC's. `seen` is called once for each change that the guest saw. `guest_changed` is called when
+        the guest attaches or detaches, negotiates how it sees its link, or its driver starts or stops the device."""
         self.guest = GuestInfo(attached=False, driver_ok=False, seen="unknown")
         self._clock = clock
         self._journal = journal
+        self._notes = GuestNotes(name, clock, journal)
         self._tell_seen = seen
         self._tell_guest_changed = guest_changed
         self._attached_us = 0
@@ -107,6 +110,8 @@ class LinkReport:
         self._set_guest(attached=False, shown_by=shown_by)
 
     def _set_guest(self, attached: bool, shown_by: ShownBy | None) -> None:
+        if attached is not self.guest.attached:
+            self._notes.attached(attached)
         self.guest = GuestInfo(attached, driver_ok=False, seen="unknown", link_shown_by=shown_by)
         self._tell_guest_changed()
 
@@ -120,6 +125,8 @@ class LinkReport:
         """The guest's driver set DRIVER_OK, or reset the device. `admin_down`: see GuestInfo."""
         guest = self.guest
         admin_down = admin_down and guest.attached
+        if ok is not guest.driver_ok:
+            self._notes.driver(ok)
         if (ok, admin_down) != (guest.driver_ok, guest.admin_down):
             guest.driver_ok, guest.admin_down = ok, admin_down
             self._tell_guest_changed()

@@ -14,9 +14,9 @@ from tests.fakes.scheduler import FakeScheduler
 from vnic.net.client import Endpoint, NetClient, Nic
 from vnic.net.clock import Clock
 from vnic.net.errors import DeviceNotFound, NetError
-from vnic.net.journal import Journal
+from vnic.net.journal import Entry, Journal
 from vnic.net.network import Network
-from vnic.net.records import Cause, HoldKind, LinkChange, LinkChanged, LinkSeen
+from vnic.net.records import Cause, HoldKind, LinkChanged, LinkSeen
 
 MAC = bytes.fromhex("525400123456")
 
@@ -372,10 +372,10 @@ def test_journal_store_gets_every_record_and_step() -> None:
         def __init__(self) -> None:
             self.told: list[tuple[str, int]] = []
 
-        def recorded(self, change: LinkChange) -> None:
+        def recorded(self, change: Entry) -> None:
             self.told.append(("recorded", change.id))
 
-        def updated(self, change: LinkChange) -> None:
+        def updated(self, change: Entry) -> None:
             self.told.append(("updated", change.id))
 
     store = Store()
