@@ -320,12 +320,12 @@ class InterfaceBackend(Backend):
             self._close_sockets()
         else:
             self._close_data()
-            self.context.leave(self.name, self._leave(link))
+            self.context.leave(self.name, self._leave(link.restore_interface()))
 
-    async def _leave(self, link: InterfaceLink) -> None:
+    async def _leave(self, restored: Coroutine[Any, Any, None]) -> None:
         """Set the interface as it was found, before the netlink socket is closed."""
         try:
-            await link.restore_interface()
+            await restored
         finally:
             self._close_sockets()
 

@@ -10,8 +10,8 @@ import asyncio
 import errno
 import functools
 import os
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
 from vnic.backend.base import log
 from vnic.backend.far_side import has_link
@@ -161,10 +161,14 @@ class InterfaceLink:
         """Whether the interface has to be set up before the netdev is gone."""
         return self.set_down or self._asked is not None
 
-    async def restore_interface(self) -> None:
-        """Set the interface as it was found. Nothing else may be called from now on."""
+    def restore_interface(self) -> Coroutine[Any, Any, None]:
+        """Set the interface as it was found. From this call on, before the result runs, the wire is not followed any
+        more, and nothing else may be called."""
         self._idle = asyncio.Event()
+        return self._restore_interface(self._idle)
+
+    async def _restore_interface(self, idle: asyncio.Event) -> None:
         if self._asked is not None:
-            await self._idle.wait()
+            await idle.wait()
         if self.set_down and self.state is not None:
             await self._watch.was_set_up(self.state.index, True)
