@@ -1,9 +1,9 @@
 """Watches the network interfaces of a network namespace: the kernel reports every change (rtnetlink(7)). There is no
 polling.
 
-`tap` and link-follow subscribe to changes; `interface` follows the state and sets it. One socket serves all netdevs of
-a machine; it is open while any of them needs it. Another namespace has a watch of its own, with a socket that was
-opened there.
+`tap` subscribes to changes; link-follow and `interface` follow the state, and `interface` sets it. One socket serves
+all netdevs of a machine; it is open while any of them needs it. Another namespace has a watch of its own, with a socket
+that was opened there.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import fcntl
 import itertools
 import os
 import socket
-import struct
 import threading
 from collections.abc import Callable
 from typing import Final
@@ -32,12 +30,6 @@ from vnic.backend.rtnetlink import (
 
 _READS_PER_TURN: Final = 64
 _MESSAGE_BYTES: Final = 1 << 16
-
-_SIOCGIFFLAGS: Final = 0x8913
-_IFF_RUNNING: Final = 0x40
-_IFNAMSIZ: Final = 16
-_IFREQ_FLAGS = struct.Struct("16sH22x")
-"""struct ifreq with ifr_flags."""
 
 Told = Callable[[LinkState | None], None]
 """Called with an interface's state; None: there is no interface of that name."""
@@ -249,21 +241,6 @@ def open_route_socket() -> socket.socket:
         sock.close()
         raise
     return sock
-
-
-def interface_operates(name: str) -> bool | None:
-    """Whether the interface is operational (RFC 2863: up, or unknown as with drivers that do not tell): it is up, and
-    so is what is below it. None if this network namespace has no interface of that name."""
-    encoded = os.fsencode(name)
-    if not 0 < len(encoded) < _IFNAMSIZ:
-        return None
-    request = _IFREQ_FLAGS.pack(encoded, 0)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
-        try:
-            _, flags = _IFREQ_FLAGS.unpack(fcntl.ioctl(control, _SIOCGIFFLAGS, request))
-        except OSError:
-            return None
-    return bool(flags & _IFF_RUNNING)
 
 
 def interface_exists(name: str) -> bool:

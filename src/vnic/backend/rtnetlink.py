@@ -120,6 +120,14 @@ def _state(body: bytes) -> LinkState | None:
     return LinkState(name, index, hardware, flags, word)
 
 
+def is_interface_name(text: str) -> bool:
+    """Whether the kernel would take it for an interface (dev_valid_name)."""
+    name = os.fsencode(text)
+    return (
+        0 < len(name) <= IFNAME_BYTES and text not in (".", "..") and not set(name) & set(b"/:\0 \t\n\v\f\r")
+    )
+
+
 def get_link(sequence: int, name: str) -> bytes:
     """Ask for an interface. The answer is a LinkMessage, or an Answer with an error."""
     value = os.fsencode(name) + b"\0"

@@ -1,6 +1,8 @@
 """link-follow: holds a NIC down (`uplink`) while an interface of this host, or another wire of this vnic, is down.
 
-The registry of objects makes it. It waits for a NIC, an interface or a netdev that does not exist yet or any more.
+The registry of objects makes it. It waits for a NIC, an interface or a netdev that does not exist yet or any more. If a
+netdev of this vnic shows its wire's link on the interface (a tap, `interface` with propagate=on), that wire is followed
+there, so that no interface stays down only because a NIC that follows it does.
 """
 
 from __future__ import annotations
@@ -9,11 +11,11 @@ import logging
 from collections.abc import Callable, Sequence
 
 from vnic.backend.base import BackendContext
-from vnic.backend.interface_watch import interface_operates
+from vnic.backend.rtnetlink import LinkState, is_interface_name
 from vnic.follow.options import LinkFollowOptions
 from vnic.net.client import NetClient, Nic, clients_of_wire
 from vnic.net.errors import NetError
-from vnic.net.follow import Follower, Reason, hold_to_follow, netdevs
+from vnic.net.follow import SHOWN, UNDECIDED, Follower, Reason, Undecided, hold_to_follow, netdevs
 from vnic.net.objects import NetObject
 from vnic.net.records import HoldKind
 
@@ -30,11 +32,15 @@ class LinkFollow(NetObject, Follower):
         super().__init__(options.id)
         if (options.ifname is None) is (options.netdev is None):
             raise NetError("exactly one of 'ifname' and 'netdev' has to be given")
+        if options.ifname is not None and not is_interface_name(options.ifname):
+            raise NetError(f"Parameter 'ifname' expects the name of an interface: '{options.ifname[:80]}'")
         self.options = options
         self._context = context
         self._network = context.network
         self._followers = context.network.links.followers
-        self._unsubscribe: Callable[[], None] | None = None
+        self._unfollow: Callable[[], None] | None = None
+        self._state: LinkState | Undecided | None = UNDECIDED
+        """Of the interface; None: there is none of that name."""
         self._circle: Sequence[str] | None = None
 
     def setup(self) -> None:
@@ -44,19 +50,30 @@ class LinkFollow(NetObject, Follower):
                 raise NetError(f"'{options.nic}' follows already: object '{each.id}'")
         if options.ifname is not None:
             try:
-                self._unsubscribe = self._context.interfaces.subscribe(options.ifname, self._changed)
+                self._unfollow = self._context.interfaces.follow(options.ifname, self._told)
             except OSError as error:
                 raise NetError(f"the kernel does not report its interfaces: {error.strerror}") from None
+            self._followers.wait_for(self, SHOWN, options.ifname)
         self._followers.wait_for(self, "nic", options.nic)
         if options.netdev is not None:
             self._followers.wait_for(self, "netdev", options.netdev)
         self._find_clients()
-        self._changed()
+        self._refuse_own_interface()
+        self._network.links.follow(self)
+
+    def _refuse_own_interface(self) -> None:
+        """A NIC that comes later is accepted; a log line tells of the circle then."""
+        nic, ifname = self._nic, self.options.ifname
+        for netdev in () if ifname is None else self._followers.shown(ifname):
+            if nic is not None and netdev.peer is nic:
+                raise NetError(
+                    f"'{nic.name}' has the link of interface {ifname} already, by netdev '{netdev.name}'"
+                )
 
     def cleanup(self) -> None:
-        if self._unsubscribe is not None:
-            self._unsubscribe()
-            self._unsubscribe = None
+        if self._unfollow is not None:
+            self._unfollow()
+            self._unfollow = None
         target = self._followers.target(self)
         joined = self._followers.joined([] if target is None else [target])
         self._followers.remove(self)
@@ -66,17 +83,22 @@ class LinkFollow(NetObject, Follower):
         for each in joined:
             each.rewired()
 
-    def _changed(self) -> None:
+    def _told(self, state: LinkState | None) -> None:
+        """The kernel reported the interface."""
+        self._state = state
         self._network.links.follow(self)
 
     def _find_clients(self, coming: NetClient | None = None) -> None:
-        """`coming` is being created and cannot be found yet."""
+        """`coming` is being created and cannot be found yet, or shows its wire's link on the interface now."""
         nic, netdev = self._nic, self._netdev
         if isinstance(coming, Nic):
             nic = coming
-        elif coming is not None:
+        elif coming is not None and coming.name == self.options.netdev:
             netdev = coming
-        self._followers.set(self, nic, [] if netdev is None else [netdev])
+        sources = [] if netdev is None else [netdev]
+        if self.options.ifname is not None:
+            sources += self._followers.shown(self.options.ifname)
+        self._followers.set(self, nic, sources)
         for each in self._followers.joined([] if nic is None else [nic]):
             each.rewired()
 
@@ -111,27 +133,50 @@ class LinkFollow(NetObject, Follower):
             ring = " → ".join(reversed([*circle, self.id]))
             rule = "this NIC stays down" if self.options.invert else "none is down only because of the others"
             log.warning("%s: a circle of followers, %s: %s", self.options.nic, ring, rule)
-        self._changed()
+        self._network.links.follow(self)
 
-    def decide(self) -> Reason | None:
+    def decide(self) -> Reason | Undecided | None:
         options = self.options
         if options.invert and self._circle is not None:
             circle = " → ".join(reversed([*self._circle, self.id]))
             return Reason(self.id, f"link-follow {self.id} has invert=on in a circle of followers: {circle}")
         if options.ifname is not None:
-            state = interface_operates(options.ifname)
-            if bool(state) is not options.invert:
-                return None
-            word = "does not exist" if state is None else "is up" if state else "is down"
-            return Reason(self.id, f"interface {options.ifname} {word}")
-        return self._follow_wire(f"the wire of {options.netdev}")
-
-    def _follow_wire(self, what: str) -> Reason | None:
-        netdev, target = self._netdev, self._followers.target(self)
+            return self._follow_interface(options.ifname)
+        netdev = self._netdev
         if netdev is None:
-            return None if self.options.invert else Reason(self.id, f"{self.options.netdev} does not exist")
+            return None if options.invert else Reason(self.id, f"{options.netdev} does not exist")
+        return self._follow_wire(netdev, f"the wire of {options.netdev}")
+
+    @property
+    def _own_wire(self) -> Sequence[NetClient]:
+        target = self._followers.target(self)
+        return () if target is None else clients_of_wire(target)
+
+    def _follow_interface(self, ifname: str) -> Reason | Undecided | None:
+        state, shown = self._state, self._followers.shown(ifname)
+        if any(netdev in self._own_wire for netdev in shown):
+            return None  # the netdev itself has the interface's link
+        for netdev in shown:
+            if netdev.endpoint.shows_down() and not self.options.invert:
+                return self._follow_shown(netdev, ifname)
+        if isinstance(state, Undecided):
+            return UNDECIDED
+        word = "does not exist" if state is None else "is down" if state.trouble else "is up"
+        if (word == "is up") is not self.options.invert:
+            return None
+        return Reason(self.id, f"interface {ifname} {word}", netdevs(shown))
+
+    def _follow_shown(self, netdev: NetClient, ifname: str) -> Reason | None:
+        """The interface is down because of a wire: be held for the same reason, unless it came from here."""
         wire = clients_of_wire(netdev)
-        hold = hold_to_follow(wire, () if target is None else clients_of_wire(target))
+        if not any(end.holds for end in wire):
+            text = f"interface {ifname} is down: no VM is plugged into {wire[-1].name}"
+            return Reason(netdev.name, text, netdevs(wire))
+        return self._follow_wire(netdev, f"the wire of {netdev.name}, which interface {ifname} shows,")
+
+    def _follow_wire(self, netdev: NetClient, what: str) -> Reason | None:
+        wire = clients_of_wire(netdev)
+        hold = hold_to_follow(wire, self._own_wire)
         if self.options.invert:
             return Reason(self.id, f"{what} is up", netdevs(wire)) if hold is None else None
         if hold is None:

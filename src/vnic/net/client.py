@@ -41,6 +41,10 @@ class LinkControl(Protocol):
 
     def guest_changed(self, nic: Nic) -> None: ...
 
+    def shown_on(self, client: NetClient, ifname: str) -> None: ...
+
+    def shown_changed(self, client: NetClient) -> None: ...
+
 
 class PathChooser(Protocol):
     """Chooses the path of packets (`wire.Wires`)."""
@@ -127,6 +131,11 @@ class Endpoint:
     def datapath_word(self) -> str:
         """Of a NIC, who processes its guest's rings: `none`, `python`, `wire` or `vhost`."""
         return "none" if self.idle() else "python"
+
+    def shows_down(self) -> bool:
+        """Of a netdev that shows its wire's link on an interface of the host (`Links.shown_on`): whether it has that
+        interface down now, so that the interface's state tells nothing else."""
+        return False
 
     def joined(self) -> Sequence[NetClient] | None:
         """The clients that get the frames of this one by a way other than its peer: a hub's other ports. None: this

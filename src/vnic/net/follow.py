@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Sequence
-from typing import ClassVar, Final, NamedTuple
+from typing import ClassVar, Final, Literal, NamedTuple
 
 from vnic.net.client import NetClient, clients_of_wire
 from vnic.net.records import ClientType, Hold, HoldKind
@@ -30,6 +30,9 @@ class Undecided(enum.Enum):
 
 
 UNDECIDED: Final = Undecided.UNDECIDED
+
+Shown = Literal["shown"]
+SHOWN: Final[Shown] = "shown"
 
 
 class Follower:
@@ -97,6 +100,8 @@ class Followers:
         """By client, those that hold it."""
         self._waiting: dict[tuple[str, str], dict[Follower, None]] = {}
         """By type and name of a client."""
+        self._shown: dict[str, list[NetClient]] = {}
+        """By the name of an interface of the host, the netdevs that show the link of their wire there."""
 
     def set(self, follower: Follower, target: NetClient | None, sources: Sequence[NetClient] = ()) -> None:
         """`follower` holds `target` (None: nothing), and follows the wires of the clients `sources`."""
@@ -113,8 +118,9 @@ class Followers:
             for each in sources:
                 self._of.setdefault(each, {})[follower] = None
 
-    def wait_for(self, follower: Follower, client_type: ClientType, name: str) -> None:
-        """Call its `client_came` for each new client of that type and name."""
+    def wait_for(self, follower: Follower, client_type: ClientType | Shown, name: str) -> None:
+        """Call its `client_came` for each new client of that type and name; or, with SHOWN, for each netdev that shows
+        the link of its wire on the interface `name` of the host."""
         self._waiting.setdefault((client_type, name), {})[follower] = None
 
     def remove(self, follower: Follower) -> None:
@@ -127,6 +133,24 @@ class Followers:
 
     def waiting_for(self, client: NetClient) -> list[Follower]:
         return list(self._waiting.get((client.record_type, client.name), ()))
+
+    def add_shown(self, client: NetClient, ifname: str) -> list[Follower]:
+        """`client` shows the link of its wire on `ifname`; returns those that wait for that."""
+        there = self._shown.setdefault(ifname, [])
+        if client in there:
+            return []
+        there.append(client)
+        return list(self._waiting.get((SHOWN, ifname), ()))
+
+    def shown(self, ifname: str) -> Sequence[NetClient]:
+        return tuple(self._shown.get(ifname, ()))
+
+    def forget_shown(self, client: NetClient) -> None:
+        """`client` was removed."""
+        for ifname in [ifname for ifname, clients in self._shown.items() if client in clients]:
+            self._shown[ifname].remove(client)
+            if not self._shown[ifname]:
+                del self._shown[ifname]
 
     def concerned(self, client: NetClient) -> list[Follower]:
         """Those that hold `client` or follow its wire by this end."""

@@ -150,11 +150,23 @@ class Links:
     def gone(self, client: NetClient) -> None:
         """`client` was removed, and is no one's peer."""
         joined = self.followers.joined([client])
+        self.followers.forget_shown(client)
         for each in self.followers.concerned(client):
             each.client_gone(client)
             self.follow(each)
         for each in joined:
             each.rewired()
+
+    def shown_on(self, client: NetClient, ifname: str) -> None:
+        """`client` shows the link of its wire on the interface `ifname` of the host, until it is removed: who follows
+        that interface depends on that wire."""
+        for each in self.followers.add_shown(client, ifname):
+            each.client_came(client)
+            self.follow(each)
+
+    def shown_changed(self, client: NetClient) -> None:
+        """`client.endpoint.shows_down` is another than before."""
+        self._ask_followers(client)
 
     def wire_changed(self, client: NetClient) -> None:
         """The wire of `client` has other ends than before, or one that is new: have its followers decide."""

@@ -21,7 +21,7 @@ from vnic.backend.interface.queue import PacketLender, PacketQueue
 from vnic.backend.interface.record import InterfaceRecord
 from vnic.backend.interface_watch import InterfaceWatch
 from vnic.backend.options import InterfaceOptions
-from vnic.backend.rtnetlink import ARPHRD_ETHER, IFNAME_BYTES, LinkState
+from vnic.backend.rtnetlink import ARPHRD_ETHER, LinkState, is_interface_name
 from vnic.net.errors import NetError
 from vnic.net.lending import LentEnd
 from vnic.net.queue import Frame
@@ -50,7 +50,7 @@ class InterfaceBackend(Backend):
     def __init__(self, context: BackendContext, options: InterfaceOptions) -> None:
         super().__init__(context)
         self.ifname = options.ifname
-        if not _is_name(options.ifname):
+        if not is_interface_name(options.ifname):
             raise NetError(f"Parameter 'ifname' expects the name of an interface: '{options.ifname[:80]}'")
         self._propagate = options.propagate
         self._namespace = None if options.netns is None else Namespace.parse(options.netns)
@@ -176,7 +176,12 @@ class InterfaceBackend(Backend):
         assert self._link is not None
         self._queue.client = self._link.client = self.client
         self._queue.start()
+        self._show_link()
         self._link.update()
+
+    def _show_link(self) -> None:
+        if self._propagate and self._namespace is None:
+            self.client.network.links.shown_on(self.client, self.ifname)
 
     # -- state apart from the sockets ---------------------------------------------------------------------------
 
@@ -224,6 +229,7 @@ class InterfaceBackend(Backend):
         queue.client = link.client = self.client
         queue.restore(record.paused_for, record.sender_waits)
         self._bound = record.index
+        self._show_link()
         self._unfollow = self._watch.follow(self.ifname, self._told)
 
     # -- the interface ------------------------------------------------------------------------------------------
@@ -282,6 +288,9 @@ class InterfaceBackend(Backend):
     def guest_changed(self) -> None:
         self.link_status_changed()
 
+    def shows_down(self) -> bool:
+        return self._link is not None and self._link.owes
+
     def receive(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
         return self._queue is None or self._queue.write(frame, offload)
 
@@ -328,11 +337,3 @@ class InterfaceBackend(Backend):
             await restored
         finally:
             self._close_sockets()
-
-
-def _is_name(text: str) -> bool:
-    """Whether the kernel would take it for an interface (dev_valid_name)."""
-    name = os.fsencode(text)
-    return (
-        0 < len(name) <= IFNAME_BYTES and text not in (".", "..") and not set(name) & set(b"/:\0 \t\n\v\f\r")
-    )

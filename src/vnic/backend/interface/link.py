@@ -61,6 +61,8 @@ class InterfaceLink:
         """The kernel refused the last request: no other follows until the wire has changed."""
         self._contests = 0
         self._wanted_up: bool | None = None
+        self._owed = self.owes
+        """What the followers of the interface were told."""
 
     # -- events -------------------------------------------------------------------------------------------------
 
@@ -75,9 +77,16 @@ class InterfaceLink:
             self._watch.set_up(self.state.index, True, lambda error: None)
         self.state, self.set_down = None, False
         self._hold(text)
+        self.update()
 
     def update(self) -> None:
         """The state of the wire, of the VM or of the interface may have changed."""
+        self._update()
+        if self.owes is not self._owed:
+            self._owed = self.owes
+            self.client.network.links.shown_changed(self.client)
+
+    def _update(self) -> None:
         state = self.state
         if state is None or self._asked is not None:
             return
@@ -158,7 +167,7 @@ class InterfaceLink:
 
     @property
     def owes(self) -> bool:
-        """Whether the interface has to be set up before the netdev is gone."""
+        """Whether vnic has the interface down, and is to set it up before the netdev is gone."""
         return self.set_down or self._asked is not None
 
     def restore_interface(self) -> Coroutine[Any, Any, None]:

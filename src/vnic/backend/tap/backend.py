@@ -120,6 +120,7 @@ class TapBackend(Backend):
     def _follow_link(self) -> None:
         self._lender = TapLender(tuple(self._queues), self.wants_offload)
         self._link = TapLink(self.client, self.context.interfaces, self.ifname, self._queues[0].fd)
+        self.client.network.links.shown_on(self.client, self.ifname)
         self._link.show()
 
     def _add_queue(self, fd: int, vnet_hdr: bool) -> None:
@@ -161,6 +162,7 @@ class TapBackend(Backend):
             queue.restore(each)
         if fds:
             self._link = TapLink(self.client, self.context.interfaces, self.ifname, fds[0], record.carrier)
+            self.client.network.links.shown_on(self.client, self.ifname)
         elif self._comes_back:
             self._watch_for_return()
         if record.script_running:
@@ -202,6 +204,9 @@ class TapBackend(Backend):
 
     def guest_changed(self) -> None:
         self.link_status_changed()
+
+    def shows_down(self) -> bool:
+        return self._link is not None and self._link.shows_down
 
     def peer_queue(self, index: int) -> int:
         """The queue of the peer that serves frames from our queue `index`.

@@ -33,6 +33,8 @@ class TapLink:
         self._fd = fd
         self.carrier = carrier
         """What the interface shows; None: it was not set yet."""
+        self.shows_down = carrier is False
+        """Whether the interface has no carrier because of the wire, as far as the kernel has reported it."""
         self._unsubscribe: Callable[[], None] | None
         try:
             self._unsubscribe = watch.subscribe(ifname, self._changed)
@@ -48,6 +50,9 @@ class TapLink:
             self._client.hold(HoldKind.UPLINK, self._client.name, text)
         elif up is not False:
             self._release()
+        if self.carrier and self.shows_down:
+            self.shows_down = False
+            self._client.network.links.shown_changed(self._client)
 
     def _release(self) -> None:
         self._client.release(HoldKind.UPLINK, self._client.name, f"interface {self._ifname} is up")
@@ -58,6 +63,7 @@ class TapLink:
         if carrier is not self.carrier:
             self.carrier = carrier
             set_carrier(self._fd, carrier)
+            self.shows_down |= not carrier
 
     def close(self) -> None:
         """Stop following. Called before the descriptor is closed, or when the interface has been deleted."""
