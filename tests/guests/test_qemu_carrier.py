@@ -16,6 +16,8 @@ from tests.guests.lab import Qmp, Vnic, vnic_run
 from tests.guests.qemu_lab import interfaces, interrupts, pci_nic, qemu, resize_rings
 
 from vnic.lab.guest.qemu import QemuGuest
+from vnic.virtio.features import EVENT_IDX
+from vnic.virtio.fence import FENCED
 
 KINDS = {
     "msix": ("virtio-net-pci", {"speed": "2500", "duplex": "full"}),
@@ -133,6 +135,14 @@ def test_kernels_driver_binds_and_sees_the_link(ports: dict[str, Port], nic: str
     found = port.qmp.link(nic)
     assert found["guest"]["attached"]
     assert found["guest"]["driver-ok"]
+
+
+@pytest.mark.skipif(not FENCED, reason="EVENT_IDX is not offered here")
+def test_guest_has_event_idx(ports: dict[str, Port]) -> None:
+    for nic in ("msix", "intx"):
+        port = ports[nic]
+        bits = port.guest.run(f"cat /sys/class/net/{port.interface}/device/features")
+        assert bits[EVENT_IDX.bit_length() - 1] == "1"
 
 
 @pytest.mark.parametrize("nic", SHARED)

@@ -12,6 +12,7 @@ from tests.guests.lab import Vnic, vnic_run
 from tests.guests.qemu_lab import Apart, interface, interfaces, pci_nic, qemu, transfer
 
 from vnic.lab.guest.qemu import QemuGuest
+from vnic.virtio.features import EVENT_IDX
 
 KINDS = {
     "msix": ("virtio-net-pci", {}),
@@ -82,6 +83,11 @@ def test_unbinding_and_binding_the_driver_keeps_the_link(bench: Bench, nic: str)
     guest.run(f"ip link set {name} up")
     assert guest.wait_carrier(True, name)
     assert guest.ping(f"10.0.{list(KINDS).index(nic)}.2") is not None
+
+
+def test_guest_is_not_offered_what_a_shadow_copy_cannot_have(bench: Bench) -> None:
+    bits = bench.guest.run(f"cat /sys/class/net/{bench.interface('msix')}/device/features")
+    assert bits[EVENT_IDX.bit_length() - 1] == "0"
 
 
 def test_transfers_arrive_whole_both_ways(bench: Bench) -> None:

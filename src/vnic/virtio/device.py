@@ -169,6 +169,15 @@ class VirtioDevice(ABC):
 
         self.reset(finish)
 
+    def withhold(self, features: int) -> None:
+        """The transport cannot serve these features to the attached VM. A driver that has negotiated one of them
+        already has to reset the device, and then chooses without them."""
+        self.transport_features &= ~features
+        self.host_features &= ~features
+        if self.driver_features & features:
+            self.status |= STATUS_NEEDS_RESET
+            self.attachment.needs_reset()
+
     def set_features(self, features: int) -> bool:
         """The driver's features. False: it chose features that were not offered; they are cleared, and FEATURES_OK is
         not accepted until the driver chooses again."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from tests.fakes.irq import FakeIrq
@@ -24,7 +24,9 @@ from vnic.net.errors import NetError
 from vnic.pci.capability import CAP_PM, PM_CONTROL
 from vnic.pci.device import PciHandles
 from vnic.record import RecordError, decode, encode
-from vnic.virtio.features import RING_RESET
+from vnic.virtio.constants import STATUS_NEEDS_RESET
+from vnic.virtio.features import EVENT_IDX, RING_RESET
+from vnic.virtio.fence import FENCED
 from vnic.virtio.pci import layout
 from vnic.virtio.pci.record import VirtioPciRecord
 from vnic.virtio.pci.transport import VirtioPci
@@ -83,7 +85,7 @@ def test_driver_finds_ids_and_structures(rig: Rig) -> None:
 
 def test_common_configuration_has_reset_values(rig: Rig) -> None:
     driver = rig.driver
-    assert driver.features() == VERSION_1 | RING_RESET | 1 << 28 | 1
+    assert driver.features() == VERSION_1 | RING_RESET | (EVENT_IDX if FENCED else 0) | 1 << 28 | 1
     driver.put(0, 4, 2)
     assert driver.get(4, 4) == 0
     assert driver.get(18, 2) == 3
@@ -93,6 +95,44 @@ def test_common_configuration_has_reset_values(rig: Rig) -> None:
         assert (driver.get(22, 2), driver.get(24, 2)) == (index, size)
     assert driver.get(58, 2) == 0
     assert driver.get(60, 4) == 0
+
+
+class NoShadow:
+    """The shadow copy of a VM that never answers."""
+
+    def fetch(self, *_arguments: object, **_more: object) -> None:
+        pass
+
+    def write(self, *_arguments: object) -> None:
+        pass
+
+    def drop(self, quiet: Callable[[], None] | None = None) -> None:
+        if quiet is not None:
+            quiet()
+
+
+def test_event_idx_is_not_offered_to_a_vm_that_shares_no_memory(rig: Rig) -> None:
+    offered = rig.driver.features()
+    rig.pci.use_shadow(rig.memory, NoShadow())
+    assert rig.driver.features() == offered & ~EVENT_IDX
+    rig.start()
+    rig.driver.status = 0
+    assert rig.driver.features() == offered & ~EVENT_IDX, "a reset offers it again"
+    rig.unplug()
+    rig.pci.plug(rig.irq, rig.memory)
+    assert rig.driver.features() == offered, "the next VM may have it"
+
+
+@pytest.mark.skipif(not FENCED, reason="EVENT_IDX is not offered here")
+def test_driver_that_has_event_idx_already_has_to_reset_the_device(rig: Rig) -> None:
+    """A VM behind an IOMMU has no memory yet when the driver chooses."""
+    rig.driver.start(VERSION_1 | EVENT_IDX, rig.rings)
+    rig.pci.use_shadow(rig.memory, NoShadow())
+    assert rig.driver.status & STATUS_NEEDS_RESET
+    rig.driver.status = 0
+    rig.driver.start(VERSION_1 | EVENT_IDX & rig.driver.features(), rig.rings)
+    assert not rig.driver.status & STATUS_NEEDS_RESET
+    assert not rig.device.queues[0].event_idx
 
 
 def test_layout_table_equals_packed_structure() -> None:

@@ -25,7 +25,8 @@ from vnic.record import within
 from vnic.virtio.attachment import QueueFds
 from vnic.virtio.constants import STATUS_DRIVER_OK, STATUS_FEATURES_OK
 from vnic.virtio.device import VirtioDevice
-from vnic.virtio.features import RING_RESET, VERSION_1
+from vnic.virtio.features import EVENT_IDX, RING_RESET, VERSION_1
+from vnic.virtio.fence import FENCED
 from vnic.virtio.pci import layout
 from vnic.virtio.pci.record import VirtioPciRecord
 from vnic.virtio.pci.shadow_rings import ShadowRings
@@ -38,6 +39,9 @@ _QUEUE_ADDRESSES = {
     layout.PLACE["queue_device"][0]: "used",
 }
 """Offset of each ring address, and its attribute of SplitQueue."""
+_FEATURES = RING_RESET | (EVENT_IDX if FENCED else 0)
+"""A ring reset is offered only here, not over vhost-user: QEMU does not notify its back-end of one, which would go on
+with the old ring."""
 
 
 class VirtioPci(PciDevice):
@@ -71,9 +75,7 @@ class VirtioPci(PciDevice):
             capabilities=(pcie_endpoint(), power_management(), *layout.capabilities()),
         )
         self.device = device
-        # Only here, not over vhost-user: QEMU does not notify its back-end of a ring reset, so that the back-end
-        # would continue with the old ring.
-        device.transport_features = RING_RESET
+        device.transport_features = _FEATURES
         self._vectors = vectors
         self._access = self.config.find_all(CAP_VENDOR)[-1]  # the PCI configuration access capability
         self._notifiers: dict[int, Notifiers] = {}
@@ -145,6 +147,8 @@ class VirtioPci(PciDevice):
 
     def use_shadow(self, memory: GuestMemory, shadow: Shadow) -> None:
         super().use_shadow(memory, shadow)
+        # A shadow copy has no fresh used_event, and the driver would not see avail_event (see ShadowRing).
+        self.device.withhold(EVENT_IDX)
         self._shadow_rings = ShadowRings(self.device, memory, shadow, self._interrupt_of)
 
     def unplug(self, done: Callable[[], None]) -> None:
@@ -153,6 +157,7 @@ class VirtioPci(PciDevice):
                 notifiers.close()
             self._notifiers.clear()
             self._shadow_rings = None
+            self.device.transport_features = _FEATURES
             super(VirtioPci, self).unplug(done)
 
         self.device.detach(detached)
