@@ -96,6 +96,46 @@ def test_frames_of_a_batch_come_with_one_interrupt(program: Path) -> None:
         assert two.driver.rings[0].calls() == 1
 
 
+def test_sent_frames_of_many_turns_come_with_few_interrupts(program: Path) -> None:
+    with WireProgram(program) as wire:
+        one, two = wire.started_guest(1, size=1024), wire.started_guest(2, size=1024)
+        two.driver.fill_rx(1024)
+        for number in range(1024):
+            one.driver.queue_tx(frame(number))
+        one.driver.rings[1].publish()
+        one.driver.rings[1].calls()
+        wire.wire(1, 1, 2)  # from here on, 16 turns of 64 frames
+        two.receive(1024)
+        asleep(one)
+        calls = 0
+
+        def told() -> bool:
+            nonlocal calls
+            calls += one.driver.rings[1].calls()
+            return calls > 0
+
+        until(told)
+        wire.stats(1)  # nothing is owed while control has the worker's lock
+        calls += one.driver.rings[1].calls()
+        assert calls <= 8
+
+
+@pytest.mark.parametrize("spin_us", [0, 50])
+def test_sender_that_waits_for_its_interrupt_gets_one(program: Path, spin_us: int) -> None:
+    """For each frame, with EVENT_IDX: a driver whose ring is full sends nothing before it."""
+    with WireProgram(program, spin_us=spin_us) as wire:
+        one, two = wire.joined(PLAIN | EVENT_IDX)
+        two.driver.fill_rx(64)
+        ring = one.driver.rings[1]
+        for number in range(64):
+            set_used_event(ring, number)
+            one.driver.queue_tx(frame(number))
+            publish(ring)
+            until(ring.calls)
+            assert ring.used_idx == number + 1
+        two.receive(64)
+
+
 @pytest.mark.parametrize("spin_us", [0, 50])
 def test_event_idx_flow_loses_no_wake_up(program: Path, spin_us: int) -> None:
     """Both sides rely on the other's event index: a frame that waits for a kick that does not come would hang."""

@@ -250,11 +250,21 @@ static unsigned vhost_poll(struct port *port, unsigned queue)
         for (unsigned i = 0; i < done; i++)
             ring_used_at(ring->used, ring->mask, (uint16_t)(first + i), batch.heads[i], 0);
         ring_publish(ring, (uint16_t)(first + done));
-        interrupt(vhost, index);
+        port_tell_later(port, queue);
     }
     if (unlikely(found.why && done == found.chains))
         vhost_break(vhost, index, found.why);
     return done;
+}
+
+/* The interrupt for chains of the transmit ring that were returned. It comes after the frames of the other direction, and
+ * once for many turns: a driver has no haste to free what it has sent, and each interrupt takes a VM's time. */
+static void vhost_tell(struct port *port, unsigned queue)
+{
+    struct vhost_port *vhost = vhost_port(port);
+    unsigned index = 2 * queue + 1;
+    if (vhost->rings[index].ring.state == RING_STARTED)
+        interrupt(vhost, index);
 }
 
 /* -- to the guest --------------------------------------------------------------------------------------------- */
@@ -628,5 +638,6 @@ const struct port_ops vhost_port_ops = {
     .poll = vhost_poll,
     .await_frames = vhost_await_frames,
     .await_room = vhost_await_room,
+    .tell = vhost_tell,
     .faulted = vhost_faulted,
 };

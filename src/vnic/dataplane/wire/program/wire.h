@@ -97,6 +97,9 @@ struct port_ops {
      * already. NULL: `receive` has asked for it (a watch with EPOLLOUT). */
     bool (*await_room)(struct port *, unsigned queue);
 
+    /* What `port_tell_later` asked for. NULL: this port never asks. */
+    void (*tell)(struct port *, unsigned queue);
+
     /* A watch has become writable (EPOLLOUT). Calls wire_has_room. NULL: no watch of this port has EPOLLOUT. */
     void (*writable)(struct port *, unsigned queue);
 
@@ -180,6 +183,10 @@ int port_watch(struct port *port, struct watch *watch, int fd, unsigned queue, u
 
 /* Run `poll` of this queue soon, as if its watch had become readable (bytes of a STREAM that came with PORT_ADD). */
 void port_run(struct port *port, unsigned queue);
+
+/* The worker, within `poll`: have `tell` called for this queue when there is nothing else to do, which is after TELL_NS
+ * at most, and before anybody else gets the worker's lock. */
+void port_tell_later(struct port *port, unsigned queue);
 
 /* Events to control; from any thread. They never block: control gets them when it reads. */
 void event_port_lost(struct port *port, unsigned queue, int error); /* once for a port; sets `lost` */

@@ -15,6 +15,7 @@
 
 #define EVENTS 64
 #define EVENTS_EVERY 16u /* passes over busy sources between two looks at the descriptors */
+#define TELL_NS 50000u   /* how long a port that has to be told waits for frames that come meanwhile */
 #define NO_SLOT UINT32_MAX
 
 struct worker *workers;
@@ -60,6 +61,16 @@ void port_run(struct port *port, unsigned queue)
     set_busy(worker, &port->sources[queue]);
     if (!is_worker)
         eventfd_write(worker->wake, 1);
+}
+
+void port_tell_later(struct port *port, unsigned queue)
+{
+    struct source *source = &port->sources[queue];
+    if (source->to_tell)
+        return;
+    source->to_tell = true;
+    source->next_to_tell = port->worker->to_tell;
+    port->worker->to_tell = source;
 }
 
 /* -- watches -------------------------------------------------------------------------------------------------- */
@@ -245,14 +256,6 @@ static void recover(struct worker *worker)
     __builtin_trap();
 }
 
-static void let_in(struct worker *worker)
-{
-    pthread_mutex_unlock(&worker->lock);
-    pthread_mutex_lock(&worker->gate);
-    pthread_mutex_unlock(&worker->gate);
-    pthread_mutex_lock(&worker->lock);
-}
-
 static bool is_wanted(struct worker *worker)
 {
     return unlikely(atomic_load_explicit(&worker->wanted, memory_order_relaxed) != 0);
@@ -261,8 +264,10 @@ static bool is_wanted(struct worker *worker)
 /* One turn for each source that is busy now. Returns the number of frames moved. */
 static unsigned pass(struct worker *worker)
 {
-    uint64_t now = now_ns();
+    uint64_t now = worker->now_ns = now_ns();
     unsigned moved = 0;
+    if (worker->to_tell && !worker->to_tell_ns)
+        worker->to_tell_ns = now;
     struct source *last = worker->busy.previous, *source = worker->busy.next, *next;
     bool is_last = source == &worker->busy;
     for (; !is_last; source = next) {
@@ -284,16 +289,44 @@ static unsigned pass(struct worker *worker)
     return moved;
 }
 
-static unsigned guarded_pass(struct worker *worker)
+/* Tell the ports that have to be told. */
+static unsigned tell(struct worker *worker)
+{
+    while (worker->to_tell) {
+        struct source *source = worker->current = worker->to_tell;
+        worker->to_tell = source->next_to_tell;
+        source->to_tell = false;
+        source->port->ops->tell(source->port, source->queue);
+    }
+    worker->to_tell_ns = 0;
+    return 0;
+}
+
+static unsigned guarded(struct worker *worker, unsigned (*act)(struct worker *))
 {
     if (sigsetjmp(fault.env, FAULT_MASK)) {
         recover(worker);
         return 1;
     }
     fault.armed = true;
-    unsigned moved = pass(worker);
+    unsigned moved = act(worker);
     fault.armed = false;
     return moved;
+}
+
+static void tell_all(struct worker *worker)
+{
+    while (worker->to_tell) /* a fault ends it half-way */
+        guarded(worker, tell);
+}
+
+static void let_in(struct worker *worker)
+{
+    tell_all(worker);
+    pthread_mutex_unlock(&worker->lock);
+    pthread_mutex_lock(&worker->gate);
+    pthread_mutex_unlock(&worker->gate);
+    pthread_mutex_lock(&worker->lock);
 }
 
 static void *run(void *argument)
@@ -306,11 +339,13 @@ static void *run(void *argument)
     for (unsigned passes = 0;; passes++) {
         int timeout = 0;
         if (worker->busy.next == &worker->busy) {
-            timeout = -1;
+            timeout = worker->to_tell ? 0 : -1; /* first another look: frames of the other direction go first */
         } else {
-            unsigned moved = guarded_pass(worker);
+            unsigned moved = guarded(worker, pass);
             if (is_wanted(worker))
                 let_in(worker);
+            if (worker->to_tell_ns && worker->now_ns - worker->to_tell_ns > TELL_NS)
+                tell_all(worker);
             if (moved && passes % EVENTS_EVERY)
                 continue;
         }
@@ -322,6 +357,8 @@ static void *run(void *argument)
                 wake_idle(); /* the tick of wake.c: nothing else interrupts the sleep */
             pthread_mutex_lock(&worker->lock);
         }
+        if (count <= 0)
+            tell_all(worker);
         handle(worker, events, count);
     }
     return NULL;

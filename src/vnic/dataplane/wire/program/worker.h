@@ -18,7 +18,9 @@ struct source {
     uint64_t idle_ns;               /* since when its turns find nothing; 0: the last one found frames */
     uint32_t queue;
     uint32_t parts;                 /* of its next frame that the wire took already (parts_before) */
+    struct source *next_to_tell;
     bool busy;
+    bool to_tell;                   /* in the worker's list `to_tell` */
     bool blocked;                   /* its last turn found no room in the wire */
 };
 
@@ -38,6 +40,9 @@ struct worker {
     uint64_t spin_ns;
     struct source busy; /* the list's head */
     struct source *current;
+    struct source *to_tell; /* whose ports are told when there is nothing else to do; empty while the lock is free */
+    uint64_t to_tell_ns;    /* a time soon after the first of them came; 0: none */
+    uint64_t now_ns;        /* when the last pass began */
     struct slot *slots;
     uint32_t slot_count, free_slot;
 };
