@@ -17,7 +17,8 @@ from vnic.lab.file.types import KEYS_OF, VMS, Lab, Node, NodeKeys
 
 MIN_MEMORY_MIB: Final = 48
 MAX_MEMORY_MIB: Final = 1 << 20
-_NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}")
+_NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._|-]{0,47}")
+"""`|` is in the names of containerlab's bridges within a container: `BRIDGE|NODE`."""
 _LINUX_NAME = re.compile(r"[^\s/:]{1,15}")
 _MEMORY = re.compile(r"(\d+) ?([kmg]?)(i?b)?", re.I)
 _UNITS: Final = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
@@ -28,7 +29,8 @@ def check_node(name: str, keys: NodeKeys, own: set[str], path: Path, found: Find
     """The node of these keys, `own` of which are not inherited; None, and errors, if it is wrong."""
     if not _NODE_NAME.fullmatch(name):
         found.error(
-            path, "a node's name has letters, digits, '.', '_' and '-', 48 at most, a letter or digit first"
+            path,
+            "a node's name has letters, digits, '.', '_', '-' and '|', 48 at most, a letter or digit first",
         )
         return None
     if keys.kind is None:

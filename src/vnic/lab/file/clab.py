@@ -51,7 +51,7 @@ NODE: Final = frozenset(
 FOREIGN_NODE: Final = frozenset({"image", "exec", "memory", "kernel"})
 """Keys of vnic's own kinds that a node of containerlab's has for its container."""
 
-LINK: Final = frozenset({"vars", "labels", "mode"})
+LINK: Final = frozenset({"vars", "labels", "mode", "parent-interface"})
 ENDPOINT: Final = frozenset({"vars"})
 
 LINKLESS: Final = frozenset({"mgmt-net", "macvlan", "dummy"})
@@ -80,6 +80,7 @@ KINDS: Final = frozenset(
         *("juniper_csrx", "juniper_vjunosevolved", "juniper_vjunosrouter", "juniper_vjunosswitch"),
         *("juniper_vmx", "juniper_vqfx", "juniper_vsrx", "k8s-kind", "keysight_ixia-c-one", "linux"),
         *("mikrotik_ros", "nokia_srlinux", "nokia_sros", "nokia_srsim", "nvidia_cumulusvx", "openbsd"),
+        *("openwrt", "ostinato", "plvision_sonic", "spirent_stc"),
         *(
             "paloalto_panos",
             "rare",

@@ -14,7 +14,8 @@ from vnic.lab.file.marks import Item, Path
 from vnic.lab.file.problems import IGNORED, Findings, meant
 from vnic.lab.file.types import VMS, End, EndpointKeys, Impairments, Link, LinkKeys, Node, NodeKeys
 
-DEFAULT_VXLAN_PORT = 4789
+CONTAINERLABS_VXLAN_PORT = 14789
+"""The port of its links of type vxlan."""
 
 
 class Wiring:
@@ -70,7 +71,7 @@ class Wiring:
     # -- the two forms ------------------------------------------------------------------------------------------
 
     def _pair(self, keys: LinkKeys, path: Path) -> Link | None:
-        for key in ("host-interface", "remote", "vni", "dst-port", "src-port"):
+        for key in ("host-interface", "remote", "vni", "dst-port", "udp-port", "src-port"):
             if getattr(keys, key.replace("-", "_")) is not None:
                 self._found.error((*path, key), "a link with 'endpoints' does not have it")
                 return None
@@ -175,7 +176,10 @@ class Wiring:
             return None
         options: dict[str, Any] = {}
         if keys.type in ("vxlan", "vxlan-stitch"):
-            options = {"dst-port": keys.dst_port or DEFAULT_VXLAN_PORT, "src-port": keys.src_port}
+            options = {
+                "dst-port": keys.dst_port or keys.udp_port or CONTAINERLABS_VXLAN_PORT,
+                "src-port": keys.src_port,
+            }
         return Link(a, b, words, keys.state == "down", keys.impairments, keys.mtu, options)
 
 

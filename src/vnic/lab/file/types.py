@@ -145,6 +145,7 @@ class LinkKeys(Keys):
     remote: Annotated[Text | None, Meta(description="of `type: vxlan`: the other end's address")] = None
     vni: Vni | None = None
     dst_port: Port | None = None
+    udp_port: Annotated[Port | None, Meta(description="an older name of dst-port")] = None
     src_port: Port | None = None
 
 

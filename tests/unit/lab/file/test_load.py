@@ -113,6 +113,39 @@ def test_links_of_containerlab_and_vrnetlab_are_read_unchanged() -> None:
     assert lab.links[4].b.addresses == ("10.1.0.1/24", "2001:db8::1/64")
 
 
+VRNETLAB = """\
+name: "vrnetlab-style"
+mgmt: {network: statics, ipv4_subnet: 172.20.20.0/24}
+topology:
+  kinds:
+    vr-ros: {image: "vrnetlab/vr-routeros:6.47.9"}
+    juniper_vjunosrouter: {image: "vrnetlab/juniper_vjunos-router:23.4R2"}
+  nodes:
+    R01.TEST: {kind: vr-ros, mgmt_ipv4: 172.20.20.2}
+    mx: {kind: juniper_vjunosrouter, ports: ["3991:22"], env: {QEMU_MEMORY: "8192"}}
+    ap: {kind: openwrt}
+    pc: {kind: linux, exec: ["ip addr add dev br01 192.168.0.1/24"]}
+    br01|pc: {kind: bridge, network-mode: "container:pc"}
+  links:
+    - endpoints: [R01.TEST:eth1, mx:ge-0/0/0]
+    - endpoints: ["mx:et-0/0/1", "br01|pc:mx1"]
+    - {type: vxlan-stitch, endpoint: "ap:wan", remote: 192.0.2.9, vni: 113, udp-port: 4789}
+    - {type: vxlan, endpoint: "ap:lan", remote: 192.0.2.9, vni: 114, parent-interface: eth0}
+"""
+
+
+def test_topologies_of_virtual_routers_are_read_unchanged() -> None:
+    lab = read(VRNETLAB)
+    assert [str(link) for link in lab.links] == [
+        "R01.TEST:eth1 ── mx:ge-0/0/0",
+        "mx:et-0/0/1 ── br01|pc:mx1",
+        "ap:wan ── vxlan-113:vxlan",
+        "ap:lan ── vxlan-114:vxlan",
+    ]
+    assert lab.nodes["br01|pc"].kind == "hub"
+    assert [link.options["dst-port"] for link in lab.links[2:]] == [4789, 14789]
+
+
 def test_what_is_ignored_is_said() -> None:
     said = notes(CONTAINERLAB)
     assert "2:1: prefix: of containerlab, and ignored" in said

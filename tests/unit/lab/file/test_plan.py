@@ -10,7 +10,7 @@ import pytest
 
 from vnic.lab.file.load import load
 from vnic.lab.file.plan import Plan, Step, default_mac, make_plan, steps, take, types
-from vnic.lab.file.problems import BadLab
+from vnic.lab.file.problems import MAX_SHOWN, BadLab
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -91,6 +91,28 @@ def test_a_socket_path_that_is_too_long_is_refused() -> None:
 def test_mac_addresses_are_local_and_follow_from_names() -> None:
     assert default_mac("ring", "a.eth1") == default_mac("ring", "a.eth1") != default_mac("ring2", "a.eth1")
     assert default_mac("ring", "a.eth1").startswith("02:")
+
+
+def test_a_lab_of_a_thousand_nodes() -> None:
+    """Planned and changed within this test's time; of its errors the first are told."""
+    size = 1000
+    nodes = "".join(f"  n{at}: {{kind: socket}}\n" for at in range(size))
+    ends = [(f"n{at}:eth1", f"n{(at + 1) % size}:eth2") for at in range(size)]
+    links = "".join(f"  - endpoints: ['{a}', '{b}']\n" for a, b in ends)
+    text = f"name: big\nnodes:\n{nodes}links:\n{links}"
+    lab = load(text)[0]
+    plan = make_plan(lab, "/run/vnic/big.lab")
+    assert len(plan.nics) == len(plan.netdevs) == len({nic["mac"] for nic in plan.nics.values()}) == 2 * size
+    assert len(steps(Plan(), plan)) == 4 * size
+    assert done(text, text.replace("'n7:eth1', 'n8:eth2'", "'n7:eth1', 'n9:eth3'")) == [
+        "device_del n8.eth2",
+        *("netdev_del n7.eth1-end", "netdev_del n8.eth2-end"),
+        *("netdev_add n7.eth1-end", "netdev_add n9.eth3-end"),
+        "device_add n9.eth3",
+    ]
+    with pytest.raises(BadLab) as bad:
+        load(text.replace(":eth2']", ":eth1']") + "  - endpoints: ['n0:eth1', 'none:eth1']\n" * size)
+    assert len(bad.value.problems) == MAX_SHOWN
 
 
 # -- steps ------------------------------------------------------------------------------------------------------------
