@@ -166,12 +166,12 @@ class FakeMachine:
         if self._chardevs.pop(chardev_id, None) is None:
             raise NetError(f"Chardev '{chardev_id}' not found")
 
-    def object_add(self, options: msgspec.Struct) -> None:
+    def object_add(self, options: msgspec.Struct, by: str) -> None:
         assert isinstance(options, DumpOptions)
         check_identifier(options.id)
         self._objects[options.id] = options
 
-    def object_del(self, object_id: str) -> None:
+    def object_del(self, object_id: str, by: str) -> None:
         if self._objects.pop(object_id, None) is None:
             raise NetError(f"object '{object_id}' not found")
 

@@ -201,6 +201,23 @@ def test_missing_types_are_refused_before_anything_starts(
     assert labs.left() == []
 
 
+def test_impairments_of_a_link(labs: Labs) -> None:
+    """They are changed while the lab runs, and the rest of it goes on."""
+    labs.write(TWO.replace("state: down", "impairments: {delay: 10ms, loss: 0.5}"))
+    labs.verb("up", "lab.yml")
+
+    def impaired() -> list[str]:
+        shown = labs.place.verb("link", "show", "b.eth2", "--json", "-n", "two")
+        assert not shown.returncode, shown.stderr
+        return [each["text"] for each in json.loads(shown.stdout)[0]["impairments"]]
+
+    assert impaired() == ["delay 10ms, loss 0.5%"]
+    labs.write(TWO.replace("state: down", "impairments: {delay: 20ms}"))
+    assert "impairments added" in labs.verb("up", "lab.yml")
+    assert impaired() == ["delay 20ms"]
+    labs.verb("down")
+
+
 def test_words_for_nodes_that_are_not_guests(labs: Labs) -> None:
     labs.verb("up", "lab.yml")
     assert "node 'a' is of kind socket" in labs.refused("exec", "a", "true")

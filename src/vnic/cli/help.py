@@ -116,6 +116,23 @@ PROPERTIES = {
     "maxlen": "bytes that are kept of a frame",
     "indev": "ID of the chardev whose frames are put in",
     "outdev": "ID of the chardev that the frames go to",
+    "delay": "how much later each frame arrives, as 10ms",
+    "jitter": "how much the delay varies, as 2ms",
+    "distribution": "how it varies",
+    "delay-correlation": "percent by which a delay depends on the one before",
+    "loss": "percent of the frames that are lost, as 0.5%",
+    "duplicate": "percent of the frames that come twice",
+    "corrupt": "percent of the frames that have a wrong bit",
+    "reorder": "percent of the frames that overtake those that are delayed",
+    "gap": "of so many frames, only the last may overtake",
+    "rate": "as 10mbit",
+    "limit": "frames that are under way at most, in each direction",
+    "seed": "the same seed and frames have the same fate (default: a random one)",
+    "max-frame": "longer frames, in bytes, are lost; 0: none",
+    **{
+        f"{name}-correlation": "percent by which one frame depends on the one before"
+        for name in ("loss", "duplicate", "corrupt", "reorder")
+    },
     "vnet_hdr_support": "each frame comes behind its virtio header's length, and that header",
     "ifname": "the name of the host's interface",
     "netns": "its network namespace: a name of `ip netns`, a path or a process id",

@@ -19,6 +19,7 @@ from vnic.cli.client import (
 )
 from vnic.cli.show import (
     cause_text,
+    impairment_text,
     link_word,
     micros,
     print_json,
@@ -27,7 +28,7 @@ from vnic.cli.show import (
 from vnic.cli.times import milliseconds
 from vnic.printable import one_line, printable
 
-DETAILS = ("ATTACHED AT", "DATAPATH", "FILTERS")
+DETAILS = ("ATTACHED AT", "DATAPATH", "FILTERS", "IMPAIRED")
 COLUMNS = ("NAME", "TYPE", "MODEL", "LINK", "OPERSTATE", "PEER", "GUEST SAW", "CHANGES", "HELD BY")
 EXPENDABLE = ("TYPE", "OPERSTATE", "CHANGES")
 
@@ -46,7 +47,10 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     add_instance_options(parser)
     parser.add_argument("-j", "--json", action="store_true", help="print query-links as JSON")
     parser.add_argument(
-        "-d", "--details", action="store_true", help="also where VMs plug in, who moves packets, and filters"
+        "-d",
+        "--details",
+        action="store_true",
+        help="also where VMs plug in, who moves packets, filters, impairments",
     )
     parser.set_defaults(run=run_show, link=None)
     what = parser.add_subparsers(title="one link, or to change one", prog="vnic link", metavar="show|set")
@@ -62,7 +66,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "--details",
         action="store_true",
         default=argparse.SUPPRESS,
-        help="also where VMs plug in, who moves packets, and filters; with --json, query-topology",
+        help="also where VMs plug in, who moves packets, filters, and impairments; with --json, query-topology",
     )
     add_instance_options(shower, inner=True)
     shower.set_defaults(run=run_show)
@@ -156,8 +160,16 @@ def detailed_row(link: Entry, topology: Entry) -> tuple[str, ...]:
         if link["type"] == "nic" and each["nic"] == link["name"]
     ]
     filters = ", ".join(each["id"] for each in client.get("filters", ()))
+    impaired = one_line("; ".join(map(impairment_text, link.get("impairments", ()))))
     *first, last = row(link)
-    return (*first, attached[0] if attached else "-", datapath_text(client), filters or "-", last)
+    return (
+        *first,
+        attached[0] if attached else "-",
+        datapath_text(client),
+        filters or "-",
+        impaired or "-",
+        last,
+    )
 
 
 def datapath_text(client: Entry) -> str:

@@ -194,3 +194,10 @@ def change_text(link: str, cause: dict[str, Any]) -> str:
     kind = cause["kind"]
     ended = link == "up" and kind in ("disconnected", "no-peer", "far-end", "uplink")
     return one_line(cause_text(cause) if ended else f"{kind}: {cause_text(cause)}")
+
+
+def impairment_text(impairment: dict[str, Any]) -> str:
+    """`nic0-netem: delay 10ms, loss 0.5%`, with `tx` or `rx` where it is of one direction."""
+    queue = impairment.get("queue", "all")
+    where = "" if queue == "all" else f" {queue}"
+    return f"{impairment['id']}{where}: {impairment['text']}"

@@ -18,10 +18,12 @@ from vnic.cli.client import (
 )
 from vnic.cli.link import hold_text
 from vnic.cli.show import (
+    cause_text,
     change_text,
     link_word,
     micros,
     print_json,
+    style,
     wall_time,
 )
 from vnic.printable import printable
@@ -70,6 +72,8 @@ def _text(name: str, data: Entry) -> str:
         return (
             f"{data['name']} {link_word(data['link'])}  the guest saw it after {micros(data['latency-us'])}"
         )
+    if name == "LINK_IMPAIRED":
+        return f"{data['name']} {style('impaired', 'yellow')}  {cause_text(data)}"
     return f"{name} {json.dumps(data, ensure_ascii=False)}" if data else name
 
 

@@ -19,6 +19,7 @@ from vnic.cli.show import (
     Now,
     cause_text,
     change_text,
+    impairment_text,
     link_word,
     micros,
     print_json,
@@ -121,6 +122,8 @@ def describe(link: Entry, now: Now) -> Iterator[str]:
         yield f"  held by {style(hold['kind'], 'yellow')}{end}: {cause_text(hold)} (since {since})"
     if not link["holds"]:
         yield "  nothing holds it down"
+    for each in link.get("impairments", ()):
+        yield f"  {style('impaired', 'yellow')} by {impairment_text(each)}"
     if link["type"] == "nic":
         guest = link["guest"]
         read_since = "seen-us" in link.get("last-change", {})

@@ -11,9 +11,12 @@ import msgspec
 from msgspec import field
 
 from vnic.net.filters import Direction, Insert
+from vnic.net.netem.words import DEFAULT_LIMIT, Distribution
 from vnic.net.objects import ObjectOptions
 
 U32: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
+Seed: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
+"""An unsigned number of 64 bits."""
 
 
 class NetFilterOptions(ObjectOptions, frozen=True, kw_only=True):
@@ -52,3 +55,26 @@ class RedirectorOptions(NetFilterOptions, tag="filter-redirector", frozen=True, 
 
 class ReplayOptions(NetFilterOptions, tag="filter-replay", frozen=True, kw_only=True):
     """It has no further options."""
+
+
+class NetemOptions(NetFilterOptions, tag="netem", frozen=True, kw_only=True):
+    """The parameters of tc-netem(8), in its words. Each direction has its own frames under way, and its own random
+    numbers from `seed`; without a seed one is drawn. Frames of more than `max-frame` bytes are lost."""
+
+    delay: str | None = None
+    jitter: str | None = None
+    delay_correlation: str | None = None
+    distribution: Distribution | None = None
+    loss: str | None = None
+    loss_correlation: str | None = None
+    duplicate: str | None = None
+    duplicate_correlation: str | None = None
+    corrupt: str | None = None
+    corrupt_correlation: str | None = None
+    reorder: str | None = None
+    reorder_correlation: str | None = None
+    gap: U32 | None = None
+    rate: str | None = None
+    limit: U32 = DEFAULT_LIMIT
+    seed: Seed | None = None
+    max_frame: U32 | None = None

@@ -18,6 +18,7 @@ from vnic.net.errors import NetError
 from vnic.net.filter_set import add_filter, find_filter
 from vnic.net.filters import Filter
 from vnic.net.objects import NetObject, ObjectOptions, check_new_id
+from vnic.net.records import VNIC
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ OBJECTS: dict[str, ObjectType] = dict(
             "lets all frames pass: vnic records nothing",
             "replay:ReplayFilter",
         ),
+        _row("netem", o.NetemOptions, "delays, loses and changes frames, as tc's netem", "netem:Netem"),
         _row(
             "link-follow",
             LinkFollowOptions,
@@ -79,20 +81,22 @@ def object_structs() -> Mapping[str, type[ObjectOptions]]:
     return {name: entry.options for name, entry in OBJECTS.items()}
 
 
-def object_add(context: BackendContext, options: ObjectOptions) -> None:
-    """object-add. After a NetError nothing remains."""
+def object_add(context: BackendContext, options: ObjectOptions, by: str = VNIC) -> None:
+    """object-add, for `by`. After a NetError nothing remains."""
     new = OBJECTS[str(options.__struct_config__.tag)].create(context, options)
     if isinstance(new, Filter):
         add_filter(context.network, new)
+        new.added(by)
     else:
         check_new_id(options.id, find_filter(context.network, options.id) is not None)
         context.network.objects.add(new)
 
 
-def object_del(context: BackendContext, object_id: str) -> None:
-    """object-del."""
+def object_del(context: BackendContext, object_id: str, by: str = VNIC) -> None:
+    """object-del, for `by`."""
     if (filter_ := find_filter(context.network, object_id)) is not None:
         filter_.remove()
+        filter_.deleted(by)
     elif (found := context.network.objects.find(object_id)) is not None:
         context.network.objects.remove(found)
     else:

@@ -259,13 +259,13 @@ class Machine:
     def chardev_remove(self, chardev_id: str) -> None:
         self.chardev_set.remove(chardev_id)
 
-    def object_add(self, options: msgspec.Struct) -> None:
+    def object_add(self, options: msgspec.Struct, by: str = VNIC) -> None:
         """Create a filter, or another object of `-object`."""
         assert isinstance(options, ObjectOptions)
-        object_add(self._backends, options)
+        object_add(self._backends, options, by)
 
-    def object_del(self, object_id: str) -> None:
-        object_del(self._backends, object_id)
+    def object_del(self, object_id: str, by: str) -> None:
+        object_del(self._backends, object_id, by)
 
     # -- run state ----------------------------------------------------------------------------------------------
 

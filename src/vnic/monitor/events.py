@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from vnic.monitor.interfaces import ShutdownCause
-from vnic.net.records import LinkChanged, LinkHoldsChanged, LinkSeen
+from vnic.net.records import LinkChanged, LinkHoldsChanged, LinkImpaired, LinkSeen
 from vnic.sockets.address import SocketAddress
 
 
@@ -56,6 +56,7 @@ EVENTS: dict[str, type[msgspec.Struct] | None] = {
     "LINK_CHANGED": LinkChanged,
     "LINK_HOLDS_CHANGED": LinkHoldsChanged,
     "LINK_SEEN": LinkSeen,
+    "LINK_IMPAIRED": LinkImpaired,
     "NIC_RX_FILTER_CHANGED": NicRxFilterChanged,
     "NETDEV_STREAM_CONNECTED": NetdevStreamConnected,
     "NETDEV_STREAM_DISCONNECTED": NetdevStreamDisconnected,

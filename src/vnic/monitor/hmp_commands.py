@@ -205,7 +205,7 @@ def object_add(caller: Caller, args: Arguments) -> str | None:
             tree = decode(text)
         except ParseError as error:
             raise NetError(error.desc) from None
-        caller.machine.object_add(cast(msgspec.Struct, convert_to_shape(shape, tree)))
+        caller.machine.object_add(cast(msgspec.Struct, convert_to_shape(shape, tree)), caller.who)
         return None
     if _asks_for_list(text, "qom-type"):
         return "List of user creatable objects:\n" + "".join(f"  {name}\n" for name in sorted(types))
@@ -215,7 +215,8 @@ def object_add(caller: Caller, args: Arguments) -> str | None:
         if name not in types:
             raise NetError(f"Parameter 'qom-type' does not accept value '{name}'")
         return _properties(shape, name)
-    caller.machine.object_add(cast(msgspec.Struct, convert_to_shape(shape, options, strings=True)))
+    made = cast(msgspec.Struct, convert_to_shape(shape, options, strings=True))
+    caller.machine.object_add(made, caller.who)
     return None
 
 
@@ -245,7 +246,7 @@ def _property_lines(members: Iterable[Member], prefix: str) -> Iterator[str]:
 
 @hmp("object_del", "id:s", "id", "destroy QOM object")
 def object_del(caller: Caller, args: Arguments) -> None:
-    caller.machine.object_del(args["id"])
+    caller.machine.object_del(args["id"], caller.who)
 
 
 @hmp("qom-get", "path:s,property:s", "path property", "print QOM property")
@@ -256,7 +257,7 @@ def qom_get(caller: Caller, args: Arguments) -> str:
 
 @hmp("qom-set", "path:s,property:s,value:S", "path property value", "set QOM property")
 def qom_set(caller: Caller, args: Arguments) -> None:
-    qom.set_(caller.machine.network, args["path"], args["property"], args["value"])
+    qom.set_(caller.machine.network, args["path"], args["property"], args["value"], caller.who)
 
 
 @hmp("qom-list", "path:s?", "path", "list QOM properties")

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from vnic.net.errors import NetError
 from vnic.net.queue import Frame, Sender, SendingEndpoint
+from vnic.net.records import LinkImpairment
 from vnic.record import Record
 
 
@@ -151,6 +152,20 @@ class Filter:
     def dump_target(self) -> DumpTarget | None:
         """The filter itself, if it only writes frames to a file."""
         return None
+
+    def impairment(self) -> LinkImpairment | None:
+        """What it does to the frames, if that is an impairment."""
+        return None
+
+    def added(self, by: str) -> None:
+        """`by` has added it."""
+
+    def deleted(self, by: str) -> None:
+        """`by` has deleted it; its netdev stays."""
+
+    def set_property(self, name: str, value: object, by: str) -> None:
+        """qom-set of one of `all_properties` but `status`. Raises NetError."""
+        raise NetError(f"Property '{self.type}.{name}' is not writable")
 
     def own_properties(self) -> dict[str, object]:
         """The properties of its type, in the order in which QEMU prints them; None is a string that was not given."""

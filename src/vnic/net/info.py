@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vnic.net.client import NetClient, Nic, holds_of_link
+from vnic.net.client import NetClient, Nic, clients_of_wire, holds_of_link
 from vnic.net.records import GuestInfo, LinkInfo, link_word
 from vnic.net.wire import PathInfo
 
@@ -14,6 +14,7 @@ def link_info(client: NetClient, path: PathInfo) -> LinkInfo:
     nic = client if isinstance(client, Nic) else None
     behind = nic or client.peer
     up_changes, down_changes = client.carrier_up_changes, client.carrier_down_changes
+    filtered = (each.impairment() for end in clients_of_wire(client) for each in end.filters if each.on)
     assert client.last_change is not None  # its creation, if nothing else
     return LinkInfo(
         name=client.name,
@@ -31,4 +32,5 @@ def link_info(client: NetClient, path: PathInfo) -> LinkInfo:
         datapath_reason=path.reason,
         peer=client.peer.name if client.peer is not None else None,
         mac=nic.mac_text() if nic else None,
+        impairments=[each for each in filtered if each is not None],
     )

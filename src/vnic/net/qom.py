@@ -21,11 +21,15 @@ def get(network: Network, path: str, name: str) -> object:
     return _properties(found)[_known(found, name)]
 
 
-def set_(network: Network, path: str, name: str, value: object) -> None:
-    """Set a property. Only the `status` of a filter can change."""
+def set_(network: Network, path: str, name: str, value: object, by: str) -> None:
+    """Set a property: the `status` of a filter, or what its type lets change. `by` is for the journal."""
     found = _find(network, path)
-    if _known(found, name) != "status" or not isinstance(found, Filter):
+    _known(found, name)
+    if not isinstance(found, Filter):
         raise NetError(f"Property '{found.type}.{name}' is not writable")
+    if name != "status":
+        found.set_property(name, value, by)
+        return
     if not isinstance(value, str):
         raise NetError("Invalid parameter type for 'status', expected: string")
     found.set_status(value)
@@ -73,4 +77,6 @@ def _known(of: Filter | NetObject, name: str) -> str:
 def _type(name: str, value: object) -> str:
     if name == "queue":
         return "NetFilterDirection"
+    if name == "seed":
+        return "uint64"
     return "bool" if isinstance(value, bool) else "uint32" if isinstance(value, int) else "string"

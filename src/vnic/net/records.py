@@ -95,6 +95,8 @@ class NoteKind(StrEnum):
     """vnic ended in order. A start without an end before it follows a crash, a SIGKILL or a loss of power."""
     GUEST = "guest"
     """A VM attached or detached, or its driver started or stopped the device."""
+    IMPAIRED = "impaired"
+    """Impairments of a wire were set, changed or cleared. `details` has `source`, the id of the object or the fault."""
 
 
 class Note(msgspec.Struct, rename="kebab", omit_defaults=True):
@@ -145,6 +147,17 @@ class GuestInfo(msgspec.Struct, rename="kebab", omit_defaults=True):
     down."""
 
 
+class LinkImpairment(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is done to the frames of a wire, or to its link."""
+
+    id: str
+    """Of the object, or of the fault."""
+    text: str
+    """In tc's words."""
+    queue: Literal["all", "rx", "tx"] | None = None
+    """Which frames, as the netdev sees them."""
+
+
 class LinkInfo(msgspec.Struct, rename="kebab", omit_defaults=True):
     """One client of query-links. `holds` are those that keep `link` down: of both ends for a NIC, its own for a netdev.
     A netdev's `guest` is that of its peer NIC."""
@@ -165,6 +178,8 @@ class LinkInfo(msgspec.Struct, rename="kebab", omit_defaults=True):
     mac: str | None = None
     datapath_reason: str | None = None
     """Why Python moves its packets, with `python`."""
+    impairments: list[LinkImpairment] = []
+    """Those in effect on its wire."""
 
 
 def link_word(up: bool) -> UpDown:
@@ -197,3 +212,15 @@ class LinkSeen(msgspec.Struct, rename="kebab", frozen=True):
     link: UpDown
     id: int
     latency_us: int
+
+
+class LinkImpaired(msgspec.Struct, frozen=True):
+    """The data of LINK_IMPAIRED: other impairments, or none any more. The link is as it was."""
+
+    name: str
+    id: int
+    """Of the Note in the journal."""
+    source: str
+    """The object or the fault."""
+    by: str
+    text: str

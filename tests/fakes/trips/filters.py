@@ -23,10 +23,12 @@ from vnic.chardev.table import Chardevs
 from vnic.filter.buffer import BufferFilter
 from vnic.filter.dump import DumpFilter, DumpFilterRecord
 from vnic.filter.mirror import MirrorFilter, RedirectorFilter, RedirectorHandles
+from vnic.filter.netem import Netem
 from vnic.filter.options import (
     BufferOptions,
     DumpOptions,
     MirrorOptions,
+    NetemOptions,
     RedirectorOptions,
     ReplayOptions,
 )
@@ -190,3 +192,24 @@ def filter_redirector(stack: ExitStack) -> Trip:
     peer.sendall(LENGTH.pack(500) + b"half")
     until(lab.loop, lambda: unit.save().indev.connection.deframer.rest)
     return lab.trip(unit)
+
+
+@trip("netem")
+def netem(stack: ExitStack) -> Trip:
+    """Frames are under way in both directions, and its parameters were changed."""
+    loop = stack.enter_context(asyncio.Runner()).get_loop()
+
+    def make(stack: ExitStack) -> Netem:
+        net = network(stack)
+        unit = Netem(BackendContext(loop, net), NetemOptions(id="f0", netdev="net0", delay="10ms", seed=7))
+        on_netdev(unit, net)
+        return unit
+
+    unit = make(stack)
+    changes = {"jitter": "5ms", "distribution": "normal", "duplicate": "30%", "loss": "20%", "rate": "1mbit"}
+    unit.change(changes, "test")
+    assert unit.netdev.peer is not None
+    for number in range(20):
+        unit.receive(unit.netdev, 1, bytes([number]) * 200, bytes(10))
+        unit.receive(unit.netdev.peer, 0, bytes([number]) * 200, b"")
+    return Trip(unit, make, lambda unit, record: unit.restore(record), lambda unit: unit.all_properties())

@@ -225,7 +225,7 @@ def test_qom() -> None:
             assert qom.get(lab.network, "f0", "netdev") == "b"
             assert qom.get(lab.network, "f0", "invert") is True
             with pytest.raises(NetError, match=r"^Property 'link-follow.nic' is not writable$"):
-                qom.set_(lab.network, "f0", "nic", "nic-b")
+                qom.set_(lab.network, "f0", "nic", "nic-b", "test")
 
     run(main())
 

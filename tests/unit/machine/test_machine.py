@@ -292,10 +292,10 @@ def test_filter_is_added_and_deleted(folder: Path) -> None:
         machine.netdev_add(netdev(type="echo", id="net0"))
         machine.object_add(options)
         assert "d0: type=filter-dump" in "".join(machine.topology().info_network())
-        machine.object_del("d0")
+        machine.object_del("d0", "test")
         assert "d0" not in "".join(machine.topology().info_network())
         with pytest.raises(NetError, match="object 'd0' not found"):
-            machine.object_del("d0")
+            machine.object_del("d0", "test")
         machine.object_add(options)
 
     live(scenario)

@@ -130,12 +130,12 @@ def _object(machine: MonitoredMachine) -> Shape:
 
 @command("object-add", arguments=_object)
 def object_add(caller: Caller, args: msgspec.Struct) -> None:
-    caller.machine.object_add(args)
+    caller.machine.object_add(args, caller.who)
 
 
 @command("object-del")
 def object_del(caller: Caller, args: Id) -> None:
-    caller.machine.object_del(args.id)
+    caller.machine.object_del(args.id, caller.who)
 
 
 class QomProperty(msgspec.Struct):
@@ -155,8 +155,8 @@ class QomSet(QomProperty):
 
 @command("qom-set")
 def qom_set(caller: Caller, args: QomSet) -> None:
-    """Switch a filter on or off: its `status`."""
-    qom.set_(caller.machine.network, args.path, args.property, args.value)
+    """Switch a filter on or off by its `status`, or change an impairment."""
+    qom.set_(caller.machine.network, args.path, args.property, args.value, caller.who)
 
 
 class QomPath(msgspec.Struct):

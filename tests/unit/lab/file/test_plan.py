@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from pathlib import Path
 
 import msgspec
 import pytest
+from tests.fakes.scheduler import FakeScheduler
 
+from vnic.backend.base import BackendContext
+from vnic.filter import object_structs
+from vnic.filter.netem import Netem
+from vnic.filter.options import NetemOptions
 from vnic.lab.file.load import load
 from vnic.lab.file.plan import Plan, Step, default_mac, make_plan, steps, take, types
 from vnic.lab.file.problems import MAX_SHOWN, BadLab
+from vnic.monitor.schema import convert_to_shape, object_options
+from vnic.net.netem.parameters import PROPERTIES
+from vnic.net.network import Network
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -38,6 +47,30 @@ def done(old: str, new: str) -> list[str]:
 def test_the_plan_of_a_ring() -> None:
     text = msgspec.json.format(msgspec.json.encode(plan_of(RING)), indent=2).decode() + "\n"
     assert text == (GOLDEN / "ring.plan.json").read_text()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "delay: 10ms, loss: 0.5",
+        "delay: 120ms, jitter: 5ms, distribution: paretonormal, rate: 10mbit, limit: 5000",
+        "loss: 1, loss-correlation: 25, duplicate: 0.00001, corrupt: 100",
+        "delay: 1.5s, reorder: 25, jitter: 0us",
+    ],
+)
+def test_impairments_are_those_of_an_object(words: str) -> None:
+    """Each word of a lab is a property of a netem, in a form that it takes."""
+    [options] = plan_of(RING.replace("delay: 10ms, loss: 0.5", words)).objects.values()
+    made = convert_to_shape(object_options(object_structs()), options)
+    assert isinstance(made, NetemOptions)
+    with asyncio.Runner() as runner:
+        given = Netem(BackendContext(runner.get_loop(), Network(FakeScheduler())), made)
+    shown = given.all_properties()
+    for word in words.split(", "):
+        name, value = word.split(": ")
+        prop = PROPERTIES[name]
+        assert prop.parse(name, shown[name]) == pytest.approx(prop.parse(name, value)), word
+    assert made.netdev == "c.eth1-end"
 
 
 def test_a_plan_survives_its_record() -> None:
