@@ -54,7 +54,7 @@ def build(
 
     `compiler` is one of `compilers()`; without it, they are tried in turn. Raises BuildError.
     """
-    sources = sorted(str(path) for path in SOURCES.glob("*.c"))
+    sources = sorted(str(path) for path in SOURCES.rglob("*.c"))
     complaint = "no C compiler was found (cc, or the package ziglang)"
     for command in [list(compiler)] if compiler else compilers():
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
@@ -80,7 +80,7 @@ def is_current(target: Path = PROGRAM) -> bool:
         built = target.stat().st_mtime
     except FileNotFoundError:
         return False
-    return all(path.stat().st_mtime <= built for path in (*SOURCES.iterdir(), Path(__file__)))
+    return all(path.stat().st_mtime <= built for path in (*SOURCES.rglob("*"), Path(__file__)))
 
 
 def _first_lines(text: str) -> str:

@@ -24,6 +24,12 @@ struct call {
         const struct message_inject *inject;
         const struct message_stats *stats;
         const struct message_queues *queues;
+        const struct message_socket_add *socket_add;
+        const struct message_socket_remove *socket_remove;
+        const struct message_ccm_set *ccm_set;
+        const struct message_port_to_control *port_to_control;
+        const struct message_tunnel_stats *tunnel_stats;
+        const struct message_socket_stats *socket_stats;
     };
     size_t len;
     int *fds; /* set to -1 where they are taken */

@@ -14,6 +14,8 @@
 #include "memory.h"
 #include "sandbox.h"
 #include "table.h"
+#include "tunnel.h"
+#include "tunnel_requests.h"
 #include "vhost_port.h"
 #include "worker.h"
 
@@ -53,6 +55,8 @@ static int hello(struct call *call)
     if (body->spin_us > SPIN_MAX_US)
         return refuse(call, EINVAL, "spin_us: %u", body->spin_us);
     int error = workers_start(body->workers, body->spin_us);
+    if (!error)
+        error = mep_start();
     if (error)
         return refuse(call, error, "workers: %s", strerror(error));
 #ifndef NO_SANDBOX
@@ -78,6 +82,8 @@ static const struct port_ops *ops_of(uint32_t kind)
         return &datagram_port_ops;
     case PORT_PACKET:
         return &packet_port_ops;
+    case PORT_TUNNEL:
+        return &tunnel_port_ops;
     default:
         return NULL;
     }
@@ -106,6 +112,8 @@ static int port_add(struct call *call)
     if (!port)
         return refuse(call, errno, "port: %s", strerror(errno));
     port->kind = body->kind;
+    if (port->kind == PORT_TUNNEL)
+        port->worker = &workers[0]; /* which reads the tunnels' sockets */
     port->flags = body->flags;
     port->max_frame = body->max_frame;
     port->active = body->queues;
@@ -139,6 +147,8 @@ static int port_remove(struct call *call)
     wire_leave(port);
     worker_remove_port(port);
     dump_remove_all(port);
+    if (port->ops->state)
+        call->data_len = port->ops->state(port, call->data);
     port->ops->remove(port);
     port_free(port);
     worker_unlock(worker);
@@ -302,6 +312,16 @@ static const struct {
     [REQUEST_INJECT] = {inject, sizeof(struct message_inject), MESSAGE_MAX, false},
     [REQUEST_STATS] = {stats, sizeof(struct message_stats), sizeof(struct message_stats), false},
     [REQUEST_QUEUES] = {queues, sizeof(struct message_queues), sizeof(struct message_queues), false},
+    [REQUEST_SOCKET_ADD] = {socket_add, sizeof(struct message_socket_add), sizeof(struct message_socket_add), true},
+    [REQUEST_SOCKET_REMOVE] = {socket_remove, sizeof(struct message_socket_remove), sizeof(struct message_socket_remove),
+                               false},
+    [REQUEST_CCM_SET] = {ccm_set, sizeof(struct message_ccm_set), sizeof(struct message_ccm_set), false},
+    [REQUEST_PORT_TO_CONTROL] = {port_to_control, sizeof(struct message_port_to_control),
+                                 sizeof(struct message_port_to_control), false},
+    [REQUEST_TUNNEL_STATS] = {tunnel_stats, sizeof(struct message_tunnel_stats), sizeof(struct message_tunnel_stats),
+                              false},
+    [REQUEST_SOCKET_STATS] = {socket_stats, sizeof(struct message_socket_stats), sizeof(struct message_socket_stats),
+                              false},
 };
 
 static int obey(struct call *call)
@@ -362,8 +382,10 @@ static void readable(struct main_watch *watch)
     ssize_t got = recvmsg(watch->fd, &received, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     if (got < 0 && (errno == EAGAIN || errno == EINTR))
         return;
-    if (got <= 0)
+    if (got <= 0) {
+        mep_goodbye();
         _exit(0); /* control has gone, and with it the right to any of this; exit() would run beside the workers */
+    }
     struct call call = {.bytes = incoming, .len = (size_t)got, .fds = fds};
     call.fd_count = take_fds(&received, fds);
     call.data = reply_bytes + sizeof(struct message_reply);

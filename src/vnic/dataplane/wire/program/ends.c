@@ -163,22 +163,40 @@ bool backlog_send(struct backlog *backlog, struct port *port, unsigned queue, un
     return true;
 }
 
-static void keep(struct backlog *backlog, struct port *port, const struct frame *frames, unsigned n)
+/* Make room for so many bytes behind those that wait. False: there is no memory. */
+static bool make_room(struct backlog *backlog, size_t bytes)
+{
+    size_t waiting = backlog->end - backlog->at;
+    if (waiting + bytes > backlog->room) {
+        size_t room = 2 * waiting + bytes;
+        uint8_t *larger = malloc(room);
+        if (!larger)
+            return false;
+        if (waiting)
+            memcpy(larger, backlog->bytes + backlog->at, waiting);
+        free(backlog->bytes);
+        *backlog = (struct backlog){.bytes = larger, .room = room, .end = waiting};
+    } else if (backlog->end + bytes > backlog->room) {
+        memmove(backlog->bytes, backlog->bytes + backlog->at, waiting);
+        backlog->at = 0;
+        backlog->end = waiting;
+    }
+    return true;
+}
+
+unsigned backlog_add(struct backlog *backlog, const struct frame *frames, unsigned n, size_t most)
 {
     size_t bytes = 0;
-    for (unsigned i = 0; i < n; i++)
-        bytes += sizeof(struct kept) + frames[i].len;
-    if (bytes > backlog->room) {
-        free(backlog->bytes);
-        backlog->bytes = malloc(bytes);
-        backlog->room = backlog->bytes ? bytes : 0;
+    unsigned fit = 0;
+    for (; fit < n; fit++) {
+        size_t more = sizeof(struct kept) + frames[fit].len;
+        if (backlog->end - backlog->at + bytes + more > most)
+            break;
+        bytes += more;
     }
-    backlog->at = backlog->end = 0;
-    if (!backlog->bytes) {
-        port->stats.no_room += n;
-        return;
-    }
-    for (unsigned i = 0; i < n; i++) {
+    if (!make_room(backlog, bytes))
+        return n;
+    for (unsigned i = 0; i < fit; i++) {
         uint8_t *to = backlog->bytes + backlog->end;
         struct kept kept = {frames[i].hdr, frames[i].len};
         memcpy(to, &kept, sizeof kept);
@@ -189,6 +207,7 @@ static void keep(struct backlog *backlog, struct port *port, const struct frame 
         }
         backlog->end += sizeof kept + frames[i].len;
     }
+    return n - fit;
 }
 
 bool backlog_pass(struct backlog *backlog, struct port *port, unsigned queue, struct frame *frames, unsigned n)
@@ -205,7 +224,7 @@ bool backlog_pass(struct backlog *backlog, struct port *port, unsigned queue, st
     unsigned taken = kept ? wire_send(port, queue, frames, kept) : 0;
     if (taken == kept)
         return true;
-    keep(backlog, port, frames + taken, kept - taken);
+    port->stats.no_room += backlog_add(backlog, frames + taken, kept - taken, SIZE_MAX);
     return false;
 }
 

@@ -36,6 +36,15 @@ struct backlog {
     size_t room, at, end;
 };
 
+static inline bool backlog_is_empty(const struct backlog *backlog)
+{
+    return backlog->at == backlog->end;
+}
+
+/* Keep copies of frames behind those that wait, while these are no more than `most` bytes in all. Returns how many were
+ * not kept. */
+unsigned backlog_add(struct backlog *backlog, const struct frame *frames, unsigned n, size_t most);
+
 /* Pass on what waits. False: there is no room yet. *moved counts the frames. */
 bool backlog_send(struct backlog *backlog, struct port *port, unsigned queue, unsigned *moved);
 

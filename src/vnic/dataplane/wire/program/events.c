@@ -14,17 +14,20 @@
 #include "wire.h"
 
 #define LOG_TEXT_MAX 256
-#define LOGS_WAITING 256u /* events of which more may come than control reads */
+/* Events of which more may come than control reads. */
+#define LOGS_WAITING 256u
+#define FRAMES_WAITING (4u << 20) /* bytes */
 
 struct waiting {
     struct waiting *next;
     size_t len;
-    uint8_t data[];
+    _Alignas(16) uint8_t data[];
 };
 
 static pthread_mutex_t outgoing_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct waiting *outgoing, **outgoing_end = &outgoing;
 static unsigned logs_waiting;
+static size_t frames_waiting; /* bytes */
 static int outgoing_event; /* an eventfd: something waits */
 static struct main_watch *socket_watch, event_watch;
 
@@ -45,11 +48,11 @@ void events_enqueue(const void *head, size_t head_len, const void *rest, size_t 
     eventfd_write(outgoing_event, 1);
 }
 
-static bool is_log(const struct waiting *message)
+static uint32_t type_of(const struct waiting *message)
 {
     uint32_t type;
     memcpy(&type, message->data, sizeof type);
-    return type == EVENT_LOG;
+    return type;
 }
 
 bool events_flush(void)
@@ -61,7 +64,9 @@ bool events_flush(void)
         if (send(socket_watch->fd, first->data, first->len, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && errno == EAGAIN) {
             full = true;
         } else {
-            logs_waiting -= is_log(first);
+            logs_waiting -= type_of(first) == EVENT_LOG;
+            if (type_of(first) == EVENT_FRAME_RECEIVED)
+                frames_waiting -= first->len;
             outgoing = first->next;
             if (!outgoing)
                 outgoing_end = &outgoing;
@@ -107,6 +112,45 @@ void event_frame_returned(struct port *port, unsigned queue, const struct net_he
     struct event_frame event = {.head = {EVENT_FRAME_RETURNED, 0}, .port = port->id, .queue = queue};
     memcpy(event.hdr, hdr, sizeof event.hdr);
     events_enqueue(&event, sizeof event, frame, len);
+}
+
+bool event_frame_received(struct port *port, const uint8_t *frame, uint32_t len)
+{
+    struct event_frame event = {.head = {EVENT_FRAME_RECEIVED, 0}, .port = port->id};
+    pthread_mutex_lock(&outgoing_lock);
+    bool room = frames_waiting + sizeof event + len <= FRAMES_WAITING;
+    if (room)
+        frames_waiting += sizeof event + len;
+    pthread_mutex_unlock(&outgoing_lock);
+    if (room)
+        events_enqueue(&event, sizeof event, frame, len);
+    return room;
+}
+
+/* A state of the same port that waits is replaced: what a peer sends must not fill the memory. */
+void event_ccm_state(struct port *port, const struct tunnel_state *state, uint32_t silent_us)
+{
+    struct event_ccm_state event = {
+        .head = {EVENT_CCM_STATE, 0},
+        .port = port->id,
+        .heard = state->heard,
+        .rdi = state->rdi,
+        .status = state->remote_status,
+        .refused = state->refused,
+        .silent_us = silent_us,
+    };
+    struct waiting *message;
+    pthread_mutex_lock(&outgoing_lock);
+    for (message = outgoing; message; message = message->next) {
+        struct event_ccm_state *before = (struct event_ccm_state *)(void *)message->data;
+        if (type_of(message) == EVENT_CCM_STATE && before->port == port->id) {
+            *before = event;
+            break;
+        }
+    }
+    pthread_mutex_unlock(&outgoing_lock);
+    if (!message)
+        events_enqueue(&event, sizeof event, NULL, 0);
 }
 
 void event_log(unsigned level, const char *format, ...)

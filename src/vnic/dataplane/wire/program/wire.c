@@ -259,6 +259,15 @@ void wire_leave(struct port *port)
         run_all(wire->ports[i]); /* what waited for this port may go on */
 }
 
+/* A wire runs on one worker; those with a tunnel on the one that reads the tunnels' sockets. */
+static struct worker *worker_of(uint32_t id, struct port *const *members, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (members[i]->kind == PORT_TUNNEL)
+            return &workers[0];
+    return &workers[id % worker_count];
+}
+
 int wire_set(uint32_t id, struct port *const *members, uint32_t n)
 {
     if (!grow((void ***)&wires, &wire_room, id))
@@ -276,10 +285,11 @@ int wire_set(uint32_t id, struct port *const *members, uint32_t n)
             wire_leave(members[i]);
     for (uint32_t i = 0; before && i < before->n; i++)
         before->ports[i]->wire = NULL;
+    struct worker *worker = worker_of(id, members, n);
     for (uint32_t i = 0; i < n; i++) {
         members[i]->wire = wire;
         members[i]->started = true;
-        worker_move_port(members[i], &workers[id % worker_count]);
+        worker_move_port(members[i], worker);
     }
     /* All of them look again: who waited for a port that left, and who was not polled before. */
     for (uint32_t i = 0; before && i < before->n; i++)

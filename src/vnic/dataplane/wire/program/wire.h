@@ -78,6 +78,10 @@ struct port_ops {
      * frames that wait (event_frame_returned). The watches are gone already. */
     void (*remove)(struct port *);
 
+    /* Main thread, locked, before `remove`: what control needs to go on with the port, as the reply's data. Returns how many
+     * bytes. NULL: nothing. */
+    size_t (*state)(struct port *, uint8_t *data);
+
     /* Deliver `n` frames at `queue`. Returns how many were taken; fewer than n: there is no room for the next one now,
      * and wire_has_room will be called, or the port is asked with `await_room`. A frame that is dropped counts as
      * taken, under its cause in `stats`; frames delivered are counted here, too (frames_out, bytes_out). The frames may
@@ -112,7 +116,8 @@ struct port_ops {
     bool (*faulted)(struct port *, const void *address);
 };
 
-extern const struct port_ops vhost_port_ops, tap_port_ops, stream_port_ops, datagram_port_ops, packet_port_ops;
+extern const struct port_ops vhost_port_ops, tap_port_ops, stream_port_ops, datagram_port_ops, packet_port_ops,
+    tunnel_port_ops;
 
 /* One descriptor in the worker's epoll, edge-triggered. Part of the port's own struct, zeroed at first. */
 struct watch {
@@ -195,6 +200,9 @@ void event_log(unsigned level, const char *format, ...) __attribute__((format(pr
 void event_dump_failed(uint32_t dump, int error);
 void event_frame_returned(struct port *port, unsigned queue, const struct net_header *hdr, const uint8_t *frame,
                           uint32_t len);
+void event_ccm_state(struct port *port, const struct tunnel_state *state, uint32_t silent_us);
+/* False: control does not read, and too many wait. The frame is lost. */
+bool event_frame_received(struct port *port, const uint8_t *frame, uint32_t len);
 #define LOG_INFO 20u
 #define LOG_WARNING 30u
 #define LOG_ERROR 40u
