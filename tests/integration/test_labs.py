@@ -97,7 +97,7 @@ def test_a_changed_file_changes_what_differs(labs: Labs) -> None:
     pid = labs.pid()
     assert "two: nothing differs\n" in labs.verb("up", "lab.yml")
     labs.write(TWO.replace("state: down", "state: up"))
-    assert "vnic: 2 ends of cables plugged or pulled\n" in labs.verb("up", "lab.yml")
+    assert "vnic: 2 ends plugged or pulled\n" in labs.verb("up", "lab.yml")
     assert "operator" not in str(labs.shown()["links"])
     labs.write(TWO.replace('"c:eth1"]', '"c:eth1"]\n    follow: none'))
     assert "vnic: 2 netdevs added, 2 netdevs deleted\n" in labs.verb("up", "lab.yml")
@@ -213,7 +213,7 @@ def test_impairments_of_a_link(labs: Labs) -> None:
 
     assert impaired() == ["delay 10ms, loss 0.5%"]
     labs.write(TWO.replace("state: down", "impairments: {delay: 20ms}"))
-    assert "impairments added" in labs.verb("up", "lab.yml")
+    assert "1 impairment added" in labs.verb("up", "lab.yml")
     assert impaired() == ["delay 20ms"]
     labs.verb("down")
 

@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from typing import Final
 
 from vnic.lab.file import clab
+from vnic.lab.file.links import is_ip
 from vnic.lab.file.marks import Path
 from vnic.lab.file.names import nic_id
 from vnic.lab.file.problems import Findings, meant, words
@@ -22,6 +22,9 @@ _NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._|-]{0,47}")
 _LINUX_NAME = re.compile(r"[^\s/:]{1,15}")
 _MEMORY = re.compile(r"(\d+) ?([kmg]?)(i?b)?", re.I)
 _UNITS: Final = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+_BRACKETED = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::([0-9]{1,5}))?")
+MAX_PORT: Final = 65535
 _QEMU_BOOT: Final = ("initrd", "append")
 
 
@@ -56,23 +59,23 @@ def _own_kind(name: str, keys: NodeKeys, own: set[str], path: Path, found: Findi
     kind = keys.kind or ""
     kept: dict[str, object] = {"kind": kind}
     right = True
-    for key in NodeKeys.__struct_encode_fields__:  # all are one word: their names in Python are the same
-        value = getattr(keys, key)
+    for key in NodeKeys.__struct_encode_fields__:
+        value = getattr(keys, key.replace("-", "_"))
         if value is None or key == "kind":
             continue
         if key in KEYS_OF[kind]:
-            kept[key] = value
+            kept[key.replace("-", "_")] = value
         elif key in own:  # what is inherited was meant for other kinds
             right = False
             found.error((*path, key), f"a node of kind {kind} does not have it")
-    for key in {"tunnel": ("local", "remote", "vni")}.get(kind, ()):
+    for key in {"tunnel": ("remote", "vni")}.get(kind, ()):
         if key not in kept:
             right = False
             found.error(path, f"a node of kind {kind} needs '{key}'")
     for key in ("local", "remote"):
-        if key in kept and not _is_ip(str(kept[key])):
+        if key in kept and not _is_place(str(kept[key])):
             right = False
-            found.error((*path, key), f"'{kept[key]}' is no IP address")
+            found.error((*path, key), f"'{kept[key]}' is no HOST or HOST:PORT")
     if "memory" in kept:
         memory = memory_mib(kept["memory"])
         if not MIN_MEMORY_MIB <= memory <= MAX_MEMORY_MIB:
@@ -110,12 +113,16 @@ def memory_mib(given: object) -> int:
     return int(match[1]) * _UNITS[match[2].lower()] >> 20
 
 
-def _is_ip(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
+def _is_place(text: str) -> bool:
+    """Whether it is a host's name or address, with or without a port: an IPv6 address before a port is in brackets."""
+    host, port = text, "1"
+    if (bracketed := _BRACKETED.fullmatch(text)) is not None:
+        host, port = bracketed[1], bracketed[2] or "1"
+        return is_ip(host) and ":" in host and 0 < int(port) <= MAX_PORT
+    if text.count(":") == 1:
+        host, _, port = text.partition(":")
+    right_port = port.isascii() and port.isdecimal() and len(port) <= len(str(MAX_PORT))
+    return right_port and 0 < int(port) <= MAX_PORT and (is_ip(host) or bool(_HOST.fullmatch(host)))
 
 
 # -- the whole lab ----------------------------------------------------------------------------------------------------

@@ -7,12 +7,13 @@ end here: a node of kind `interface` or `tunnel`.
 from __future__ import annotations
 
 import ipaddress
-from typing import Any
 
 from vnic.lab.file import clab
 from vnic.lab.file.marks import Item, Path
 from vnic.lab.file.problems import IGNORED, Findings, meant
 from vnic.lab.file.types import VMS, End, EndpointKeys, Impairments, Link, LinkKeys, Node, NodeKeys
+from vnic.net.errors import NetError
+from vnic.net.netem import parameters
 
 CONTAINERLABS_VXLAN_PORT = 14789
 """The port of its links of type vxlan."""
@@ -117,7 +118,14 @@ class Wiring:
         if missing:
             self._found.error(path, f"the key '{missing[0]}' is missing")
             return None
-        tunnel = NodeKeys(remote=keys.remote, vni=keys.vni, mtu=keys.mtu, ccm="auto")
+        if not is_ip(str(keys.remote)):
+            self._found.error((*path, "remote"), f"'{keys.remote}' is no IP address")
+            return None
+        host = f"[{keys.remote}]" if ":" in str(keys.remote) else keys.remote
+        port = keys.dst_port or keys.udp_port or CONTAINERLABS_VXLAN_PORT
+        if keys.src_port is not None:
+            self._found.note((*path, "src-port"), f"{IGNORED}: a tunnel sends from a port of its own")
+        tunnel = NodeKeys(remote=f"{host}:{port}", vni=keys.vni, mtu=keys.mtu, ccm="auto")
         name = f"vxlan-{keys.vni}"
         if name in self.nodes:
             self._found.error(
@@ -164,23 +172,31 @@ class Wiring:
         far = self.nodes[b.node]
         words = None
         if keys.follow is not None:
-            if far.kind not in VMS:
-                self._found.error(
-                    (*path, "follow"), f"only a cable between two VMs follows, and {b.node} is none"
-                )
+            if far.kind not in (*VMS, "tunnel"):
+                self._found.error((*path, "follow"), f"only cables and tunnels follow, and {b.node} is none")
                 return None
             given = [keys.follow] if isinstance(keys.follow, str) else keys.follow
             words = "+".join(dict.fromkeys(given)) or "none"
         if keys.impairments == Impairments():
             self._found.error((*path, "impairments"), "there is none in it")
             return None
-        options: dict[str, Any] = {}
-        if keys.type in ("vxlan", "vxlan-stitch"):
-            options = {
-                "dst-port": keys.dst_port or keys.udp_port or CONTAINERLABS_VXLAN_PORT,
-                "src-port": keys.src_port,
-            }
-        return Link(a, b, words, keys.state == "down", keys.impairments, keys.mtu, options)
+        if keys.impairments is not None:
+            wanted = keys.impairments.words()
+            wanted.pop("seed", None)
+            try:
+                parameters.changed(parameters.NOTHING, wanted)
+            except NetError as error:
+                self._found.error((*path, "impairments"), error.desc)
+                return None
+        return Link(a, b, words, keys.state == "down", keys.impairments, keys.mtu)
+
+
+def is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_address(text: str, version: int) -> bool:

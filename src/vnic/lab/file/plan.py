@@ -96,11 +96,9 @@ def _add_link(plan: Plan, lab: Lab, link: Link) -> None:
         if link.down:
             plan.down.append(options["id"])
     if link.impairments is not None:
-        first = netdev_id(link.a)
-        given = msgspec.to_builtins(link.impairments)
-        words = {key: f"{value:g}%" if isinstance(value, float) else value for key, value in given.items()}
         name = f"{nic_id(link.a)}-netem"
-        plan.objects[name] = {"qom-type": "netem", "id": name, "netdev": first, "queue": "all", **words}
+        options = {"qom-type": "netem", "id": name, "netdev": netdev_id(link.a), "queue": "all"}
+        plan.objects[name] = options | link.impairments.words()
 
 
 def _far_netdev(node: Node, link: Link) -> Options:
@@ -108,15 +106,13 @@ def _far_netdev(node: Node, link: Link) -> Options:
     if node.kind == "hub":
         return {"type": "hubport", "hubid": zlib.crc32(node.name.encode()) >> 1}
     keys: Options = {key: value for key, value in msgspec.to_builtins(node.keys).items() if key != "kind"}
+    if link.follow is not None:
+        keys["follow"] = link.follow
     if node.kind == "interface":
         if "netns" in keys:
             keys["netns"] = str(keys["netns"])
         return {"type": "interface", "ifname": link.b.interface, **keys}
-    return {
-        "type": "tunnel",
-        **keys,
-        **{key: value for key, value in link.options.items() if value is not None},
-    }
+    return {"type": "tunnel", **keys}
 
 
 def _guest_nic(lab: Lab, end: End, folder: str) -> GuestNic:

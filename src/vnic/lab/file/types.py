@@ -5,10 +5,10 @@ The JSON Schema is made of the first; `plan` and `graph` read the second.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
-from msgspec import Meta, field
+from msgspec import Meta
 
 Kind: TypeAlias = Literal["uml", "qemu", "socket", "hub", "interface", "tunnel"]
 Model: TypeAlias = Literal["virtio-net", "virtio-net-pci", "e1000"]
@@ -22,7 +22,10 @@ Size: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9]+ ?([kKmMgG]([iI]?[bB])?)?
 Vni: TypeAlias = Annotated[int, Meta(ge=0, le=0xFFFFFF)]
 Port: TypeAlias = Annotated[int, Meta(ge=1, le=65535)]
 Mtu: TypeAlias = Annotated[int, Meta(ge=68, le=65535)]
-Percent: TypeAlias = Annotated[float, Meta(ge=0, le=100)]
+Percent: TypeAlias = (
+    Annotated[float, Meta(ge=0, le=100)] | Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+)?%$")]
+)
+Count: TypeAlias = Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
 Mac: TypeAlias = Annotated[str, Meta(pattern="^([0-9a-fA-F]{2}[:-]){5}[0-9a-fA-F]{2}$")]
 Pair: TypeAlias = Annotated[list[str], Meta(max_length=2)]
 Duration: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+)?(us|ms|s)$")]
@@ -62,8 +65,12 @@ class NodeKeys(Keys):
     propagate: Annotated[
         bool | None, Meta(description="the interface is set down while the NIC is held or its VM is gone")
     ] = None
-    local: Annotated[Text | None, Meta(description="this end of a tunnel: an IP address")] = None
-    remote: Annotated[Text | None, Meta(description="the other end of a tunnel: an IP address")] = None
+    local: Annotated[
+        Text | None, Meta(description="this end of a tunnel: HOST or HOST:PORT; default: all addresses")
+    ] = None
+    remote: Annotated[
+        Text | None, Meta(description="the other end of a tunnel: HOST or HOST:PORT, port 4789 by default")
+    ] = None
     vni: Annotated[Vni | None, Meta(description="the VXLAN network identifier of a tunnel")] = None
     mtu: Annotated[Mtu | None, Meta(description="the MTU of a tunnel")] = None
     interval: Annotated[
@@ -76,6 +83,12 @@ class NodeKeys(Keys):
         None
     )
     key: Annotated[Text | None, Meta(description="the key that both ends of a tunnel share")] = None
+    key_file: Annotated[Text | None, Meta(description="the file whose first line is that key")] = None
+    mep: Annotated[
+        Annotated[int, Meta(ge=1, le=8191)] | None, Meta(description="a tunnel's own MEP in its CCMs")
+    ] = None
+    md: Annotated[Text | None, Meta(description="the maintenance domain of a tunnel's CCMs")] = None
+    ma: Annotated[Text | None, Meta(description="the maintenance association of a tunnel's CCMs")] = None
 
 
 KEYS_OF: Final[dict[str, frozenset[str]]] = {
@@ -86,7 +99,12 @@ KEYS_OF: Final[dict[str, frozenset[str]]] = {
     "socket": frozenset({"model"}),
     "hub": frozenset(),
     "interface": frozenset({"netns", "propagate"}),
-    "tunnel": frozenset({"local", "remote", "vni", "mtu", "interval", "level", "ccm", "key"}),
+    "tunnel": frozenset(
+        {
+            *("local", "remote", "vni", "mtu", "interval", "level", "ccm", "key", "key-file"),
+            *("mep", "md", "ma"),
+        }
+    ),
 }
 """The keys of each kind, beside `kind`."""
 
@@ -114,16 +132,30 @@ class Impairments(Keys):
 
     delay: Duration | None = None
     jitter: Duration | None = None
+    delay_correlation: Percent | None = None
     distribution: Literal["uniform", "normal", "pareto", "paretonormal"] | None = None
     loss: Annotated[Percent | None, Meta(description="percent of the frames")] = None
     loss_correlation: Percent | None = None
     duplicate: Percent | None = None
+    duplicate_correlation: Percent | None = None
     corrupt: Percent | None = None
+    corrupt_correlation: Percent | None = None
     reorder: Percent | None = None
+    reorder_correlation: Percent | None = None
+    gap: Annotated[Count | None, Meta(description="each n-th frame is sent at once, the others later")] = None
     rate: Annotated[
-        Annotated[str, Meta(pattern="^[0-9]+(bit|kbit|mbit|gbit)$")] | None, Meta(description="as 10mbit")
+        Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+)?[kmgt]?bit$")] | None, Meta(description="as 10mbit")
     ] = None
     limit: Annotated[Annotated[int, Meta(ge=1)] | None, Meta(description="frames under way at most")] = None
+    max_frame: Annotated[Count | None, Meta(description="frames of more bytes are lost; 0: none")] = None
+    seed: Annotated[
+        Annotated[int, Meta(ge=0)] | None, Meta(description="of the random numbers; else one is drawn")
+    ] = None
+
+    def words(self) -> dict[str, str | int]:
+        """As `-object netem` takes them."""
+        given: dict[str, str | int | float] = msgspec.to_builtins(self)
+        return {key: f"{value:g}%" if isinstance(value, float) else value for key, value in given.items()}
 
 
 class LinkKeys(Keys):
@@ -189,7 +221,7 @@ class End(msgspec.Struct, frozen=True):
 
 
 class Link(msgspec.Struct, frozen=True):
-    """A checked link. `options` are those of the interface or the tunnel at its second end, if that is one."""
+    """A checked link. Its first end is a VM's."""
 
     a: End
     b: End
@@ -197,7 +229,6 @@ class Link(msgspec.Struct, frozen=True):
     down: bool = False
     impairments: Impairments | None = None
     mtu: int | None = None
-    options: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.a} ── {self.b}"

@@ -224,19 +224,23 @@ class _Way:
 
 
 _WORDS: Final = {
-    "netdev_add": "netdevs added",
-    "netdev_del": "netdevs deleted",
-    "device_add": "NICs added",
-    "device_del": "NICs deleted",
-    "object-add": "impairments added",
-    "object-del": "impairments deleted",
-    "set_link": "ends of cables plugged or pulled",
+    "netdev_add": ("netdev", "added"),
+    "netdev_del": ("netdev", "deleted"),
+    "device_add": ("NIC", "added"),
+    "device_del": ("NIC", "deleted"),
+    "object-add": ("impairment", "added"),
+    "object-del": ("impairment", "deleted"),
+    "set_link": ("end", "plugged or pulled"),
 }
 
 
 def _counted(commands: Sequence[Step]) -> str:
     counts = Counter(step.do for step in commands)
-    return ", ".join(f"{counts[do]} {words}" for do, words in _WORDS.items() if do in counts)
+    return ", ".join(
+        f"{counts[do]} {noun}{'s' * (counts[do] > 1)} {verb}"
+        for do, (noun, verb) in _WORDS.items()
+        if do in counts
+    )
 
 
 def _wait_links(place: Place, record: Record, say: Say) -> None:

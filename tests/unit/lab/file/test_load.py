@@ -143,7 +143,8 @@ def test_topologies_of_virtual_routers_are_read_unchanged() -> None:
         "ap:lan ── vxlan-114:vxlan",
     ]
     assert lab.nodes["br01|pc"].kind == "hub"
-    assert [link.options["dst-port"] for link in lab.links[2:]] == [4789, 14789]
+    remotes = [lab.nodes[name].keys.remote for name in ("vxlan-113", "vxlan-114")]
+    assert remotes == ["192.0.2.9:4789", "192.0.2.9:14789"]
 
 
 def test_what_is_ignored_is_said() -> None:
@@ -278,7 +279,7 @@ links:
         ),
         pytest.param(
             LINKS + "  - endpoints: ['a:x', 'i:x']\n    follow: none",
-            "5:5: links[0].follow: only a cable",
+            "5:5: links[0].follow: only cables and tunnels follow",
             id="follow of an interface",
         ),
         pytest.param(
@@ -295,6 +296,31 @@ links:
             LINKS + "  - endpoints: ['a:x', 'b:x']\n    impairments: {delay: 3}",
             "5:19: links[0].impairments.delay: expected",
             id="delay",
+        ),
+        pytest.param(
+            LINKS + "  - endpoints: ['a:x', 'b:x']\n    impairments: {delay: 3ms, distribution: normal}",
+            "5:5: links[0].impairments: Parameter 'distribution' needs 'jitter'",
+            id="distribution",
+        ),
+        pytest.param(
+            LINKS + "  - endpoints: ['a:x', 'b:x']\n    impairments: {loss: 101%}",
+            "5:5: links[0].impairments: Parameter 'loss' expects a percentage",
+            id="loss",
+        ),
+        pytest.param(
+            "name: x\nnodes:\n  t: {kind: tunnel, remote: '[1.1.1.1]:1', vni: 3}",
+            "3:21: nodes.t.remote: '[1.1.1.1]:1' is no HOST or HOST:PORT",
+            id="remote",
+        ),
+        pytest.param(
+            "name: x\nnodes:\n  t: {kind: tunnel, remote: 'a:0', vni: 3}",
+            "3:21: nodes.t.remote: 'a:0' is no HOST or HOST:PORT",
+            id="port",
+        ),
+        pytest.param(
+            LINKS + "  - {type: vxlan, endpoint: 'a:x', remote: far, vni: 3}",
+            "links[0].remote: 'far' is no IP address",
+            id="remote of a link",
         ),
         pytest.param(
             LINKS + "  - endpoints: ['a:x', 'b:x']\n    impairments: {los: 3}",

@@ -81,10 +81,10 @@ def test_a_plan_survives_its_record() -> None:
 def test_all_kinds_of_far_ends() -> None:
     plan = plan_of(
         "name: far\n"
-        "nodes: {t: {kind: tunnel, local: 192.0.2.1, remote: 192.0.2.2, vni: 7, interval: 3.3},\n"
+        "nodes: {t: {kind: tunnel, local: '[::1]:4790', remote: far.example, vni: 7, interval: 3.3, key-file: k},\n"
         "        a: {kind: qemu, model: e1000}, ns: {kind: interface, netns: lab, propagate: true}, h: {kind: hub}}\n"
         "links:\n"
-        "  - endpoints: ['a:0', 't:x']\n"
+        "  - endpoints: ['a:0', 't:x']\n    follow: [operator, admin]\n"
         "  - endpoints: ['ns:veth0', 'a:1']\n"
         "  - endpoints: ['a:2', 'h:1']\n"
         "  - endpoints: ['a:3', 'host:eth9']\n"
@@ -92,10 +92,12 @@ def test_all_kinds_of_far_ends() -> None:
     assert plan.netdevs == {
         "a.0-end": {
             "type": "tunnel",
-            "local": "192.0.2.1",
-            "remote": "192.0.2.2",
+            "local": "[::1]:4790",
+            "remote": "far.example",
             "vni": 7,
             "interval": 3.3,
+            "key-file": "k",
+            "follow": "operator+admin",
             "id": "a.0-end",
         },
         "a.1-end": {
