@@ -15,7 +15,7 @@ from vnic.lab.live.place import Place, Record
 from vnic.net.records import HoldKind
 
 NODES = ("NODE", "KIND", "STATE", "PID", "INTERFACES")
-LINKS = ("LINK", "STATE", "HELD BY")
+LINKS = ("LINK", "STATE", "IMPAIRED", "HELD BY")
 
 
 class NodeShown(msgspec.Struct, rename="kebab", omit_defaults=True):
@@ -32,11 +32,13 @@ class NodeShown(msgspec.Struct, rename="kebab", omit_defaults=True):
 
 
 class LinkShown(msgspec.Struct, rename="kebab"):
-    """`state` is up if both NICs are. `held` has the holds' texts."""
+    """`state` is up if both NICs are. `held` has the holds' texts; `impaired` those of the impairments in effect, also
+    of those that are not the file's."""
 
     endpoints: tuple[str, str]
     state: str
     held: list[str]
+    impaired: list[str]
 
 
 class LabShown(msgspec.Struct, rename="kebab"):
@@ -92,7 +94,12 @@ def _link(record: Record, link: Link, entries: dict[str, Entry]) -> LinkShown:
     # A far end is held because of the other end's holds: those tell more, if there are any.
     first = [hold for hold in holds if hold["kind"] != HoldKind.FAR_END] or holds
     held = dict.fromkeys(f"{hold['kind']}: {hold['text']}" for hold in first)
-    return LinkShown((str(link.a), str(link.b)), state, list(held))
+    impaired = [
+        str(each["text"]) + (f" at {name}, {each['queue']}" if each.get("queue") in ("rx", "tx") else "")
+        for name in map(netdev_id, ends)
+        for each in entries.get(name, {}).get("impairments", ())
+    ]
+    return LinkShown((str(link.a), str(link.b)), state, list(held), impaired)
 
 
 def print_lab(shown: LabShown) -> None:
@@ -102,7 +109,13 @@ def print_lab(shown: LabShown) -> None:
     if shown.links:
         print()
         rows = [
-            (" ── ".join(link.endpoints), link.state, "; ".join(link.held) or "-") for link in shown.links
+            (
+                " ── ".join(link.endpoints),
+                link.state,
+                "; ".join(link.impaired) or "-",
+                "; ".join(link.held) or "-",
+            )
+            for link in shown.links
         ]
         print_table(LINKS, rows)
 

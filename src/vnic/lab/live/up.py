@@ -244,10 +244,11 @@ def _counted(commands: Sequence[Step]) -> str:
 
 
 def _wait_links(place: Place, record: Record, say: Say) -> None:
-    """Wait for the links between guests whose drivers are ready by now; say which stay down."""
+    """Wait for the links between guests whose drivers are ready by now; say which stay down, and which are down that
+    wait for something beyond this lab."""
     lab = record.lab
 
-    nics = []
+    nics, others = [], []
     for link in lab.links:
         if link.down or not lab.nodes[link.a.node].built_in:
             continue
@@ -255,6 +256,8 @@ def _wait_links(place: Place, record: Record, say: Say) -> None:
             nics += [nic_id(link.a), nic_id(link.b)]
         elif lab.nodes[link.b.node].kind == "hub":
             nics.append(nic_id(link.a))
-    for entry in vnic.wait_settled(place, nics) if nics else ():
+        elif lab.nodes[link.b.node].kind != "socket":
+            others.append(nic_id(link.a))
+    for entry in vnic.wait_settled(place, nics, others) if nics or others else ():
         held = "; ".join(str(hold["text"]) for hold in entry["holds"])
         say(f"{entry['name']}: still down: {held}")

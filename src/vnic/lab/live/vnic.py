@@ -119,9 +119,9 @@ def links(place: Place) -> dict[str, Entry]:
     return {str(link["name"]): link for link in asyncio.run(_execute(place, "query-links"))}
 
 
-def wait_settled(place: Place, nics: Sequence[str]) -> list[Entry]:
-    """Wait, some seconds at most, until these NICs are up; those that are not."""
-    return asyncio.run(_settled(place, nics))
+def wait_settled(place: Place, nics: Sequence[str], others: Sequence[str]) -> list[Entry]:
+    """Wait, some seconds at most, until these NICs are up; those of them, and of the others, that are not."""
+    return asyncio.run(_settled(place, nics, others))
 
 
 @contextlib.asynccontextmanager
@@ -158,11 +158,12 @@ async def _gone(qmp: Session, name: str) -> None:
         raise Refused(f"{name}: it is not deleted after {DELETE_TIMEOUT_S:g} s") from None
 
 
-async def _settled(place: Place, nics: Sequence[str]) -> list[Entry]:
+async def _settled(place: Place, nics: Sequence[str], others: Sequence[str]) -> list[Entry]:
     until = time.monotonic() + SETTLE_TIMEOUT_S
     async with _session(place) as qmp:
         while True:
-            down = [link for link in await qmp.links() if link["name"] in nics and link["link"] != "up"]
+            links = [link for link in await qmp.links() if link["link"] != "up"]
+            down = [link for link in links if link["name"] in nics]
             if not down or time.monotonic() > until:
-                return down
+                return down + [link for link in links if link["name"] in others]
             await asyncio.sleep(_LOOK_S)
