@@ -59,6 +59,14 @@ def test_line_holds_several_values_and_value_spans_chunks() -> None:
     assert feed(b"ue]}", stream) == [{"a": ["éé", -125.0, True]}]
 
 
+@pytest.mark.parametrize("last", [b"{'d': 4}\n", b'{"d": x}\n', b'{"d"', b"\n\n", b'{"d": "\\u0034"}'])
+def test_messages_of_one_chunk_are_read_as_byte_by_byte(last: bytes) -> None:
+    data = b'{"a":1}\r\n{"b":[{}]}\n {"c":3}\n{"a":1}{"b":2}\n' + last + b'\n{"e":5}\n[}\n'
+    stream = Stream()
+    singly = [found for at in range(len(data)) for found in feed(data[at : at + 1], stream)]
+    assert feed(data) == singly
+
+
 def test_number_or_keyword_may_span_chunks() -> None:
     stream = Stream()
     assert feed(b"12", stream) == []

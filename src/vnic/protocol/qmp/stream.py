@@ -55,15 +55,18 @@ class Stream:
 
         Lazy: take everything before the next call.
         """
-        if not self._token_count and self._lexer.idle and len(data) <= self._message_max_bytes:
-            whole = _whole_message(data)
-            if whole is not None:
+        start = 0
+        while start < len(data):
+            end = data.find(b"\n{", start) + 1 or len(data)  # a client that sends many messages sends lines
+            part = data[start:end]
+            idle = not self._token_count and self._lexer.idle
+            whole = _whole_message(part) if idle and len(part) <= self._message_max_bytes else None
+            if whole is None:
+                yield from self._take(self._lexer.feed(part))
+            else:
                 yield whole
-                self._lexer.pass_over(
-                    data
-                )  # for positions in later errors; the message itself does not wait for it
-                return
-        yield from self._take(self._lexer.feed(data))
+                self._lexer.pass_over(part)  # for positions in later errors; it does not delay the message
+            start = end
 
     def finish(self) -> Iterator[object | ParseError]:
         """Yield what the end of the input completes, or a ParseError for what it cuts off."""
