@@ -79,13 +79,15 @@ class FrameAssembler:
     than `max_fds` descriptors on one message raise FrameError.
 
     To which message does a descriptor belong? On an AF_UNIX stream one read never goes beyond the bytes that
-    the descriptors were sent with (Linux unix_stream_read_generic stops there), so they belong to the message
-    which holds the *last* byte of the piece. Two ways of reading keep that exact:
+    the descriptors were sent with (Linux unix_stream_read_generic stops there), and it returns those of one
+    sendmsg() only. So they belong to one of the messages that this sendmsg() had, the last ones of the piece:
 
-    - read at most `wanted` bytes at a time: no piece crosses a message boundary (what vhost-user does);
-    - read large pieces, which is faster for many small messages: exact as long as the peer sends no second
-      message in the same sendmsg() as one with descriptors (vfio-user clients do not). A peer that does gets
-      its descriptors refused as surplus, and harms no other peer.
+    - to the first message of the piece that `needs_fds`: what came in earlier calls cannot need any, as the read
+      would have stopped there (vhost-user, where the number or the payload tells);
+    - else to the message which holds the *last* byte of the piece. That is exact as long as the peer sends no
+      second message in the same sendmsg() as one with descriptors (vfio-user clients do not).
+
+    A peer that breaks this gets its descriptors refused as surplus, and harms no other peer.
     """
 
     def __init__(
@@ -95,7 +97,9 @@ class FrameAssembler:
         *,
         max_payload: int,
         max_fds: int,
+        needs_fds: Callable[[Message], bool] | None = None,
     ) -> None:
+        self._needs_fds = needs_fds
         self._header_size = header_size
         self._payload_size = payload_size
         self._max_payload = max_payload
@@ -129,9 +133,9 @@ class FrameAssembler:
         messages: list[Message] = []
         arrived = list(fds)
         try:
-            self._buffer += data
-            self._cut(messages)
-            self._bind(messages, arrived)
+            self._cut(data, messages)
+            if arrived:
+                self._bind(messages, arrived)
         except BaseException:
             for message in messages:
                 message.close()
@@ -191,30 +195,41 @@ class FrameAssembler:
         fds, self._fds = self._fds, []
         close_fds(fds)
 
-    def _cut(self, messages: list[Message]) -> None:
-        """Move the complete messages from the buffer to `messages`; earlier pieces' fds go to the first."""
-        buffer, header_size = self._buffer, self._header_size
-        while True:
-            if self._total is None:
-                if len(buffer) < header_size:
-                    return
-                size = self._payload_size(bytes(buffer[:header_size]))
-                if not 0 <= size <= self._max_payload:
-                    raise FrameError(f"message payload of {size} bytes, at most {self._max_payload} allowed")
-                self._total = header_size + size
-            if len(buffer) < self._total:
+    def _cut(self, data: bytes | bytearray | memoryview, messages: list[Message]) -> None:
+        """Add the messages that `data` completes to `messages`, and keep the rest; earlier pieces' fds go to the
+        first."""
+        header_size = self._header_size
+        if self._buffer:
+            self._buffer += data
+            if len(self._buffer) < (self._total or header_size):
                 return
+            piece = bytes(self._buffer)
+            self._buffer.clear()
+        else:
+            piece = bytes(data)
+        start, size, total = 0, len(piece), self._total
+        while size - start >= header_size:
+            header = piece[start : start + header_size]
+            if total is None:
+                payload = self._payload_size(header)
+                if not 0 <= payload <= self._max_payload:
+                    raise FrameError(f"message payload of {payload} bytes, at most {self._max_payload} allowed")
+                total = header_size + payload
+            if size - start < total:
+                break
             fds, self._fds = self._fds, []
-            whole = bytes(buffer[: self._total])
-            messages.append(Message(whole[:header_size], whole[header_size:], fds))
-            del buffer[: self._total]
-            self._total = None
+            messages.append(Message(header, piece[start + header_size : start + total], fds))
+            start += total
+            total = None
+        self._total = total
+        if start < size:
+            self._buffer += piece[start:]
 
     def _bind(self, messages: list[Message], fds: list[int]) -> None:
-        """Give the piece's descriptors to the message with the piece's last byte."""
-        if not fds:
-            return
+        """Give the piece's descriptors to the message that they were sent with."""
         owner = self._fds if self._buffer or not messages else messages[-1].fds
+        if self._needs_fds is not None:
+            owner = next((each.fds for each in messages if self._needs_fds(each) and not each.fds), owner)
         if len(owner) + len(fds) > self._max_fds:
             raise FrameError(f"more than {self._max_fds} descriptors with one message")
         owner.extend(fds)

@@ -199,6 +199,7 @@ class VhostUserSession(Session):
         self._connection.resume()
 
     def failed(self, error: ProtocolError) -> None:
+        self._connection.send(error.replies)
         self.cut_off(str(error))
 
     def negotiated(self) -> None:

@@ -88,10 +88,8 @@ class BackendEngine:
 
     # --- Bytes ---------------------------------------------------------------------------------------------
 
-    @property
-    def wanted(self) -> int:
-        """The most bytes to read next: up to the end of a header or payload."""
-        return self._messages.wanted
+    wanted: Final = vu.READ_BYTES
+    """The most bytes to read next."""
 
     @property
     def pending(self) -> bool:
@@ -106,10 +104,14 @@ class BackendEngine:
             raise ProtocolError(str(error)) from None
         return self._work()
 
-    def _work(self) -> bytes:
-        replies = b""
-        while self._messages and not self.busy:
-            replies += self._dispatch(self._messages.take())
+    def _work(self, replies: bytes = b"") -> bytes:
+        """Carry out the messages that are here; returns the bytes to send, which begin with `replies`."""
+        try:
+            while self._messages and not self.busy:
+                replies += self._dispatch(self._messages.take())
+        except ProtocolError as error:
+            error.replies = replies
+            raise
         return replies
 
     def _dispatch(self, message: Message) -> bytes:
@@ -132,7 +134,8 @@ class BackendEngine:
         except OSError as error:  # of a descriptor that came along, as one opened with O_PATH
             raise ProtocolError(f"{vu.request_name(number)}: {error.strerror}") from None
         finally:
-            message.close()
+            if message.fds:
+                message.close()
         if isinstance(reply, Later):
             if not reply.done:
                 self.busy, self._working = True, message
@@ -154,7 +157,7 @@ class BackendEngine:
         if self._closed:
             return
         try:
-            replies = self._reply(number, flags, payload) + self._work()
+            replies = self._work(self._reply(number, flags, payload))
         except ProtocolError as error:
             self._shell.failed(error)
         else:
@@ -245,7 +248,7 @@ class BackendEngine:
         returns the bytes to send, as `feed`. Raises ProtocolError."""
         working, self._working, self.busy = self._working, None, False
         replies = b"" if working is None else self._dispatch(working)
-        return replies + self._work()
+        return self._work(replies)
 
     # --- Config space ---------------------------------------------------------------------------------------
 

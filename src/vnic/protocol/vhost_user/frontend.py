@@ -82,6 +82,7 @@ class FrontendEngine:
         self._processed = processed
         self._frames = vu.assembler()
         self._awaited: deque[Awaited] = deque()
+        self._closed = False
         self.features = 0
         self.protocol_features = 0
         self.max_pairs = 1
@@ -94,10 +95,8 @@ class FrontendEngine:
 
     # --- Bytes ---------------------------------------------------------------------------------------------
 
-    @property
-    def wanted(self) -> int:
-        """The most bytes to read next."""
-        return self._frames.wanted
+    wanted: Final = vu.READ_BYTES
+    """The most bytes to read next."""
 
     @property
     def awaited(self) -> str | None:
@@ -107,13 +106,19 @@ class FrontendEngine:
     def feed(self, data: bytes, fds: Sequence[int] = ()) -> None:
         """Take one piece that the back-end sent."""
         try:
-            for message in self._frames.feed(data, fds):
-                self._answered(message)
+            messages = deque(self._frames.feed(data, fds))
         except FrameError as error:
             raise ProtocolError(str(error)) from None
+        try:
+            while messages and not self._closed:  # an answer may lead to the end
+                self._answered(messages.popleft())
+        finally:
+            for message in messages:
+                message.close()
 
     def close(self) -> None:
         """The connection has ended: no awaited reply will come."""
+        self._closed = True
         self._frames.close()
         self._awaited.clear()
         self._forget_rings()

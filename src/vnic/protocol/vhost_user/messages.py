@@ -10,11 +10,14 @@ import struct
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from vnic.protocol.frames import FrameAssembler
+from vnic.protocol.frames import FrameAssembler, Message
 
 
 class ProtocolError(Exception):
     """The peer violated the protocol. Its connection must be closed; the text is the reason."""
+
+    replies = b""
+    """What answers the peer's messages before; it is still to be sent."""
 
 
 # --- Header: u32 request, u32 flags, u32 payload size in bytes ---------------------------------------------
@@ -32,6 +35,9 @@ MAX_PAYLOAD: Final = (
 )
 MAX_FDS: Final = 8  # VHOST_MEMORY_BASELINE_NREGIONS: one per region of SET_MEM_TABLE
 MAX_CONFIG: Final = 256  # VHOST_USER_MAX_CONFIG_SIZE
+READ_BYTES: Final = 1024
+"""The most to read at once: the start of a device with two rings is some 600 bytes, and 85 empty messages are some
+milliseconds of work."""
 
 # --- Payloads ----------------------------------------------------------------------------------------------
 
@@ -239,6 +245,20 @@ def payload_size(header: bytes) -> int:
     return int(size)
 
 
+def needs_fds(message: Message) -> bool:
+    """Whether a message is illegal without descriptors, for FrameAssembler."""
+    number = int.from_bytes(message.header[:4], "little")
+    if number in _RING_FDS:
+        return len(message.payload) == U64.size and not U64.unpack(message.payload)[0] & VRING_NOFD
+    return number in _NEED_FDS
+
+
+_RING_FDS: Final = frozenset({SET_VRING_KICK, SET_VRING_CALL, SET_VRING_ERR})
+_NEED_FDS: Final = frozenset({SET_MEM_TABLE, SET_BACKEND_REQ_FD, ADD_MEM_REG})
+
+
 def assembler() -> FrameAssembler:
     """Cuts either direction of a vhost-user connection into messages."""
-    return FrameAssembler(HEADER.size, payload_size, max_payload=MAX_PAYLOAD, max_fds=MAX_FDS)
+    return FrameAssembler(
+        HEADER.size, payload_size, max_payload=MAX_PAYLOAD, max_fds=MAX_FDS, needs_fds=needs_fds
+    )
