@@ -65,12 +65,12 @@ def name_of(fd: int) -> str:
 
 def kind_of(fd: int) -> Kind:
     """The kind of `fd`. Never blocks or raises; without /proc, everything but a memory file is a FILE."""
-    if seals_of(fd) is not None:
-        return Kind.MEMORY
     name = name_of(fd)
     for prefix, kind in _BY_PREFIX:
         if name.startswith(prefix):
             return kind
+    if seals_of(fd) is not None:
+        return Kind.MEMORY
     try:
         fcntl.fcntl(fd, fcntl.F_GETFD)
     except OSError:

@@ -21,9 +21,10 @@ from vnic.protocol.vhost_user.frontend_record import (
     Phase,
     SharedRing,
 )
-from vnic.protocol.vhost_user.messages import MAX_FDS, ProtocolError
+from vnic.protocol.vhost_user.messages import MAX_FDS, SET_MEM_TABLE, ProtocolError
 from vnic.record import Record, RecordError, require, within
 from vnic.sockets.connection import Connection, ConnectionRecord
+from vnic.sockets.time_limit import TimeLimit
 from vnic.virtio.attachment import Attachment, QueueFds
 from vnic.virtio.device import VirtioDevice
 
@@ -123,7 +124,7 @@ class BackEndSession:
         self._returned: Returned | None = None
         """Called when the rings are returned."""
         self._when_processed: Callable[[], None] | None = None
-        self._deadline: asyncio.TimerHandle | None = None
+        self._limit = TimeLimit(loop, self._too_late)
         self._connection = Connection(loop, sock, self, max_fds=MAX_FDS, owner=name)
         self._engine = FrontendEngine(
             self._connection.send, pairs, self._ready, self._stopped, self._processed
@@ -140,7 +141,7 @@ class BackEndSession:
 
     def close(self) -> None:
         """Disconnect the back-end; `return_rings` returns the rings that it has to the guest."""
-        self._stop_time()
+        self._limit.stop()
         self._connection.close()
         self._engine.close()
 
@@ -234,24 +235,18 @@ class BackEndSession:
 
     def _watch_time(self) -> None:
         """Set the time limit of the next answer, if one is due."""
-        self._stop_time()
         engine = self._engine
-        if engine.awaited is None or self._connection.closed:
+        if engine.awaits is None or self._connection.closed:
+            self._limit.clear()
             return
         seconds = STOP_TIMEOUT_S if engine.phase is Phase.STOPPING else ANSWER_TIMEOUT_S
-        if engine.phase is Phase.RUNNING and engine.awaited == "SET_MEM_TABLE" and self._taken is not None:
+        if engine.awaits == SET_MEM_TABLE and engine.phase is Phase.RUNNING and self._taken is not None:
             shared = sum(each.size for each in self._taken.memory.regions if each.fd is not None)
             seconds += MEMORY_TIMEOUT_S_PER_GIB * shared / (1 << 30)
-        self._deadline = self._loop.call_later(seconds, self._too_late, engine.awaited, seconds)
+        self._limit.set(seconds)
 
-    def _stop_time(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-    def _too_late(self, awaited: str, seconds: float) -> None:
-        self._deadline = None
-        self._owner.refuse(f"the back-end did not answer {awaited} within {seconds:g} s")
+    def _too_late(self) -> None:
+        self._owner.refuse(f"the back-end did not answer {self._engine.awaited} within {self._limit.seconds:g} s")
 
     # -- the rings (RingBackend, once a back-end is there) ------------------------------------------------------------
 

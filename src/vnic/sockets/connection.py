@@ -36,6 +36,7 @@ TURN_S: Final = 0.002
 """The most reads, and the most time, that one connection gets before the loop serves the others."""
 
 _RECEIVE_FLAGS: Final = int(socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
+_SEND_FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 _CUT_OFF: Final = int(socket.MSG_CTRUNC)
 """Plain numbers: an operator of socket.MsgFlag takes as long as a small system call."""
 
@@ -174,6 +175,8 @@ class Connection:
         keeps any; a peer above its limit is disconnected."""
         self._loop = loop
         self._sock = sock
+        self._fd = sock.fileno()
+        """For the loop: with a socket object, it would print that into an exception each time it looks it up."""
         self._user = user
         self._max_fds = max_fds
         self._owner = owner
@@ -186,7 +189,7 @@ class Connection:
         self._paused = False
         self.closed = False
         sock.setblocking(False)
-        loop.add_reader(sock, self._readable)
+        loop.add_reader(self._fd, self._readable)
 
     # -- state apart from descriptors ---------------------------------------------------------------------------
 
@@ -220,8 +223,8 @@ class Connection:
         self._waiting_fds = sum(each.descriptors for each in record.output)
         self._half_closed = record.half_closed
         if self._output:
-            self._loop.remove_reader(self._sock)
-            self._loop.add_writer(self._sock, self._writable)
+            self._loop.remove_reader(self._fd)
+            self._loop.add_writer(self._fd, self._writable)
         if record.paused:
             self.pause()
         if record.failed:
@@ -269,8 +272,8 @@ class Connection:
                 return
             if sent:
                 data, fds = data[sent:], ()
-            self._loop.remove_reader(self._sock)
-            self._loop.add_writer(self._sock, self._writable)
+            self._loop.remove_reader(self._fd)
+            self._loop.add_writer(self._fd, self._writable)
         self._keep(data, fds)
 
     def _keep(self, data: bytes, fds: Sequence[int]) -> None:
@@ -291,10 +294,8 @@ class Connection:
     def _send_now(self, data: bytes, fds: Sequence[int]) -> int:
         try:
             if fds:
-                return socket.send_fds(
-                    self._sock, [data], list(fds), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
-                )
-            return self._sock.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                return socket.send_fds(self._sock, [data], list(fds), _SEND_FLAGS)
+            return self._sock.send(data, _SEND_FLAGS)
         except (BlockingIOError, InterruptedError):
             return 0
 
@@ -319,9 +320,9 @@ class Connection:
                 return
             self._close_sent(fds)
             self._output.popleft()
-        self._loop.remove_writer(self._sock)
+        self._loop.remove_writer(self._fd)
         if not self._paused:
-            self._loop.add_reader(self._sock, self._readable)
+            self._loop.add_reader(self._fd, self._readable)
 
     def _close_sent(self, fds: list[int]) -> None:
         self._waiting_fds -= len(fds)
@@ -335,14 +336,14 @@ class Connection:
         """Read nothing until `resume`."""
         if not self._paused and not self.closed:
             self._paused = True
-            self._loop.remove_reader(self._sock)
+            self._loop.remove_reader(self._fd)
 
     def resume(self) -> None:
         """Read again."""
         if self._paused and not self.closed:
             self._paused = False
             if not self._output:
-                self._loop.add_reader(self._sock, self._readable)
+                self._loop.add_reader(self._fd, self._readable)
 
     def _lose(self, reason: str | None) -> None:
         if not self.closed:
@@ -369,8 +370,8 @@ class Connection:
         if self.closed:
             return
         self.closed = True
-        self._loop.remove_reader(self._sock)
-        self._loop.remove_writer(self._sock)
+        self._loop.remove_reader(self._fd)
+        self._loop.remove_writer(self._fd)
         self._sock.close()
         for _, fds in self._output:
             close_fds(fds)

@@ -156,6 +156,7 @@ class Listener:
         self._loop = loop
         self._listening = listening
         self._sock = listening.socket
+        self._fd = self._sock.fileno()
         self._accepted = accepted
         self._name = name
         self._gate = gate
@@ -179,7 +180,7 @@ class Listener:
     def _readable(self) -> None:
         """Accept one connection, after all other events of this turn. Otherwise, when a VM is killed and restarted, the
         end of its old connection would be processed after the new one was accepted."""
-        self._loop.remove_reader(self._sock)
+        self._loop.remove_reader(self._fd)
         self._loop.call_soon(self._accept)
 
     def _accept(self) -> None:
@@ -217,19 +218,19 @@ class Listener:
         """Accept no connections until `resume`; peers wait in the backlog."""
         self._paused = True
         if self._sock.fileno() >= 0:
-            self._loop.remove_reader(self._sock)
+            self._loop.remove_reader(self._fd)
 
     def resume(self) -> None:
         """Accept connections again."""
         self._paused = False
         if self._sock.fileno() >= 0:
-            self._loop.add_reader(self._sock, self._readable)
+            self._loop.add_reader(self._fd, self._readable)
 
     def close(self) -> None:
         """Stop listening and remove the path, unless another program has replaced it. It may be called again."""
         if self._sock.fileno() < 0:
             return
-        self._loop.remove_reader(self._sock)
+        self._loop.remove_reader(self._fd)
         if self._timer is not None:
             self._timer.cancel()
         self._listening.close()

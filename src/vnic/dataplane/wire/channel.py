@@ -24,6 +24,7 @@ from vnic.dataplane.wire.messages import (
     parse_answer,
 )
 from vnic.descriptors import close_fds
+from vnic.sockets.time_limit import TimeLimit
 
 MESSAGES_PER_TURN: Final = 64
 WAITING_MAX_BYTES: Final = 16 << 20
@@ -31,6 +32,8 @@ WAITING_MAX_BYTES: Final = 16 << 20
 WAITING_MAX_FDS: Final = 4096
 ANSWER_TIMEOUT_S: Final = 10.0
 """The program answers in microseconds; the limit is for one that hangs."""
+
+_SEND_FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 Answered: TypeAlias = Callable[[Reply], None]
 
@@ -50,16 +53,17 @@ class Channel:
     def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, user: ChannelUser) -> None:
         self._loop = loop
         self._sock = sock
+        self._fd = sock.fileno()
         self._user = user
         self._serial = 0
         self._awaited: deque[tuple[int, Answered | None]] = deque()
         self._waiting: deque[tuple[bytes, list[int]]] = deque()
         self._waiting_bytes = self._waiting_fds = 0
-        self._deadline: asyncio.TimerHandle | None = None
+        self._limit = TimeLimit(loop, self._too_late)
         self._failing = False
         self.closed = False
         sock.setblocking(False)
-        loop.add_reader(sock, self._readable)
+        loop.add_reader(self._fd, self._readable)
 
     @property
     def backlog_bytes(self) -> int:
@@ -77,9 +81,9 @@ class Channel:
             return
         self._serial = (self._serial + 1) & 0xFFFF_FFFF
         data = pack_request(self._serial, request)
+        if not self._awaited:
+            self._limit.set(ANSWER_TIMEOUT_S)
         self._awaited.append((self._serial, answered))
-        if self._deadline is None:
-            self._watch_time()
         if not self._waiting and self._send(data, fds):
             return
         self._keep(data, fds)
@@ -88,7 +92,7 @@ class Channel:
         """False: the socket is full."""
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         try:
-            self._sock.sendmsg((data,), rights, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            self._sock.sendmsg((data,), rights, _SEND_FLAGS)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as error:
@@ -110,7 +114,7 @@ class Channel:
             self._fail_later(error.strerror or str(error))
             return
         if not self._waiting:
-            self._loop.add_writer(self._sock, self._writable)
+            self._loop.add_writer(self._fd, self._writable)
         self._waiting.append((data, kept))
         self._waiting_bytes += len(data)
         self._waiting_fds += len(kept)
@@ -124,7 +128,7 @@ class Channel:
             self._waiting_bytes -= len(data)
             self._waiting_fds -= len(fds)
             close_fds(fds)
-        self._loop.remove_writer(self._sock)
+        self._loop.remove_writer(self._fd)
 
     # -- replies and events -------------------------------------------------------------------------------------
 
@@ -159,13 +163,13 @@ class Channel:
             answered(answer)
 
     def _watch_time(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
         if self._awaited:
-            self._deadline = self._loop.call_later(
-                ANSWER_TIMEOUT_S, self._lose, f"it did not answer within {ANSWER_TIMEOUT_S:g} s"
-            )
+            self._limit.set(ANSWER_TIMEOUT_S)
+        else:
+            self._limit.clear()
+
+    def _too_late(self) -> None:
+        self._lose(f"it did not answer within {ANSWER_TIMEOUT_S:g} s")
 
     # -- the end ------------------------------------------------------------------------------------------------
 
@@ -185,10 +189,9 @@ class Channel:
         if self.closed:
             return
         self.closed = True
-        if self._deadline is not None:
-            self._deadline.cancel()
-        self._loop.remove_reader(self._sock)
-        self._loop.remove_writer(self._sock)
+        self._limit.stop()
+        self._loop.remove_reader(self._fd)
+        self._loop.remove_writer(self._fd)
         self._sock.close()
         for _, fds in self._waiting:
             close_fds(fds)

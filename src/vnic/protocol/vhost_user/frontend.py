@@ -99,8 +99,13 @@ class FrontendEngine:
     """The most bytes to read next."""
 
     @property
-    def awaited(self) -> str | None:
+    def awaits(self) -> int | None:
         """The request whose answer comes next, None when none is due."""
+        return self._awaited[0].request if self._awaited else None
+
+    @property
+    def awaited(self) -> str | None:
+        """The name of `awaits`."""
         return vu.request_name(self._awaited[0].request) if self._awaited else None
 
     def feed(self, data: bytes, fds: Sequence[int] = ()) -> None:
