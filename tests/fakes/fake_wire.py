@@ -11,6 +11,8 @@ import struct
 import sys
 
 HELLO = 1
+ALL = (1 << 64) - 1
+"""Features."""
 
 
 def main(mode: str) -> None:
@@ -27,7 +29,7 @@ def main(mode: str) -> None:
         body = b""
         if number == HELLO:
             version = 2 if mode == "version" else 1
-            body = struct.pack("<IIQ", version, os.getpid(), 0)
+            body = struct.pack("<IIQQQ", version, os.getpid(), 0, ALL, ALL)
         if mode == "garbage" and number != HELLO:
             channel.send(b"\xff" * 5)
         elif mode == "wrong-serial" and number != HELLO:

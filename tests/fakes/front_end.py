@@ -40,9 +40,10 @@ class FrontEnd:
 
     def _send(self, data: bytes, fds: Sequence[int]) -> None:
         self.sent.append((data, tuple(fds)))
-        number, flags, _ = HEADER.unpack_from(data)
-        if flags & vu.FLAG_NEED_REPLY or vu.REQUESTS[number].replies:
-            self.due.append(data)
+        for message in vu.assembler().feed(data):
+            number, flags, _ = HEADER.unpack(message.header)
+            if flags & vu.FLAG_NEED_REPLY or vu.REQUESTS[number].replies:
+                self.due.append(message.header + message.payload)
 
     def _ready(self) -> None:
         self.told.append(self.engine.features)

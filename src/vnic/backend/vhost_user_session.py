@@ -135,6 +135,10 @@ class BackEndSession:
         self._engine.begin()
         self._watch_time()
 
+    def begin_with(self, features: int, protocol_features: int) -> None:
+        """As `begin`, with a back-end that is known; it is `ready` within."""
+        self._engine.begin_with(features, protocol_features)
+
     @property
     def has_rings(self) -> bool:
         return self._taken is not None
@@ -246,7 +250,9 @@ class BackEndSession:
         self._limit.set(seconds)
 
     def _too_late(self) -> None:
-        self._owner.refuse(f"the back-end did not answer {self._engine.awaited} within {self._limit.seconds:g} s")
+        self._owner.refuse(
+            f"the back-end did not answer {self._engine.awaited} within {self._limit.seconds:g} s"
+        )
 
     # -- the rings (RingBackend, once a back-end is there) ------------------------------------------------------------
 

@@ -213,7 +213,9 @@ class FrameAssembler:
             if total is None:
                 payload = self._payload_size(header)
                 if not 0 <= payload <= self._max_payload:
-                    raise FrameError(f"message payload of {payload} bytes, at most {self._max_payload} allowed")
+                    raise FrameError(
+                        f"message payload of {payload} bytes, at most {self._max_payload} allowed"
+                    )
                 total = header_size + payload
             if size - start < total:
                 break

@@ -33,7 +33,7 @@ from vnic.dataplane.wire.messages import (
 from vnic.dataplane.wire.ports import LentPort, Numbers
 from vnic.dataplane.wire.process import WireProgram
 from vnic.dataplane.wire.replies import PortStats, Stats
-from vnic.dataplane.wire.rings import RingPort, RingState, SharedMemoryCheck
+from vnic.dataplane.wire.rings import RingPort, SharedMemoryCheck, missing_features
 from vnic.net.client import NetClient
 from vnic.net.filters import DumpTarget
 from vnic.net.lending import Lender, LentEnd
@@ -105,9 +105,11 @@ class WireEngine:
         if client.queues > MAX_QUEUES:
             return f"more than {MAX_QUEUES} queues"
         if isinstance(end, VirtioNet):
-            port = self._ports.get(client)
-            check = self._memory.setdefault(client, SharedMemoryCheck())
-            return check.refusal(end) or (port.refusal() if isinstance(port, RingPort) else "")
+            check = self._memory.get(client)
+            if check is None:
+                check = self._memory[client] = SharedMemoryCheck()
+            hello = self.program.hello
+            return check.refusal(end) or (missing_features(end, hello) if hello is not None else "")
         return ""
 
     def carry(self, segment: Segment) -> bool:
@@ -171,6 +173,7 @@ class WireEngine:
             port = None
         if isinstance(end, VirtioNet):
             if port is None:
+                assert self.program.hello is not None
                 try:
                     port = RingPort(
                         self._loop,
@@ -180,14 +183,14 @@ class WireEngine:
                         end,
                         self,
                         self._freer(),
+                        self.program.hello,
                     )
                 except OSError as error:
                     self._refused[client] = (_token(end), f"vnic-wire: {error.strerror}")
                     self._wires.changed(client)
                     return False
                 self._add(client, port)
-            assert isinstance(port, RingPort)
-            return port.state is RingState.READY
+            return True
         assert isinstance(end, Lender)
         if port is not None:
             return True

@@ -132,7 +132,12 @@ class WireProgram:
         self.refusal = ""
         """Why it does not run, as a reason for the Python path."""
         self.restarts = 0
-        self.pid: int | None = None
+        self.hello: HelloReply | None = None
+        """Of the program that runs."""
+
+    @property
+    def pid(self) -> int | None:
+        return None if self.hello is None else self.hello.pid
 
     @property
     def running(self) -> bool:
@@ -195,7 +200,7 @@ class WireProgram:
             self._give_up(f"vnic-wire is not that of this vnic: {error}")
             return
         self.state = ProgramState.RUNNING
-        self.pid = hello.pid
+        self.hello = hello
         self.refusal = ""
         log.info("vnic-wire runs as process %d", hello.pid)
         self._user.program_ready()
@@ -248,7 +253,7 @@ class WireProgram:
         """Close the channel, which ends the program, and kill one that stays."""
         channel, self._channel = self._channel, None
         child, self._child = self._child, None
-        self.pid = None
+        self.hello = None
         if channel is not None:
             channel.close()
         if child is not None and not child.ended.done():

@@ -12,7 +12,7 @@ import msgspec
 
 from vnic.dataplane.wire.layout import MessageError, fixed
 
-_HELLO_REPLY: Final = struct.Struct("<IIQ")  # version, pid, capabilities
+_HELLO_REPLY: Final = struct.Struct("<IIQQQ")  # version, pid, capabilities, features, protocol features
 _STATS: Final = struct.Struct("<II12Q")
 assert _STATS.size == 104
 
@@ -21,9 +21,14 @@ class HelloReply(msgspec.Struct, frozen=True):
     version: int
     pid: int
     capabilities: int = 0
+    features: int = 0
+    """What each VHOST port answers to GET_FEATURES."""
+    protocol_features: int = 0
 
     def pack(self) -> bytes:
-        return _HELLO_REPLY.pack(self.version, self.pid, self.capabilities)
+        return _HELLO_REPLY.pack(
+            self.version, self.pid, self.capabilities, self.features, self.protocol_features
+        )
 
     @classmethod
     def parse(cls, data: bytes) -> HelloReply:

@@ -29,6 +29,7 @@ from vnic.dataplane.wire.messages import (
     SetFilter,
 )
 from vnic.dataplane.wire.ports import count_drops, inject
+from vnic.dataplane.wire.replies import HelloReply
 from vnic.memory.guest import NO_MEMORY
 from vnic.net.client import NetClient
 from vnic.net.offload import MAX_FRAME_BYTES
@@ -47,7 +48,6 @@ _BITS = dict(zip(RX_MODES, FilterBit, strict=False))
 class RingState(enum.Enum):
     """The state of a RingPort."""
 
-    HANDSHAKE = enum.auto()
     READY = enum.auto()
     """It takes rings, or has them."""
     ENDED = enum.auto()
@@ -56,7 +56,7 @@ class RingState(enum.Enum):
 
 class RingPortUser(Protocol):
     def ring_port_changed(self, port: RingPort) -> None:
-        """The handshake is complete, or the program has the rings."""
+        """The program has the rings."""
 
     def ring_port_failed(self, port: RingPort, reason: str) -> None:
         """The program closed the port's socket, or broke vhost-user."""
@@ -74,13 +74,14 @@ class RingPort(RingCarrier):
         device: VirtioNet,
         user: RingPortUser,
         freed: Callable[[int, int | None], None],
+        hello: HelloReply,
     ) -> None:
-        """Begins the handshake. `freed` gets the port's number, and that of the wire of its own, when both may be used
-        again. Raises OSError if there are no descriptors left."""
+        """`hello` is the program's, which says what it can do: no port has to ask. `freed` gets the port's number, and
+        that of the wire of its own, when both may be used again. Raises OSError if there are no descriptors left."""
         self.number = number
         self.client = client
         self.device = device
-        self.state = RingState.HANDSHAKE
+        self.state = RingState.READY
         self._loop = loop
         self._channel = channel
         self._user = user
@@ -98,7 +99,7 @@ class RingPort(RingCarrier):
             request = PortAdd(number, Kind.VHOST, device.pairs, max_frame=MAX_FRAME_BYTES)
             channel.request(request, (theirs.fileno(),), self._added)
         self._session = BackEndSession(self, loop, ours, client.name, device.pairs)
-        self._session.begin()
+        self._session.begin_with(hello.features, hello.protocol_features)
 
     @property
     def end(self) -> VirtioNet:
@@ -112,8 +113,6 @@ class RingPort(RingCarrier):
 
     def ready(self, features: int) -> None:
         self.ring_features = features
-        self.state = RingState.READY
-        self._user.ring_port_changed(self)
 
     def refuse(self, reason: str) -> None:
         self._session.close()
@@ -127,13 +126,6 @@ class RingPort(RingCarrier):
             self._loop.call_soon(self._leave)  # not within the session's own feed
 
     # -- RingCarrier --------------------------------------------------------------------------------------------
-
-    def refusal(self) -> str:
-        """Why it cannot take the device's rings as they are now."""
-        missing = acked(self.device) & ~(self.ring_features or 0)
-        if self.state is RingState.READY and missing:
-            return f"vnic-wire: {lacking(missing)}"
-        return ""
 
     def take_rings(self, device: VirtioDevice) -> bool:
         if self.state is not RingState.READY:
@@ -199,6 +191,12 @@ class RingPort(RingCarrier):
         )
         self._session.close()
         self._session.return_rings()
+
+
+def missing_features(device: VirtioNet, hello: HelloReply) -> str:
+    """Why the program cannot take the device's rings as they are now; "" if it can."""
+    missing = acked(device) & ~hello.features
+    return f"vnic-wire: {lacking(missing)}" if missing else ""
 
 
 class SharedMemoryCheck:

@@ -8,7 +8,8 @@ rings. Messages are sent at once and replies are matched in order, so that no ca
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from vnic.lifecycle import Lifecycle
@@ -83,6 +84,8 @@ class FrontendEngine:
         self._frames = vu.assembler()
         self._awaited: deque[Awaited] = deque()
         self._closed = False
+        self._together: list[tuple[list[bytes], Sequence[int]]] | None = None
+        """The pieces to send, while they are collected."""
         self.features = 0
         self.protocol_features = 0
         self.max_pairs = 1
@@ -188,7 +191,28 @@ class FrontendEngine:
             message.close()
 
     def _send(self, number: int, payload: bytes = b"", fds: Sequence[int] = (), flags: int = 0) -> None:
-        self._send_bytes(vu.encode(number, payload, flags), fds)
+        message = vu.encode(number, payload, flags)
+        if self._together is None:
+            self._send_bytes(message, fds)
+        elif fds or not self._together:
+            self._together.append(([message], fds))
+        else:
+            self._together[-1][0].append(message)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Send what follows in few pieces. Descriptors come with the first byte of a piece: a back-end reads each
+        header for itself, and must, because it tells how long the message is."""
+        if self._together is not None:
+            yield
+            return
+        self._together = []
+        try:
+            yield
+        finally:
+            pieces, self._together = self._together, None
+            for messages, fds in pieces:
+                self._send_bytes(b"".join(messages), fds)
 
     def _ask(self, number: int, ring: int | None = None) -> None:
         """Send a request that has an answer, about one ring or about all."""
@@ -218,25 +242,39 @@ class FrontendEngine:
         """Learn what the back-end can do; `ready` is called then."""
         self._ask(vu.GET_FEATURES)
 
+    def begin_with(self, features: int, protocol_features: int) -> None:
+        """As `begin`, with a back-end whose answers are known, as vnic-wire's; it has as many queue pairs as are used.
+        `ready` is called within."""
+        with self.together():
+            self._take_features(features)
+            self._take_protocol_features(protocol_features)
+            self._finish_handshake(self._pairs)
+
     def _got_features(self, awaited: Awaited, payload: bytes) -> None:
         features = _u64(awaited, payload)
         if self.phase is not Phase.HANDSHAKE:
             self._processed()
             return
-        self.features = features & ~vu.F_PROTOCOL_FEATURES
-        self._protocol = bool(features & vu.F_PROTOCOL_FEATURES)
+        self._take_features(features)
         if self._protocol:
             self._ask(vu.GET_PROTOCOL_FEATURES)
         else:
             self._finish_handshake(1)
 
+    def _take_features(self, features: int) -> None:
+        self.features = features & ~vu.F_PROTOCOL_FEATURES
+        self._protocol = bool(features & vu.F_PROTOCOL_FEATURES)
+
     def _got_protocol_features(self, awaited: Awaited, payload: bytes) -> None:
-        self.protocol_features = _u64(awaited, payload) & WANTED_PROTOCOL_FEATURES
-        self._send(vu.SET_PROTOCOL_FEATURES, vu.U64.pack(self.protocol_features))
+        self._take_protocol_features(_u64(awaited, payload))
         if self.protocol_features & vu.P_MQ:
             self._ask(vu.GET_QUEUE_NUM)
         else:
             self._finish_handshake(1)
+
+    def _take_protocol_features(self, features: int) -> None:
+        self.protocol_features = features & WANTED_PROTOCOL_FEATURES
+        self._send(vu.SET_PROTOCOL_FEATURES, vu.U64.pack(self.protocol_features))
 
     def _got_queue_num(self, awaited: Awaited, payload: bytes) -> None:
         self._finish_handshake(_u64(awaited, payload))
@@ -259,14 +297,15 @@ class FrontendEngine:
         assert self.phase is Phase.READY
         self.phase = Phase.RUNNING
         told = features | (vu.F_PROTOCOL_FEATURES if self._protocol else 0)
-        if mtu and self.protocol_features & vu.P_MTU:
-            self._tell(vu.NET_SET_MTU, vu.U64.pack(mtu), value=mtu)
-        self._tell(vu.SET_FEATURES, vu.U64.pack(told))
-        self.set_memory(memory)
-        for ring in rings:
-            self.set_ring(ring)
-        if self.protocol_features & vu.P_STATUS:
-            self._send(vu.SET_STATUS, vu.U64.pack(STARTED))
+        with self.together():
+            if mtu and self.protocol_features & vu.P_MTU:
+                self._tell(vu.NET_SET_MTU, vu.U64.pack(mtu), value=mtu)
+            self._tell(vu.SET_FEATURES, vu.U64.pack(told))
+            self.set_memory(memory)
+            for ring in rings:
+                self.set_ring(ring)
+            if self.protocol_features & vu.P_STATUS:
+                self._send(vu.SET_STATUS, vu.U64.pack(STARTED))
 
     def set_memory(self, memory: Sequence[SharedRegion]) -> None:
         """SET_MEM_TABLE, also while rings run."""

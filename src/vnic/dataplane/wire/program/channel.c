@@ -63,7 +63,8 @@ static int hello(struct call *call)
     capabilities |= sandbox_seal(); /* all threads are there, and nothing but the hello was read yet */
 #endif
     greeted = true;
-    struct hello_reply reply = {PROTOCOL_VERSION, (uint32_t)getpid(), capabilities};
+    struct hello_reply reply = {PROTOCOL_VERSION, (uint32_t)getpid(), capabilities, vhost_user_features,
+                                vhost_user_protocol_features};
     memcpy(call->data, &reply, sizeof reply);
     call->data_len = sizeof reply;
     return 0;

@@ -68,8 +68,9 @@ struct hello_reply {
     uint32_t version;
     uint32_t pid;
     uint64_t capabilities; /* enum sandbox: what the kernel granted */
+    uint64_t vhost_features, vhost_protocol_features; /* what each VHOST port answers when it is asked */
 };
-_Static_assert(sizeof(struct hello_reply) == 16, "hello reply");
+_Static_assert(sizeof(struct hello_reply) == 32, "hello reply");
 
 enum port_kind {
     PORT_VHOST = 1,

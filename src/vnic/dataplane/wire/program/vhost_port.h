@@ -86,5 +86,7 @@ int vhost_set_filter(struct port *port, const struct filter *filter);
 /* vhost_user.c: the port's `add` and `remove`, and SET_FEATURES' effect. */
 int vhost_user_add(struct port *port, const struct port_request *request, char *text, size_t text_size);
 void vhost_user_remove(struct port *port);
+/* What GET_FEATURES and GET_PROTOCOL_FEATURES answer. */
+extern const uint64_t vhost_user_features, vhost_user_protocol_features;
 
 #endif

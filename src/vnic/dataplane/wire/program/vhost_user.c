@@ -28,6 +28,8 @@
      VHOST_USER_F_PROTOCOL_FEATURES)
 #define PROTOCOL_FEATURES (VU_P_MQ | VU_P_RARP | VU_P_REPLY_ACK | VU_P_MTU)
 
+const uint64_t vhost_user_features = FEATURES, vhost_user_protocol_features = PROTOCOL_FEATURES;
+
 /* A message while it arrives. */
 struct vhost_input {
     struct vu_header header;
