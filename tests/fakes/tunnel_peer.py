@@ -28,7 +28,7 @@ from vnic.dataplane.wire.tunnel_messages import (
 UDP_GRO: Final = 104
 IP_MTU_DISCOVER: Final = 10
 VNI: Final = 0x123456
-MAID: Final = b"\x01\x02\x0fvnic VNI 1193046".ljust(48, b"\0")
+MAID: Final = b"\x01\x02\x10vnic VNI 1193046".ljust(48, b"\0")
 MEP: Final = 1
 """The program's; the peer's is the next."""
 INTERVALS: Final = {3333: 1, 10_000: 2, 100_000: 3, 1_000_000: 4, 10_000_000: 5}

@@ -48,18 +48,18 @@ def tunnel(
 
 
 class Talker:
-    """Says CCMs of 10 ms from a thread, until it ends."""
+    """Says CCMs from a thread, until it ends. Their interval is 20 times as long as the pauses between them, so that it
+    may be late."""
 
-    def __init__(self, peer: TunnelPeer, first: int = 1, **changes: Any) -> None:
+    def __init__(self, peer: TunnelPeer, first: int = 1) -> None:
         self.peer = peer
         self.sequence = first
-        self.changes = changes
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._run)
 
     def _run(self) -> None:
         while not self.ended.is_set():
-            self.peer.say(Ccm(self.sequence, **self.changes))
+            self.peer.say(Ccm(self.sequence, interval_us=100_000))
             self.sequence += 1
             self.ended.wait(0.005)
 
@@ -115,11 +115,11 @@ def test_peer_is_heard_and_its_word_told(program: Path) -> None:
 def test_silent_peer_is_lost_and_heard_again(program: Path) -> None:
     with WireProgram(program) as wire, tunnel(wire) as peer:
         peer.say(Ccm(1))
-        peer.await_state(lambda state: state.heard == Heard.YES)
+        assert peer.hear(lambda ccm: not ccm.rdi)
         lost = peer.await_state(lambda state: state.heard == Heard.LOST)
         assert lost.silent_us >= LOST_US
         assert peer.hear(lambda ccm: ccm.rdi)
-        peer.say(Ccm(2))
+        peer.say(Ccm(2, interval_us=SLOW))
         peer.await_state(lambda state: state.heard == Heard.YES)
         assert peer.hear(lambda ccm: not ccm.rdi)
 
@@ -136,7 +136,6 @@ def test_automatic_mode_expects_nothing_before_the_first_ccm(program: Path) -> N
         assert not any(peer.hear().rdi for _ in range(5))
         assert wire.events == []
         peer.say(Ccm(1))
-        peer.await_state(lambda state: state.heard == Heard.YES)
         peer.await_state(lambda state: state.heard == Heard.LOST)
         assert peer.hear(lambda ccm: ccm.rdi)
 
@@ -250,19 +249,18 @@ def test_peer_started_anew_with_an_old_number_is_heard_when_it_was_lost(program:
     with WireProgram(program) as wire, tunnel(wire) as peer:
         peer.say(Ccm(1_000_000))
         with Talker(peer, first=1):
-            assert peer.await_state(lambda state: state.heard == Heard.LOST)
-            assert peer.await_state(lambda state: state.heard == Heard.YES)
+            until(lambda: peer.stats.ccm_received > 2)
         assert peer.stats.old_sequence > 0
 
 
 def test_lack_of_processor_is_not_the_silence_of_the_peer(program: Path) -> None:
-    """The program is stopped for half a second; its peer's CCMs wait at the socket meanwhile."""
+    """The program is stopped for more than 3.5 intervals; its peer's CCMs wait at the socket meanwhile."""
     with WireProgram(program) as wire, tunnel(wire) as peer, Talker(peer) as talker:
         peer.await_state(lambda state: state.heard == Heard.YES)
         for _ in range(3):
             os.kill(wire.child.pid, signal.SIGSTOP)
             first = talker.sequence
-            until(lambda first=first: talker.sequence > first + 100)  # type: ignore[misc]  # bound
+            until(lambda first=first: talker.sequence > first + 120)  # type: ignore[misc]  # bound
             os.kill(wire.child.pid, signal.SIGCONT)
             before = peer.stats.ccm_received
             until(lambda before=before: peer.stats.ccm_received >= before + 20)  # type: ignore[misc]  # bound
@@ -281,7 +279,6 @@ def test_flood_does_not_hide_a_dead_peer(program: Path) -> None:
                 other.sendto(datagram, peer.shared.address)
 
         peer.say(Ccm(1))
-        peer.await_state(lambda state: state.heard == Heard.YES)
         threads = [threading.Thread(target=flood) for _ in range(2)]
         for thread in threads:
             thread.start()
@@ -292,15 +289,19 @@ def test_flood_does_not_hide_a_dead_peer(program: Path) -> None:
         assert lost.silent_us >= LOST_US
 
 
-def test_flood_that_hides_no_ccm_makes_no_false_alarm(program: Path) -> None:
-    with WireProgram(program) as wire, Stream(wire, 1), tunnel(wire) as peer, Talker(peer) as talker:
-        wire.wire(1, 1, 2)
+def test_flood_between_ccms_makes_no_false_alarm(program: Path) -> None:
+    """The program finds its socket never empty after it was stopped; but each CCM is there."""
+    with WireProgram(program) as wire, tunnel(wire) as peer, Talker(peer) as talker:
         peer.await_state(lambda state: state.heard == Heard.YES)
-        end = talker.sequence + 100
-        while talker.sequence < end:
-            for number in range(20):
-                peer.send_raw(vxlan(frame(number), VNI + 1))
-        until(lambda: peer.stats.ccm_received >= 50)
+        os.kill(wire.child.pid, signal.SIGSTOP)
+        end = talker.sequence + 120
+        for number in range(100):  # the socket has room for them
+            peer.send_raw(vxlan(frame(number), VNI + 1))
+        until(lambda: talker.sequence > end)
+        os.kill(wire.child.pid, signal.SIGCONT)
+        for number in range(1000):
+            peer.send_raw(vxlan(frame(number), VNI + 1))
+        until(lambda: peer.stats.ccm_received >= 100)
         assert not [event for event in wire.events if isinstance(event, CcmState)]
 
 

@@ -92,7 +92,7 @@ def test_ccms_have_the_trailer(program: Path) -> None:
         TunnelPeer(TunnelSocket(wire), 2, key=KEY, mode=CcmMode.ON, interval_us=10_000) as peer,
     ):
         assert peer.hear().rdi
-        peer.say(Ccm(1))
+        peer.say(Ccm(1, interval_us=SLOW))
         peer.await_state(lambda state: state.heard == Heard.YES)
         assert peer.hear(lambda ccm: not ccm.rdi)
 
