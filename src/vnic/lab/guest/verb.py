@@ -10,9 +10,11 @@ import contextlib
 import ipaddress
 import os
 import shlex
+import signal
 import sys
 import termios
 from collections.abc import Iterator, Sequence
+from typing import NoReturn
 
 from vnic.lab.guest import kit
 from vnic.lab.guest.cache import cache_folder
@@ -73,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
             found = kit.download_kit()
         files = None if script is None else {SCRIPT: script}
         guest = UmlGuest(args.socket, kit=found, modules=["ipv6"], files=files, shell=script is None)
-        with kept_terminal(), guest:
+        with ended_by_signals(), kept_terminal(), guest:
             set_addresses(guest, args.address)
             if script is not None:
                 return guest.follow(f"exec sh {SCRIPT}", _write)
@@ -117,6 +119,21 @@ def default_address(mac: str) -> str:
     """The address that follows from a MAC address: two NICs of one cable differ in it anyway."""
     offset = (int(mac.replace(":", ""), 16) - _FIRST_MAC) % _HOSTS
     return f"{_NETWORK[_FIRST_HOST + offset]}/{_NETWORK.prefixlen}"
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end what is within in order, as Ctrl-C does: the guest ends, and its folder is removed."""
+
+    def end(number: int, _frame: object) -> NoReturn:
+        sys.exit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
