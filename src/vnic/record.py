@@ -34,7 +34,8 @@ U64 = Annotated[int, msgspec.Meta(ge=0)]
 """At most 64 bits, like every int of a record."""
 Mac = Annotated[bytes, msgspec.Meta(min_length=6, max_length=6)]
 
-_INTS: Final = range(-(1 << 63), 1 << 64)
+_LEAST: Final = -(1 << 63)
+_MOST: Final = (1 << 64) - 1
 _PLACE: Final = re.compile(r" - at `\$\.?(.*)`\Z", re.DOTALL)
 _NAMED: Final = re.compile(r"Object (contains unknown|missing required) field `(.*)`\Z", re.DOTALL)
 
@@ -57,7 +58,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
             value = getattr(self, name)
-            if isinstance(value, int) and value not in _INTS:
+            if isinstance(value, int) and not _LEAST <= value <= _MOST:
                 raise RecordError(name, "is more than 64 bits")
         self.check_fields()
 

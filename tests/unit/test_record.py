@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from typing import Annotated
 
 import msgspec
@@ -25,6 +26,15 @@ class HouseRecord(Record, frozen=True):
     number: U16
     mac: Mac
     lamps: list[LampRecord]
+
+
+class Colour(enum.IntEnum):
+    RED = 1
+
+
+def test_an_enumeration_is_a_number_that_is_checked_at_once() -> None:
+    """A range looks for it item by item: that would take years."""
+    assert decode(LampRecord, encode(LampRecord(lit=True, colour="red", hours=Colour.RED))).hours == 1
 
 
 class BarnRecord(Record, frozen=True):
