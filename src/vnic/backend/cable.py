@@ -7,35 +7,14 @@ not ready; `follow=` says which of these count.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 from vnic.backend.base import Backend, BackendContext
 from vnic.backend.options import CableOptions
-from vnic.net.client import NetClient, Nic
-from vnic.net.errors import NetError
-from vnic.net.follow import UNDECIDED, Follower, Reason, Undecided, hold_to_follow, netdevs
+from vnic.backend.readiness import Lack, parse_follow, what_is_missing
+from vnic.net.client import NetClient
+from vnic.net.follow import Follower, Reason, Undecided, netdevs
 from vnic.net.queue import Frame
-from vnic.net.records import HoldKind, ShownBy
-
-OPERATOR: Final = "operator"
-ATTACHED: Final = "attached"
-DRIVER: Final = "driver"
-ADMIN: Final = "admin"
-WORDS: Final = (OPERATOR, ATTACHED, DRIVER, ADMIN)
-DEFAULT: Final = frozenset((OPERATOR, ATTACHED, DRIVER))
-NONE: Final = "none"
-
-
-def parse_follow(text: str | None) -> frozenset[str]:
-    """`operator+driver` as a set; NetError for another word."""
-    if text is None:
-        return DEFAULT
-    if text == NONE:
-        return frozenset()
-    words = text.split("+")
-    if not set(words) <= set(WORDS):
-        raise NetError(f"Parameter 'follow' expects '{NONE}', or some of '{'+'.join(WORDS)}'")
-    return frozenset(words)
+from vnic.net.records import HoldKind
 
 
 class CableEnd(Backend, Follower):
@@ -96,49 +75,23 @@ class CableEnd(Backend, Follower):
         return self.name
 
     def decide(self) -> Reason | Undecided | None:
-        other, follow = self.other, self._follow
-        if not follow:
+        other = self.other
+        if not self._follow:
             return None
-        network = self.context.network
-        if other is None or other.client not in network.clients:
+        if other is None or other.client not in self.context.network.clients:
             return Reason(self.name, f"the other end of cable {self.cable} does not exist")
         wire = other.wire
-        if OPERATOR in follow:
-            hold = hold_to_follow(wire, self.wire, but=HoldKind.FAR_END)
-            if hold is not None:
-                # The text of a hold that came from elsewhere would grow with each cable; `why` has the whole chain.
-                what = hold.kind if hold.via else f"{hold.kind}: {hold.text}"
-                text = f"{self._at_other_end(hold.client)} is held, {what}"
-                return Reason(hold.by, text, (*netdevs(wire), *hold.via))
-        if len(wire) == 1:
-            if ATTACHED in follow:
-                text = f"no NIC is plugged into {self._at_other_end(other.name)}"
-                return Reason(self.name, text, netdevs(wire))
-            return None
-        nic = wire[1]
-        missing = self._missing(nic) if isinstance(nic, Nic) else None
+        missing = what_is_missing(wire, self._follow, self.wire)
         if missing is None or isinstance(missing, Undecided):
             return missing
-        return Reason(self.name, f"{self._at_other_end(nic.name)}: {missing}", netdevs(wire))
-
-    def _missing(self, nic: Nic) -> str | Undecided | None:
-        """What the guest of the NIC at the other end lacks.
-
-        Some guests see their link by their socket, which is closed while it is down: whether they are there is then
-        not known. They count as ready until they leave by themselves: two of them, one at each end, would otherwise
-        wait for each other.
-        """
-        guest, follow = nic.guest, self._follow
-        if guest.link_shown_by is not ShownBy.SOCKET:
-            if ATTACHED in follow and not guest.attached:
-                return "its VM is not attached"
-            if guest.attached and guest.link_shown_by is None and not guest.driver_ok:
-                return UNDECIDED if follow & {DRIVER, ADMIN} else None
-            if follow & {DRIVER, ADMIN} and not guest.driver_ok and not guest.admin_down:
-                return "its driver is not ready"
-        if ADMIN in follow and guest.admin_down:
-            return "its guest has the interface down"
-        return None
+        lack, client, hold = missing
+        at = self._at_other_end(client.name)
+        if hold is not None:
+            # The text of a hold that came from elsewhere would grow with each cable; `why` has the whole chain.
+            what = hold.kind if hold.via else f"{hold.kind}: {hold.text}"
+            return Reason(hold.by, f"{at} is held, {what}", (*netdevs(wire), *hold.via))
+        text = f"no NIC is plugged into {at}" if lack is Lack.NO_NIC else f"{at}: {lack.value}"
+        return Reason(self.name, text, netdevs(wire))
 
     def _at_other_end(self, name: str) -> str:
         return f"{name} at the other end of cable {self.cable}"
