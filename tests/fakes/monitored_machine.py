@@ -7,6 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
+from vnic.backend.tunnel.info import TunnelInfo
 from vnic.chardev.qapi import ChardevInfo
 from vnic.monitor.interfaces import (
     AttachmentNode,
@@ -182,6 +183,9 @@ class FakeMachine:
         return self.network.topology()
 
     def wire_stats(self) -> list[WireStats]:
+        return []
+
+    def tunnels(self) -> list[TunnelInfo]:
         return []
 
     def attachments(self) -> list[AttachmentNode]:

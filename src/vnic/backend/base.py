@@ -104,6 +104,8 @@ class BackendContext:
     chardevs: ChardevTable = field(default_factory=NoChardevs)
     hubs: Hubs = field(default_factory=Hubs)
     cables: Cables[Any] = field(default_factory=Cables)
+    tunnel_sockets: dict[Any, Any] = field(default_factory=dict)
+    """The sockets that tunnels share (`tunnel.sockets`), by local address."""
     fds: FdTable = field(default_factory=NoFds)
     coming: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     """Netdevs whose creation waits for a name server or a helper, by id."""

@@ -5,7 +5,7 @@ The command line, HMP and QMP fill them in, `query-qmp-schema` prints them, and 
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 from msgspec import field
@@ -99,6 +99,25 @@ class InterfaceOptions(NetdevOptions, tag="interface", frozen=True, kw_only=True
     netns: str | None = None
     """A name of `ip netns`, a path, or the id of a process."""
     propagate: bool = False
+
+
+class TunnelOptions(NetdevOptions, tag="tunnel", frozen=True, kw_only=True):
+    """Only vnic has it. `local` and `remote` are HOST or HOST:PORT, `interval` is in milliseconds."""
+
+    remote: str
+    vni: U32
+    local: str | None = None
+    mtu: U16 | None = None
+    ccm: Literal["on", "auto", "off"] = "on"
+    interval: float = 10.0
+    level: U16 = 0
+    mep: U16 | None = None
+    md: str | None = None
+    ma: str | None = None
+    key: str | None = None
+    key_file: str | None = None
+    follow: str | None = None
+    """As that of `cable`."""
 
 
 class VhostUserOptions(NetdevOptions, tag="vhost-user", frozen=True, kw_only=True):

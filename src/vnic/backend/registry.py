@@ -55,6 +55,12 @@ NETDEVS: dict[str, NetdevType] = dict(
             "interface.backend:InterfaceBackend",
         ),
         _row(
+            "tunnel",
+            o.TunnelOptions,
+            "a cable to another vnic over UDP, by VXLAN",
+            "tunnel.backend:TunnelBackend",
+        ),
+        _row(
             "vhost-user",
             o.VhostUserOptions,
             "a vhost-user process that runs the guest's rings itself",

@@ -28,6 +28,7 @@ EXIT_PIPE = 141
 VERBS = {
     "link": ("vnic.cli.link", "show all links, or put one up or down"),
     "flap": ("vnic.cli.flap", "have a link go down and up by a schedule"),
+    "tunnel": ("vnic.cli.tunnel", "show the tunnels and their far ends"),
     "why": ("vnic.cli.why", "say why a link is up or down"),
     "ps": ("vnic.cli.ps", "show the running vnics and how they fare"),
     "watch": ("vnic.cli.watch", "print events as they come"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
@@ -58,6 +58,10 @@ from vnic.net.objects import ObjectOptions
 from vnic.net.records import VNIC, HoldKind, LinkChanged, LinkSeen
 from vnic.net.topology import Topology
 from vnic.observe.lag import Lag
+
+if TYPE_CHECKING:
+    from vnic.backend.tunnel.backend import TunnelBackend
+    from vnic.backend.tunnel.info import TunnelInfo
 
 log = logging.getLogger(__name__)
 
@@ -156,6 +160,14 @@ class Machine:
     def wire_stats(self) -> list[WireStats] | asyncio.Future[list[WireStats]]:
         """query-wire-stats."""
         return self._datapath.stats()
+
+    def tunnels(self) -> list[TunnelInfo] | asyncio.Future[list[TunnelInfo]]:
+        """query-tunnels."""
+        return [
+            cast("TunnelBackend", client.endpoint).tunnel_info()
+            for client in self.network.clients
+            if client.model == "tunnel"
+        ]
 
     def attachments(self) -> Iterator[AttachmentNode]:
         return (each.attachment_node() for each in list(self._nics.values()))

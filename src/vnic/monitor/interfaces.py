@@ -16,6 +16,7 @@ import msgspec
 from vnic.net.errors import NetError
 
 if TYPE_CHECKING:
+    from vnic.backend.tunnel.info import TunnelInfo
     from vnic.chardev.qapi import ChardevInfo
     from vnic.monitor.passed_fds import FdRegistry
     from vnic.net.network import Network
@@ -285,6 +286,9 @@ class MonitoredMachine(Protocol):
 
     def wire_stats(self) -> list[WireStats] | asyncio.Future[list[WireStats]]:
         """What vnic-wire moved, by NIC and netdev that it carries."""
+
+    def tunnels(self) -> list[TunnelInfo] | asyncio.Future[list[TunnelInfo]]:
+        """The tunnel netdevs."""
 
     def attachments(self) -> Iterable[AttachmentNode]:
         """The attachments, NIC by NIC."""

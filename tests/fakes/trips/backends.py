@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from tests.fakes.loops import turn, until
+from tests.fakes.ports import free_ports
 from tests.fakes.trips import Trip, restoring, trip
 from tests.fakes.trips.net import NoRoom
 
@@ -29,6 +30,7 @@ from vnic.backend.options import (
     SocketOptions,
     StreamOptions,
     TapOptions,
+    TunnelOptions,
     UserOptions,
 )
 from vnic.backend.passt.process import PasstRecord, PasstState
@@ -38,8 +40,12 @@ from vnic.backend.stream import StreamBackend, StreamHandles, StreamState
 from vnic.backend.tap.backend import TapBackend
 from vnic.backend.tap.record import TapQueueRecord, TapRecord
 from vnic.backend.transport import TransportRecord
+from vnic.backend.tunnel.backend import TunnelBackend, TunnelHandles
 from vnic.backend.user.backend import UserBackend
 from vnic.net.network import Network
+from vnic.protocol import vxlan
+from vnic.protocol.cfm.ccm import Ccm, ethernet_header, maid
+from vnic.protocol.trailer import Trailer, derive
 from vnic.record import RecordError
 from vnic.sockets.address import InetAddress
 from vnic.sockets.listener import Listening
@@ -340,3 +346,35 @@ def interface(stack: ExitStack) -> Trip:
         pass
     assert unit.save().sender_waits
     return Trip(unit, made_with_nic, restore, lambda unit: (unit.save(), unit.info_text(0)))
+
+
+@trip("tunnel")
+def tunnel(stack: ExitStack) -> Trip:
+    """It has heard its own CCMs, as of another end, has a key, and waits for room."""
+    lab = Lab(stack)
+    (port,) = free_ports(socket.SOCK_DGRAM, 1)
+
+    def made(context: BackendContext) -> TunnelBackend:
+        here = f"127.0.0.1:{port}"
+        return TunnelBackend(
+            context, TunnelOptions(id="net0", local=here, remote=here, vni=7, key="secret", interval=60000)
+        )
+
+    def dup(handles: TunnelHandles) -> tuple[TunnelHandles, list[socket.socket]]:
+        assert handles.receiving is not None
+        assert handles.sending is not None
+        socks = [handles.receiving.dup(), handles.sending.dup()]
+        return TunnelHandles(*socks), socks
+
+    unit: TunnelBackend = lab.unit(stack, made, start=True)
+    with socket.socket(type=socket.SOCK_DGRAM) as peer:
+        peer.bind(("127.0.0.1", 0))
+        message = Ccm(level=0, interval=7, sequence=5, mep=1, maid=maid("vnic 7"), rdi=True)
+        datagram = vxlan.header(7) + ethernet_header(0, MAC) + message.pack()
+        peer.sendto(Trailer(derive("secret"), 1, 1).seal(datagram), ("127.0.0.1", port))
+
+    def has_heard(record: Any) -> bool:
+        return bool(record.mep.heard)
+
+    until(lab.loop, lambda: has_heard(unit.save()))
+    return stopped_clock(lab, lab.trip(unit, made, dup))

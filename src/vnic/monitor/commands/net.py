@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from vnic.backend.tunnel.info import TunnelInfo
 from vnic.monitor.commands.table import Caller, command
 from vnic.monitor.interfaces import AttachmentNode, Later, MonitoredMachine, WireStats
 from vnic.monitor.schema import netdev_options
@@ -163,6 +164,12 @@ def query_topology(caller: Caller) -> dict[str, object]:
 def query_wire_stats(caller: Caller) -> list[WireStats] | asyncio.Future[list[WireStats]]:
     """Frames and drops at each NIC and netdev whose packets vnic-wire moves."""
     return caller.machine.wire_stats()
+
+
+@command("query-tunnels", returns=list[TunnelInfo])
+def query_tunnels(caller: Caller) -> list[TunnelInfo] | asyncio.Future[list[TunnelInfo]]:
+    """The tunnels, what their continuity checks say of both ends, and the datagrams that were dropped."""
+    return caller.machine.tunnels()
 
 
 class QueryLinkLog(msgspec.Struct, rename="kebab"):

@@ -1,0 +1,197 @@
+"""The options of a tunnel, checked: addresses, names, the key.
+
+`tunnel.backend` makes one TunnelConfig for each netdev.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import stat
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple
+
+from vnic.backend.options import TunnelOptions
+from vnic.backend.readiness import parse_follow
+from vnic.net.errors import NetError
+from vnic.plainfile import open_plain
+from vnic.protocol.cfm import ccm
+from vnic.protocol.trailer import derive
+from vnic.protocol.vxlan import MAX_VNI, PORT
+from vnic.sockets.address import InetAddress
+
+Mode = Literal["on", "auto", "off"]
+
+INTERVALS_MS: Final = {3.3: 1, 3.33: 1, 10.0: 2, 100.0: 3, 1000.0: 4, 10000.0: 5, 60000.0: 6, 600000.0: 7}
+"""What `interval=` may be, and the codes of CCMs."""
+MIN_MTU: Final = 68
+"""ETH_MIN_MTU."""
+KEY_FILE_BYTES: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelConfig:
+    """What the user asked for. The addresses are still to be resolved."""
+
+    local: InetAddress | None
+    remote: InetAddress
+    vni: int
+    mtu: int | None
+    mode: Mode
+    interval: int
+    """A key of INTERVALS_US."""
+    level: int
+    mep: int | None
+    maid: bytes
+    key: bytes | None
+    """Derived from the user's text, which is kept nowhere."""
+    follow: frozenset[str]
+
+    def __repr__(self) -> str:
+        """Without the key."""
+        return f"TunnelConfig({address_text(self.remote)}, vni {self.vni})"
+
+
+def parse(options: TunnelOptions) -> TunnelConfig:
+    """Raises NetError."""
+    if not 0 <= options.vni <= MAX_VNI:
+        raise NetError(f"Parameter 'vni' expects a number from 0 to {MAX_VNI}")
+    if options.mtu is not None and options.mtu < MIN_MTU:
+        raise NetError(f"Parameter 'mtu' expects a number from {MIN_MTU} to 65535")
+    if options.interval not in INTERVALS_MS:
+        raise NetError("Parameter 'interval' expects 3.3, 10, 100, 1000, 10000, 60000 or 600000")
+    if options.level > ccm.MAX_LEVEL:
+        raise NetError(f"Parameter 'level' expects a number from 0 to {ccm.MAX_LEVEL}")
+    if options.mep is not None and options.mep not in ccm.MEP_IDS:
+        raise NetError(f"Parameter 'mep' expects a number from 1 to {ccm.MEP_IDS[-1]}")
+    if options.md is not None and options.ma is None:
+        raise NetError("Parameter 'md' needs 'ma'")
+    return TunnelConfig(
+        local=None if options.local is None else _address("local", options.local),
+        remote=_address("remote", options.remote),
+        vni=options.vni,
+        mtu=options.mtu,
+        mode=options.ccm,
+        interval=INTERVALS_MS[options.interval],
+        level=options.level,
+        mep=options.mep,
+        maid=_maid(options),
+        key=_key(options),
+        follow=parse_follow(options.follow),
+    )
+
+
+def _maid(options: TunnelOptions) -> bytes:
+    try:
+        return ccm.maid(f"vnic {options.vni}" if options.ma is None else options.ma, options.md)
+    except ValueError as error:
+        raise NetError(f"Parameters 'md' and 'ma' do not fit into a CCM: {error}") from None
+
+
+def _key(options: TunnelOptions) -> bytes | None:
+    if options.key is not None and options.key_file is not None:
+        raise NetError("Parameters 'key' and 'key-file' are mutually exclusive")
+    text = options.key
+    if options.key_file is not None:
+        text = _read_key(options.key_file)
+    if text is None:
+        return None
+    if not text:
+        raise NetError(f"Parameter '{'key' if options.key is not None else 'key-file'}' expects a key")
+    return derive(text)
+
+
+def _read_key(path: str) -> str:
+    """The first line of a file that others cannot read."""
+    try:
+        fd = open_plain(path, os.O_RDONLY)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise NetError(f"key-file {path}: {reason}") from None
+    with open(fd, "rb") as file:
+        if os.fstat(fd).st_mode & (stat.S_IROTH | stat.S_IWOTH):
+            raise NetError(f"key-file {path}: others can read it or write to it (chmod o= {path})")
+        data = file.read(KEY_FILE_BYTES + 1)
+    line = data.partition(b"\n")[0]
+    if len(data) > KEY_FILE_BYTES:
+        raise NetError(f"key-file {path}: it has more than {KEY_FILE_BYTES} bytes")
+    try:
+        return line.rstrip(b"\r").decode()
+    except UnicodeDecodeError:
+        raise NetError(f"key-file {path}: it is no UTF-8 text") from None
+
+
+def _address(name: str, text: str) -> InetAddress:
+    """`HOST`, `HOST:PORT`, `[IPV6]:PORT` or a bare IPv6 address."""
+    host, colon, port = text, "", ""
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        colon, port = rest[:1], rest[1:]
+        if not bracket or (rest and colon != ":"):
+            raise NetError(f"Parameter '{name}' expects HOST or HOST:PORT, and not '{text}'")
+    elif text.count(":") == 1:
+        host, colon, port = text.partition(":")
+    number = int(port) if port.isascii() and port.isdecimal() and len(port) <= 5 else 0
+    if not host or (colon and not 0 < number <= 0xFFFF):
+        raise NetError(f"Parameter '{name}' expects HOST or HOST:PORT, and not '{text}'")
+    return InetAddress(host=host, port=port or str(PORT))
+
+
+def address_text(address: InetAddress) -> str:
+    """The address as the user may have written it."""
+    return endpoint_text(address.host, int(address.port))
+
+
+def endpoint_text(host: str, port: int) -> str:
+    """HOST:PORT, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_numeric(address: InetAddress) -> bool:
+    """Whether no name server has to be asked."""
+    try:
+        ipaddress.ip_address(address.host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
+class Place(NamedTuple):
+    """A resolved address: what `socket` takes as one."""
+
+    family: int
+    sockaddr: tuple[str, int] | tuple[str, int, int, int]
+
+    @property
+    def host(self) -> str:
+        return self.sockaddr[0]
+
+    @property
+    def port(self) -> int:
+        return self.sockaddr[1]
+
+    def text(self) -> str:
+        return endpoint_text(self.host, self.port)
+
+    def source(self) -> Source:
+        return source_of(self.sockaddr)
+
+
+Source = tuple[str, int]
+"""An address that datagrams come from: the host and, in IPv6, the interface's index."""
+
+
+def source_of(sockaddr: tuple[object, ...]) -> Source:
+    """The key by which a datagram's tunnel is found; the port varies with the flow (RFC 7348 §5)."""
+    host = str(sockaddr[0]).partition("%")[0]
+    scope = sockaddr[3] if len(sockaddr) > 3 else 0
+    assert isinstance(scope, int)
+    return host, scope
+
+
+def any_place(family: int, port: int) -> Place:
+    """All addresses of this host."""
+    return (
+        Place(family, ("::", port, 0, 0)) if family == socket.AF_INET6 else Place(family, ("0.0.0.0", port))
+    )
