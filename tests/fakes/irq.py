@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from vnic.attach.vfio_user.notifiers import QueueNotifiers
 from vnic.net.clock import Timer
+from vnic.pci.irq import MessageSocket
 
 
 class FakeIrq:
@@ -41,6 +42,9 @@ class FakeIrq:
 
     def msix_fd(self, vector: int) -> int | None:
         return self.fds.get(vector)
+
+    def messages(self) -> MessageSocket | None:
+        return None
 
     def notifiers(self, called: Callable[[], None]) -> QueueNotifiers:
         return QueueNotifiers(self, called)

@@ -28,7 +28,7 @@ from vnic.protocol.vhost_user.backend_record import BackendEngineRecord
 from vnic.protocol.vhost_user.messages import ProtocolError
 from vnic.protocol.vhost_user.ring import RingState
 from vnic.record import decode, encode
-from vnic.virtio.attachment import QueueFds, VirtioHandles
+from vnic.virtio.attachment import Doorbell, QueueFds, VirtioHandles
 
 MAC = bytes.fromhex("525400123456")
 
@@ -165,6 +165,9 @@ class EngineRig(NicRig):
 
     def needs_reset(self) -> None:
         pass
+
+    def doorbell(self) -> Doorbell | None:
+        return None
 
     def hand_over_queue(self, index: int) -> QueueFds | None:
         self.handed_over.add(index)

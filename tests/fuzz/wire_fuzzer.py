@@ -8,6 +8,7 @@ nothing is left. A case is repeated by its seed, but for the timing of the threa
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import socket
@@ -30,9 +31,11 @@ from tests.fakes.wire_program import (
     until,
 )
 from tests.fuzz.wire_guest import HostileGuest
+from tests.fuzz.wire_kicks import Kicks
 
 from vnic.dataplane.wire.messages import (
     VLAN_BYTES,
+    AddDoorbell,
     Direction,
     Dump,
     FilterBit,
@@ -135,6 +138,7 @@ class Case:
         self.workers = source.choice([1, 1, 2, 3])
         self.wire = WireProgram(program, workers=self.workers, spin_us=source.choice([0, 0, 50, 1000]))
         self.ports: dict[int, HostileGuest | Peer] = {}
+        self.kicks: dict[int, Kicks] = {}
         self.lost: set[int] = set()
         self.lock = threading.Lock()
         self.ended = threading.Event()
@@ -182,6 +186,8 @@ class Case:
             else:
                 for _ in range(source.randrange(1, 8)):
                     far.step()
+                    if port in self.kicks:
+                        self.kicks[port].step()
 
     def _add(self, port: int) -> None:
         self._ask(PortRemove(port))
@@ -194,9 +200,15 @@ class Case:
         except Refused:
             return  # a mutated request made a port of that number
         self.ports[port] = far
+        if isinstance(far, HostileGuest) and self.source.random() < 0.5:
+            with contextlib.suppress(Refused):  # the guest has broken off already
+                self.kicks[port] = Kicks(self.source, self.wire, port)
 
     def _forget(self, port: int) -> None:
         self.ports.pop(port).close()
+        kicks = self.kicks.pop(port, None)
+        if kicks is not None:
+            kicks.close()
 
     def _join(self) -> None:
         source = self.source
@@ -245,6 +257,7 @@ class Case:
             *(
                 PortAdd(port, source.choice(list(Kind)), queues=1, flags=PortFlag(0), max_frame=1514),
                 Dump(port, 1),
+                AddDoorbell(port, 4, 0x3000, 0x1000, 4),
             ),
         ]
         data = bytearray(pack_request(0, source.choice(requests)))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 class Notifiers(Protocol):
@@ -21,6 +21,28 @@ class Notifiers(Protocol):
 
     def close(self) -> None:
         """The program has stopped. Interrupts that it requested before are still delivered."""
+
+
+class LentSocket(NamedTuple):
+    """A VM's connection, which this process and another program read by turns, and the eventfds by which they give each
+    other the turn. At first it is ours. The owner keeps all three."""
+
+    socket: int
+    ours: int
+    """Written by the other program."""
+    theirs: int
+    """Written by us."""
+
+
+class MessageSocket(Protocol):
+    """The connection on which a VM sends its register accesses as messages."""
+
+    def lend(self) -> LentSocket | None:
+        """Let another program read it, too. It takes only what it can do, whole messages from the front, and gives the
+        turn back at anything else. None: not possible now."""
+
+    def take_back(self) -> None:
+        """The other program reads it no more; without effect if it is not lent."""
 
 
 class IrqLines(Protocol):
@@ -49,6 +71,9 @@ class IrqLines(Protocol):
         """Make the eventfds for another program that processes one queue of the device. `called` runs whenever it
         requests an interrupt. Raises OSError if no descriptors are left."""
 
+    def messages(self) -> MessageSocket | None:
+        """Where the VM's register accesses come from; None: that cannot be lent."""
+
 
 class NoIrq:
     """The lines of a device without a VM."""
@@ -73,3 +98,6 @@ class NoIrq:
 
     def notifiers(self, called: Callable[[], None]) -> Notifiers:
         raise OSError(errno.ENODEV, "no VM is plugged in")
+
+    def messages(self) -> MessageSocket | None:
+        return None

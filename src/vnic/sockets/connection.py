@@ -204,6 +204,11 @@ class Connection:
         )
 
     @property
+    def at_rest(self) -> bool:
+        """It reads, and nothing waits to be sent."""
+        return not (self.closed or self._failed or self._paused or self._output)
+
+    @property
     def sock(self) -> socket.socket:
         """The socket that belongs to the record."""
         return self._sock

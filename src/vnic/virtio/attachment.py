@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple, Protocol
 
 from vnic.memory.guest import NO_MEMORY, GuestMemory
+from vnic.pci.irq import MessageSocket
 
 
 class QueueFds(NamedTuple):
@@ -18,6 +19,17 @@ class QueueFds(NamedTuple):
 
     kick: int | None
     call: int | None
+
+
+class Doorbell(NamedTuple):
+    """How a VM's kicks come where they are messages: writes to `size` bytes from `first` on in a region, `stride` bytes
+    for each ring."""
+
+    messages: MessageSocket
+    region: int
+    first: int
+    size: int
+    stride: int
 
 
 class Attachment(Protocol):
@@ -51,6 +63,11 @@ class Attachment(Protocol):
         """The ring is back in this process: serve its kicks. The caller checks the ring itself."""
         ...
 
+    def doorbell(self) -> Doorbell | None:
+        """For a back-end that can take kicks from the VM's messages, beside `hand_over_queue`. None: kicks are no
+        messages, or there are others for each packet."""
+        ...
+
 
 class NoAttachment:
     """No VM is attached: nothing is interrupted, and there are no eventfds."""
@@ -72,6 +89,9 @@ class NoAttachment:
 
     def reclaim_queue(self, index: int) -> None:
         pass
+
+    def doorbell(self) -> Doorbell | None:
+        return None
 
 
 NO_ATTACHMENT: Final = NoAttachment()

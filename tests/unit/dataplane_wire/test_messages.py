@@ -32,6 +32,7 @@ REQUESTS = st.one_of(
     st.builds(m.Hello, U32, U32, U32),
     st.builds(m.PortAdd, U32, st.sampled_from(m.Kind), U32, flags(m.PortFlag), U32, BYTES, BYTES),
     st.builds(m.PortRemove, U32),
+    st.builds(m.AddDoorbell, U32, U32, U64, U64, U32),
     st.builds(m.WireSet, U32, st.lists(U32, max_size=20).map(tuple)),
     st.builds(
         m.SetFilter,

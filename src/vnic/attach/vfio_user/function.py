@@ -24,6 +24,7 @@ from vnic.memory.shadow import ShadowRegion
 from vnic.pci.capability import CAP_MSI, MSI_CONTROL
 from vnic.pci.config import COMMAND, COMMAND_MASTER, INTERRUPT_PIN
 from vnic.pci.device import PciDevice
+from vnic.pci.irq import MessageSocket
 from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vfio_user.messages import (
     DmaMap,
@@ -52,9 +53,10 @@ class VfioPciPort:
         watcher: Watcher,
         name: str,
         make_shadow: Callable[[Callable[[], None]], MessageShadow],
+        messages: MessageSocket | None = None,
     ) -> None:
         """`memory` is the VM's, still empty. `make_shadow(forget)` makes the shadow copy for memory that the VM does
-        not share; `forget` is MessageShadow's."""
+        not share; `forget` is MessageShadow's. `messages`: the VM's connection, if it can be lent."""
         self.memory = memory
         self._device = device
         self._name = name
@@ -73,6 +75,7 @@ class VfioPciPort:
             intx=device.config.data[INTERRUPT_PIN] != 0,
             msi=1 << (device.config.data[msi + MSI_CONTROL] >> 1 & 7) if msi else 0,
             msix=device.msix.vectors if device.msix else 0,
+            messages=messages,
         )
         self.irqs: Sequence[IrqInfo] = self._irqs.infos
         device.plug(self._irqs, self.memory)

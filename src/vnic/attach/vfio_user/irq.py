@@ -14,6 +14,7 @@ from typing import Final
 from vnic.attach.vfio_user.notifiers import QueueNotifiers, Watcher
 from vnic.descriptors import Kind, close_fds, kind_of
 from vnic.net.clock import Timer
+from vnic.pci.irq import MessageSocket
 from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vfio_user.messages import Refused, SetIrqs
 from vnic.record import U16, Record, require, within
@@ -261,8 +262,18 @@ class MessageVectors:
 class EventfdIrqs:
     """All lines of one VM's device: `vnic.pci.irq.IrqLines` towards the model, SET_IRQS towards the VM."""
 
-    def __init__(self, watcher: Watcher, *, intx: bool, msi: int, msix: int) -> None:
+    def __init__(
+        self,
+        watcher: Watcher,
+        *,
+        intx: bool,
+        msi: int,
+        msix: int,
+        messages: MessageSocket | None = None,
+    ) -> None:
+        """`messages`: the VM's connection, if it can be lent."""
         self._watcher = watcher
+        self._messages = messages
         self._intx = IntxLine(watcher)
         self._msi = MessageVectors(msi)
         self._msix = MessageVectors(msix)
@@ -330,6 +341,9 @@ class EventfdIrqs:
 
     def msix_fd(self, vector: int) -> int | None:
         return self._msix.fd(vector)
+
+    def messages(self) -> MessageSocket | None:
+        return self._messages
 
     def notifiers(self, called: Callable[[], None]) -> QueueNotifiers:
         return QueueNotifiers(self._watcher, called)

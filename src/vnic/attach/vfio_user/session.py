@@ -14,6 +14,7 @@ from typing import Final
 from vnic.attach.session import Session, SessionHost, SessionState
 from vnic.attach.vfio_user.function import VfioPciPort
 from vnic.attach.vfio_user.shadow import MessageShadow
+from vnic.attach.vfio_user.turns import Turns
 from vnic.net.client import Nic
 from vnic.net.records import ShownBy
 from vnic.pci.device import PciDevice
@@ -57,7 +58,8 @@ class VfioUserSession(Session):
         self._heard = 0.0  # loop time of the VM's last message
         self._resume: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._port = VfioPciPort(device, self.memory, loop, self._name, self._shadow)
+        self._turns = Turns(loop, self._connection, self._at_rest)
+        self._port = VfioPciPort(device, self.memory, loop, self._name, self._shadow, self._turns)
         self._server = Server(self._port)
 
     def _shadow(self, forget: Callable[[], None]) -> MessageShadow:
@@ -75,6 +77,17 @@ class VfioUserSession(Session):
     def pending(self) -> bool:
         return self._messages.pending
 
+    def _at_rest(self) -> bool:
+        """Turns: the next byte of the VM begins a message, and nothing is in progress."""
+        return (
+            self.state is SessionState.SERVING
+            and not self._messages
+            and not self._messages.pending
+            and self._steps is None
+            and self._resume is None
+            and self._connection.at_rest
+        )
+
     @property
     def wanted(self) -> int:
         """ConnectionUser: the size of the next piece: many small messages, or the rest of a large one."""
@@ -83,6 +96,7 @@ class VfioUserSession(Session):
     def received(self, data: bytes, fds: list[int]) -> None:
         """ConnectionUser: carry out the complete messages."""
         self._heard = self._loop.time()
+        self._turns.heard(self._heard)
         try:
             self._messages.feed(data, fds)
         except (FrameError, ProtocolError) as error:
@@ -140,6 +154,10 @@ class VfioUserSession(Session):
             self._connection.resume()
 
     # --- The end ---
+
+    def leave(self, *, violated: bool = False) -> None:
+        self._turns.close()
+        super().leave(violated=violated)
 
     def close(self) -> None:
         """Close in the order that QEMU survives: half-close, then read until the VM closes.

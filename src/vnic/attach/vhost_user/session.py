@@ -29,7 +29,7 @@ from vnic.protocol.vhost_user.ring import Ring, RingState
 from vnic.record import U64, Record, left_us, require, within
 from vnic.sockets import unblock
 from vnic.sockets.connection import ConnectionRecord
-from vnic.virtio.attachment import QueueFds
+from vnic.virtio.attachment import Doorbell, QueueFds
 from vnic.virtio.device import VirtioDevice
 from vnic.virtio.queue import QueueState
 
@@ -316,6 +316,9 @@ class VhostUserSession(Session):
                 self.cut_off(text)
 
         self._loop.call_soon(fail)
+
+    def doorbell(self) -> Doorbell | None:
+        return None
 
     def hand_over_queue(self, index: int) -> QueueFds | None:
         """Attachment: the descriptors of the ring; its kicks are no longer read here."""

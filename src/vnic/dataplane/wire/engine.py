@@ -11,7 +11,6 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final
 
 from vnic.dataplane.wire.layout import MessageError
 from vnic.dataplane.wire.messages import (
@@ -42,8 +41,6 @@ from vnic.nic.virtio_net.device import VirtioNet
 from vnic.virtio.queue import QueueError
 
 log = logging.getLogger("vnic.wire")
-
-MAX_PORTS: Final = 1 << 20
 
 Port = LentPort | RingPort
 StatsDone = Callable[[list[tuple[NetClient, PortStats]]], None]
@@ -83,6 +80,7 @@ class WireEngine:
         """Clients that wait for the program to run."""
         self._asked: list[StatsDone] = []
         """Who waits for statistics."""
+        self.borrowing: set[RingPort] = set()
         self._leaving: dict[LentPort, asyncio.Future[None]] = {}
         """Ports whose descriptors the program has been asked to return."""
 
@@ -351,6 +349,8 @@ class WireEngine:
         for leaving_port, future in leaving.items():
             leaving_port.take_back()
             future.set_result(None)
+        for borrowing in list(self.borrowing):
+            borrowing.return_doorbell()
         for client in refused:
             self._wires.changed(client)
         asked, self._asked = self._asked, []

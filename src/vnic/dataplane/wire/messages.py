@@ -40,6 +40,7 @@ _REPLY: Final = struct.Struct("<iI")  # error, reserved
 _PORT_LOST: Final = struct.Struct("<IiI")
 _RING: Final = struct.Struct("<II")
 _DUMP_FAILED: Final = struct.Struct("<Ii")
+_DOORBELL: Final = struct.Struct("<IIQQI4x")  # port, region, first, bytes, stride
 _RETURNED: Final = struct.Struct("<II10s2x")  # port, queue, virtio_net_hdr
 VLAN_BYTES: Final = 512
 """One bit for each of 4096 VLANs."""
@@ -154,6 +155,25 @@ class PortRemove(msgspec.Struct, frozen=True):
         return cls(*fixed(_U32, body))
 
 
+class AddDoorbell(msgspec.Struct, frozen=True):
+    """The kicks of a VHOST port's VM are messages on a vfio-user connection: writes to `size` bytes from `first` on in
+    a region, `stride` bytes for each ring. Comes with the connection and the two eventfds of its turns."""
+
+    type: ClassVar[int] = 16
+    port: int
+    region: int
+    first: int
+    size: int
+    stride: int
+
+    def body(self) -> bytes:
+        return _DOORBELL.pack(self.port, self.region, self.first, self.size, self.stride)
+
+    @classmethod
+    def parse(cls, body: bytes) -> AddDoorbell:
+        return cls(*fixed(_DOORBELL, body))
+
+
 class WireSet(msgspec.Struct, frozen=True):
     """The ports of a wire; none removes it. Other wires, and frames between ports that stay, are not affected."""
 
@@ -259,7 +279,7 @@ _OfTunnels: TypeAlias = (
     t.SocketAdd | t.SocketRemove | t.CcmSet | t.PortToControl | t.GetTunnelStats | t.GetSocketStats
 )
 Request: TypeAlias = (
-    Hello | PortAdd | PortRemove | WireSet | SetFilter | Dump | Inject | GetStats | _OfTunnels
+    Hello | PortAdd | PortRemove | AddDoorbell | WireSet | SetFilter | Dump | Inject | GetStats | _OfTunnels
 )
 _REQUESTS: Final = {each.type: each for each in get_args(Request)}
 

@@ -19,6 +19,7 @@ from vnic.dataplane.engine import RingCarrier
 from vnic.dataplane.wire.channel import Channel
 from vnic.dataplane.wire.messages import (
     VLAN_BYTES,
+    AddDoorbell,
     FilterBit,
     GetStats,
     Kind,
@@ -37,6 +38,7 @@ from vnic.net.queue import Frame
 from vnic.nic.virtio_net.control import RX_MODES
 from vnic.nic.virtio_net.device import VirtioNet
 from vnic.nic.virtio_net.rx_filter import ALL_VLANS, RxFilter
+from vnic.pci.irq import MessageSocket
 from vnic.virtio.device import VirtioDevice
 
 log = logging.getLogger("vnic.wire")
@@ -57,6 +59,9 @@ class RingState(enum.Enum):
 class RingPortUser(Protocol):
     def ring_port_changed(self, port: RingPort) -> None:
         """The program has the rings."""
+
+    borrowing: set[RingPort]
+    """Those whose VM's connection the program reads: call `return_doorbell` when it has ended."""
 
     def ring_port_failed(self, port: RingPort, reason: str) -> None:
         """The program closed the port's socket, or broke vhost-user."""
@@ -94,6 +99,8 @@ class RingPort(RingCarrier):
         self.parked_in: int | None = None
         """The wire of its own in which it leaves."""
         self._freed = freed
+        self._messages: MessageSocket | None = None
+        """The VM's connection, while the program takes kicks from it."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         with theirs:
             request = PortAdd(number, Kind.VHOST, device.pairs, max_frame=MAX_FRAME_BYTES)
@@ -138,7 +145,34 @@ class RingPort(RingCarrier):
 
     def _processed(self) -> None:
         self.started = True
+        self._lend_doorbell()
         self._user.ring_port_changed(self)
+
+    def _lend_doorbell(self) -> None:
+        """Let the program take the VM's kicks where they are messages. It takes those of running rings only, so none is
+        lost while rings go back and forth."""
+        doorbell = self.device.attachment.doorbell() if self._messages is None else None
+        lent = doorbell.messages.lend() if doorbell is not None else None
+        if doorbell is None or lent is None:
+            return
+        self._messages = doorbell.messages
+        self._user.borrowing.add(self)
+        request = AddDoorbell(self.number, doorbell.region, doorbell.first, doorbell.size, doorbell.stride)
+        self._channel.request(request, lent, self._doorbell_added)
+
+    def _doorbell_added(self, reply: Reply) -> None:
+        if reply.error:
+            log.error(
+                "%s: vnic-wire takes no kicks: %s", self.client.name, reply.data.decode(errors="replace")
+            )
+            self.return_doorbell()
+
+    def return_doorbell(self) -> None:
+        """The program does not read the VM's connection, or has ended."""
+        if self._messages is not None:
+            self._messages.take_back()
+            self._messages = None
+            self._user.borrowing.discard(self)
 
     def carry(self) -> None:
         """Have the device give its rings."""
@@ -186,11 +220,13 @@ class RingPort(RingCarrier):
         self._leaving = False
         self._channel.request(GetStats(self.number), answered=lambda reply: count_drops(self.client, reply))
         # Not before the answer: until then there may be events of this port.
-        self._channel.request(
-            PortRemove(self.number), answered=lambda _: self._freed(self.number, self.parked_in)
-        )
+        self._channel.request(PortRemove(self.number), answered=self._removed)
         self._session.close()
         self._session.return_rings()
+
+    def _removed(self, _: Reply) -> None:
+        self.return_doorbell()
+        self._freed(self.number, self.parked_in)
 
 
 def missing_features(device: VirtioNet, hello: HelloReply) -> str:

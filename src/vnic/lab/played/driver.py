@@ -13,7 +13,7 @@ import threading
 from collections.abc import Sequence
 
 from vnic.lab.played.guest_memory import FakeGuestMemory
-from vnic.virtio.attachment import QueueFds
+from vnic.virtio.attachment import Doorbell, QueueFds
 from vnic.virtio.device import VirtioDevice
 from vnic.virtio.features import EVENT_IDX
 
@@ -271,6 +271,9 @@ class NetDriver:
 
     def needs_reset(self) -> None:
         self.reset_notices += 1
+
+    def doorbell(self) -> Doorbell | None:
+        return None
 
     def hand_over_queue(self, index: int) -> QueueFds | None:
         self.handed_over.add(index)

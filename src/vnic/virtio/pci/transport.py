@@ -22,7 +22,7 @@ from vnic.pci.device import PciDevice, PciHandles
 from vnic.pci.irq import IrqLines, Notifiers
 from vnic.pci.msix import MsixTable
 from vnic.record import within
-from vnic.virtio.attachment import QueueFds
+from vnic.virtio.attachment import Doorbell, QueueFds
 from vnic.virtio.constants import STATUS_DRIVER_OK, STATUS_FEATURES_OK
 from vnic.virtio.device import VirtioDevice
 from vnic.virtio.features import EVENT_IDX, RING_RESET, VERSION_1
@@ -427,3 +427,11 @@ class VirtioPci(PciDevice):
         notifiers = self._notifiers.pop(index, None)
         if notifiers is not None:
             notifiers.close()
+
+    def doorbell(self) -> Doorbell | None:
+        messages = self.irq.messages()
+        # By INTx the driver reads the ISR for each interrupt, so the turn would change for each packet.
+        if messages is None or not self.msix_enabled:
+            return None
+        first = layout.NOTIFY << layout.PART_SHIFT
+        return Doorbell(messages, layout.WINDOW.index, first, layout.PART_SIZE, layout.NOTIFY_MULTIPLIER)

@@ -30,6 +30,7 @@ struct call {
         const struct message_port_to_control *port_to_control;
         const struct message_tunnel_stats *tunnel_stats;
         const struct message_socket_stats *socket_stats;
+        const struct message_doorbell *doorbell;
     };
     size_t len;
     int *fds; /* set to -1 where they are taken */

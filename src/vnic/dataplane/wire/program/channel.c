@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "call.h"
+#include "doorbell.h"
 #include "events.h"
 #include "main_loop.h"
 #include "memory.h"
@@ -298,6 +299,26 @@ static int queues(struct call *call)
     return 0;
 }
 
+static int doorbell(struct call *call)
+{
+    const struct message_doorbell *body = call->doorbell;
+    int error = 0;
+    struct port *port = named(call, body->port, &error);
+    if (!port)
+        return error;
+    if (port->kind != PORT_VHOST)
+        return refuse(call, EINVAL, "port: %u has no rings", port->id);
+    if (call->fd_count != DOORBELL_FDS)
+        return refuse(call, EINVAL, "fds: %u of %u", call->fd_count, DOORBELL_FDS);
+    struct worker *worker = port->worker;
+    worker_lock(worker);
+    error = doorbell_add(vhost_port(port), body, call->fds, call->text, sizeof call->text);
+    worker_unlock(worker);
+    for (unsigned i = 0; i < DOORBELL_FDS && !error; i++)
+        call->fds[i] = -1;
+    return error;
+}
+
 static const struct {
     int (*obey)(struct call *);
     uint32_t least, most;
@@ -312,6 +333,7 @@ static const struct {
     [REQUEST_DUMP] = {dump, sizeof(struct message_dump), sizeof(struct message_dump), true},
     [REQUEST_INJECT] = {inject, sizeof(struct message_inject), MESSAGE_MAX, false},
     [REQUEST_STATS] = {stats, sizeof(struct message_stats), sizeof(struct message_stats), false},
+    [REQUEST_DOORBELL] = {doorbell, sizeof(struct message_doorbell), sizeof(struct message_doorbell), true},
     [REQUEST_QUEUES] = {queues, sizeof(struct message_queues), sizeof(struct message_queues), false},
     [REQUEST_SOCKET_ADD] = {socket_add, sizeof(struct message_socket_add), sizeof(struct message_socket_add), true},
     [REQUEST_SOCKET_REMOVE] = {socket_remove, sizeof(struct message_socket_remove), sizeof(struct message_socket_remove),

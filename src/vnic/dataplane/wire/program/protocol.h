@@ -27,6 +27,7 @@ enum request {
     REQUEST_PORT_TO_CONTROL = 13,
     REQUEST_TUNNEL_STATS = 14,
     REQUEST_SOCKET_STATS = 15,
+    REQUEST_DOORBELL = 16,
 };
 
 enum reply_or_event {
@@ -106,6 +107,20 @@ struct message_port_remove {
     uint32_t port;
 };
 _Static_assert(sizeof(struct message_port_remove) == 12, "port remove");
+
+/* The kicks of a VHOST port's VM are messages on a vfio-user connection: REGION_WRITEs to an area of a region. Takes three
+ * descriptors: the connection, an eventfd that is written when it is control's turn to read it, and one that control
+ * writes when it is vnic-wire's. At first it is control's. Ends with the port. */
+struct message_doorbell {
+    struct message_head head;
+    uint32_t port;
+    uint32_t region;
+    uint64_t first, bytes; /* the area: offsets in the region */
+    uint32_t stride;       /* bytes of it for each ring */
+    uint32_t reserved;
+};
+_Static_assert(sizeof(struct message_doorbell) == 40, "doorbell");
+#define DOORBELL_FDS 3u
 
 struct message_wire_set {
     struct message_head head;

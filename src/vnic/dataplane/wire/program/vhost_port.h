@@ -44,6 +44,7 @@ struct filter {
     uint8_t vlans[FILTER_VLAN_BYTES];
 };
 
+struct doorbell;
 struct vhost_input;
 struct vhost_socket;
 
@@ -59,6 +60,7 @@ struct vhost_port {
     uint64_t features, protocol_features;
     int sock;
     struct vhost_socket *socket; /* the main thread's watch of it */
+    struct doorbell *doorbell; /* NULL: kicks come by eventfds only */
     struct vhost_input *input; /* a message that has not arrived whole; NULL: none */
 };
 

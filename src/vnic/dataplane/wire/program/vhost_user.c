@@ -12,6 +12,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "doorbell.h"
 #include "main_loop.h"
 #include "table.h"
 #include "vhost_port.h"
@@ -672,6 +673,7 @@ void vhost_user_remove(struct port *port)
 {
     struct vhost_port *vhost = vhost_port(port);
     main_watch_remove(&vhost->socket->watch);
+    doorbell_remove(vhost);
     for (unsigned i = 0; i < 2 * port->queues; i++)
         forget(vhost, i);
     drop_input(vhost);

@@ -123,6 +123,7 @@ extern const struct port_ops vhost_port_ops, tap_port_ops, stream_port_ops, data
 struct watch {
     struct port *port;
     struct watch *next;
+    void (*act)(struct watch *); /* what to do instead of all below; NULL: that */
     int fd;
     uint32_t queue;
     uint32_t events; /* EPOLLIN, EPOLLOUT; 0: not in the epoll */

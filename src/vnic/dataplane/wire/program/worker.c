@@ -207,6 +207,10 @@ static void handle(struct worker *worker, const struct epoll_event *events, int 
         struct watch *watch = slot->watch;
         if (!watch || slot->generation != (uint32_t)(events[i].data.u64 >> 32))
             continue;
+        if (watch->act) {
+            watch->act(watch);
+            continue;
+        }
         struct port *port = watch->port;
         unsigned queue = watch->queue;
         if (got & ~(uint32_t)EPOLLOUT) {
