@@ -67,6 +67,12 @@ class CThread:
         os.sched_setaffinity(0, {self._cpu})
         self.result = self._function(*self._arguments, ctypes.byref(self._stop))
 
+    @property
+    def id(self) -> int:
+        """The kernel's number of the thread, which runs."""
+        assert self._thread.native_id is not None
+        return self._thread.native_id
+
     def __enter__(self) -> CThread:
         self._thread.start()
         return self

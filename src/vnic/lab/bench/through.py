@@ -134,7 +134,7 @@ class Flood:
             far = ends.connect()
             ready()
             vnic.wait_on_the_wire("end0", "end1")
-            return self._rate(kind, size, far, lambda: [vnic.process.pid, *children(vnic.process.pid)])
+            return self._rate_of(kind, size, far, lambda: [vnic.process.pid, *children(vnic.process.pid)])
 
     def qemu(
         self, kit: QemuKit, kind: str, size: int, arguments: Arguments, ready: Callable[[], None]
@@ -146,9 +146,32 @@ class Flood:
         ):
             far = ends.connect()
             ready()
-            return self._rate(kind, size, far, lambda: [qemu.process.pid])
+            return self._rate_of(kind, size, far, lambda: [qemu.process.pid])
 
-    def _rate(self, kind: str, size: int, far: list[socket.socket], pids: Callable[[], list[int]]) -> Rate:
+    def bare(self, kind: str, size: int) -> Rate:
+        """The rate through the least program there can be: one thread that reads from one socket and writes to another,
+        each time as much as a call takes."""
+        stream = kind == "stream"
+        pairs = [
+            socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM if stream else socket.SOCK_DGRAM)
+            for _ in "io"
+        ]
+        near, far = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        forward = self._c.forward_stream if stream else self._c.forward_datagrams
+        with contextlib.ExitStack() as stack:
+            for sock in (*near, *far):
+                stack.enter_context(sock)
+            thread = stack.enter_context(CThread(self._moved, forward, *(sock.fileno() for sock in near)))
+            stack.callback(_shut_down, near)
+            return self._rate(kind, size, far, lambda: cpu_ns(os.getpid(), thread.id))
+
+    def _rate_of(self, kind: str, size: int, far: list[socket.socket], pids: Callable[[], list[int]]) -> Rate:
+        """The rate through these processes."""
+        for pid in pids():
+            pin(pid, self._moved)
+        return self._rate(kind, size, far, lambda: sum(map(cpu_ns, pids())))
+
+    def _rate(self, kind: str, size: int, far: list[socket.socket], cpu: Callable[[], int]) -> Rate:
         frame = (TARGET + SOURCE + ETH_P_802_EX1).ljust(size, b"\0")
         arrived = ctypes.c_uint64()
         window: tuple[object, ...] = ()
@@ -167,17 +190,15 @@ class Flood:
                 CThread(self._load, flood, far[0].fileno(), data, ctypes.c_size_t(len(data)), *window)
             )
             stack.callback(_shut_down, far)
-            for pid in pids():
-                pin(pid, self._moved)
             time.sleep(WARM_UP_S)
-            bytes_before, cpu_before = arrived.value, sum(map(cpu_ns, pids()))
+            bytes_before, cpu_before = arrived.value, cpu()
             began = time.perf_counter()
             time.sleep(SECONDS)
             frames = (arrived.value - bytes_before) / len(frame)
-            seconds, cpu = time.perf_counter() - began, sum(map(cpu_ns, pids())) - cpu_before
-        if not frames or not cpu:
+            seconds, busy_ns = time.perf_counter() - began, cpu() - cpu_before
+        if not frames or not busy_ns:
             raise Missing(f"no frames of {size} bytes came through")
-        return Rate(frames / seconds, frames * 1e9 / cpu)
+        return Rate(frames / seconds, frames * 1e9 / busy_ns)
 
 
 @contextlib.contextmanager

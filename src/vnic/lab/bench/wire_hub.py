@@ -21,6 +21,11 @@ METHOD = (
     f" (vnic's Python and vnic-wire together), over {SECONDS:g} s"
 )
 
+BARE_METHOD = (
+    "the same flood through one thread in C that moves what a call takes, 64 KiB of a stream or 64 datagrams, from one"
+    " connected socket to another, and looks at nothing: no program in user space can be much faster than that"
+)
+
 
 def through_a_hub(first: str, second: str) -> Sequence[str]:
     ports = (
@@ -39,10 +44,28 @@ def measure(rounds: int) -> Iterator[Row]:
         for size in SIZES:
             ours: list[Rate] = []
             theirs: list[Rate] = []
+            bare: list[Rate] = []
             for _ in range(rounds):
                 ours.append(flood.vnic(kind, size, through_a_hub, lambda: None))
                 theirs.append(flood.qemu(kit, kind, size, through_a_hub, lambda: None))
-            yield from compare(f"{kind}, {size} bytes", ours, theirs, METHOD, "at least 10")
+                bare.append(flood.bare(kind, size))
+            what = f"{kind}, {size} bytes"
+            yield from compare(what, ours, theirs, METHOD, "at least 10")
+            yield from beside_bare(what, ours, theirs, bare)
+
+
+def beside_bare(what: str, ours: list[Rate], theirs: list[Rate], bare: list[Rate]) -> Iterator[Row]:
+    """What the kernel's calls alone allow."""
+    yield row(
+        f"{what}: bare loop, per CPU-second",
+        "M",
+        [rate.per_cpu_second / 1e6 for rate in bare],
+        BARE_METHOD,
+        digits=3,
+    )
+    for name, more, less in (("vnic / bare loop", ours, bare), ("bare loop / QEMU", bare, theirs)):
+        ratios = [a.per_cpu_second / b.per_cpu_second for a, b in zip(more, less, strict=True)]
+        yield row(f"{what}: {name}, per CPU-second", "x", ratios, BARE_METHOD, digits=2)
 
 
 def compare(what: str, ours: list[Rate], theirs: list[Rate], method: str, aim: str) -> Iterator[Row]:

@@ -15,6 +15,7 @@
 #define DATAGRAMS 64
 #define STUCK_NS 20000000u
 #define CHUNK (1u << 18)
+#define FORWARD_CHUNK (1u << 16)
 
 static uint64_t now_ns(void)
 {
@@ -109,6 +110,45 @@ void drain_datagrams(int fd, _Atomic uint64_t *bytes, _Atomic uint32_t *stop)
             return;
         for (int i = 0; i < came; i++)
             atomic_fetch_add_explicit(bytes, messages[i].msg_len, memory_order_relaxed);
+    }
+}
+
+/* The least that a program between two streams has to do: read a chunk and write it, until the end or `stop`. */
+void forward_stream(int from, int to, _Atomic uint32_t *stop)
+{
+    uint8_t *buffer = malloc(FORWARD_CHUNK);
+    while (buffer && !atomic_load_explicit(stop, memory_order_relaxed)) {
+        ssize_t came = recv(from, buffer, FORWARD_CHUNK, 0), at = 0, part = 1;
+        if (came <= 0)
+            break;
+        for (; at < came && part > 0; at += part)
+            part = send(to, buffer + at, (size_t)(came - at), MSG_NOSIGNAL);
+        if (part <= 0)
+            break;
+    }
+    free(buffer);
+}
+
+/* The same between two datagram sockets, DATAGRAMS a call. */
+void forward_datagrams(int from, int to, _Atomic uint32_t *stop)
+{
+    static uint8_t bytes[DATAGRAMS][2048];
+    struct iovec iov[DATAGRAMS];
+    struct mmsghdr messages[DATAGRAMS];
+    memset(messages, 0, sizeof messages);
+    while (!atomic_load_explicit(stop, memory_order_relaxed)) {
+        for (int i = 0; i < DATAGRAMS; i++) {
+            iov[i] = (struct iovec){bytes[i], sizeof bytes[i]};
+            messages[i].msg_hdr = (struct msghdr){.msg_iov = &iov[i], .msg_iovlen = 1};
+        }
+        int came = recvmmsg(from, messages, DATAGRAMS, MSG_WAITFORONE, NULL), part;
+        if (came < 0)
+            break;
+        for (int i = 0; i < came; i++)
+            iov[i].iov_len = messages[i].msg_len;
+        for (int at = 0; at < came; at += part)
+            if ((part = sendmmsg(to, messages + at, (unsigned)(came - at), MSG_NOSIGNAL)) <= 0)
+                return;
     }
 }
 
