@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, cast
 
 import msgspec
 
+from vnic.backend.base import BackendContext
 from vnic.backend.tunnel.info import TunnelInfo
 from vnic.chardev.qapi import ChardevInfo
+from vnic.filter import fault, impair
 from vnic.monitor.interfaces import (
     AttachmentNode,
     Descriptors,
@@ -26,7 +29,11 @@ from vnic.monitor.passed_fds import FdRegistry
 from vnic.net.client import Endpoint, Nic
 from vnic.net.clock import Scheduler
 from vnic.net.errors import DeviceNotFound, NetError
+from vnic.net.fault_info import FaultInfo, FaultShape, FaultWords
+from vnic.net.filters import Direction
 from vnic.net.names import check_identifier, parse_mac
+from vnic.net.netem.info import NetemInfo
+from vnic.net.netem.words import NetemWords
 from vnic.net.network import Network
 from vnic.net.topology import Topology
 
@@ -175,6 +182,26 @@ class FakeMachine:
     def object_del(self, object_id: str, by: str) -> None:
         if self._objects.pop(object_id, None) is None:
             raise NetError(f"object '{object_id}' not found")
+
+    def link_impair(self, name: str, queue: Direction, words: NetemWords, by: str, *, clear: bool) -> None:
+        impair.impair(self._context, name, queue, words, by, clear=clear)
+
+    def impairments(self, name: str | None) -> list[NetemInfo]:
+        return list(impair.query(self.network, name))
+
+    def link_fault(self, name: str, shape: FaultShape, words: FaultWords, by: str) -> None:
+        fault.start(self._context, name, shape, words, by)
+
+    def clear_fault(self, name: str, shape: FaultShape | None, by: str) -> None:
+        fault.clear(self._context, name, shape, by)
+
+    def faults(self, name: str | None) -> list[FaultInfo]:
+        return fault.query(self.network, name)
+
+    @property
+    def _context(self) -> BackendContext:
+        """An object netem needs no loop."""
+        return BackendContext(cast(asyncio.AbstractEventLoop, None), self.network)
 
     def user_networks(self) -> dict[str, UserNetwork]:
         return {}

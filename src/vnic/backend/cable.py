@@ -89,7 +89,8 @@ class CableEnd(Backend, Follower):
         if hold is not None:
             # The text of a hold that came from elsewhere would grow with each cable; `why` has the whole chain.
             what = hold.kind if hold.via else f"{hold.kind}: {hold.text}"
-            return Reason(hold.by, f"{at} is held, {what}", (*netdevs(wire), *hold.via))
+            via = (*netdevs(wire), *hold.via)
+            return Reason(hold.by, f"{at} is held, {what}", via, hold.first_kind)
         text = f"no NIC is plugged into {at}" if lack is Lack.NO_NIC else f"{at}: {lack.value}"
         return Reason(self.name, text, netdevs(wire))
 

@@ -1,4 +1,5 @@
-"""`vnic link`: the table of all links; `vnic link set NAME up|down [--for T] [--wait S]`: QMP's set_link.
+"""`vnic link`: the table of all links; `vnic link set NAME up|down [--for T] [--wait S]`: QMP's set_link;
+`impair` and `fault` have files of their own.
 
 "Accepted" is not "the guest saw it": with --wait the verb ends well only when the guest's driver has read the state.
 """
@@ -10,6 +11,7 @@ import asyncio
 import sys
 import time
 
+from vnic.cli import fault, impair
 from vnic.cli.client import (
     Entry,
     Refused,
@@ -41,7 +43,8 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "link",
         help="show all links, or put one up or down",
         usage="vnic link [show [NAME]] [-d] [--json] [-n INSTANCE | --qmp PATH]\n"
-        "       vnic link set NAME up|down [--for TIME] [--wait SECONDS] [--json] [-n INSTANCE | --qmp PATH]",
+        "       vnic link set NAME up|down [--for TIME] [--wait SECONDS] [--json] [-n INSTANCE | --qmp PATH]\n"
+        f"       {impair.USAGE}\n       {fault.USAGE}",
         description="Show every NIC and netdev: how its link is, what the guest saw of it, and what holds it down.",
     )
     add_instance_options(parser)
@@ -53,7 +56,9 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         help="also where VMs plug in, who moves packets, filters, impairments",
     )
     parser.set_defaults(run=run_show, link=None)
-    what = parser.add_subparsers(title="one link, or to change one", prog="vnic link", metavar="show|set")
+    what = parser.add_subparsers(
+        title="one link, or to change one", prog="vnic link", metavar="show|set|impair|fault"
+    )
     shower = what.add_parser(
         "show", help="show all links, or one", description="Show all links, or one and its peer."
     )
@@ -96,6 +101,8 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     )
     add_instance_options(setter, inner=True)
     setter.set_defaults(run=run_set, check=_check_set, refuse=setter.error)
+    impair.add_parser(what)
+    fault.add_parser(what)
 
 
 def _seconds(text: str) -> float:

@@ -192,7 +192,7 @@ def change_text(link: str, cause: dict[str, Any]) -> str:
     """Why a link changed: `disconnected: peer closed the connection`; of a hold that ended only what ended it, for
     "up, disconnected: peer connected" would contradict itself."""
     kind = cause["kind"]
-    ended = link == "up" and kind in ("disconnected", "no-peer", "far-end", "uplink")
+    ended = link == "up" and kind in ("disconnected", "no-peer", "far-end", "uplink", "slow-up", "dampened")
     return one_line(cause_text(cause) if ended else f"{kind}: {cause_text(cause)}")
 
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final, Literal
 
+import msgspec
+
 from vnic.backend.base import BackendContext
 from vnic.filter.options import NetemOptions
 from vnic.net import impaired
@@ -132,6 +134,15 @@ class Netem(Filter):
             states = dict(zip((Direction.RX, Direction.TX), streams(seed), strict=True))
         for direction, line in self._lines.items():
             line.set(self._parameters, states.get(direction))
+        self._report("changed", by)
+        self.netdev.path_changed()
+
+    def narrow(self, direction: Direction, by: str) -> None:
+        """Impair this direction only; what is under way in the other is lost."""
+        self.options = msgspec.structs.replace(self.options, queue=direction)
+        for other in self.directions - {direction}:
+            self.netdev.dropped += self._lines.pop(other).drop()
+        self.directions = frozenset((direction,))
         self._report("changed", by)
         self.netdev.path_changed()
 

@@ -11,12 +11,10 @@ import msgspec
 from msgspec import field
 
 from vnic.net.filters import Direction, Insert
-from vnic.net.netem.words import DEFAULT_LIMIT, Distribution
+from vnic.net.netem.words import DEFAULT_LIMIT, U64, Distribution
 from vnic.net.objects import ObjectOptions
 
 U32: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
-Seed: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
-"""An unsigned number of 64 bits."""
 
 
 class NetFilterOptions(ObjectOptions, frozen=True, kw_only=True):
@@ -76,5 +74,5 @@ class NetemOptions(NetFilterOptions, tag="netem", frozen=True, kw_only=True):
     gap: U32 | None = None
     rate: str | None = None
     limit: U32 = DEFAULT_LIMIT
-    seed: Seed | None = None
+    seed: U64 | None = None
     max_frame: U32 | None = None

@@ -183,7 +183,7 @@ class LinkFollow(NetObject, Follower):
             return None
         where = "" if hold.client == netdev.name else f" at {hold.client}"
         text = hold.kind if hold.via else f"{hold.kind}: {hold.text}"
-        return Reason(hold.by, f"{what} is held{where}, {text}", (*netdevs(wire), *hold.via))
+        return Reason(hold.by, f"{what} is held{where}, {text}", (*netdevs(wire), *hold.via), hold.first_kind)
 
     def released_text(self) -> str:
         options = self.options

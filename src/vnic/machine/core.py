@@ -52,7 +52,11 @@ from vnic.monitor.interfaces import (
 from vnic.monitor.passed_fds import FdRegistry
 from vnic.monitor.schema import parse_flat_chardev
 from vnic.net.errors import DeviceNotFound, NetError
+from vnic.net.fault_info import FaultInfo, FaultShape, FaultWords
+from vnic.net.filters import Direction
 from vnic.net.names import is_identifier
+from vnic.net.netem.info import NetemInfo
+from vnic.net.netem.words import NetemWords
 from vnic.net.network import Network
 from vnic.net.objects import ObjectOptions
 from vnic.net.records import VNIC, HoldKind, LinkChanged, LinkSeen
@@ -243,8 +247,12 @@ class Machine:
         plugged = self._nics.pop(name, None)
         if plugged is None:
             return  # the whole machine was closed meanwhile
-        path = plugged.nic.path
+        path, netdev = plugged.nic.path, plugged.nic.peer
         self.network.delete_nic(name)
+        if netdev is not None and any(each.type == "netem" for each in netdev.filters):
+            from vnic.filter.fault import nic_deleted
+
+            nic_deleted(self._backends, name, netdev)
         self.network.emit("DEVICE_DELETED", {"device": name, "path": path})
 
     def memory_lost(self) -> None:
@@ -278,6 +286,31 @@ class Machine:
 
     def object_del(self, object_id: str, by: str) -> None:
         object_del(self._backends, object_id, by)
+
+    def link_impair(self, name: str, queue: Direction, words: NetemWords, by: str, *, clear: bool) -> None:
+        from vnic.filter.impair import impair  # here, since most runs have no impairments
+
+        impair(self._backends, name, queue, words, by, clear=clear)
+
+    def impairments(self, name: str | None) -> list[NetemInfo]:
+        from vnic.filter.impair import query
+
+        return list(query(self.network, name))
+
+    def link_fault(self, name: str, shape: FaultShape, words: FaultWords, by: str) -> None:
+        from vnic.filter import fault
+
+        fault.start(self._backends, name, shape, words, by)
+
+    def clear_fault(self, name: str, shape: FaultShape | None, by: str) -> None:
+        from vnic.filter import fault
+
+        fault.clear(self._backends, name, shape, by)
+
+    def faults(self, name: str | None) -> list[FaultInfo]:
+        from vnic.filter import fault
+
+        return fault.query(self.network, name)
 
     # -- run state ----------------------------------------------------------------------------------------------
 

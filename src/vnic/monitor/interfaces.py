@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from vnic.backend.tunnel.info import TunnelInfo
     from vnic.chardev.qapi import ChardevInfo
     from vnic.monitor.passed_fds import FdRegistry
+    from vnic.net.fault_info import FaultInfo, FaultShape, FaultWords
+    from vnic.net.filters import Direction
+    from vnic.net.netem.info import NetemInfo
+    from vnic.net.netem.words import NetemWords
     from vnic.net.network import Network
     from vnic.net.topology import Topology
 
@@ -277,6 +281,21 @@ class MonitoredMachine(Protocol):
     def object_add(self, options: msgspec.Struct, by: str) -> None: ...
 
     def object_del(self, object_id: str, by: str) -> None: ...
+
+    def link_impair(self, name: str, queue: Direction, words: NetemWords, by: str, *, clear: bool) -> None:
+        """Change or clear the impairments of a link; see `filter.impair`."""
+
+    def impairments(self, name: str | None) -> list[NetemInfo] | asyncio.Future[list[NetemInfo]]:
+        """Those of a link, or of all."""
+
+    def link_fault(self, name: str, shape: FaultShape, words: FaultWords, by: str) -> None:
+        """Begin a fault of a link; see `filter.fault`."""
+
+    def clear_fault(self, name: str, shape: FaultShape | None, by: str) -> None:
+        """End the faults of a link, or that of a shape."""
+
+    def faults(self, name: str | None) -> list[FaultInfo]:
+        """Those of a link, or of all."""
 
     def user_networks(self) -> Mapping[str, UserNetwork]:
         """The user netdevs by id, the oldest first."""

@@ -37,17 +37,24 @@ class HoldRecord(Record, frozen=True):
     since: float
     age_us: AgeUs
     via: list[str]
+    root: HoldKind | None
 
     @staticmethod
     def of(hold: Hold, clock: Clock) -> HoldRecord:
         age = _age_us(hold.monotonic_us, clock)
         return HoldRecord(
-            kind=hold.kind, by=hold.by, text=hold.text, since=hold.since, age_us=age, via=list(hold.via)
+            kind=hold.kind,
+            by=hold.by,
+            text=hold.text,
+            since=hold.since,
+            age_us=age,
+            via=list(hold.via),
+            root=hold.root,
         )
 
     def hold(self, client: str, clock: Clock) -> Hold:
         then_us = _then_us(self.age_us, clock)
-        return Hold(client, self.kind, self.by, self.text, self.since, then_us, tuple(self.via))
+        return Hold(client, self.kind, self.by, self.text, self.since, then_us, tuple(self.via), self.root)
 
 
 class ChangeRecord(Record, frozen=True):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import ClassVar, Final, Literal, NamedTuple
 
 from vnic.net.client import NetClient, clients_of_wire
-from vnic.net.records import ClientType, Hold, HoldKind
+from vnic.net.records import SOFT, ClientType, Hold, HoldKind
 
 
 class Reason(NamedTuple):
@@ -21,6 +21,8 @@ class Reason(NamedTuple):
     text: str
     via: tuple[str, ...] = ()
     """The netdevs of the wires through which the hold came, the nearest first."""
+    root: HoldKind | None = None
+    """The kind of the first hold that it follows from, if it follows from one."""
 
 
 class Undecided(enum.Enum):
@@ -83,9 +85,14 @@ def hold_to_follow(
         for hold in end.holds.values():
             if hold.kind is but or (hold.via and any(name in hold.via for name in netdevs(own))):
                 continue
-            if found is None or len(hold.via) < len(found.via):
+            if found is None or _rank(hold) < _rank(found):
                 found = hold
     return found
+
+
+def _rank(hold: Hold) -> tuple[int, bool]:
+    """A hold that only puts off the end of others tells less than those."""
+    return len(hold.via), hold.first_kind in SOFT
 
 
 class Followers:

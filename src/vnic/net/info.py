@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from vnic.net.client import NetClient, Nic, clients_of_wire, holds_of_link
-from vnic.net.records import GuestInfo, LinkInfo, link_word
+from vnic.net.records import GuestInfo, LinkImpairment, LinkInfo, link_word
 from vnic.net.wire import PathInfo
 
 _NO_GUEST = GuestInfo(attached=False, driver_ok=False, seen="unknown")
 
 
-def link_info(client: NetClient, path: PathInfo) -> LinkInfo:
-    """One entry of query-links; `path` is that of its packets."""
+def link_info(
+    client: NetClient, path: PathInfo, faults: Callable[[NetClient], list[LinkImpairment]]
+) -> LinkInfo:
+    """One entry of query-links; `path` is that of its packets, `faults` gives those of a client."""
     nic = client if isinstance(client, Nic) else None
     behind = nic or client.peer
     up_changes, down_changes = client.carrier_up_changes, client.carrier_down_changes
-    filtered = (each.impairment() for end in clients_of_wire(client) for each in end.filters if each.on)
+    wire = clients_of_wire(client)
+    filters = (each.impairment() for end in wire for each in end.filters if each.on)
     assert client.last_change is not None  # its creation, if nothing else
     return LinkInfo(
         name=client.name,
@@ -32,5 +37,8 @@ def link_info(client: NetClient, path: PathInfo) -> LinkInfo:
         datapath_reason=path.reason,
         peer=client.peer.name if client.peer is not None else None,
         mac=nic.mac_text() if nic else None,
-        impairments=[each for each in filtered if each is not None],
+        impairments=[
+            *(each for each in filters if each is not None),
+            *(each for end in wire for each in faults(end)),
+        ],
     )

@@ -32,10 +32,16 @@ Emit = Callable[[str, object], None]
 
 
 def new_hold(
-    client: str, kind: HoldKind, by: str, text: str, clock: Clock, via: tuple[str, ...] = ()
+    client: str,
+    kind: HoldKind,
+    by: str,
+    text: str,
+    clock: Clock,
+    via: tuple[str, ...] = (),
+    root: HoldKind | None = None,
 ) -> Hold:
     """A hold that begins now."""
-    return Hold(client, kind, by, text, clock.wall_ns() / 1e9, clock.monotonic_ns() // 1000, via)
+    return Hold(client, kind, by, text, clock.wall_ns() / 1e9, clock.monotonic_ns() // 1000, via, root)
 
 
 Step = Callable[[int | None], None]
@@ -202,9 +208,9 @@ class Links:
                 self._transition([client], kind, False, cause, client, caused_by)
         elif hold is None:
             cause = Cause(kind, reason.by, reason.text)
-            self._transition([client], kind, True, cause, client, caused_by, reason.via)
-        elif Reason(hold.by, hold.text, hold.via) != reason:
-            self._place(client, kind, Cause(kind, reason.by, reason.text), reason.via)
+            self._transition([client], kind, True, cause, client, caused_by, reason)
+        elif Reason(hold.by, hold.text, hold.via, hold.root) != reason:
+            self._place(client, kind, Cause(kind, reason.by, reason.text), reason)
             self._tell_followers(clients_of_wire(client), caused_by)
 
     # -- the worklist -------------------------------------------------------------------------------------------
@@ -236,7 +242,7 @@ class Links:
         cause: Cause,
         named: NetClient,
         caused_by: int | None,
-        via: tuple[str, ...] = (),
+        reason: Reason | None = None,
     ) -> None:
         """Place or release the hold of `kind` on all of `written`, record the changes, and run the callbacks: always
         those of the wire of `named`, others if the link changed.
@@ -249,7 +255,7 @@ class Links:
         rewritten = {client for client in written if (kind in client.holds) is not down}
         for client in written:
             if down:
-                self._place(client, kind, cause, via)
+                self._place(client, kind, cause, reason)
             else:
                 client.holds.pop(kind, None)
         changes: dict[NetClient, LinkChange] = {}
@@ -275,12 +281,16 @@ class Links:
                 holds = LinkHoldsChanged(end.name, link_word(end.link_up), holds_of_link(end))
                 self._afterwards.append(partial(self._emit, "LINK_HOLDS_CHANGED", holds))
 
-    def _place(self, client: NetClient, kind: HoldKind, cause: Cause, via: tuple[str, ...]) -> None:
+    def _place(self, client: NetClient, kind: HoldKind, cause: Cause, reason: Reason | None) -> None:
+        """`reason`: that of a follower."""
+        via, root = ((), None) if reason is None else (reason.via, reason.root)
         there = client.holds.get(kind)
         if there is not None:
-            client.holds[kind] = msgspec.structs.replace(there, by=cause.by, text=cause.text, via=via)
+            client.holds[kind] = msgspec.structs.replace(
+                there, by=cause.by, text=cause.text, via=via, root=root
+            )
         else:
-            client.holds[kind] = new_hold(client.name, kind, cause.by, cause.text, self._clock, via)
+            client.holds[kind] = new_hold(client.name, kind, cause.by, cause.text, self._clock, via, root)
 
     def _record_if_changed(
         self, client: NetClient, was_up: bool, cause: Cause, caused_by: int | None

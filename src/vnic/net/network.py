@@ -19,6 +19,7 @@ from vnic.net.client import (
 from vnic.net.clients import Clients
 from vnic.net.clock import Clock, Scheduler
 from vnic.net.errors import DeviceNotFound, NetError
+from vnic.net.faults import Faults
 from vnic.net.flaps import Flaps
 from vnic.net.journal import Journal, JournalQuery
 from vnic.net.link import Links, new_hold
@@ -56,6 +57,7 @@ class Network:
         """Which path the packets of each wire take."""
         self.objects = Objects()
         self.flaps = Flaps(scheduler, self)
+        self.faults = Faults(self)
         self._announcer = Announcer(scheduler, lambda: self.clients.nics)
         self._listeners: list[Listener] = []
 
@@ -264,6 +266,7 @@ class Network:
         """The first half of `close`: delete the back-ends and notify their NICs."""
         self._announcer.close()
         self.flaps.close()
+        self.faults.close()
         for client in list(self.clients):
             if not client.is_nic:
                 self._delete_netdev(client, VNIC, "vnic is shutting down")
@@ -322,7 +325,9 @@ class Network:
         if name is not None and not clients:
             raise DeviceNotFound(name)
         return (
-            info.link_info(client, self.wires.path(client)) for client in clients if client in self.clients
+            info.link_info(client, self.wires.path(client), self.faults.of)
+            for client in clients
+            if client in self.clients
         )
 
     def query_link_log(

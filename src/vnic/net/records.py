@@ -30,6 +30,14 @@ class HoldKind(StrEnum):
     """The other end of a cable is down, or its VM is off."""
     UPLINK = "uplink"
     """A followed host interface is down."""
+    SLOW_UP = "slow-up"
+    """A fault: the link comes up some time after nothing else holds it."""
+    DAMPENED = "dampened"
+    """A fault: the link went down too often."""
+
+
+SOFT = frozenset((HoldKind.SLOW_UP, HoldKind.DAMPENED))
+"""Kinds that only put off the end of others."""
 
 
 VNIC = "vnic"
@@ -59,6 +67,13 @@ class Hold(msgspec.Struct, rename="kebab", frozen=True, omit_defaults=True):
     monotonic_us: int
     via: tuple[str, ...] = ()
     """Of a hold that follows from another wire, the netdevs of the wires through which it came, the nearest first."""
+    root: HoldKind | None = None
+    """Of a hold that follows from one of another wire: the kind of the first of them."""
+
+    @property
+    def first_kind(self) -> HoldKind:
+        """The kind of the hold that it follows from, or its own."""
+        return self.root or self.kind
 
 
 class LinkChange(msgspec.Struct, rename="kebab", omit_defaults=True):

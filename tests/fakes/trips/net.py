@@ -13,6 +13,8 @@ from vnic.backend.connection import FramedConnection
 from vnic.backend.framing import LENGTH, Deframer
 from vnic.net.client import Endpoint, NetClient
 from vnic.net.clock import Clock
+from vnic.net.fault_info import DampenedSettings, SlowUpSettings
+from vnic.net.faults import Faults
 from vnic.net.flaps import Flaps, Pattern
 from vnic.net.journal import Journal
 from vnic.net.link import new_hold
@@ -167,3 +169,20 @@ def connection(stack: ExitStack) -> Trip:
     while unit.send(bytes(60000)):
         pass
     return Trip(unit, make, lambda unit, record: unit.restore(record), lambda unit: unit.save())
+
+
+@trip("faults of links")
+def faults(stack: ExitStack) -> Trip:
+    """One waits, and one holds its link."""
+    net = network(stack)
+    net.faults.start("nic0", SlowUpSettings(5000), "QMP client")
+    net.faults.start("net0", DampenedSettings(half_life_ms=1000), "QMP client")
+    for up in (False, True) * 3:
+        net.set_link("nic0", up, "test")
+        assert isinstance(net.scheduler, FakeScheduler)
+        net.scheduler.advance(0.05)
+
+    def make(stack: ExitStack) -> Faults:
+        return network(stack).faults
+
+    return Trip(net.faults, make, lambda unit, record: unit.restore(record), lambda unit: list(unit.query()))

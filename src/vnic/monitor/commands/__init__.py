@@ -1,13 +1,15 @@
 """The QMP commands, which `qmp.Dispatcher` runs.
 
 To add one, write its arguments' Struct and its function in one of these files. `control` is about the monitor itself,
-`fds` about descriptors that clients pass, `net` about NICs, back-ends and links, `probes` about this QEMU's features,
+`fds` about descriptors that clients pass, `impair` about impairments of links, `net` about NICs, back-ends and links,
+`probes` about this QEMU's features,
 `vm_probes` about features it lacks, `devices` about the rest.
 """
 
 from vnic.monitor.commands import (
     control,
     fds,
+    impair,
     net,
     probes,
     vm_probes,
@@ -17,4 +19,15 @@ from vnic.monitor.commands import (
 )
 from vnic.monitor.commands.table import COMMANDS, Caller, Command
 
-__all__ = ["COMMANDS", "Caller", "Command", "control", "fds", "machine", "net", "probes", "vm_probes"]
+__all__ = [
+    "COMMANDS",
+    "Caller",
+    "Command",
+    "control",
+    "fds",
+    "impair",
+    "machine",
+    "net",
+    "probes",
+    "vm_probes",
+]

@@ -6,37 +6,17 @@ order from the same state have the same fate. They do not depend on the time, on
 
 from __future__ import annotations
 
-from typing import Annotated, Final, NamedTuple
-
-import msgspec
+from typing import Final, NamedTuple
 
 from vnic.net.netem import tables
+from vnic.net.netem.info import Counts
 from vnic.net.netem.parameters import Parameters
 from vnic.net.netem.random import Draw, Random, RandomRecord
 from vnic.net.offload import GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, OffloadError, complete
 from vnic.net.queue import Frame
 
-Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
-
 _TABLE_SHIFT: Final = 13
 assert 1 << _TABLE_SHIFT == tables.SCALE
-
-
-class Counts(msgspec.Struct, rename="kebab"):
-    """What became of the frames of one direction. `passed` is counted as they leave."""
-
-    passed: Count = 0
-    lost: Count = 0
-    duplicated: Count = 0
-    corrupted: Count = 0
-    reordered: Count = 0
-    over_limit: Count = 0
-    """Dropped, for too many were under way."""
-    too_long: Count = 0
-
-    def __add__(self, other: Counts) -> Counts:
-        pairs = zip(msgspec.structs.astuple(self), msgspec.structs.astuple(other), strict=True)
-        return Counts(*(one + another for one, another in pairs))
 
 
 class Copy(NamedTuple):

@@ -14,7 +14,8 @@ from typing import Annotated, Final, NamedTuple
 import msgspec
 
 from vnic.net.clock import Clock, Scheduler, Timer
-from vnic.net.netem.decide import Counts, Decider
+from vnic.net.netem.decide import Decider
+from vnic.net.netem.info import Counts
 from vnic.net.netem.parameters import Parameters
 from vnic.net.netem.random import RandomRecord
 from vnic.net.queue import FLUSH_BUDGET, Frame

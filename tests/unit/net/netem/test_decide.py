@@ -7,7 +7,8 @@ import itertools
 import pytest
 
 from vnic.net.errors import NetError
-from vnic.net.netem.decide import Copy, Counts, Decider, wire_length
+from vnic.net.netem.decide import Copy, Decider, wire_length
+from vnic.net.netem.info import Counts
 from vnic.net.netem.parameters import NOTHING, changed
 from vnic.net.netem.random import streams
 from vnic.net.offload import GSO_TCPV4, GSO_UDP, GSO_UDP_L4, encode
