@@ -60,6 +60,14 @@ START_TIMEOUT_S = 30.0
 EVENT_TIMEOUT_S = 30.0
 
 
+def free_ports() -> tuple[int, int]:
+    """Two UDP ports of the loopback interface that no one has just now."""
+    with socket.socket(type=socket.SOCK_DGRAM) as first, socket.socket(type=socket.SOCK_DGRAM) as second:
+        for each in (first, second):
+            each.bind(("127.0.0.1", 0))
+        return first.getsockname()[1], second.getsockname()[1]
+
+
 class Program:
     """A `vnic run` of the lab; its output is kept for the case that it fails."""
 
@@ -151,6 +159,8 @@ class Lab:
         self._stack = contextlib.AsyncExitStack()
         self._peer: Program | None = None
         self._far_guest: FarGuest | None = None
+        self._ports = (0, 0)
+        """Of the two ends of the tunnel."""
         self.qmp: Session
 
     async def __aenter__(self) -> Self:
@@ -239,6 +249,40 @@ class Lab:
             raise Refused("there is no VM to kill")
         self._far_guest.kill()
         self._far_guest = None
+
+    async def add_tunnel(self) -> None:
+        """net0 as a VXLAN tunnel over the loopback interface."""
+        self._ports = free_ports()
+        await self.netdev_add(type="tunnel", **self._tunnel(0))
+
+    def _tunnel(self, end: int) -> dict[str, Any]:
+        local, remote = (f"127.0.0.1:{self._ports[index]}" for index in (end, 1 - end))
+        return {"local": local, "remote": remote, "vni": 1}
+
+    async def start_tunnel_peer(self) -> None:
+        """A second vnic as the other end of the tunnel, with a VM. Returns when its driver runs."""
+        tunnel = ",".join(f"{key}={value}" for key, value in self._tunnel(1).items())
+        attach = "attach.type=vhost-user,attach.path=far.sock"
+        device = f"virtio-net,id={FAR_NIC},netdev={FAR_NETDEV},mac={ECHO_MAC},{attach}"
+        self._peer = Program(
+            self.folder, "peer", ["-netdev", f"tunnel,id={FAR_NETDEV},{tunnel}", "-device", device]
+        )
+        await self._peer.wait_listening()
+        self._far_guest = FarGuest(self.folder, "far.sock")
+        await self._far_guest.wait_ready()
+
+    async def set_far_link(self, up: bool) -> None:
+        """As a user of the second vnic does."""
+        if self._peer is None:
+            raise Refused("there is no peer")
+        async with session(argparse.Namespace(name=None, qmp=str(self._peer.qmp_path))) as qmp:
+            await qmp.execute("set_link", name=FAR_NIC, up=up)
+
+    async def kill_tunnel_peer(self) -> None:
+        if self._peer is None:
+            raise Refused("there is no peer to kill")
+        self._peer.kill()
+        self._peer = None
 
     async def end_peer(self) -> None:
         """In order, because it is of no more use."""

@@ -56,6 +56,12 @@ async def _plug_into_cable(lab: Lab) -> None:
     await lab.add_cable()
 
 
+async def _plug_into_tunnel(lab: Lab) -> None:
+    await lab.netdev_del()
+    await lab.kill_far_guest()
+    await lab.add_tunnel()
+
+
 def _set_link(name: str, up: bool, kind: str = "operator") -> Step:
     word = "on" if up else "off"
     return Step(f"set_link {name} {word}", lambda lab: lab.set_link(name, up), up, kind)
@@ -85,6 +91,11 @@ STEPS = (
     _set_link(FAR_NIC, True, "far-end"),
     Step(f"VM of {FAR_NIC} killed (SIGKILL)", Lab.kill_far_guest, False, "far-end"),
     Step(f"VM of {FAR_NIC} is back", Lab.start_far_guest, True, "far-end"),
+    Step(f"{NETDEV}: tunnel, no far vnic yet", _plug_into_tunnel, False, "far-end"),
+    Step("a second vnic is its far end", Lab.start_tunnel_peer, True, "far-end"),
+    Step("set_link off at the far end", lambda lab: lab.set_far_link(False), False, "far-end"),
+    Step("set_link on at the far end", lambda lab: lab.set_far_link(True), True, "far-end"),
+    Step("far vnic killed (SIGKILL)", Lab.kill_tunnel_peer, False, "far-end"),
 )
 
 
