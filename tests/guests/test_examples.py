@@ -56,3 +56,15 @@ def test_containers_veth() -> None:
     held = "held by uplink on net0: interface eth1 of network namespace vnic-container is lowerlayerdown"
     assert held in said["the other end is set down"]
     assert "NO-CARRIER" in said["the VM is ended"]
+
+
+@pytest.mark.needs("exec-tmp")
+def test_two_hosts() -> None:
+    with new_place() as place:
+        said = told(run(place, "two-hosts"))
+    assert "10.9.0.2:4789 refuses" in said["host a alone: the far end is not there"]
+    assert " 0% packet loss" in said["host b has come"]
+    assert "the far end at 10.9.0.2:4789 says down (2)" in said["the link is pulled at b"]
+    assert "held by far-end on a.eth1-end: " in said["the vnic of host b is killed"]
+    assert "nothing heard from 10.9.0.2:4789 for " in said["the network is cut"]
+    assert "a:eth1 ── cable:b\tup" in said["the network is cut"]
