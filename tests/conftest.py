@@ -36,7 +36,8 @@ RUN_FOLDER = pytest.StashKey[Path]()
 def pytest_configure(config: pytest.Config) -> None:
     """What tests find is the same on all machines: a short temporary folder, and descriptors enough."""
     if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker has the folder of its controller
-        config.stash[RUN_FOLDER] = make_run_folder()
+        config.stash[RUN_FOLDER] = folder = make_run_folder()
+        os.environ["XDG_STATE_HOME"] = str(folder / ".state")  # no journal in the user's home
     leftovers.mark_children()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < FILES:

@@ -31,6 +31,7 @@ from vnic.net.clock import Scheduler
 from vnic.net.errors import DeviceNotFound, NetError
 from vnic.net.fault_info import FaultInfo, FaultShape, FaultWords
 from vnic.net.filters import Direction
+from vnic.net.journal import Entry, JournalQuery
 from vnic.net.names import check_identifier, parse_mac
 from vnic.net.netem.info import NetemInfo
 from vnic.net.netem.words import NetemWords
@@ -205,6 +206,10 @@ class FakeMachine:
 
     def user_networks(self) -> dict[str, UserNetwork]:
         return {}
+
+    def history(self, query: JournalQuery) -> list[Entry]:
+        query.check()
+        return self.network.journal.query(query)
 
     def topology(self) -> Topology:
         return self.network.topology()

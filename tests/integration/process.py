@@ -35,6 +35,8 @@ SOURCE = Path(__file__).parents[2] / "src"
 COMMAND = [sys.executable, "-m", "vnic"]
 PATIENT = [sys.executable, str(Path(__file__).parents[1] / "fakes" / "patient_vnic.py")]
 PATIENCE_S = 60.0
+STATE = ".state"
+"""Below the folder of a Place: what outlives vnic, the journals."""
 
 
 class Place:
@@ -51,6 +53,7 @@ class Place:
         self.environment = {
             **os.environ,
             "XDG_RUNTIME_DIR": str(self.folder),
+            "XDG_STATE_HOME": str(self.folder / STATE),
             "PYTHONPATH": str(SOURCE),
             "PYTHONWARNINGS": "error",
             "VNIC_LOG": "warning",
@@ -71,8 +74,13 @@ class Place:
         return str(self.folder / "vnic" / f"{name}.qmp")
 
     def files(self) -> list[str]:
-        """The names of all files, in the runtime folder too."""
-        return sorted(name for _, _, names in os.walk(self.folder) for name in names)
+        """The names of all files, in the runtime folder too; journals are left out."""
+        return sorted(
+            name
+            for folder, _, names in os.walk(self.folder)
+            if STATE not in Path(folder).parts
+            for name in names
+        )
 
     def verb(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a verb to its end, within this process: a process for each takes most of a test's time. `run` only where

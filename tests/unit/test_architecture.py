@@ -33,6 +33,7 @@ ORDER = (
         "children",
         "scratch",
         "sockets",
+        "state",
         "chardev",
         "backend",
         "dataplane.wire",

@@ -70,6 +70,10 @@ This process:
                  auto (the default): vnic-wire moves the packets where it can, with N threads (1 to 64, default 1), each
                  of which polls for US microseconds (0 to 1000000, default 0) after its last packet, before it sleeps;
                  python: this process moves them all. `vnic link -d` shows which path each takes, and why
+  -journal [PATH][,max-count=N][,max-age=AGE]|none
+                 where the history of all links is kept, also after the end (default: $XDG_STATE_HOME/vnic/NAME.db, as
+                 root /var/lib/vnic/NAME.db, else ~/.local/state/vnic/NAME.db), the last N records (100000) that are no
+                 older than AGE (90d; units s, m, h, d, w); none: only in memory
   -D FILE        write the log there, with the time before each line
   -pidfile FILE  write the process id there, and keep the file locked
   -guest-memory [max=SIZE][,total=SIZE]

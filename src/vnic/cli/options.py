@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from vnic.cli import vm_options
+from vnic.cli.journal_option import parse_journal
 from vnic.dataplane.wire.messages import MAX_SPIN_US, MAX_WORKERS
 from vnic.machine.datapath import Choice
+from vnic.machine.journal import JournalChoice
 from vnic.machine.nics import DEVICES
 from vnic.monitor.schema.unions import MODERN_NETDEVS
 from vnic.net.errors import NetError
@@ -78,6 +80,7 @@ class RunOptions:
     guest_memory: Setting | None = None
     log_file: str | None = None
     datapath: Choice = field(default_factory=Choice)
+    journal: JournalChoice = field(default_factory=JournalChoice)
     paused: bool = False
     daemonize: bool = False
     help: HelpTopic | None = None
@@ -359,6 +362,10 @@ def _datapath(options: RunOptions, where: str, text: str) -> None:
         raise OptionError(where, "expected auto[,workers=N][,spin=US] or python")
 
 
+def _journal(options: RunOptions, where: str, text: str) -> None:
+    options.journal = parse_journal(text)
+
+
 def _bounded(where: str, tree: keyval.Tree, key: str, default: int, least: int, most: int) -> int:
     """A decimal number of the option, within its bounds."""
     text = tree.get(key, str(default))
@@ -410,6 +417,7 @@ _WITH_ARGUMENT: dict[str, Handler] = {
     "guest-memory": _guest_memory,
     "D": _log_file,
     "datapath": _datapath,
+    "journal": _journal,
     "nic": _no_nic,
     "net": _no_nic,
     "global": _global,

@@ -56,7 +56,7 @@ from vnic.scratch import remove_leftovers
 from vnic.sockets import unblock
 from vnic.sockets.address import InetAddress, UnixAddress
 from vnic.sockets.resolve import resolve_all
-from vnic.sockets.rundir import Claim, RunDirError, own_folder
+from vnic.sockets.rundir import SOCKET_SUFFIX, Claim, RunDirError, own_folder
 
 if TYPE_CHECKING:
     from vnic.cli.daemon import Background
@@ -202,8 +202,12 @@ async def _live(options: RunOptions, ready: Callable[[], None]) -> None:
             if options.pidfile is not None:
                 with _naming(""):
                     pidfile = PidFile(options.pidfile)
+            claim = _claim(options)
+            await machine.journal.open(options.journal, options.instance)
             await _set_up(machine, options)
-            claim = await _open_monitors(machine, monitors, options)
+            await _open_monitors(machine, monitors, options)
+            if claim is not None:
+                _open_default_monitor(machine, monitors, claim)
             ready()
             if not options.daemonize and sys.stderr.isatty():
                 print(_hello(options, claim), file=sys.stderr)
@@ -216,6 +220,7 @@ async def _live(options: RunOptions, ready: Callable[[], None]) -> None:
                 await machine.close()
             finally:
                 monitors.close()
+                await machine.journal.close(machine.ends_by)
                 if claim is not None:
                     claim.release()
                 if pidfile is not None:
@@ -276,8 +281,19 @@ async def _create(settings: Sequence[Setting], shape: Union, add: Callable[[msgs
                 await later
 
 
-async def _open_monitors(machine: Machine, monitors: Monitors, options: RunOptions) -> Claim | None:
-    """Open the monitors of the options; without a QMP option, one where the verbs look for it."""
+def _claim(options: RunOptions) -> Claim | None:
+    """The name, by which the verbs find this vnic; None with an option about QMP. It comes first: a second vnic of that
+    name is not to meddle with the journal of the one that runs."""
+    if not options.default_qmp:
+        return None
+    try:
+        return Claim(options.instance)
+    except (RunDirError, OSError) as error:
+        raise OptionError(f"-name {options.instance}", str(error)) from None
+
+
+async def _open_monitors(machine: Machine, monitors: Monitors, options: RunOptions) -> None:
+    """Open the monitors of the options."""
     for monitor in options.monitors:
         with _naming(monitor.where):
             chardev = machine.chardev_set.find(monitor.chardev)
@@ -291,23 +307,16 @@ async def _open_monitors(machine: Machine, monitors: Monitors, options: RunOptio
                 targets = await resolve_all(loop, wanted.addr, passive=wanted.server)
             monitors.add(wanted, Mode(monitor.mode), monitor.pretty, chardev.set_connected, targets)
             chardev.close_passed()
-    if not options.default_qmp:
-        return None
-    try:
-        claim = Claim(options.instance)
-    except (RunDirError, OSError) as error:
-        raise OptionError(f"-name {options.instance}", str(error)) from None
+
+
+def _open_default_monitor(machine: Machine, monitors: Monitors, claim: Claim) -> None:
+    """Open a QMP monitor where the verbs look for it."""
     path = UnixAddress(path=str(claim.socket_path))
     default = SocketOptions(id=DEFAULT_MONITOR, addr=path, server=True, wait=False)
-    try:
-        with _naming(f"-name {options.instance}"):
-            chardev = machine.chardev_set.add(default)
-            chardev.claim("a monitor")
-            monitors.add(default, Mode.CONTROL, connected=chardev.set_connected)
-    except OptionError:
-        claim.release()
-        raise
-    return claim
+    with _naming(f"-name {claim.socket_path.name.removesuffix(SOCKET_SUFFIX)}"):
+        chardev = machine.chardev_set.add(default)
+        chardev.claim("a monitor")
+        monitors.add(default, Mode.CONTROL, connected=chardev.set_connected)
 
 
 def _hello(options: RunOptions, claim: Claim | None) -> str:

@@ -29,6 +29,7 @@ from vnic.filter import (
 from vnic.machine import place
 from vnic.machine.datapath import DataPaths, WireCommand
 from vnic.machine.health import Health
+from vnic.machine.journal import MachineJournal
 from vnic.machine.linklog import log_event
 from vnic.machine.nics import (
     DEVICES,
@@ -54,6 +55,7 @@ from vnic.monitor.schema import parse_flat_chardev
 from vnic.net.errors import DeviceNotFound, NetError
 from vnic.net.fault_info import FaultInfo, FaultShape, FaultWords
 from vnic.net.filters import Direction
+from vnic.net.journal import Entry, JournalQuery
 from vnic.net.names import is_identifier
 from vnic.net.netem.info import NetemInfo
 from vnic.net.netem.words import NetemWords
@@ -96,6 +98,7 @@ class Machine:
         self._name = name
         self.network = Network(loop)
         self.network.subscribe(log_event)
+        self.journal = MachineJournal(loop, self.network.journal)
         self._datapath = DataPaths(loop, self.network, wire)
         self._runstate = RunState.PRELAUNCH if paused else RunState.RUNNING
         self.fds = FdRegistry(inherited)
@@ -103,6 +106,8 @@ class Machine:
         self._backends = BackendContext(loop, self.network, self.chardev_set, fds=self.fds)
         self._nics: dict[str, PluggedNic] = {}
         self._health = Health(lag)
+        self.ends_by: ShutdownCause | None = None
+        """What asked for the end; None: nothing yet."""
         self._ended = asyncio.Event()
 
     # -- what there is ------------------------------------------------------------------------------------------
@@ -157,6 +162,10 @@ class Machine:
             for client in self.network.clients
             if client.model == "user"
         }
+
+    def history(self, query: JournalQuery) -> list[Entry] | asyncio.Future[list[Entry]]:
+        """query-link-log, query-journal."""
+        return self.journal.query(query)
 
     def topology(self) -> Topology:
         return self.network.topology(self._backends.hubs.listing())
@@ -338,6 +347,7 @@ class Machine:
     def quit(self, cause: ShutdownCause) -> None:
         if self._runstate is not RunState.SHUTDOWN:
             self._runstate = RunState.SHUTDOWN
+            self.ends_by = cause
             self.network.emit("SHUTDOWN", {"guest": False, "reason": str(cause)})
             self._loop.call_soon(self._ended.set)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vnic.monitor.passed_fds import FdRegistry
     from vnic.net.fault_info import FaultInfo, FaultShape, FaultWords
     from vnic.net.filters import Direction
+    from vnic.net.journal import Entry, JournalQuery
     from vnic.net.netem.info import NetemInfo
     from vnic.net.netem.words import NetemWords
     from vnic.net.network import Network
@@ -299,6 +300,9 @@ class MonitoredMachine(Protocol):
 
     def user_networks(self) -> Mapping[str, UserNetwork]:
         """The user netdevs by id, the oldest first."""
+
+    def history(self, query: JournalQuery) -> list[Entry] | asyncio.Future[list[Entry]]:
+        """The journal's records that `query` wants, the oldest first; a future where the database is read for them."""
 
     def topology(self) -> Topology:
         """The network as one document: `network.topology` given the hubs."""

@@ -111,7 +111,11 @@ class Journal:
     def keep_in(self, store: JournalStore, first_id: int) -> None:
         """From now on, tell `store` of the records; the next one has the id `first_id`, or a higher one."""
         self._store = store
-        self._next_id = max(self._next_id, first_id)
+        self.skip_to(first_id)
+
+    def skip_to(self, next_id: int) -> None:
+        """The next record has the id `next_id`, or a higher one."""
+        self._next_id = max(self._next_id, next_id)
 
     def record(
         self, name: str, kind: ClientType, link: UpDown, cause: Cause, caused_by: int | None = None
@@ -183,11 +187,14 @@ class Journal:
         found = list(islice((entry for entry in entries if query.wants(entry)), query.limit))
         return found if query.from_oldest else found[::-1]
 
+    @property
+    def oldest_id(self) -> int:
+        """The id of the oldest record in memory; the next one's, if there is none."""
+        return self._entries[0].id if self._entries else self._next_id
+
     def has_all(self, query: JournalQuery, found: list[Entry]) -> bool:
         """Whether `found`, the result of `query` from memory, lacks nothing of what was ever recorded."""
-        if not self._entries:
-            return self._next_id == 1
-        oldest = self._entries[0].id
+        oldest = self.oldest_id
         if oldest == 1:
             return True
         if query.from_oldest:

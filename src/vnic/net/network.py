@@ -21,7 +21,7 @@ from vnic.net.clock import Clock, Scheduler
 from vnic.net.errors import DeviceNotFound, NetError
 from vnic.net.faults import Faults
 from vnic.net.flaps import Flaps
-from vnic.net.journal import Journal, JournalQuery
+from vnic.net.journal import Journal
 from vnic.net.link import Links, new_hold
 from vnic.net.names import check_identifier
 from vnic.net.objects import Objects
@@ -29,7 +29,6 @@ from vnic.net.records import (
     VNIC,
     Cause,
     HoldKind,
-    LinkChange,
     LinkInfo,
 )
 from vnic.net.topology import Hubs, Topology
@@ -329,16 +328,6 @@ class Network:
             for client in clients
             if client in self.clients
         )
-
-    def query_link_log(
-        self, name: str | None = None, limit: int | None = None, after_id: int | None = None
-    ) -> list[LinkChange]:
-        """vnic's query-link-log. The log of a deleted client lasts as long as the journal keeps its records."""
-        JournalQuery(limit=limit, after_id=after_id).check()
-        changes = self.journal.select(name, limit, after_id)
-        if name is not None and not changes and not self.find_all(name):
-            raise DeviceNotFound(name)
-        return changes
 
     def topology(self, hubs: Hubs = ()) -> Topology:
         """The network as one document."""

@@ -112,6 +112,8 @@ class NoteKind(StrEnum):
     """A VM attached or detached, or its driver started or stopped the device."""
     IMPAIRED = "impaired"
     """Impairments of a wire were set, changed or cleared. `details` has `source`, the id of the object or the fault."""
+    LOST = "lost"
+    """Records before it were not stored, because the disk was full, gone or too slow."""
 
 
 class Note(msgspec.Struct, rename="kebab", omit_defaults=True):

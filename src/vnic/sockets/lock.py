@@ -63,9 +63,14 @@ _newest: Final[dict[int, _LockFile]] = {}
 class PathLock:
     """This process owns the path until `release`."""
 
-    def __init__(self, path: str) -> None:
-        """Raises PathError if another vnic has the path, or if no lock file can be made."""
+    def __init__(self, path: str, *, alone: bool = False, use: str = "listens there already") -> None:
+        """Raises PathError if another vnic has the path, or if no lock file can be made.
+
+        `alone`: the lock file is no link to another one's, so that any thread may take it. `use` is what the error says
+        of the other vnic."""
         self._path = os.path.abspath(path) + SUFFIX
+        self._alone = alone
+        self._use = use
         self.from_dead = False
         """The last holder was killed and cannot exit: it still has its socket, and will never serve it."""
         self._refusal = PathError(f"{self._path} keeps changing")
@@ -75,7 +80,7 @@ class PathLock:
         for _ in range(ATTEMPTS):
             try:
                 device = os.stat(os.path.dirname(self._path)).st_dev
-                shared = _newest.get(device)
+                shared = None if self._alone else _newest.get(device)
                 if shared is not None and shared.link(self._path):
                     return shared
                 # The first path, or there is a lock file, or there are no links here or too many (EMLINK).
@@ -90,7 +95,7 @@ class PathLock:
                     os.ftruncate(fd, 0)
                     os.pwrite(fd, _identity(os.getpid()).encode(), 0)
                     file = _LockFile(fd)
-                    if found.st_uid == os.geteuid():
+                    if found.st_uid == os.geteuid() and not self._alone:
                         _newest[device] = file
                     return file
             except OSError as error:
@@ -110,7 +115,7 @@ class PathLock:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(fd, 64, 0).decode(errors="replace")
-            self._refusal = PathError(f"{_name(holder)} listens there already")
+            self._refusal = PathError(f"{_name(holder)} {self._use}")
             if _is_gone(holder):
                 # Another vnic replaces the file just now (`_replaces`), or the holder is in another PID namespace.
                 os.sched_yield()

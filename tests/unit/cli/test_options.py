@@ -13,6 +13,7 @@ from vnic.cli.options import (
 )
 from vnic.cli.vm_options import is_vm_device
 from vnic.machine.datapath import Choice
+from vnic.machine.journal import JournalChoice
 from vnic.machine.nics import DEVICES, NOT_BUILT
 
 
@@ -336,3 +337,36 @@ def test_qmp_pretty() -> None:
     assert [(monitor.mode, monitor.pretty) for monitor in options.monitors] == [("control", True)]
     assert not options.default_qmp
     assert not parse_run(["-qmp-pretty", "none"]).default_qmp
+
+
+@pytest.mark.parametrize(
+    ("text", "choice"),
+    [
+        ("none", JournalChoice(on=False)),
+        ("./none", JournalChoice(path="./none")),
+        ("j.db", JournalChoice(path="j.db")),
+        ("a,,b.db,max-count=5", JournalChoice(path="a,b.db", max_count=5)),
+        ("max-age=2h,path=/j", JournalChoice(path="/j", max_age_s=7200.0)),
+        ("max-count=7", JournalChoice(max_count=7)),
+    ],
+)
+def test_journal(text: str, choice: JournalChoice) -> None:
+    assert parse_run(["-journal", text]).journal == choice
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("none,max-count=5", "'none' keeps no journal: it takes no bounds"),
+        ("j.db,max-count=0", "Parameter 'max-count' expects a number from 1 to 1000000000, not '0'"),
+        ("j.db,max-count=x", "Parameter 'max-count' expects a number from 1 to 1000000000, not 'x'"),
+        ("j.db,max-age=90", "Parameter 'max-age': '90' is no length of time (as 30m, 12h, 90d, 8w)"),
+        ("j.db,size=5", "Invalid parameter 'size'"),
+        ("path=", "Parameter 'path' expects a value"),
+        ("a\0b", "Parameter 'path' expects a value"),
+    ],
+)
+def test_journal_that_makes_no_sense(text: str, problem: str) -> None:
+    with pytest.raises(OptionError) as refused:
+        parse_run(["-journal", text])
+    assert refused.value.desc == problem

@@ -152,7 +152,7 @@ def test_backend_hold_brings_nic_down_with_caused_by(bench: Bench) -> None:
     _nic, device = bench.nic()
     netdev.hold(HoldKind.DISCONNECTED, "net0", "peer closed the connection")
     assert device.told == [False]
-    mine, nics = [entry for entry in bench.network.query_link_log() if entry.link == "down"]
+    mine, nics = [entry for entry in bench.network.journal.select() if entry.link == "down"]
     assert nics.caused_by == mine.id
     assert nics.cause == Cause("disconnected", "net0", "peer closed the connection")
 
@@ -201,7 +201,7 @@ def test_netdev_del_keeps_nic_and_new_netdev_plugs_in(bench: Bench) -> None:
     assert bench.network.nics[0].peer is again
     assert device.told == [False, True]
     assert bench.links() == [("nic0", "down"), ("nic0", "up")]
-    assert bench.network.query_link_log("nic0", limit=1)[0].cause == Cause(
+    assert bench.network.journal.select("nic0", limit=1)[0].cause == Cause(
         "no-peer", "qmp", "netdev net0 is back"
     )
 
@@ -220,7 +220,7 @@ def test_nic_created_on_held_wire_has_cause_of_hold(bench: Bench) -> None:
     netdev, _ = bench.netdev()
     netdev.hold(HoldKind.DISCONNECTED, "net0", "no peer yet")
     bench.nic()
-    (change,) = bench.network.query_link_log("nic0")
+    (change,) = bench.network.journal.select("nic0")
     assert change.link == "down"
     assert change.cause == Cause("disconnected", "net0", "no peer yet")
     assert netdev.last_change is not None
@@ -278,7 +278,7 @@ def test_seen_is_recorded_at_guests_read_of_new_state(bench: Bench) -> None:
     assert data["link"] == "down"
     assert data["latency-us"] == nic.guest.seen_latency_us
     assert len(bench.events) == 2
-    last = bench.network.query_link_log("nic0", limit=1)[0]
+    last = bench.network.journal.select("nic0", limit=1)[0]
     steps = (last.notified_us, last.interrupt_us, last.seen_us)
     assert None not in steps
     assert list(steps) == sorted(steps)  # type: ignore[type-var]  # none is None
@@ -337,7 +337,7 @@ def test_consequence_of_change_is_recorded_and_notified_after_it(bench: Bench) -
     assert seen_by_device == [True], "the consequence waits until its cause was told"
     assert far.told == [False]
     assert bench.links() == [("nic0", "down"), ("net1", "down"), ("nic1", "down")]
-    cause, at_netdev, at_nic = bench.network.query_link_log()[-3:]
+    cause, at_netdev, at_nic = bench.network.journal.select()[-3:]
     assert (cause.caused_by, at_netdev.caused_by, at_nic.caused_by) == (None, cause.id, at_netdev.id)
 
 
@@ -395,12 +395,12 @@ def test_link_log_is_paged_and_bounded(bench: Bench) -> None:
     for _ in range(5000):
         bench.network.set_link("nic0", False, "qmp")
         bench.network.set_link("nic0", True, "qmp")
-    log = bench.network.query_link_log("nic0")
+    log = bench.network.journal.select("nic0")
     assert len(log) == 4096
-    newest = bench.network.query_link_log("nic0", limit=2)
+    newest = bench.network.journal.select("nic0", limit=2)
     assert newest == log[-2:]
-    assert bench.network.query_link_log(after_id=log[0].id, limit=1) == [log[1]]
-    assert bench.network.query_link_log(limit=0) == []
+    assert bench.network.journal.select(after_id=log[0].id, limit=1) == [log[1]]
+    assert bench.network.journal.select(limit=0) == []
 
 
 def test_close_notifies_nics_and_closes_backends_first(bench: Bench) -> None:

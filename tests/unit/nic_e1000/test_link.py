@@ -17,7 +17,7 @@ LU = regs.STATUS_LU
 
 
 def last_step(rig: Rig) -> dict[str, object]:
-    found: dict[str, object] = as_sent(rig.network.query_link_log("nic0")[-1])
+    found: dict[str, object] = as_sent(rig.network.journal.select("nic0")[-1])
     return found
 
 

@@ -164,7 +164,7 @@ def test_read_of_old_status_is_not_seen(lab: VirtioLab) -> None:
     lab.set_link(False)
     lab.set_link(True)
     assert status(lab) == 1
-    log = lab.network.query_link_log("nic0")
+    log = lab.network.journal.select("nic0")
     assert [(entry.seen_us is not None, entry.link) for entry in log][-2:] == [(False, "down"), (True, "up")]
 
 

@@ -25,13 +25,14 @@ _PACKAGE_PARENT = str(Path(vnic.__file__).parents[1])
 
 
 class VnicProcess:
-    """A context manager around `vnic run ARGUMENTS`; `folder` is its own, for sockets, and goes with it. `environment`
-    is what its variables have beside ours."""
+    """A context manager around `vnic run ARGUMENTS`; `folder` is its own, for sockets and journal, and goes with it.
+    `environment` is what its variables have beside ours."""
 
     def __init__(self, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="vnic-bench-")
         self.folder = Path(self._scratch.name)
-        self._environment = {**os.environ, "PYTHONPATH": _PACKAGE_PARENT, **(environment or {})}
+        ours = {"PYTHONPATH": _PACKAGE_PARENT, "XDG_STATE_HOME": str(self.folder)}
+        self._environment = {**os.environ, **ours, **(environment or {})}
         self._arguments = [argument.replace("@", str(self.folder)) for argument in arguments]
         self.start_seconds = 0.0
         """From the start of the process to QMP's greeting."""

@@ -78,7 +78,10 @@ class Program:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 with_us(
-                    [sys.executable, "-m", "vnic", "run", "-name", f"demo-{name}", "-qmp", qmp, *options],
+                    [
+                        *(sys.executable, "-m", "vnic", "run", "-name", f"demo-{name}"),
+                        *("-journal", "none", "-qmp", qmp, *options),
+                    ],
                     "TERM",
                 ),
                 stdin=subprocess.DEVNULL,

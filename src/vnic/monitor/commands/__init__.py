@@ -1,14 +1,15 @@
 """The QMP commands, which `qmp.Dispatcher` runs.
 
 To add one, write its arguments' Struct and its function in one of these files. `control` is about the monitor itself,
-`fds` about descriptors that clients pass, `impair` about impairments of links, `net` about NICs, back-ends and links,
-`probes` about this QEMU's features,
-`vm_probes` about features it lacks, `devices` about the rest.
+`fds` about descriptors that clients pass, `net` about NICs, back-ends and links, `impair` about impairments of links,
+`history` about the journal, `probes` about this QEMU's features, `vm_probes` about features it lacks, `devices` about
+the rest.
 """
 
 from vnic.monitor.commands import (
     control,
     fds,
+    history,
     impair,
     net,
     probes,
@@ -25,6 +26,7 @@ __all__ = [
     "Command",
     "control",
     "fds",
+    "history",
     "impair",
     "machine",
     "net",

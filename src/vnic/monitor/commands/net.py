@@ -17,7 +17,7 @@ from vnic.monitor.types import RxFilterInfo
 from vnic.net.announce import AnnounceParameters
 from vnic.net.errors import NetError
 from vnic.net.flaps import COUNT_MAX, MS_MAX, SEED_MAX, FlapInfo, Pattern
-from vnic.net.records import LinkChange, LinkInfo
+from vnic.net.records import LinkInfo
 from vnic.net.topology import ClientNode, HubNode
 
 
@@ -170,15 +170,3 @@ def query_wire_stats(caller: Caller) -> list[WireStats] | asyncio.Future[list[Wi
 def query_tunnels(caller: Caller) -> list[TunnelInfo] | asyncio.Future[list[TunnelInfo]]:
     """The tunnels, what their continuity checks say of both ends, and the datagrams that were dropped."""
     return caller.machine.tunnels()
-
-
-class QueryLinkLog(msgspec.Struct, rename="kebab"):
-    name: str | None = None
-    limit: int | None = None
-    after_id: int | None = None
-
-
-@command("query-link-log")
-def query_link_log(caller: Caller, args: QueryLinkLog) -> list[LinkChange]:
-    """The journal, oldest first; with `after-id`, the changes after that one."""
-    return caller.machine.network.query_link_log(args.name, args.limit, args.after_id)
