@@ -19,7 +19,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.fakes.wire_ends import framed
+import msgspec
+from tests.fakes.tunnel_peer import CONFIG
+from tests.fakes.wire_ends import framed, sockaddr_in
 from tests.fakes.wire_program import (
     MAX_FRAME,
     Flow,
@@ -32,6 +34,7 @@ from tests.fakes.wire_program import (
 )
 from tests.fuzz.wire_guest import HostileGuest
 from tests.fuzz.wire_kicks import Kicks
+from tests.fuzz.wire_tunnel import HostileTunnel
 
 from vnic.dataplane.wire.messages import (
     VLAN_BYTES,
@@ -51,6 +54,7 @@ from vnic.dataplane.wire.messages import (
     WireSet,
     pack_request,
 )
+from vnic.dataplane.wire.tunnel_messages import CcmMode, CcmSet, SocketAdd, SocketRemove
 
 STEPS = 400
 CHECK_EVERY = 25
@@ -137,7 +141,7 @@ class Case:
         self.source = source = random.Random(seed)
         self.workers = source.choice([1, 1, 2, 3])
         self.wire = WireProgram(program, workers=self.workers, spin_us=source.choice([0, 0, 50, 1000]))
-        self.ports: dict[int, HostileGuest | Peer] = {}
+        self.ports: dict[int, HostileGuest | Peer | HostileTunnel] = {}
         self.kicks: dict[int, Kicks] = {}
         self.lost: set[int] = set()
         self.lock = threading.Lock()
@@ -180,7 +184,7 @@ class Case:
             elif source.random() < (0.5 if port in self.lost else 0.02):
                 self.lost.discard(port)
                 self._forget(port)
-                self._ask(PortRemove(port))
+                self._remove(port)
             elif source.random() < 0.15:
                 self._control(port)
             else:
@@ -190,19 +194,20 @@ class Case:
                         self.kicks[port].step()
 
     def _add(self, port: int) -> None:
-        self._ask(PortRemove(port))
-        far: HostileGuest | Peer
+        self._remove(port)
+        kind = self.source.choices((HostileGuest, Peer, HostileTunnel), (5, 3, 3))[0]
         try:
-            if self.source.random() < 0.6:
-                far = HostileGuest(self.source, self.wire, port)
-            else:
-                far = Peer(self.source, self.wire, port)
+            far = kind(self.source, self.wire, port)
         except Refused:
             return  # a mutated request made a port of that number
         self.ports[port] = far
         if isinstance(far, HostileGuest) and self.source.random() < 0.5:
             with contextlib.suppress(Refused):  # the guest has broken off already
                 self.kicks[port] = Kicks(self.source, self.wire, port)
+
+    def _remove(self, port: int) -> None:
+        self._ask(PortRemove(port))
+        self._ask(SocketRemove(port))
 
     def _forget(self, port: int) -> None:
         self.ports.pop(port).close()
@@ -223,9 +228,12 @@ class Case:
 
     def _control(self, port: int) -> None:
         source = self.source
-        match source.randrange(8):
+        far = self.ports[port]
+        match source.randrange(9):
             case 0 | 1 | 2:
                 self._join()
+            case 7 if isinstance(far, HostileTunnel):
+                self._ask(far.request())
             case 3:
                 self._ask(Inject(port, source.randrange(3), self._frame(), source.random() < 0.5))
             case 4:
@@ -259,6 +267,7 @@ class Case:
                 Dump(port, 1),
                 AddDoorbell(port, 4, 0x3000, 0x1000, 4),
             ),
+            *(CcmSet(port, 1), SocketAdd(port), tunnel(port)),
         ]
         data = bytearray(pack_request(0, source.choice(requests)))
         for _ in range(source.randrange(4)):
@@ -277,6 +286,8 @@ class Case:
         for port in self.wire.all_stats():
             if not OURS <= port < OURS + 64:
                 self._ask(PortRemove(port))
+        for port in HOSTILE_PORTS:
+            self._ask(SocketRemove(port))
 
     def _scribble(self, seed: float) -> None:
         """What a guest's other processors do meanwhile: write anything anywhere."""
@@ -287,6 +298,12 @@ class Case:
                 if guests:
                     source.choice(guests).scribble(source, 50)
             self.ended.wait(0.0002)
+
+
+def tunnel(port: int) -> PortAdd:
+    config = msgspec.structs.replace(CONFIG, socket=port, interval_us=3333, mode=CcmMode.ON)
+    dest = sockaddr_in(("127.0.0.1", 9))
+    return PortAdd(port, Kind.TUNNEL, max_frame=1514, dest=dest, own=config.pack())
 
 
 def descriptors(wire: WireProgram) -> int:
