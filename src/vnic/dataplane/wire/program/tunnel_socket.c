@@ -2,7 +2,9 @@
  * See tunnel.h.
  *
  * It is read until it is empty, whatever the wires take: a tunnel whose wire has no room must not hold up the others, nor
- * its own CCMs. What the wire does not take waits at the tunnel, up to a bound. */
+ * its own CCMs. What the wire does not take waits at the tunnel, up to a bound.
+ *
+ * What comes as a run was cut by the peer, which had it from a guest as one: where the wire takes that, it is joined. */
 #include <errno.h>
 #include <linux/sock_diag.h>
 #include <netinet/udp.h>
@@ -11,6 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "join.h"
 #include "table.h"
 #include "tunnel.h"
 #include "worker.h"
@@ -22,6 +25,7 @@
 #endif
 
 #define READS 32u             /* datagrams, or runs of them, in one turn */
+#define SEGMENTS 512u         /* frames that are looked at together */
 #define RUN_MAX 128u          /* datagrams of one run (the kernel's UDP_MAX_SEGMENTS) */
 #define KEPT_BYTES (1u << 20) /* of frames that wait at one tunnel for its wire */
 #define SKB_MIN 512u          /* of a socket's memory, for one datagram, at least */
@@ -33,8 +37,7 @@ static struct tunnel_socket *sockets;
 /* An Ethernet frame in the thread's pool. */
 struct arrived {
     struct tunnel_port *tunnel;
-    uint8_t *bytes;
-    size_t len;
+    struct segment frame;
 };
 
 bool complain(struct complaint *complaint)
@@ -150,39 +153,18 @@ static bool take(struct tunnel_socket *socket, const struct sockaddr_storage *so
     }
     if (!open_datagram(tunnel, datagram, &len))
         return false;
-    *arrived = (struct arrived){tunnel, datagram + VXLAN_HEADER, len - VXLAN_HEADER};
-    if (!tunnel_owns(tunnel, arrived->bytes, arrived->len))
+    *arrived = (struct arrived){tunnel, {datagram + VXLAN_HEADER, len - VXLAN_HEADER}};
+    if (!tunnel_owns(tunnel, arrived->frame.bytes, arrived->frame.len))
         return true;
-    mep_receive(tunnel, arrived->bytes, arrived->len);
+    mep_receive(tunnel, arrived->frame.bytes, arrived->frame.len);
     return false;
 }
 
 /* -- frames ------------------------------------------------------------------------------------------------------- */
 
-/* Up to BATCH frames of one tunnel. */
-static void deliver(const struct arrived *arrived, unsigned count)
+static void send_frames(struct tunnel_port *tunnel, const struct frame *frames, unsigned n)
 {
-    struct tunnel_port *tunnel = arrived->tunnel;
     struct port *port = &tunnel->port;
-    struct frame frames[BATCH];
-    struct iovec iov[BATCH];
-    unsigned n = 0;
-    for (unsigned i = 0; i < count; i++) {
-        if (tunnel_is_long(tunnel, arrived[i].bytes, arrived[i].len)) {
-            port->stats.too_long++;
-        } else if (tunnel->to_control) {
-            if (event_frame_received(port, arrived[i].bytes, (uint32_t)arrived[i].len)) {
-                port->stats.frames_in++;
-                port->stats.bytes_in += arrived[i].len;
-            } else {
-                port->stats.no_room++;
-            }
-        } else {
-            iov[n] = (struct iovec){arrived[i].bytes, arrived[i].len};
-            frames[n] = (struct frame){.iov = &iov[n], .iovcnt = 1, .len = (uint32_t)arrived[i].len};
-            n++;
-        }
-    }
     unsigned taken = 0;
     if (n && backlog_is_empty(&tunnel->backlog))
         taken = wire_send(port, 0, frames, n);
@@ -192,12 +174,52 @@ static void deliver(const struct arrived *arrived, unsigned count)
     port_run(port, 0); /* it waits for room */
 }
 
+static void send_to_control(struct tunnel_port *tunnel, const struct segment *segments, unsigned n)
+{
+    struct stats *stats = &tunnel->port.stats;
+    for (unsigned i = 0; i < n; i++) {
+        if (event_frame_received(&tunnel->port, segments[i].bytes, (uint32_t)segments[i].len)) {
+            stats->frames_in++;
+            stats->bytes_in += segments[i].len;
+        } else {
+            stats->no_room++;
+        }
+    }
+}
+
+/* Frames of one tunnel, in order. */
+static void deliver(struct tunnel_port *tunnel, const struct segment *segments, unsigned n)
+{
+    struct frame frames[BATCH];
+    struct iovec iov[BATCH * 2];
+    if (tunnel->to_control) {
+        send_to_control(tunnel, segments, n);
+        return;
+    }
+    uint32_t takes = wire_takes(&tunnel->port);
+    for (unsigned at = 0; at < n;) {
+        unsigned count = 0, pieces = 0;
+        for (; at < n && count < BATCH && pieces <= BATCH; count++) {
+            at += join_segments(segments + at, n - at, takes, &frames[count], iov + pieces);
+            pieces += frames[count].iovcnt;
+        }
+        send_frames(tunnel, frames, count);
+    }
+}
+
 static void deliver_all(const struct arrived *arrived, unsigned count)
 {
-    for (unsigned at = 0, end; at < count; at = end) {
-        for (end = at + 1; end < count && end - at < BATCH && arrived[end].tunnel == arrived[at].tunnel; end++)
-            ;
-        deliver(arrived + at, end - at);
+    for (unsigned at = 0; at < count;) {
+        struct tunnel_port *tunnel = arrived[at].tunnel;
+        struct segment segments[SEGMENTS];
+        unsigned n = 0;
+        for (; at < count && n < SEGMENTS && arrived[at].tunnel == tunnel; at++) {
+            if (tunnel_is_long(tunnel, arrived[at].frame.bytes, arrived[at].frame.len))
+                tunnel->port.stats.too_long++;
+            else
+                segments[n++] = arrived[at].frame;
+        }
+        deliver(tunnel, segments, n);
     }
 }
 

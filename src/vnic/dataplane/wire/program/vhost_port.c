@@ -430,6 +430,12 @@ static bool takes(const struct vhost_port *vhost, const struct frame *frame)
     return !(frame->hdr.flags & NET_NEEDS_CSUM && is_dhcp_reply(frame));
 }
 
+static uint32_t vhost_takes(struct port *port)
+{
+    const struct vhost_port *vhost = vhost_port(port);
+    return vhost->rx_offload ? vhost->rx_gso : 0;
+}
+
 /* Frames into the common kind of chain: one writable buffer in the region of the last one, long enough. Returns how many;
  * the next one needs `put`, is filtered, or finds no room. First the places of some frames are found, so that they are in the cache
  * when the frames are copied. */
@@ -635,6 +641,7 @@ const struct port_ops vhost_port_ops = {
     .add = vhost_user_add,
     .remove = vhost_user_remove,
     .receive = vhost_receive,
+    .takes = vhost_takes,
     .poll = vhost_poll,
     .await_frames = vhost_await_frames,
     .await_room = vhost_await_room,

@@ -153,6 +153,22 @@ unsigned wire_send(struct port *from, unsigned queue, const struct frame *frames
     return taken;
 }
 
+uint32_t wire_takes(const struct port *from)
+{
+    const struct wire *wire = from->wire;
+    uint32_t takes = wire && wire->n > 1 ? UINT32_MAX : 0;
+    for (uint32_t i = 0; takes && i < wire->n; i++) {
+        struct port *to = wire->ports[i];
+        if (to == from)
+            continue;
+        if (to->ops->takes)
+            takes &= to->ops->takes(to);
+        else if (!(to->flags & PORT_OFFLOAD))
+            takes = 0;
+    }
+    return takes;
+}
+
 /* Whether frames of this source go to this queue. */
 static bool goes_to(const struct source *source, const struct port *to, unsigned queue)
 {

@@ -88,6 +88,9 @@ struct port_ops {
      * be used until it returns, so one sendmmsg can take them all. */
     unsigned (*receive)(struct port *, unsigned queue, const struct frame *frames, unsigned n);
 
+    /* Bits 1 << gso_type: such frames are delivered as they are. NULL: all with PORT_OFFLOAD, else none. */
+    uint32_t (*takes)(struct port *);
+
     /* Read up to BATCH frames, and pass them on with wire_send (one call for all of them is best). Returns how many
      * frames moved (drops included). 0: nothing is there, or the wire has no room; with a descriptor, only after EAGAIN
      * or no room, because the watch is edge-triggered. Runs again when its watch or wire_has_room says so. */
@@ -179,6 +182,9 @@ static inline bool parts_wait(struct port *port, unsigned done)
  * those taken. Returns how many were taken; fewer than n: keep the rest, return from `poll`, which will run again when
  * there is room. Without a wire all are dropped (no_peer). */
 unsigned wire_send(struct port *from, unsigned queue, const struct frame *frames, unsigned n);
+
+/* Bits 1 << gso_type: whether all other ports of its wire take such frames as they are. */
+uint32_t wire_takes(const struct port *from);
 
 /* There is room at `queue` of this port: the sources that wait for it run again. */
 void wire_has_room(struct port *port, unsigned queue);
