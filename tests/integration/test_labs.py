@@ -213,7 +213,7 @@ def test_impairments_of_a_link(labs: Labs) -> None:
 
     assert impaired() == ["delay 10ms, loss 0.5%"]
     labs.write(TWO.replace("state: down", "impairments: {delay: 20ms}"))
-    assert "1 impairment added" in labs.verb("up", "lab.yml")
+    assert "1 impairment set or cleared" in labs.verb("up", "lab.yml")
     assert impaired() == ["delay 20ms"]
     labs.verb("down")
 

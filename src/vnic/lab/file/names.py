@@ -17,7 +17,11 @@ def nic_id(end: End) -> str:
 
 def netdev_id(end: End) -> str:
     """What the NIC of this end is plugged into."""
-    return f"{nic_id(end)}-end"
+    return netdev_of(nic_id(end))
+
+
+def netdev_of(nic: str) -> str:
+    return f"{nic}-end"
 
 
 def cable_name(a: End, b: End) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from vnic.lab.file.names import cable_name, natural, netdev_id, nic_id
+from vnic.lab.file.names import cable_name, natural, netdev_id, netdev_of, nic_id
 from vnic.lab.file.problems import BadLab, Problem
 from vnic.lab.file.types import GUESTS, VMS, End, Lab, Link, Node, NodeKeys
 
@@ -45,11 +45,12 @@ class Guest(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct):
-    """All that a lab's vnic has: options as QMP takes them, by id. `down` has the netdevs that an operator holds."""
+    """All that a lab's vnic has: options as QMP takes them, by id. `impaired` has the words of netem by the NIC at a
+    link's first end, `down` the netdevs that an operator holds."""
 
     netdevs: dict[str, Options] = msgspec.field(default_factory=dict)
     nics: dict[str, Options] = msgspec.field(default_factory=dict)
-    objects: dict[str, Options] = msgspec.field(default_factory=dict)
+    impaired: dict[str, Options] = msgspec.field(default_factory=dict)
     down: list[str] = msgspec.field(default_factory=list)
     guests: dict[str, Guest] = msgspec.field(default_factory=dict)
 
@@ -96,9 +97,7 @@ def _add_link(plan: Plan, lab: Lab, link: Link) -> None:
         if link.down:
             plan.down.append(options["id"])
     if link.impairments is not None:
-        name = f"{nic_id(link.a)}-netem"
-        options = {"qom-type": "netem", "id": name, "netdev": netdev_id(link.a), "queue": "all"}
-        plan.objects[name] = options | link.impairments.words()
+        plan.impaired[nic_id(link.a)] = dict(link.impairments.words())
 
 
 def _far_netdev(node: Node, link: Link) -> Options:
@@ -153,14 +152,7 @@ def steps(old: Plan, new: Plan) -> list[Step]:
     """What leads from a running plan to another. What is equal in both is left alone."""
     gone_netdevs = _gone(old.netdevs, new.netdevs)
     gone_nics = _gone(old.nics, new.nics)
-    # A netem goes with its netdev, and ends of one cable are made anew together.
-    gone_objects = {
-        name
-        for name, options in old.objects.items()
-        if options != new.objects.get(name) or options["netdev"] in gone_netdevs
-    }
     found = [Step("stop", name) for name in _gone(old.guests, new.guests)]
-    found += [Step("object-del", name, {"id": name}) for name in sorted(gone_objects)]
     found += [Step("device_del", name, {"id": name}) for name in gone_nics]
     found += [Step("netdev_del", name, {"id": name}) for name in gone_netdevs]
     for name, options in new.netdevs.items():
@@ -172,11 +164,11 @@ def steps(old: Plan, new: Plan) -> list[Step]:
         for name, options in new.nics.items()
         if name not in old.nics or name in gone_nics
     ]
-    found += [
-        Step("object-add", name, options)
-        for name, options in new.objects.items()
-        if name not in old.objects or name in gone_objects
-    ]
+    for name in dict.fromkeys((*old.impaired, *new.impaired)):  # impairments go with their netdev
+        words = new.impaired.get(name)
+        before = None if netdev_of(name) in gone_netdevs else old.impaired.get(name)
+        if words != before:
+            found.append(Step("link-impair", name, {"name": name, "clear": True, **(words or {})}))
     for name in new.netdevs:
         kept = name in old.netdevs and name not in gone_netdevs
         if kept and (name in old.down) != (name in new.down):
@@ -195,7 +187,7 @@ def types(plan: Plan) -> tuple[set[str], set[str]]:
     """The types of netdevs and of objects that the plan needs."""
     return (
         {options["type"] for options in plan.netdevs.values()},
-        {options["qom-type"] for options in plan.objects.values()},
+        {"netem"} if plan.impaired else set(),
     )
 
 
@@ -210,13 +202,14 @@ def take(plan: Plan, step: Step, new: Plan) -> None:
         plan.nics.pop(name, None)
     elif step.do == "device_add":
         plan.nics[name] = new.nics[name]
-    elif step.do == "object-del":
-        plan.objects.pop(name, None)
-    elif step.do == "object-add":
-        plan.objects[name] = new.objects[name]
+    elif step.do == "link-impair":
+        plan.impaired.pop(name, None)
+        if name in new.impaired:
+            plan.impaired[name] = new.impaired[name]
     elif step.do == "netdev_del":
         plan.netdevs.pop(name, None)
         plan.down = [each for each in plan.down if each != name]
+        plan.impaired = {nic: words for nic, words in plan.impaired.items() if netdev_of(nic) != name}
     else:
         if step.do == "netdev_add":
             plan.netdevs[name] = new.netdevs[name]

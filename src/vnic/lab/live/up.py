@@ -228,8 +228,7 @@ _WORDS: Final = {
     "netdev_del": ("netdev", "deleted"),
     "device_add": ("NIC", "added"),
     "device_del": ("NIC", "deleted"),
-    "object-add": ("impairment", "added"),
-    "object-del": ("impairment", "deleted"),
+    "link-impair": ("impairment", "set or cleared"),
     "set_link": ("end", "plugged or pulled"),
 }
 

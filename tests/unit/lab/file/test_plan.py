@@ -60,7 +60,13 @@ def test_the_plan_of_a_ring() -> None:
 )
 def test_impairments_are_those_of_an_object(words: str) -> None:
     """Each word of a lab is a property of a netem, in a form that it takes."""
-    [options] = plan_of(RING.replace("delay: 10ms, loss: 0.5", words)).objects.values()
+    plan = plan_of(RING.replace("delay: 10ms, loss: 0.5", words))
+    options = {
+        "qom-type": "netem",
+        "id": "n0",
+        "netdev": plan.nics["c.eth1"]["netdev"],
+        **plan.impaired["c.eth1"],
+    }
     made = convert_to_shape(object_options(object_structs()), options)
     assert isinstance(made, NetemOptions)
     with asyncio.Runner() as runner:
@@ -159,7 +165,7 @@ def test_nothing_differs() -> None:
 
 def test_from_nothing_in_order() -> None:
     kinds = [step.do for step in steps(Plan(), plan_of(RING))]
-    assert kinds == ["netdev_add"] * 6 + ["device_add"] * 6 + ["object-add"] + ["boot"] * 2
+    assert kinds == ["netdev_add"] * 6 + ["device_add"] * 6 + ["link-impair"] + ["boot"] * 2
 
 
 def test_a_cable_is_plugged() -> None:
@@ -175,7 +181,10 @@ def test_a_cable_is_pulled_from_the_start() -> None:
 
 
 def test_impairments_change_alone() -> None:
-    assert done(RING, RING.replace("10ms", "20ms")) == ["object-del c.eth1-netem", "object-add c.eth1-netem"]
+    (step,) = steps(plan_of(RING), plan_of(RING.replace("10ms, loss: 0.5", "20ms")))
+    assert step == Step("link-impair", "c.eth1", {"name": "c.eth1", "clear": True, "delay": "20ms"})
+    (step,) = steps(plan_of(RING), plan_of(RING.replace("    impairments: {delay: 10ms, loss: 0.5}\n", "")))
+    assert step == Step("link-impair", "c.eth1", {"name": "c.eth1", "clear": True})
 
 
 def test_follow_changes_both_ends_and_no_guest() -> None:
@@ -185,13 +194,12 @@ def test_follow_changes_both_ends_and_no_guest() -> None:
     ]
 
 
-def test_a_netem_goes_and_comes_with_its_netdev() -> None:
+def test_impairments_go_and_come_with_their_netdev() -> None:
     changed = RING.replace("state: down", "state: down\n    follow: none")
     assert done(RING, changed) == [
-        "object-del c.eth1-netem",
         *("netdev_del c.eth1-end", "netdev_del a.eth10-end"),
         *("netdev_add c.eth1-end", "netdev_add a.eth10-end"),
-        "object-add c.eth1-netem",
+        "link-impair c.eth1",
     ]
 
 
@@ -244,14 +252,12 @@ def test_steps_lead_from_any_plan_to_any_other_also_half_way_back(seed: int) -> 
 
 def apply(plan: Plan, step: Step, new: Plan) -> None:
     """As vnic would, which refuses an id twice, and a netdev's deletion takes its objects along."""
-    if step.do in ("netdev_add", "device_add", "object-add"):
-        assert step.name not in plan.netdevs | plan.nics | plan.objects
-    if step.do == "object-add":
-        assert step.arguments["netdev"] in plan.netdevs
-    if step.do == "netdev_del":
-        assert not [each for each in plan.objects.values() if each["netdev"] == step.name]
+    if step.do in ("netdev_add", "device_add"):
+        assert step.name not in plan.netdevs | plan.nics
+    if step.do == "link-impair":
+        assert plan.nics[step.name]["netdev"] in plan.netdevs
     take(plan, step, new)
 
 
 def normal(plan: Plan) -> tuple[object, ...]:
-    return plan.netdevs, plan.nics, plan.objects, sorted(plan.down), plan.guests
+    return plan.netdevs, plan.nics, plan.impaired, sorted(plan.down), plan.guests
