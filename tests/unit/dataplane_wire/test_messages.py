@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vnic.dataplane.wire import impair_messages as i
 from vnic.dataplane.wire import messages as m
 from vnic.dataplane.wire import tunnel_messages as t
 from vnic.dataplane.wire.layout import MessageError
@@ -28,6 +29,14 @@ def flags(kind: Any) -> st.SearchStrategy[Any]:
     return st.sets(st.sampled_from(list(kind))).map(lambda found: kind(sum(found)))
 
 
+FIVE = st.tuples(*[U32] * 5)
+DIRECTIONS = st.sampled_from(i.ImpairDirection)
+IMPAIR_STATES = st.builds(i.ImpairState, U64, FIVE, U32)
+IMPAIRMENTS = st.builds(
+    i.Impairment,
+    *(U32, U64, U64, U64, U32, U32, U32, U32, FIVE, U32, U32),
+    st.lists(st.integers(-32768, 32767), max_size=20).map(tuple),
+)
 REQUESTS = st.one_of(
     st.builds(m.Hello, U32, U32, U32),
     st.builds(m.PortAdd, U32, st.sampled_from(m.Kind), U32, flags(m.PortFlag), U32, BYTES, BYTES),
@@ -53,6 +62,8 @@ REQUESTS = st.one_of(
     st.builds(t.PortToControl, U32, st.booleans()),
     st.builds(t.GetTunnelStats, U32),
     st.builds(t.GetSocketStats, U32),
+    st.builds(i.Impair, U32, DIRECTIONS, st.none() | IMPAIRMENTS, IMPAIR_STATES, st.booleans()),
+    st.builds(i.GetImpairment, U32, DIRECTIONS),
 )
 STATES = st.builds(
     t.TunnelState,
@@ -99,11 +110,17 @@ def test_counters_of_tunnels_come_back(tunnel: t.TunnelStats, sockets: t.SocketS
     assert t.SocketStats.parse(sockets.pack()) == sockets
 
 
+@given(st.builds(i.ImpairReply, IMPAIR_STATES, *[U64] * 8))
+def test_replies_about_impairments_come_back(reply: i.ImpairReply) -> None:
+    assert i.ImpairReply.parse(reply.pack()) == reply
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_parsed_or_refused(data: bytes) -> None:
     for parse in (
         *(m.parse_request, m.parse_answer, Stats.parse, HelloReply.parse),
         *(t.TunnelConfig.parse, t.TunnelState.parse, t.TunnelStats.parse, t.SocketStats.parse),
+        i.ImpairReply.parse,
     ):
         try:
             parse(data)

@@ -13,6 +13,7 @@ from typing import ClassVar, Final, TypeAlias, get_args
 import msgspec
 
 from vnic.dataplane.wire import tunnel_messages as t
+from vnic.dataplane.wire.impair_messages import GetImpairment, Impair
 from vnic.dataplane.wire.layout import MessageError, cut, first, fixed
 
 VERSION: Final = 1
@@ -278,8 +279,19 @@ class GetStats(msgspec.Struct, frozen=True):
 _OfTunnels: TypeAlias = (
     t.SocketAdd | t.SocketRemove | t.CcmSet | t.PortToControl | t.GetTunnelStats | t.GetSocketStats
 )
+_OfImpairments: TypeAlias = Impair | GetImpairment
 Request: TypeAlias = (
-    Hello | PortAdd | PortRemove | AddDoorbell | WireSet | SetFilter | Dump | Inject | GetStats | _OfTunnels
+    Hello
+    | PortAdd
+    | PortRemove
+    | AddDoorbell
+    | WireSet
+    | SetFilter
+    | Dump
+    | Inject
+    | GetStats
+    | _OfTunnels
+    | _OfImpairments
 )
 _REQUESTS: Final = {each.type: each for each in get_args(Request)}
 

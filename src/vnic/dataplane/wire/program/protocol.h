@@ -28,6 +28,8 @@ enum request {
     REQUEST_TUNNEL_STATS = 14,
     REQUEST_SOCKET_STATS = 15,
     REQUEST_DOORBELL = 16,
+    REQUEST_IMPAIR = 20,
+    REQUEST_IMPAIR_STATS = 21,
 };
 
 enum reply_or_event {
@@ -227,6 +229,77 @@ struct message_queues {
     uint32_t pairs; /* 1 up to the port's `queues` */
 };
 _Static_assert(sizeof(struct message_queues) == 16, "queues");
+
+/* -- impairments (impair.h has what they do) --------------------------------------------------------------------- */
+
+enum impair_direction {
+    IMPAIR_OUT = 1, /* frames that are delivered to the port (netem's queue=rx of that netdev) */
+    IMPAIR_IN = 2,  /* frames that come from it */
+};
+
+enum impair_flag {
+    IMPAIR_ON = 1,    /* not set: the impairment ends, and what is under way is dropped */
+    IMPAIR_STATE = 2, /* one that is there takes `state`, too; a new one does so in any case */
+};
+
+/* What random numbers with a correlation are drawn for. */
+enum draw { DRAW_DELAY, DRAW_LOSS, DRAW_DUPLICATE, DRAW_CORRUPT, DRAW_REORDER, DRAWS };
+
+/* What the next decision depends on, beside the parameters. */
+struct impair_state {
+    uint64_t random;
+    uint32_t last[DRAWS];
+    uint32_t counter; /* frames since the last one that was reordered, up to the gap */
+};
+_Static_assert(sizeof(struct impair_state) == 32, "impair state");
+
+struct message_impair {
+    struct message_head head;
+    uint32_t port;
+    uint32_t direction;
+    uint32_t flags;
+    uint32_t limit; /* frames under way: 1 to IMPAIR_LIMIT_MAX */
+    uint64_t delay_ns; /* up to IMPAIR_NS_MAX, as the jitter */
+    uint64_t jitter_ns;
+    uint64_t rate; /* bytes per second: up to IMPAIR_RATE_MAX; 0: no limit */
+    uint32_t loss; /* probabilities: of 2^32 - 1 */
+    uint32_t duplicate;
+    uint32_t corrupt;
+    uint32_t reorder;
+    uint32_t correlation[DRAWS];
+    uint32_t gap;       /* every gap-th frame may be reordered; 0: none is */
+    uint32_t max_frame; /* bytes: longer ones are lost; 0: none is */
+    uint32_t entries;   /* of the table of the jitter's distribution: up to IMPAIR_ENTRIES_MAX; 0: uniform */
+    struct impair_state state;
+    int16_t table[];
+};
+_Static_assert(sizeof(struct message_impair) == 128, "impair");
+#define IMPAIR_LIMIT_MAX 1000000u
+#define IMPAIR_BYTES_MAX (256u << 20) /* of the frames under way in one direction */
+#define IMPAIR_NS_MAX UINT64_C(3600000000000)
+#define IMPAIR_RATE_MAX UINT64_C(1000000000000)
+#define IMPAIR_ENTRIES_MAX 16384u
+
+struct message_impair_stats {
+    struct message_head head;
+    uint32_t port;
+    uint32_t direction;
+};
+_Static_assert(sizeof(struct message_impair_stats) == 16, "impair stats");
+
+/* The reply to both: as it is now, or as it was at the end. */
+struct impair_reply {
+    struct impair_state state;
+    uint64_t passed; /* left for the next place */
+    uint64_t lost;
+    uint64_t duplicated;
+    uint64_t corrupted;
+    uint64_t reordered;
+    uint64_t over_limit;
+    uint64_t too_long;
+    uint64_t waiting; /* under way; at the end, dropped with it */
+};
+_Static_assert(sizeof(struct impair_reply) == 96, "impair reply");
 
 struct event_port_lost {
     struct message_head head;
