@@ -31,6 +31,8 @@ struct call {
         const struct message_tunnel_stats *tunnel_stats;
         const struct message_socket_stats *socket_stats;
         const struct message_doorbell *doorbell;
+        const struct message_impair *impair;
+        const struct message_impair_stats *impair_stats;
     };
     size_t len;
     int *fds; /* set to -1 where they are taken */

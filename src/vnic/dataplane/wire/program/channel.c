@@ -11,6 +11,7 @@
 #include "call.h"
 #include "doorbell.h"
 #include "events.h"
+#include "line.h"
 #include "main_loop.h"
 #include "memory.h"
 #include "sandbox.h"
@@ -147,6 +148,7 @@ static int port_remove(struct call *call)
     struct worker *worker = port->worker;
     worker_lock(worker);
     wire_leave(port);
+    line_remove_all(port);
     worker_remove_port(port);
     dump_remove_all(port);
     if (port->ops->state)
@@ -154,6 +156,7 @@ static int port_remove(struct call *call)
     port->ops->remove(port);
     port_free(port);
     worker_unlock(worker);
+    line_free_discarded();
     memory_unmap_discarded();
     return 0;
 }
@@ -344,6 +347,9 @@ static const struct {
     [REQUEST_TUNNEL_STATS] = {tunnel_stats, sizeof(struct message_tunnel_stats), sizeof(struct message_tunnel_stats),
                               false},
     [REQUEST_SOCKET_STATS] = {socket_stats, sizeof(struct message_socket_stats), sizeof(struct message_socket_stats),
+                               false},
+    [REQUEST_IMPAIR] = {impair_request, sizeof(struct message_impair), MESSAGE_MAX, false},
+    [REQUEST_IMPAIR_STATS] = {impair_stats_request, sizeof(struct message_impair_stats), sizeof(struct message_impair_stats),
                               false},
 };
 

@@ -30,8 +30,15 @@ int wire_set(uint32_t id, struct port *const *ports, uint32_t n);
 /* Main thread, workers locked: the port leaves its wire. */
 void wire_leave(struct port *port);
 
+/* Locked: all that comes from this port looks again whether there is room; what comes from the others of its wire. */
+void port_run_all(struct port *port);
+void wire_run_others(struct port *port);
+
 /* Deliver frames at one port, as wire_send does for each port of a wire. */
 unsigned wire_deliver(struct port *to, unsigned queue, const struct frame *frames, unsigned n);
+
+/* Worker: frames leave a line for where it leads now. Returns how many were taken. */
+unsigned wire_pass_on(struct line *line, unsigned queue, const struct frame *frames, unsigned n);
 
 /* Main thread, locked: INJECT. Whether the frame was taken. */
 bool wire_inject(struct port *port, unsigned queue, uint32_t direction, const struct frame *frame);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "line.h"
 #include "memory.h"
 #include "table.h"
 #include "worker.h"
@@ -87,7 +88,7 @@ void port_free(struct port *port)
 
 /* -- frames --------------------------------------------------------------------------------------------------- */
 
-unsigned wire_deliver(struct port *to, unsigned queue, const struct frame *frames, unsigned n)
+static unsigned deliver_now(struct port *to, unsigned queue, const struct frame *frames, unsigned n)
 {
     uint32_t active = to->active;
     if (unlikely(!active || to->lost)) {
@@ -100,6 +101,13 @@ unsigned wire_deliver(struct port *to, unsigned queue, const struct frame *frame
     if (unlikely(to->dumps != NULL) && taken)
         dump_frames(to, DUMP_RX, frames, taken);
     return taken;
+}
+
+unsigned wire_deliver(struct port *to, unsigned queue, const struct frame *frames, unsigned n)
+{
+    if (unlikely(to->out_line != NULL))
+        return line_take(to->out_line, queue, frames, n);
+    return deliver_now(to, queue, frames, n);
 }
 
 /* To all others: a frame waits only while none of them has room (net/hub.c of QEMU). */
@@ -125,22 +133,30 @@ static unsigned send_to_all(struct wire *wire, struct port *from, unsigned queue
     return most;
 }
 
-unsigned wire_send(struct port *from, unsigned queue, const struct frame *frames, unsigned n)
+/* To the other ports of the wire as it is now. `parts` is where a frame's parts that were taken are kept. */
+static unsigned route(struct port *from, unsigned queue, uint32_t *parts, const struct frame *frames, unsigned n)
 {
     struct wire *wire = from->wire;
-    unsigned taken;
     if (likely(wire && wire->n == 2)) {
         struct port *to = wire->ports[wire->ports[0] == from];
-        to->parts = &from->sources[queue].parts;
-        taken = wire_deliver(to, queue, frames, n);
-    } else if (wire && wire->n > 2) {
-        taken = send_to_all(wire, from, queue, frames, n);
-    } else if (wire && wire->held) {
-        taken = 0;
-    } else {
-        from->stats.no_peer += n;
-        taken = n;
+        to->parts = parts;
+        return wire_deliver(to, queue, frames, n);
     }
+    if (wire && wire->n > 2)
+        return send_to_all(wire, from, queue, frames, n);
+    if (wire && wire->held)
+        return 0;
+    from->stats.no_peer += n;
+    return n;
+}
+
+unsigned wire_send(struct port *from, unsigned queue, const struct frame *frames, unsigned n)
+{
+    unsigned taken;
+    if (unlikely(from->in_line != NULL))
+        taken = line_take(from->in_line, queue, frames, n);
+    else
+        taken = route(from, queue, &from->sources[queue].parts, frames, n);
     if (unlikely(taken < n))
         from->sources[queue].blocked = true;
     uint64_t bytes = 0;
@@ -169,6 +185,15 @@ uint32_t wire_takes(const struct port *from)
     return takes;
 }
 
+unsigned wire_pass_on(struct line *line, unsigned queue, const struct frame *frames, unsigned n)
+{
+    struct port *port = line->source.port;
+    if (line->direction == IMPAIR_IN)
+        return route(port, queue, &line->source.parts, frames, n);
+    port->parts = &line->source.parts;
+    return deliver_now(port, queue, frames, n);
+}
+
 /* Whether frames of this source go to this queue. */
 static bool goes_to(const struct source *source, const struct port *to, unsigned queue)
 {
@@ -178,6 +203,8 @@ static bool goes_to(const struct source *source, const struct port *to, unsigned
 void wire_has_room(struct port *port, unsigned queue)
 {
     struct wire *wire = port->wire;
+    if (unlikely(port->out_line != NULL) && port->out_line->source.blocked)
+        worker_run(&port->out_line->source);
     if (!wire)
         return;
     for (uint32_t i = 0; i < wire->n; i++) {
@@ -187,22 +214,29 @@ void wire_has_room(struct port *port, unsigned queue)
         for (uint32_t q = 0; q < from->queues; q++)
             if (from->sources[q].blocked && goes_to(&from->sources[q], port, queue))
                 port_run(from, q);
+        if (unlikely(from->in_line != NULL) && from->in_line->source.blocked)
+            worker_run(&from->in_line->source);
     }
+}
+
+static bool await_room_at(struct port *to, unsigned queue)
+{
+    if (!to->active || to->lost)
+        return true; /* it drops */
+    return to->ops->await_room && to->ops->await_room(to, queue % to->active);
 }
 
 bool wire_await_room(struct source *source)
 {
     struct wire *wire = source->port->wire;
     bool room = false;
+    if (source->line && source->line->direction == IMPAIR_OUT)
+        return await_room_at(source->port, source->queue);
     if (!wire)
         return true;
     for (uint32_t i = 0; i < wire->n; i++) {
         struct port *to = wire->ports[i];
-        if (to == source->port)
-            continue;
-        if (!to->active || to->lost)
-            room = true; /* it drops */
-        else if (to->ops->await_room && to->ops->await_room(to, source->queue % to->active))
+        if (to != source->port && (to->out_line || await_room_at(to, source->queue)))
             room = true;
     }
     return room;
@@ -250,12 +284,21 @@ bool wire_inject(struct port *port, unsigned queue, uint32_t direction, const st
 
 /* -- changes -------------------------------------------------------------------------------------------------- */
 
-static void run_all(struct port *port)
+void port_run_all(struct port *port)
 {
     for (uint32_t i = 0; i < port->queues; i++) {
         port->sources[i].parts = 0;
         port_run(port, i);
     }
+    line_run_all(port);
+}
+
+void wire_run_others(struct port *port)
+{
+    struct wire *wire = port->wire;
+    for (uint32_t i = 0; wire && i < wire->n; i++)
+        if (wire->ports[i] != port)
+            port_run_all(wire->ports[i]);
 }
 
 void wire_leave(struct port *port)
@@ -270,9 +313,9 @@ void wire_leave(struct port *port)
     wire->n = kept;
     wire->held = kept == 1; /* control is about to give it a new wire */
     port->wire = NULL;
-    run_all(port);
+    port_run_all(port);
     for (uint32_t i = 0; i < kept; i++)
-        run_all(wire->ports[i]); /* what waited for this port may go on */
+        port_run_all(wire->ports[i]); /* what waited for this port may go on */
 }
 
 /* A wire runs on one worker; those with a tunnel on the one that reads the tunnels' sockets. */
@@ -309,9 +352,9 @@ int wire_set(uint32_t id, struct port *const *members, uint32_t n)
     }
     /* All of them look again: who waited for a port that left, and who was not polled before. */
     for (uint32_t i = 0; before && i < before->n; i++)
-        run_all(before->ports[i]);
+        port_run_all(before->ports[i]);
     for (uint32_t i = 0; i < n; i++)
-        run_all(members[i]);
+        port_run_all(members[i]);
     wires[id] = wire;
     free(before);
     return 0;

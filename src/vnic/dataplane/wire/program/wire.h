@@ -58,6 +58,7 @@ struct source;
 struct wire;
 struct worker;
 struct dump;
+struct line;
 
 /* What control asked for. The descriptors are the port's once `add` has returned 0. */
 struct port_request {
@@ -151,6 +152,8 @@ struct port {
     struct source *sources; /* one for each queue */
     struct watch *watches;
     struct dump *dumps;     /* dump.c's list */
+    struct line *out_line;  /* what is delivered to it goes through here (line.h); NULL: it is not impaired */
+    struct line *in_line;   /* what comes from it */
     uint32_t *parts;        /* during `receive`: see parts_before; NULL: the rest of a frame cannot wait */
     unsigned short_by;      /* frames of the present batch that it had no room for (wire.c) */
     struct stats stats;
@@ -177,6 +180,9 @@ static inline bool parts_wait(struct port *port, unsigned done)
         *port->parts = done;
     return true;
 }
+
+/* CLOCK_MONOTONIC. */
+uint64_t now_ns(void);
 
 /* Pass n frames, which came in at `queue` of `from`, to the other ports of its wire. Counts frames_in and bytes_in of
  * those taken. Returns how many were taken; fewer than n: keep the rest, return from `poll`, which will run again when

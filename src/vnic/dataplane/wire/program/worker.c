@@ -6,9 +6,11 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
+#include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "line.h"
 #include "memory.h"
 #include "table.h"
 #include "wake.h"
@@ -17,6 +19,7 @@
 #define EVENTS_EVERY 16u /* passes over busy sources between two looks at the descriptors */
 #define TELL_NS 50000u   /* how long a port that has to be told waits for frames that come meanwhile */
 #define NO_SLOT UINT32_MAX
+#define AHEAD_NS 20000u /* a worker is awake so long before a frame of a line is due: it may wake that late */
 
 struct worker *workers;
 unsigned worker_count;
@@ -24,7 +27,7 @@ unsigned worker_count;
 static _Thread_local bool is_worker;
 static atomic_uint running; /* workers that have reached their loop */
 
-static uint64_t now_ns(void)
+uint64_t now_ns(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
@@ -53,12 +56,8 @@ static void set_idle(struct source *source)
     source->next->previous = source->previous;
 }
 
-void port_run(struct port *port, unsigned queue)
+static void wake_up(struct worker *worker)
 {
-    struct worker *worker = port->worker;
-    if (!port->started || port->lost)
-        return;
-    set_busy(worker, &port->sources[queue]);
     if (!is_worker)
         eventfd_write(worker->wake, 1);
 }
@@ -71,6 +70,77 @@ void port_tell_later(struct port *port, unsigned queue)
     source->to_tell = true;
     source->next_to_tell = port->worker->to_tell;
     port->worker->to_tell = source;
+}
+
+void worker_run(struct source *source)
+{
+    set_busy(source->port->worker, source);
+    wake_up(source->port->worker);
+}
+
+void port_run(struct port *port, unsigned queue)
+{
+    if (port->started && !port->lost)
+        worker_run(&port->sources[queue]);
+}
+
+/* -- lines ---------------------------------------------------------------------------------------------------- */
+
+static struct line *line_of_due(struct due *due)
+{
+    return (struct line *)(void *)((uint8_t *)due - offsetof(struct line, due));
+}
+
+void worker_await_line(struct line *line)
+{
+    struct worker *worker = line->source.port->worker;
+    uint64_t due_ns = line_due_ns(line);
+    if (line->source.busy || line->source.blocked || (line->due.place && line->due.ns == due_ns))
+        return;
+    if (line->due.place)
+        due_remove(&worker->lines, &line->due);
+    if (due_ns == UINT64_MAX)
+        return;
+    line->due.ns = due_ns;
+    due_insert(&worker->lines, &line->due);
+    wake_up(worker);
+}
+
+void worker_forget_line(struct line *line)
+{
+    set_idle(&line->source);
+    if (line->due.place)
+        due_remove(&line->source.port->worker->lines, &line->due);
+}
+
+bool workers_reserve_lines(unsigned count)
+{
+    for (unsigned i = 0; i < worker_count; i++)
+        if (!due_reserve(&workers[i].lines, count))
+            return false;
+    return true;
+}
+
+/* Lines that have a frame to pass on become busy. */
+static void wake_lines(struct worker *worker)
+{
+    uint64_t until = now_ns() + AHEAD_NS;
+    for (struct due *due; (due = due_first(&worker->lines)) && due->ns <= until; worker->timer_ns = 0) {
+        due_remove(&worker->lines, due);
+        set_busy(worker, &line_of_due(due)->source);
+    }
+}
+
+/* Before the worker sleeps. */
+static void set_timer(struct worker *worker)
+{
+    struct due *due = due_first(&worker->lines);
+    if (!due || due->ns == worker->timer_ns)
+        return;
+    uint64_t at = due->ns - AHEAD_NS;
+    struct itimerspec when = {.it_value = {(time_t)(at / 1000000000u), (long)(at % 1000000000u)}};
+    timerfd_settime(worker->timer, TFD_TIMER_ABSTIME, &when, NULL);
+    worker->timer_ns = due->ns;
 }
 
 /* -- watches -------------------------------------------------------------------------------------------------- */
@@ -169,8 +239,12 @@ void worker_remove_port(struct port *port)
 void worker_move_port(struct port *port, struct worker *to)
 {
     struct worker *from = port->worker;
+    struct line *lines[] = {port->out_line, port->in_line};
     if (from == to)
         return;
+    for (unsigned i = 0; i < 2; i++)
+        if (lines[i])
+            worker_forget_line(lines[i]);
     port->worker = to;
     for (struct watch *watch = port->watches; watch; watch = watch->next) {
         unwatch(from, watch);
@@ -192,6 +266,9 @@ void worker_move_port(struct port *port, struct worker *to)
         set_idle(&port->sources[i]);
         port_run(port, i);
     }
+    for (unsigned i = 0; i < 2; i++)
+        if (lines[i])
+            worker_run(&lines[i]->source);
 }
 
 /* -- the loop ------------------------------------------------------------------------------------------------- */
@@ -200,7 +277,7 @@ static void handle(struct worker *worker, const struct epoll_event *events, int 
 {
     for (int i = 0; i < count; i++) {
         uint32_t number = (uint32_t)events[i].data.u64, got = events[i].events;
-        if (number == NO_SLOT) { /* the eventfd `wake`: it is never empty again, and reports each write */
+        if (number == NO_SLOT) { /* the eventfd `wake` or the timer: never read, they report each change */
             continue;
         }
         struct slot *slot = &worker->slots[number];
@@ -226,11 +303,25 @@ static void handle(struct worker *worker, const struct epoll_event *events, int 
     }
 }
 
+/* A line that waits for its time: not for long, or it sleeps. */
+static void settle_line(struct line *line)
+{
+    uint64_t due_ns = line_due_ns(line);
+    if (due_ns != UINT64_MAX && due_ns <= now_ns() + AHEAD_NS)
+        return;
+    set_idle(&line->source);
+    worker_await_line(line);
+}
+
 /* The source has had a turn without frames: after some time of that it sleeps. */
 static void settle(struct worker *worker, struct source *source, uint64_t now)
 {
     struct port *port = source->port;
-    if (port->lost || (!source->blocked && !port->ops->await_frames)) {
+    if (source->line && !source->blocked) {
+        settle_line(source->line);
+        return;
+    }
+    if (!source->line && (port->lost || (!source->blocked && !port->ops->await_frames))) {
         set_idle(source); /* an edge of its descriptor comes */
         return;
     }
@@ -251,7 +342,7 @@ static void recover(struct worker *worker)
     const void *address = fault.address;
     struct port *port = worker->current->port;
     if (wire_faulted(port, address)) {
-        if (port->ops->interrupted)
+        if (port->ops->interrupted && !worker->current->line)
             port->ops->interrupted(port);
         return;
     }
@@ -263,6 +354,13 @@ static void recover(struct worker *worker)
 static bool is_wanted(struct worker *worker)
 {
     return unlikely(atomic_load_explicit(&worker->wanted, memory_order_relaxed) != 0);
+}
+
+static unsigned turn(struct source *source)
+{
+    if (source->line)
+        return line_poll(source->line);
+    return source->port->lost ? 0 : source->port->ops->poll(source->port, source->queue);
 }
 
 /* One turn for each source that is busy now. Returns the number of frames moved. */
@@ -279,7 +377,7 @@ static unsigned pass(struct worker *worker)
         next = source->next;
         worker->current = source;
         source->blocked = false;
-        unsigned got = source->port->lost ? 0 : source->port->ops->poll(source->port, source->queue);
+        unsigned got = turn(source);
         if (got)
             source->idle_ns = 0;
         else
@@ -342,8 +440,12 @@ static void *run(void *argument)
     pthread_mutex_lock(&worker->lock);
     for (unsigned passes = 0;; passes++) {
         int timeout = 0;
+        if (worker->lines.count)
+            wake_lines(worker);
         if (worker->busy.next == &worker->busy) {
             timeout = worker->to_tell ? 0 : -1; /* first another look: frames of the other direction go first */
+            if (timeout)
+                set_timer(worker);
         } else {
             unsigned moved = guarded(worker, pass);
             if (is_wanted(worker))
@@ -403,8 +505,11 @@ static int start(struct worker *worker, uint32_t spin_us)
     pthread_mutex_init(&worker->gate, NULL);
     worker->epoll = epoll_create1(EPOLL_CLOEXEC);
     worker->wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    worker->timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
     struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.u64 = NO_SLOT};
-    if (worker->epoll < 0 || worker->wake < 0 || epoll_ctl(worker->epoll, EPOLL_CTL_ADD, worker->wake, &event))
+    if (worker->epoll < 0 || worker->wake < 0 || worker->timer < 0 ||
+        epoll_ctl(worker->epoll, EPOLL_CTL_ADD, worker->wake, &event) ||
+        epoll_ctl(worker->epoll, EPOLL_CTL_ADD, worker->timer, &event))
         return errno;
     return pthread_create(&worker->thread, NULL, run, worker);
 }

@@ -9,11 +9,13 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "due.h"
 #include "wire.h"
 
-/* One queue of a port as a place that frames come from. */
+/* One queue of a port as a place that frames come from, or a line of it. */
 struct source {
     struct port *port;
+    struct line *line;              /* NULL: a queue */
     struct source *next, *previous; /* in the worker's list while `busy` */
     uint64_t idle_ns;               /* since when its turns find nothing; 0: the last one found frames */
     uint32_t queue;
@@ -37,6 +39,9 @@ struct worker {
     atomic_uint wanted;
     int epoll;
     int wake; /* an eventfd that ends its sleep */
+    int timer; /* and a timerfd that does */
+    uint64_t timer_ns; /* what it is set for; 0: nothing */
+    struct due_heap lines; /* those that sleep until their first frame is due */
     uint64_t spin_ns;
     struct source busy; /* the list's head */
     struct source *current;
@@ -58,6 +63,18 @@ void worker_lock(struct worker *worker);
 void worker_unlock(struct worker *worker);
 void workers_lock(void); /* all of them */
 void workers_unlock(void);
+
+/* Locked: give a source turns. */
+void worker_run(struct source *source);
+
+/* Locked: give the line a turn when its first frame is due, unless it has turns, or waits for room. */
+void worker_await_line(struct line *line);
+
+/* Locked: no more turns for it. */
+void worker_forget_line(struct line *line);
+
+/* Main thread, workers locked: each worker can await so many lines. False: there is no memory. */
+bool workers_reserve_lines(unsigned count);
 
 /* Locked. Take a port's watches and sources from its worker, and give them to another one. */
 void worker_remove_port(struct port *port);
