@@ -36,6 +36,16 @@ from tests.fuzz.wire_guest import HostileGuest
 from tests.fuzz.wire_kicks import Kicks
 from tests.fuzz.wire_tunnel import HostileTunnel
 
+from vnic.dataplane.wire.impair_messages import (
+    ALWAYS,
+    MAX_LIMIT,
+    MAX_NS,
+    GetImpairment,
+    Impair,
+    ImpairDirection,
+    Impairment,
+    ImpairState,
+)
 from vnic.dataplane.wire.messages import (
     VLAN_BYTES,
     AddDoorbell,
@@ -229,7 +239,7 @@ class Case:
     def _control(self, port: int) -> None:
         source = self.source
         far = self.ports[port]
-        match source.randrange(9):
+        match source.randrange(11):
             case 0 | 1 | 2:
                 self._join()
             case 7 if isinstance(far, HostileTunnel):
@@ -245,6 +255,8 @@ class Case:
                 direction = Direction(source.randrange(4))
                 self._ask(Dump(port, source.randrange(3), 96, direction), [file] if direction else [])
                 os.close(file)
+            case 8 | 9:
+                self._ask(self._impairment(port))
             case _:
                 self._mutated(port)
 
@@ -257,6 +269,35 @@ class Case:
         bits, mac, vlans = FilterBit(source.randrange(128)), source.randbytes(6), source.randbytes(VLAN_BYTES)
         return SetFilter(port, bits, mac, unicast=tuple(macs), vlans=vlans)
 
+    def _impairment(self, port: int) -> Impair | GetImpairment:
+        source = self.source
+        direction = source.choice(list(ImpairDirection))
+
+        def some(*values: int) -> int:
+            return source.choice([0, 0, *values])
+
+        if source.random() < 0.2:
+            return GetImpairment(port, direction)
+        if source.random() < 0.2:
+            return Impair(port, direction)
+        impairment = Impairment(
+            limit=source.choice([1, 10, 1000, MAX_LIMIT]),
+            rate=some(1, 10**6, 10**10),
+            delay_ns=some(10**6, MAX_NS),
+            jitter_ns=some(10**5, 2 * 10**6, MAX_NS),
+            loss=some(ALWAYS // 10, ALWAYS),
+            duplicate=some(ALWAYS // 5, ALWAYS),
+            corrupt=some(ALWAYS // 3, ALWAYS),
+            reorder=some(ALWAYS // 2),
+            gap=some(1, 5, ALWAYS),
+            max_frame=some(1, 100, 2000),
+            correlation=tuple(some(1, ALWAYS // 2, ALWAYS) for _ in range(5)),
+            table=tuple(source.randrange(-32768, 32768) for _ in range(some(1, 100))),
+        )
+        last = tuple(source.randrange(1 << 32) for _ in range(5))
+        state = ImpairState(source.randrange(1 << 64), last, some(1, ALWAYS))
+        return Impair(port, direction, impairment, state, source.random() < 0.3)
+
     def _mutated(self, port: int) -> None:
         """A request with wrong bytes, or of a wrong length. Shorter than its head, it would end the program."""
         source = self.source
@@ -266,6 +307,7 @@ class Case:
                 PortAdd(port, source.choice(list(Kind)), queues=1, flags=PortFlag(0), max_frame=1514),
                 Dump(port, 1),
                 AddDoorbell(port, 4, 0x3000, 0x1000, 4),
+                self._impairment(port),
             ),
             *(CcmSet(port, 1), SocketAdd(port), tunnel(port)),
         ]
