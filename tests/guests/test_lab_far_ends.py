@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.guests.script import run_script
 from tests.integration.process import Place, new_place, wait_for
 from tests.needs import need
 
@@ -137,3 +138,36 @@ def test_line_that_delays_and_loses_and_is_changed(place: Place, tmp_path: Path)
         assert json.loads(verb(place, "ps", "--json"))[0]["pid"] == pid
     finally:
         verb(place, "lab", "down")
+
+
+VXLAN = """\
+name: vx
+topology:
+  nodes:
+    a: {kind: uml}
+  links:
+    - {type: vxlan, endpoint: {node: a, interface: eth1, ipv4: 10.0.5.1/24}, remote: 10.9.0.2, vni: 100}
+"""
+KERNELS_VXLAN = """\
+set -eu
+ip netns add far
+ip link add net type veth peer name net netns far
+ip addr add 10.9.0.1/24 dev net
+ip link set net up
+ip -n far addr add 10.9.0.2/24 dev net
+ip -n far link set net up
+ip -n far link add vx0 type vxlan id 100 remote 10.9.0.1 dstport 14789
+ip -n far addr add 10.0.5.2/24 dev vx0
+ip -n far link set vx0 up
+vnic lab up "$(dirname "$0")/vx.yml"
+trap "vnic lab down" EXIT
+vnic lab exec a ping -c 1 -W 20 10.0.5.2
+"""
+
+
+@pytest.mark.needs("namespaces", "ip", "exec-tmp")
+def test_containerlabs_vxlan_link_to_the_kernels_vxlan(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "vx.yml").write_text(VXLAN)
+    script = tmp_path / "script"
+    script.write_text(KERNELS_VXLAN)
+    assert " 0% packet loss" in run_script(place, script)
