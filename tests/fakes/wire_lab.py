@@ -58,7 +58,7 @@ class Guest:
     def on_wire(self) -> bool:
         """Its packets are moved by vnic-wire, and the wire is complete."""
         engine = self.lab.engine
-        return self.path == "wire" and self.nic in engine._wire_of and self.device.datapath.value == "taken"
+        return self.path == "wire" and self.nic in engine._members and self.device.datapath.value == "taken"
 
     def close(self) -> None:
         self.driver.close()

@@ -79,7 +79,10 @@ def far_end(remote: Entry) -> str:
 
 
 def _heard(remote: Entry) -> str:
-    return "-" if remote["heard"] == "never" else f"{micros(remote['silent-us'])} ago"
+    """When the far end was heard; vnic-wire tells only that it is, or since when it is not."""
+    if remote["heard"] == "never" or "silent-us" not in remote:
+        return "-" if remote["heard"] == "never" else "now"
+    return f"{micros(remote['silent-us'])} ago"
 
 
 def drops(counters: Entry) -> str:

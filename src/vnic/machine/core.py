@@ -176,11 +176,13 @@ class Machine:
 
     def tunnels(self) -> list[TunnelInfo] | asyncio.Future[list[TunnelInfo]]:
         """query-tunnels."""
-        return [
-            cast("TunnelBackend", client.endpoint).tunnel_info()
-            for client in self.network.clients
-            if client.model == "tunnel"
-        ]
+        return self._datapath.when_refreshed(
+            lambda: [
+                cast("TunnelBackend", client.endpoint).tunnel_info()
+                for client in self.network.clients
+                if client.model == "tunnel"
+            ]
+        )
 
     def attachments(self) -> Iterator[AttachmentNode]:
         return (each.attachment_node() for each in list(self._nics.values()))

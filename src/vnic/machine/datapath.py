@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from vnic.monitor.interfaces import Later, WireDrops, WireStats
 from vnic.net.network import Network
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from vnic.net.client import NetClient
 
 log = logging.getLogger("vnic.wire")
+
+T = TypeVar("T")
 
 Mode = Literal["auto", "python"]
 
@@ -104,6 +107,19 @@ class DataPaths:
 
         self._engine.stats(done)
         return future
+
+    def when_refreshed(self, answer: Callable[[], T]) -> T | asyncio.Future[T]:
+        """What `answer` gives when vnic-wire's counters of tunnels are up to date."""
+        if self._engine is None:
+            return answer()
+        future: asyncio.Future[T] = self._loop.create_future()
+
+        def done() -> None:
+            if not future.done():
+                future.set_result(answer())
+
+        self._engine.refresh_tunnels(done)
+        return future.result() if future.done() else future
 
     async def close(self) -> None:
         """End vnic-wire, after the network was closed."""

@@ -65,8 +65,13 @@ class Lender(ABC):
         this end was closed."""
 
 
+class ResidentEnd:
+    """Marks an end that is at the program whenever that runs, in a wire or not: a tunnel, whose continuity checks go
+    on while its link is down."""
+
+
 class GuestRings:
     """Marks an endpoint whose guest's rings can be handed over (virtio-net)."""
 
 
-LentEnd: TypeAlias = Lender | GuestRings
+LentEnd: TypeAlias = Lender | ResidentEnd | GuestRings

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 from vnic.net.client import NetClient, Nic, clients_of_wire
 from vnic.net.clock import Scheduler
 from vnic.net.filters import DumpTarget
-from vnic.net.lending import LentEnd
+from vnic.net.lending import LentEnd, ResidentEnd
 from vnic.net.records import DataPathWord
 
 MAX_MEMBERS = 256
@@ -77,6 +77,12 @@ class WireEngine(Protocol):
     def release(self, client: NetClient) -> None:
         """Return this end to this process, if the engine has it."""
 
+    def keep(self, client: NetClient, end: ResidentEnd) -> None:
+        """Have the program carry out this end's part from now on, whenever it runs."""
+
+    def drop(self, client: NetClient) -> None:
+        """The end that was kept is closed; its descriptors are closed next."""
+
 
 class NoEngine:
     """The engine of a network that has none."""
@@ -93,6 +99,12 @@ class NoEngine:
         return False
 
     def release(self, client: NetClient) -> None:
+        """It has none."""
+
+    def keep(self, client: NetClient, end: ResidentEnd) -> None:
+        """This process does it all."""
+
+    def drop(self, client: NetClient) -> None:
         """It has none."""
 
 

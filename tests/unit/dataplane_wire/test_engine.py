@@ -288,7 +288,7 @@ def test_a_dump_is_written_by_the_program(lab: WireLab, tmp_path: Path) -> None:
     for queue in ("rx", "tx", "all"):
         options = DumpOptions(id=queue, netdev="net0", queue=Direction(queue), file=str(tmp_path / queue))
         object_add(lab.context, options)
-    lab.until(lambda: [len(dumps) for dumps in lab.engine._dumps.values()] == [3])
+    lab.until(lambda: [len(dumps) for dumps in lab.engine._dumps._at.values()] == [3])
     lab.settle()
     assert guest.on_wire
     guest.driver.send(frame(1))

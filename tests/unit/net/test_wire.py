@@ -10,7 +10,7 @@ from tests.fakes.scheduler import FakeScheduler
 from vnic.net.client import Endpoint, NetClient
 from vnic.net.filter_set import add_filter
 from vnic.net.filters import Direction, Filter, Insert
-from vnic.net.lending import Inject, Lender, Lent, LentEnd, LentKind
+from vnic.net.lending import Inject, Lender, Lent, LentEnd, LentKind, ResidentEnd
 from vnic.net.network import Network
 from vnic.net.records import HoldKind
 from vnic.net.wire import ALONE, MOVING, PathInfo, Segment
@@ -76,6 +76,12 @@ class Engine:
     def carry(self, segment: Segment) -> bool:
         self.carried.append(sorted(client.name for client, _ in segment.ends))
         return self.ready
+
+    def keep(self, client: NetClient, end: ResidentEnd) -> None:
+        """No netdev of these tests is one."""
+
+    def drop(self, client: NetClient) -> None:
+        """As `keep`."""
 
     def release(self, client: NetClient) -> None:
         self.released.append(client.name)

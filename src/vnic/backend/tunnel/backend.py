@@ -23,8 +23,10 @@ from vnic.backend.tunnel.record import TunnelRecord
 from vnic.backend.tunnel.sockets import Tunnels, TunnelSockets, check_sockets, open_sockets
 from vnic.net.errors import NetError
 from vnic.net.follow import Undecided
+from vnic.net.lending import LentEnd
 from vnic.net.queue import Frame
 from vnic.protocol.cfm.ccm import INTERVALS_US, InterfaceStatus
+from vnic.protocol.cfm.mep import Heard
 from vnic.record import require
 from vnic.sockets.address import InetAddress
 from vnic.sockets.lookup import LookupFailed, look_up
@@ -116,6 +118,7 @@ class TunnelBackend(Backend):
         self._tell_status()
         self._port.start()
         self.far_state_changed()
+        self.context.network.wires.engine.keep(self.client, self._port)
 
     # -- link state (Endpoint, and PortUser) --------------------------------------------------------------------
 
@@ -149,6 +152,9 @@ class TunnelBackend(Backend):
         of all tunnels, and is read on."""
         self.client.send(0, frame)
 
+    def wire_end(self) -> LentEnd | str:
+        return self._port or "it is being closed"
+
     def has_room(self) -> None:
         self.client.flush(0)
 
@@ -171,9 +177,9 @@ class TunnelBackend(Backend):
             remote=self._remote,
             vni=config.vni,
             key=config.key is not None,
-            counters=port.counters,
-            socket=port.sockets.shared.counters,
-            path="python",
+            counters=port.all_counters(),
+            socket=port.sockets.shared.all_counters(),
+            path="python" if port.mover is None else "wire",
             mtu=config.mtu,
             ccm=self._ccm_info(port),
         )
@@ -185,7 +191,7 @@ class TunnelBackend(Backend):
         state = far.mep
         remote = RemoteInfo(
             heard=("never", "yes", "lost")[state.heard],
-            silent_us=far.silent_us,
+            silent_us=far.silent_us if port.mover is None or state.heard is Heard.LOST else None,
             rdi=state.rdi,
             refused=far.refused,
             status=None if state.status is None else state.status.word,
@@ -197,7 +203,7 @@ class TunnelBackend(Backend):
             level=config.level,
             mep=port.mep_id,
             status=InterfaceStatus(mep.own_status).word,
-            rdi=mep.own_rdi,
+            rdi=state.heard is Heard.LOST or (config.mode == "on" and state.heard is Heard.NEVER),
             remote=remote,
         )
 
@@ -246,6 +252,7 @@ class TunnelBackend(Backend):
         port.start()
         if record.sender_waits:
             port.wait_for_room()
+        self.context.network.wires.engine.keep(self.client, port)
 
     # -- the end ------------------------------------------------------------------------------------------------
 
@@ -254,6 +261,7 @@ class TunnelBackend(Backend):
         if port is None:
             return
         port.farewell()
+        self.context.network.wires.engine.drop(self.client)
         port.stop()
         shared, sending = port.sockets
         shared.remove(self._config.vni, Place(sending.family, sending.getpeername()).source())

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 import msgspec
 
 from vnic.protocol.cfm.ccm import StatusWord
 
 
-class TunnelCounters(msgspec.Struct, rename="kebab"):
+class Counters(msgspec.Struct, rename="kebab"):
+    """Numbers that only grow."""
+
+    def plus(self, other: Self) -> Self:
+        """The sums."""
+        pairs = zip(msgspec.structs.astuple(self), msgspec.structs.astuple(other), strict=True)
+        return type(self)(*(one + two for one, two in pairs))
+
+
+class TunnelCounters(Counters, rename="kebab"):
     """The CCMs of a tunnel, and the datagrams that were dropped, by cause."""
 
     ccm_sent: int = 0
@@ -30,12 +39,8 @@ class TunnelCounters(msgspec.Struct, rename="kebab"):
     truncated: int = 0
     """Too short for a frame or for the key's trailer."""
 
-    def add(self, other: TunnelCounters) -> None:
-        for name in self.__struct_fields__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
 
-
-class SocketCounters(msgspec.Struct, rename="kebab"):
+class SocketCounters(Counters, rename="kebab"):
     """The datagrams of a UDP port that belong to no tunnel, by cause."""
 
     unknown_vni: int = 0
@@ -51,8 +56,8 @@ class RemoteInfo(msgspec.Struct, rename="kebab", omit_defaults=True):
     """What CCMs tell of the other end."""
 
     heard: Literal["never", "yes", "lost"]
-    silent_us: int
-    """The time since its last CCM, or since the start."""
+    silent_us: int | None = None
+    """The time since its last CCM, or since the start. Absent while vnic-wire hears it, which tells only of a loss."""
     rdi: bool = False
     """It hears nothing from here."""
     refused: bool = False

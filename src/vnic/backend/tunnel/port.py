@@ -10,15 +10,18 @@ import logging
 import socket
 from typing import Final, NamedTuple, Protocol
 
+import msgspec
+
 from vnic.backend.tunnel.config import TunnelConfig
 from vnic.backend.tunnel.info import TunnelCounters
 from vnic.backend.tunnel.record import TunnelRecord
 from vnic.backend.tunnel.sockets import TunnelSockets
+from vnic.net.lending import ResidentEnd
 from vnic.net.queue import Frame
 from vnic.protocol import vxlan
 from vnic.protocol.cfm.ccm import ETHERNET_BYTES, InterfaceStatus, level_of
-from vnic.protocol.cfm.mep import Mep, MepConfig, MepState, Verdict
-from vnic.protocol.trailer import TRAILER_BYTES, Refused, Trailer
+from vnic.protocol.cfm.mep import Mep, MepConfig, MepRecord, MepState, Verdict
+from vnic.protocol.trailer import TRAILER_BYTES, Refused, Trailer, TrailerRecord
 
 log = logging.getLogger("vnic.backend")
 
@@ -40,11 +43,12 @@ TROUBLES: Final = {
 
 
 class FarState(NamedTuple):
-    """What is known of the other end; None: nothing is judged."""
+    """What is known of the other end."""
 
     mep: MepState
     refused: bool
     silent_us: int
+    """Since the last CCM; as it was told, if vnic-wire hears it."""
 
 
 class PortUser(Protocol):
@@ -63,8 +67,18 @@ class PortUser(Protocol):
         """`send` takes frames again."""
 
 
-class TunnelPort:
-    """One tunnel, from its start to its end."""
+class Mover(Protocol):
+    """vnic-wire, as a tunnel that it has knows it."""
+
+    def inject(self, frame: bytes) -> None:
+        """Send a frame of this process."""
+
+    def set_status(self, status: InterfaceStatus) -> None:
+        """Tell the other end, at once."""
+
+
+class TunnelPort(ResidentEnd):
+    """One tunnel, from its start to its end. While vnic-wire has it (`mover`), it only keeps the books."""
 
     def __init__(
         self,
@@ -78,18 +92,24 @@ class TunnelPort:
         """`wall_ns`: CCMs and datagrams are numbered from the time of their start on, so that those of a later start
         are ahead of those of an earlier one."""
         self._loop = loop
-        self._config = config
+        self.config = config
+        self._wall_ns = wall_ns
         self.sockets = sockets
         self._user = user
         self.mep_id = mep_id
+        self._made_us = self.now_us()
         self.counters = TunnelCounters()
         self._header = vxlan.header(config.vni)
         self.trailer = None if config.key is None else Trailer(config.key, mep_id, wall_ns)
         self.mep: Mep | None = None
         if config.mode != "off":
-            source = b"\x02\x76" + mep_id.to_bytes(2, "big") + (config.vni & 0xFFFF).to_bytes(2, "big")
             mep_config = MepConfig(
-                config.level, mep_id, config.maid, config.interval, source, quiet=config.mode == "auto"
+                config.level,
+                mep_id,
+                config.maid,
+                config.interval,
+                self.source_mac,
+                quiet=config.mode == "auto",
             )
             sequence, status = wall_ns >> 20, InterfaceStatus.NOT_PRESENT  # 953 a second: more than CCMs
             self.mep = Mep(mep_config, now_us=self.now_us(), sequence=sequence, status=status)
@@ -102,6 +122,23 @@ class TunnelPort:
         self._waits_writable = False
         self._ccm_waits = False
         self.running = False
+        self.mover: Mover | None = None
+        self._at_mover: FarState | None = None
+        self.mover_counters = TunnelCounters()
+        """What vnic-wire has counted since it has the tunnel."""
+
+    def wall_ns(self) -> int:
+        """The wall clock's time, as if it had not been set since the start."""
+        return self._wall_ns + 1000 * (self.now_us() - self._made_us)
+
+    @property
+    def source_mac(self) -> bytes:
+        """Where CCMs come from: a local address, another one for each end and tunnel of a host."""
+        return b"\x02\x76" + self.mep_id.to_bytes(2, "big") + (self.config.vni & 0xFFFF).to_bytes(2, "big")
+
+    def all_counters(self) -> TunnelCounters:
+        """Those of this process and of vnic-wire."""
+        return self.counters.plus(self.mover_counters)
 
     def now_us(self) -> int:
         return int(self._loop.time() * 1e6)
@@ -122,10 +159,64 @@ class TunnelPort:
             self._timer.cancel()
             self._timer = None
 
+    # -- vnic-wire ------------------------------------------------------------------------------------------------
+
+    def hand_over(self, mover: Mover) -> None:
+        """vnic-wire goes on from the present state."""
+        self.stop()
+        self._at_mover = None if self.mep is None else FarState(self.mep.state, self.refused, 0)
+        self.mover = mover
+        self._user.has_room()
+
+    def mover_told(self, told: FarState) -> None:
+        """What vnic-wire knows of the other end has changed."""
+        if self.mover is not None:
+            self._at_mover = told
+            self._user.far_state_changed()
+
+    def mover_received(self, frame: bytes) -> None:
+        """A frame of the other end, while Python moves the packets of this wire."""
+        self._user.frame_came(frame)
+
+    def take_back(
+        self, mep: MepRecord | None, trailer: TrailerRecord | None, *, refused: bool | None
+    ) -> None:
+        """Go on where vnic-wire stopped; without records it has died. Then the numbers begin anew, ahead of all that it
+        can have used, and the other end is heard for as long as if it were now."""
+        told, self._at_mover = self._at_mover, None
+        self.mover = None
+        self.counters, self.mover_counters = self.all_counters(), TunnelCounters()
+        now, wall_ns = self.now_us(), self.wall_ns()
+        if self.mep is not None:
+            if mep is None:
+                assert told is not None
+                was = self.mep.save(now)
+                mep = msgspec.structs.replace(
+                    was,
+                    sequence=(wall_ns >> 20) & 0xFFFF_FFFF,
+                    heard=int(told.mep.heard),
+                    rdi=told.mep.rdi,
+                    status=int(told.mep.status or 0),
+                    remote_sequence=was.remote_sequence if was.remote_interval else None,
+                    remote_interval=was.remote_interval or self.config.interval,
+                    heard_age_us=0,
+                    send_left_us=0,
+                )
+            self.mep.restore(mep, now)
+            self.refused = bool(told is not None and told.refused) if refused is None else refused
+        if self.trailer is not None:
+            if trailer is None:
+                trailer = msgspec.structs.replace(self.trailer.save(), counter=wall_ns)
+            self.trailer.restore(trailer)
+        self.start()
+        self._user.far_state_changed()
+
     def far_state(self) -> FarState | None:
         """None: there are no CCMs."""
         if self.mep is None:
             return None
+        if self._at_mover is not None:
+            return self._at_mover
         return FarState(self.mep.state, self.refused, self.mep.silent_us(self.now_us()))
 
     @property
@@ -145,21 +236,24 @@ class TunnelPort:
 
     def send(self, frame: Frame) -> bool:
         """Send a frame. False: the socket has no room, and `has_room` follows."""
+        if self.mover is not None:
+            self.mover.inject(bytes(frame))
+            return True
         if not self._fits(frame):
             self.too_long += 1
             return True
         if self.mep is not None:
             level = level_of(frame)
-            if level is not None and level <= self._config.level:
+            if level is not None and level <= self.config.level:
                 self.filtered += 1  # a guest is not to speak for this end (802.1Q §19.2: a MEP stops these)
                 return True
         return self._send(frame)
 
     def _fits(self, frame: Frame) -> bool:
         limit = self._max_frame
-        if self._config.mtu is not None:
+        if self.config.mtu is not None:
             tag = 4 if bytes(frame[12:14]) in _VLAN_TYPES else 0
-            limit = min(limit, self._config.mtu + ETHERNET_BYTES + tag)
+            limit = min(limit, self.config.mtu + ETHERNET_BYTES + tag)
         return ETHERNET_BYTES <= len(frame) <= limit
 
     def _send(self, frame: Frame) -> bool:
@@ -261,12 +355,18 @@ class TunnelPort:
 
     def set_status(self, status: InterfaceStatus) -> None:
         """Tell the other end how the wire is here."""
-        if self.mep is not None and self.mep.set_status(status, self.now_us()) and self.running:
+        if self.mep is None or not self.mep.set_status(status, self.now_us()):
+            return
+        if self.mover is not None:
+            self.mover.set_status(status)
+        elif self.running:
             self._tick()
 
     def farewell(self) -> None:
         """Tell the other end that this one is gone. Called before `stop`."""
-        if self.mep is not None and self.running:
+        if self.mover is not None:
+            self.set_status(InterfaceStatus.NOT_PRESENT)
+        elif self.mep is not None and self.running:
             self.mep.set_status(InterfaceStatus.NOT_PRESENT, self.now_us())
             self._send_ccm(self.mep.make())
 

@@ -59,8 +59,10 @@ class SharedSocket:
         """The number of tunnels by VNI."""
         self._told: set[str] = set()
         self._reading = False
-        self.lent = False
+        self._lent = False
         """vnic-wire reads it."""
+        self.mover_counters = SocketCounters()
+        """What vnic-wire has counted since it has the socket."""
 
     @property
     def in_use(self) -> bool:
@@ -86,7 +88,7 @@ class SharedSocket:
 
     def read_on(self) -> None:
         """Read, unless vnic-wire does."""
-        if not self._reading and not self.lent:
+        if not self._reading and not self._lent:
             self._reading = True
             self._loop.add_reader(self.sock, self.read)
 
@@ -94,6 +96,22 @@ class SharedSocket:
         if self._reading:
             self._reading = False
             self._loop.remove_reader(self.sock)
+
+    def lend(self) -> None:
+        """vnic-wire reads it from now on."""
+        self._lent = True
+        self.stop_reading()
+
+    def take_back(self) -> None:
+        """vnic-wire reads it no more."""
+        self._lent = False
+        self.counters, self.mover_counters = self.all_counters(), SocketCounters()
+        if self.in_use:
+            self.read_on()
+
+    def all_counters(self) -> SocketCounters:
+        """Those of this process and of vnic-wire."""
+        return self.counters.plus(self.mover_counters)
 
     def read(self) -> bool:
         """Pass on what is there, up to READ_BUDGET_FRAMES. True: the socket is empty."""

@@ -11,39 +11,34 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
-from vnic.dataplane.wire.layout import MessageError
+from vnic.dataplane.wire.dumps import Dumps
+from vnic.dataplane.wire.members import Members, Port
 from vnic.dataplane.wire.messages import (
-    ALL_PORTS,
     MAX_QUEUES,
-    STATS_PORTS,
-    Direction,
-    Dump,
     DumpFailed,
     Event,
     FrameReturned,
-    GetStats,
     Log,
     PortLost,
-    Reply,
     RingBroken,
-    WireSet,
 )
-from vnic.dataplane.wire.ports import LentPort, Numbers
+from vnic.dataplane.wire.ports import LentPort, Numbers, ResidentPort
 from vnic.dataplane.wire.process import WireProgram
-from vnic.dataplane.wire.replies import PortStats, Stats
 from vnic.dataplane.wire.rings import RingPort, SharedMemoryCheck, missing_features
+from vnic.dataplane.wire.statistics import Statistics, StatsDone
+from vnic.dataplane.wire.tunnel_messages import CcmState, FrameReceived
 from vnic.net.client import NetClient
-from vnic.net.filters import DumpTarget
-from vnic.net.lending import Lender, LentEnd
-from vnic.net.wire import DumpAt, Segment, Wires
+from vnic.net.lending import Lender, LentEnd, ResidentEnd
+from vnic.net.wire import Segment, Wires, is_up
 from vnic.nic.virtio_net.device import VirtioNet
 from vnic.virtio.queue import QueueError
 
-log = logging.getLogger("vnic.wire")
+if TYPE_CHECKING:
+    from vnic.dataplane.wire.tunnels import Tunnels
 
-Port = LentPort | RingPort
-StatsDone = Callable[[list[tuple[NetClient, PortStats]]], None]
+log = logging.getLogger("vnic.wire")
 
 
 class WireEngine:
@@ -67,22 +62,19 @@ class WireEngine:
         self._clients: dict[int, NetClient] = {}
         """By port number."""
         self._numbers = Numbers()
-        self._members: dict[int, dict[NetClient, None]] = {}
-        """By wire number."""
-        self._wire_of: dict[NetClient, int] = {}
-        self._wire_numbers = Numbers()
-        self._dumps: dict[NetClient, dict[int, DumpAt]] = {}
-        self._dump_numbers = Numbers()
+        self._members = Members(self.program, self._ports)
+        self._dumps = Dumps(self.program)
         self._refused: dict[NetClient, tuple[object, str]] = {}
         """Ends that the program did not take, and what has to change before it is asked again."""
         self._memory: dict[NetClient, SharedMemoryCheck] = {}
         self._waiting: dict[NetClient, None] = {}
         """Clients that wait for the program to run."""
-        self._asked: list[StatsDone] = []
-        """Who waits for statistics."""
         self.borrowing: set[RingPort] = set()
+        self._statistics = Statistics(self.program, self._clients)
         self._leaving: dict[LentPort, asyncio.Future[None]] = {}
         """Ports whose descriptors the program has been asked to return."""
+        self._tunnels: Tunnels | None = None
+        """None: there was none yet."""
 
     @property
     def unavailable(self) -> str:
@@ -100,6 +92,8 @@ class WireEngine:
             if refused[0] == _token(end):
                 return refused[1]
             del self._refused[client]
+        if isinstance(end, ResidentEnd):
+            return self._tunnels.refusal(client) if self._tunnels is not None else ""
         if client.queues > MAX_QUEUES:
             return f"more than {MAX_QUEUES} queues"
         if isinstance(end, VirtioNet):
@@ -128,9 +122,13 @@ class WireEngine:
             port = self._ports[client]
             if isinstance(port, RingPort) and not port.carries:
                 port.carry()
-            self._set_dumps(client, port, segment.dumps.get(client, []))
+            self._dumps.set(client, port.number, segment.dumps.get(client, []))
         if all(self._ports[client].started for client in clients):
-            self._join(clients)  # else in the next call: a frame must not come before the rings
+            self._members.join(clients)  # else in the next call: a frame must not come before the rings
+            for client in clients:
+                port = self._ports[client]
+                if isinstance(port, ResidentPort):
+                    port.to_control(False)
         return True
 
     def release(self, client: NetClient) -> None:
@@ -138,12 +136,15 @@ class WireEngine:
         if port is None:
             self._memory.pop(client, None)
             return
+        if isinstance(port, ResidentPort):  # it stays, for its continuity checks
+            port.to_control(is_up(client))
+            self._members.leave(client)
+            return
         if isinstance(port, LentPort):
             self._leaving[port] = self._loop.create_future()
-            port.remove(
-                partial(self._left, port)
-            )  # before its wire ends, for a port without a wire drops frames
-        self._leave(client)
+            # Before its wire ends, for a port without a wire drops frames.
+            port.remove(partial(self._left, port))
+        self._members.leave(client)
         self._forget(client, port)
         if isinstance(port, RingPort):
             port.remove()
@@ -155,11 +156,47 @@ class WireEngine:
 
     def leaving(self) -> asyncio.Future[None] | None:
         """Done when the program has no descriptor any more that it was asked to return; None: so it is."""
-        return self._loop.create_task(_all_done(list(self._leaving.values()))) if self._leaving else None
+        futures = [*self._leaving.values(), *(self._tunnels.leaving if self._tunnels is not None else ())]
+        return self._loop.create_task(_all_done(futures)) if futures else None
 
     def _is_lent(self, client: NetClient) -> bool:
         port = self._ports.get(client)
         return isinstance(port, LentPort) or (port is not None and port.carries)
+
+    # -- tunnels (PortHost) ---------------------------------------------------------------------------------------
+
+    def keep(self, client: NetClient, end: ResidentEnd) -> None:
+        if self._tunnels is None:
+            from vnic.dataplane.wire.tunnels import Tunnels  # a start without tunnels does without
+
+            self._tunnels = Tunnels(self._loop, self.program, self)
+        self._tunnels.keep(client, end)
+
+    def drop(self, client: NetClient) -> None:
+        if self._tunnels is not None:
+            self._tunnels.drop(client)
+
+    def take_number(self) -> int:
+        return self._numbers.take()
+
+    def free_number(self, number: int) -> None:
+        self._numbers.free(number)
+
+    def port_came(self, port: ResidentPort) -> None:
+        self._add(port.client, port)
+        self._wires.changed(port.client)
+
+    def port_goes(self, port: ResidentPort) -> None:
+        self._members.leave(port.client)
+        self._forget(port.client, port)
+        self._wires.changed(port.client)
+
+    def refresh_tunnels(self, done: Callable[[], None]) -> None:
+        """Bring the counters of the tunnels up to date."""
+        if self._tunnels is None:
+            done()
+        else:
+            self._tunnels.refresh(done)
 
     # -- ports --------------------------------------------------------------------------------------------------
 
@@ -189,9 +226,8 @@ class WireEngine:
                     return False
                 self._add(client, port)
             return True
-        assert isinstance(end, Lender)
-        if port is not None:
-            return True
+        if port is not None or not isinstance(end, Lender):
+            return port is not None
         if any(leaving.end is end for leaving in self._leaving):
             return False  # the program has not returned it yet; `_left` follows
         return end.can_lend(lambda: self._wires.changed(client))
@@ -215,8 +251,7 @@ class WireEngine:
     def _forget(self, client: NetClient, port: Port) -> None:
         del self._ports[client]
         del self._clients[port.number]
-        for number in self._dumps.pop(client, {}):
-            self._dump_numbers.free(number)
+        self._dumps.forget(client)
 
     def _freer(self) -> Callable[[int, int | None], None]:
         """What takes numbers back from a port of this run of the program."""
@@ -227,8 +262,7 @@ class WireEngine:
             if numbers is self._numbers:
                 numbers.free(number)
                 if parked_in is not None:
-                    self.program.request(WireSet(parked_in, ()), answered=_check)
-                    self._wire_numbers.free(parked_in)
+                    self._members.unpark(parked_in)
 
         return freed
 
@@ -254,7 +288,7 @@ class WireEngine:
 
     def ring_port_failed(self, port: RingPort, reason: str) -> None:
         if self._ports.get(port.client) is port:
-            self._leave(port.client)
+            self._members.leave(port.client)
             self._forget(port.client, port)
             # If the program died, `program_gone` follows, and all of this is tried again.
             self._refused[port.client] = (_token(port.device), f"vnic-wire: {reason}")
@@ -262,76 +296,11 @@ class WireEngine:
         port.drop()
         self._wires.changed(port.client)
 
-    # -- wires --------------------------------------------------------------------------------------------------
-
-    def _join(self, clients: Sequence[NetClient]) -> None:
-        """Make these, and no others, the members of one wire."""
-        wanted = dict.fromkeys(clients)
-        number = next((self._wire_of[client] for client in clients if client in self._wire_of), None)
-        if number is not None and self._members[number] == wanted:
-            return
-        for client in clients:
-            if self._wire_of.get(client, number) != number:
-                self._leave(client)
-        if number is None:
-            number = self._wire_numbers.take()
-        for client in self._members.get(number, {}):
-            if client not in wanted:
-                del self._wire_of[client]
-        self._members[number] = wanted
-        self._wire_of.update(dict.fromkeys(clients, number))
-        self._set_wire(number)
-
-    def _leave(self, client: NetClient) -> None:
-        """The client's port leaves its wire: the program moves it out, and one that is left alone sends nothing until
-        it has a new wire."""
-        number = self._wire_of.pop(client, None)
-        if number is None:
-            return
-        members = self._members[number]
-        del members[client]
-        port = self._ports[client]
-        if isinstance(port, RingPort) and self.program.running:
-            # In a wire of its own it sends nothing while its rings are on their way back.
-            port.parked_in = self._wire_numbers.take()
-            self.program.request(WireSet(port.parked_in, (port.number,)), answered=_check)
-        if not members:
-            self._set_wire(number)
-
-    def _set_wire(self, number: int) -> None:
-        members = self._members[number]
-        ports = tuple(self._ports[client].number for client in members)
-        self.program.request(WireSet(number, ports), answered=_check)
-        if not members:
-            del self._members[number]
-            self._wire_numbers.free(number)
-
-    # -- dumps --------------------------------------------------------------------------------------------------
-
-    def _set_dumps(self, client: NetClient, port: Port, wanted: Sequence[DumpAt]) -> None:
-        """Have the program write these pcap files, and no others, at the port."""
-        present = self._dumps.setdefault(client, {})
-        for number, dump in list(present.items()):
-            if dump not in wanted:
-                self.program.request(Dump(port.number, number))
-                self._dump_numbers.free(number)
-                del present[number]
-        for dump in wanted:
-            if dump not in present.values():
-                number = self._dump_numbers.take()
-                present[number] = dump
-                direction = (Direction.TX if dump.inward else 0) | (Direction.RX if dump.outward else 0)
-                request = Dump(port.number, number, dump.target.snaplen, Direction(direction))
-                self.program.request(request, (dump.target.fileno(),))
-        if not present:
-            del self._dumps[client]
-
-    def _dump_of(self, number: int) -> DumpTarget | None:
-        return next((dumps[number].target for dumps in self._dumps.values() if number in dumps), None)
-
     # -- ProgramUser --------------------------------------------------------------------------------------------
 
     def program_ready(self) -> None:
+        if self._tunnels is not None and self.program.running:
+            self._tunnels.program_ready()
         waiting, self._waiting = self._waiting, {}
         for client in waiting:
             self._wires.changed(client)
@@ -340,11 +309,10 @@ class WireEngine:
         ports = list(self._ports.items())
         self._ports.clear()
         self._clients.clear()
-        self._members.clear()
-        self._wire_of.clear()
-        self._dumps.clear()
+        self._members = Members(self.program, self._ports)
+        self._dumps = Dumps(self.program)
         refused, self._refused = self._refused, {}
-        self._numbers, self._wire_numbers, self._dump_numbers = Numbers(), Numbers(), Numbers()
+        self._numbers = Numbers()
         leaving, self._leaving = self._leaving, {}
         for leaving_port, future in leaving.items():
             leaving_port.take_back()
@@ -353,23 +321,27 @@ class WireEngine:
             borrowing.return_doorbell()
         for client in refused:
             self._wires.changed(client)
-        asked, self._asked = self._asked, []
-        for done in asked:
-            done([])
+        self._statistics.program_gone()
         for client, port in ports:
             if isinstance(port, LentPort):
                 port.take_back()
-            else:
+            if isinstance(port, RingPort):
                 port.drop()
             self._wires.changed(client)
+        if self._tunnels is not None:
+            self._tunnels.program_gone()
         self.program_ready()  # those that wait learn why they do
 
     def happened(self, event: Event) -> None:
         match event:
             case Log(level, text):
                 log.log(min(max(level, logging.DEBUG), logging.ERROR), "vnic-wire: %s", text)
-            case PortLost(number, _, _):
-                self._port_lost(number)
+            case PortLost(number, error, _):
+                self._port_lost(number, error)
+            case CcmState(number) | FrameReceived(number):
+                port = self._ports.get(self._clients[number]) if number in self._clients else None
+                if isinstance(port, ResidentPort):
+                    port.happened(event)
             case RingBroken(number, ring, text):
                 client = self._clients.get(number)
                 port = self._ports.get(client) if client is not None else None
@@ -379,19 +351,20 @@ class WireEngine:
                         port.device.queue_failed(queue, QueueError(text))
                         port.device.client.path_changed()
             case DumpFailed(number, error):
-                target = self._dump_of(number)
-                if target is not None:
-                    target.failed(os.strerror(error))
+                self._dumps.failed(number, os.strerror(error))
             case FrameReturned(number, _, _, _):
                 for leaving in self._leaving:
                     if leaving.number == number:
                         leaving.returned(event)
 
-    def _port_lost(self, number: int) -> None:
+    def _port_lost(self, number: int, error: int) -> None:
         """The netdev's descriptor has failed: the netdev finds the same when it has it back."""
         client = self._clients.get(number)
         if client is not None:
             port = self._ports[client]
+            if isinstance(port, ResidentPort):
+                port.lost(error)
+                return
             self._refused[client] = (_token(port.end), "its descriptor has failed")
             self.release(client)
             self._wires.changed(client)
@@ -401,29 +374,7 @@ class WireEngine:
     def stats(self, done: StatsDone) -> None:
         """Ask for the counters of all ports; `done` gets those of the clients that are there now. It is called at
         once if no program runs, and with none if it dies."""
-        found: list[tuple[NetClient, PortStats]] = []
-        if not self.program.running:
-            done(found)
-            return
-        self._asked.append(done)
-
-        def answered(reply: Reply) -> None:
-            try:
-                ports = Stats.parse(reply.data).ports if not reply.error else ()
-            except MessageError as error:
-                log.warning("statistics of vnic-wire: %s", error)
-                ports = ()
-            for each in ports:
-                client = self._clients.get(each.port)
-                if client is not None:
-                    found.append((client, each))
-            if len(ports) == STATS_PORTS:
-                self.program.request(GetStats(ALL_PORTS, ports[-1].port + 1), answered=answered)
-            else:
-                self._asked.remove(done)
-                done(found)
-
-        self.program.request(GetStats(), answered=answered)
+        self._statistics.ask(done)
 
     def close(self) -> None:
         """End the program. Call it when the network is closed."""
@@ -433,12 +384,6 @@ class WireEngine:
 async def _all_done(futures: Sequence[asyncio.Future[None]]) -> None:
     for each in futures:
         await each
-
-
-def _check(reply: Reply) -> None:
-    """For requests that are only refused by a mistake of this program or the other."""
-    if reply.error:
-        log.error("vnic-wire refused a request: %s", reply.data.decode(errors="replace"))
 
 
 def _token(end: LentEnd) -> object:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Final
 
@@ -25,8 +26,9 @@ from vnic.dataplane.wire.messages import (
 )
 from vnic.dataplane.wire.replies import PortStats, Stats
 from vnic.dataplane.wire.stream_memory import StreamMemory, StreamMemoryError
+from vnic.dataplane.wire.tunnel_messages import CcmState, FrameReceived
 from vnic.net.client import NetClient
-from vnic.net.lending import Lender, LentKind
+from vnic.net.lending import Lender, LentKind, ResidentEnd
 from vnic.net.offload import MAX_FRAME_BYTES, OffloadError, complete
 from vnic.net.queue import Frame
 
@@ -89,6 +91,27 @@ def count_drops(client: NetClient, reply: Reply) -> None:
 def lost_frames(stats: PortStats) -> int:
     """The frames that `NetClient.dropped` counts."""
     return stats.no_peer + stats.no_room + stats.bad_offload
+
+
+class ResidentPort(ABC):
+    """The port of a ResidentEnd, which stays at the program when it leaves its wire."""
+
+    started = True
+    carries = True
+    number: int
+    client: NetClient
+    end: ResidentEnd
+
+    @abstractmethod
+    def to_control(self, on: bool) -> None:
+        """Whether the far end's frames come to this process, and not into the port's wire."""
+
+    @abstractmethod
+    def happened(self, event: CcmState | FrameReceived) -> None: ...
+
+    @abstractmethod
+    def lost(self, error: int) -> None:
+        """The program says that its descriptor has failed."""
 
 
 class LentPort:

@@ -94,7 +94,8 @@ class MepRecord(Record, frozen=True):
     status: Annotated[int, msgspec.Meta(ge=0, le=7)]
     """0: none."""
     remote_mep: U16
-    remote_sequence: U32
+    remote_sequence: U32 | None
+    """None: it is not known, and any is taken."""
     remote_interval: Annotated[int, msgspec.Meta(ge=0, le=7)]
     """Its code; 0: none."""
     heard_age_us: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
@@ -122,7 +123,7 @@ class Mep:
         self._rdi = False
         self._status: InterfaceStatus | None = None
         self._remote_mep = 0
-        self._remote_sequence = 0
+        self._remote_sequence: int | None = 0
         self._remote_interval = 0
         self._heard_us = now_us
         self._send_us = now_us
@@ -178,7 +179,11 @@ class Mep:
         Only while the other end is heard: then an old CCM is a repeated one. An end that was silent for so long that
         it counts as lost may have started anew, with a clock that is wrong.
         """
-        if self._heard is not Heard.YES or sequence == self._remote_sequence == 0:
+        if (
+            self._heard is not Heard.YES
+            or self._remote_sequence is None
+            or sequence == self._remote_sequence == 0
+        ):
             return True
         return 0 < (sequence - self._remote_sequence) & _U32_MASK < _HALF
 
