@@ -10,6 +10,7 @@ import pytest
 from tests.fakes.tunnel_peer import (
     CONFIG,
     VNI,
+    Ccm,
     TunnelPeer,
     TunnelSocket,
     receive_socket,
@@ -23,9 +24,11 @@ from vnic.dataplane.wire.messages import FrameReturned, Inject, Kind, Log, PortA
 from vnic.dataplane.wire.tunnel_messages import (
     CcmMode,
     CcmSet,
+    CcmState,
     FrameReceived,
     GetSocketStats,
     GetTunnelStats,
+    Heard,
     PortToControl,
     SocketAdd,
     SocketRemove,
@@ -205,10 +208,44 @@ def test_what_does_not_belong_is_counted_and_logged_once(program: Path) -> None:
             assert sorted(warnings(wire)) == [
                 "port 2, VNI 1193046: datagrams that are cut short are dropped",
                 "tunnels' socket 1: datagrams from addresses without a tunnel are dropped",
-                "tunnels' socket 1: datagrams of an unknown VNI are dropped",
                 "tunnels' socket 1: datagrams that are cut short are dropped",
                 "tunnels' socket 1: datagrams that are not VXLAN are dropped",
             ]
+
+
+def test_unknown_vnis_are_logged_when_all_tunnels_are_there(program: Path) -> None:
+    """At the start they come one by one, and their peers speak already."""
+    with WireProgram(program) as wire, TunnelPeer(TunnelSocket(wire), 2) as peer:
+
+        def is_logged() -> bool:
+            peer.send_raw(vxlan(frame(1), VNI + 1))
+            return bool(warnings(wire)) or peer.shared.stats.unknown_vni < 0
+
+        peer.send_raw(vxlan(frame(1), VNI + 1))
+        until(lambda: peer.shared.stats.unknown_vni == 1)
+        assert warnings(wire) == []
+        until(is_logged)
+        for _ in range(5):
+            is_logged()
+        wire.stats(2)  # what was logged meanwhile is read
+        assert warnings(wire) == ["tunnels' socket 1: datagrams of an unknown VNI are dropped"]
+
+
+def test_socket_without_a_tunnel_is_not_read(program: Path) -> None:
+    """What comes is for the tunnel that is about to come, or for control that goes on with the socket."""
+    with WireProgram(program) as wire, receive_socket() as kept, receive_socket() as peer:
+        address, dest = kept.getsockname(), peer.getsockname()
+        wire.request(SocketAdd(1), [kept.fileno()])
+        peer.sendto(vxlan(Ccm(1, interval_us=1_000_000).frame()), address)
+        own = msgspec.structs.replace(CONFIG, mode=CcmMode.ON, interval_us=1_000_000).pack()
+        with send_socket(dest) as sending:
+            request = PortAdd(2, Kind.TUNNEL, max_frame=MAX_FRAME, dest=sockaddr_in(dest), own=own)
+            wire.request(request, [sending.fileno()])
+        wire.await_event(lambda event: isinstance(event, CcmState) and event.heard == Heard.YES)
+        wire.request(PortRemove(2))
+        peer.sendto(vxlan(frame(2)), address)
+        kept.settimeout(60)
+        assert kept.recv(2000) == vxlan(frame(2))
 
 
 def test_full_wire_holds_up_neither_other_tunnels_nor_memory(program: Path) -> None:

@@ -56,9 +56,9 @@ static int hello(struct call *call)
         return refuse(call, EINVAL, "workers: %u", body->workers);
     if (body->spin_us > SPIN_MAX_US)
         return refuse(call, EINVAL, "spin_us: %u", body->spin_us);
-    int error = workers_start(body->workers, body->spin_us);
+    int error = mep_start();
     if (!error)
-        error = mep_start();
+        error = workers_start(body->workers, body->spin_us);
     if (error)
         return refuse(call, error, "workers: %s", strerror(error));
 #ifndef NO_SANDBOX

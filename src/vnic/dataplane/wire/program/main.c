@@ -11,6 +11,7 @@
 #include "memory.h"
 #include "protocol.h"
 #include "sandbox.h"
+#include "tunnel.h"
 #include "wake.h"
 
 #define CONTROL_FD 3
@@ -42,6 +43,7 @@ int main(int argc, char **argv)
     int error = main_loop_init();
     if (error)
         return fail("epoll", error);
+    mep_may_hurry();
     uint32_t sandbox = 0;
 #ifndef NO_SANDBOX /* a sanitizer needs more than it leaves */
     sandbox = sandbox_confine();

@@ -42,7 +42,8 @@ struct tunnel_socket {
     uint32_t id;
     int fd;
     struct watch watch;
-    unsigned users;
+    unsigned users;    /* it is read while there are any */
+    uint64_t quiet_ns; /* until then, more tunnels may come, and their datagrams are not worth a line */
     struct tunnel_port *buckets[TUNNEL_BUCKETS]; /* by VNI */
     struct socket_stats stats;
     struct complaint unknown_vni, unknown_source, truncated, not_vxlan;
@@ -125,8 +126,14 @@ int tunnel_socket_remove(uint32_t id); /* ENOENT, EBUSY */
 
 /* -- mep.c -------------------------------------------------------------------------------------------------------- */
 
-/* Start the thread of the CCMs, once, and wait until it runs. 0 or an errno. */
+/* Main thread, while it has its rights: mep_start's thread inherits from here that it comes first. */
+void mep_may_hurry(void);
+
+/* Main thread: start the thread of the CCMs, once, and wait until it runs. 0 or an errno. */
 int mep_start(void);
+
+/* A lock that the thread takes: who holds it runs as soon as the thread would. */
+void mep_lock_init(pthread_mutex_t *lock);
 
 /* Main thread. */
 void mep_add(struct tunnel_port *tunnel);

@@ -490,8 +490,8 @@ static int tunnel_add(struct port *port, const struct port_request *request, cha
     };
     memcpy(tunnel->mep.maid, config.maid, MAID_BYTES);
     memcpy(tunnel->mep.mac, config.mac, sizeof config.mac);
-    pthread_mutex_init(&tunnel->key.lock, NULL);
-    pthread_mutex_init(&tunnel->mep.lock, NULL);
+    mep_lock_init(&tunnel->key.lock);
+    mep_lock_init(&tunnel->mep.lock);
     struct tunnel_socket *socket = tunnel_socket_find(config.socket);
     if (!socket)
         return end_refuse(ENOENT, text, text_size, "socket: there is no socket %u", config.socket);
@@ -500,7 +500,8 @@ static int tunnel_add(struct port *port, const struct port_request *request, cha
     error = tunnel_socket_join(socket, tunnel);
     if (error) {
         port_watch(port, &tunnel->watch, tunnel->fd, 0, 0);
-        return end_refuse(error, text, text_size, "vni: socket %u has %u of this peer", config.socket, config.vni);
+        return end_refuse(error, text, text_size, "vni: %u at socket %u: %s", config.vni, config.socket,
+                          error == EEXIST ? "this peer is there" : strerror(error));
     }
     port->started = true; /* its CCMs pass, whether it is in a wire or not */
     mep_add(tunnel);

@@ -30,6 +30,7 @@
 #define KEPT_BYTES (1u << 20) /* of frames that wait at one tunnel for its wire */
 #define SKB_MIN 512u          /* of a socket's memory, for one datagram, at least */
 #define COMPLAIN_NS 60000000000u
+#define QUIET_NS 1000000000u
 #define VNI_VALID 0x08u
 
 static struct tunnel_socket *sockets;
@@ -147,6 +148,8 @@ static bool take(struct tunnel_socket *socket, const struct sockaddr_storage *so
         if (vni_is_known)
             refuse_datagram(socket, &socket->stats.unknown_source, &socket->unknown_source,
                             "from addresses without a tunnel");
+        else if (socket->quiet_ns > tunnel_now_ns())
+            socket->stats.unknown_vni++;
         else
             refuse_datagram(socket, &socket->stats.unknown_vni, &socket->unknown_vni, "of an unknown VNI");
         return false;
@@ -357,6 +360,9 @@ int tunnel_socket_join(struct tunnel_socket *socket, struct tunnel_port *tunnel)
     bool vni_is_known;
     if (find(socket, tunnel->vni, &tunnel->remote, &vni_is_known))
         return EEXIST;
+    if (!socket->users && port_watch(&socket->port, &socket->watch, socket->fd, 0, EPOLLIN))
+        return errno;
+    socket->quiet_ns = tunnel_now_ns() + QUIET_NS;
     struct tunnel_port **bucket = bucket_of(socket, tunnel->vni);
     tunnel->socket = socket;
     tunnel->next = *bucket;
@@ -371,7 +377,8 @@ void tunnel_socket_leave(struct tunnel_port *tunnel)
     while (*at != tunnel)
         at = &(*at)->next;
     *at = tunnel->next;
-    tunnel->socket->users--;
+    if (!--tunnel->socket->users)
+        worker_remove_port(&tunnel->socket->port); /* what comes now is for the next who reads it */
 }
 
 int tunnel_socket_add(uint32_t id, int fd)
@@ -385,14 +392,7 @@ int tunnel_socket_add(uint32_t id, int fd)
     socket->id = id;
     socket->fd = fd;
     port->started = true;
-    struct worker *worker = port->worker = &workers[0];
-    worker_lock(worker);
-    int error = port_watch(port, &socket->watch, fd, 0, EPOLLIN) ? errno : 0;
-    worker_unlock(worker);
-    if (error) {
-        port_free(port);
-        return error;
-    }
+    port->worker = &workers[0];
     socket->next = sockets;
     sockets = socket;
     return 0;
@@ -408,10 +408,6 @@ int tunnel_socket_remove(uint32_t id)
         return ENOENT;
     if (socket->users)
         return EBUSY;
-    struct worker *worker = socket->port.worker;
-    worker_lock(worker);
-    worker_remove_port(&socket->port);
-    worker_unlock(worker);
     *at = socket->next;
     close(socket->fd);
     port_free(&socket->port);
