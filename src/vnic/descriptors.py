@@ -32,10 +32,10 @@ class Kind(enum.Enum):
     CLOSED = "a closed descriptor"
 
 
-HARMLESS: Final = frozenset({Kind.EVENTFD, Kind.SOCKET, Kind.PIPE, Kind.MEMORY})
+HARMLESS: Final = (Kind.EVENTFD, Kind.SOCKET, Kind.PIPE, Kind.MEMORY)  # an Enum computes its hash in Python
 """The kinds that a message may carry. Their close does not block, except for a socket's SO_LINGER (see `unblock`)."""
 
-NOTIFIERS: Final = frozenset({Kind.EVENTFD, Kind.SOCKET, Kind.PIPE})
+NOTIFIERS: Final = (Kind.EVENTFD, Kind.SOCKET, Kind.PIPE)
 """The kinds that can be a kick, a call or an interrupt; User-Mode Linux passes socketpairs."""
 
 _BY_PREFIX: Final = (

@@ -28,6 +28,7 @@ from vnic.filter import (
 )
 from vnic.machine import place
 from vnic.machine.datapath import DataPaths, WireCommand
+from vnic.machine.garbage import LongLived
 from vnic.machine.health import Health
 from vnic.machine.journal import MachineJournal
 from vnic.machine.linklog import log_event
@@ -105,6 +106,7 @@ class Machine:
         self.chardev_set = Chardevs(self.fds.take_socket)
         self._backends = BackendContext(loop, self.network, self.chardev_set, fds=self.fds)
         self._nics: dict[str, PluggedNic] = {}
+        self._long_lived = LongLived()
         self._health = Health(lag)
         self.ends_by: ShutdownCause | None = None
         """What asked for the end; None: nothing yet."""
@@ -208,6 +210,7 @@ class Machine:
             raise
         self._nics[plugged.nic.name] = plugged
         place.note(plugged.nic.name, options)
+        self._long_lived.added()
 
     def plugged(self, device_id: str) -> PluggedNic:
         """The NIC of that id, name or QOM path, with its socket."""
@@ -265,6 +268,7 @@ class Machine:
 
             nic_deleted(self._backends, name, netdev)
         self.network.emit("DEVICE_DELETED", {"device": name, "path": path})
+        self._long_lived.removed()
 
     def memory_lost(self) -> None:
         """Memory that a VM shares is gone: cut that VM off."""

@@ -267,9 +267,9 @@ class MessageQueue:
         """Take one piece, as `FrameAssembler.feed`."""
         self._waiting += self._assembler.feed(data, fds)
 
-    def take(self) -> Message:
-        """The oldest message; IndexError if none is whole. The caller closes it."""
-        return self._waiting.popleft()
+    def take(self) -> Message | None:
+        """The oldest message; None if none is whole. The caller closes it."""
+        return self._waiting.popleft() if self._waiting else None
 
     def save(self) -> MessageQueueRecord:
         return MessageQueueRecord(

@@ -357,6 +357,8 @@ class VirtioDevice(ABC):
             return
         if back_end is not None and self._hand_over(back_end):
             return
+        if wanted is DataPath.OFF is self.datapath:
+            return  # as it is while a driver sets its rings up
         self.datapath = wanted
         self.serve(wanted)
 

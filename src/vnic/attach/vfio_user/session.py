@@ -134,8 +134,8 @@ class VfioUserSession(Session):
                 self._let_others_run()
 
     def _all_steps(self) -> Iterator[bytes | None]:
-        while self._messages:
-            yield from self._server.steps(self._messages.take())
+        while (message := self._messages.take()) is not None:
+            yield from self._server.steps(message)
 
     def _drop_messages(self) -> None:
         self._steps = None

@@ -40,8 +40,6 @@ from vnic.virtio.device_record import DataPath
 from vnic.virtio.features import EVENT_IDX, IN_ORDER, VERSION_1
 from vnic.virtio.queue import SplitQueue
 
-_MODES = {DataPath.DISCARD: Mode.DISCARD, DataPath.LOCAL: Mode.RUN}
-
 
 class VirtioNet(VirtioDevice, Endpoint, GuestRings):
     """One virtio network device with `pairs` queue pairs and a control queue.
@@ -92,6 +90,8 @@ class VirtioNet(VirtioDevice, Endpoint, GuestRings):
         """A replacement netdev may have fewer queues: pairs share them then."""
         self._probed: bool | None = None
         """The link that a driver read before DRIVER_OK."""
+        self._bound_away: bool | None = None
+        """Whether the client's queues were told last that the rings are away; None: they were told nothing."""
         self._look_scheduled = False
         self._carrier: RingCarrier | None = None
         self._engines: list[PairEngine] = []
@@ -369,7 +369,10 @@ class VirtioNet(VirtioDevice, Endpoint, GuestRings):
 
     def update_datapath(self) -> None:
         super().update_datapath()
-        self.client.rebind()
+        away = self.datapath is DataPath.TAKEN or self.datapath is DataPath.RETURNING
+        if away is not self._bound_away:
+            self._bound_away = away
+            self.client.rebind()
         self.client.path_changed()
 
     def wanted_datapath(self) -> DataPath:
@@ -379,10 +382,15 @@ class VirtioNet(VirtioDevice, Endpoint, GuestRings):
         return DataPath.LOCAL if self.config.status & LINK_UP else DataPath.DISCARD
 
     def serve(self, datapath: DataPath) -> None:
-        mode = _MODES.get(datapath, Mode.OFF)
+        served = self._served_pairs
+        mode = Mode.OFF
+        if datapath is DataPath.LOCAL:
+            mode = Mode.RUN
+        elif datapath is DataPath.DISCARD:
+            mode = Mode.DISCARD
         for pair, engine in enumerate(self._engines):
-            engine.set_mode(mode if pair < self._served_pairs else Mode.OFF)
-        if self.client.has_waiting and datapath in (DataPath.OFF, DataPath.DISCARD):
+            engine.set_mode(mode if pair < served else Mode.OFF)
+        if datapath in (DataPath.OFF, DataPath.DISCARD) and self.client.has_waiting:
             self.client.purge()  # they waited for the rings
 
     def look_at_rings(self) -> None:

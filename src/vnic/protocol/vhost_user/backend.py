@@ -107,8 +107,8 @@ class BackendEngine:
     def _work(self, replies: bytes = b"") -> bytes:
         """Carry out the messages that are here; returns the bytes to send, which begin with `replies`."""
         try:
-            while self._messages and not self.busy:
-                replies += self._dispatch(self._messages.take())
+            while not self.busy and (message := self._messages.take()) is not None:
+                replies += self._dispatch(message)
         except ProtocolError as error:
             error.replies = replies
             raise
