@@ -11,18 +11,20 @@ import os
 import resource
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from vnic.lab.bench.process import VnicProcess
 from vnic.lab.bench.report import Missing, Row, row
 from vnic.lab.bench.through import children
+from vnic.lab.bench.wire_program import cpu_ns
 from vnic.protocol.vhost_user import messages as vu
 from vnic.virtio.features import VERSION_1
 
 SIZES: Final = (10, 100, 1000, 10_000)
-DESCRIPTORS_EACH: Final = 11
-"""Of an attached NIC in vnic: sockets, the lock of its path, its guest's memory, and two descriptors a ring."""
+DESCRIPTORS_EACH: Final = 9
+"""Of an attached NIC in vnic: three sockets, its guest's memory and the mapping's own, and two a ring."""
 OTHER_DESCRIPTORS: Final = 500
 RING_SIZE: Final = 64
 GUEST_BYTES: Final = 16 << 10
@@ -39,6 +41,9 @@ METHOD = (
     f" {RING_SIZE} each, until the packets of all NICs are vnic-wire's. Start: from exec on; memory: the proportional"
     " set sizes of vnic's Python and vnic-wire, without the guests' own memory, less those of a vnic without NICs"
 )
+CPU_METHOD = (
+    "the same: user and system time of vnic's Python, from the first NIC on, and of vnic-wire, in all vnics together"
+)
 
 
 def measure(rounds: int) -> Iterator[Row]:
@@ -53,9 +58,9 @@ def _at(size: int) -> Iterator[Row]:
         vnics = [stack.enter_context(VnicProcess()) for _ in shares]
         starting = time.perf_counter() - began
         before = sum(map(_own_kib, vnics))
+        python_before = sum(cpu_ns(vnic.process.pid) for vnic in vnics)
         began = time.perf_counter()
-        for vnic, share in zip(vnics, shares, strict=True):
-            _add(vnic, share)
+        _at_once(_add, vnics, shares)
         start = starting + time.perf_counter() - began
         memory = os.memfd_create("guests", os.MFD_CLOEXEC)
         stack.callback(os.close, memory)
@@ -72,10 +77,11 @@ def _at(size: int) -> Iterator[Row]:
         ]
         for guest in guests:
             guest.wait_started()
-        for vnic, share in zip(vnics, shares, strict=True):
-            _wait_on_the_wire(vnic, share)
+        _at_once(_wait_on_the_wire, vnics, shares)
         attach = time.perf_counter() - began
         total = sum(map(_own_kib, vnics))
+        python = (sum(cpu_ns(vnic.process.pid) for vnic in vnics) - python_before) / 1e6 / size
+        wire = sum(cpu_ns(child) for vnic in vnics for child in children(vnic.process.pid)) / 1e6 / size
     name = f"{size} NICs" + (f" of {len(shares)} vnics" if len(shares) > 1 else "")
     at_most = "at most {} at 10 000".format
     yield row(f"{name}: memory of each", "KiB", [(total - before) / size], METHOD, at_most(60))
@@ -83,6 +89,17 @@ def _at(size: int) -> Iterator[Row]:
     yield row(f"{name}: start", "s", [start], METHOD, digits=2)
     yield row(f"{name}: attach", "s", [attach], METHOD, digits=2)
     yield row(f"{name}: start and attach", "s", [start + attach], METHOD, at_most(10), digits=2)
+    yield row(f"{name}: CPU time of Python for each", "ms", [python], CPU_METHOD, digits=2)
+    yield row(f"{name}: CPU time of vnic-wire for each", "ms", [wire], CPU_METHOD, digits=2)
+
+
+def _at_once(
+    work: Callable[[VnicProcess, int], None], vnics: Sequence[VnicProcess], shares: Sequence[int]
+) -> None:
+    """Have all vnics do something, in a thread for each; the first exception is raised when all have ended."""
+    with ThreadPoolExecutor(len(vnics)) as threads:
+        for _ in threads.map(work, vnics, shares):
+            pass
 
 
 def _shares(size: int) -> Iterator[int]:
@@ -99,9 +116,11 @@ def _shares(size: int) -> Iterator[int]:
     most = (soft - OTHER_DESCRIPTORS) // DESCRIPTORS_EACH & ~1
     if most < 2:
         raise Missing(f"a process may have {soft} descriptors only")
+    number = -(-size // most)  # about as many in each
+    each = -(-size // number) + 1 & ~1
     while size > 0:
-        yield min(size, most)
-        size -= most
+        yield min(size, each)
+        size -= each
 
 
 # -- vnic -----------------------------------------------------------------------------------------------------------
@@ -147,7 +166,7 @@ def _replies(client: socket.socket, number: int) -> list[object]:
 
 
 def _wait_on_the_wire(vnic: VnicProcess, size: int) -> None:
-    """Until vnic-wire has the packets of all NICs."""
+    """Until vnic-wire has the packets of all NICs. To ask for all takes the time of several, so it comes last."""
     vnic.wait_on_the_wire("nic0", f"nic{size - 1}", seconds=TIMEOUT_S)
     deadline = time.monotonic() + TIMEOUT_S
     with vnic.second_client() as client:
@@ -164,7 +183,7 @@ def _wait_on_the_wire(vnic: VnicProcess, size: int) -> None:
                 raise Missing(
                     f"vnic-wire does not move the packets of {len(others)} of {size} NICs: {reason}"
                 )
-            time.sleep(0.05)
+            time.sleep(0.2)
 
 
 def _own_kib(vnic: VnicProcess) -> int:
