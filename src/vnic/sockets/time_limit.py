@@ -10,8 +10,10 @@ from asyncio import TimerHandle
 from collections.abc import Callable
 from typing import Final, Protocol
 
+PARTS: Final = 10
 LATE_S: Final = 0.1
-"""A loop that looks so much too late was busy: it may not have sent the request yet, or not read the answer."""
+"""A limit is measured in parts. One at whose end the loop comes so much too late does not count: it was busy, and may
+not have sent the request yet, or not have read the answer."""
 
 
 class Clock(Protocol):
@@ -25,20 +27,27 @@ class Clock(Protocol):
 class TimeLimit:
     """Calls `expired` when the last limit that was set is exceeded, and not cleared or set anew before."""
 
-    __slots__ = ("_clock", "_expired", "_timer", "_when", "seconds")
+    __slots__ = ("_clock", "_expired", "_left", "_timer", "_when", "seconds")
 
     def __init__(self, clock: Clock, expired: Callable[[], None]) -> None:
         self._clock = clock
         self._expired = expired
         self.seconds = 0.0
         """As last set."""
+        self._left = 0
+        """The parts that have not passed."""
         self._when: float | None = None
+        """When the present part ends."""
         self._timer: TimerHandle | None = None
 
     def set(self, seconds: float) -> None:
         """The limit is in `seconds`, whatever it was before."""
         self.seconds = seconds
-        self._when = when = self._clock.time() + seconds
+        self._left = PARTS
+        self._begin_part()
+
+    def _begin_part(self) -> None:
+        self._when = when = self._clock.time() + self.seconds / PARTS
         if self._timer is not None and self._timer.when() > when:
             self._timer.cancel()
             self._timer = None
@@ -63,8 +72,11 @@ class TimeLimit:
         late = self._clock.time() - self._when
         if late < 0:
             self._timer = self._clock.call_at(self._when, self._look)
-        elif late > LATE_S:
-            self.set(self.seconds)  # it was this process that was slow
+            return
+        if late <= LATE_S:
+            self._left -= 1
+        if self._left:
+            self._begin_part()
         else:
             self._when = None
             self._expired()

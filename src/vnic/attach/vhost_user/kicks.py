@@ -26,10 +26,11 @@ SPURIOUS_PAUSE_S: Final = 0.001
 class _Watch:
     """The descriptor of one ring."""
 
-    __slots__ = ("avail", "fd", "pause", "spurious")
+    __slots__ = ("avail", "begun", "fd", "pause", "spurious")
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+        self.begun = False
         self.avail = -1
         self.spurious = 0
         self.pause: asyncio.TimerHandle | None = None
@@ -56,16 +57,27 @@ class Kicks:
         self._watched: dict[int, _Watch] = {}
 
     def watch(self, index: int, fd: int | None) -> None:
-        """Watch `fd` instead of the previous one; None: none. Raises OSError."""
+        """Watch `fd` instead of the previous one, from the loop's next turn on: most rings are handed over to a
+        back-end by then. None: watch none."""
         before = self._watched.pop(index, None)
-        if before is not None:
+        if before is not None and before.begun:
             if before.pause is not None:
                 before.pause.cancel()
             self._loop.remove_reader(before.fd)
         if fd is not None:
-            watch = _Watch(fd)
-            self._loop.add_reader(fd, self._readable, index, watch)
-            self._watched[index] = watch
+            self._watched[index] = watch = _Watch(fd)
+            self._loop.call_soon(self._begin, index, watch)
+
+    def _begin(self, index: int, watch: _Watch) -> None:
+        if self._watched.get(index) is not watch:
+            return
+        try:
+            self._loop.add_reader(watch.fd, self._readable, index, watch)
+        except OSError as error:
+            del self._watched[index]
+            self._hostile(f"the kick descriptor of ring {index} cannot be waited for: {error}")
+        else:
+            watch.begun = True
 
     def _readable(self, index: int, watch: _Watch) -> None:
         try:

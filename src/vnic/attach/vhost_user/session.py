@@ -269,12 +269,7 @@ class VhostUserSession(Session):
             self._nic.report.interrupted()
 
     def watch_kick(self, index: int, fd: int | None) -> None:
-        try:
-            self._kicks.watch(index, None if index in self._handed_over else fd)
-        except OSError as error:
-            raise ProtocolError(
-                f"the kick descriptor of ring {index} cannot be waited for: {error}"
-            ) from None
+        self._kicks.watch(index, None if index in self._handed_over else fd)
 
     def queue_interrupt(self, index: int) -> None:
         """Attachment: signal the ring's call descriptor."""
@@ -333,7 +328,4 @@ class VhostUserSession(Session):
         """Attachment: read the ring's kicks again."""
         self._handed_over.discard(index)
         if self.serving and self.engine.rings[index].state is RingState.STARTED:
-            try:
-                self.watch_kick(index, self.engine.rings[index].kick_fd)
-            except ProtocolError as error:
-                self._fail_later(str(error))
+            self.watch_kick(index, self.engine.rings[index].kick_fd)

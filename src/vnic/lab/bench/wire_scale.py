@@ -42,7 +42,7 @@ METHOD = (
     " set sizes of vnic's Python and vnic-wire, without the guests' own memory, less those of a vnic without NICs"
 )
 CPU_METHOD = (
-    "the same: user and system time of vnic's Python, from the first NIC on, and of vnic-wire, in all vnics together"
+    "the same: CPU time of vnic's Python, from the first NIC on, and of vnic-wire, of all vnics together"
 )
 
 
