@@ -33,6 +33,13 @@ def test_what_is_demanded_and_missing_fails(monkeypatch: pytest.MonkeyPatch) -> 
         need("gone")
 
 
+def test_what_not_every_machine_can_have_is_not_demanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VNIC_REQUIRE_GUESTS", "1")
+    monkeypatch.setitem(NEEDS, "rare", Need(lambda: None, "a kernel", "build it", demanded=False))
+    with pytest.raises(pytest.skip.Exception, match="lacks a kernel"):
+        need("rare")
+
+
 def test_every_check_answers() -> None:
     for name in NEEDS:
         assert isinstance(needs.is_met(name), bool)
