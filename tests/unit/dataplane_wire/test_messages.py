@@ -83,7 +83,7 @@ ANSWERS = st.one_of(
     st.builds(m.Log, U32, TEXT),
     st.builds(m.DumpFailed, U32, I32),
     st.builds(m.FrameReturned, U32, U32, st.binary(min_size=10, max_size=10), BYTES),
-    st.builds(t.CcmState, U32, st.sampled_from(t.Heard), st.booleans(), U8, st.booleans(), U32),
+    st.builds(t.CcmState, U32, st.sampled_from(t.Heard), st.booleans(), U8, st.booleans(), U32, U32),
     st.builds(t.FrameReceived, U32, BYTES),
 )
 

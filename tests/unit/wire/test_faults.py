@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 
 import pytest
+from tests.fakes.tunnel_peer import KEY, TunnelPeer, TunnelSocket
 from tests.fakes.wire_ends import Stream, datagram_pair, framed, tcp_frame
 from tests.fakes.wire_program import PLAIN, PROTOCOL_FEATURES, Refused, Sink, WireProgram, frame, until
 
@@ -64,6 +65,47 @@ def test_rest_of_a_frame_whose_memory_is_lost_is_sent(program: Path) -> None:
             sizes = [len(stream.receive()) for _ in pieces]
             assert sizes == [size - 12] * len(pieces)
             until(lambda: wire.stats(2).refused + wire.stats(2).frames_out == 5 or wire.events)
+
+
+@pytest.mark.needs("loopback")
+def test_fault_of_a_guest_leaves_the_tunnels_of_its_socket(program: Path) -> None:
+    """The worker's turn is that of the socket, which is in no wire."""
+    with WireProgram(program) as wire, Stream(wire, 1) as stream:
+        guest = wire.started_guest(2)
+        shared = TunnelSocket(wire)
+        with TunnelPeer(shared, 3) as one, TunnelPeer(shared, 4, vni=4) as other:
+            lost = guest.memory.guest_addr + guest.memory.size - 4096
+            guest.driver.rings[0].add([], [(lost, 2048)])
+            lose_the_rest(guest.memory)
+            guest.driver.rings[0].publish()
+            wire.wire(1, 2, 3)
+            wire.wire(2, 1, 4)
+            one.send(frame(1))
+            wire.await_event(is_broken)
+            one.send(frame(2))
+            other.send(frame(3))
+            assert stream.receive() == frame(3)
+            stream.send(frame(4))
+            assert other.receive() == [frame(4)]
+
+
+@pytest.mark.needs("loopback")
+@pytest.mark.parametrize("key", [b"", KEY], ids=["plain", "with key"])
+def test_fault_of_a_guest_that_sends_leaves_its_tunnel(program: Path, key: bytes) -> None:
+    with WireProgram(program) as wire, TunnelPeer(TunnelSocket(wire), 2, key=key) as peer:
+        guest = wire.started_guest(1)
+        wire.wire(1, 1, 2)
+        ring = guest.driver.rings[1]
+        good = guest.memory.alloc(12 + 100)
+        end = guest.memory.guest_addr + guest.memory.size
+        ring.add([(good, 112)])
+        ring.add([(good, 112), (end - 4096, 1000)])
+        lose_the_rest(guest.memory)
+        ring.publish()
+        wire.await_event(is_broken)
+        wire.request(Inject(2, 0, frame(1)))
+        while peer.receive() != [frame(1)]:
+            pass
 
 
 def test_dropped_frames_behind_one_that_waits_count_once(program: Path) -> None:

@@ -107,6 +107,7 @@ def test_peer_is_heard_and_its_word_told(program: Path) -> None:
             peer.say(Ccm(2 + number, rdi=rdi, status=status, interval_us=SLOW))
             state = peer.await_state(lambda _: True)
             assert (state.heard, state.rdi, state.status) == (Heard.YES, rdi, status)
+            assert state.remote_sequence == 2 + number
         peer.say(Ccm(9, status=7, interval_us=SLOW))  # nothing new
         until(lambda: peer.stats.ccm_received == 6)
         assert wire.events == []

@@ -21,7 +21,7 @@ _U32: Final = struct.Struct("<I")
 _PAIR: Final = struct.Struct("<II")
 _STATE: Final = struct.Struct("<4Q3IH4BHI")
 _CONFIG: Final = struct.Struct("<3I2BH48s6s2B32s")  # then the state
-_CCM_STATE: Final = struct.Struct("<I4BII")  # port, heard, rdi, status, refused, silent_us, reserved
+_CCM_STATE: Final = struct.Struct("<I4BII")  # port, heard, rdi, status, refused, silent_us, remote_sequence
 _FRAME: Final = struct.Struct("<II10s2x")  # port, queue, virtio_net_hdr
 _TUNNEL_STATS: Final = struct.Struct("<10Q")
 _SOCKET_STATS: Final = struct.Struct("<4Q")
@@ -270,16 +270,18 @@ class CcmState(msgspec.Struct, frozen=True):
     """ICMP says that the peer does not listen, and no CCM came since."""
     silent_us: int = 0
     """Since the last CCM; 0: none came."""
+    remote_sequence: int = 0
+    """Of the last CCM."""
 
     def body(self) -> bytes:
-        return _CCM_STATE.pack(*msgspec.structs.astuple(self), 0)
+        return _CCM_STATE.pack(*msgspec.structs.astuple(self))
 
     @classmethod
     def parse(cls, body: bytes) -> CcmState:
-        port, heard, rdi, status, refused, silent_us, _ = fixed(_CCM_STATE, body)
+        port, heard, rdi, status, refused, *numbers = fixed(_CCM_STATE, body)
         if heard not in list(Heard):
             raise MessageError(f"heard {heard}")
-        return cls(port, Heard(heard), bool(rdi), status, bool(refused), silent_us)
+        return cls(*(port, Heard(heard), bool(rdi), status, bool(refused), *numbers))
 
 
 class FrameReceived(msgspec.Struct, frozen=True):

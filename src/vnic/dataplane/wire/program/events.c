@@ -138,6 +138,7 @@ void event_ccm_state(struct port *port, const struct tunnel_state *state, uint32
         .status = state->remote_status,
         .refused = state->refused,
         .silent_us = silent_us,
+        .remote_sequence = state->remote_sequence,
     };
     struct waiting *message;
     pthread_mutex_lock(&outgoing_lock);

@@ -484,7 +484,7 @@ struct event_ccm_state {
     uint8_t status;
     uint8_t refused;
     uint32_t silent_us; /* since the last CCM; 0: none came */
-    uint32_t reserved;
+    uint32_t remote_sequence; /* of the last CCM */
 };
 _Static_assert(sizeof(struct event_ccm_state) == 24, "ccm state");
 
