@@ -25,7 +25,6 @@ from vnic.state.reader import boot_id, read
 
 ECHO = "echo,id=net0"
 NIC = "virtio-net,id=nic0,netdev=net0,attach.type=vhost-user,attach.path=nic0.sock"
-FLOOD = Path(__file__).parents[1] / "fakes" / "journal_flood.py"
 KILLS = 12
 MS_MAX = 0x40000
 
@@ -94,7 +93,7 @@ def test_kills_in_midst_of_many_changes_leave_sound_file(tmp_path: Path) -> None
     last = 0
     for number in range(KILLS):
         process = subprocess.Popen(
-            [sys.executable, str(FLOOD), str(path)],
+            [sys.executable, "-m", "vnic.lab.bench.flood", str(path)],
             env={**os.environ, "PYTHONPATH": str(SOURCE)},
             stdout=subprocess.PIPE,
             text=True,
@@ -216,3 +215,23 @@ def test_file_that_is_no_journal_is_left_alone(place: Place, content: bytes) -> 
     else:
         assert said == ""
         assert len(records(path)) == 3
+
+
+def test_log_and_why_ask_running_vnic_and_read_file_later(place: Place) -> None:
+    with place.run("-netdev", ECHO, "-device", NIC, name="lab") as running, guest_on(place.path("nic0.sock")):
+        assert place.verb("link", "set", "net0", "down", "--wait", "30").returncode == 0
+        log = place.verb("log", "nic0")
+        assert log.stderr == ""
+        change = log.stdout.splitlines()[-1].split("\t")
+        assert change[2:4] == ["nic0", "down"]
+        assert change[5].endswith(" net0"), "the cause is named"
+        assert (
+            place.verb("log", "nic0", "--json").stdout == place.verb("log", "nic0", "-j", "-n", "lab").stdout
+        )
+        mac = ask(running.qmp_path, "query-links", name="nic0")[0]["mac"]
+        assert place.verb("log", mac).stdout == log.stdout
+        wait_for(lambda: "nic0 was down at" in place.verb("why", "nic0", "--at", "0.001s").stdout)
+    stored = place.verb("log", "nic0")
+    assert stored.stdout.startswith(log.stdout.rstrip("\n"))
+    assert "no vnic was asked" in stored.stderr
+    assert "no vnic ran: it had ended at" in place.verb("why", "nic0", "--at", "0.001s").stdout

@@ -9,8 +9,8 @@ import pytest
 from tests.fakes.monitored_machine import FakeMachine
 from tests.unit.monitor.conftest import Client
 
+from vnic.cli import changes, watch, why
 from vnic.cli import link as link_verb
-from vnic.cli import watch, why
 from vnic.cli.show import Now, print_json, print_table
 from vnic.observe import logs
 from vnic.printable import lines, one_line, printable
@@ -51,7 +51,7 @@ CHANGE = {
 def test_the_texts_of_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     now = Now()
     link, change = printable(LINK), printable(CHANGE)
-    for text in (*why.describe(link, now), *why.history([change], {7: change}, now)):
+    for text in (*why.describe(link, now), *changes.history([change], {7: change}, now)):
         assert is_clean(text), text
     for name in ("LINK_CHANGED", "LINK_SEEN", EVIL):
         event = {"event": name, "data": {**CHANGE, "latency-us": 1}}

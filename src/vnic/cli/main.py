@@ -30,6 +30,7 @@ VERBS = {
     "flap": ("vnic.cli.flap", "have a link go down and up by a schedule"),
     "tunnel": ("vnic.cli.tunnel", "show the tunnels and their far ends"),
     "why": ("vnic.cli.why", "say why a link is up or down"),
+    "log": ("vnic.cli.log", "show what happened to the links, also before the last start"),
     "ps": ("vnic.cli.ps", "show the running vnics and how they fare"),
     "watch": ("vnic.cli.watch", "print events as they come"),
     "netdev": ("vnic.cli.netdev", "add or delete a back-end"),

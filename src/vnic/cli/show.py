@@ -162,7 +162,10 @@ def micros(value: int) -> str:
 
 def wall_time(seconds: float, now: float) -> str:
     """A wall-clock time in the local zone; the date only where it is not today's."""
-    then = datetime.fromtimestamp(seconds)
+    try:
+        then = datetime.fromtimestamp(seconds)
+    except (OverflowError, ValueError, OSError):  # of a file that anyone may have written
+        return f"{seconds:g} s"
     if then.date() == datetime.fromtimestamp(now).date():
         return then.strftime("%H:%M:%S.") + f"{then.microsecond // 1000:03d}"
     return then.strftime("%Y-%m-%d %H:%M:%S")
@@ -176,8 +179,11 @@ class Now:
     monotonic: float = field(default_factory=time.monotonic)
 
 
-def when(seconds: float, monotonic_us: int, now: Now) -> str:
-    """A time both ways: `14:03:22.101, 4 min ago`. The wall clock may have been set since: it tells no duration."""
+def when(seconds: float, monotonic_us: int, now: Now, boot_id: str | None = None) -> str:
+    """A time both ways: `14:03:22.101, 4 min ago`. The wall clock may have been set since: it tells no duration, nor
+    does the other one for a time of another boot of the machine."""
+    if boot_id is not None:
+        return wall_time(seconds, now.wall)
     return f"{wall_time(seconds, now.wall)}, {duration(max(0.0, now.monotonic - monotonic_us / 1e6))} ago"
 
 

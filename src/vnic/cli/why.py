@@ -6,19 +6,21 @@ All of it comes from query-links and query-link-log; this module only writes it 
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Iterator
 
+from vnic.cli.ages import moment
+from vnic.cli.changes import history
 from vnic.cli.client import (
     Entry,
     Refused,
     Session,
-    add_instance_options,
     session,
 )
+from vnic.cli.journal import add_journal_options
 from vnic.cli.show import (
     Now,
     cause_text,
-    change_text,
     impairment_text,
     link_word,
     micros,
@@ -29,8 +31,6 @@ from vnic.cli.show import (
 from vnic.printable import printable
 
 DEFAULT_CHANGES = 8
-CHAIN_MAX = 12
-"""Links of one chain of causes that are shown."""
 
 
 def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -48,9 +48,28 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         default=DEFAULT_CHANGES,
         help=f"how many of the last changes to show (default {DEFAULT_CHANGES})",
     )
+    parser.add_argument(
+        "--at",
+        metavar="TIME",
+        type=_moment,
+        help="how it was then, also where vnic has ended since: 03:12 (the last that has passed), 2h (ago),"
+        " 'yesterday 03:12', '2026-11-30 03:12:44'",
+    )
     parser.add_argument("-j", "--json", action="store_true", help="print the state and the changes as JSON")
-    add_instance_options(parser)
-    parser.set_defaults(run=run)
+    add_journal_options(parser)
+    parser.set_defaults(run=run, check=lambda args: _check(parser, args))
+
+
+def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    if args.journal is not None and args.at is None:
+        parser.error("--journal needs --at: a file knows no present")
+
+
+def _moment(text: str) -> float:
+    try:
+        return moment(text, time.time())
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _count(text: str) -> int:
@@ -60,6 +79,10 @@ def _count(text: str) -> int:
 
 
 async def run(args: argparse.Namespace) -> int:
+    if args.at is not None:
+        from vnic.cli.why_at import run as run_at
+
+        return await run_at(args)
     async with session(args) as qmp:
         name = await qmp.name_of(args.link)
         links = await _links(qmp, name)
@@ -153,46 +176,3 @@ def guest_text(guest: Entry, link: str, *, read_since: bool = True) -> str:
     if guest["seen"] == link:
         return f"it saw {link_word(link)}{latency}{driver}"
     return f"it has not seen this: it last read {link_word(guest['seen'])}{driver}"
-
-
-def history(changes: list[Entry], causes: dict[int, Entry], now: Now) -> Iterator[str]:
-    """The changes, newest first, each with its steps and the chain of what it follows from."""
-    if not changes:
-        yield "  no change is recorded"
-        return
-    by_id = causes | {change["id"]: change for change in changes}
-    yield style("last changes, newest first:", "dim")
-    for change in reversed(changes):
-        yield f"  #{change['id']} {when(change['time'], change['monotonic-us'], now)}: {headline(change)}"
-        if steps := steps_text(change):
-            yield f"      {steps}"
-        follows = change.get("caused-by")
-        for _ in range(CHAIN_MAX):
-            if follows is None:
-                break
-            cause = by_id.get(follows)
-            if cause is None:
-                yield f"      follows from #{follows}, which the journal has forgotten"
-                break
-            yield f"      follows from #{follows}, {cause['name']} {headline(cause)}"
-            follows = cause.get("caused-by")
-        else:
-            if follows is not None:
-                yield f"      follows from #{follows}, and so on; --json has the whole chain"
-
-
-def headline(change: Entry) -> str:
-    return f"{link_word(change['link'])}, {change_text(change['link'], change['cause'])}"
-
-
-def steps_text(change: Entry) -> str:
-    """What followed the change, with the time after it: `device told 3 µs, interrupt 12 µs, guest saw it 412 µs`."""
-    steps = []
-    for key, text in (
-        ("notified-us", "device changed after"),
-        ("interrupt-us", "guest interrupted after"),
-        ("seen-us", "guest saw it after"),
-    ):
-        if key in change:
-            steps.append(f"{text} {micros(change[key])}")
-    return ", ".join(steps)

@@ -216,3 +216,9 @@ class Journal:
 def changes_of(entries: list[Entry]) -> Iterator[LinkChange]:
     """Those of `entries` that are changes of a link."""
     return (entry for entry in entries if isinstance(entry, LinkChange))
+
+
+def as_entry(entry: Entry) -> dict[str, Any]:
+    """The record as the members of query-journal: those of a LinkChange with the kind `link`, or a Note's."""
+    members: dict[str, Any] = msgspec.to_builtins(entry)
+    return {"kind": "link", **members} if isinstance(entry, LinkChange) else members

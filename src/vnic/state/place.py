@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 from pathlib import Path
 
 from vnic.plainfile import open_plain
+from vnic.sockets.lock import SUFFIX as LOCK_SUFFIX
 
 SUFFIX = ".db"
 BESIDE = ("-wal", "-shm")
@@ -79,6 +81,21 @@ def make_file(path: Path) -> bool:
         except FileNotFoundError:
             continue
     return found.st_size == 0
+
+
+def is_written(path: Path) -> bool:
+    """Whether a vnic holds the lock of the journal at `path`."""
+    try:
+        fd = os.open(f"{path}{LOCK_SUFFIX}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def _check(path: Path, found: os.stat_result) -> None:

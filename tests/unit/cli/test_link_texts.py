@@ -6,15 +6,11 @@ from typing import Any
 
 import pytest
 
+from vnic.cli.changes import history, steps_text
 from vnic.cli.link import has_seen, in_wires, row, why_not_seen
 from vnic.cli.show import Now
 from vnic.cli.watch import line
-from vnic.cli.why import (
-    describe,
-    guest_text,
-    history,
-    steps_text,
-)
+from vnic.cli.why import describe, guest_text
 
 NOW = 1_700_000_000.0
 CLOCKS = Now(wall=NOW, monotonic=1000.0)

@@ -261,7 +261,7 @@ def test_end_does_not_wait_for_disk(
         return really(path, mode, timeout_s)
 
     monkeypatch.setattr("vnic.state.schema.connect", slow)
-    writer = JournalWriter(loop, tmp_path / "j.db", Bounds(), BOOT, overtaken=lambda next_id: None)
+    writer = JournalWriter(loop, tmp_path / "j.db", Bounds(10, 1e12), BOOT, overtaken=lambda next_id: None)
     assert loop.run_until_complete(writer.start(0.01)) is None
     writer.expect(5)
     writer.recorded(note(5, "guest"))

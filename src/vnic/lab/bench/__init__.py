@@ -36,6 +36,10 @@ MEASURES = {
         "vnic.lab.bench.takeover",
         "a driver and a DPDK back-end through vnic, beside the two joined directly",
     ),
+    "journal": (
+        "vnic.lab.bench.journal",
+        "what a SIGKILL loses of the journal, and queries over a million changes",
+    ),
     "eventfd": ("vnic.lab.bench.eventfd", "set_link over QMP until the interrupt of a PCI NIC"),
     "scale": ("vnic.lab.bench.scale", "commands where there are 1, 100, 1 000 and 10 000 NICs"),
     "qemu": (

@@ -24,6 +24,11 @@ _PACKAGE_PARENT = str(Path(vnic.__file__).parents[1])
 """So that the process runs this very vnic, installed or not."""
 
 
+def environment_of_this() -> dict[str, str]:
+    """The environment of a process that is to run this very vnic."""
+    return {**os.environ, "PYTHONPATH": _PACKAGE_PARENT}
+
+
 class VnicProcess:
     """A context manager around `vnic run ARGUMENTS`; `folder` is its own, for sockets and journal, and goes with it.
     `environment` is what its variables have beside ours."""
@@ -31,8 +36,11 @@ class VnicProcess:
     def __init__(self, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="vnic-bench-")
         self.folder = Path(self._scratch.name)
-        ours = {"PYTHONPATH": _PACKAGE_PARENT, "XDG_STATE_HOME": str(self.folder)}
-        self._environment = {**os.environ, **ours, **(environment or {})}
+        self._environment = {
+            **environment_of_this(),
+            "XDG_STATE_HOME": str(self.folder),
+            **(environment or {}),
+        }
         self._arguments = [argument.replace("@", str(self.folder)) for argument in arguments]
         self.start_seconds = 0.0
         """From the start of the process to QMP's greeting."""

@@ -10,7 +10,7 @@ import msgspec
 
 from vnic.monitor.commands.table import Caller, command
 from vnic.net.errors import DeviceNotFound
-from vnic.net.journal import Entry, JournalQuery, changes_of
+from vnic.net.journal import Entry, JournalQuery, as_entry, changes_of
 from vnic.net.records import Cause, ClientType, LinkChange, UpDown
 
 T = TypeVar("T")
@@ -80,12 +80,6 @@ def query_journal(
     """All records of the journal, oldest first: link changes, guests that come and go, starts and ends of vnic."""
     query = JournalQuery(**msgspec.structs.asdict(args))
     return _then(caller.machine.history(query), lambda entries: map(as_entry, entries))
-
-
-def as_entry(entry: Entry) -> dict[str, Any]:
-    """The record as a JournalEntry's members."""
-    members: dict[str, Any] = msgspec.to_builtins(entry)
-    return {"kind": "link", **members} if isinstance(entry, LinkChange) else members
 
 
 def _then(records: Records, convert: Callable[[list[Entry]], T]) -> T | asyncio.Future[T]:

@@ -1,6 +1,7 @@
-"""A program that writes a journal as fast as it can until it is killed: `python journal_flood.py PATH`.
+"""A program that writes a journal until it is killed: `python -m vnic.lab.bench.flood PATH`.
 
-It prints the id of each batch's last record before the next batch, so that what was lost can be counted.
+It prints the id and the time of each batch's last record, so that what was lost can be told. `vnic bench journal` and a
+test kill it.
 """
 
 from __future__ import annotations
