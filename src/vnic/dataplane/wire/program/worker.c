@@ -19,7 +19,7 @@
 #define EVENTS_EVERY 16u /* passes over busy sources between two looks at the descriptors */
 #define TELL_NS 50000u   /* how long a port that has to be told waits for frames that come meanwhile */
 #define NO_SLOT UINT32_MAX
-#define AHEAD_NS 20000u /* a worker is awake so long before a frame of a line is due: it may wake that late */
+#define AHEAD_NS 50000u  /* a worker polls so long before a frame of a line is due: a timer may wake it that late */
 
 struct worker *workers;
 unsigned worker_count;
