@@ -54,6 +54,10 @@ MEASURES = {
         "vnic.lab.bench.wire_rings",
         "packets from ring to ring through vnic-wire, beside a loop in C that checks nothing",
     ),
+    "netem": (
+        "vnic.lab.bench.netem",
+        "a delay line of vnic-wire: its rate, and how exact it is, beside the kernel's netem",
+    ),
     "wire-dpdk": (
         "vnic.lab.bench.wire_dpdk",
         "two DPDK drivers joined by vnic-wire, beside the same two joined by testpmd",
