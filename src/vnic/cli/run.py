@@ -197,6 +197,8 @@ async def _live(options: RunOptions, ready: Callable[[], None]) -> None:
     # Installed before there is anything to clean up; an early signal takes effect when the set-up is done.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, machine.quit, ShutdownCause.HOST_SIGNAL)
+    # unblock's timer fills it in a turn of seconds: Python would print a traceback, and the loop is awake anyway.
+    signal.set_wakeup_fd(signal.set_wakeup_fd(-1), warn_on_full_buffer=False)
     with sigbus.survived(lambda: loop.call_soon_threadsafe(machine.memory_lost)):
         try:
             if options.pidfile is not None:

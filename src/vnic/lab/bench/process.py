@@ -20,6 +20,7 @@ import vnic
 from vnic.lab.bench.report import Missing
 
 GREETING_TIMEOUT_S = 30.0
+SHM = "/dev/shm"
 _PACKAGE_PARENT = str(Path(vnic.__file__).parents[1])
 """So that the process runs this very vnic, installed or not."""
 
@@ -29,12 +30,17 @@ def environment_of_this() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": _PACKAGE_PARENT}
 
 
+def _memory_folder() -> str | None:
+    """A folder in memory, as /run is: to bind a socket is work for the file system of a disk. None: $TMPDIR."""
+    return SHM if os.access(SHM, os.W_OK | os.X_OK) else None
+
+
 class VnicProcess:
     """A context manager around `vnic run ARGUMENTS`; `folder` is its own, for sockets and journal, and goes with it.
     `environment` is what its variables have beside ours."""
 
     def __init__(self, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
-        self._scratch = tempfile.TemporaryDirectory(prefix="vnic-bench-")
+        self._scratch = tempfile.TemporaryDirectory(prefix="vnic-bench-", dir=_memory_folder())
         self.folder = Path(self._scratch.name)
         self._environment = {
             **environment_of_this(),
