@@ -40,11 +40,13 @@ from vnic.memory.address_space import SPACE, NoRoom
 from vnic.monitor.interfaces import Later, ShutdownCause
 from vnic.monitor.passed_fds import inherited_fds
 from vnic.monitor.schema import (
+    compile_shape,
     convert_to_shape,
     device_options,
     netdev_options,
     object_options,
 )
+from vnic.monitor.schema.convert import Visit
 from vnic.monitor.schema.shapes import Union, object_of
 from vnic.monitor.server import Mode, Monitors
 from vnic.net.errors import NetError
@@ -267,14 +269,19 @@ async def _set_up(machine: Machine, options: RunOptions) -> None:
 
 
 async def _create(settings: Sequence[Setting], shape: Union, add: Callable[[msgspec.Struct], Later]) -> None:
+    visits: dict[bool, Visit] = {}
+    """By whether leaves are strings: to make one takes longer than a NIC does."""
     for setting in settings:
+        strings = not setting.typed
+        if strings not in visits:
+            visits[strings] = compile_shape(shape, strings)
         with _naming(setting.where):
             if not setting.typed and isinstance(name := setting.tree.get("id"), str):
                 check_identifier(
                     name
                 )  # before all else, as QEMU's option strings; JSON's is for `add` to check
             try:
-                options = convert_to_shape(shape, setting.tree, strings=not setting.typed)
+                options = visits[strings](setting.tree, "")
             except NetError as refused:
                 refused.desc += suggestion(refused.desc, shape, setting.tree)
                 raise

@@ -4,7 +4,7 @@
 prints it for query-qmp-schema. One Struct describes a command, an option or an event.
 """
 
-from vnic.monitor.schema.convert import convert, convert_to_shape
+from vnic.monitor.schema.convert import compile_shape, convert, convert_to_shape
 from vnic.monitor.schema.flat_chardev import parse_flat_chardev
 from vnic.monitor.schema.unions import (
     chardev_backend,
@@ -15,6 +15,7 @@ from vnic.monitor.schema.unions import (
 
 __all__ = [
     "chardev_backend",
+    "compile_shape",
     "convert",
     "convert_to_shape",
     "device_options",
