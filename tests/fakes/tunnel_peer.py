@@ -23,6 +23,7 @@ from vnic.dataplane.wire.tunnel_messages import (
     SocketStats,
     TunnelConfig,
     TunnelStats,
+    TunnelTrouble,
 )
 
 UDP_GRO: Final = 104
@@ -203,6 +204,15 @@ class TunnelPeer:
         )
         assert isinstance(event, CcmState)
         return event
+
+    @property
+    def troubles(self) -> list[str]:
+        """The counters that the program has told of."""
+        return [
+            event.cause
+            for event in self.wire.events
+            if isinstance(event, TunnelTrouble) and event.port == self.port
+        ]
 
     @property
     def stats(self) -> TunnelStats:

@@ -85,6 +85,7 @@ ANSWERS = st.one_of(
     st.builds(m.FrameReturned, U32, U32, st.binary(min_size=10, max_size=10), BYTES),
     st.builds(t.CcmState, U32, st.sampled_from(t.Heard), st.booleans(), U8, st.booleans(), U32, U32),
     st.builds(t.FrameReceived, U32, BYTES),
+    st.builds(t.TunnelTrouble, U32, st.integers(0, 9)),
 )
 
 
@@ -139,6 +140,7 @@ def test_short_events_are_refused(answer: Any, data: st.DataObject) -> None:
         m.FrameReturned: 28,
         t.CcmState: 24,
         t.FrameReceived: 28,
+        t.TunnelTrouble: 16,
     }
     least = sizes[type(answer)]
     short = whole[: data.draw(st.integers(0, least - 1))]

@@ -28,7 +28,7 @@ from vnic.dataplane.wire.ports import LentPort, Numbers, ResidentPort
 from vnic.dataplane.wire.process import WireProgram
 from vnic.dataplane.wire.rings import RingPort, SharedMemoryCheck, missing_features
 from vnic.dataplane.wire.statistics import Statistics, StatsDone
-from vnic.dataplane.wire.tunnel_messages import CcmState, FrameReceived
+from vnic.dataplane.wire.tunnel_messages import CcmState, FrameReceived, TunnelTrouble
 from vnic.net.client import NetClient
 from vnic.net.lending import Lender, LentEnd, ResidentEnd
 from vnic.net.wire import Segment, Wires, is_up
@@ -338,7 +338,7 @@ class WireEngine:
                 log.log(min(max(level, logging.DEBUG), logging.ERROR), "vnic-wire: %s", text)
             case PortLost(number, error, _):
                 self._port_lost(number, error)
-            case CcmState(number) | FrameReceived(number):
+            case CcmState(number) | FrameReceived(number) | TunnelTrouble(number):
                 port = self._ports.get(self._clients[number]) if number in self._clients else None
                 if isinstance(port, ResidentPort):
                     port.happened(event)

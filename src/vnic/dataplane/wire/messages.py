@@ -360,7 +360,8 @@ class FrameReturned(msgspec.Struct, frozen=True):
     frame: bytes
 
 
-Event: TypeAlias = PortLost | RingBroken | Log | DumpFailed | FrameReturned | t.CcmState | t.FrameReceived
+_EventOfTunnels: TypeAlias = t.CcmState | t.FrameReceived | t.TunnelTrouble
+Event: TypeAlias = PortLost | RingBroken | Log | DumpFailed | FrameReturned | _EventOfTunnels
 
 
 def pack_answer(answer: Reply | Event) -> bytes:
@@ -378,7 +379,7 @@ def pack_answer(answer: Reply | Event) -> bytes:
             body = _DUMP_FAILED.pack(dump, error)
         case FrameReturned(port, queue, header, frame):
             body = _RETURNED.pack(port, queue, header) + frame
-        case t.CcmState() | t.FrameReceived():
+        case t.CcmState() | t.FrameReceived() | t.TunnelTrouble():
             body = answer.body()
     return _message(answer.type, 0, body)
 
@@ -407,6 +408,8 @@ def parse_answer(data: bytes) -> Reply | Event:
             return t.CcmState.parse(body)
         case t.FrameReceived.type:
             return t.FrameReceived.parse(body)
+        case t.TunnelTrouble.type:
+            return t.TunnelTrouble.parse(body)
     raise MessageError(f"there is no event {number}")
 
 

@@ -26,7 +26,7 @@ from vnic.dataplane.wire.messages import (
 )
 from vnic.dataplane.wire.replies import PortStats, Stats
 from vnic.dataplane.wire.stream_memory import StreamMemory, StreamMemoryError
-from vnic.dataplane.wire.tunnel_messages import CcmState, FrameReceived
+from vnic.dataplane.wire.tunnel_messages import CcmState, FrameReceived, TunnelTrouble
 from vnic.net.client import NetClient
 from vnic.net.lending import Lender, LentKind, ResidentEnd
 from vnic.net.offload import MAX_FRAME_BYTES, OffloadError, complete
@@ -107,7 +107,7 @@ class ResidentPort(ABC):
         """Whether the far end's frames come to this process, and not into the port's wire."""
 
     @abstractmethod
-    def happened(self, event: CcmState | FrameReceived) -> None: ...
+    def happened(self, event: CcmState | FrameReceived | TunnelTrouble) -> None: ...
 
     @abstractmethod
     def lost(self, error: int) -> None:

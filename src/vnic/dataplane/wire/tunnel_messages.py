@@ -284,6 +284,30 @@ class CcmState(msgspec.Struct, frozen=True):
         return cls(*(port, Heard(heard), bool(rdi), status, bool(refused), *numbers))
 
 
+class TunnelTrouble(msgspec.Struct, frozen=True):
+    """A counter of its TunnelStats is not zero any more; once for each."""
+
+    type: ClassVar[int] = 107
+    port: int
+    counter: int
+    """Its number in TunnelStats."""
+
+    @property
+    def cause(self) -> str:
+        """The counter's name."""
+        return TunnelStats.__struct_fields__[self.counter]
+
+    def body(self) -> bytes:
+        return _PAIR.pack(self.port, self.counter)
+
+    @classmethod
+    def parse(cls, body: bytes) -> TunnelTrouble:
+        port, counter = fixed(_PAIR, body)
+        if counter >= len(TunnelStats.__struct_fields__):
+            raise MessageError(f"counter {counter}")
+        return cls(port, counter)
+
+
 class FrameReceived(msgspec.Struct, frozen=True):
     """A frame from the far end of a tunnel whose frames come to control (PortToControl). Nothing is pending in it."""
 

@@ -41,6 +41,7 @@ from vnic.dataplane.wire.tunnel_messages import (
     TunnelConfig,
     TunnelState,
     TunnelStats,
+    TunnelTrouble,
 )
 from vnic.net.client import NetClient
 from vnic.net.lending import ResidentEnd
@@ -120,8 +121,11 @@ class TunnelAtWire(ResidentPort):
             self._to_control = on
             self._channel.request(PortToControl(self.number, on))
 
-    def happened(self, event: CcmState | FrameReceived) -> None:
+    def happened(self, event: CcmState | FrameReceived | TunnelTrouble) -> None:
         """The program tells of the other end, or has a frame from there for this process."""
+        if isinstance(event, TunnelTrouble):
+            self.end.tell(event.cause)
+            return
         if isinstance(event, FrameReceived):
             self.end.mover_received(event.frame)
             return

@@ -154,6 +154,12 @@ void event_ccm_state(struct port *port, const struct tunnel_state *state, uint32
         events_enqueue(&event, sizeof event, NULL, 0);
 }
 
+void event_tunnel_trouble(struct port *port, unsigned counter)
+{
+    struct event_tunnel_trouble event = {{EVENT_TUNNEL_TROUBLE, 0}, port->id, counter};
+    events_enqueue(&event, sizeof event, NULL, 0);
+}
+
 void event_log(unsigned level, const char *format, ...)
 {
     struct event_log event = {{EVENT_LOG, 0}, level};

@@ -163,13 +163,6 @@ static bool accept_ccm(struct mep *mep, const struct ccm *ccm)
 
 /* -- the worker's side -------------------------------------------------------------------------------------------- */
 
-static void refuse_ccm(struct tunnel_port *tunnel, uint64_t *count, enum complaint_kind kind, const char *what)
-{
-    ++*count;
-    if (complain(&tunnel->complaints[kind]))
-        event_log(LOG_WARNING, "port %u, VNI %u: CCMs %s are ignored", tunnel->port.id, tunnel->vni, what);
-}
-
 void mep_receive(struct tunnel_port *tunnel, const uint8_t *frame, size_t len)
 {
     struct mep *mep = &tunnel->mep;
@@ -179,19 +172,19 @@ void mep_receive(struct tunnel_port *tunnel, const uint8_t *frame, size_t len)
     bool wake = false;
     pthread_mutex_lock(&mep->lock);
     if (level < 0)
-        refuse_ccm(tunnel, &stats->bad_ccm, COMPLAINT_BAD_CCM, "that are malformed");
+        tunnel_trouble(tunnel, &stats->bad_ccm);
     else if (!cfm_is_ccm(frame, len))
         tunnel->port.stats.filtered++;
     else if (level != mep->level)
-        refuse_ccm(tunnel, &stats->wrong_level, COMPLAINT_LEVEL, "of a lower level");
+        tunnel_trouble(tunnel, &stats->wrong_level);
     else if (!ccm_read(frame, len, &ccm))
-        refuse_ccm(tunnel, &stats->bad_ccm, COMPLAINT_BAD_CCM, "that are malformed");
+        tunnel_trouble(tunnel, &stats->bad_ccm);
     else if (memcmp(ccm.maid, mep->maid, sizeof mep->maid))
-        refuse_ccm(tunnel, &stats->wrong_maid, COMPLAINT_MAID, "of another maintenance association");
+        tunnel_trouble(tunnel, &stats->wrong_maid);
     else if (ccm.mep == mep->id || !ccm.mep || ccm.mep > CCM_MEP_MAX)
-        refuse_ccm(tunnel, &stats->wrong_mep, COMPLAINT_OWN, "with this end's MEP or none");
+        tunnel_trouble(tunnel, &stats->wrong_mep);
     else if (!is_next(mep, ccm.sequence))
-        refuse_ccm(tunnel, &stats->old_sequence, COMPLAINT_SEQUENCE, "with an old sequence number");
+        tunnel_trouble(tunnel, &stats->old_sequence);
     else
         wake = accept_ccm(mep, &ccm);
     pthread_mutex_unlock(&mep->lock);

@@ -41,6 +41,7 @@ enum reply_or_event {
     EVENT_FRAME_RETURNED = 104,
     EVENT_CCM_STATE = 105,
     EVENT_FRAME_RECEIVED = 106,
+    EVENT_TUNNEL_TROUBLE = 107,
 };
 
 struct message_head {
@@ -487,6 +488,14 @@ struct event_ccm_state {
     uint32_t remote_sequence; /* of the last CCM */
 };
 _Static_assert(sizeof(struct event_ccm_state) == 24, "ccm state");
+
+/* A counter of its struct tunnel_stats is not zero any more; once for each. Control has words for it. */
+struct event_tunnel_trouble {
+    struct message_head head;
+    uint32_t port;
+    uint32_t counter; /* its number in the struct */
+};
+_Static_assert(sizeof(struct event_tunnel_trouble) == 16, "tunnel trouble");
 
 /* -- the memory of a STREAM ----------------------------------------------------------------------------------- */
 

@@ -23,18 +23,6 @@ struct complaint {
     uint64_t logged_ns;
 };
 
-enum complaint_kind {
-    COMPLAINT_TRUNCATED,
-    COMPLAINT_BAD_KEY,
-    COMPLAINT_REPLAYED,
-    COMPLAINT_OWN,
-    COMPLAINT_LEVEL,
-    COMPLAINT_BAD_CCM,
-    COMPLAINT_MAID,
-    COMPLAINT_SEQUENCE,
-    COMPLAINTS,
-};
-
 /* A socket where tunnels receive. It is a port of no wire, so that a worker reads it. */
 struct tunnel_socket {
     struct port port;
@@ -81,13 +69,16 @@ struct tunnel_port {
     struct key key;
     struct mep mep;
     struct tunnel_stats stats; /* what CCMs count is the mep's, locked by it */
-    struct complaint complaints[COMPLAINTS];
+    uint32_t told; /* bit i: control was told of counter i of `stats` */
 };
 
 uint64_t tunnel_now_ns(void);
 
 /* Whether to log this now: the first time, and once a minute. */
 bool complain(struct complaint *complaint);
+
+/* Worker: count a datagram or CCM that is dropped, in tunnel->stats. Control is told of the first one. */
+void tunnel_trouble(struct tunnel_port *tunnel, uint64_t *counter);
 
 /* The longest Ethernet frame that one datagram of the tunnel carries. */
 uint32_t tunnel_frame_max(const struct tunnel_port *tunnel);

@@ -66,6 +66,16 @@ void tunnel_write_header(const struct tunnel_port *tunnel, uint8_t *datagram)
     datagram[6] = (uint8_t)tunnel->vni;
 }
 
+void tunnel_trouble(struct tunnel_port *tunnel, uint64_t *counter)
+{
+    unsigned number = (unsigned)(counter - &tunnel->stats.ccm_sent);
+    ++*counter;
+    if (tunnel->told >> number & 1)
+        return;
+    tunnel->told |= 1u << number;
+    event_tunnel_trouble(&tunnel->port, number);
+}
+
 int tunnel_send(struct tunnel_port *tunnel, const uint8_t *frame, size_t len)
 {
     uint8_t datagram[VXLAN_HEADER + CCM_FRAME + KEY_TRAILER];

@@ -93,13 +93,6 @@ static void refuse_datagram(struct tunnel_socket *socket, uint64_t *count, struc
         event_log(LOG_WARNING, "tunnels' socket %u: datagrams %s are dropped", socket->id, what);
 }
 
-static void refuse_frame(struct tunnel_port *tunnel, uint64_t *count, enum complaint_kind kind, const char *what)
-{
-    ++*count;
-    if (complain(&tunnel->complaints[kind]))
-        event_log(LOG_WARNING, "port %u, VNI %u: datagrams %s are dropped", tunnel->port.id, tunnel->vni, what);
-}
-
 /* Check the key. False: it is counted. */
 static bool open_datagram(struct tunnel_port *tunnel, const uint8_t *datagram, size_t *len)
 {
@@ -109,23 +102,22 @@ static bool open_datagram(struct tunnel_port *tunnel, const uint8_t *datagram, s
         case KEY_GOOD:
             break;
         case KEY_SHORT:
-            refuse_frame(tunnel, &stats->truncated, COMPLAINT_TRUNCATED, "that are cut short");
+            tunnel_trouble(tunnel, &stats->truncated);
             return false;
         case KEY_BAD:
-            refuse_frame(tunnel, &stats->bad_key, COMPLAINT_BAD_KEY, "with a wrong key or none");
+            tunnel_trouble(tunnel, &stats->bad_key);
             return false;
         case KEY_OWN:
-            refuse_frame(tunnel, &stats->wrong_mep, COMPLAINT_OWN, "that this end has sent");
+            tunnel_trouble(tunnel, &stats->wrong_mep);
             return false;
         case KEY_REPLAYED:
-            refuse_frame(tunnel, &stats->replayed, COMPLAINT_REPLAYED,
-                         "that came before, or from a peer whose clock went back,");
+            tunnel_trouble(tunnel, &stats->replayed);
             return false;
         }
     }
     if (*len >= VXLAN_HEADER + FRAME_MIN)
         return true;
-    refuse_frame(tunnel, &stats->truncated, COMPLAINT_TRUNCATED, "that are cut short");
+    tunnel_trouble(tunnel, &stats->truncated);
     return false;
 }
 

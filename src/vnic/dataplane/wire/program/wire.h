@@ -214,6 +214,7 @@ void event_dump_failed(uint32_t dump, int error);
 void event_frame_returned(struct port *port, unsigned queue, const struct net_header *hdr, const uint8_t *frame,
                           uint32_t len);
 void event_ccm_state(struct port *port, const struct tunnel_state *state, uint32_t silent_us);
+void event_tunnel_trouble(struct port *port, unsigned counter);
 /* False: control does not read, and too many wait. The frame is lost. */
 bool event_frame_received(struct port *port, const uint8_t *frame, uint32_t len);
 #define LOG_INFO 20u
