@@ -229,4 +229,5 @@ def children(pid: int) -> list[int]:
 def pin(pid: int, cpu: int) -> None:
     """All threads of a process run on this CPU from now on."""
     for task in os.listdir(f"/proc/{pid}/task"):
-        os.sched_setaffinity(int(task), {cpu})
+        with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+            os.sched_setaffinity(int(task), {cpu})
