@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import os
 import socket
+import struct
 import subprocess
 import tempfile
 import time
@@ -32,6 +33,8 @@ CONNECT_TIMEOUT_S: Final = 20.0
 CHUNK_FRAMES: Final = 128
 WINDOW: Final = 1 << 16
 """Frames of a stream that may be under way: more than sockets hold."""
+TENTH_OF_A_SECOND: Final = struct.pack("@ll", 0, 100_000)
+"""A struct timeval."""
 TARGET: Final = bytes.fromhex("020000000002")
 SOURCE: Final = bytes.fromhex("020000000001")
 ETH_P_802_EX1: Final = b"\x88\xb5"
@@ -54,15 +57,30 @@ class Ends:
         self._far: list[socket.socket] = []
         for index in range(2):
             far = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM if self._stream else socket.SOCK_DGRAM)
-            far.bind(str(folder / f"far{index}.sock"))
+            far.bind(self.far_path(index))
             far.settimeout(CONNECT_TIMEOUT_S)
             if self._stream:
                 far.listen(1)
             self._far.append(far)
 
+    def far_path(self, index: int) -> str:
+        return str(self._folder / f"far{index}.sock")
+
+    def open(self, index: int) -> socket.socket:
+        """That end's near socket, as a program would open it."""
+        if self._stream:
+            near = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            near.connect(self.far_path(index))
+        else:
+            near = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            near.bind(str(self._folder / f"end{index}.sock"))
+            for timeout in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+                near.setsockopt(socket.SOL_SOCKET, timeout, TENTH_OF_A_SECOND)
+        return near
+
     def netdev(self, index: int) -> str:
         """The -netdev of that end, for either program."""
-        far = self._folder / f"far{index}.sock"
+        far = self.far_path(index)
         if self._stream:
             return f"stream,id=end{index},addr.type=unix,addr.path={far}"
         own = self._folder / f"end{index}.sock"
@@ -151,17 +169,16 @@ class Flood:
     def bare(self, kind: str, size: int) -> Rate:
         """The rate through the least program there can be: one thread that reads from one socket and writes to another,
         each time as much as a call takes."""
-        stream = kind == "stream"
-        pairs = [
-            socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM if stream else socket.SOCK_DGRAM)
-            for _ in "io"
-        ]
-        near, far = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-        forward = self._c.forward_stream if stream else self._c.forward_datagrams
-        with contextlib.ExitStack() as stack:
-            for sock in (*near, *far):
-                stack.enter_context(sock)
-            thread = stack.enter_context(CThread(self._moved, forward, *(sock.fileno() for sock in near)))
+        with _ends(kind) as ends, contextlib.ExitStack() as stack:
+            near = [stack.enter_context(ends.open(index)) for index in range(2)]
+            far = ends.connect()
+            arguments: list[object] = [sock.fileno() for sock in near]
+            if kind == "stream":
+                forward = self._c.forward_stream
+            else:
+                forward = self._c.forward_datagrams
+                arguments.append(ends.far_path(1).encode())
+            thread = stack.enter_context(CThread(self._moved, forward, *arguments))
             stack.callback(_shut_down, near)
             return self._rate(kind, size, far, lambda: cpu_ns(os.getpid(), thread.id))
 

@@ -23,7 +23,7 @@ METHOD = (
 
 BARE_METHOD = (
     "the same flood through one thread in C that moves what a call takes, 64 KiB of a stream or 64 datagrams, from one"
-    " connected socket to another, and looks at nothing: no program in user space can be much faster than that"
+    " socket to another, and looks at nothing: no program in user space can be much faster than that"
 )
 
 

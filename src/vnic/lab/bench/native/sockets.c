@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -129,9 +130,12 @@ void forward_stream(int from, int to, _Atomic uint32_t *stop)
     free(buffer);
 }
 
-/* The same between two datagram sockets, DATAGRAMS a call. */
-void forward_datagrams(int from, int to, _Atomic uint32_t *stop)
+/* The same between two datagram sockets, DATAGRAMS a call, to the unix socket of this path: a netdev names it each time,
+ * as its far end may come and go. The sockets have timeouts. */
+void forward_datagrams(int from, int to, const char *path, _Atomic uint32_t *stop)
 {
+    struct sockaddr_un name = {.sun_family = AF_UNIX};
+    strncpy(name.sun_path, path, sizeof name.sun_path - 1);
     static uint8_t bytes[DATAGRAMS][2048];
     struct iovec iov[DATAGRAMS];
     struct mmsghdr messages[DATAGRAMS];
@@ -142,13 +146,14 @@ void forward_datagrams(int from, int to, _Atomic uint32_t *stop)
             messages[i].msg_hdr = (struct msghdr){.msg_iov = &iov[i], .msg_iovlen = 1};
         }
         int came = recvmmsg(from, messages, DATAGRAMS, MSG_WAITFORONE, NULL), part;
-        if (came < 0)
-            break;
-        for (int i = 0; i < came; i++)
+        for (int i = 0; i < came; i++) {
             iov[i].iov_len = messages[i].msg_len;
+            messages[i].msg_hdr.msg_name = &name;
+            messages[i].msg_hdr.msg_namelen = sizeof name;
+        }
         for (int at = 0; at < came; at += part)
             if ((part = sendmmsg(to, messages + at, (unsigned)(came - at), MSG_NOSIGNAL)) <= 0)
-                return;
+                break; /* the far end is gone, or stopped; the near one is read on, or its sender would wait for ever */
     }
 }
 
