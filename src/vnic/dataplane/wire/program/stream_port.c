@@ -235,6 +235,18 @@ static unsigned send_some(struct stream_port *stream, const struct frame *frames
     struct stream_slot *slot = other_slot(stream->memory->out_slots, stream->memory->out_turn);
     while (offered < n && offered < BATCH) {
         const struct frame *frame = &frames[offered];
+        if (frame->prefixed) { /* from another stream: as it came, and with the one before it in one piece */
+            struct iovec piece = {(uint8_t *)frame->iov->iov_base - PREFIX, PREFIX + frame->len};
+            if (count && (uint8_t *)iov[count - 1].iov_base + iov[count - 1].iov_len == piece.iov_base)
+                iov[count - 1].iov_len += piece.iov_len;
+            else if (count < END_IOV)
+                iov[count++] = piece;
+            else
+                break;
+            bytes += piece.iov_len;
+            slot->lengths[offered++] = frame->len;
+            continue;
+        }
         bool long_list = frame->iovcnt > END_IOV - 1;
         if (count + 1 + (long_list ? 1 : frame->iovcnt) > END_IOV || (long_list && offered))
             break;
@@ -353,7 +365,7 @@ static enum passed pass_frames(struct stream_port *stream, unsigned *moved)
             if (!whole || size < FRAME_MIN || size > port->max_frame)
                 break;
             iov[n] = (struct iovec){(void *)(uintptr_t)(data + at + PREFIX), size};
-            frames[n] = (struct frame){.iov = &iov[n], .iovcnt = 1, .len = size};
+            frames[n] = (struct frame){.iov = &iov[n], .iovcnt = 1, .len = size, .prefixed = true};
             n++;
             at += PREFIX + size;
             whole = false;

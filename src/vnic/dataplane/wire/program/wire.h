@@ -46,6 +46,7 @@ struct frame {
     uint32_t iovcnt;         /* 1 to FRAME_IOV */
     uint32_t len;            /* bytes in iov: FRAME_MIN to FRAME_MAX */
     struct net_header hdr;   /* a private copy; flags and gso_type 0: nothing is pending, the rest means nothing */
+    bool prefixed;           /* one piece, and before it lie the 4 bytes of its length that streams have (STREAM) */
 };
 
 static inline bool frame_is_complete(const struct frame *frame)
