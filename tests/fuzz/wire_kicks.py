@@ -14,6 +14,7 @@ import struct
 from tests.fakes.wire_program import Refused, WireProgram
 
 from vnic.dataplane.wire.messages import AddDoorbell
+from vnic.pci.irq import WANTED
 from vnic.protocol.vfio_user import messages as m
 
 REGION, FIRST, SIZE, STRIDE = 4, 0x3000, 0x1000, 4
@@ -48,7 +49,7 @@ class Kicks:
                 case 0 | 1:
                     self._far.send(b"".join(self._message() for _ in range(source.randrange(1, 60))))
                 case 2:
-                    os.eventfd_write(self._theirs, source.randrange(1, 3))
+                    os.eventfd_write(self._theirs, source.choice([1, 2, WANTED, 1 + WANTED]))
                 case 3:
                     os.eventfd_read(self._given)
                     self._near.recv(source.choice([1, 34, 1 << 16]), socket.MSG_DONTWAIT)

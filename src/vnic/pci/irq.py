@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 
 class Notifiers(Protocol):
@@ -23,6 +23,9 @@ class Notifiers(Protocol):
         """The program has stopped. Interrupts that it requested before are still delivered."""
 
 
+WANTED: Final = 1 << 32
+
+
 class LentSocket(NamedTuple):
     """A VM's connection, which this process and another program read by turns, and the eventfds by which they give each
     other the turn. At first it is ours. The owner keeps all three."""
@@ -31,7 +34,7 @@ class LentSocket(NamedTuple):
     ours: int
     """Written by the other program."""
     theirs: int
-    """Written by us."""
+    """Written by us: 1 gives them the turn, `WANTED` asks for it."""
 
 
 class MessageSocket(Protocol):
@@ -40,6 +43,9 @@ class MessageSocket(Protocol):
     def lend(self) -> LentSocket | None:
         """Let another program read it, too. It takes only what it can do, whole messages from the front, and gives the
         turn back at anything else. None: not possible now."""
+
+    def expect(self) -> None:
+        """The VM is about to send something that is ours: ask for the turn, so that it need not wait for that."""
 
     def take_back(self) -> None:
         """The other program reads it no more; without effect if it is not lent."""

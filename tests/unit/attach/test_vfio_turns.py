@@ -18,6 +18,7 @@ from vnic.attach.vfio_user import turns
 from vnic.attach.vfio_user.session import VfioUserSession
 from vnic.lab.played.guest_memory import FakeGuestMemory
 from vnic.lab.played.vfio_user_client import VfioUserClient
+from vnic.pci.irq import WANTED
 from vnic.protocol.vfio_user import messages as m
 
 
@@ -165,6 +166,17 @@ def test_turn_that_was_not_ours_to_take_changes_nothing(path: Path) -> None:
         other.give()
         await other.turn()
         assert not other.has_turn
+        await answered(other, client)
+
+    with_other(path, test)
+
+
+def test_turn_is_asked_for_before_the_driver_looks(path: Path) -> None:
+    async def test(bench: Bench, other: Other, client: VfioUserClient) -> None:
+        bench.pci.config_interrupt()  # in our turn
+        await other.turn()
+        bench.pci.config_interrupt()
+        assert os.eventfd_read(other.theirs) == WANTED
         await answered(other, client)
 
     with_other(path, test)

@@ -15,6 +15,7 @@ import pytest
 from tests.fakes.wire_program import PLAIN, Refused, WireGuest, WireProgram, frame, until
 
 from vnic.dataplane.wire.messages import AddDoorbell, PortRemove
+from vnic.pci.irq import WANTED
 from vnic.protocol.vfio_user import messages as m
 from vnic.virtio.features import EVENT_IDX
 
@@ -184,6 +185,22 @@ def test_a_part_of_a_kick_is_controls(program: Path, size: int) -> None:
         one.sock.send(kick(TX) + kick(TX)[:size])
         one.await_turn()
         assert one.read() == kick(TX)[:size]
+
+
+def test_control_may_have_the_turn_back(program: Path) -> None:
+    with vm(program) as (one, two):
+        one.give_turn()
+        one.queue(frame(1))
+        one.sock.send(kick(TX))
+        assert two.receive(1) == [frame(1)]
+        os.eventfd_write(one.theirs, WANTED)
+        one.await_turn()
+        os.eventfd_write(one.theirs, WANTED)  # it has been given: without effect
+        os.eventfd_write(one.theirs, 1 + WANTED)
+        one.await_turn()
+        one.sock.send(kick(TX))
+        one.guest.sync()
+        assert one.read() == kick(TX)
 
 
 def test_descriptors_of_a_message_stay_with_it(program: Path) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 from vnic.descriptors import close_fds
-from vnic.pci.irq import LentSocket
+from vnic.pci.irq import WANTED, LentSocket
 from vnic.sockets.connection import Connection
 
 LULL_S: Final = 0.01
@@ -71,6 +71,10 @@ class Turns:
         self._loop.add_reader(self._fds.ours, self._given)
         self._wait(LULL_S)
         return self._fds
+
+    def expect(self) -> None:
+        if self._fds is not None and not self.ours:
+            os.eventfd_write(self._fds.theirs, WANTED)
 
     def take_back(self) -> None:
         if self._fds is not None:

@@ -394,6 +394,9 @@ class VirtioPci(PciDevice):
     # --- virtio.device.Attachment: called by the device model ---
 
     def config_interrupt(self) -> bool:
+        messages = self.irq.messages()
+        if messages is not None:
+            messages.expect()  # the driver reads the config then
         # Both bits, as QEMU's virtio_notify_config sets them.
         return self._interrupt(self._config_vector, layout.ISR_CONFIG | layout.ISR_QUEUE)
 

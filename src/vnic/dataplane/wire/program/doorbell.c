@@ -102,15 +102,20 @@ static void look(struct watch *watch)
     port_watch(&vhost->port, watch, watch->fd, 0, EPOLLIN); /* asks anew */
 }
 
-/* Control has written the eventfd `taken`. */
+/* Control has written the eventfd `taken`: it gives us the turn, or wants it back (DOORBELL_BACK), or both in a row. */
 static void take_turn(struct watch *watch)
 {
     struct vhost_port *vhost = vhost_port(watch->port);
     struct doorbell *doorbell = vhost->doorbell;
-    uint64_t times;
-    if (read(doorbell->taken, &times, sizeof times) < 0)
+    uint64_t said;
+    if (read(doorbell->taken, &said, sizeof said) < 0)
         return;
-    if (!doorbell->sock_watch.events && port_watch(&vhost->port, &doorbell->sock_watch, doorbell->sock, 0, EPOLLIN))
+    bool have = doorbell->sock_watch.events, failed = false;
+    if (!have && said % DOORBELL_BACK) {
+        have = true;
+        failed = port_watch(&vhost->port, &doorbell->sock_watch, doorbell->sock, 0, EPOLLIN) != 0;
+    }
+    if (have && (failed || said >= DOORBELL_BACK))
         give_turn(vhost);
 }
 

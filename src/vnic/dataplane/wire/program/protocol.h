@@ -124,6 +124,7 @@ struct message_doorbell {
 };
 _Static_assert(sizeof(struct message_doorbell) == 40, "doorbell");
 #define DOORBELL_FDS 3u
+#define DOORBELL_BACK (UINT64_C(1) << 32) /* control adds 1 to the latter for the turn, and so much to have it back */
 
 struct message_wire_set {
     struct message_head head;
