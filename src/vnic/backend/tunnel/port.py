@@ -124,6 +124,8 @@ class TunnelPort(ResidentEnd):
         self.running = False
         self.mover: Mover | None = None
         self._at_mover: FarState | None = None
+        self.mover_sequence: int | None = None
+        """A number of the other end's CCMs that vnic-wire has told: what comes later is ahead of it."""
         self.mover_counters = TunnelCounters()
         """What vnic-wire has counted since it has the tunnel."""
 
@@ -164,7 +166,9 @@ class TunnelPort(ResidentEnd):
     def hand_over(self, mover: Mover) -> None:
         """vnic-wire goes on from the present state."""
         self.stop()
-        self._at_mover = None if self.mep is None else FarState(self.mep.state, self.refused, 0)
+        if self.mep is not None:
+            self._at_mover = FarState(self.mep.state, self.refused, 0)
+            self.mover_sequence = self.mep.save(self.now_us()).remote_sequence
         self.mover = mover
         self._user.has_room()
 
@@ -197,7 +201,7 @@ class TunnelPort(ResidentEnd):
                     heard=int(told.mep.heard),
                     rdi=told.mep.rdi,
                     status=int(told.mep.status or 0),
-                    remote_sequence=was.remote_sequence if was.remote_interval else None,
+                    remote_sequence=self.mover_sequence,
                     remote_interval=was.remote_interval or self.config.interval,
                     heard_age_us=0,
                     send_left_us=0,

@@ -184,6 +184,7 @@ class WireEngine:
 
     def port_came(self, port: ResidentPort) -> None:
         self._add(port.client, port)
+        port.to_control(is_up(port.client))
         self._wires.changed(port.client)
 
     def port_goes(self, port: ResidentPort) -> None:
@@ -226,6 +227,8 @@ class WireEngine:
                     return False
                 self._add(client, port)
             return True
+        if isinstance(port, ResidentPort) and client not in self._members:
+            port.to_control(True)  # until it is in a wire: no frame is lost meanwhile
         if port is not None or not isinstance(end, Lender):
             return port is not None
         if any(leaving.end is end for leaving in self._leaving):

@@ -131,6 +131,7 @@ class TunnelAtWire(ResidentPort):
             return
         status = InterfaceStatus(event.status) if event.status in list(InterfaceStatus) else None
         state = MepState(MepHeard(event.heard), event.rdi, status, 0)
+        self.end.mover_sequence = event.remote_sequence if event.heard is Heard.YES else None
         self.end.mover_told(FarState(state, event.refused, event.silent_us))
 
     def lost(self, error: int) -> None:
