@@ -23,6 +23,10 @@ MEASURES = {
         "vnic.lab.bench.cable",
         "set_link at one end of a cable until the driver at the other is interrupted",
     ),
+    "tunnel": (
+        "vnic.lab.bench.tunnel",
+        "link changes, deaths and cut paths over a tunnel between two hosts; TCP beside the kernel's VXLAN",
+    ),
     "rings": ("vnic.lab.bench.rings", "packets from ring to ring through the Python data plane"),
     "loss": (
         "vnic.lab.bench.loss",

@@ -83,7 +83,7 @@ def _measure_here(changes: int) -> tuple[list[float], list[float]]:
     return here, there
 
 
-class _Guest:
+class Guest:
     """A played driver on a vhost-user NIC."""
 
     def __init__(self, path: str) -> None:
@@ -129,9 +129,9 @@ def _measure_over_sockets(rounds: int) -> Iterator[Row]:
         options.append(f"virtio-net,id=nic{number},netdev=net{number},{where}")
     with VnicProcess(*options) as vnic, ExitStack() as stack:
         paths = [str(vnic.folder / f"nic{number}.sock") for number in range(2)]
-        far = _Guest(paths[1])
+        far = Guest(paths[1])
         stack.callback(far.close)
-        near = _Guest(paths[0])
+        near = Guest(paths[0])
         far.wait_told()
         far.look(up=True)
         near.client.config_changes()
@@ -158,7 +158,7 @@ def _measure_over_sockets(rounds: int) -> Iterator[Row]:
     yield row("VM at nic0 starts → interrupt at nic1", "µs", back, "from the start of its handshake")
 
 
-def _one_change(vnic: VnicProcess, near: _Guest, far: _Guest, up: bool) -> tuple[float, float]:
+def _one_change(vnic: VnicProcess, near: Guest, far: Guest, up: bool) -> tuple[float, float]:
     """Both latencies of one change, in µs. The far driver is waited for first, since this process has one thread."""
     word = "true" if up else "false"
     request = b'{"execute":"set_link","arguments":{"name":"nic0","up":' + word.encode() + b"}}\n"
@@ -182,10 +182,10 @@ def _one_change(vnic: VnicProcess, near: _Guest, far: _Guest, up: bool) -> tuple
     return (arrived[near_told] - started) * 1e6, (arrived[far_told] - started) * 1e6
 
 
-def _one_loss(vnic: VnicProcess, path: str, far: _Guest) -> tuple[float, float]:
+def _one_loss(vnic: VnicProcess, path: str, far: Guest) -> tuple[float, float]:
     """How long the far driver needs to be told of a VM that goes, and of one that comes, in µs."""
     started = time.perf_counter()
-    near = _Guest(path)
+    near = Guest(path)
     try:
         returned = far.wait_told() - started
         far.look(up=True)

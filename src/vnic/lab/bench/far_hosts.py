@@ -109,7 +109,14 @@ class StreamHost:
 @contextlib.contextmanager
 def tcp_server(number: int, seconds: float) -> Iterator[int]:
     """The host's end of one connection on that tap: sends for `seconds`, and then takes all that comes. The port."""
-    with socket.create_server((host_address(number), 0)) as listener:
+    with served(socket.create_server((host_address(number), 0)), seconds) as port:
+        yield port
+
+
+@contextlib.contextmanager
+def served(listener: socket.socket, seconds: float) -> Iterator[int]:
+    """The same at a socket that listens, which is closed then."""
+    with listener:
         listener.settimeout(CONNECT_TIMEOUT_S)
         thread = threading.Thread(target=_serve, args=(listener, seconds), daemon=True)
         thread.start()

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, cast
@@ -37,9 +37,12 @@ def _memory_folder() -> str | None:
 
 class VnicProcess:
     """A context manager around `vnic run ARGUMENTS`; `folder` is its own, for sockets and journal, and goes with it.
-    `environment` is what its variables have beside ours."""
+    `environment` is what its variables have beside ours, `inside` a command that runs it, as `ip netns exec NAME`."""
 
-    def __init__(self, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, *arguments: str, environment: Mapping[str, str] | None = None, inside: Sequence[str] = ()
+    ) -> None:
+        self._inside = list(inside)
         self._scratch = tempfile.TemporaryDirectory(prefix="vnic-bench-", dir=_memory_folder())
         self.folder = Path(self._scratch.name)
         self._environment = {
@@ -59,6 +62,7 @@ class VnicProcess:
         with (self.folder / "log").open("wb") as log:
             self.process = subprocess.Popen(
                 [
+                    *self._inside,
                     sys.executable,
                     "-m",
                     "vnic",
