@@ -69,13 +69,13 @@ async def pull_and_plug(lab: Lab, nic: Nic) -> None:
         await until(lambda: nic.link_up and "LOWER_UP" in ip("link", "show", interface))
 
 
-async def follow_own_interface() -> None:
+async def follow_own_interface(netns: str | None) -> None:
     ip("link", "add", "v0", "type", "veth", "peer", "name", "v1")
     up("v0")
     up("v1")
     async with Lab() as lab:
         follow(lab, "f0", "nic0", "v0")
-        await lab.add_prepared(InterfaceOptions(id="net0", ifname="v0", propagate=True))
+        await lab.add_prepared(InterfaceOptions(id="net0", ifname="v0", propagate=True, netns=netns))
         nic, _ = lab.nic("net0", "nic0")
         await pull_and_plug(lab, nic)
         ip("link", "set", "v1", "down")
@@ -95,8 +95,15 @@ async def follow_own_interface() -> None:
         await pull_and_plug(lab, nic)
 
 
-def test_nic_that_follows_its_own_interface_does_not_wait_for_itself() -> None:
-    in_namespace(follow_own_interface)
+@pytest.mark.parametrize(
+    "netns",
+    [
+        pytest.param(None, id="of vnic's namespace"),
+        pytest.param("/proc/self/ns/net", id="of the same, by its path"),
+    ],
+)
+def test_nic_that_follows_its_own_interface_does_not_wait_for_itself(netns: str | None) -> None:
+    in_namespace(follow_own_interface, netns)
 
 
 async def circle_through_cable() -> None:

@@ -180,7 +180,8 @@ class InterfaceBackend(Backend):
         self._link.update()
 
     def _show_link(self) -> None:
-        if self._propagate and self._namespace is None:
+        assert self._queue is not None
+        if self._propagate and (self._namespace is None or packet.is_of_this_namespace(self._queue.sock)):
             self.client.network.links.shown_on(self.client, self.ifname)
 
     # -- state apart from the sockets ---------------------------------------------------------------------------

@@ -24,6 +24,8 @@ _PACKET_VNET_HDR: Final = 15
 _PACKET_IGNORE_OUTGOING: Final = 23
 _PACKET_MR_PROMISC: Final = 1
 _SO_RCVBUFFORCE: Final = 33
+_SO_NETNS_COOKIE: Final = 71
+_COOKIE_BYTES: Final = 8
 _TP_STATUS_VLAN_VALID: Final = 1 << 4
 _TP_STATUS_VLAN_TPID_VALID: Final = 1 << 6
 _MEMBERSHIP = struct.Struct("=iHH8s")
@@ -47,6 +49,18 @@ _OFFSETS_AT: Final = 2
 def open_packet_socket() -> socket.socket:
     """A socket that receives nothing until it is bound."""
     return socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0)
+
+
+def is_of_this_namespace(sock: socket.socket) -> bool:
+    """Whether it is of this process's network namespace; False if the kernel does not tell (before Linux 5.14)."""
+    with socket.socket(socket.AF_UNIX) as own:
+        try:
+            theirs, ours = (
+                each.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, _COOKIE_BYTES) for each in (sock, own)
+            )
+        except OSError:
+            return False
+    return theirs == ours
 
 
 def set_up(sock: socket.socket) -> bool:
