@@ -56,9 +56,11 @@ class Guest:
 
     @property
     def on_wire(self) -> bool:
-        """Its packets are moved by vnic-wire, and the wire is complete."""
+        """Its packets are moved by vnic-wire, and the wire is complete there, too."""
         engine = self.lab.engine
-        return self.path == "wire" and self.nic in engine._members and self.device.datapath.value == "taken"
+        if self.path != "wire" or self.nic not in engine._members or self.device.datapath.value != "taken":
+            return False
+        return not engine.program.channel._awaited
 
     def close(self) -> None:
         self.driver.close()

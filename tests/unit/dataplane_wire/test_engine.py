@@ -43,7 +43,7 @@ def test_three_guests_of_a_hub_and_one_leaves(lab: WireLab) -> None:
     guests[2].driver.unplug()
     lab.until(lambda: guests[2].path == "none")
     lab.exchange(guests[0], [guests[1]], [frame(3)])
-    assert guests[0].on_wire
+    lab.until(lambda: guests[0].on_wire)
 
 
 def test_a_link_that_is_down_takes_its_end_out(lab: WireLab) -> None:
