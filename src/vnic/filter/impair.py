@@ -7,7 +7,7 @@ The machine calls it. A link has one object for both directions, `NAME-netem`, o
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -123,12 +123,16 @@ def info(unit: Netem, netdev: NetClient) -> NetemInfo:
     return NetemInfo(
         id=unit.id,
         netdev=netdev.name,
-        queue=unit.options.queue,
+        queue=unit.options.queue.value,
         text=unit.parameters.text(),
         parameters=NetemWords(**_by_attribute(unit.parameters), seed=unit.seed),
         on=unit.on,
         directions=[
-            DirectionInfo(direction, line.waiting, msgspec.structs.replace(line.counts))
+            DirectionInfo(
+                "rx" if direction is Direction.RX else "tx",
+                line.waiting,
+                msgspec.structs.replace(line.counts),
+            )
             for direction, line in unit.lines.items()
         ],
         nic=peer.name if isinstance(peer, Nic) else None,
@@ -138,3 +142,7 @@ def info(unit: Netem, netdev: NetClient) -> NetemInfo:
 
 def _by_attribute(parameters: Parameters) -> dict[str, Any]:
     return {key.replace("-", "_"): value for key, value in netem.shown(parameters).items()}
+
+
+def _word(direction: Direction) -> Literal["rx", "tx"]:
+    return "rx" if direction is Direction.RX else "tx"

@@ -17,7 +17,7 @@ from vnic.backend.base import BackendContext
 from vnic.filter.options import NetemOptions
 from vnic.net import impaired
 from vnic.net.client import NetClient
-from vnic.net.filters import Direction, Filter, FilterRecord, WireEnd
+from vnic.net.filters import Direction, Filter, FilterRecord, ImpairTarget, WireEnd
 from vnic.net.netem import parameters as netem
 from vnic.net.netem.line import Line, LineRecord
 from vnic.net.netem.parameters import NOTHING, PROPERTIES, Parameters
@@ -100,6 +100,9 @@ class Netem(Filter):
     def _drop_all(self) -> None:
         self.netdev.dropped += sum(line.drop() for line in self._lines.values())
 
+    def lost(self, frames: int) -> None:
+        self.netdev.dropped += frames
+
     def status_changed(self) -> None:
         """As with tc's `qdisc del`, what is under way is lost."""
         if not self.on:
@@ -107,6 +110,12 @@ class Netem(Filter):
 
     def cleanup(self) -> None:
         self._drop_all()
+
+    def wire_refusal(self) -> str:
+        return ""
+
+    def impair_target(self) -> ImpairTarget:
+        return self
 
     # -- properties ---------------------------------------------------------------------------------------------
 

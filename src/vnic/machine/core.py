@@ -307,10 +307,10 @@ class Machine:
 
         impair(self._backends, name, queue, words, by, clear=clear)
 
-    def impairments(self, name: str | None) -> list[NetemInfo]:
+    def impairments(self, name: str | None) -> list[NetemInfo] | asyncio.Future[list[NetemInfo]]:
         from vnic.filter.impair import query
 
-        return list(query(self.network, name))
+        return self._datapath.when_counted(lambda: list(query(self.network, name)))
 
     def link_fault(self, name: str, shape: FaultShape, words: FaultWords, by: str) -> None:
         from vnic.filter import fault

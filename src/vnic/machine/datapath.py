@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from vnic.monitor.interfaces import Later, WireDrops, WireStats
+from vnic.net.errors import NetError
 from vnic.net.network import Network
 from vnic.net.wire import NoEngine
 
@@ -110,15 +111,25 @@ class DataPaths:
 
     def when_refreshed(self, answer: Callable[[], T]) -> T | asyncio.Future[T]:
         """What `answer` gives when vnic-wire's counters of tunnels are up to date."""
-        if self._engine is None:
-            return answer()
+        return answer() if self._engine is None else self._after(self._engine.refresh_tunnels, answer)
+
+    def when_counted(self, answer: Callable[[], T]) -> T | asyncio.Future[T]:
+        """What `answer` gives when vnic-wire's counters of impairments are up to date."""
+        return answer() if self._engine is None else self._after(self._engine.count_impaired, answer)
+
+    def _after(
+        self, refresh: Callable[[Callable[[], None]], None], answer: Callable[[], T]
+    ) -> T | asyncio.Future[T]:
         future: asyncio.Future[T] = self._loop.create_future()
 
         def done() -> None:
             if not future.done():
-                future.set_result(answer())
+                try:
+                    future.set_result(answer())
+                except NetError as error:
+                    future.set_exception(error)
 
-        self._engine.refresh_tunnels(done)
+        refresh(done)
         return future.result() if future.done() else future
 
     async def close(self) -> None:

@@ -6,13 +6,17 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sized
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping, Sized
+from typing import TYPE_CHECKING, Any, Protocol
 
 from vnic.net.errors import NetError
 from vnic.net.queue import Frame, Sender, SendingEndpoint
 from vnic.net.records import LinkImpairment
 from vnic.record import Record
+
+if TYPE_CHECKING:  # most runs have no impairments
+    from vnic.net.netem.line import Line
+    from vnic.net.netem.parameters import Parameters
 
 
 class Direction(enum.StrEnum):
@@ -51,6 +55,21 @@ class DumpTarget(Protocol):
 
     def failed(self, reason: str) -> None:
         """The file could not be written: end the dump."""
+
+
+class ImpairTarget(Protocol):
+    """A netem, so that another process can do what it does."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def parameters(self) -> Parameters: ...
+    @property
+    def lines(self) -> Mapping[Direction, Line]:
+        """By direction."""
+
+    def lost(self, frames: int) -> None:
+        """So many frames were under way when it ended."""
 
 
 class FilterOptions(Protocol):
@@ -166,6 +185,10 @@ class Filter:
     def set_property(self, name: str, value: object, by: str) -> None:
         """qom-set of one of `all_properties` but `status`. Raises NetError."""
         raise NetError(f"Property '{self.type}.{name}' is not writable")
+
+    def impair_target(self) -> ImpairTarget | None:
+        """The filter itself, if another process can do what it does."""
+        return None
 
     def own_properties(self) -> dict[str, object]:
         """The properties of its type, in the order in which QEMU prints them; None is a string that was not given."""

@@ -10,13 +10,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Container
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from vnic.net.client import NetClient, Nic, clients_of_wire
 from vnic.net.clock import Scheduler
-from vnic.net.filters import DumpTarget
+from vnic.net.filters import Direction, DumpTarget, ImpairTarget
 from vnic.net.lending import LentEnd, ResidentEnd
 from vnic.net.records import DataPathWord
+
+if TYPE_CHECKING:
+    from vnic.net.netem.line import Line
+    from vnic.net.netem.parameters import Parameters
 
 MAX_MEMBERS = 256
 """The most clients of a segment on vnic-wire. It bounds the work of one change."""
@@ -43,6 +47,24 @@ class DumpAt(NamedTuple):
     outward: bool
 
 
+class ImpairAt(NamedTuple):
+    """One direction of a netem, at an end."""
+
+    target: ImpairTarget
+    direction: Direction
+    """As the netem's netdev sees it."""
+    inward: bool
+    """Frames that come from the end; otherwise those that go to it."""
+
+    @property
+    def parameters(self) -> Parameters:
+        return self.target.parameters
+
+    @property
+    def line(self) -> Line:
+        return self.target.lines[self.direction]
+
+
 @dataclass(slots=True)
 class Segment:
     """All clients that are joined with their links up."""
@@ -53,6 +75,7 @@ class Segment:
     refusal: str = ""
     """Why it cannot be on vnic-wire."""
     dumps: dict[NetClient, list[DumpAt]] = field(default_factory=dict)
+    impairs: dict[NetClient, list[ImpairAt]] = field(default_factory=dict)
     carried: bool = False
 
 
@@ -245,15 +268,19 @@ class Wires:
         for each in client.filters:
             if not each.on:
                 continue
-            target = each.dump_target()
+            target, impairs = each.dump_target(), each.impair_target()
             at = client if client.endpoint.joined() is None else peer
-            if target is None:
+            if target is None and impairs is None:
                 segment.refusal = segment.refusal or each.wire_refusal()
                 continue
             if at is None or at.endpoint.joined() is not None:
                 segment.refusal = segment.refusal or f"{each.type} {each.id} is between two hubs"
                 continue
             # What a netdev receives goes out at its end; where the netdev is a hub's port, it comes in at its peer.
+            if impairs is not None:
+                _note_impairments(segment, at, impairs, at is client)
+            if target is None:
+                continue
             received, sent = target.received, target.sent
             dump = DumpAt(target, sent, received) if at is client else DumpAt(target, received, sent)
             segment.dumps.setdefault(at, []).append(dump)
@@ -283,6 +310,19 @@ class Wires:
 def is_up(client: NetClient) -> bool:
     """Whether frames pass between a client and its peer: neither has a hold."""
     return client.peer is not None and not client.holds and not client.peer.holds
+
+
+def _note_impairments(segment: Segment, at: NetClient, target: ImpairTarget, at_netdev: bool) -> None:
+    """One impairment of the same frames can be at vnic-wire, and any faults that only lose them."""
+    there = segment.impairs.setdefault(at, [])
+    for direction in target.lines:
+        inward = (direction is Direction.TX) is at_netdev
+        others = (each for each in there if each.inward is inward and not each.parameters.is_gate)
+        other = None if target.parameters.is_gate else next(others, None)
+        if other is not None:
+            text = f"netem {other.target.id} and netem {target.id} impair the same frames"
+            segment.refusal = segment.refusal or text
+        there.append(ImpairAt(target, direction, inward))
 
 
 def _is_pair(segment: Segment) -> bool:

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from vnic.dataplane.wire.dumps import Dumps
+from vnic.dataplane.wire.impairments import Impairments
 from vnic.dataplane.wire.members import Members, Port
 from vnic.dataplane.wire.messages import (
     MAX_QUEUES,
@@ -64,6 +65,7 @@ class WireEngine:
         self._numbers = Numbers()
         self._members = Members(self.program, self._ports)
         self._dumps = Dumps(self.program)
+        self._impairments = Impairments(self.program, wires.changed)
         self._refused: dict[NetClient, tuple[object, str]] = {}
         """Ends that the program did not take, and what has to change before it is asked again."""
         self._memory: dict[NetClient, SharedMemoryCheck] = {}
@@ -115,6 +117,8 @@ class WireEngine:
             return False
         if not all(map(self._is_lent, clients)) and any(member.has_waiting for member in segment.members):
             return False  # `drained` follows, and then no frame is left behind
+        if not all(map(self._impairments.ready, segment.impairs.values())):
+            return False
         for client, end in segment.ends:
             if isinstance(end, Lender) and client not in self._ports and not self._lend(client, end):
                 return False
@@ -123,6 +127,7 @@ class WireEngine:
             if isinstance(port, RingPort) and not port.carries:
                 port.carry()
             self._dumps.set(client, port.number, segment.dumps.get(client, []))
+            self._impairments.set(client, port.number, segment.impairs.get(client, []))
         if all(self._ports[client].started for client in clients):
             self._members.join(clients)  # else in the next call: a frame must not come before the rings
             for client in clients:
@@ -139,18 +144,24 @@ class WireEngine:
         if isinstance(port, ResidentPort):  # it stays, for its continuity checks
             port.to_control(is_up(client))
             self._members.leave(client)
+            self._impairments.end(client)
             return
         if isinstance(port, LentPort):
             self._leaving[port] = self._loop.create_future()
+            if self._impairments.present(client):
+                # No frame may pass between the end of its impairments and its own.
+                self._members.leave(client, park=True)
+                self._impairments.end(client)
             # Before its wire ends, for a port without a wire drops frames.
             port.remove(partial(self._left, port))
         self._members.leave(client)
+        self._impairments.end(client)
         self._forget(client, port)
         if isinstance(port, RingPort):
             port.remove()
 
     def _left(self, port: LentPort) -> None:
-        self._numbers.free(port.number)
+        self._freer()(port.number, port.parked_in)
         self._leaving.pop(port).set_result(None)
         self._wires.changed(port.client)
 
@@ -292,6 +303,7 @@ class WireEngine:
     def ring_port_failed(self, port: RingPort, reason: str) -> None:
         if self._ports.get(port.client) is port:
             self._members.leave(port.client)
+            self._impairments.end(port.client)
             self._forget(port.client, port)
             # If the program died, `program_gone` follows, and all of this is tried again.
             self._refused[port.client] = (_token(port.device), f"vnic-wire: {reason}")
@@ -314,6 +326,7 @@ class WireEngine:
         self._clients.clear()
         self._members = Members(self.program, self._ports)
         self._dumps = Dumps(self.program)
+        self._impairments.gone()
         refused, self._refused = self._refused, {}
         self._numbers = Numbers()
         leaving, self._leaving = self._leaving, {}
@@ -378,6 +391,13 @@ class WireEngine:
         """Ask for the counters of all ports; `done` gets those of the clients that are there now. It is called at
         once if no program runs, and with none if it dies."""
         self._statistics.ask(done)
+
+    def count_impaired(self, done: Callable[[], object]) -> None:
+        """Have the counters of impairments be up to date, then call `done`."""
+        if self.program.running:
+            self._impairments.count(done)
+        else:
+            done()
 
     def close(self) -> None:
         """End the program. Call it when the network is closed."""

@@ -51,16 +51,20 @@ class Members:
         self._wire_of.update(dict.fromkeys(clients, number))
         self._set_wire(number)
 
-    def leave(self, client: NetClient) -> None:
+    def leave(self, client: NetClient, *, park: bool = False) -> None:
         """The client's port leaves its wire: the program moves it out, and one that is left alone sends nothing until
-        it has a new wire."""
+        it has a new wire. `park`: the port itself sends nothing, either."""
         number = self._wire_of.pop(client, None)
         if number is None:
             return
         members = self._members[number]
         del members[client]
         port = self._ports[client]
-        if isinstance(port, RingPort) and self._program.running:
+        if (
+            not isinstance(port, ResidentPort)
+            and (park or isinstance(port, RingPort))
+            and self._program.running
+        ):
             # In a wire of its own it sends nothing while its rings are on their way back.
             port.parked_in = self._numbers.take()
             self._program.request(WireSet(port.parked_in, (port.number,)), answered=_check)

@@ -138,6 +138,8 @@ class LentPort:
         self._returned: list[FrameReturned] = []
         self._kept: list[tuple[int, bytes, bytes]] | None = None
         """While the program returns the port: frames that came for it, with their queues and offload headers."""
+        self.parked_in: int | None = None
+        """The wire of its own in which it leaves, if any."""
         self._memory: StreamMemory | None = None
         """Of a stream."""
         if end.kind is LentKind.STREAM:

@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
-from vnic.net.filters import Direction
 from vnic.net.netem.words import NetemWords
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
@@ -31,7 +30,7 @@ class Counts(msgspec.Struct, rename="kebab"):
 class DirectionInfo(msgspec.Struct, rename="kebab", frozen=True):
     """One direction of a netem."""
 
-    direction: Direction
+    direction: Literal["rx", "tx"]
     waiting: int
     """Frames under way."""
     counts: Counts
@@ -42,7 +41,7 @@ class NetemInfo(msgspec.Struct, rename="kebab", frozen=True, omit_defaults=True)
 
     id: str
     netdev: str
-    queue: Direction
+    queue: Literal["all", "rx", "tx"]
     text: str
     """What differs from the defaults, in tc's words; "": nothing."""
     parameters: NetemWords

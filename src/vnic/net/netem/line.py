@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from collections import deque
 from collections.abc import Callable
 from typing import Annotated, Final, NamedTuple
 
@@ -24,6 +25,8 @@ from vnic.record import U16, U64, Record, require
 BYTES_LIMIT: Final = 64 << 20
 """The most bytes that are under way, whatever `limit` is."""
 NS: Final = 10**9
+PAUSED_MAX: Final = 4096
+"""The most frames that wait for a stream."""
 
 
 class FrameUnderWay(NamedTuple):
@@ -90,11 +93,17 @@ class Line:
         """Of the division of its time, so that the rate is exact."""
         self._timer: Timer | None = None
         self._timer_ns = 0
+        self.generation = 0
+        """How often it was given another stream."""
+        self._elsewhere = 0
+        """Frames under way in another process, which does what this line does."""
+        self._paused: deque[tuple[int, bytes, bytes]] | None = None
+        """Frames that wait while the stream is on its way back."""
 
     @property
     def waiting(self) -> int:
         """The frames that are under way."""
-        return len(self._heap)
+        return len(self._heap) + self._elsewhere
 
     @property
     def state(self) -> RandomRecord:
@@ -108,10 +117,17 @@ class Line:
         if state is None:
             self._decider.set(parameters)
         else:
+            self.generation += 1
             self._decider = Decider(parameters, state, self.counts)
 
     def put(self, queue: int, frame: Frame, offload: bytes) -> bool:
         """Take a frame. False: it passes on unchanged and at once."""
+        if self._paused is not None:
+            if len(self._paused) < min(self._parameters.limit, PAUSED_MAX):
+                self._paused.append((queue, bytes(frame), offload))
+            else:
+                self.counts.over_limit += 1
+            return True
         now = self._clock.monotonic_ns()
         copies = self._decider.decide(frame, offload)
         if len(copies) == 1 and len(copies[0].parts) == 1 and copies[0].parts[0][0] is frame:
@@ -178,11 +194,37 @@ class Line:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        dropped = len(self._heap)
+        dropped = len(self._heap) + len(self._paused or ())
         self._heap.clear()
+        if self._paused is not None:
+            self._paused.clear()
         self._bytes = 0
         self._busy_until_ns = self._rest = 0
         return dropped
+
+    # -- another process in its place -----------------------------------------------------------------------------
+
+    def credit(self, counts: Counts, elsewhere: int | None = None) -> None:
+        """Another process, which has the stream, did this, and has `elsewhere` frames under way."""
+        for name in Counts.__struct_fields__:
+            setattr(self.counts, name, getattr(self.counts, name) + getattr(counts, name))
+        if elsewhere is not None:
+            self._elsewhere = elsewhere
+
+    def pause(self) -> None:
+        """The stream is about to come back: frames wait until `resume`."""
+        if self._paused is None:
+            self._paused = deque()
+
+    def resume(self, state: RandomRecord | None) -> None:
+        """Go on with the stream in that state. None: it is lost, and the one that was given away is used again."""
+        self._elsewhere = 0
+        if state is not None:
+            self._decider = Decider(self._parameters, state, self.counts)
+        paused, self._paused = self._paused, None
+        for queue, frame, offload in paused or ():
+            if not self.put(queue, frame, offload):
+                self._release(queue, frame, offload)
 
     # -- state --------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.fakes.scheduler import FakeScheduler
 
 from vnic.net.clock import Clock
+from vnic.net.netem.info import Counts
 from vnic.net.netem.line import BYTES_LIMIT, Line
 from vnic.net.netem.parameters import NOTHING, changed
 from vnic.net.netem.random import streams
@@ -203,3 +204,42 @@ def test_a_restored_line_goes_on_as_the_saved_one(
     assert (
         counts.passed == len(whole.left) == len(steps) - counts.lost + counts.duplicated - counts.over_limit
     )
+
+
+def test_frames_wait_while_the_stream_is_on_its_way_back() -> None:
+    """Then they have the fate that follows in the stream, which another process went on with."""
+    whole, parts = Bench(loss="50%"), Bench(loss="50%")
+    frames = [bytes([each]) for each in range(60)]
+    whole.put(*frames)
+    other = Bench(loss="50%")
+    parts.put(*frames[:20])
+    other.line.set(changed(NOTHING, {"loss": "50%"}), parts.line.state)
+    other.put(*frames[20:40])
+    parts.line.pause()
+    assert parts.put(*frames[40:]) == [True] * 20
+    parts.line.credit(other.line.counts, 0)
+    parts.line.resume(other.line.state)
+    assert parts.line.counts == whole.line.counts
+    assert sorted([*parts.left, *other.left]) == sorted(whole.left)
+
+
+def test_a_paused_line_is_bounded_and_can_be_dropped() -> None:
+    bench = Bench(delay="10ms", limit=3)
+    bench.line.pause()
+    bench.put(*[b"x"] * 5)
+    assert bench.line.counts.over_limit == 2
+    assert bench.line.drop() == 3
+    bench.line.resume(None)
+    bench.time.advance(1)
+    assert not bench.left
+
+
+def test_frames_that_another_process_has_count_as_under_way() -> None:
+    bench = Bench(delay="10ms")
+    bench.put(b"x")
+    bench.line.credit(Counts(passed=5, lost=2), 7)
+    assert bench.line.waiting == 8
+    bench.time.advance(1)
+    assert (bench.line.waiting, bench.line.counts) == (7, Counts(passed=6, lost=2))
+    bench.line.resume(None)
+    assert bench.line.waiting == 0
