@@ -290,7 +290,7 @@ def test_a_dump_is_written_by_the_program(lab: WireLab, tmp_path: Path) -> None:
         object_add(lab.context, options)
     lab.until(lambda: [len(dumps) for dumps in lab.engine._dumps._at.values()] == [3])
     lab.settle()
-    assert guest.on_wire
+    lab.until(lambda: guest.on_wire)
     guest.driver.send(frame(1))
     assert read_frames(lab, far, 1) == [frame(1)]
     far.send(framed(frame(2, 100)))
@@ -305,7 +305,7 @@ def test_a_dump_is_written_by_the_program(lab: WireLab, tmp_path: Path) -> None:
     found.clear()
     lab.until(lambda: lab._took(found, guest))
     assert (tmp_path / "tx").stat().st_size == sizes["tx"]
-    assert guest.on_wire
+    lab.until(lambda: guest.on_wire)
 
 
 def test_an_end_that_is_in_python_takes_the_whole_segment_there(lab: WireLab) -> None:
