@@ -24,7 +24,10 @@ from vnic.monitor.schema import (
 )
 from vnic.net.client import Endpoint
 from vnic.net.errors import DeviceNotFound, NetError
+from vnic.net.fault_info import FaultShape, FaultWords
+from vnic.net.filters import Direction
 from vnic.net.names import default_mac
+from vnic.net.netem.words import NetemWords
 from vnic.nic.virtio_net import VirtioNet
 from vnic.nic.virtio_net import features as f
 
@@ -232,6 +235,26 @@ def test_ids_are_unique_among_nics_and_a_freed_one_is_free(folder: Path) -> None
         machine.device_del("nic0", "test")
         await asyncio.sleep(0.01)
         machine.device_add(nic(folder))
+
+    live(scenario)
+
+
+def test_faults_end_with_their_nic(folder: Path) -> None:
+    """Impairments are the netdev's, and stay."""
+
+    async def scenario(machine: Machine) -> None:
+        machine.netdev_add(netdev(type="echo", id="net0"))
+        machine.device_add(nic(folder, netdev="net0"))
+        machine.link_impair("nic0", Direction.TX, NetemWords(delay="1ms"), "test", clear=False)
+        machine.link_fault("nic0", FaultShape.DEAD, FaultWords(), "test")
+        machine.link_fault("nic0", FaultShape.SLOW_UP, FaultWords(delay_ms=5), "test")
+        assert [each.shape for each in machine.faults(None)] == ["dead", "slow-up"]
+        machine.device_del("nic0", "test")
+        await asyncio.sleep(0.01)
+        assert machine.faults(None) == []
+        found = machine.impairments(None)
+        assert isinstance(found, list)
+        assert [each.id for each in found] == ["nic0-netem-tx"]
 
     live(scenario)
 
