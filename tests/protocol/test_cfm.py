@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+import struct
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -129,6 +132,34 @@ def test_names_have_their_formats() -> None:
 )
 def test_other_frames_have_no_level(data: bytes) -> None:
     assert level_of(data) is None
+
+
+@pytest.mark.needs("tshark")
+@pytest.mark.parametrize("status", [None, *InterfaceStatus])
+def test_tshark_decodes_it(tmp_path: Path, status: InterfaceStatus | None) -> None:
+    """As a capture of Ethernet frames, one for each level."""
+    data = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 1 << 16, 1)
+    for level in range(MAX_LEVEL + 1):
+        packet = frame(level=level, rdi=True, interval=2, sequence=77 + level, status=status)
+        data += struct.pack("<IIII", 0, 0, len(packet), len(packet)) + packet
+    path = tmp_path / "ccms.pcap"
+    path.write_bytes(data)
+    fields = ("cfm.md.level", "cfm.flags.rdi", "cfm.flags.interval", "cfm.ccm.seq.num", "cfm.ccm.ma.ep.id",
+              "cfm.maid.ma.name.string", "cfm.tlv.port.interface.value", "_ws.malformed")  # fmt: skip
+    command = [
+        "tshark",
+        "-n",
+        "-r",
+        str(path),
+        "-T",
+        "fields",
+        *(word for name in fields for word in ("-e", name)),
+    ]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    told = "" if status is None else str(int(status))
+    assert [line.split("\t") for line in lines] == [
+        [str(level), "1", "2", str(77 + level), "2", "vnic 7", told, ""] for level in range(MAX_LEVEL + 1)
+    ]
 
 
 # -- the judge --------------------------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ class FarState(NamedTuple):
     mep: MepState
     refused: bool
     silent_us: int
-    """Since the last CCM; as it was told, if vnic-wire hears it."""
+    """Since the last CCM, or since vnic-wire told that it hears it."""
 
 
 class PortUser(Protocol):
@@ -124,6 +124,8 @@ class TunnelPort(ResidentEnd):
         self.running = False
         self.mover: Mover | None = None
         self._at_mover: FarState | None = None
+        self._told_us = 0
+        """When it told that."""
         self.mover_sequence: int | None = None
         """A number of the other end's CCMs that vnic-wire has told: what comes later is ahead of it."""
         self.mover_counters = TunnelCounters()
@@ -167,7 +169,8 @@ class TunnelPort(ResidentEnd):
         """vnic-wire goes on from the present state."""
         self.stop()
         if self.mep is not None:
-            self._at_mover = FarState(self.mep.state, self.refused, 0)
+            self._at_mover = self.far_state()
+            self._told_us = self.now_us()
             self.mover_sequence = self.mep.save(self.now_us()).remote_sequence
         self.mover = mover
         self._user.has_room()
@@ -175,7 +178,7 @@ class TunnelPort(ResidentEnd):
     def mover_told(self, told: FarState) -> None:
         """What vnic-wire knows of the other end has changed."""
         if self.mover is not None:
-            self._at_mover = told
+            self._at_mover, self._told_us = told, self.now_us()
             self._user.far_state_changed()
 
     def mover_received(self, frame: bytes) -> None:
@@ -220,7 +223,8 @@ class TunnelPort(ResidentEnd):
         if self.mep is None:
             return None
         if self._at_mover is not None:
-            return self._at_mover
+            silent_us = self._at_mover.silent_us + self.now_us() - self._told_us
+            return self._at_mover._replace(silent_us=silent_us)
         return FarState(self.mep.state, self.refused, self.mep.silent_us(self.now_us()))
 
     @property
