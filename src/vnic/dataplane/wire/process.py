@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
-from vnic.children import Child, with_us
+from vnic.children import Child
 from vnic.dataplane.wire.channel import Answered, Channel
 from vnic.dataplane.wire.layout import MessageError
 from vnic.dataplane.wire.messages import VERSION, Event, Hello, Reply, Request
@@ -175,7 +175,8 @@ class WireProgram:
             return
         with theirs:
             try:
-                command = with_us([*_AS_FD_3, *self._command])
+                # Not `with_us`: the end of the channel ends it, after it has told the far ends of tunnels.
+                command = [*_AS_FD_3, *self._command]
                 child = Child(self._loop, command, stdin=theirs, stdout=subprocess.DEVNULL)
             except OSError as error:
                 ours.close()
