@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -17,7 +18,7 @@ from tests.fakes.wire_lab import Guest, WireLab, frame, real_program
 from vnic.backend.tunnel.backend import TunnelBackend
 from vnic.backend.tunnel.info import TunnelInfo
 from vnic.filter import object_add, object_del
-from vnic.filter.options import BufferOptions
+from vnic.filter.options import BufferOptions, DumpOptions, NetemOptions
 from vnic.net.records import HoldKind, ShownBy
 from vnic.protocol.cfm import ccm
 from vnic.protocol.vxlan import header
@@ -214,3 +215,52 @@ def test_refused_socket_stays_here(ends: Ends) -> None:
     assert ends.guests[0].reason == "vnic-wire: no more of that"
     ends.exchange()
     assert (ends.held(0), ends.held(1)) == (None, None)
+
+
+def test_death_of_the_program_while_it_gives_a_socket_back(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answers never come, and Python goes on with the tunnels."""
+    one, _ = ends.labs
+    ends.start()
+    tunnels = one.engine._tunnels
+    assert tunnels is not None
+    monkeypatch.setattr(tunnels, "program_ready", lambda: None)  # the tunnels stay here
+    (shared,) = one.context.tunnel_sockets.values()
+    pid = one.engine.program.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    tunnels.give_up(shared, "no more of that")
+    os.kill(pid, signal.SIGKILL)
+    one.until(lambda: one.engine.program.pid not in (None, pid))
+    assert ends.info(0).path == "python"
+    one.until(lambda: ends.guests[0].path == "python")
+    ends.exchange()
+    assert (ends.held(0), ends.held(1)) == (None, None)
+
+
+def test_dumps_and_impairments_end_with_the_tunnels_wire(ends: Ends, tmp_path: Path) -> None:
+    """The port stays at the program for its checks; what Python does from now on is not done there as well."""
+    guests = ends.start()
+    one, _ = ends.labs
+    file = tmp_path / "all.pcap"
+    object_add(one.context, DumpOptions(id="d0", netdev="net0", file=str(file)))
+    object_add(one.context, NetemOptions(id="n0", netdev="net0", delay="1us"))
+    client = one.netdev_client("net0")
+    one.until(lambda: client in one.engine._dumps._at and one.engine._impairments.present(client))
+    one.until(lambda: guests[0].on_wire)
+    object_add(one.context, BufferOptions(id="f0", netdev="net0", interval=1, status="on"))
+    one.until(lambda: guests[0].path == "python")
+    assert client not in one.engine._dumps._at
+    ends.exchange()
+    one.until(lambda: file.stat().st_size >= 24 + 20 * (16 + 1514))
+    assert file.stat().st_size == 24 + 20 * (16 + 1514), "each frame is there once"
+    object_del(one.context, "f0")
+    one.until(lambda: guests[0].on_wire and one.engine._impairments.present(client))
+    tunnels = one.engine._tunnels
+    assert tunnels is not None
+    (shared,) = one.context.tunnel_sockets.values()
+    tunnels.give_up(shared, "no more of that")
+    assert not one.engine._impairments.present(client)
+    one.until(lambda: ends.info(0).path == "python")
+    ends.exchange()

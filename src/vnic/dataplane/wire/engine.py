@@ -145,6 +145,7 @@ class WireEngine:
             port.to_control(is_up(client))
             self._members.leave(client)
             self._impairments.end(client)
+            self._dumps.set(client, port.number, [])  # Python writes them now
             return
         if isinstance(port, LentPort):
             self._leaving[port] = self._loop.create_future()
@@ -200,6 +201,7 @@ class WireEngine:
 
     def port_goes(self, port: ResidentPort) -> None:
         self._members.leave(port.client)
+        self._impairments.end(port.client)
         self._forget(port.client, port)
         self._wires.changed(port.client)
 
@@ -221,11 +223,12 @@ class WireEngine:
         if isinstance(end, VirtioNet):
             if port is None:
                 assert self.program.hello is not None
+                number = self._numbers.take()
                 try:
                     port = RingPort(
                         self._loop,
                         self.program.channel,
-                        self._numbers.take(),
+                        number,
                         client,
                         end,
                         self,
@@ -233,6 +236,7 @@ class WireEngine:
                         self.program.hello,
                     )
                 except OSError as error:
+                    self._numbers.free(number)
                     self._refused[client] = (_token(end), f"vnic-wire: {error.strerror}")
                     self._wires.changed(client)
                     return False

@@ -207,6 +207,8 @@ class Tunnels:
         self._numbers = Numbers()
         self._refused: dict[SharedSocket, str] = {}
         """Sockets that the program did not take."""
+        self._returning: dict[SharedSocket, list[TunnelAtWire]] = {}
+        """Sockets that the program has been asked to give back, with their ports."""
         self.leaving: dict[asyncio.Future[None], None] = {}
         """Each is done when the program has closed the descriptors of a tunnel that is closed."""
 
@@ -252,6 +254,7 @@ class Tunnels:
         log.warning("tunnels at %s: vnic-wire: %s; Python goes on with them", shared.place.text(), reason)
         self._refused[shared] = f"vnic-wire: {reason}"
         ports = [port for port in self._ports.values() if port.end.sockets.shared is shared]
+        self._returning[shared] = ports
         returned: list[tuple[TunnelAtWire, TunnelState | None]] = []
         for port in ports:
             del self._ports[port.client]
@@ -261,6 +264,7 @@ class Tunnels:
 
         def closed(_: Reply) -> None:
             self._numbers.free(number)
+            del self._returning[shared]
             shared.take_back()
             for port, state in returned:
                 if self._ends.get(port.client) is port.end:
@@ -314,12 +318,14 @@ class Tunnels:
         """It died, and what it knew last is gone with it."""
         ports, self._ports = self._ports, {}
         sockets, self._sockets = self._sockets, {}
+        returning, self._returning = self._returning, {}
         self._numbers = Numbers()
         self._refused.clear()
-        for shared in sockets:
+        for shared in (*sockets, *returning):
             shared.take_back()
-        for port in ports.values():
-            port.take_back(None)
+        for port in (*ports.values(), *(port for each in returning.values() for port in each)):
+            if self._ends.get(port.client) is port.end:
+                port.take_back(None)
         leaving, self.leaving = self.leaving, {}
         for future in leaving:
             future.set_result(None)
