@@ -34,7 +34,7 @@ _WRITE: Final = """
     SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->6 FROM json_each(?) WHERE true
     ON CONFLICT (id) DO UPDATE SET body = excluded.body
 """
-_OLDEST: Final = "SELECT id, time FROM records ORDER BY id LIMIT ?"
+_OLDEST: Final = "SELECT id, CAST(time AS REAL) FROM records ORDER BY id LIMIT ?"
 
 
 @dataclass(frozen=True, slots=True)

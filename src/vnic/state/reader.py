@@ -183,7 +183,7 @@ def _errors() -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise Unusable(str(error)) from None
-    except TypeError:  # SQLite keeps any type in any column
+    except (TypeError, ValueError):  # SQLite keeps any type in any column
         raise Unusable("a record has a time or an id that is no number") from None
 
 

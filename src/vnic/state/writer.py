@@ -87,7 +87,11 @@ class JournalWriter:
 
     async def start(self, timeout_s: float) -> int | None:
         """Open the file; the id that follows those in it. None: it cannot be used now, or it takes longer."""
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            log.warning("journal: %s: %s; it is kept in memory", self._path, error)
+            return None
         try:
             return await asyncio.wait_for(asyncio.shield(self._opened), timeout_s)
         except TimeoutError:

@@ -326,6 +326,18 @@ def test_malformed_record_is_refused_or_read(path: Path, change: str) -> None:
             assert all(isinstance(entry, LinkChange | Note) for entry in read(path, query, BOOT))
 
 
+def test_time_that_is_no_number_stops_neither_reader_nor_writer(path: Path) -> None:
+    write(path, [*changes(3), started(4)])
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE records SET time = 'noon' WHERE id = 3")
+        connection.commit()
+    with pytest.raises(Unusable, match="a time or an id that is no number"):
+        read(path, JournalQuery(), BOOT)
+    with opened(path, Bounds(1, 1e12)) as database:
+        assert not database.trim()
+    assert ids(path) == [4]
+
+
 def test_flipped_bytes_are_refused_or_read(path: Path) -> None:
     write(path, [started(1), *changes(300, first_id=2)])
     sound = path.read_bytes()

@@ -270,3 +270,22 @@ def test_end_does_not_wait_for_disk(
     answers.set()
     loop.run_until_complete(writer.close(PATIENCE_S))
     assert [entry.id for entry in read(tmp_path / "j.db", JournalQuery(), BOOT)] == [5]
+
+
+def test_journal_without_a_thread_is_kept_in_memory(
+    loop: asyncio.AbstractEventLoop,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_more(self: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("threading.Thread.start", no_more)
+    path = tmp_path / "j.db"
+    writer = JournalWriter(loop, path, Bounds(10, 1e12), BOOT, overtaken=lambda next_id: None)
+    assert loop.run_until_complete(writer.start(1)) is None
+    assert lines(caplog) == [f"journal: {path}: can't start new thread; it is kept in memory"]
+    writer.expect(1)
+    writer.recorded(note(1, "guest"))
+    loop.run_until_complete(writer.close(1))
