@@ -24,10 +24,11 @@ from vnic.net.fault_info import (
     FaultWords,
     SlowUpSettings,
 )
-from vnic.net.filter_set import add_filter
+from vnic.net.filter_set import add_filter, find_filter
 from vnic.net.filters import Direction
 from vnic.net.netem.units import refusal
 from vnic.net.network import Network
+from vnic.net.objects import check_new_id
 
 MIN_HOLE: Final = 14
 """An Ethernet header."""
@@ -85,8 +86,12 @@ def _checked(shape: FaultShape, words: FaultWords) -> dict[str, Any]:
 
 
 def _impair(context: BackendContext, name: str, shape: FaultShape, given: dict[str, Any], by: str) -> None:
-    netdev = netdev_of(context.network, name)
-    for each in netems(netdev, faults=True):
+    network = context.network
+    netdev = netdev_of(network, name)
+    before = netems(netdev, faults=True)
+    taken = find_filter(network, f"{name}-fault") or network.objects.find(f"{name}-fault")
+    check_new_id(f"{name}-fault", taken is not None and taken not in before)
+    for each in before:
         object_del(context, each.id, by)
     what: dict[str, Any] = {"loss": "100%"}
     if shape is FaultShape.BLACK_HOLE:
@@ -94,7 +99,7 @@ def _impair(context: BackendContext, name: str, shape: FaultShape, given: dict[s
     queue = Direction(given.get("direction", "all"))
     options = NetemOptions(id=f"{name}-fault", netdev=netdev.name, queue=queue, **what)
     unit = Netem(context, options, fault=shape)
-    add_filter(context.network, unit)
+    add_filter(network, unit)
     unit.added(by)
 
 

@@ -12,12 +12,13 @@ from tests.fakes.scheduler import FakeScheduler
 from tests.unit.backend.helpers import MAC, Guest
 
 from vnic.backend import BackendContext
-from vnic.filter import object_add, object_del
+from vnic.filter import fault, object_add, object_del
 from vnic.filter.netem import Netem
 from vnic.filter.options import NetemOptions
 from vnic.net import qom
 from vnic.net.clock import Clock
 from vnic.net.errors import NetError
+from vnic.net.fault_info import FaultShape, FaultWords
 from vnic.net.filter_set import find_filter
 from vnic.net.filters import Direction
 from vnic.net.journal import JournalQuery
@@ -240,3 +241,11 @@ def test_query_links_shows_what_is_in_effect(rig: Rig) -> None:
     assert shown("nic0") == shown("net0") == [("n0", "delay 10ms", "tx")]
     rig.set("status", "off")
     assert shown("nic0") == []
+
+
+def test_fault_that_is_refused_leaves_the_one_before(rig: Rig) -> None:
+    fault.start(rig.context, "net0", FaultShape.DEAD, FaultWords(), "test")
+    object_add(rig.context, NetemOptions(id="nic0-fault", netdev="net0", delay="1ms"), "test")
+    with pytest.raises(NetError, match="nic0-fault"):
+        fault.start(rig.context, "nic0", FaultShape.DEAD, FaultWords(), "test")
+    assert [each.id for each in fault.query(rig.network)] == ["net0-fault"]
