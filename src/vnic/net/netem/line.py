@@ -123,8 +123,10 @@ class Line:
     def put(self, queue: int, frame: Frame, offload: bytes) -> bool:
         """Take a frame. False: it passes on unchanged and at once."""
         if self._paused is not None:
-            if len(self._paused) < min(self._parameters.limit, PAUSED_MAX):
+            room = self._bytes + len(frame) <= BYTES_LIMIT
+            if room and len(self._paused) < min(self._parameters.limit, PAUSED_MAX):
                 self._paused.append((queue, bytes(frame), offload))
+                self._bytes += len(frame)
             else:
                 self.counts.over_limit += 1
             return True
@@ -223,6 +225,7 @@ class Line:
             self._decider = Decider(self._parameters, state, self.counts)
         paused, self._paused = self._paused, None
         for queue, frame, offload in paused or ():
+            self._bytes -= len(frame)
             if not self.put(queue, frame, offload):
                 self._release(queue, frame, offload)
 

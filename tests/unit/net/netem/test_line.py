@@ -234,6 +234,20 @@ def test_a_paused_line_is_bounded_and_can_be_dropped() -> None:
     assert not bench.left
 
 
+def test_bytes_of_a_paused_line_are_bounded() -> None:
+    bench = Bench(delay="10ms", limit=1_000_000)
+    bench.line.pause()
+    frame = bytes(1 << 16)
+    bench.put(*[frame] * (BYTES_LIMIT // len(frame) + 3))
+    assert bench.line.counts.over_limit == 3
+    bench.line.resume(None)
+    assert bench.line.waiting == BYTES_LIMIT // len(frame)
+    bench.time.advance(1)
+    assert bench.line.counts.passed == BYTES_LIMIT // len(frame)
+    bench.put(b"x")
+    assert bench.line.waiting == 1, "there is room again"
+
+
 def test_frames_that_another_process_has_count_as_under_way() -> None:
     bench = Bench(delay="10ms")
     bench.put(b"x")
