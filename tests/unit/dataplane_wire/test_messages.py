@@ -67,8 +67,8 @@ REQUESTS = st.one_of(
 )
 STATES = st.builds(
     t.TunnelState,
-    *(U64, U64, U64, U64, U32, U32, U32, U16),
-    *(st.sampled_from(t.Heard), st.booleans(), U8, st.booleans()),
+    *(U64, U64, U64, U64, U32, U32, U32, st.integers(0, 8191)),
+    *(st.sampled_from(t.Heard), st.booleans(), st.integers(0, 7), st.booleans()),
 )
 CONFIGS = st.builds(
     t.TunnelConfig,
@@ -85,7 +85,7 @@ ANSWERS = st.one_of(
     st.builds(m.FrameReturned, U32, U32, st.binary(min_size=10, max_size=10), BYTES),
     st.builds(t.CcmState, U32, st.sampled_from(t.Heard), st.booleans(), U8, st.booleans(), U32, U32),
     st.builds(t.FrameReceived, U32, BYTES),
-    st.builds(t.TunnelTrouble, U32, st.integers(0, 9)),
+    st.builds(t.TunnelTrouble, U32, st.integers(2, 9)),
 )
 
 
@@ -103,6 +103,18 @@ def test_answers_come_back(answer: Any) -> None:
 def test_tunnels_come_back(config: t.TunnelConfig) -> None:
     assert t.TunnelConfig.parse(config.pack()) == config
     assert len(config.pack()) == 160
+
+
+@pytest.mark.parametrize("state", [t.TunnelState(remote_status=8), t.TunnelState(remote_mep=8192)], ids=str)
+def test_tunnel_states_that_cannot_be_are_refused(state: t.TunnelState) -> None:
+    with pytest.raises(MessageError):
+        t.TunnelState.parse(state.pack())
+
+
+@pytest.mark.parametrize("counter", [0, 1, 10])
+def test_trouble_that_is_none_is_refused(counter: int) -> None:
+    with pytest.raises(MessageError, match=f"counter {counter}"):
+        m.parse_answer(m.pack_answer(t.TunnelTrouble(3, counter)))
 
 
 @given(st.builds(t.TunnelStats, *[U64] * 10), st.builds(t.SocketStats, *[U64] * 4))

@@ -13,6 +13,7 @@ from typing import ClassVar, Final
 import msgspec
 
 from vnic.dataplane.wire.layout import MessageError, first, fixed
+from vnic.protocol.cfm.ccm import MEP_IDS, InterfaceStatus
 
 MAID_BYTES: Final = 48
 KEY_BYTES: Final = 32
@@ -79,6 +80,10 @@ class TunnelState(msgspec.Struct, frozen=True):
         *fields, heard, rdi, status, refused, _, _ = fixed(_STATE, data)
         if heard not in list(Heard):
             raise MessageError(f"heard {heard}")
+        if status > max(InterfaceStatus):
+            raise MessageError(f"an interface status of {status}")
+        if fields[-1] and fields[-1] not in MEP_IDS:
+            raise MessageError(f"a MEP id of {fields[-1]}")
         return cls(*(*fields, Heard(heard), bool(rdi), status, bool(refused)))
 
 
@@ -303,7 +308,7 @@ class TunnelTrouble(msgspec.Struct, frozen=True):
     @classmethod
     def parse(cls, body: bytes) -> TunnelTrouble:
         port, counter = fixed(_PAIR, body)
-        if counter >= len(TunnelStats.__struct_fields__):
+        if not 2 <= counter < len(TunnelStats.__struct_fields__):  # the first two are no trouble
             raise MessageError(f"counter {counter}")
         return cls(port, counter)
 
