@@ -49,7 +49,7 @@ def test_other_keys_ends_and_lengths_are_refused() -> None:
     one, two = pair()
     sealed = one.seal(b"datagram")
     assert Trailer(derive("other"), 2, NOW).open(sealed) is Refused.BAD_KEY
-    assert one.open(sealed) is Refused.BAD_KEY, "a datagram that came back"
+    assert one.open(sealed) is Refused.WRONG_MEP, "a datagram that came back"
     assert two.open(sealed[: TRAILER_BYTES - 1]) is Refused.TRUNCATED
     assert two.open(sealed[:-1]) is Refused.BAD_KEY
 

@@ -1,6 +1,6 @@
 """The trailer that authenticates a tunnel's datagrams where both ends have a key, with a window against replays.
 
-The netdev `tunnel` puts it behind each frame, and vnic-wire's `trailer.c` does the same. Nothing is encrypted. Layout:
+The netdev `tunnel` puts it behind each frame, and vnic-wire's `key.c` does the same. Nothing is encrypted. Layout:
 version (1 byte, 1), zero (1), MEP id of the sender (2), counter (8), MAC (16), all big-endian. The MAC is keyed
 BLAKE2b (RFC 7693) over the VXLAN header, the frame and the 12 bytes before it.
 """
@@ -32,7 +32,9 @@ class Refused(enum.Enum):
 
     TRUNCATED = "truncated"
     BAD_KEY = "bad_key"
-    """The MAC is not right, or the datagram has this end's own MEP id: it came back."""
+    """The MAC or the version is not right."""
+    WRONG_MEP = "wrong_mep"
+    """It has this end's own MEP id: it came back, or both ends have the same."""
     REPLAYED = "replayed"
 
 
@@ -81,8 +83,10 @@ class Trailer:
         if not hmac.compare_digest(mac.digest(), datagram[-MAC_BYTES:]):
             return Refused.BAD_KEY
         version, zero, mep, counter = _HEAD.unpack_from(datagram, at)
-        if version != _VERSION or zero or mep == self._mep:
+        if version != _VERSION or zero:
             return Refused.BAD_KEY
+        if mep == self._mep:
+            return Refused.WRONG_MEP
         if not self._is_new(counter):
             return Refused.REPLAYED
         return datagram[:at]

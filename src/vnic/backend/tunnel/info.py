@@ -28,7 +28,7 @@ class TunnelCounters(Counters, rename="kebab"):
     """CCMs of a lower level."""
     wrong_maid: int = 0
     wrong_mep: int = 0
-    """CCMs with this end's own id."""
+    """CCMs, or datagrams with a key, that have this end's own id."""
     bad_ccm: int = 0
     """Malformed ones."""
     old_sequence: int = 0

@@ -32,7 +32,7 @@ _VLAN_TYPES: Final = (b"\x81\x00", b"\x88\xa8")
 TROUBLES: Final = {
     "wrong_level": "continuity frames of a lower level than level= come",
     "wrong_maid": "CCMs of another maintenance association come (md=, ma=)",
-    "wrong_mep": "CCMs with this end's own MEP id come: frames come back, or both ends have the same mep=",
+    "wrong_mep": "CCMs or datagrams with this end's own MEP id come: frames come back, or both ends have the same mep=",
     "bad_ccm": "malformed CCMs come",
     "old_sequence": "CCMs come that are repeated or too late",
     "bad_key": "datagrams come that key= does not authenticate",

@@ -1,7 +1,7 @@
 """A maintenance end point (MEP): makes the CCMs of one end of a tunnel, and judges those of the other end.
 
 The netdev `tunnel` owns one, gives it each CCM and the time, and sends what it makes. Times are microseconds of any
-monotonic clock. vnic-wire's `cfm.c` follows the same rules.
+monotonic clock. vnic-wire's `mep.c` follows the same rules.
 """
 
 from __future__ import annotations
