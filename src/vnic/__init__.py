@@ -1,3 +1,3 @@
 """vnic gives virtual machines network cards whose cable you hold."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -104,7 +104,7 @@ def test_qmp_shell(tmp_path: Path) -> None:
         text = out.decode()
         assert '{"return": {"name": "lab"}}' in text
         assert '"kind": "operator"' in text
-        assert "Connected to QEMU 0.1.0" in text
+        assert "Connected to QEMU 0.2.0" in text
 
     serve(path, test)
 

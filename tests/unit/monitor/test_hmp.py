@@ -21,7 +21,7 @@ from .conftest import Client
         ("hel", "unknown command: 'hel'\r\n"),
         ("  info   name  ", "lab\r\n"),
         ("info status", "VM status: running\r\n"),
-        ("info version", "0.1.0 (vnic)\r\n"),
+        ("info version", "0.2.0 (vnic)\r\n"),
         (
             "info network x",
             'network: extraneous characters at the end of line\r\nTry "help info network" for more information\r\n',
@@ -157,7 +157,7 @@ def person(client: Client) -> HmpSession:
 
 
 def test_banner_and_prompt(person: HmpSession) -> None:
-    assert person.greeting() == b"QEMU 0.1.0 monitor - type 'help' for more information\r\n(qemu) "
+    assert person.greeting() == b"QEMU 0.2.0 monitor - type 'help' for more information\r\n(qemu) "
     (text,) = person.feed(b"info name\n")
     assert text.endswith(b"info name\x1b[K\r\nlab\r\n(qemu) ")
     assert person.event({"event": "X"}) is None

@@ -352,7 +352,7 @@ def test_readline_monitor_session(tmp_path: Path) -> None:
     async def test(bench: Bench) -> None:
         bench.add(Mode.READLINE, path=str(path), server=True)
         reader, writer = await asyncio.open_unix_connection(path)
-        assert (await reader.readuntil(b"(qemu) ")).startswith(b"QEMU 0.1.0 monitor")
+        assert (await reader.readuntil(b"(qemu) ")).startswith(b"QEMU 0.2.0 monitor")
         writer.write(b"info name\n")
         assert await reader.readuntil(b"(qemu) ") == echo(b"info name") + b"\r\nlab\r\n(qemu) "
         writer.close()
