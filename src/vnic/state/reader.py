@@ -42,7 +42,7 @@ class Reader:
         """Raises Unusable. `boot` is the id of the present boot: records of others are marked with theirs. `live`: the
         writer is in this process."""
         self._boot = boot
-        # Without a write-ahead log nobody writes. SQLite would make one to read, and could not remove it again.
+        # Without a write-ahead log no vnic writes. SQLite would make one to read, and could not remove it again.
         mode = "mode=ro" if live or _has_log(path) else "mode=ro&immutable=1"
         try:
             self._connection = schema.connect(path, mode, BUSY_S)

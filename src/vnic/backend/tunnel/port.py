@@ -296,7 +296,7 @@ class TunnelPort(ResidentEnd):
         self._user.has_room()
 
     def _answered(self) -> None:
-        """The sending socket has an ICMP error, or a datagram, which nobody should send there."""
+        """The sending socket has an ICMP error, or a datagram, which is not of the tunnel."""
         try:
             self.sockets.sending.recv(1)
         except ConnectionRefusedError:

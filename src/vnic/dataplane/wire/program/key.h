@@ -28,7 +28,7 @@ enum key_result {
     KEY_GOOD,
     KEY_SHORT,
     KEY_BAD,
-    KEY_OWN, /* it is ours: somebody sent it back */
+    KEY_OWN, /* it is ours, and came back */
     KEY_REPLAYED,
 };
 

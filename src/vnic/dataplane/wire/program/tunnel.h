@@ -134,7 +134,7 @@ void mep_set_status(struct tunnel_port *tunnel, uint8_t status);
 /* Worker: a CFM frame that tunnel_owns. */
 void mep_receive(struct tunnel_port *tunnel, const uint8_t *frame, size_t len);
 
-/* Any thread: ICMP says that nobody listens there. */
+/* Any thread: ICMP says that nothing listens there. */
 void mep_refused(struct tunnel_port *tunnel);
 
 /* Main thread: control has gone, and the process is about to end. Tell all peers. */

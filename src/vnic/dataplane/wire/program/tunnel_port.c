@@ -396,8 +396,7 @@ static unsigned tunnel_receive(struct port *port, unsigned queue, const struct f
 
 /* -- the send socket, and frames that wait ------------------------------------------------------------------------ */
 
-/* What ICMP says of what was sent, and datagrams that somebody sends there: they are not of the tunnel. False: more may
- * wait. */
+/* What ICMP says of what was sent, and datagrams that come there: they are not of the tunnel. False: more may wait. */
 static bool drain(struct tunnel_port *tunnel)
 {
     for (unsigned i = 0; i < BATCH; i++) {
