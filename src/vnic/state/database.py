@@ -7,6 +7,7 @@ SQLite works: the thread of the links goes on.
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -67,6 +68,7 @@ class Database:
                 raise Unusable(str(error)) from None
             opened.callback(lock.release)
             make_file(path)
+            self._identity = self._found()
             self._connection = opened.enter_context(
                 contextlib.closing(schema.connect(path, "mode=rw", BUSY_S))
             )
@@ -149,6 +151,17 @@ class Database:
         self._connection.execute("COMMIT")
         self._count -= gone
         return gone == len(oldest)
+
+    def is_in_place(self) -> bool:
+        """Whether the path still leads to the open file. Once removed or replaced, nobody can find what is written."""
+        return self._found() == self._identity
+
+    def _found(self) -> tuple[int, int] | None:
+        try:
+            found = os.lstat(self.path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
     def log_bytes(self) -> int:
         """The size of the write-ahead log."""

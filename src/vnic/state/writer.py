@@ -212,6 +212,17 @@ class JournalWriter:
         if database.last_id >= self._next_id > 0:
             self._overtaken_by(database.last_id)
 
+    def _make_again(self) -> Database:
+        """The file was removed, or another is in its place: use what the path leads to now."""
+        log.warning(
+            "journal: %s: the file was removed or replaced; it is opened anew, without what it had",
+            self._path,
+        )
+        self._close()
+        self._open()
+        assert self._database is not None, "_open raises otherwise"
+        return self._database
+
     def _overtaken_by(self, last_id: int) -> None:
         """The file has others' records under the ids of ours: another vnic wrote it, or it was put back from a copy."""
         log.warning("journal: %s: it has newer records; earlier ones of this vnic stay in memory", self._path)
@@ -237,6 +248,8 @@ class JournalWriter:
     def _write(self) -> None:
         database = self._database
         assert database is not None, "_take had none"
+        if not database.is_in_place():
+            database = self._make_again()
         database.write([each for each in self._batch.values() if each.id >= self._own_from], self._next_id)
         self._next_id = max(self._next_id, database.last_id + 1)
         self._batch.clear()

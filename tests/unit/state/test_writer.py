@@ -134,6 +134,44 @@ def test_missing_folder_is_one_line_and_tried_again(
     until(one.loop, lambda: lines(caplog)[1:] == [f"journal: {one.path}: it is written again"])
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+def test_removed_file_is_made_again(
+    rig: Callable[..., Rig], caplog: pytest.LogCaptureFixture, replaced: bool
+) -> None:
+    one = rig()
+    one.begin()
+    one.note()
+    until(one.loop, lambda: one.written() == [1])
+    for suffix in ("-wal", "-shm", ".lock", ""):
+        Path(f"{one.path}{suffix}").unlink()
+    if replaced:
+        one.path.touch()
+    one.note()
+    until(one.loop, lambda: one.written() == [2])
+    assert lines(caplog) == [
+        f"journal: {one.path}: the file was removed or replaced; it is opened anew, without what it had"
+    ]
+    one.close()
+    assert one.written() == [2]
+
+
+def test_removed_folder_is_one_line_and_tried_again(
+    rig: Callable[..., Rig], caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    (tmp_path / "state").mkdir()
+    one = rig("state/j.db")
+    one.begin()
+    one.note()
+    until(one.loop, lambda: one.written() == [1])
+    (tmp_path / "state").rename(tmp_path / "away")
+    one.note()
+    until(one.loop, lambda: one.writer.tries >= 3)
+    assert "No such file or directory; it is kept in memory" in lines(caplog)[-1]
+    (tmp_path / "state").mkdir()
+    until(one.loop, lambda: one.written() == [2])
+    until(one.loop, lambda: "it is written again" in lines(caplog)[-1])
+
+
 def test_full_disk_is_one_line_and_tried_again(
     rig: Callable[..., Rig], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
