@@ -34,6 +34,13 @@ def open_plain(path: str, flags: int, mode: int = 0o600) -> int:
     return fd
 
 
+def check_plain(path: str) -> None:
+    """The same refusal for a file that another opens: a library, for which the open would wait. Raises OSError."""
+    found = os.stat(path).st_mode
+    if not stat.S_ISREG(found):
+        raise _not_plain(path, found)
+
+
 def _not_plain(path: str, mode: int) -> OSError:
     kind = _KINDS.get(stat.S_IFMT(mode), "something else")
     return OSError(errno.EINVAL, f"it is {kind}, and has to be a plain file", path)

@@ -66,10 +66,14 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
 
 
 def _moment(text: str) -> float:
+    now = time.time()
     try:
-        return moment(text, time.time())
+        then = moment(text, now)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+    if then > now:
+        raise argparse.ArgumentTypeError(f"'{text}' is still to come")
+    return then
 
 
 def _count(text: str) -> int:

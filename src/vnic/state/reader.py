@@ -15,6 +15,7 @@ import msgspec
 
 from vnic.net.journal import LIMIT_MAX, Entry, JournalQuery
 from vnic.net.records import LinkChange, Note, NoteKind
+from vnic.plainfile import check_plain
 from vnic.state import schema
 from vnic.state.place import Unusable
 
@@ -42,19 +43,25 @@ class Reader:
         """Raises Unusable. `boot` is the id of the present boot: records of others are marked with theirs. `live`: the
         writer is in this process."""
         self._boot = boot
+        try:
+            check_plain(str(path))
+        except FileNotFoundError:
+            raise Unusable("there is no such file") from None
+        except OSError as error:
+            raise Unusable(error.strerror or str(error)) from None
         # Without a write-ahead log no vnic writes. SQLite would make one to read, and could not remove it again.
         mode = "mode=ro" if live or _has_log(path) else "mode=ro&immutable=1"
         try:
             self._connection = schema.connect(path, mode, BUSY_S)
         except sqlite3.Error as error:
-            raise Unusable(_reason(path, error)) from None
+            raise Unusable(str(error)) from None
         try:
             self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, BODY_MAX)
             self._connection.execute("PRAGMA query_only = ON")
             schema.check(self._connection)
         except sqlite3.Error as error:
             self._connection.close()
-            raise Unusable(_reason(path, error)) from None
+            raise Unusable(str(error)) from None
         except BaseException:
             self._connection.close()
             raise
@@ -210,10 +217,3 @@ def _decode(kind: type[T], record_id: int, body: str) -> T:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, TypeError, ValueError, RecursionError):
         raise Unusable(f"record {record_id} is malformed") from None
-
-
-def _reason(path: Path, error: sqlite3.Error) -> str:
-    with contextlib.suppress(OSError):
-        path.stat()
-        return str(error)
-    return "there is no such file"

@@ -148,6 +148,12 @@ def test_csv_is_no_formula(place: Place, past: Past) -> None:
     assert table[0]["boot-id"] == "an earlier boot"
 
 
+def test_why_at_a_time_to_come_is_refused(place: Place) -> None:
+    result = place.verb("why", "nic0", "--at", "9999-12-01 12:00")
+    assert result.returncode == 2
+    assert "'9999-12-01 12:00' is still to come" in result.stderr
+
+
 def test_texts_of_peers_do_not_reach_terminal(place: Place, past: Past) -> None:
     past.at(5000).change("down", "\x1b[2J\n")
     past.write()

@@ -285,6 +285,15 @@ def test_other_file_is_refused_by_name(path: Path, make: Callable[[Path], None],
             Reader(path, BOOT)
 
 
+@pytest.mark.parametrize(("make", "reason"), [(folder, "it is a folder"), (fifo, "it is a FIFO")])
+def test_reader_does_not_wait_for_a_file_of_another_kind(
+    path: Path, make: Callable[[Path], None], reason: str
+) -> None:
+    make(path)
+    with pytest.raises(Unusable, match=f"{reason}, and has to be a plain file"):
+        Reader(path, BOOT)
+
+
 def test_missing_file_is_refused(path: Path) -> None:
     with pytest.raises(Unusable, match="there is no such file"):
         Reader(path, BOOT)
