@@ -48,7 +48,7 @@ class Host:
         self.name = name
         self.path = path
         (far,) = (address for each, address in ADDRESSES.items() if each != name)
-        given = {"local": ADDRESSES[name], "remote": far, "vni": 7, "interval": 10} | options
+        given = {"local": ADDRESSES[name], "remote": far, "vni": 7} | options
         words = ",".join(f"{key.replace('_', '-')}={value}" for key, value in given.items())
         self.options = ["-netdev", f"tunnel,id=net0,{words}", *more]
         self.process = self.start()

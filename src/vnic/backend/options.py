@@ -102,15 +102,16 @@ class InterfaceOptions(NetdevOptions, tag="interface", frozen=True, kw_only=True
 
 
 class TunnelOptions(NetdevOptions, tag="tunnel", frozen=True, kw_only=True):
-    """Only vnic has it. `local` and `remote` are HOST or HOST:PORT, `interval` is in milliseconds."""
+    """Only vnic has it. `local` and `remote` are HOST or HOST:PORT, `interval` is in milliseconds. None: not given, as
+    some have no effect without CCMs; `tunnel.config` has the defaults."""
 
     remote: str
     vni: U32
     local: str | None = None
     mtu: U16 | None = None
     ccm: Literal["on", "auto", "off"] = "on"
-    interval: float = 10.0
-    level: U16 = 0
+    interval: float | None = None
+    level: U16 | None = None
     mep: U16 | None = None
     md: str | None = None
     ma: str | None = None

@@ -145,6 +145,26 @@ PROPERTIES = {
 }
 """Words beside a property, by its dotted name."""
 
+OF_TYPE = {
+    "tunnel": {
+        "remote": "the other end: HOST[:PORT]; the port is 4789 unless told",
+        "local": "where to receive: HOST[:PORT]; all addresses, at remote's port, unless told",
+        "vni": "the VXLAN network identifier, the same at both ends",
+        "mtu": "longer frames are dropped",
+        "ccm": "whether link state is told and heard: on; auto: once the far end was heard; off: plain VXLAN",
+        "interval": "milliseconds between CCMs: 3.3, 10, 100, 1000, 10000, 60000 or 600000 (default: 10)",
+        "level": "the maintenance level of the CCMs, 0 to 7 (default: 0)",
+        "mep": "this end's maintenance end point, 1 to 8191 (default: 1 at the lower address, 2 at the other)",
+        "md": "the maintenance domain of the CCMs (default: none)",
+        "ma": "their maintenance association (default: vnic VNI)",
+        "key": "both ends have it: datagrams without it are dropped",
+        "key-file": "a file with the key in its first line",
+        "follow": "what counts as down here: none, or some of operator+attached+driver+admin, joined by +",
+    },
+    "passt": {"mtu": "the MTU that the guest is told by DHCP and NDP"},
+}
+"""Words for the properties of one type, where they mean something else than those of others."""
+
 
 def help_text(topic: HelpTopic) -> str:
     """The text for a topic; NetError for an unknown type."""
@@ -201,7 +221,8 @@ def _properties(option: str, type_name: str) -> str:
             else NetError(f"there is no {option} '{type_name}'")
         )
     struct = tables[option][type_name]
-    rows = _rows(object_of(struct), "", _defaults(struct))
+    words = PROPERTIES | OF_TYPE.get(type_name, {})
+    rows = _rows(object_of(struct), "", _defaults(struct), words)
     return f"{type_name} options:\n" + _table(
         [(f"{name}=<{kind}>", text) for name, kind, text in sorted(rows)]
     )
@@ -216,21 +237,23 @@ def _defaults(struct: type[msgspec.Struct]) -> dict[str, object]:
     }
 
 
-def _rows(shape: Object, prefix: str, defaults: dict[str, object]) -> list[tuple[str, str, str]]:
+def _rows(
+    shape: Object, prefix: str, defaults: dict[str, object], words: dict[str, str]
+) -> list[tuple[str, str, str]]:
     rows = []
     for member in shape.members:
         name = prefix + member.name
         if isinstance(member.shape, Union):
-            rows += _union_rows(member.shape, name + ".")
+            rows += _union_rows(member.shape, name + ".", words)
         else:
-            rows.append((name, _kind(member.shape), _words(name, member, defaults)))
+            rows.append((name, _kind(member.shape), _words(name, member, defaults, words)))
     return rows
 
 
-def _union_rows(union: Union, prefix: str) -> list[tuple[str, str, str]]:
+def _union_rows(union: Union, prefix: str, words: dict[str, str]) -> list[tuple[str, str, str]]:
     """The tag, and the members of all branches. The text of a member names its branches unless all have it."""
     tag = prefix + union.tag
-    rows = {tag: (tag, "|".join(union.branches), PROPERTIES.get(tag, ""))}
+    rows = {tag: (tag, "|".join(union.branches), words.get(tag, ""))}
     for member_name in dict.fromkeys(m.name for branch in union.branches.values() for m in branch.members):
         having = [
             tag
@@ -241,15 +264,15 @@ def _union_rows(union: Union, prefix: str) -> list[tuple[str, str, str]]:
         member = next(m for m in branch.members if m.name == member_name)
         name = prefix + member_name
         defaults = _defaults(branch.make) if isinstance(branch.make, type) else {}
-        text = _words(name, member, defaults)
+        text = _words(name, member, defaults, words)
         if len(having) < len(union.branches):
             text = f"{text} ({'|'.join(having)} only)".strip()
         rows[name] = (name, _kind(member.shape), text)
     return list(rows.values())
 
 
-def _words(name: str, member: Member, defaults: dict[str, object]) -> str:
-    parts = [PROPERTIES[name]] if name in PROPERTIES else []
+def _words(name: str, member: Member, defaults: dict[str, object], words: dict[str, str]) -> str:
+    parts = [words[name]] if name in words else []
     if member.required:
         parts.append("(required)")
     else:

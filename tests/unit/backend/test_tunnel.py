@@ -75,7 +75,8 @@ class Ports:
         a busy machine makes no silence."""
         here, there = (self.one, self.two) if name[0] == "a" else (self.two, self.one)
         addresses = {"local": f"{self.host}:{here}", "remote": f"{self.host}:{there}"}
-        return End(lab, name, **({"vni": VNI, "interval": 1000} | addresses | options))
+        rare = {} if options.get("ccm") == "off" else {"interval": 1000}
+        return End(lab, name, **({"vni": VNI} | rare | addresses | options))
 
     @contextmanager
     def peer(self) -> Iterator[Callable[[bytes], object]]:
@@ -456,6 +457,13 @@ def test_tunnels_share_a_port() -> None:
         ({"remote": "10.0.0.1:70000"}, "'remote' expects HOST or HOST:PORT"),
         ({"local": "", "remote": "10.0.0.1"}, "'local' expects HOST"),
         ({"local": "::1", "remote": "127.0.0.1"}, "no address of the other end's family"),
+        ({"remote": "0.0.0.0"}, "'remote' expects the address of one host, and not '0.0.0.0'"),
+        ({"remote": "[ff02::1%lo]:4789"}, "'remote' expects the address of one host"),
+        ({"ccm": "off", "interval": 10}, "'interval' has no effect with 'ccm=off'"),
+        ({"ccm": "off", "level": 0}, "'level' has no effect with 'ccm=off'"),
+        ({"ccm": "off", "ma": "x"}, "'ma' has no effect with 'ccm=off'"),
+        ({"ccm": "off", "follow": "none"}, "'follow' has no effect with 'ccm=off'"),
+        ({"ccm": "off", "mep": 2}, "'mep' has no effect with 'ccm=off'"),
         ({"local": "192.0.2.1"}, "can't bind to 192.0.2.1:4789: Cannot assign requested address"),
     ],
     ids=str,

@@ -60,6 +60,13 @@ def test_the_options_of_each_netdev(kind: str) -> None:
     assert re.search(r"^  link=<bool>\s+how the link is at the start \(default: on\)$", text, re.MULTILINE)
 
 
+def test_words_of_a_tunnel_are_its_own() -> None:
+    lines = help_text(HelpTopic("netdev", "tunnel")).splitlines()[1:]
+    assert any(re.search(r"interval=<number> +milliseconds between CCMs", line) for line in lines)
+    assert any(re.search(r"mtu=<uint16> +longer frames are dropped$", line) for line in lines)
+    assert all(re.fullmatch(r"  \S+=<\S+> +\S.*", line) for line in lines), "each has words"
+
+
 def test_a_member_of_only_some_kinds_says_so() -> None:
     text = help_text(HelpTopic("netdev", "stream"))
     assert re.search(r"^  addr\.path=<str>\s+\(required\) \(unix only\)$", text, re.MULTILINE)

@@ -37,8 +37,9 @@ class Ends:
     def tunnel(self, at: int, name: str = "net0", **options: Any) -> None:
         """One end; its CCMs are rare, so that a busy machine makes no silence."""
         here, there = self.ports[at], self.ports[1 - at]
-        addresses = {"local": f"127.0.0.1:{here}", "remote": f"127.0.0.1:{there}", "interval": 1000.0}
-        self.labs[at].netdev("tunnel", name, **({"vni": 7} | addresses | options))
+        addresses = {"local": f"127.0.0.1:{here}", "remote": f"127.0.0.1:{there}"}
+        rare = {} if options.get("ccm") == "off" else {"interval": 1000.0}
+        self.labs[at].netdev("tunnel", name, **({"vni": 7} | rare | addresses | options))
 
     def start(self, **options: Any) -> list[Guest]:
         """Both ends, each with a guest whose packets are at vnic-wire."""

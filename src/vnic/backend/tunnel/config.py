@@ -25,6 +25,7 @@ Mode = Literal["on", "auto", "off"]
 
 INTERVALS_MS: Final = {3.3: 1, 3.33: 1, 10.0: 2, 100.0: 3, 1000.0: 4, 10000.0: 5, 60000.0: 6, 600000.0: 7}
 """What `interval=` may be, and the codes of CCMs."""
+DEFAULT_INTERVAL_MS: Final = 10.0
 MIN_MTU: Final = 68
 """ETH_MIN_MTU."""
 KEY_FILE_BYTES: Final = 4096
@@ -59,27 +60,41 @@ def parse(options: TunnelOptions) -> TunnelConfig:
         raise NetError(f"Parameter 'vni' expects a number from 0 to {MAX_VNI}")
     if options.mtu is not None and options.mtu < MIN_MTU:
         raise NetError(f"Parameter 'mtu' expects a number from {MIN_MTU} to 65535")
-    if options.interval not in INTERVALS_MS:
+    interval = DEFAULT_INTERVAL_MS if options.interval is None else options.interval
+    if interval not in INTERVALS_MS:
         raise NetError("Parameter 'interval' expects 3.3, 10, 100, 1000, 10000, 60000 or 600000")
-    if options.level > ccm.MAX_LEVEL:
+    level = options.level or 0
+    if level > ccm.MAX_LEVEL:
         raise NetError(f"Parameter 'level' expects a number from 0 to {ccm.MAX_LEVEL}")
     if options.mep is not None and options.mep not in ccm.MEP_IDS:
         raise NetError(f"Parameter 'mep' expects a number from 1 to {ccm.MEP_IDS[-1]}")
     if options.md is not None and options.ma is None:
         raise NetError("Parameter 'md' needs 'ma'")
+    if options.ccm == "off":
+        _refuse_those_of_ccms(options)
     return TunnelConfig(
         local=None if options.local is None else _address("local", options.local),
-        remote=_address("remote", options.remote),
+        remote=_remote(options.remote),
         vni=options.vni,
         mtu=options.mtu,
         mode=options.ccm,
-        interval=INTERVALS_MS[options.interval],
-        level=options.level,
+        interval=INTERVALS_MS[interval],
+        level=level,
         mep=options.mep,
         maid=_maid(options),
         key=_key(options),
         follow=parse_follow(options.follow),
     )
+
+
+def _refuse_those_of_ccms(options: TunnelOptions) -> None:
+    """What would have no effect. `mep` is also this end's name in the trailer of a key."""
+    names = ["interval", "level", "md", "ma", "follow"] + ["mep"] * (
+        options.key is None and options.key_file is None
+    )
+    for name in names:
+        if getattr(options, name) is not None:
+            raise NetError(f"Parameter '{name}' has no effect with 'ccm=off'")
 
 
 def _maid(options: TunnelOptions) -> bytes:
@@ -120,6 +135,18 @@ def _read_key(path: str) -> str:
         return line.rstrip(b"\r").decode()
     except UnicodeDecodeError:
         raise NetError(f"key-file {path}: it is no UTF-8 text") from None
+
+
+def _remote(text: str) -> InetAddress:
+    """One host: datagrams of a group come from its members' addresses, and none come from 0.0.0.0."""
+    address = _address("remote", text)
+    try:
+        ip = ipaddress.ip_address(address.host.partition("%")[0])
+    except ValueError:
+        return address  # a name
+    if ip.is_unspecified or ip.is_multicast:
+        raise NetError(f"Parameter 'remote' expects the address of one host, and not '{text}'")
+    return address
 
 
 def _address(name: str, text: str) -> InetAddress:
