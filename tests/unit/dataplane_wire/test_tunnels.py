@@ -216,6 +216,8 @@ def test_refused_socket_stays_here(ends: Ends) -> None:
     assert ends.guests[0].reason == "vnic-wire: no more of that"
     ends.exchange()
     assert (ends.held(0), ends.held(1)) == (None, None)
+    one.network.delete_netdev("net0", "test")
+    assert not tunnels._refused, "what is closed is forgotten"
 
 
 def test_death_of_the_program_while_it_gives_a_socket_back(

@@ -285,7 +285,13 @@ class Tunnels:
         """The tunnel is closed: the program closes its descriptors, too."""
         end = self._ends.pop(client, None)
         port = self._ports.pop(client, None)
-        if end is None or port is None:
+        if end is None:
+            return
+        shared = end.sockets.shared
+        is_last = not any(each.sockets.shared is shared for each in self._ends.values())
+        if is_last:
+            self._refused.pop(shared, None)
+        if port is None:
             return
         self._host.port_goes(port)
         future: asyncio.Future[None] = self._loop.create_future()
@@ -295,9 +301,6 @@ class Tunnels:
             if not future.done():
                 del self.leaving[future]
                 future.set_result(None)
-
-        shared = end.sockets.shared
-        is_last = not any(each.sockets.shared is shared for each in self._ends.values())
 
         def removed(_: TunnelState | None) -> None:
             self._host.free_number(port.number)
