@@ -69,6 +69,7 @@ def site() -> Iterator[None]:
         ip("netns", "add", SITE)
         stack.callback(ip, "netns", "del", SITE)
         ip("link", "add", "eth1", "netns", SITE, "type", "veth", "peer", "name", FAR)
+        stack.callback(ip, "link", "del", FAR)  # a namespace takes its interfaces along later
         ip("-n", SITE, "link", "set", "eth1", "up")
         ip("addr", "add", "198.51.100.2/24", "dev", FAR)
         ip("link", "set", FAR, "up")
