@@ -34,8 +34,10 @@ class Statistics:
             done(found)
             return
         self._asked.append(done)
+        first = 0
 
         def answered(reply: Reply) -> None:
+            nonlocal first
             try:
                 ports = Stats.parse(reply.data).ports if not reply.error else ()
             except MessageError as error:
@@ -45,8 +47,10 @@ class Statistics:
                 client = self._clients.get(each.port)
                 if client is not None:
                     found.append((client, each))
-            if len(ports) == STATS_PORTS:
-                self._program.request(GetStats(ALL_PORTS, ports[-1].port + 1), answered=answered)
+            after = ports[-1].port + 1 if len(ports) == STATS_PORTS else 0
+            if first < after < ALL_PORTS:  # a program that repeats a page would do so for ever
+                first = after
+                self._program.request(GetStats(ALL_PORTS, first), answered=answered)
             else:
                 self._asked.remove(done)
                 done(found)
