@@ -234,7 +234,7 @@ def test_check_tells_errors_notes_and_figures(labs: Labs) -> None:
     )
     found = json.loads(labs.place.verb("lab", "check", "--json", "lab.yml").stdout)
     assert (found["errors"][0]["line"], found["errors"][0]["key"]) == (2, "nodes.b.knid")
-    assert "No such file" in labs.refused("check", "none.yml")
+    assert "vnic: none.yml: No such file or directory" in labs.refused("check", "none.yml")
 
 
 def test_graph_writes_a_file(labs: Labs) -> None:

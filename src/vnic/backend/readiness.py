@@ -31,7 +31,7 @@ def parse_follow(text: str | None) -> frozenset[str]:
         return frozenset()
     words = text.split("+")
     if not set(words) <= set(WORDS):
-        raise NetError(f"Parameter 'follow' expects '{NONE}', or some of '{'+'.join(WORDS)}'")
+        raise NetError(f"Parameter 'follow' expects '{NONE}', or some of '{'+'.join(WORDS)}', not '{text}'")
     return frozenset(words)
 
 

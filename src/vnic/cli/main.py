@@ -100,7 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_PIPE
     except OSError as error:  # no descriptors, no disk: the machine's limits, not ours
-        print(f"vnic: {lines(str(error))}", file=sys.stderr)
+        text = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+        print(f"vnic: {lines(text)}", file=sys.stderr)
         return EXIT_REFUSED
     return code
 

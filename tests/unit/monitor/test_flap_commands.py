@@ -37,23 +37,23 @@ def test_only_one_time_needs_no_up(client: Client) -> None:
         ({"name": "nic0", "down-ms": 10}, "Parameter 'up-ms' is missing"),
         (
             {"name": "nic0", "down-ms": 0, "up-ms": 10},
-            "Parameter 'down-ms' expects a number from 1 to 86400000",
+            "Parameter 'down-ms' expects a number from 1 to 86400000, not '0'",
         ),
         (
             {"name": "nic0", "down-ms": 1, "up-ms": 86400001},
-            "Parameter 'up-ms' expects a number from 1 to 86400000",
+            "Parameter 'up-ms' expects a number from 1 to 86400000, not '86400001'",
         ),
         (
             {"name": "nic0", "down-ms": 1, "up-ms": 1, "jitter": 101},
-            "Parameter 'jitter' expects a number from 0 to 100",
+            "Parameter 'jitter' expects a number from 0 to 100, not '101'",
         ),
         (
             {"name": "nic0", "down-ms": 1, "count": 0, "up-ms": 1},
-            "Parameter 'count' expects a number from 1 to 2147483647",
+            "Parameter 'count' expects a number from 1 to 2147483647, not '0'",
         ),
         (
             {"name": "nic0", "down-ms": 1, "up-ms": 1, "seed": -1},
-            "Parameter 'seed' expects a number from 0 to 9223372036854775807",
+            "Parameter 'seed' expects a number from 0 to 9223372036854775807, not '-1'",
         ),
     ],
 )

@@ -57,17 +57,19 @@ class TunnelConfig:
 def parse(options: TunnelOptions) -> TunnelConfig:
     """Raises NetError."""
     if not 0 <= options.vni <= MAX_VNI:
-        raise NetError(f"Parameter 'vni' expects a number from 0 to {MAX_VNI}")
+        raise NetError(f"Parameter 'vni' expects a number from 0 to {MAX_VNI}, not '{options.vni}'")
     if options.mtu is not None and options.mtu < MIN_MTU:
-        raise NetError(f"Parameter 'mtu' expects a number from {MIN_MTU} to 65535")
+        raise NetError(f"Parameter 'mtu' expects a number from {MIN_MTU} to 65535, not '{options.mtu}'")
     interval = DEFAULT_INTERVAL_MS if options.interval is None else options.interval
     if interval not in INTERVALS_MS:
-        raise NetError("Parameter 'interval' expects 3.3, 10, 100, 1000, 10000, 60000 or 600000")
+        raise NetError(
+            f"Parameter 'interval' expects 3.3, 10, 100, 1000, 10000, 60000 or 600000, not '{interval:g}'"
+        )
     level = options.level or 0
     if level > ccm.MAX_LEVEL:
-        raise NetError(f"Parameter 'level' expects a number from 0 to {ccm.MAX_LEVEL}")
+        raise NetError(f"Parameter 'level' expects a number from 0 to {ccm.MAX_LEVEL}, not '{level}'")
     if options.mep is not None and options.mep not in ccm.MEP_IDS:
-        raise NetError(f"Parameter 'mep' expects a number from 1 to {ccm.MEP_IDS[-1]}")
+        raise NetError(f"Parameter 'mep' expects a number from 1 to {ccm.MEP_IDS[-1]}, not '{options.mep}'")
     if options.md is not None and options.ma is None:
         raise NetError("Parameter 'md' needs 'ma'")
     if options.ccm == "off":

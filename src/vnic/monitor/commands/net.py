@@ -101,7 +101,7 @@ def flap_start(caller: Caller, args: FlapStart) -> FlapStarted:
     }
     for key, (value, least, most) in values.items():
         if not least <= value <= most:
-            raise NetError(f"Parameter '{key}' expects a number from {least} to {most}")
+            raise NetError(f"Parameter '{key}' expects a number from {least} to {most}, not '{value}'")
     pattern = Pattern(down_ms=args.down_ms, up_ms=up_ms, count=args.count, jitter=args.jitter, seed=seed)
     return FlapStarted(caller.machine.network.flaps.start(args.name, pattern, caller.who), seed)
 
