@@ -56,6 +56,16 @@ class TunnelConfig:
 
 def parse(options: TunnelOptions) -> TunnelConfig:
     """Raises NetError."""
+    return _parse(options, _key(options))
+
+
+def check(options: TunnelOptions) -> None:
+    """As `parse`, without a look at the key's file: for options of a tunnel that is made later, or elsewhere."""
+    _check_key(options)
+    _parse(options, None)
+
+
+def _parse(options: TunnelOptions, key: bytes | None) -> TunnelConfig:
     if not 0 <= options.vni <= MAX_VNI:
         raise NetError(f"Parameter 'vni' expects a number from 0 to {MAX_VNI}, not '{options.vni}'")
     if options.mtu is not None and options.mtu < MIN_MTU:
@@ -84,7 +94,7 @@ def parse(options: TunnelOptions) -> TunnelConfig:
         level=level,
         mep=options.mep,
         maid=_maid(options),
-        key=_key(options),
+        key=key,
         follow=parse_follow(options.follow),
     )
 
@@ -106,9 +116,13 @@ def _maid(options: TunnelOptions) -> bytes:
         raise NetError(f"Parameters 'md' and 'ma' do not fit into a CCM: {error}") from None
 
 
-def _key(options: TunnelOptions) -> bytes | None:
+def _check_key(options: TunnelOptions) -> None:
     if options.key is not None and options.key_file is not None:
         raise NetError("Parameters 'key' and 'key-file' are mutually exclusive")
+
+
+def _key(options: TunnelOptions) -> bytes | None:
+    _check_key(options)
     text = options.key
     if options.key_file is not None:
         text = _read_key(options.key_file)

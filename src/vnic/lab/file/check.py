@@ -8,12 +8,15 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from vnic.backend.options import TunnelOptions
+from vnic.backend.tunnel import config as tunnel
 from vnic.lab.file import clab
 from vnic.lab.file.links import is_ip
 from vnic.lab.file.marks import Path
 from vnic.lab.file.names import nic_id
 from vnic.lab.file.problems import Findings, meant, words
 from vnic.lab.file.types import KEYS_OF, VMS, Lab, Node, NodeKeys
+from vnic.net.errors import NetError
 
 MIN_MEMORY_MIB: Final = 48
 MAX_MEMORY_MIB: Final = 1 << 20
@@ -76,6 +79,8 @@ def _own_kind(name: str, keys: NodeKeys, own: set[str], path: Path, found: Findi
         if key in kept and not _is_place(str(kept[key])):
             right = False
             found.error((*path, key), f"'{kept[key]}' is no HOST or HOST:PORT")
+    if kind == "tunnel" and right:
+        right = _check_tunnel(name, kept, path, found)
     if "memory" in kept:
         memory = memory_mib(kept["memory"])
         if not MIN_MEMORY_MIB <= memory <= MAX_MEMORY_MIB:
@@ -156,6 +161,17 @@ def check_links(lab: Lab, paths: list[Path], found: Findings) -> None:
                 found.error(path, f"{end.mac} is the MAC address of {macs[end.mac]}, too")
             if end.addresses and not node.built_in:
                 found.note(path, f"the addresses of '{end}' are ignored: only vnic's own guests get them")
+
+
+def _check_tunnel(name: str, kept: dict[str, object], path: Path, found: Findings) -> bool:
+    """What vnic would refuse when the lab is started."""
+    given = {key: value for key, value in kept.items() if key != "kind"}
+    try:
+        tunnel.check(TunnelOptions(id=name, **given))  # type: ignore[arg-type]  # of NodeKeys' types
+    except NetError as error:
+        found.error(path, str(error))
+        return False
+    return True
 
 
 def check_ids(lab: Lab, path: Path, found: Findings) -> None:

@@ -318,6 +318,21 @@ links:
             id="port",
         ),
         pytest.param(
+            "name: x\nnodes:\n  t: {kind: tunnel, remote: 1.1.1.1, vni: 3, interval: 11}",
+            "3:3: nodes.t: Parameter 'interval' expects 3.3, 10, 100, 1000, 10000, 60000 or 600000, not '11'",
+            id="interval",
+        ),
+        pytest.param(
+            "name: x\nnodes:\n  t: {kind: tunnel, remote: 1.1.1.1, vni: 3, ccm: 'off', level: 1}",
+            "3:3: nodes.t: Parameter 'level' has no effect with 'ccm=off'",
+            id="without CCMs",
+        ),
+        pytest.param(
+            "name: x\nnodes:\n  t: {kind: tunnel, remote: 1.1.1.1, vni: 3, key: a, key-file: b}",
+            "3:3: nodes.t: Parameters 'key' and 'key-file' are mutually exclusive",
+            id="two keys",
+        ),
+        pytest.param(
             LINKS + "  - {type: vxlan, endpoint: 'a:x', remote: far, vni: 3}",
             "links[0].remote: 'far' is no IP address",
             id="remote of a link",
