@@ -16,6 +16,7 @@ from tests.unit.backend.helpers import Lab, run, until
 
 from vnic.backend.options import HubPortOptions, TunnelOptions
 from vnic.backend.tunnel.backend import TunnelBackend
+from vnic.backend.tunnel.config import Place
 from vnic.backend.tunnel.info import CcmInfo, TunnelInfo
 from vnic.net.client import NetClient, Nic
 from vnic.net.errors import NetError
@@ -497,6 +498,18 @@ def test_key_of_a_file_is_its_first_line(tmp_path: Path) -> None:
                 ports.end(lab, "again", vni=8, key_file=str(path))
 
     run(main())
+
+
+def test_text_of_a_link_local_address_names_the_interface(monkeypatch: pytest.MonkeyPatch) -> None:
+    def name(index: int) -> str:
+        if index != 3:
+            raise OSError
+        return "eth1"
+
+    monkeypatch.setattr(socket, "if_indextoname", name)
+    assert Place(socket.AF_INET6, ("fe80::1", 4789, 0, 3)).text() == "[fe80::1%eth1]:4789"
+    assert Place(socket.AF_INET6, ("fe80::1", 4789, 0, 9)).text() == "[fe80::1%9]:4789"
+    assert Place(socket.AF_INET6, ("2001:db8::1", 4789, 0, 0)).text() == "[2001:db8::1]:4789"
 
 
 def test_names_are_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:

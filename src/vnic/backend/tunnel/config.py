@@ -215,7 +215,14 @@ class Place(NamedTuple):
         return self.sockaddr[1]
 
     def text(self) -> str:
-        return endpoint_text(self.host, self.port)
+        """With the interface of a link-local address (RFC 4007 §11): alone, it may be that of several hosts."""
+        host, scope = self.source()
+        if scope:
+            try:
+                host += f"%{socket.if_indextoname(scope)}"
+            except OSError:  # the interface is gone
+                host += f"%{scope}"
+        return endpoint_text(host, self.port)
 
     def source(self) -> Source:
         return source_of(self.sockaddr)
