@@ -6,7 +6,6 @@ netdev. Faults of frames (one-way, dead, black-hole) are objects netem (`filter.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator
 from typing import Annotated, Final, Protocol, TypeAlias
@@ -29,8 +28,6 @@ from vnic.net.follow import Follower, Reason
 from vnic.net.link import Links
 from vnic.net.records import SOFT, HoldKind, LinkImpairment
 from vnic.record import Record, RecordError, left_us, require
-
-log = logging.getLogger(__name__)
 
 MAX_FAULTS: Final = 4096
 THOUSAND: Final = 1000

@@ -48,9 +48,6 @@ NODE: Final = frozenset(
     }
 )
 
-FOREIGN_NODE: Final = frozenset({"image", "exec", "memory", "kernel"})
-"""Keys of vnic's own kinds that a node of containerlab's has for its container."""
-
 LINK: Final = frozenset({"vars", "labels", "mode", "parent-interface"})
 ENDPOINT: Final = frozenset({"vars"})
 
