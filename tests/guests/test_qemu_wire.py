@@ -17,7 +17,6 @@ from tests.guests.qemu_lab import Apart, interfaces, pci_nic, qemu, transfer
 from tests.integration.test_datapath import programs
 
 from vnic.lab.guest.errors import GuestError
-from vnic.lab.guest.qemu import QemuGuest
 
 NICS = ("left", "right")
 OPTIONS = [
@@ -31,13 +30,23 @@ pytestmark = pytest.mark.needs("vnic-wire")
 class Bench:
     """A running vnic, a guest, and the two ends of the wire in it."""
 
-    def __init__(self, running: Vnic, guest: QemuGuest) -> None:
+    def __init__(self, running: Vnic, stack: contextlib.ExitStack) -> None:
         self.running = running
-        self.guest = guest
-        names = interfaces(running, guest, NICS)
+        self._stack = stack
+        self._boot()
+
+    def _boot(self) -> None:
+        self.guest = self._stack.enter_context(qemu(self.running, *NICS))
+        names = interfaces(self.running, self.guest, NICS)
         self.left, self.right = (
-            Apart(guest, names[nic], f"10.9.0.{index + 1}/24") for index, nic in enumerate(NICS)
+            Apart(self.guest, names[nic], f"10.9.0.{index + 1}/24") for index, nic in enumerate(NICS)
         )
+        self.killed = False
+
+    def boot_again(self) -> None:
+        """If a test has killed the guest."""
+        if self.killed:
+            self._boot()
 
     def until(self, condition: Callable[[], object]) -> None:
         deadline = time.monotonic() + TIMEOUT_S
@@ -68,13 +77,14 @@ class Bench:
 
 @pytest.fixture(scope="module")
 def module_bench() -> Iterator[Bench]:
-    with vnic_run(*OPTIONS) as running, qemu(running, *NICS) as guest:
-        yield Bench(running, guest)
+    with vnic_run(*OPTIONS) as running, contextlib.ExitStack() as stack:
+        yield Bench(running, stack)
 
 
 @pytest.fixture
 def bench(module_bench: Bench) -> Bench:
-    """With all links up, and all at vnic-wire."""
+    """With a guest that runs, all links up, and all at vnic-wire."""
+    module_bench.boot_again()
     for nic in NICS:
         module_bench.running.qmp.set_link(nic, True)
     module_bench.left.wait_carrier(True)
@@ -130,8 +140,8 @@ def test_driver_leaves_and_comes_back(bench: Bench) -> None:
 
 
 def test_vm_that_is_killed_is_detached(bench: Bench) -> None:
-    """Last: there is no guest afterwards."""
     bench.until(bench.pings_without_control)
     bench.guest.kill()
+    bench.killed = True
     bench.until(lambda: not any(bench.running.qmp.link(nic)["guest"]["attached"] for nic in NICS))
     bench.until(lambda: all(bench.running.qmp.link(nic)["datapath"] == "none" for nic in NICS))
