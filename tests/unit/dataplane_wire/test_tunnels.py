@@ -17,10 +17,13 @@ from tests.fakes.wire_lab import Guest, WireLab, frame, real_program
 
 from vnic.backend.tunnel.backend import TunnelBackend
 from vnic.backend.tunnel.info import TunnelInfo
+from vnic.dataplane.wire.messages import Request
+from vnic.dataplane.wire.tunnel_messages import CcmSet, PortToControl
 from vnic.filter import object_add, object_del
 from vnic.filter.options import BufferOptions, DumpOptions, NetemOptions
 from vnic.net.records import HoldKind, ShownBy
 from vnic.protocol.cfm import ccm
+from vnic.protocol.cfm.ccm import InterfaceStatus
 from vnic.protocol.vxlan import header
 
 pytestmark = pytest.mark.needs("loopback")
@@ -126,6 +129,33 @@ def test_checks_go_on_while_link_is_down_and_while_python_moves_packets(ends: En
     ends.exchange()
 
 
+def test_far_end_hears_of_this_one_when_its_frames_have_a_way(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It sends at once, and this end's wire is ready some turns later."""
+    ends.start()
+    one, two = ends.labs
+    two.network.set_link("nic1", False, "test")
+    one.until(lambda: ends.held(0) is not None)
+    asked: list[Request] = []
+    channel = two.engine.program.channel
+    request = channel.request
+
+    def note(what: Request, *rest: Any, **named: Any) -> None:
+        asked.append(what)
+        request(what, *rest, **named)
+
+    monkeypatch.setattr(channel, "request", note)
+    two.network.set_link("nic1", True, "test")
+    way, word = (each for each in asked if isinstance(each, PortToControl | CcmSet))
+    assert isinstance(way, PortToControl)
+    assert way.on
+    assert isinstance(word, CcmSet)
+    assert word.status == InterfaceStatus.UP
+    one.until(lambda: ends.held(0) is None and all(guest.on_wire for guest in ends.guests))
+    ends.exchange()
+
+
 @pytest.mark.parametrize("options", [{}, {"key": "secret"}], ids=str)
 def test_death_of_the_program_is_not_seen_at_the_far_end(ends: Ends, options: dict[str, Any]) -> None:
     guests = ends.start(**options)
@@ -150,9 +180,10 @@ def test_deleted_tunnel_says_so_and_its_port_is_free(ends: Ends) -> None:
     ends.start()
     one, two = ends.labs
     texts: list[str | None] = []
-    ends.guests[1].nic.watch(lambda _: texts.append(ends.held(1)))
+    unwatch = ends.guests[1].nic.watch(lambda _: texts.append(ends.held(1)))
     one.network.delete_netdev("net0", "test")
     two.until(lambda: ends.held(1) is not None)
+    unwatch()  # the end of the test is a change, too
     assert "notPresent (6)" in (texts[0] or "")
     leaving = one.engine.leaving()
     if leaving is not None:

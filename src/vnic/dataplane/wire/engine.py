@@ -205,6 +205,10 @@ class WireEngine:
         self._forget(port.client, port)
         self._wires.changed(port.client)
 
+    def port_invites(self, port: ResidentPort) -> None:
+        if port.client not in self._members:
+            port.to_control(True)  # its wire is chosen in a later turn
+
     def refresh_tunnels(self, done: Callable[[], None]) -> None:
         """Bring the counters of the tunnels up to date."""
         if self._tunnels is None:

@@ -64,12 +64,20 @@ class TunnelAtWire(ResidentPort):
     end: TunnelPort
 
     def __init__(
-        self, channel: Channel, number: int, client: NetClient, end: TunnelPort, failed: Callable[[str], None]
+        self,
+        channel: Channel,
+        number: int,
+        client: NetClient,
+        end: TunnelPort,
+        invites: Callable[[ResidentPort], None],
+        failed: Callable[[str], None],
     ) -> None:
-        """`failed`: called with the reason if the program cannot go on with it."""
+        """`invites`: called before the far end hears that it may send. `failed`: called with the reason if the program
+        cannot go on with it."""
         self.number = number
         self.client = client
         self.end = end
+        self._invites = invites
         self._failed = failed
         self._channel = channel
         self._to_control = False
@@ -111,6 +119,8 @@ class TunnelAtWire(ResidentPort):
         inject(self._channel, self.client, self.number, 0, frame)
 
     def set_status(self, status: InterfaceStatus) -> None:
+        if status is InterfaceStatus.UP:
+            self._invites(self)
         self._channel.request(CcmSet(self.number, status))
 
     # -- the engine's part ------------------------------------------------------------------------------------
@@ -191,6 +201,9 @@ class PortHost(Protocol):
     def port_goes(self, port: TunnelAtWire) -> None:
         """It is taken out of its wire; its number is freed later."""
 
+    def port_invites(self, port: ResidentPort) -> None:
+        """Its far end is about to hear that it may send: frames that come from now on have to find a way."""
+
 
 class Tunnels:
     """The tunnels of a machine, and the receiving sockets that the program has."""
@@ -240,7 +253,9 @@ class Tunnels:
             shared.lend()
             self._program.request(SocketAdd(number), (shared.sock.fileno(),))
         failed = partial(self.give_up, shared)
-        port = TunnelAtWire(self._program.channel, self._host.take_number(), client, end, failed)
+        port = TunnelAtWire(
+            self._program.channel, self._host.take_number(), client, end, self._host.port_invites, failed
+        )
         self._ports[client] = port
         port.add(number)
         self._host.port_came(port)
