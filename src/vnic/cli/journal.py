@@ -63,7 +63,7 @@ class _Stored:
 
     async def query(self, **conditions: object) -> list[Entry]:
         try:
-            query = JournalQuery(**conditions)  # type: ignore[arg-type]
+            query = JournalQuery(**conditions)  # type: ignore[arg-type]  # the verbs give its fields
             query.check()
             return [as_entry(entry) for entry in self._reader.read(query)]
         except NetError as error:

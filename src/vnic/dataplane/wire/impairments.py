@@ -54,7 +54,7 @@ class Wanted:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Wanted) and self._key == other._key
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # Python's word for a type that has no hash
 
     def credit(self, counters: dict[str, int], waiting: int) -> None:
         """Add what happened under it to the lines. What a fault lost is the fault's."""
