@@ -20,6 +20,7 @@ ORDER = (
         "plainfile",
         "quota",
         "record",
+        "keep",
         "memory",
         "net",
         "pci",

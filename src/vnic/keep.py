@@ -1,0 +1,101 @@
+"""What outlives this process: units that are saved with their descriptors, for the process that takes its place.
+
+Device models, attachments, back-ends and the machine say here that their state has changed. `state.keep` stores it;
+without a keeper there is NO_KEEP, which does nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol, TypeVar
+
+from vnic.record import Record
+
+R = TypeVar("R", bound=Record)
+H = TypeVar("H")
+
+
+class Unit(Protocol):
+    """What is kept as one record with its descriptors."""
+
+    def save_kept(self) -> tuple[Record, object]:
+        """The record and the handles: descriptors (ints), None, and sequences, NamedTuples and dicts by str of these."""
+
+
+class Kept(Protocol):
+    """The place of one unit in the store."""
+
+    def changed(self) -> None:
+        """The state differs. It is saved with the next commit, at the end of this turn of the loop at the latest."""
+
+    def handles_changed(self) -> None:
+        """The descriptors may differ, too. They are compared only then, and when the unit is first saved."""
+
+    def end(self) -> None:
+        """The unit is gone."""
+
+
+class Keep(Protocol):
+    """All that is kept, and what the process before has left."""
+
+    @property
+    def active(self) -> bool:
+        """False: nothing is kept, and all calls do nothing."""
+
+    def unit(self, key: str, unit: Unit) -> Kept:
+        """Keep `unit` from now on. It takes the place of an inherited record of that key."""
+
+    def commit(self) -> None:
+        """Save all units that have changed, at once for whoever reads it after a SIGKILL."""
+
+    def cells(self, key: str, count: int) -> memoryview:
+        """`count` u64 in kept memory, written directly and without a commit."""
+
+    def keys(self) -> list[str]:
+        """Those of the inherited records."""
+
+    def inherited(self, key: str, record: type[R], handles: type[H]) -> tuple[R, H] | None:
+        """The inherited record and its handles, which are duplicates and the caller's. None: there is none, or it is
+        refused; one line in the log names its key and field."""
+
+    def inherited_cells(self, key: str) -> memoryview | None:
+        """The inherited memory of `cells`."""
+
+    def settle(self) -> None:
+        """The restoration is done: drop the inherited records and descriptors that no unit has taken."""
+
+
+class _NoKept:
+    def changed(self) -> None: ...
+
+    def handles_changed(self) -> None: ...
+
+    def end(self) -> None: ...
+
+
+NO_KEPT: Final[Kept] = _NoKept()
+
+
+class _NoKeep:
+    active = False
+
+    def unit(self, key: str, unit: Unit) -> Kept:
+        return NO_KEPT
+
+    def commit(self) -> None: ...
+
+    def cells(self, key: str, count: int) -> memoryview:
+        return memoryview(bytearray(8 * count)).cast("Q")
+
+    def keys(self) -> list[str]:
+        return []
+
+    def inherited(self, key: str, record: type[R], handles: type[H]) -> tuple[R, H] | None:
+        return None
+
+    def inherited_cells(self, key: str) -> memoryview | None:
+        return None
+
+    def settle(self) -> None: ...
+
+
+NO_KEEP: Final[Keep] = _NoKeep()
