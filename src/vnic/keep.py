@@ -18,7 +18,7 @@ class Unit(Protocol):
     """What is kept as one record with its descriptors."""
 
     def save_kept(self) -> tuple[Record, object]:
-        """The record and the handles: descriptors (ints), None, and sequences, NamedTuples and dicts by str of these."""
+        """The record and its handles: descriptors (ints), None, and sequences, NamedTuples and dicts of these."""
 
 
 class Kept(Protocol):
