@@ -15,6 +15,7 @@ import stat
 from typing import Final
 
 from vnic.net.errors import NetError
+from vnic.record import U64, Record
 from vnic.sockets.diag import is_in_use
 from vnic.sockets.lock import PathError, PathLock
 
@@ -41,6 +42,14 @@ def socket_mode(text: str | None) -> int:
     return int(text, 8)
 
 
+class BoundPathRecord(Record, frozen=True):
+    """A path that a socket is bound to, and the file that was there."""
+
+    path: str
+    device: U64
+    inode: U64
+
+
 class BoundPath:
     """A path that a socket is bound to. `remove` unlinks it, unless another program has replaced it."""
 
@@ -55,6 +64,22 @@ class BoundPath:
         name = sock.getsockname()
         is_path = sock.family == socket.AF_UNIX and isinstance(name, str) and name
         return cls(name) if is_path else None
+
+    def save(self) -> BoundPathRecord:
+        device, inode = self._inode or (0, 0)
+        return BoundPathRecord(path=self.path, device=device, inode=inode)
+
+    @property
+    def lock(self) -> int | None:
+        """The descriptor that belongs to the record."""
+        return None if self._lock is None else self._lock.fd
+
+    @classmethod
+    def taken_up(cls, record: BoundPathRecord, lock: int | None) -> BoundPath:
+        """The path of the process whose place this one takes; `lock` is this one's then. Raises OSError."""
+        bound = cls(record.path, None if lock is None else PathLock.taken_up(record.path, lock))
+        bound._inode = (record.device, record.inode)
+        return bound
 
     def remove(self) -> None:
         """Unlink the path and release its lock. It may be called again."""

@@ -14,8 +14,9 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
+from vnic.record import Record, RecordError, require
 from vnic.sockets.address import InetAddress, UnixAddress
-from vnic.sockets.bind import PRIVATE, BoundPath, bind_path
+from vnic.sockets.bind import PRIVATE, BoundPath, BoundPathRecord, bind_path
 from vnic.sockets.connect import set_stream_options
 from vnic.sockets.lock import PathError
 from vnic.sockets.resolve import AddressError, Resolved, unix_sockaddr
@@ -36,11 +37,56 @@ class Gate(Protocol):
         """The seconds to wait before the next client is accepted, or before the next call; 0: none."""
 
 
+class ListeningRecord(Record, frozen=True):
+    """The state of a Listening."""
+
+    path: BoundPathRecord | None
+
+
+class ListeningHandles(NamedTuple):
+    """The descriptors of a Listening."""
+
+    socket: int
+    lock: int | None
+    """The locked file of its path."""
+
+
 class Listening(NamedTuple):
     """A listening socket, and the path that is removed when it is closed."""
 
     socket: socket.socket
     path: BoundPath | None = None
+
+    def save(self) -> ListeningRecord:
+        return ListeningRecord(path=None if self.path is None else self.path.save())
+
+    @property
+    def handles(self) -> ListeningHandles:
+        """The descriptors that belong to the record, still its own."""
+        return ListeningHandles(self.socket.fileno(), None if self.path is None else self.path.lock)
+
+    @classmethod
+    def taken_up(cls, record: ListeningRecord, handles: ListeningHandles) -> Listening:
+        """The socket of the process whose place this one takes, with the clients in its backlog. Raises RecordError,
+        and leaves the descriptors to the caller then."""
+        require(record.path is not None or handles.lock is None, "path", "is missing, and there is a lock")
+        try:
+            sock = socket.socket(fileno=handles.socket)
+        except OSError as error:
+            raise RecordError("path", f"has no socket: {error.strerror}") from None
+        try:
+            require(
+                sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN), "path", "has no listening socket"
+            )
+            sock.setblocking(False)
+            path = None if record.path is None else BoundPath.taken_up(record.path, handles.lock)
+        except OSError as error:
+            sock.detach()
+            raise RecordError("path", f"has no usable socket or lock: {error.strerror}") from None
+        except RecordError:
+            sock.detach()
+            raise
+        return cls(sock, path)
 
     def dup(self) -> Listening:
         """The same socket for another owner, which does not remove the path."""

@@ -44,6 +44,13 @@ class _LockFile:
         self._links += 1
         return True
 
+    def take_up(self) -> bool:
+        """One more path is a link to the file, as it was before. False: the file is closed."""
+        if not self._links:
+            return False
+        self._links += 1
+        return True
+
     def unlink(self, path: str) -> None:
         try:
             _unlink(os.fstat(self._fd), path)
@@ -55,9 +62,15 @@ class _LockFile:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
             os.close(self._fd)
 
+    @property
+    def fd(self) -> int:
+        return self._fd
+
 
 _newest: Final[dict[int, _LockFile]] = {}
 """By file system: the file that further paths become links to."""
+_inherited: Final[dict[tuple[int, int], _LockFile]] = {}
+"""By device and inode: the files of the process whose place this one takes."""
 
 
 class PathLock:
@@ -75,6 +88,20 @@ class PathLock:
         """The last holder was killed and cannot exit: it still has its socket, and will never serve it."""
         self._refusal = PathError(f"{self._path} keeps changing")
         self._file: _LockFile | None = self._take()
+
+    @classmethod
+    def taken_up(cls, path: str, fd: int) -> PathLock:
+        """The lock of the process whose place this one takes: `fd` is a duplicate of its descriptor, with the lock.
+        Raises OSError, and leaves `fd` to the caller then."""
+        lock = cls.__new__(cls)
+        lock._path, lock._alone = os.path.abspath(path) + SUFFIX, False
+        lock._file = _take_up(fd)
+        return lock
+
+    @property
+    def fd(self) -> int | None:
+        """The descriptor with the lock, which other paths may have, too; None after `release`."""
+        return None if self._file is None else self._file.fd
 
     def _take(self) -> _LockFile:
         for _ in range(ATTEMPTS):
@@ -140,6 +167,23 @@ class PathLock:
         file, self._file = self._file, None
         if file is not None:
             file.unlink(self._path)
+
+
+def _take_up(fd: int) -> _LockFile:
+    """The file of that descriptor, which is this process's from now on."""
+    found = os.fstat(fd)
+    key = found.st_dev, found.st_ino
+    there = _inherited.get(key)
+    if there is not None and there.take_up():
+        os.close(fd)
+        return there
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # it has it: no other descriptor of the file could
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, _identity(os.getpid()).encode(), 0)
+    file = _inherited[key] = _LockFile(fd)
+    if found.st_uid == os.geteuid():
+        _newest.setdefault(found.st_dev, file)
+    return file
 
 
 def _reason(error: OSError, path: str) -> str:
