@@ -57,6 +57,9 @@ class Keep(Protocol):
         """The inherited record and its handles, which are duplicates and the caller's. None: there is none, or it is
         refused; one line in the log names its key and field."""
 
+    def age_us(self, key: str) -> int:
+        """The microseconds since the inherited record of that key was saved (CLOCK_MONOTONIC); 0 if there is none."""
+
     def inherited_cells(self, key: str) -> memoryview | None:
         """The inherited memory of `cells`."""
 
@@ -91,6 +94,9 @@ class _NoKeep:
 
     def inherited(self, key: str, record: type[R], handles: type[H]) -> tuple[R, H] | None:
         return None
+
+    def age_us(self, key: str) -> int:
+        return 0
 
     def inherited_cells(self, key: str) -> memoryview | None:
         return None

@@ -38,11 +38,13 @@ class Lifecycle(property, Generic[S]):
     It is a property whose getter is written in C: states are read for each packet and on the way of each interrupt.
     """
 
-    def __init__(self, first: S, moves: Moves[S]) -> None:
-        """`first` is the state of a new object; `moves` has a row for each state."""
+    def __init__(self, first: S, moves: Moves[S], told: str = "") -> None:
+        """`first` is the state of a new object; `moves` has a row for each state. `told` is the name of a method of the
+        object that is called after each move."""
         super().__init__()
         self.first = first
         self.moves = moves
+        self._told = told
         # Names, because an Enum computes its hash in Python.
         self._names = {state._name_: {each._name_ for each in after} for state, after in moves.items()}
         self._kept = ""
@@ -69,6 +71,8 @@ class Lifecycle(property, Generic[S]):
         if state is not before and state._name_ not in self._names[before._name_]:
             raise _wrong(instance, before, state)
         setattr(instance, self._kept, state)
+        if self._told:
+            getattr(instance, self._told)()
 
     def restore(self, instance: object, state: S) -> None:
         """Give a new object the state of a record, which may be one that no single move leads to."""

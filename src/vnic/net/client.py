@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import ClassVar, Protocol
 
+from vnic.keep import NO_KEPT, Kept
 from vnic.net.client_record import ChangeRecord, HoldRecord, NetClientRecord, NicRecord
 from vnic.net.clock import Clock, Scheduler
 from vnic.net.filters import Filter, filter_frame
@@ -79,6 +80,9 @@ class Endpoint:
 
     client: NetClient
     """Set when the client is created, before `start`."""
+
+    kept: Kept = NO_KEPT
+    """Its place among what outlives the process; it ends after `cleanup`."""
 
     wants_offload = False
     """True: `receive` takes frames with a pending checksum or segmentation (`offload`)."""

@@ -184,7 +184,7 @@ class Network:
             start()
         except BaseException:
             self.links.gone(client)
-            client.endpoint.cleanup()
+            _clean_up(client)
             raise
         self.clients.add(client)
         self.links.created(client, by)
@@ -239,7 +239,7 @@ class Network:
             self.links.wire_changed(peer)
         self.links.gone(netdev)
         self.wires.removed(netdev)
-        netdev.endpoint.cleanup()
+        _clean_up(netdev)
         if peer is not None:
             peer.path_changed()
 
@@ -257,7 +257,7 @@ class Network:
         self.clients.remove(nic)
         self.wires.removed(nic)
         self.links.gone(nic)
-        nic.endpoint.cleanup()
+        _clean_up(nic)
         if netdev is not None:
             netdev.path_changed()
 
@@ -336,6 +336,12 @@ class Network:
     def info_network(self, hubs: Hubs = ()) -> str:
         """The text of HMP `info network`, with "\\n" line ends."""
         return "".join(self.topology(hubs).info_network())
+
+
+def _clean_up(client: NetClient) -> None:
+    endpoint = client.endpoint
+    endpoint.cleanup()
+    endpoint.kept.end()
 
 
 def _unpeer(client: NetClient) -> None:
