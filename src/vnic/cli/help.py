@@ -53,8 +53,11 @@ Monitors (QMP is QEMU's JSON protocol, HMP its command line for people):
                  Without -qmp it is at $XDG_RUNTIME_DIR/vnic/NAME.qmp (else /run/vnic/, else /tmp/vnic-UID/),
                  where `vnic link` and the other verbs find it
   -monitor DEV   HMP on DEV
-  -mon [chardev=]ID[,mode=readline|control][,pretty=on]
+  -mon [chardev=]ID[,mode=readline|control][,pretty=on][,policy=POLICY]
                  a monitor on a -chardev; control is QMP
+  -monitor-policy readonly|links|full
+                 what the clients of all monitors may do that have no policy= of their own (also -qmp's and -monitor's
+                 DEV takes it): queries; also pull cables (set_link, flaps) and nothing else; everything (the default)
 
 From a QEMU command line:
   -machine, -m, -nodefaults, -display, -drive, -global and all others that describe the VM, and its devices that are no

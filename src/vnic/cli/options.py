@@ -15,6 +15,7 @@ from vnic.dataplane.wire.messages import MAX_SPIN_US, MAX_WORKERS
 from vnic.machine.datapath import Choice
 from vnic.machine.journal import JournalChoice
 from vnic.machine.nics import DEVICES
+from vnic.monitor.policy import Policy
 from vnic.monitor.schema.unions import MODERN_NETDEVS
 from vnic.net.errors import NetError
 from vnic.protocol import keyval
@@ -54,6 +55,8 @@ class MonitorSetting:
     chardev: str
     mode: str
     pretty: bool = False
+    policy: Policy | None = None
+    """Its own, which goes before that of -monitor-policy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,8 @@ class RunOptions:
     monitors: list[MonitorSetting] = field(default_factory=list)
     default_qmp: bool = True
     """No option is about QMP: listen where the verbs look for it."""
+    monitor_policy: Policy = Policy.FULL
+    """Of all monitors without one of their own."""
     pidfile: str | None = None
     guest_memory: Setting | None = None
     log_file: str | None = None
@@ -254,7 +259,7 @@ def _json(where: str, text: str) -> dict[str, object]:
 
 def _mon(options: RunOptions, where: str, text: str) -> None:
     tree, _ = keyval.parse(text, "chardev", short_booleans=True)
-    _only(where, tree, ("chardev", "mode", "pretty", "id"))
+    _only(where, tree, ("chardev", "mode", "pretty", "policy", "id"))
     if "chardev" not in tree:
         raise OptionError(where, "Parameter 'chardev' is missing")
     mode = str(tree.get("mode", "readline"))
@@ -265,7 +270,22 @@ def _mon(options: RunOptions, where: str, text: str) -> None:
         raise OptionError(where, "Parameter 'pretty' expects 'on' or 'off'")
     if pretty == "on" and mode != "control":
         raise OptionError(where, "'pretty' is not compatible with HMP monitors")
-    _add_monitor(options, MonitorSetting(where, str(tree["chardev"]), mode, pretty == "on"))
+    policy = _policy(where, tree.get("policy"))
+    _add_monitor(options, MonitorSetting(where, str(tree["chardev"]), mode, pretty == "on", policy))
+
+
+def _policy(where: str, text: object) -> Policy | None:
+    if text is None:
+        return None
+    if text not in list(Policy):
+        raise OptionError(where, f"Parameter 'policy' expects {', '.join(Policy)}, not '{text}'")
+    return Policy(str(text))
+
+
+def _monitor_policy(options: RunOptions, where: str, text: str) -> None:
+    if text not in list(Policy):
+        raise OptionError(where, f"expected one of {', '.join(Policy)}")
+    options.monitor_policy = Policy(text)
 
 
 def _qmp(options: RunOptions, where: str, text: str) -> None:
@@ -303,11 +323,12 @@ def _monitor_on(options: RunOptions, where: str, text: str, mode: str, *, pretty
         )
     else:
         raise OptionError(where, f"'{text}' is not a valid char driver")
+    policy = _policy(where, tree.pop("policy", None))
     chardev = (
         f"compat_monitor{sum(setting.where.startswith(('-qmp', '-monitor')) for setting in options.chardevs)}"
     )
     options.chardevs.append(Setting(where, {**tree, "id": chardev}))
-    _add_monitor(options, MonitorSetting(where, chardev, mode, pretty))
+    _add_monitor(options, MonitorSetting(where, chardev, mode, pretty, policy))
 
 
 def _socket(options: RunOptions, where: str, scheme: str, rest: str) -> dict[str, object]:
@@ -413,6 +434,7 @@ _WITH_ARGUMENT: dict[str, Handler] = {
     "qmp-pretty": _qmp_pretty,
     "monitor": _monitor,
     "mon": _mon,
+    "monitor-policy": _monitor_policy,
     "pidfile": _pidfile,
     "guest-memory": _guest_memory,
     "D": _log_file,

@@ -39,6 +39,7 @@ from vnic.memory import sigbus
 from vnic.memory.address_space import SPACE, NoRoom
 from vnic.monitor.interfaces import Later, ShutdownCause
 from vnic.monitor.passed_fds import inherited_fds
+from vnic.monitor.policy import Policy
 from vnic.monitor.schema import (
     compile_shape,
     convert_to_shape,
@@ -211,7 +212,7 @@ async def _live(options: RunOptions, ready: Callable[[], None]) -> None:
             await _set_up(machine, options)
             await _open_monitors(machine, monitors, options)
             if claim is not None:
-                _open_default_monitor(machine, monitors, claim)
+                _open_default_monitor(machine, monitors, claim, options.monitor_policy)
             ready()
             if not options.daemonize and sys.stderr.isatty():
                 print(_hello(options, claim), file=sys.stderr)
@@ -310,22 +311,23 @@ async def _open_monitors(machine: Machine, monitors: Monitors, options: RunOptio
             if isinstance(chardev.options, NullOptions):
                 continue  # its client never comes
             targets = None
+            policy = monitor.policy or options.monitor_policy
             wanted = chardev.monitor_options
             if isinstance(wanted, SocketOptions) and isinstance(wanted.addr, InetAddress):
                 loop = asyncio.get_running_loop()
                 targets = await resolve_all(loop, wanted.addr, passive=wanted.server)
-            monitors.add(wanted, Mode(monitor.mode), monitor.pretty, chardev.set_connected, targets)
+            monitors.add(wanted, Mode(monitor.mode), monitor.pretty, chardev.set_connected, targets, policy)
             chardev.close_passed()
 
 
-def _open_default_monitor(machine: Machine, monitors: Monitors, claim: Claim) -> None:
+def _open_default_monitor(machine: Machine, monitors: Monitors, claim: Claim, policy: Policy) -> None:
     """Open a QMP monitor where the verbs look for it."""
     path = UnixAddress(path=str(claim.socket_path))
     default = SocketOptions(id=DEFAULT_MONITOR, addr=path, server=True, wait=False)
     with _naming(f"-name {claim.socket_path.name.removesuffix(SOCKET_SUFFIX)}"):
         chardev = machine.chardev_set.add(default)
         chardev.claim("a monitor")
-        monitors.add(default, Mode.CONTROL, connected=chardev.set_connected)
+        monitors.add(default, Mode.CONTROL, connected=chardev.set_connected, policy=policy)
 
 
 def _hello(options: RunOptions, claim: Claim | None) -> str:

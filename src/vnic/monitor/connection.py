@@ -84,10 +84,12 @@ class CutOffError(Exception):
 class SocketChannel:
     """A connected stream socket; a UNIX one may carry descriptors (tcp_chr_recv)."""
 
-    def __init__(self, connected: socket.socket) -> None:
+    def __init__(self, connected: socket.socket, *, takes_fds: bool = True) -> None:
+        """`takes_fds`: whether commands use descriptors; otherwise a client that passes one is disconnected."""
         connected.setblocking(False)
         self._socket = connected
         self._carries_fds = connected.family == socket.AF_UNIX
+        self._carries = ANYTHING if takes_fds else frozenset[Kind]()
         self.reading = self.writing = connected.fileno()
         self._fds: list[int] = []
         """The descriptors of the last message, until a command takes the first of them."""
@@ -101,7 +103,7 @@ class SocketChannel:
                 raise CutOffError("it speaks HTTP, as a browser does")
             return data
         try:
-            data, fds = receive(self._socket, READ_BYTES, MESSAGE_FDS_MAX, carries=ANYTHING)
+            data, fds = receive(self._socket, READ_BYTES, MESSAGE_FDS_MAX, carries=self._carries)
         except FrameError as error:
             raise CutOffError(str(error)) from None
         if fds:

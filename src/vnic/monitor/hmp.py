@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from vnic.monitor.policy import Policy, allows_hmp, check_hmp
 from vnic.net.errors import NetError
 from vnic.printable import lines
 
@@ -40,10 +41,17 @@ class HmpCommand:
     synopsis: str
     help: str
     run: Run
+    of_info: bool = False
+    """A subcommand of `info`."""
 
     @property
     def names(self) -> list[str]:
         return self.name.split("|")
+
+    @property
+    def full_name(self) -> str:
+        """The name in the table of policies."""
+        return ("info " if self.of_info else "") + self.names[0]
 
     def help_line(self, prefix: str = "") -> str:
         return f"{prefix}{self.name} {self.synopsis} -- {self.help}\n"
@@ -63,7 +71,7 @@ def hmp(name: str, arguments: str, synopsis: str, help_: str) -> Callable[[Run],
         )
         info = name.startswith("info ")
         table = INFO if info else COMMANDS
-        table.append(HmpCommand(name.removeprefix("info "), parts, synopsis, help_, run))
+        table.append(HmpCommand(name.removeprefix("info "), parts, synopsis, help_, run, info))
         table.sort(key=lambda command: command.name)
         return run
 
@@ -101,6 +109,7 @@ def _run(caller: Caller, line: str) -> Text:
     if found is None:
         return f"unknown command: '{typed}'\n"
     try:
+        check_hmp(caller.policy, found.full_name)
         text = found.run(caller, _arguments(found, line[at:])) or ""
         return asyncio.ensure_future(_told_later(text)) if isinstance(text, asyncio.Future) else text
     except UsageError as error:
@@ -194,11 +203,13 @@ def _word(command: HmpCommand, text: str) -> tuple[str, str]:
 # -- help (monitor/hmp.c: help_cmd) -----------------------------------------------------------------------------
 
 
-def help_text(topic: list[str]) -> str:
-    """All commands, or the command of that name (`["info", "network"]`), or the subcommands of info."""
+def help_text(topic: list[str], policy: Policy = Policy.FULL) -> str:
+    """All commands, or the command of that name (`["info", "network"]`), or the subcommands of info: those that the
+    policy allows."""
+    infos, prefix = (True, "info ") if topic[:1] == ["info"] else (False, "")
+    table = [each for each in (INFO if infos else COMMANDS) if allows_hmp(policy, each.full_name)]
     if not topic:
-        return "".join(command.help_line() for command in COMMANDS)
-    table, prefix = (INFO, "info ") if topic[0] == "info" else (COMMANDS, "")
+        return "".join(command.help_line() for command in table)
     if topic == ["info"]:
         return "".join(command.help_line(prefix) for command in table)
     name = topic[1] if prefix else topic[0]

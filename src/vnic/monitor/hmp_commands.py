@@ -56,12 +56,12 @@ log = logging.getLogger(__name__)
 
 @hmp("help|?", "name:S?", "[cmd]", "show the help")
 def help_(caller: Caller, args: Arguments) -> str:
-    return help_text(args.get("name", "").split())
+    return help_text(args.get("name", "").split(), caller.policy)
 
 
 @hmp("info", "item:s?", "[subcommand]", "show various information about the system state")
 def info(caller: Caller, args: Arguments) -> str:
-    return help_text(["info"])
+    return help_text(["info"], caller.policy)
 
 
 # -- links ------------------------------------------------------------------------------------------------------

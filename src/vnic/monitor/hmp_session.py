@@ -13,6 +13,7 @@ from typing import Any
 from vnic.monitor.hmp_commands import run_line
 from vnic.monitor.interfaces import MonitoredMachine, RunState, finished
 from vnic.monitor.passed_fds import Passed
+from vnic.monitor.policy import Policy
 from vnic.monitor.readline import ReadLine
 from vnic.monitor.version import version
 from vnic.net.errors import NetError
@@ -29,12 +30,19 @@ long line grows with the square of its length."""
 class HmpSession:
     """A readline monitor's client; a Caller of commands."""
 
-    def __init__(self, machine: MonitoredMachine, who: str, passed: Passed | None = None) -> None:
+    def __init__(
+        self,
+        machine: MonitoredMachine,
+        who: str,
+        passed: Passed | None = None,
+        policy: Policy = Policy.FULL,
+    ) -> None:
         self.machine = machine
         self.who = who
         self.negotiated = True
         self.oob = False
         self.passed = passed or Passed()
+        self.policy = policy
         self._readline = ReadLine()
         self.waits_for: asyncio.Future[Any] | None = None
 

@@ -16,6 +16,7 @@ from typing import Protocol, TypeAlias
 
 from vnic.chardev.options import SocketOptions
 from vnic.monitor.connection import Channel, ClientConnection, SocketChannel, StdioChannel
+from vnic.monitor.policy import Policy
 from vnic.net.errors import NetError
 from vnic.sockets.address import FdAddress, InetAddress, UnixAddress
 from vnic.sockets.bind import socket_mode
@@ -48,6 +49,8 @@ class PortContext:
     connected: Connected
     targets: Sequence[Resolved] | None
     """The resolved address, or None: it is resolved when it is used."""
+    policy: Policy
+    """What its clients may do."""
 
 
 class Port(Protocol):
@@ -73,12 +76,13 @@ class ServerPort:
     def __init__(self, context: PortContext) -> None:
         self._options = options = context.options
         self._serve = context.serve
+        self._takes_fds = context.policy is Policy.FULL
         self._set_peer = context.connected
         self._clients: list[ClientConnection] = []
         self._full = False
         """Logged once, not for every attempt of a client."""
         listening = _listen(options, context.targets)
-        warn_of_strangers(listening.socket, options.filename)
+        warn_of_strangers(listening.socket, options.filename, context.policy)
         self._listener = Listener(
             context.loop, listening, self._accepted, options.filename, nodelay=options.nodelay
         )
@@ -87,7 +91,9 @@ class ServerPort:
         self._make_room()
         if not self._clients:
             self._set_peer(client)
-        connection = self._serve(_channel(client, self._options), describe_peer(client), self._left)
+        connection = self._serve(
+            _channel(client, self._options, takes_fds=self._takes_fds), describe_peer(client), self._left
+        )
         if not connection.closed:  # otherwise it disconnected before the greeting
             self._clients.append(connection)
 
@@ -121,6 +127,7 @@ class ClientPort:
         self._loop = context.loop
         self._options = options = context.options
         self._serve = context.serve
+        self._takes_fds = context.policy is Policy.FULL
         self._set_peer = context.connected
         self._connector: Connector | None = None
         self._retry: asyncio.TimerHandle | None = None
@@ -153,7 +160,11 @@ class ClientPort:
 
     def _connected(self, connected: socket.socket) -> None:
         self._set_peer(connected)
-        self._serve(_channel(connected, self._options), describe_peer(connected), self._left)
+        self._serve(
+            _channel(connected, self._options, takes_fds=self._takes_fds),
+            describe_peer(connected),
+            self._left,
+        )
 
     def _refused(self, why: str) -> None:
         if self._starting:
@@ -194,8 +205,10 @@ def _listen(options: SocketOptions, targets: Sequence[Resolved] | None) -> Liste
     return listen_on(targets, options.addr, socket_mode(options.mode), MANY_PEERS)
 
 
-def warn_of_strangers(listening: socket.socket, name: str) -> None:
-    """Warn if other users can connect: a monitor writes files and starts programs."""
+def warn_of_strangers(listening: socket.socket, name: str, policy: Policy) -> None:
+    """Warn if other users can connect to a monitor that writes files and starts programs."""
+    if policy is not Policy.FULL:
+        return  # who sets a policy expects others
     where = listening.getsockname()
     if listening.family == socket.AF_UNIX:
         if where[:1] in (b"\0", "\0"):
@@ -206,8 +219,8 @@ def warn_of_strangers(listening: socket.socket, name: str) -> None:
         log.warning("%s: every host that reaches this port can command vnic, as its user", name)
 
 
-def _channel(connected: socket.socket, options: SocketOptions) -> Channel:
-    channel = SocketChannel(connected)
+def _channel(connected: socket.socket, options: SocketOptions, *, takes_fds: bool) -> Channel:
+    channel = SocketChannel(connected, takes_fds=takes_fds)
     if not options.telnet:
         return channel
     from vnic.monitor.telnet import TelnetChannel  # imported late: few monitors use it

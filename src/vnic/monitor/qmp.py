@@ -13,6 +13,7 @@ from typing import Any
 from vnic.monitor.commands import COMMANDS
 from vnic.monitor.interfaces import MonitoredMachine, RunState, finished
 from vnic.monitor.passed_fds import Passed
+from vnic.monitor.policy import Policy, check_qmp
 from vnic.monitor.schema.convert import Visit, compile_shape
 from vnic.monitor.version import version
 from vnic.net.errors import COMMAND_NOT_FOUND, NetError
@@ -45,6 +46,8 @@ class Dispatcher:
         Raises NetError.
         """
         visit, run = self._entries.get(name) or self._enter(name)
+        if session.policy is not Policy.FULL:
+            check_qmp(session.policy, name)
         if visit is not None:
             return run(session, visit(arguments, ""))
         if arguments:
@@ -71,13 +74,19 @@ class QmpSession:
     """A client: it starts in negotiation mode, and gets events after qmp_capabilities."""
 
     def __init__(
-        self, dispatcher: Dispatcher, who: str, pretty: bool = False, passed: Passed | None = None
+        self,
+        dispatcher: Dispatcher,
+        who: str,
+        pretty: bool = False,
+        passed: Passed | None = None,
+        policy: Policy = Policy.FULL,
     ) -> None:
         self.machine = dispatcher.machine
         self.who = who
         self.negotiated = False
         self.oob = False
         self.pretty = pretty
+        self.policy = policy
         self.waits_for: asyncio.Future[Any] | None = None
         self.passed = passed or Passed()
         self._dispatcher = dispatcher

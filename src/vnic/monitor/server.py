@@ -17,6 +17,7 @@ from vnic.monitor.connection import Channel, ClientConnection, Session
 from vnic.monitor.hmp_session import HmpSession
 from vnic.monitor.interfaces import MonitoredMachine
 from vnic.monitor.passed_fds import NamedFds, Passed
+from vnic.monitor.policy import Policy
 from vnic.monitor.ports import (
     ClientPort,
     Connected,
@@ -75,11 +76,12 @@ class Monitors:
         pretty: bool = False,
         connected: Connected = lambda _: None,
         targets: Sequence[Resolved] | None = None,
+        policy: Policy = Policy.FULL,
     ) -> None:
         """Open a monitor on the chardev of that id; `connected` gets the socket of its client. Raises NetError.
 
         `targets`: the addresses of its address, if they were looked up before; otherwise the call blocks for a name
-        server.
+        server. `policy`: what its clients may do.
         """
         if chardev.id in self._ports:
             raise NetError(f"Chardev '{chardev.id}' is busy")
@@ -92,7 +94,7 @@ class Monitors:
                 closed()
 
             connection = ClientConnection(
-                self._loop, channel, self.session(mode, peer, pretty, passed), ended
+                self._loop, channel, self.session(mode, peer, pretty, passed, policy), ended
             )
             self.join(connection)
             connection.start()
@@ -105,13 +107,20 @@ class Monitors:
         if chardev.server and chardev.wait:
             log.info("%s: wait=on: vnic starts without waiting for a client", chardev.filename)
         kind = ServerPort if chardev.server else ClientPort
-        self._ports[chardev.id] = kind(PortContext(self._loop, chardev, serve, connected, targets))
+        self._ports[chardev.id] = kind(PortContext(self._loop, chardev, serve, connected, targets, policy))
 
-    def session(self, mode: Mode, peer: str, pretty: bool = False, passed: Passed | None = None) -> Session:
+    def session(
+        self,
+        mode: Mode,
+        peer: str,
+        pretty: bool = False,
+        passed: Passed | None = None,
+        policy: Policy = Policy.FULL,
+    ) -> Session:
         """The session of a new client; `peer` is its name in the journal."""
         if mode is Mode.CONTROL:
-            return QmpSession(self._dispatcher, f"QMP {peer}", pretty, passed)
-        return HmpSession(self._machine, f"HMP {peer}", passed)
+            return QmpSession(self._dispatcher, f"QMP {peer}", pretty, passed, policy)
+        return HmpSession(self._machine, f"HMP {peer}", passed, policy)
 
     def join(self, client: Client) -> None:
         """A client has connected: it gets events from now on, and is closed with the monitors."""

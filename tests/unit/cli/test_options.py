@@ -15,6 +15,7 @@ from vnic.cli.vm_options import is_vm_device
 from vnic.machine.datapath import Choice
 from vnic.machine.journal import JournalChoice
 from vnic.machine.nics import DEVICES, NOT_BUILT
+from vnic.monitor.policy import Policy
 
 
 def test_the_command_line_of_the_manual() -> None:
@@ -370,3 +371,41 @@ def test_journal_that_makes_no_sense(text: str, problem: str) -> None:
     with pytest.raises(OptionError) as refused:
         parse_run(["-journal", text])
     assert refused.value.desc == problem
+
+
+@pytest.mark.parametrize(
+    ("words", "policy"),
+    [
+        (["-mon", "c,mode=control,policy=links"], Policy.LINKS),
+        (["-qmp", "unix:q,server=on,policy=readonly"], Policy.READONLY),
+        (["-qmp-pretty", "tcp:127.0.0.1:4444,server=on,policy=full"], Policy.FULL),
+        (["-monitor", "telnet:127.0.0.1:4444,policy=links"], Policy.LINKS),
+        (["-mon", "c"], None),
+    ],
+)
+def test_monitor_has_a_policy_of_its_own(words: list[str], policy: Policy | None) -> None:
+    options = parse_run([*words, "-monitor-policy", "links"])
+    (monitor,) = options.monitors
+    assert monitor.policy is policy
+    assert options.monitor_policy is Policy.LINKS
+    assert all("policy" not in setting.tree for setting in options.chardevs)
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["-monitor-policy", "link"], "-monitor-policy link: expected one of readonly, links, full"),
+        (
+            ["-mon", "c,policy=all"],
+            "-mon c,policy=all: Parameter 'policy' expects readonly, links, full, not 'all'",
+        ),
+        (
+            ["-qmp", "unix:q,policy="],
+            "-qmp unix:q,policy=: Parameter 'policy' expects readonly, links, full, not ''",
+        ),
+    ],
+)
+def test_unknown_policy_is_refused(words: list[str], problem: str) -> None:
+    with pytest.raises(OptionError) as refused:
+        parse_run(words)
+    assert str(refused.value) == problem

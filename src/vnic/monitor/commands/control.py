@@ -14,6 +14,7 @@ from vnic.monitor.events import EVENTS
 from vnic.monitor.hmp_commands import run_line
 from vnic.monitor.interfaces import MonitoredMachine
 from vnic.monitor.passed_fds import Passed
+from vnic.monitor.policy import Policy, allows_qmp
 from vnic.monitor.schema.introspect import Introspection
 from vnic.monitor.schema.shapes import shape_of
 from vnic.monitor.version import VersionInfo, version
@@ -46,7 +47,12 @@ class CommandInfo(msgspec.Struct):
 
 @command("query-commands")
 def query_commands(caller: Caller) -> list[CommandInfo]:
-    return [CommandInfo(name) for name in sorted(COMMANDS)]
+    """Those that this monitor's policy allows."""
+    return [CommandInfo(name) for name in _allowed(caller)]
+
+
+def _allowed(caller: Caller) -> list[str]:
+    return [name for name in sorted(COMMANDS) if allows_qmp(caller.policy, name)]
 
 
 class SchemaInfo(msgspec.Struct, rename="kebab"):
@@ -58,10 +64,10 @@ class SchemaInfo(msgspec.Struct, rename="kebab"):
 
 @command("query-qmp-schema", returns=list[SchemaInfo])
 def query_qmp_schema(caller: Caller) -> Iterator[dict[str, object]]:
-    """The schema of what is implemented, which clients check before they use a feature. Each entry is made when the
-    iterator reaches it: all together take tens of milliseconds."""
+    """The schema of what is implemented and allowed, which clients check before they use a feature. Each entry is made
+    when the iterator reaches it: all together take tens of milliseconds."""
     introspection = Introspection()
-    for name in sorted(COMMANDS):
+    for name in _allowed(caller):
         entry = COMMANDS[name]
         yield introspection.command(name, entry.arguments_shape(caller.machine), entry.returns_shape())
     for name in sorted(EVENTS):
@@ -77,6 +83,7 @@ class Human:
     machine: MonitoredMachine
     who: str
     passed: Passed
+    policy: Policy
     negotiated: bool = True
     oob: bool = False
 
@@ -92,6 +99,6 @@ def human_monitor_command(caller: Caller, args: HumanMonitorCommand) -> str | Lo
     qmp-shell sends it."""
     if args.cpu_index:
         raise NetError("Parameter 'cpu-index' expects a CPU number")
-    human = Human(caller.machine, caller.who, Passed())
+    human = Human(caller.machine, caller.who, Passed(), caller.policy)
     text = caller.machine.fds.run(human.passed.named, run_line, human, args.command_line)
     return text if isinstance(text, str | asyncio.Future) else LongText(text)

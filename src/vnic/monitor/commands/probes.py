@@ -212,7 +212,7 @@ class CommandLineOptionInfo(msgspec.Struct):
 
 _FIXED: Mapping[str, Mapping[str, Literal["string", "boolean"]]] = {
     "name": {"guest": "string", "debug-threads": "boolean"},
-    "mon": {"chardev": "string", "mode": "string", "pretty": "boolean"},
+    "mon": {"chardev": "string", "mode": "string", "pretty": "boolean", "policy": "string"},
     # QEMU lists no parameters of these either, because they depend on the type.
     "netdev": {},
     "device": {},

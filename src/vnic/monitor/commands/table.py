@@ -15,6 +15,7 @@ import msgspec
 
 from vnic.monitor.interfaces import Later, MonitoredMachine
 from vnic.monitor.passed_fds import Passed
+from vnic.monitor.policy import Policy
 from vnic.monitor.schema.shapes import Shape, shape_of
 
 Function = TypeVar("Function", bound=Callable[..., object])
@@ -34,6 +35,8 @@ class Caller(Protocol):
     """Whether it may use `exec-oob`."""
     passed: Passed
     """The descriptors that it has passed."""
+    policy: Policy
+    """What it may do."""
 
 
 @dataclass(frozen=True, slots=True)
