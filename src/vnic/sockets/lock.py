@@ -26,29 +26,29 @@ class PathError(Exception):
 
 
 class _LockFile:
-    """A locked file of this process, and the number of paths that are links to it."""
+    """A locked file of this process, and the paths that are links to it."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, path: str) -> None:
         self._fd = fd
-        self._links = 1
+        self._paths = {path}
 
     def link(self, path: str) -> bool:
         """Make `path` a link to the file. False: there is a file, or this one can have no link there."""
-        if not self._links:
+        if not self._paths:
             return False
         try:
             # os.link follows the symbolic link (AT_SYMLINK_FOLLOW) only if it is given some folder's descriptor.
             os.link(f"/proc/self/fd/{self._fd}", path, src_dir_fd=self._fd)
         except OSError:
             return False
-        self._links += 1
+        self._paths.add(path)
         return True
 
-    def take_up(self) -> bool:
-        """One more path is a link to the file, as it was before. False: the file is closed."""
-        if not self._links:
+    def take_up(self, path: str) -> bool:
+        """`path` is a link to the file, as it was before. False: the file is closed, or `path` is in use."""
+        if not self._paths or path in self._paths:
             return False
-        self._links += 1
+        self._paths.add(path)
         return True
 
     def unlink(self, path: str) -> None:
@@ -56,8 +56,8 @@ class _LockFile:
             _unlink(os.fstat(self._fd), path)
         except OSError:
             pass  # the folder is no longer ours
-        self._links -= 1
-        if not self._links:
+        self._paths.discard(path)
+        if not self._paths:
             # Unlock explicitly: a thread that blocks in close(2) would keep the table of descriptors (see closers).
             fcntl.flock(self._fd, fcntl.LOCK_UN)
             os.close(self._fd)
@@ -85,7 +85,8 @@ class PathLock:
         self._alone = alone
         self._use = use
         self.from_dead = False
-        """The last holder was killed and cannot exit: it still has its socket, and will never serve it."""
+        """The last holder was killed and cannot exit, or it was the process whose place this one takes: its socket may
+        still be there, and no one will serve it."""
         self._refusal = PathError(f"{self._path} keeps changing")
         self._file: _LockFile | None = self._take()
 
@@ -95,7 +96,7 @@ class PathLock:
         Raises OSError, and leaves `fd` to the caller then."""
         lock = cls.__new__(cls)
         lock._path, lock._alone = os.path.abspath(path) + SUFFIX, False
-        lock._file = _take_up(fd)
+        lock._file = _take_up(fd, lock._path)
         return lock
 
     @property
@@ -106,6 +107,10 @@ class PathLock:
     def _take(self) -> _LockFile:
         for _ in range(ATTEMPTS):
             try:
+                inherited = None if self._alone else _inherited_at(self._path)
+                if inherited is not None:
+                    self.from_dead = True
+                    return inherited
                 device = os.stat(os.path.dirname(self._path)).st_dev
                 shared = None if self._alone else _newest.get(device)
                 if shared is not None and shared.link(self._path):
@@ -121,7 +126,7 @@ class PathLock:
                 if self._is_taken(fd, found) and not self._replaces(found):
                     os.ftruncate(fd, 0)
                     os.pwrite(fd, _identity(os.getpid()).encode(), 0)
-                    file = _LockFile(fd)
+                    file = _LockFile(fd, self._path)
                     if found.st_uid == os.geteuid() and not self._alone:
                         _newest[device] = file
                     return file
@@ -169,21 +174,33 @@ class PathLock:
             file.unlink(self._path)
 
 
-def _take_up(fd: int) -> _LockFile:
-    """The file of that descriptor, which is this process's from now on."""
+def _take_up(fd: int, path: str) -> _LockFile:
+    """The file of that descriptor, which is this process's from now on, for `path`."""
     found = os.fstat(fd)
     key = found.st_dev, found.st_ino
     there = _inherited.get(key)
-    if there is not None and there.take_up():
+    if there is not None and there.take_up(path):
         os.close(fd)
         return there
     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # it has it: no other descriptor of the file could
     os.ftruncate(fd, 0)
     os.pwrite(fd, _identity(os.getpid()).encode(), 0)
-    file = _inherited[key] = _LockFile(fd)
+    file = _inherited[key] = _LockFile(fd, path)
     if found.st_uid == os.geteuid():
         _newest.setdefault(found.st_dev, file)
     return file
+
+
+def _inherited_at(path: str) -> _LockFile | None:
+    """The inherited file that is at `path`, for a path that is not taken up with its socket."""
+    if not _inherited:
+        return None
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    there = _inherited.get((found.st_dev, found.st_ino))
+    return there if there is not None and there.take_up(path) else None
 
 
 def _reason(error: OSError, path: str) -> str:

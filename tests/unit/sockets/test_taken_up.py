@@ -13,6 +13,7 @@ from vnic.record import RecordError, decode, encode
 from vnic.sockets import lock
 from vnic.sockets.listener import Listening, ListeningHandles, ListeningRecord, listen_at
 from vnic.sockets.lock import PathError, PathLock
+from vnic.sockets.resolve import AddressError
 
 
 @pytest.fixture(autouse=True)
@@ -116,3 +117,20 @@ def test_lock_that_another_process_has_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"^path: "):
         Listening.taken_up(record, handles._replace(lock=stranger))
     close_fds([stranger, handles.socket, handles.lock])
+
+
+def test_path_whose_socket_is_not_taken_up_can_be_listened_on_anew(tmp_path: Path) -> None:
+    """Another path was taken up before, so that the lock file, which both are links to, is here."""
+    first, second = (str(tmp_path / name) for name in "ab")
+    saved = [killed(listen_at(path)) for path in (first, second)]
+    next_process()
+    after = Listening.taken_up(*saved[0])
+
+    anew = listen_at(second)
+    with pytest.raises(AddressError, match="this vnic listens there already"):
+        listen_at(second)
+
+    for each in (after, anew):
+        each.close()
+    assert not list(tmp_path.iterdir())
+    close_fds(filter(None, saved[1][1]))
