@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import ClassVar, Protocol
 
+import msgspec
+
 from vnic.keep import NO_KEPT, Kept
-from vnic.net.client_record import ChangeRecord, HoldRecord, NetClientRecord, NicRecord
+from vnic.net.client_record import ChangeRecord, HoldRecord, IncomingQueueRecord, NetClientRecord, NicRecord
 from vnic.net.clock import Clock, Scheduler
 from vnic.net.filters import Filter, filter_frame
 from vnic.net.journal import Journal
@@ -95,6 +97,10 @@ class Endpoint:
 
     def link_status_changed(self) -> None:
         """The link of this wire was set; `client.link_up` is the new state."""
+
+    def link_shown(self) -> bool | None:
+        """The link that a NIC's device model has been notified of."""
+        return None
 
     def peer_changed(self) -> None:
         """The client got or lost a peer; if that changes the link, `link_status_changed` follows."""
@@ -195,6 +201,8 @@ class NetClient:
         endpoint itself drops (`receive` returns True) is not in it: no driver, the receive filter, a frame too long."""
         self._incoming = [IncomingQueue(self, index) for index in range(queues)]
         self._watchers: list[Watcher] = []
+        self.kept = NO_KEPT
+        """It is told of each change of what `save_kept` saves."""
         endpoint.client = self
 
     @property
@@ -313,6 +321,11 @@ class NetClient:
             nic=self._save_nic(),
         )
 
+    def save_kept(self) -> tuple[NetClientRecord, tuple[()]]:
+        """The record without the frames that wait, which end with the process."""
+        empty = [IncomingQueueRecord(frames=[])] * self.queues
+        return msgspec.structs.replace(self.save(), incoming=empty), ()
+
     def restore(self, record: NetClientRecord) -> None:
         """Take the state of the client that was saved. Both ends of the wire must exist and be peers again.
 
@@ -380,6 +393,7 @@ class Nic(NetClient):
             network.journal,
             lambda change: links.seen(self, change),
             lambda: links.guest_changed(self),
+            lambda: self.kept.changed(),
         )
         self.leaving = False
         """device_del was requested and the VM is being detached: set_link no longer brings the link up."""
@@ -415,6 +429,7 @@ class Nic(NetClient):
         """Emit one event, until the next query-rx-filter, that the guest changed its filter (rxfilter_notify)."""
         if self.rx_filter_notify:
             self.rx_filter_notify = False
+            self.kept.changed()
             # QEMU's path is that of the virtio device within its transport.
             path = f"{self.path}/virtio-backend"
             self.network.emit("NIC_RX_FILTER_CHANGED", {"name": self.name, "path": path})

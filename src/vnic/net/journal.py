@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableSequence
 from itertools import islice
 from typing import Any, Protocol, TypeAlias
 
@@ -107,6 +107,12 @@ class Journal:
         self._entries: deque[Entry] = deque(maxlen=length)
         self._store = store
         self._next_id = first_id
+        self._kept: MutableSequence[int] = [0]
+
+    def count_in(self, kept: MutableSequence[int]) -> None:
+        """Write the next id there whenever it changes: to memory that outlives this process."""
+        self._kept = kept
+        self.skip_to(1)
 
     def keep_in(self, store: JournalStore, first_id: int) -> None:
         """From now on, tell `store` of the records; the next one has the id `first_id`, or a higher one."""
@@ -115,7 +121,7 @@ class Journal:
 
     def skip_to(self, next_id: int) -> None:
         """The next record has the id `next_id`, or a higher one."""
-        self._next_id = max(self._next_id, next_id)
+        self._next_id = self._kept[0] = max(self._next_id, next_id)
 
     def record(
         self, name: str, kind: ClientType, link: UpDown, cause: Cause, caused_by: int | None = None
@@ -162,7 +168,7 @@ class Journal:
         return note
 
     def _add(self, entry: Entry) -> None:
-        self._next_id += 1
+        self._next_id = self._kept[0] = self._next_id + 1
         self._entries.append(entry)
         if self._store is not None:
             self._store.recorded(entry)
@@ -173,7 +179,7 @@ class Journal:
 
     def restore(self, record: JournalRecord) -> None:
         """Continue with the saved id, and drop the records that were made while the clients were recreated."""
-        self._next_id = record.next_id
+        self._next_id = self._kept[0] = record.next_id
         self._entries.clear()
 
     def update(self, change: LinkChange) -> None:

@@ -68,6 +68,8 @@ class Links:
         """What does not have to be done before the last guest is interrupted: events, in the order of the changes."""
         self.followers = Followers()
         """Those that decide anew after each change of the wire that they follow."""
+        self._undecided: dict[Follower, None] | None = None
+        """While clients are restored: those that decide when all are there."""
 
     # -- causes -------------------------------------------------------------------------------------------------
 
@@ -108,7 +110,12 @@ class Links:
         """Record the initial state of `client`, which `by` created.
 
         A hold at the other end of a new NIC's wire keeps its link down; that hold is then the cause of the record.
+        A restored client has that record, and more.
         """
+        if client.last_change is not None:
+            client.created = True
+            self.wire_changed(client)
+            return
         holder = next((end for end in clients_of_wire(client) if end.holds), None)
         cause, caused_by = Cause(CREATED, by, f"{client.name} created"), None
         if holder is not None and not client.link_up:
@@ -120,6 +127,7 @@ class Links:
         client.last_change = self._record(client, client.link_up, cause, caused_by)
         if isinstance(client, Nic):
             client.report.changed(client.last_change, created=True)
+        client.kept.changed()
         self.wire_changed(client)
 
     def replugged(
@@ -131,6 +139,7 @@ class Links:
             before, ends = nic.link_up, [*clients_of_wire(nic)]
             edit()
             nic.endpoint.peer_changed()
+            nic.kept.changed()
             change = self._record_if_changed(nic, before, cause, follows if caused_by is None else caused_by)
             self._notify(nic, change)
             nic.path_changed()
@@ -140,6 +149,22 @@ class Links:
             self._afterwards.append(partial(self._announce, nic, change))
 
         self._do(step)
+
+    # -- restoration --------------------------------------------------------------------------------------------
+
+    def suspend(self) -> None:
+        """Clients are being restored: no follower decides before `resume`, when all that it looks at is there."""
+        self._undecided = {}
+
+    def resume(self, nics: Iterable[Nic]) -> None:
+        """All are restored: have the followers decide, and notify the device models that do not show the last change
+        yet."""
+        undecided, self._undecided = self._undecided or {}, None
+        for follower in undecided:
+            self.follow(follower)
+        for nic in nics:
+            if nic.endpoint.link_shown() not in (None, nic.link_up):
+                self._do(partial(self._show, nic))
 
     # -- followers ----------------------------------------------------------------------------------------------
 
@@ -195,6 +220,9 @@ class Links:
 
     def _settle(self, follower: Follower, caused_by: int | None) -> None:
         """Place, change or release the hold of a follower, as it decides."""
+        if self._undecided is not None:
+            self._undecided[follower] = None
+            return
         client, kind = self.followers.target(follower), follower.kind
         if client is None:
             return
@@ -256,8 +284,8 @@ class Links:
         for client in written:
             if down:
                 self._place(client, kind, cause, reason)
-            else:
-                client.holds.pop(kind, None)
+            elif client.holds.pop(kind, None) is not None:
+                client.kept.changed()
         changes: dict[NetClient, LinkChange] = {}
         for end, was_up in before.items():
             change = self._record_if_changed(end, was_up, cause, caused_by)
@@ -283,6 +311,7 @@ class Links:
 
     def _place(self, client: NetClient, kind: HoldKind, cause: Cause, reason: Reason | None) -> None:
         """`reason`: that of a follower."""
+        client.kept.changed()
         via, root = ((), None) if reason is None else (reason.via, reason.root)
         there = client.holds.get(kind)
         if there is not None:
@@ -304,6 +333,7 @@ class Links:
             client.carrier_up_changes += 1
         else:
             client.carrier_down_changes += 1
+        client.kept.changed()
         if isinstance(client, Nic):
             client.report.changed(change)
         return change
@@ -315,6 +345,9 @@ class Links:
         self._notifying = change.id if change is not None else None
         client.endpoint.link_status_changed()
         self._notifying = None
+
+    def _show(self, nic: Nic, caused_by: int | None) -> None:
+        self._notify(nic, nic.last_change)
 
     # -- events -------------------------------------------------------------------------------------------------
 

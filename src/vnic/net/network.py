@@ -313,6 +313,7 @@ class Network:
                     raise NetError(f"net client({name}) doesn't support rx-filter querying")
                 continue
             client.rx_filter_notify = True
+            client.kept.changed()
             filters.append({"name": client.name, **rx_filter})
         if name is not None and not filters:
             raise NetError(f"invalid net client name: {name}")

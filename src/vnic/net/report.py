@@ -28,15 +28,18 @@ class LinkReport:
         journal: Journal,
         seen: Callable[[LinkChange], None],
         guest_changed: Callable[[], None],
+        changed: Callable[[], None],
     ) -> None:
         """`name` is the NIC's. `seen` is called once for each change that the guest saw. `guest_changed` is called when
-        the guest attaches or detaches, negotiates how it sees its link, or its driver starts or stops the device."""
+        the guest attaches or detaches, negotiates how it sees its link, or its driver starts or stops the device.
+        `changed` is called when `save` would give another record."""
         self.guest = GuestInfo(attached=False, driver_ok=False, seen="unknown")
         self._clock = clock
         self._journal = journal
         self._notes = GuestNotes(name, clock, journal)
         self._tell_seen = seen
         self._tell_guest_changed = guest_changed
+        self._saved_changed = changed
         self._attached_us = 0
         self._change: LinkChange | None = None
         self._created = False
@@ -52,6 +55,7 @@ class LinkReport:
         self._notice_owed = not created
         self._interrupt_owed = False
         self.guest.seen_latency_us = None
+        self._saved_changed()
 
     # -- the device model ---------------------------------------------------------------------------------------
 
@@ -63,7 +67,7 @@ class LinkReport:
         self._notice_owed = False
         self._interrupt_owed = interrupts
         change.notified_us = self._clock.monotonic_ns() // 1000 - change.monotonic_us
-        self._journal.update(change)
+        self._update(change)
 
     @property
     def interrupt_owed(self) -> bool:
@@ -77,16 +81,19 @@ class LinkReport:
             return
         self._interrupt_owed = False
         change.interrupt_us = self._now_us() - change.monotonic_us
-        self._journal.update(change)
+        self._update(change)
 
     def interrupt_acknowledged(self) -> None:
         """A polling driver cleared the cause before the interrupt was sent: a later interrupt has another cause."""
         self._interrupt_owed = False
+        self._saved_changed()
 
     def seen(self, up: bool) -> None:
         """The guest's driver read the link status from the device; the value was `up`."""
         guest = self.guest
-        guest.seen = link_word(up)
+        if guest.seen != link_word(up):
+            guest.seen = link_word(up)
+            self._saved_changed()
         change = self._change
         if change is None or change.link != guest.seen or change.seen_us is not None:
             return
@@ -94,7 +101,7 @@ class LinkReport:
         change.seen_us = now_us - change.monotonic_us
         change.seen_latency_us = now_us - max(change.monotonic_us, self._attached_us)
         guest.seen_latency_us = change.seen_latency_us
-        self._journal.update(change)
+        self._update(change)
         if not self._created:
             self._tell_seen(change)
 
@@ -113,12 +120,14 @@ class LinkReport:
         if attached is not self.guest.attached:
             self._notes.attached(attached)
         self.guest = GuestInfo(attached, driver_ok=False, seen="unknown", link_shown_by=shown_by)
+        self._saved_changed()
         self._tell_guest_changed()
 
     def guest_shown_by(self, shown_by: ShownBy) -> None:
         """The VM negotiated how it gets its link state."""
         if shown_by is not self.guest.link_shown_by:
             self.guest.link_shown_by = shown_by
+            self._saved_changed()
             self._tell_guest_changed()
 
     def driver_ok(self, ok: bool, *, admin_down: bool = False) -> None:
@@ -129,9 +138,15 @@ class LinkReport:
             self._notes.driver(ok)
         if (ok, admin_down) != (guest.driver_ok, guest.admin_down):
             guest.driver_ok, guest.admin_down = ok, admin_down
+            self._saved_changed()
             self._tell_guest_changed()
 
     # -- state --------------------------------------------------------------------------------------------------
+
+    def _update(self, change: LinkChange) -> None:
+        """A step of the change was set."""
+        self._journal.update(change)
+        self._saved_changed()
 
     def save(self) -> LinkReportRecord:
         return LinkReportRecord(

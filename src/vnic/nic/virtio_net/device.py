@@ -127,6 +127,9 @@ class VirtioNet(VirtioDevice, Endpoint, GuestRings):
                 self.client.report.interrupted()
         self.update_datapath()
 
+    def link_shown(self) -> bool:
+        return bool(self.config.status & LINK_UP)
+
     def _notify_config(self) -> bool:
         """virtio_notify_config of QEMU's hw/virtio/virtio.c."""
         self.generation += 1
@@ -230,10 +233,8 @@ class VirtioNet(VirtioDevice, Endpoint, GuestRings):
     def restore(self, record: VirtioNetRecord, handles: VirtioHandles) -> None:
         """Take the place of the device that was saved, after `start`. Raises RecordError, and changes nothing then."""
         with within("device"):
-            offerable = (
-                self._own_features | self.transport_features | f.OFFLOADS | f.WITH_RING_BACKEND
-            ) & ~self._withheld
-            record.device.check(self.queues, offerable, handles.memory, handles.attached)
+            features = self._own_features | self.transport_features | f.OFFLOADS | f.WITH_RING_BACKEND
+            record.device.check(self.queues, features & ~self._withheld, handles.memory, handles.attached)
         active = record.active_pairs
         require(1 <= active <= self.pairs, "active_pairs", f"is {active}, of {self.pairs} pairs")
         engines = len(record.engines)

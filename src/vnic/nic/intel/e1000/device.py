@@ -129,6 +129,9 @@ class E1000(PciDevice, Endpoint):
         if not up:
             self.tx.resume()  # the ring does not wait for a peer while the wire is down
 
+    def link_shown(self) -> bool:
+        return self.link.carrier
+
     def receive(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
         return self.rx.receive(frame)
 
