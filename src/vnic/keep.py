@@ -30,6 +30,9 @@ class Kept(Protocol):
     def handles_changed(self) -> None:
         """The descriptors may differ, too. They are compared only then, and when the unit is first saved."""
 
+    def commit(self) -> None:
+        """The state differs, and the keep's commit is made now."""
+
     def end(self) -> None:
         """The unit is gone."""
 
@@ -71,6 +74,8 @@ class _NoKept:
     def changed(self) -> None: ...
 
     def handles_changed(self) -> None: ...
+
+    def commit(self) -> None: ...
 
     def end(self) -> None: ...
 

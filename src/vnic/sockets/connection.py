@@ -26,7 +26,7 @@ from vnic.descriptors import (
 )
 from vnic.protocol.frames import FrameError
 from vnic.quota import Holding, TooManyDescriptors
-from vnic.record import Record, require
+from vnic.record import U64, Record, require
 from vnic.sockets import unblock
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ PIECES_PER_TURN: Final = 32
 TURN_S: Final = 0.002
 """The most reads, and the most time, that one connection gets before the loop serves the others."""
 
-_RECEIVE_FLAGS: Final = int(socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
+RECEIVE_FLAGS: Final = int(socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
 _SEND_FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 _CUT_OFF: Final = int(socket.MSG_CTRUNC)
 """Plain numbers: an operator of socket.MsgFlag takes as long as a small system call."""
@@ -47,7 +47,12 @@ queue pairs, which is sent at once, stays below."""
 
 
 def receive(
-    sock: socket.socket, size: int, max_fds: int, owner: str = "", carries: Container[Kind] = HARMLESS
+    sock: socket.socket,
+    size: int,
+    max_fds: int,
+    owner: str = "",
+    carries: Container[Kind] = HARMLESS,
+    flags: int = RECEIVE_FLAGS,
 ) -> tuple[bytes, list[int]]:
     """Read one piece with its descriptors, which the caller owns; b"" at the end of the stream.
 
@@ -55,7 +60,7 @@ def receive(
     cut off (MSG_CTRUNC), because the peer sent more than `max_fds` or this process can open no more, and when one is of
     a kind that a message does not `carries`. `owner` is the NIC that has to wait for their close.
     """
-    data, ancillary, result, _ = sock.recvmsg(size, socket.CMSG_LEN(4 * max_fds), _RECEIVE_FLAGS)
+    data, ancillary, result, _ = sock.recvmsg(size, socket.CMSG_LEN(4 * max_fds), flags)
     if not ancillary and not result & _CUT_OFF:
         return data, []
     fds = array.array("i")
@@ -99,7 +104,7 @@ def peer_has_closed(sock: socket.socket) -> bool:
     return bool(poll.poll(0))
 
 
-def _reason(error: OSError) -> str | None:
+def why(error: OSError) -> str | None:
     """The text of an error. The close of a peer shows up as end of stream, or as ECONNRESET or EPIPE, depending on
     timing: all of them count as an ordinary close."""
     if isinstance(error, ConnectionResetError | BrokenPipeError):
@@ -138,6 +143,8 @@ class ConnectionRecord(Record, frozen=True):
     failed: bool
     """Its end is about to be reported."""
     failure: str | None
+    exchange: U64 = 0
+    """The exchanges of a KeptConnection until now."""
 
     def check_fields(self) -> None:
         require(self.failed or self.failure is None, "failure", "of a connection that has not failed")
@@ -247,7 +254,7 @@ class Connection:
                 self._lose(str(error))
                 return
             except OSError as error:
-                self._lose(_reason(error))
+                self._lose(why(error))
                 return
             if not data:
                 close_fds(fds)
@@ -271,7 +278,7 @@ class Connection:
                 sent = self._send_now(data, fds)
             except OSError as error:
                 log.debug("send failed: %s", error)
-                self._fail_later(_reason(error))
+                self._fail_later(why(error))
                 return
             if sent == len(data):
                 return
@@ -316,7 +323,7 @@ class Connection:
             try:
                 sent = self._send_now(data, fds)
             except OSError as error:
-                self._lose(_reason(error))
+                self._lose(why(error))
                 return
             if sent < len(data):
                 if sent:

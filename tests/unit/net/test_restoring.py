@@ -58,6 +58,9 @@ class Kept:
 
     def handles_changed(self) -> None: ...
 
+    def commit(self) -> None:
+        self.changes += 1
+
     def end(self) -> None: ...
 
 

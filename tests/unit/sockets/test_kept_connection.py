@@ -1,0 +1,317 @@
+"""A connection that is killed at any line: each message is carried out and answered exactly once, in order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import selectors
+import socket
+import struct
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NamedTuple, cast
+
+import pytest
+from tests.fakes.kept import FakeKeep, mapped
+from tests.fakes.loops import no_fd_leak
+
+from vnic.descriptors import close_fds
+from vnic.record import Record
+from vnic.sockets import kept_connection
+from vnic.sockets.connection import ConnectionRecord
+from vnic.sockets.kept_connection import KeptConnection
+
+MESSAGE = struct.Struct("<II")
+"""A number, and the bytes that are wanted in reply."""
+
+
+class Killed(BaseException):
+    """The process does nothing after this."""
+
+
+class CounterRecord(Record, frozen=True):
+    """A user's."""
+
+    carried_out: list[int]
+    begun: bytes
+    descriptors: int
+    connection: ConnectionRecord
+
+
+class CounterHandles(NamedTuple):
+    sock: int
+    outbox: int
+    output: Sequence[Sequence[int]]
+    held: Sequence[int]
+
+
+class Keeper(FakeKeep):
+    """With the socket objects of the process, which a kill takes the descriptors of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.socks: list[socket.socket] = []
+
+    def end_process(self, others: set[int]) -> None:
+        """Close what a process has open: all descriptors but those of the keeper and of `others`."""
+        self.forget_process()
+        for sock in self.socks:
+            sock.detach()
+        self.socks.clear()
+        mine: set[int] = set()
+        for _, handles in self.kept.values():
+            mapped(handles, lambda fd: mine.add(fd) or fd)  # type: ignore[func-returns-value]
+        for fd in descriptors() - others - mine:
+            os.close(fd)
+
+
+def descriptors() -> set[int]:
+    with os.scandir("/proc/self/fd") as entries:
+        found = {int(entry.name) for entry in entries}
+    return {fd for fd in found if is_open(fd)}
+
+
+def is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False  # that of the folder itself
+    return True
+
+
+class Killer:
+    """Raises Killed before certain lines of kept_connection.py are run, counted from the first that runs."""
+
+    def __init__(self, lines: Sequence[int]) -> None:
+        self._due = list(lines)
+        self.lines = 0
+
+    def __call__(self, frame: FrameType, event: str, _: object) -> Any:
+        if frame.f_code.co_filename != kept_connection.__file__:
+            return None
+        if event == "line":
+            self.lines += 1
+            if self._due and self.lines == self._due[0]:
+                self._due.pop(0)
+                raise Killed
+        return self
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        before = sys.gettrace()
+        sys.settrace(self)
+        try:
+            yield
+        finally:
+            sys.settrace(before)
+
+
+class HandLoop:
+    """An event loop that a test turns, and in which an exception escapes to the test."""
+
+    def __init__(self) -> None:
+        self.readers: dict[int, Callable[[], None]] = {}
+        self.writers: dict[int, Callable[[], None]] = {}
+        self.soon: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
+
+    def time(self) -> float:
+        return 0.0
+
+    def call_soon(self, callback: Any, *args: Any, context: Any = None) -> Any:
+        self.soon.append((callback, args))
+
+    def add_reader(self, fd: Any, callback: Any, *args: Any) -> Any:
+        self.readers[fd] = callback
+
+    def add_writer(self, fd: Any, callback: Any, *args: Any) -> Any:
+        self.writers[fd] = callback
+
+    def remove_reader(self, fd: Any) -> bool:
+        return self.readers.pop(fd, None) is not None
+
+    def remove_writer(self, fd: Any) -> bool:
+        return self.writers.pop(fd, None) is not None
+
+    def turn(self) -> bool:
+        """Whether there was anything to do."""
+        soon, self.soon = self.soon, []
+        for callback, args in soon:
+            callback(*args)
+        ready: list[Callable[[], None]] = []
+        for table, event in ((self.readers, selectors.EVENT_READ), (self.writers, selectors.EVENT_WRITE)):
+            with selectors.PollSelector() as selector:
+                for fd in table:
+                    selector.register(fd, event)
+                ready += [table[key.fd] for key, _ in selector.select(0)]
+        for callback in ready:
+            callback()
+        return bool(soon or ready)
+
+
+class Counter:
+    """ConnectionUser and Unit: it notes each message, and replies with as many bytes as that wants."""
+
+    wanted = 100
+
+    def __init__(self, loop: HandLoop, keep: Keeper, sock: socket.socket, outbox: int | None = None) -> None:
+        self.kept = keep.unit("vm/nic0", self)
+        self.carried_out: list[int] = []
+        self.begun = b""
+        self.held: list[int] = []
+        self.lost_for: list[str | None] = []
+        self.connection = KeptConnection(
+            cast(asyncio.AbstractEventLoop, loop), sock, self, self.kept, max_fds=8, outbox=outbox
+        )
+
+    def received(self, data: bytes, fds: list[int]) -> None:
+        self.held += fds
+        self.begun += data
+        while len(self.begun) >= MESSAGE.size:
+            number, wanted = MESSAGE.unpack_from(self.begun)
+            self.begun = self.begun[MESSAGE.size :]
+            self.carried_out.append(number)
+            if wanted:
+                self.connection.send(reply(number, wanted))
+
+    def lost(self, reason: str | None) -> None:
+        self.lost_for.append(reason)
+
+    def save_kept(self) -> tuple[CounterRecord, CounterHandles]:
+        record = CounterRecord(
+            carried_out=list(self.carried_out),
+            begun=self.begun,
+            descriptors=len(self.held),
+            connection=self.connection.save(),
+        )
+        sock = self.connection.sock.fileno()
+        return record, CounterHandles(sock, self.connection.outbox, self.connection.fds, self.held)
+
+    @classmethod
+    def restored(cls, loop: HandLoop, keep: Keeper) -> Counter:
+        found = keep.inherited("vm/nic0", CounterRecord, CounterHandles)
+        assert found is not None
+        record, handles = found
+        sock = socket.socket(fileno=handles.sock)
+        keep.socks.append(sock)
+        counter = cls(loop, keep, sock, handles.outbox)
+        counter.carried_out, counter.begun = list(record.carried_out), record.begun
+        counter.held = list(handles.held)
+        counter.connection.restore(record.connection, handles.output)
+        counter.connection.go_on()
+        return counter
+
+
+def reply(number: int, size: int) -> bytes:
+    return (MESSAGE.pack(number, size) * (size // MESSAGE.size + 1))[:size]
+
+
+class Exchange(NamedTuple):
+    """What a peer writes, and with how many descriptors; it reads so many bytes of replies in a turn."""
+
+    messages: Sequence[tuple[int, int]]
+    fds: int = 0
+    reads: int = 1 << 20
+    cut: int = 0
+    """So many bytes of the last message are written later."""
+
+
+EXCHANGES = {
+    "one": [Exchange([(1, 12)])],
+    "without a reply": [Exchange([(1, 0)]), Exchange([(2, 0), (3, 0)])],
+    "equal ones": [Exchange([(1, 12), (1, 12), (1, 12)]), Exchange([(1, 12)])],
+    "with descriptors": [Exchange([(1, 12)], 1), Exchange([(2, 0)], 8), Exchange([(3, 20)])],
+    "in two pieces": [Exchange([(1, 12), (2, 12)], cut=3), Exchange([(3, 12)])],
+    "many replies": [Exchange([(number, 900) for number in range(12)])],
+    "replies of several pages": [Exchange([(1, 5000), (2, 100_000), (3, 8)])],
+    "peer that reads slowly": [Exchange([(1, 400_000), (2, 400_000), (3, 8)], reads=50_000)],
+}
+
+
+class Play:
+    """A peer, and a counter that is killed and restored."""
+
+    def __init__(self, kills: Sequence[int]) -> None:
+        self.others = descriptors()
+        self.keep = Keeper()
+        ours, self.theirs = socket.socketpair()
+        self.theirs.setblocking(False)
+        self.others.add(self.theirs.fileno())
+        self.keep.socks.append(ours)
+        self.loop = HandLoop()
+        self.counter: Counter | None = Counter(self.loop, self.keep, ours)
+        self.keep.commit()
+        self.killer = Killer(kills)
+        self.deaths = 0
+        self.got = bytearray()
+
+    def turn(self) -> bool:
+        try:
+            with self.killer.at_work():
+                if self.counter is not None:
+                    return self.loop.turn()
+                self.loop = HandLoop()
+                self.counter = Counter.restored(self.loop, self.keep)
+        except Killed:
+            self.deaths += 1
+            self.counter = None
+            self.keep.end_process(self.others)
+        return True
+
+    def settle(self, reads: int) -> None:
+        while True:
+            busy = self.turn()
+            try:
+                self.got += self.theirs.recv(reads)
+            except BlockingIOError:
+                if not busy:
+                    return
+
+    def write(self, data: bytes, fds: int) -> None:
+        passed = [os.eventfd(0) for _ in range(fds)]
+        socket.send_fds(self.theirs, [data], passed)
+        close_fds(passed)
+
+    def end(self) -> None:
+        assert self.counter is not None
+        self.counter.connection.close()
+        close_fds(self.counter.held)
+        self.theirs.close()
+        self.keep.close()
+
+
+def play(exchanges: Sequence[Exchange], *kills: int) -> int:
+    """The number of lines that ran, with kills before these lines; checks what came of the exchanges."""
+    run = Play(kills)
+    for exchange in exchanges:
+        data = b"".join(MESSAGE.pack(*each) for each in exchange.messages)
+        end = len(data) - exchange.cut
+        run.write(data[:end], exchange.fds)
+        run.settle(exchange.reads)
+        if exchange.cut:
+            run.write(data[end:], 0)
+            run.settle(exchange.reads)
+    messages = [message for exchange in exchanges for message in exchange.messages]
+    counter = run.counter
+    assert counter is not None
+    assert run.deaths == sum(kill <= run.killer.lines for kill in kills)
+    assert counter.carried_out == [number for number, _ in messages]
+    assert run.got == b"".join(reply(*each) for each in messages)
+    assert len(counter.held) == sum(exchange.fds for exchange in exchanges)
+    assert counter.begun == b""
+    assert not counter.lost_for
+    assert counter.connection.at_rest
+    run.end()
+    return run.killer.lines
+
+
+@pytest.mark.parametrize("name", EXCHANGES)
+def test_killed_at_any_line_each_message_is_answered_exactly_once(name: str) -> None:
+    """And killed again while it is restored, at the end of which it stands some thirty lines later."""
+    with no_fd_leak():
+        lines = play(EXCHANGES[name])
+        for line in range(1, lines + 1, max(1, lines // 200)):
+            play(EXCHANGES[name], line)
+            again = line + 1 + line % 40
+            play(EXCHANGES[name], line, again, again + 1 + line % 7)
