@@ -1,0 +1,160 @@
+"""FdTable: which open files the keeper has, under which names, and how many units use them.
+
+systemd's store has one name for each open file, so a file that two units use is stored once. Open files are compared as
+the kernel can: by inode, by the number that /proc tells of an anonymous one, or else with kcmp(2).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import platform
+import stat
+from collections.abc import Callable, Iterable
+from typing import Final, NamedTuple, Protocol
+
+from vnic.descriptors import Kind, kind_of
+
+PREFIX: Final = "vnic-"
+
+_F_DUPFD_QUERY: Final = 1027
+"""include/uapi/linux/fcntl.h, Linux 6.10: whether two descriptors are of one open file."""
+_KCMP_NUMBERS: Final = {"x86_64": 312, "aarch64": 272, "riscv64": 272}
+_KCMP_FILE: Final = 0
+_TELLING: Final = ("eventfd-id:", "Pid:")
+"""The lines of /proc/PID/fdinfo/FD that tell one anonymous file from another."""
+
+
+class Identity(NamedTuple):
+    """Equal for descriptors of one file. Not `certain`: different files may have it, too."""
+
+    device: int
+    inode: int
+    access: int
+    """O_RDONLY, O_WRONLY or O_RDWR: the two ends of a pipe are one inode."""
+    told: str
+    certain: bool
+
+
+def identity_of(fd: int) -> Identity:
+    """Raises OSError if `fd` is not open. The inode of a socket, pipe or memory file, an eventfd's id and a process's
+    number are not given to another one while the keeper has the file."""
+    found = os.fstat(fd)
+    access = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
+    told, certain = "", stat.S_ISSOCK(found.st_mode) or stat.S_ISFIFO(found.st_mode)
+    if not certain:
+        certain = kind_of(fd) is Kind.MEMORY
+    if not certain and not stat.S_ISCHR(found.st_mode):
+        told = _told(fd)
+        certain = bool(told)
+    return Identity(found.st_dev, found.st_ino, access, told, certain)
+
+
+def _told(fd: int) -> str:
+    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii", errors="replace") as info:
+        return next((line.strip() for line in info if line.startswith(_TELLING)), "")
+
+
+def same_file(one: int, other: int) -> bool:
+    """Whether two descriptors are of one open file description; False, too, if the kernel does not tell."""
+    try:
+        return fcntl.fcntl(one, _F_DUPFD_QUERY, other) == 1
+    except OSError:
+        pass  # an older kernel
+    number = _KCMP_NUMBERS.get(platform.machine())
+    if number is None:
+        return False
+    me = os.getpid()
+    return ctypes.CDLL(None).syscall(number, me, me, _KCMP_FILE, one, other) == 0  # type: ignore[no-any-return]
+
+
+class Files(Protocol):
+    """What the table needs from the keeper's protocol. Both raise NotifyError."""
+
+    def store(self, name: str, fd: int) -> None: ...
+
+    def remove(self, name: str) -> None: ...
+
+
+class _File:
+    """A file that the keeper has."""
+
+    def __init__(self, name: str, identity: Identity, own_fd: int | None) -> None:
+        self.name = name
+        self.identity = identity
+        self.own_fd = own_fd
+        """A duplicate for comparing, unless the identity is certain."""
+        self.users = 0
+
+
+class FdTable:
+    """The files in the keeper. A unit's files are entered, then its record is committed, then they count as used."""
+
+    def __init__(self, keeper: Files, next_number: Callable[[], int]) -> None:
+        self._keeper = keeper
+        self._next_number = next_number
+        self._files: dict[str, _File] = {}
+        self._by_identity: dict[Identity, list[_File]] = {}
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def adopt(self, name: str, fd: int) -> None:
+        """The keeper has this file from the process before. It stays until `sweep`. Raises OSError."""
+        self._enter(name, fd)
+
+    def name(self, fd: int) -> str:
+        """The name of a file, which the keeper gets if it is new. Raises OSError, NotifyError."""
+        identity = identity_of(fd)
+        for file in self._by_identity.get(identity, ()):
+            if file.own_fd is None or same_file(file.own_fd, fd):
+                return file.name
+        name = f"{PREFIX}{self._next_number()}"
+        self._keeper.store(name, fd)
+        self._enter(name, fd, identity)
+        return name
+
+    def use(self, names: Iterable[str]) -> None:
+        """A committed record names these."""
+        for name in names:
+            self._files[name].users += 1
+
+    def release(self, names: Iterable[str]) -> None:
+        """A record that named these is committed no more; what no record names is removed. Raises NotifyError."""
+        for name in names:
+            file = self._files[name]
+            file.users -= 1
+            if not file.users:
+                self._remove(file)
+
+    def sweep(self) -> None:
+        """Remove everything that no record names. Raises NotifyError."""
+        for file in list(self._files.values()):
+            if not file.users:
+                self._remove(file)
+
+    def close(self) -> None:
+        """Forget everything; the keeper is told nothing."""
+        for file in self._files.values():
+            if file.own_fd is not None:
+                os.close(file.own_fd)
+        self._files.clear()
+        self._by_identity.clear()
+
+    def _enter(self, name: str, fd: int, identity: Identity | None = None) -> None:
+        found = identity_of(fd) if identity is None else identity
+        own = None if found.certain else fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+        file = _File(name, found, own)
+        self._files[name] = file
+        self._by_identity.setdefault(found, []).append(file)
+
+    def _remove(self, file: _File) -> None:
+        del self._files[file.name]
+        same = self._by_identity[file.identity]
+        same.remove(file)
+        if not same:
+            del self._by_identity[file.identity]
+        if file.own_fd is not None:
+            os.close(file.own_fd)
+        self._keeper.remove(file.name)

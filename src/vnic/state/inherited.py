@@ -1,0 +1,172 @@
+"""Inherited: the records and descriptors that the process before left in the keeper, until they are taken."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import stat
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from vnic.descriptors import close_fds
+from vnic.record import Record, RecordError, decode
+from vnic.state.fdtable import PREFIX
+from vnic.state.handles import from_names, names_in
+from vnic.state.store import RecordStore, StoreError
+
+log = logging.getLogger(__name__)
+
+STATE_NAME: Final = "vnic-state"
+"""The name of the store's own file in the keeper."""
+
+R = TypeVar("R", bound=Record)
+H = TypeVar("H")
+
+
+class Inherited:
+    """What the keeper passed. True as long as there is a store of the process before."""
+
+    def __init__(self, files: Sequence[tuple[str, int]] = ()) -> None:
+        """Those named vnic-… are this object's; others are left alone."""
+        self.names: set[str] = set()
+        """Of all that was passed."""
+        self._files: dict[str, int] = {}
+        self._stores: list[int] = []
+        self._records: dict[str, tuple[Any, bytes]] = {}
+        """Key → handles in stored form, and the record."""
+        self._users: Counter[str] = Counter()
+        """Name → the records not yet taken that have it."""
+        self._valid = False
+        for name, fd in files:
+            if name == STATE_NAME:
+                self._stores.append(fd)
+            elif name.startswith(PREFIX) and name not in self._files:
+                self._files[name] = fd
+            elif name.startswith(PREFIX):
+                close_fds([fd])
+            else:
+                continue
+            self.names.add(name)
+
+    def __bool__(self) -> bool:
+        return self._valid
+
+    @property
+    def next_number(self) -> int:
+        """Greater than the number of every name."""
+        numbers = [int(number) for name in self.names if (number := name.removeprefix(PREFIX)).isdigit()]
+        return max(numbers, default=-1) + 1
+
+    def open_store(self) -> RecordStore | None:
+        """The store of the process before, None if there is none that can be used; the log says why. What is damaged
+        in it is logged by name."""
+        store = None
+        for fd in self._stores:
+            try:
+                store = RecordStore.open(fd) if store is None else store
+            except (StoreError, OSError) as error:
+                log.error("the state of the process before cannot be used, everything starts anew: %s", error)
+        close_fds(fd for fd in self._stores if store is None or fd != store.fd)
+        self._stores.clear()
+        if store is None:
+            return None
+        self._valid = True
+        for key, why in store.refused.items():
+            log.error("%s: its state cannot be restored, it starts anew: %s", key, why)
+        for key in store.names:
+            self._enter(key, store.get(key) or b"")
+        return store
+
+    def _enter(self, key: str, data: bytes) -> None:
+        handles, _, record = data.partition(b"\n")
+        try:
+            stored = msgspec.json.decode(handles)
+        except (msgspec.DecodeError, RecursionError):
+            stored = None  # its record is refused when it is taken
+        self._records[key] = (stored, record)
+        self._users.update(names_in(stored))
+
+    def files(self) -> list[tuple[str, int]]:
+        """The names and descriptors that are still here."""
+        return list(self._files.items())
+
+    def keys(self) -> list[str]:
+        return list(self._records)
+
+    def take(self, key: str, kind: type[R], handles: type[H]) -> tuple[R, H] | None:
+        """The record and handles of a unit, which are the caller's then; None if there are none. Raises RecordError;
+        then the record is forgotten."""
+        entry = self._records.pop(key, None)
+        if entry is None:
+            return None
+        stored, data = entry
+        record = decode(kind, data)
+        from_names(handles, stored, _Checking(self._files))
+        names = names_in(stored)
+        self._users.subtract(names)
+        opening = _Opening(self._files)
+        try:
+            found: H = from_names(handles, stored, opening)
+        except RecordError:
+            opening.abandon()
+            raise
+        for name in names & self._files.keys():
+            if self._users[name] <= 0:
+                os.close(self._files.pop(name))
+        return record, found
+
+    def close(self) -> None:
+        """Forget and close everything that was not taken."""
+        self._valid = False
+        self._records.clear()
+        close_fds(self._files.values())
+        self._files.clear()
+
+
+class _Checking:
+    """Opens nothing, and says whether it could."""
+
+    def __init__(self, files: dict[str, int]) -> None:
+        self._files = files
+
+    def descriptor(self, name: str) -> int:
+        return self._files[name]
+
+    def socket(self, name: str) -> None:
+        if not stat.S_ISSOCK(os.fstat(self._files[name]).st_mode):
+            raise OSError(f"is {name!a}, which is no socket")
+
+    def made(self, kind: Any, kept: Any) -> None:
+        pass
+
+
+class _Opening:
+    """Duplicates descriptors."""
+
+    def __init__(self, files: dict[str, int]) -> None:
+        self._files = files
+        self._fds: list[int] = []
+        self._socks: list[socket.socket] = []
+
+    def descriptor(self, name: str) -> int:
+        fd = os.dup(self._files[name])
+        self._fds.append(fd)
+        return fd
+
+    def socket(self, name: str) -> socket.socket:
+        sock = socket.socket(fileno=os.dup(self._files[name]))
+        self._socks.append(sock)
+        return sock
+
+    def made(self, kind: Any, kept: Any) -> Any:
+        return kind.from_kept(kept)
+
+    def abandon(self) -> None:
+        """Close all that were opened."""
+        close_fds(self._fds)
+        for sock in self._socks:
+            sock.close()
