@@ -6,12 +6,19 @@ without a keeper there is NO_KEEP, which does nothing.
 
 from __future__ import annotations
 
-from typing import Final, Protocol, TypeVar
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 from vnic.record import Record
 
 R = TypeVar("R", bound=Record)
 H = TypeVar("H")
+
+
+class NoHandles(NamedTuple):
+    """The handles of a unit without descriptors."""
+
+
+NO_HANDLES: Final = NoHandles()
 
 
 class Unit(Protocol):

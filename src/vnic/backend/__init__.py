@@ -15,6 +15,7 @@ from vnic.backend.base import (
     ChardevTable,
     NetdevType,
 )
+from vnic.backend.items import Kind
 from vnic.backend.options import NetdevOptions
 from vnic.backend.registry import NETDEVS, NOT_BUILT, netdev_type
 from vnic.net.errors import NetError
@@ -55,7 +56,10 @@ def netdev_add(context: BackendContext, options: NetdevOptions, by: str = VNIC) 
     endpoint = row.create(context, options)
 
     def add() -> None:
-        network.add_netdev(options.id, row.name, endpoint, queues=endpoint.queues, link=options.link, by=by)
+        client = network.add_netdev(
+            options.id, row.name, endpoint, queues=endpoint.queues, link=options.link, by=by
+        )
+        context.items.added_client(Kind.NETDEV, client, options, by)
 
     preparation = endpoint.preparation()
     if preparation is None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from vnic.backend.cables import Cables
 from vnic.backend.hub import Hubs
 from vnic.backend.interface_watch import InterfaceWatch
+from vnic.backend.items import Items
 from vnic.backend.options import NetdevOptions
 from vnic.net.client import Endpoint
 from vnic.net.errors import NetError
@@ -107,6 +108,7 @@ class BackendContext:
     tunnel_sockets: dict[Any, Any] = field(default_factory=dict)
     """The sockets that tunnels share (`tunnel.sockets`), by local address."""
     fds: FdTable = field(default_factory=NoFds)
+    items: Items = field(default_factory=Items)
     coming: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     """Netdevs whose creation waits for a name server or a helper, by id."""
     leaving: dict[asyncio.Task[None], str] = field(default_factory=dict)

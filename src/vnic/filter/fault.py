@@ -12,7 +12,7 @@ from vnic.backend.base import BackendContext
 from vnic.filter.impair import netdev_of, netems
 from vnic.filter.netem import Netem
 from vnic.filter.options import NetemOptions
-from vnic.filter.registry import object_del
+from vnic.filter.registry import keep_item, object_del
 from vnic.net.client import NetClient
 from vnic.net.errors import DeviceNotFound, NetError
 from vnic.net.fault_info import (
@@ -100,6 +100,7 @@ def _impair(context: BackendContext, name: str, shape: FaultShape, given: dict[s
     options = NetemOptions(id=f"{name}-fault", netdev=netdev.name, queue=queue, **what)
     unit = Netem(context, options, fault=shape)
     add_filter(network, unit)
+    keep_item(context, unit, by, fault=shape)
     unit.added(by)
 
 

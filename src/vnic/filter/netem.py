@@ -149,6 +149,7 @@ class Netem(Filter):
     def narrow(self, direction: Direction, by: str) -> None:
         """Impair this direction only; what is under way in the other is lost."""
         self.options = msgspec.structs.replace(self.options, queue=direction)
+        self.item.changed()
         for other in self.directions - {direction}:
             self.netdev.dropped += self._lines.pop(other).drop()
         self.directions = frozenset((direction,))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from vnic.backend.base import BackendContext
+from vnic.backend.items import Kind
 from vnic.filter import options as o
 from vnic.follow.options import LinkFollowOptions
 from vnic.net.errors import NetError
@@ -86,10 +87,21 @@ def object_add(context: BackendContext, options: ObjectOptions, by: str = VNIC) 
     new = OBJECTS[str(options.__struct_config__.tag)].create(context, options)
     if isinstance(new, Filter):
         add_filter(context.network, new)
+        keep_item(context, new, by)
         new.added(by)
     else:
         check_new_id(options.id, find_filter(context.network, options.id) is not None)
         context.network.objects.add(new)
+        new.item = context.items.added(Kind.OBJECT, new.id, lambda: options, by)
+
+
+def keep_item(context: BackendContext, new: Filter, by: str, fault: str | None = None) -> None:
+    """A filter was added; `fault`: as a fault of that shape."""
+
+    def options() -> ObjectOptions:
+        return cast(ObjectOptions, new.options)
+
+    new.item = context.items.added(Kind.OBJECT, new.id, options, by, fault=fault)
 
 
 def object_del(context: BackendContext, object_id: str, by: str = VNIC) -> None:

@@ -10,7 +10,7 @@ from typing import ClassVar, Protocol
 
 import msgspec
 
-from vnic.keep import NO_KEPT, Kept
+from vnic.keep import NO_HANDLES, NO_KEPT, Kept, NoHandles
 from vnic.net.client_record import ChangeRecord, HoldRecord, IncomingQueueRecord, NetClientRecord, NicRecord
 from vnic.net.clock import Clock, Scheduler
 from vnic.net.filters import Filter, filter_frame
@@ -201,8 +201,8 @@ class NetClient:
         endpoint itself drops (`receive` returns True) is not in it: no driver, the receive filter, a frame too long."""
         self._incoming = [IncomingQueue(self, index) for index in range(queues)]
         self._watchers: list[Watcher] = []
-        self.kept = NO_KEPT
-        """It is told of each change of what `save_kept` saves."""
+        self.kept = self.item = NO_KEPT
+        """What is told of changes of what `save_kept` saves; of a netdev's filters."""
         endpoint.client = self
 
     @property
@@ -321,10 +321,10 @@ class NetClient:
             nic=self._save_nic(),
         )
 
-    def save_kept(self) -> tuple[NetClientRecord, tuple[()]]:
+    def save_kept(self) -> tuple[NetClientRecord, NoHandles]:
         """The record without the frames that wait, which end with the process."""
         empty = [IncomingQueueRecord(frames=[])] * self.queues
-        return msgspec.structs.replace(self.save(), incoming=empty), ()
+        return msgspec.structs.replace(self.save(), incoming=empty), NO_HANDLES
 
     def restore(self, record: NetClientRecord) -> None:
         """Take the state of the client that was saved. Both ends of the wire must exist and be peers again.

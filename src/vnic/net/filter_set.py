@@ -42,6 +42,7 @@ def add_filter(network: Network, net_filter: Filter, setup: Callable[[], None] |
         net_filter.cleanup()
         raise
     netdev.filters.insert(at, net_filter)
+    netdev.item.changed()
     netdev.path_changed()
 
 

@@ -9,6 +9,7 @@ import enum
 from collections.abc import Iterable, Mapping, Sized
 from typing import TYPE_CHECKING, Any, Protocol
 
+from vnic.keep import NO_KEPT, Kept
 from vnic.net.errors import NetError
 from vnic.net.queue import Frame, Sender, SendingEndpoint
 from vnic.net.records import LinkImpairment
@@ -102,6 +103,8 @@ class WireEnd(Protocol):
     dropped: int
     filters: list[Filter]
     """Only a netdev's; the first is the nearest to it (QEMU's QTAILQ of the same name)."""
+    item: Kept
+    """It is told of other filters."""
 
     @property
     def endpoint(self) -> FilteredEndpoint: ...
@@ -139,6 +142,8 @@ class Filter:
         self.options = options
         self.on = _is_on(options.status)
         """Off: it sees nothing."""
+        self.item = NO_KEPT
+        """Its options, among what outlives the process."""
         both = (Direction.RX, Direction.TX)
         self.directions = frozenset(both if options.queue is Direction.ALL else (options.queue,))
 
@@ -217,6 +222,8 @@ class Filter:
         """Remove the filter: object-del, or its netdev is deleted (netfilter_finalize)."""
         self.cleanup()
         self.netdev.filters.remove(self)
+        self.netdev.item.changed()
+        self.item.end()
         self.netdev.path_changed()
 
     def pass_on(self, sender: WireEnd, queue: int, frame: Frame, offload: bytes = b"") -> None:

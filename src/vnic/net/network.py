@@ -342,7 +342,8 @@ class Network:
 def _clean_up(client: NetClient) -> None:
     endpoint = client.endpoint
     endpoint.cleanup()
-    endpoint.kept.end()
+    for kept in (endpoint.kept, client.kept, client.item):
+        kept.end()
 
 
 def _unpeer(client: NetClient) -> None:

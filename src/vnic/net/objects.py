@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from vnic.keep import NO_KEPT
 from vnic.net.errors import NetError
 from vnic.net.names import check_identifier
 
@@ -34,6 +35,8 @@ class NetObject:
 
     def __init__(self, object_id: str) -> None:
         self.id = object_id
+        self.item = NO_KEPT
+        """Its options, among what outlives the process."""
 
     def setup(self) -> None:
         """Open resources and place the first hold. After a NetError, `cleanup` is called."""
@@ -71,6 +74,7 @@ class Objects:
     def remove(self, found: NetObject) -> None:
         del self._all[found.id]
         found.cleanup()
+        found.item.end()
 
     def close(self) -> None:
         for each in self:
