@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple, Protocol, TypeVar
 
-from vnic.record import Record
+from vnic.record import Record, RecordError
 
 R = TypeVar("R", bound=Record)
 H = TypeVar("H")
@@ -25,7 +25,9 @@ class Unit(Protocol):
     """What is kept as one record with its descriptors."""
 
     def save_kept(self) -> tuple[Record, object]:
-        """The record and its handles: descriptors (ints), None, and sequences, NamedTuples and dicts of these."""
+        """The record and its handles, of the types that `inherited` is called with: descriptors (ints; -1 for none),
+        sockets, None, strings, and sequences, NamedTuples and dicts of these (see `state.handles`). The descriptors
+        stay the unit's."""
 
 
 class Kept(Protocol):
@@ -41,7 +43,7 @@ class Kept(Protocol):
         """The state differs, and the keep's commit is made now."""
 
     def end(self) -> None:
-        """The unit is gone."""
+        """The unit is gone: its record goes with the next commit, cells of its key at once."""
 
 
 class Keep(Protocol):
@@ -55,17 +57,25 @@ class Keep(Protocol):
         """Keep `unit` from now on. It takes the place of an inherited record of that key."""
 
     def commit(self) -> None:
-        """Save all units that have changed, at once for whoever reads it after a SIGKILL."""
+        """Save all units that have changed, at once for whoever reads it after a SIGKILL. Nothing is saved before
+        `settle`: a process that is killed while it restores leaves the state as it was."""
 
     def cells(self, key: str, count: int) -> memoryview:
-        """`count` u64 in kept memory, written directly and without a commit."""
+        """`count` u64 in kept memory, written directly and without a commit. They are 0, or what the process before
+        left if it had as many under this key."""
+
+    def end_cells(self, key: str) -> None:
+        """The cells of that key are no longer used."""
 
     def keys(self) -> list[str]:
-        """Those of the inherited records."""
+        """Those of the inherited records that were not taken yet."""
 
     def inherited(self, key: str, record: type[R], handles: type[H]) -> tuple[R, H] | None:
-        """The inherited record and its handles, which are duplicates and the caller's. None: there is none, or it is
-        refused; one line in the log names its key and field."""
+        """Take the inherited record and its handles, which are duplicates and the caller's. None: there is none, or it
+        is refused; one line in the log names its key and field."""
+
+    def refused(self, key: str, error: RecordError) -> None:
+        """Log that an inherited state is invalid, where the unit's `restore` says so."""
 
     def age_us(self, key: str) -> int:
         """The microseconds since the inherited record of that key was saved (CLOCK_MONOTONIC); 0 if there is none."""
@@ -74,7 +84,11 @@ class Keep(Protocol):
         """The inherited memory of `cells`."""
 
     def settle(self) -> None:
-        """The restoration is done: drop the inherited records and descriptors that no unit has taken."""
+        """The restoration is done, or there was none: save all units, and drop the inherited records, cells and
+        descriptors that no unit has taken."""
+
+    def end(self) -> None:
+        """The process ends in order: drop everything. No process takes its place."""
 
 
 class _NoKept:
@@ -101,11 +115,15 @@ class _NoKeep:
     def cells(self, key: str, count: int) -> memoryview:
         return memoryview(bytearray(8 * count)).cast("Q")
 
+    def end_cells(self, key: str) -> None: ...
+
     def keys(self) -> list[str]:
         return []
 
     def inherited(self, key: str, record: type[R], handles: type[H]) -> tuple[R, H] | None:
         return None
+
+    def refused(self, key: str, error: RecordError) -> None: ...
 
     def age_us(self, key: str) -> int:
         return 0
@@ -114,6 +132,8 @@ class _NoKeep:
         return None
 
     def settle(self) -> None: ...
+
+    def end(self) -> None: ...
 
 
 NO_KEEP: Final[Keep] = _NoKeep()

@@ -1,4 +1,4 @@
-"""A keeper in the test's process: stores descriptors by name, as systemd does, and passes them to the next Keep.
+"""A keeper in the test's process: stores descriptors by name, as systemd does, and passes them to the next StoredKeep.
 
     keeper = FakeKeeper()
     keep = keeper.start()  # and the units are made with it, and run
@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from vnic.descriptors import close_fds
 from vnic.state.fdtable import same_file
-from vnic.state.keep import Keep
+from vnic.state.keep import StoredKeep
 from vnic.state.notify import Notifier
 
 MESSAGE_FDS = 253
@@ -95,11 +95,13 @@ class FakeKeeper:
         self.read()
         return [(name, os.dup(fd)) for name, fd in self.files]
 
-    def start(self, schedule: Callable[[Callable[[], None]], object] | None = None) -> Keep:
-        """The Keep of a process that starts."""
-        return Keep(self, self.passed(), schedule)
+    def start(self, schedule: Callable[[Callable[[], None]], object] | None = None) -> StoredKeep:
+        """The keep of a process that starts."""
+        return StoredKeep(self, self.passed(), schedule)
 
-    def restart(self, killed: Keep, schedule: Callable[[Callable[[], None]], object] | None = None) -> Keep:
-        """The Keep of the process after one that was killed, whose units change nothing that is stored any more."""
-        killed.active = False
+    def restart(
+        self, killed: StoredKeep, schedule: Callable[[Callable[[], None]], object] | None = None
+    ) -> StoredKeep:
+        """The keep of the process after one that was killed, whose units change nothing that is stored any more."""
+        killed._active = False
         return self.start(schedule)

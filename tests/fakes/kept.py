@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from vnic.keep import Unit
-from vnic.record import Record, decode, encode
+from vnic.record import Record, RecordError, decode, encode
 
 R = TypeVar("R", bound=Record)
 H = TypeVar("H")
@@ -110,6 +110,12 @@ class FakeKeep:
 
     def inherited_cells(self, key: str) -> memoryview | None:
         return None
+
+    def end_cells(self, key: str) -> None: ...
+
+    def refused(self, key: str, error: RecordError) -> None: ...
+
+    def end(self) -> None: ...
 
     def age_us(self, key: str) -> int:
         return 0

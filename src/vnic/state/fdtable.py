@@ -16,7 +16,9 @@ from typing import Final, NamedTuple, Protocol
 
 from vnic.descriptors import Kind, kind_of
 
-PREFIX: Final = "vnic-"
+_PREFIX: Final = "~"
+_DIGITS: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
+"""A name is as short as possible: systemd passes all of them in one variable, of at most 128 KiB on Linux."""
 
 _F_DUPFD_QUERY: Final = 1027
 """include/uapi/linux/fcntl.h, Linux 6.10: whether two descriptors are of one open file."""
@@ -24,6 +26,23 @@ _KCMP_NUMBERS: Final = {"x86_64": 312, "aarch64": 272, "riscv64": 272}
 _KCMP_FILE: Final = 0
 _TELLING: Final = ("eventfd-id:", "Pid:")
 """The lines of /proc/PID/fdinfo/FD that tell one anonymous file from another."""
+
+
+def name_for(number: int) -> str:
+    """The name of the file with that number."""
+    digits = ""
+    while number or not digits:
+        number, digit = divmod(number, 36)
+        digits = _DIGITS[digit] + digits
+    return _PREFIX + digits
+
+
+def number_of(name: str) -> int | None:
+    """The number in a name of `name_for`; None for any other name."""
+    digits = name.removeprefix(_PREFIX)
+    if digits == name or not 0 < len(digits) <= 12 or not set(digits) <= set(_DIGITS):
+        return None
+    return int(digits, 36)
 
 
 class Identity(NamedTuple):
@@ -110,7 +129,7 @@ class FdTable:
         for file in self._by_identity.get(identity, ()):
             if file.own_fd is None or same_file(file.own_fd, fd):
                 return file.name
-        name = f"{PREFIX}{self._next_number()}"
+        name = name_for(self._next_number())
         self._keeper.store(name, fd)
         self._enter(name, fd, identity)
         return name
@@ -134,13 +153,10 @@ class FdTable:
             if not file.users:
                 self._remove(file)
 
-    def close(self) -> None:
-        """Forget everything; the keeper is told nothing."""
-        for file in self._files.values():
-            if file.own_fd is not None:
-                os.close(file.own_fd)
-        self._files.clear()
-        self._by_identity.clear()
+    def clear(self) -> None:
+        """Remove everything. Raises NotifyError."""
+        for file in list(self._files.values()):
+            self._remove(file)
 
     def _enter(self, name: str, fd: int, identity: Identity | None = None) -> None:
         found = identity_of(fd) if identity is None else identity

@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import stat
+import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final, TypeVar
@@ -14,7 +15,7 @@ import msgspec
 
 from vnic.descriptors import close_fds
 from vnic.record import Record, RecordError, decode
-from vnic.state.fdtable import PREFIX
+from vnic.state.fdtable import number_of
 from vnic.state.handles import from_names, names_in
 from vnic.state.store import RecordStore, StoreError
 
@@ -27,39 +28,40 @@ R = TypeVar("R", bound=Record)
 H = TypeVar("H")
 
 
+def stored_form(handles: bytes, record: bytes) -> bytes:
+    """A unit in the store: the time (CLOCK_MONOTONIC, µs), its handles and its record, in lines."""
+    return b"%d\n%s\n%s" % (time.monotonic_ns() // 1000, handles, record)
+
+
 class Inherited:
-    """What the keeper passed. True as long as there is a store of the process before."""
+    """What the keeper passed."""
 
     def __init__(self, files: Sequence[tuple[str, int]] = ()) -> None:
-        """Those named vnic-… are this object's; others are left alone."""
+        """Those with names of FdTable are this object's; others are left alone."""
         self.names: set[str] = set()
         """Of all that was passed."""
         self._files: dict[str, int] = {}
         self._stores: list[int] = []
         self._records: dict[str, tuple[Any, bytes]] = {}
         """Key → handles in stored form, and the record."""
+        self._saved_us: dict[str, int] = {}
         self._users: Counter[str] = Counter()
         """Name → the records not yet taken that have it."""
-        self._valid = False
         for name, fd in files:
             if name == STATE_NAME:
                 self._stores.append(fd)
-            elif name.startswith(PREFIX) and name not in self._files:
-                self._files[name] = fd
-            elif name.startswith(PREFIX):
+            elif number_of(name) is None:
+                continue
+            elif name in self._files:
                 close_fds([fd])
             else:
-                continue
+                self._files[name] = fd
             self.names.add(name)
-
-    def __bool__(self) -> bool:
-        return self._valid
 
     @property
     def next_number(self) -> int:
-        """Greater than the number of every name."""
-        numbers = [int(number) for name in self.names if (number := name.removeprefix(PREFIX)).isdigit()]
-        return max(numbers, default=-1) + 1
+        """Greater than the number of every file's name that is still here."""
+        return max((number_of(name) or 0 for name in self._files), default=-1) + 1
 
     def open_store(self) -> RecordStore | None:
         """The store of the process before, None if there is none that can be used; the log says why. What is damaged
@@ -74,7 +76,6 @@ class Inherited:
         self._stores.clear()
         if store is None:
             return None
-        self._valid = True
         for key, why in store.refused.items():
             log.error("%s: its state cannot be restored, it starts anew: %s", key, why)
         for key in store.names:
@@ -82,7 +83,10 @@ class Inherited:
         return store
 
     def _enter(self, key: str, data: bytes) -> None:
-        handles, _, record = data.partition(b"\n")
+        saved, _, rest = data.partition(b"\n")
+        handles, _, record = rest.partition(b"\n")
+        if saved.isdigit() and len(saved) < 20:
+            self._saved_us[key] = int(saved)
         try:
             stored = msgspec.json.decode(handles)
         except (msgspec.DecodeError, RecursionError):
@@ -96,6 +100,11 @@ class Inherited:
 
     def keys(self) -> list[str]:
         return list(self._records)
+
+    def age_us(self, key: str) -> int:
+        """The age of a record, also of one that was taken; 0 if there is none."""
+        now = time.monotonic_ns() // 1000
+        return max(0, now - self._saved_us.get(key, now))
 
     def take(self, key: str, kind: type[R], handles: type[H]) -> tuple[R, H] | None:
         """The record and handles of a unit, which are the caller's then; None if there are none. Raises RecordError;
@@ -121,7 +130,6 @@ class Inherited:
 
     def close(self) -> None:
         """Forget and close everything that was not taken."""
-        self._valid = False
         self._records.clear()
         close_fds(self._files.values())
         self._files.clear()

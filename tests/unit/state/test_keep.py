@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import pytest
 from tests.fakes.keeper import FakeKeeper
 
+from vnic.keep import NO_KEEP, Keep
 from vnic.record import Record
-from vnic.state.keep import NO_HANDLES, NO_KEEP, Keep, NoHandles
+from vnic.state.handles import NO_HANDLES, NoHandles
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_the_next_process_gets_what_was_committed_last(keeper: FakeKeeper) -> No
     keep = keeper.start()
     unit = Count(1)
     kept = keep.unit("nic/a", unit)
-    keep.commit()
+    keep.settle()
     unit.count = 2
     kept.changed()
     keep.commit()
@@ -75,6 +76,7 @@ def test_the_next_process_gets_what_was_committed_last(keeper: FakeKeeper) -> No
 def test_changes_are_stored_when_the_turn_ends(keeper: FakeKeeper) -> None:
     later: list[Any] = []
     keep = keeper.start(later.append)
+    keep.settle()
     keep.unit("nic/a", Count(1))
     keep.unit("nic/b", Count(2))
     assert len(later) == 1
@@ -89,7 +91,7 @@ def test_descriptors_are_the_same_files(keeper: FakeKeeper) -> None:
     kick, memory = os.eventfd(0), os.memfd_create("m")
     handles = CountHandles(ours, {3: RingHandles(kick, None)}, [memory, memory], -1, object())
     keep.unit("nic/a", Count(1, handles))
-    keep.commit()
+    keep.settle()
     for fd in (kick, memory):
         os.close(fd)
     ours.close()
@@ -118,7 +120,7 @@ def test_a_unit_that_ended_leaves_nothing(keeper: FakeKeeper) -> None:
     keep = keeper.start()
     fd = os.eventfd(0)
     kept = keep.unit("nic/a", Count(1, RingHandles(fd, None)))
-    keep.commit()
+    keep.settle()
     assert len(keeper.files) == 2
     kept.end()
     keep.commit()
@@ -134,7 +136,7 @@ def test_settle_forgets_what_was_not_taken(keeper: FakeKeeper) -> None:
     keep.unit("nic/b", Count(2, RingHandles(fds[1], None)))
     keep.cells("nic/a", 2)[1] = 7
     keep.cells("nic/b", 2)
-    keep.commit()
+    keep.settle()
 
     after = keeper.restart(keep)
     found = after.inherited("nic/a", CountRecord, RingHandles)
@@ -155,7 +157,7 @@ def test_a_process_that_is_killed_while_it_restores_leaves_the_state_as_it_was(k
     keep = keeper.start()
     keep.unit("nic/a", Count(1))
     keep.unit("nic/b", Count(2))
-    keep.commit()
+    keep.settle()
 
     after = keeper.restart(keep)
     assert counted(after, "nic/a") == 1
@@ -186,7 +188,7 @@ def test_a_record_of_another_kind_is_refused_by_its_key(
 
     keep = keeper.start()
     keep.unit("nic/a", Count(1))
-    keep.commit()
+    keep.settle()
     after = keeper.restart(keep)
     with caplog.at_level(logging.ERROR):
         assert after.inherited("nic/a", OtherRecord, NoHandles) is None
