@@ -154,6 +154,7 @@ NEEDS = {
         demanded=False,
     ),
     "cpio": _program("cpio", "cpio"),
+    "promtool": _program("promtool", "prometheus"),
     "setpriv": _program("setpriv", "util-linux"),
     "lspci": _program("lspci", "pciutils"),
     "testpmd": _program("dpdk-testpmd", "dpdk-dev librte-net-vhost23 librte-net-virtio23"),

@@ -77,6 +77,8 @@ This process:
                  where the history of all links is kept, also after the end (default: $XDG_STATE_HOME/vnic/NAME.db, as
                  root /var/lib/vnic/NAME.db, else ~/.local/state/vnic/NAME.db), the last N records (100000) that are no
                  older than AGE (90d; units s, m, h, d, w); none: only in memory
+  -metrics HOST:PORT|unix:PATH[,devices=N]
+                 serve metrics for Prometheus at /metrics, of at most N NICs and netdevs (1000)
   -D FILE        write the log there, with the time before each line
   -pidfile FILE  write the process id there, and keep the file locked
   -guest-memory [max=SIZE][,total=SIZE]

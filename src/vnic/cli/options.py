@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from vnic.cli import vm_options
 from vnic.cli.journal_option import parse_journal
@@ -20,6 +20,9 @@ from vnic.monitor.schema.unions import MODERN_NETDEVS
 from vnic.net.errors import NetError
 from vnic.protocol import keyval
 from vnic.protocol.qmp import ParseError, decode
+
+if TYPE_CHECKING:
+    from vnic.machine.metrics import MetricsChoice
 
 DEFAULT_NAME = "vnic"
 
@@ -86,6 +89,7 @@ class RunOptions:
     log_file: str | None = None
     datapath: Choice = field(default_factory=Choice)
     journal: JournalChoice = field(default_factory=JournalChoice)
+    metrics: MetricsChoice | None = None
     paused: bool = False
     daemonize: bool = False
     help: HelpTopic | None = None
@@ -387,6 +391,12 @@ def _journal(options: RunOptions, where: str, text: str) -> None:
     options.journal = parse_journal(text)
 
 
+def _metrics(options: RunOptions, where: str, text: str) -> None:
+    from vnic.cli.metrics_option import parse_metrics
+
+    options.metrics = parse_metrics(text)
+
+
 def _bounded(where: str, tree: keyval.Tree, key: str, default: int, least: int, most: int) -> int:
     """A decimal number of the option, within its bounds."""
     text = tree.get(key, str(default))
@@ -440,6 +450,7 @@ _WITH_ARGUMENT: dict[str, Handler] = {
     "D": _log_file,
     "datapath": _datapath,
     "journal": _journal,
+    "metrics": _metrics,
     "nic": _no_nic,
     "net": _no_nic,
     "global": _global,

@@ -196,7 +196,7 @@ async def _live(options: RunOptions, ready: Callable[[], None]) -> None:
         wire=wire_command(options.datapath),
     )
     monitors = Monitors(machine, loop)
-    pidfile = claim = None
+    pidfile = claim = metrics = None
     # Installed before there is anything to clean up; an early signal takes effect when the set-up is done.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, machine.quit, ShutdownCause.HOST_SIGNAL)
@@ -213,6 +213,9 @@ async def _live(options: RunOptions, ready: Callable[[], None]) -> None:
             await _open_monitors(machine, monitors, options)
             if claim is not None:
                 _open_default_monitor(machine, monitors, claim, options.monitor_policy)
+            if options.metrics is not None:
+                with _naming(f"-metrics {options.metrics}"):
+                    metrics = await options.metrics.open(loop, machine)
             ready()
             if not options.daemonize and sys.stderr.isatty():
                 print(_hello(options, claim), file=sys.stderr)
@@ -225,6 +228,8 @@ async def _live(options: RunOptions, ready: Callable[[], None]) -> None:
                 await machine.close()
             finally:
                 monitors.close()
+                if metrics is not None:
+                    await metrics.close()
                 await machine.journal.close(machine.ends_by)
                 if claim is not None:
                     claim.release()

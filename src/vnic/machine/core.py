@@ -69,6 +69,8 @@ from vnic.observe.lag import Lag
 if TYPE_CHECKING:
     from vnic.backend.tunnel.backend import TunnelBackend
     from vnic.backend.tunnel.info import TunnelInfo
+    from vnic.net.client import NetClient
+    from vnic.net.traffic import Traffic
 
 log = logging.getLogger(__name__)
 
@@ -175,6 +177,14 @@ class Machine:
     def wire_stats(self) -> list[WireStats] | asyncio.Future[list[WireStats]]:
         """query-wire-stats."""
         return self._datapath.stats()
+
+    def wire_traffic(self) -> dict[NetClient, Traffic] | asyncio.Future[dict[NetClient, Traffic]]:
+        """The counters of the ports that vnic-wire has now."""
+        return self._datapath.traffic()
+
+    def restarts(self) -> dict[str, int]:
+        """How often each part died and was started again."""
+        return {"vnic-wire": self._datapath.restarts, "backend": self._backends.restarts}
 
     def tunnels(self) -> list[TunnelInfo] | asyncio.Future[list[TunnelInfo]]:
         """query-tunnels."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from vnic.monitor.interfaces import Later, WireDrops, WireStats
 from vnic.net.errors import NetError
 from vnic.net.network import Network
+from vnic.net.traffic import Traffic
 from vnic.net.wire import NoEngine
 
 if TYPE_CHECKING:
@@ -98,13 +99,22 @@ class DataPaths:
 
     def stats(self) -> list[WireStats] | asyncio.Future[list[WireStats]]:
         """The counters of vnic-wire, for each client that it carries."""
+        return self._counters(lambda found: [_entry(client, stats) for client, stats in found], [])
+
+    def traffic(self) -> dict[NetClient, Traffic] | asyncio.Future[dict[NetClient, Traffic]]:
+        """The same as Traffic."""
+        return self._counters(lambda found: {client: traffic_of(stats) for client, stats in found}, {})
+
+    def _counters(
+        self, convert: Callable[[list[tuple[NetClient, PortStats]]], T], nothing: T
+    ) -> T | asyncio.Future[T]:
         if self._engine is None:
-            return []
-        future: asyncio.Future[list[WireStats]] = self._loop.create_future()
+            return nothing
+        future: asyncio.Future[T] = self._loop.create_future()
 
         def done(found: list[tuple[NetClient, PortStats]]) -> None:
             if not future.done():
-                future.set_result([_entry(client, stats) for client, stats in found])
+                future.set_result(convert(found))
 
         self._engine.stats(done)
         return future
@@ -142,6 +152,14 @@ class DataPaths:
 async def _both(first: asyncio.Future[None], second: asyncio.Future[None]) -> None:
     await first
     await second
+
+
+def traffic_of(stats: PortStats) -> Traffic:
+    from vnic.dataplane.wire.ports import add_counters
+
+    traffic = Traffic()
+    add_counters(traffic, stats)
+    return traffic
 
 
 def _entry(client: NetClient, stats: PortStats) -> WireStats:

@@ -151,7 +151,8 @@ class Network:
         if netdev is None:
             self._hold_from_the_start(nic, HoldKind.NO_PEER, by, "no netdev was given to the NIC")
         else:
-            nic.peer, netdev.peer = netdev, nic
+            nic.plug(netdev)
+            netdev.plug(nic)
         try:
             self._start(nic, link, by, start or endpoint.start)
         except BaseException:
@@ -194,7 +195,8 @@ class Network:
 
     def connect(self, first: NetClient, second: NetClient) -> None:
         """Make two clients without a peer each other's peer (a hubport and its netdev)."""
-        first.peer, second.peer = second, first
+        first.plug(second)
+        second.plug(first)
         for end in (first, second):
             end.endpoint.peer_changed()
             end.path_changed()
@@ -202,7 +204,8 @@ class Network:
 
     def _plug(self, nic: Nic, netdev: NetClient, by: str) -> None:
         def edit() -> None:
-            nic.peer, netdev.peer = netdev, nic
+            nic.plug(netdev)
+            netdev.plug(nic)
             nic.holds.pop(HoldKind.NO_PEER, None)
 
         netdev_change = netdev.last_change.id if netdev.last_change else None
@@ -350,6 +353,6 @@ def _unpeer(client: NetClient) -> None:
     """Separate two peers and drop the frames that wait at either end, so that no sender waits for ever."""
     ends = clients_of_wire(client)
     for end in ends:
-        end.peer = None
+        end.plug(None)
     for end in ends:
         end.purge()

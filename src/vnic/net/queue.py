@@ -74,6 +74,10 @@ class IncomingQueue:
         """The endpoint's `receiver` of this queue, if it has one."""
         self.frames: deque[tuple[Sender, bytes, bytes]] = deque()
         self._bytes = 0
+        self.passed = self.passed_bytes = 0
+        """What the receiver took; a frame that is to be segmented counts once."""
+        self.overruns = 0
+        """Frames for which there was no room to wait."""
         self._senders: set[Sender] = set()
         self._delivering = False
         self._flush_later = False
@@ -103,6 +107,8 @@ class IncomingQueue:
             for part, owed in left:
                 self._keep(sender, part, owed)
             return False
+        self.passed += 1
+        self.passed_bytes += len(frame)
         if self.frames:
             self.flush()
         return True
@@ -110,6 +116,7 @@ class IncomingQueue:
     def _keep(self, sender: Sender, frame: Frame, offload: bytes) -> None:
         if len(self.frames) >= QUEUE_LIMIT or self._bytes >= QUEUE_LIMIT_BYTES:
             self._receiver.dropped += 1
+            self.overruns += 1
             self._receiver.endpoint.overrun(self.index)
             return
         self.frames.append((sender, bytes(frame), offload))
@@ -152,6 +159,9 @@ class IncomingQueue:
                     self._receiver.dropped += 1
                 else:
                     left = self._hand_over(frame, offload)
+                    if not left:
+                        self.passed += 1
+                        self.passed_bytes += len(frame)
                 if self.frames and self.frames[0] is first:  # not purged by the receiver
                     self.frames.popleft()
                     self._bytes -= len(frame)

@@ -31,6 +31,7 @@ from vnic.net.client import NetClient
 from vnic.net.lending import Lender, LentKind, ResidentEnd
 from vnic.net.offload import MAX_FRAME_BYTES, OffloadError, complete
 from vnic.net.queue import Frame
+from vnic.net.traffic import Traffic
 
 log = logging.getLogger("vnic.wire")
 
@@ -77,15 +78,28 @@ def inject(channel: Channel, client: NetClient, port: int, queue: int, frame: Fr
     channel.request(Inject(port, queue, bytes(frame)), answered=answered)
 
 
-def count_drops(client: NetClient, reply: Reply) -> None:
-    """Add what a port dropped to the counter of its client, as the Python data plane counts."""
+def count_traffic(client: NetClient, reply: Reply) -> None:
+    """Add the counters of a port that is about to be removed to those of its client."""
     if reply.error:
         return
     try:
         for stats in Stats.parse(reply.data).ports:
             client.dropped += lost_frames(stats)
+            add_counters(client.traffic, stats)
     except MessageError as error:
         log.warning("%s: statistics of vnic-wire: %s", client.name, error)
+
+
+def add_counters(traffic: Traffic, stats: PortStats) -> None:
+    """Add the counters of one port."""
+    wire = traffic.wire
+    wire.frames_in += stats.frames_in
+    wire.bytes_in += stats.bytes_in
+    wire.frames_out += stats.frames_out
+    wire.bytes_out += stats.bytes_out
+    traffic.wire_lost += lost_frames(stats)
+    for cause, count in stats.drops.items():
+        traffic.wire_drops[cause] = traffic.wire_drops.get(cause, 0) + count
 
 
 def lost_frames(stats: PortStats) -> int:
@@ -185,7 +199,7 @@ class LentPort:
             if done is not None:
                 done()
 
-        self._channel.request(GetStats(self.number), answered=lambda reply: count_drops(self.client, reply))
+        self._channel.request(GetStats(self.number), answered=lambda reply: count_traffic(self.client, reply))
         self._channel.request(PortRemove(self.number), answered=removed)
 
     def returned(self, event: FrameReturned) -> None:

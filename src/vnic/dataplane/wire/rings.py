@@ -29,7 +29,7 @@ from vnic.dataplane.wire.messages import (
     Reply,
     SetFilter,
 )
-from vnic.dataplane.wire.ports import count_drops, inject
+from vnic.dataplane.wire.ports import count_traffic, inject
 from vnic.dataplane.wire.replies import HelloReply
 from vnic.memory.guest import NO_MEMORY
 from vnic.net.client import NetClient
@@ -218,7 +218,7 @@ class RingPort(RingCarrier):
         if not self._leaving:
             return
         self._leaving = False
-        self._channel.request(GetStats(self.number), answered=lambda reply: count_drops(self.client, reply))
+        self._channel.request(GetStats(self.number), answered=lambda reply: count_traffic(self.client, reply))
         # Not before the answer: until then there may be events of this port.
         self._channel.request(PortRemove(self.number), answered=self._removed)
         self._session.close()

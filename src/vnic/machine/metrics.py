@@ -1,0 +1,212 @@
+"""`-metrics`: what Prometheus reads. A scrape takes a snapshot in slices of the loop, and a thread makes its text.
+
+Names are those of node_exporter where it has them, so that its dashboards and alerts work. `vnic run` opens and closes
+`Metrics`; `docs/manual.md` lists all names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from vnic import __version__
+from vnic.monitor.interfaces import VnicInfo
+from vnic.net.client import NetClient, Nic, holds_of_link
+from vnic.net.records import HoldKind
+from vnic.net.traffic import Frames, Traffic
+from vnic.observe.tally import Latencies, Tally
+from vnic.sockets.address import InetAddress
+from vnic.sockets.http import HttpServer, Page, Request, plain
+from vnic.sockets.listener import MANY_PEERS, Listening, listen_at, listen_on
+from vnic.sockets.resolve import resolve_all
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
+
+    from vnic.machine.core import Machine
+
+log = logging.getLogger(__name__)
+
+PATH: Final = "/metrics"
+SLICE: Final = 50
+"""NICs and netdevs that one turn of the loop takes; some 20 µs each."""
+DEFAULT_DEVICES: Final = 1000
+OPENMETRICS: Final = "application/openmetrics-text"
+PLAIN: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Device(NamedTuple):
+    """One NIC or netdev at the time of a scrape."""
+
+    name: str
+    type: str
+    model: str
+    address: str
+    up: bool
+    operator_up: bool
+    operstate: str
+    carrier_up_changes: int
+    carrier_down_changes: int
+    holds: list[tuple[str, HoldKind]]
+    """Of the whole wire: whose, and of which kind."""
+    guest: tuple[bool, bool, str] | None
+    """Of a NIC: attached, driver-ok, seen."""
+    path: str
+    python: Frames
+    wire: Frames
+    drops: dict[tuple[str, str], int]
+    """By reason and path."""
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """What the thread gets: nothing of it changes any more."""
+
+    vnic: VnicInfo
+    restarts: dict[str, int]
+    devices: list[Device] = field(default_factory=list)
+    more: int = 0
+    """NICs and netdevs beyond the limit."""
+    changes: dict[str, Counter[tuple[str, str]]] = field(default_factory=dict)
+    latencies: dict[str, Latencies] = field(default_factory=dict)
+
+
+class Metrics:
+    """The HTTP server of one machine's metrics, from its creation to `close`."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        machine: Machine,
+        listening: Listening,
+        devices: int = DEFAULT_DEVICES,
+    ) -> None:
+        self._loop = loop
+        self._machine = machine
+        self._devices = devices
+        self._tally = Tally()
+        self._unsubscribe = machine.network.subscribe(self._tally.heard)
+        self._scrape: asyncio.Task[Snapshot] | None = None
+        """The snapshot that is being taken: all who ask meanwhile get it."""
+        self._server = HttpServer(loop, listening, self._page, "metrics")
+
+    async def close(self) -> None:
+        self._unsubscribe()
+        if self._scrape is not None:
+            self._scrape.cancel()
+        await self._server.close()
+
+    async def _page(self, request: Request) -> Page:
+        if request.path != PATH:
+            return plain(404, f"the metrics are at {PATH}")
+        snapshot = await self._snapshot()
+        accept = request.headers.get("accept", "")
+        body, content_type = await self._loop.run_in_executor(None, exposition, snapshot, accept)
+        return Page(body, content_type)
+
+    async def _snapshot(self) -> Snapshot:
+        if self._scrape is None or self._scrape.done():
+            self._scrape = self._loop.create_task(self._take())
+        return await asyncio.shield(self._scrape)
+
+    async def _take(self) -> Snapshot:
+        machine = self._machine
+        stats = machine.wire_traffic()
+        at_wire = await stats if isinstance(stats, asyncio.Future) else stats
+        clients = list(machine.network.clients)
+        snapshot = Snapshot(machine.vnic_info(), machine.restarts())
+        snapshot.more = max(0, len(clients) - self._devices)
+        del clients[self._devices :]
+        for first in range(0, len(clients), SLICE):
+            for client in clients[first : first + SLICE]:
+                snapshot.devices.append(_device(machine, client, at_wire.get(client)))
+            await asyncio.sleep(0)
+        names = {each.name for each in snapshot.devices}
+        self._tally.keep_only(names)
+        snapshot.changes = {name: Counter(each) for name, each in self._tally.changes.items()}
+        snapshot.latencies = {name: each.copy() for name, each in self._tally.latencies.items()}
+        return snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsChoice:
+    """-metrics: where it listens, and of how many NICs and netdevs it tells."""
+
+    host: str | None = None
+    port: int = 0
+    path: str | None = None
+    """A unix socket in place of host and port."""
+    devices: int = DEFAULT_DEVICES
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}" if self.path is not None else f"{self.host}:{self.port}"
+
+    async def open(self, loop: asyncio.AbstractEventLoop, machine: Machine) -> Metrics:
+        """Raises NetError if it cannot listen there."""
+        if self.path is not None:
+            listening = listen_at(self.path)
+        else:
+            address = InetAddress(host=self.host or "", port=str(self.port))
+            targets = await resolve_all(loop, address, passive=True)
+            listening = listen_on(targets, address, backlog=MANY_PEERS)
+        return Metrics(loop, machine, listening, self.devices)
+
+
+def _device(machine: Machine, client: NetClient, at_wire: Traffic | None) -> Device:
+    nic = client if isinstance(client, Nic) else None
+    kept = client.traffic
+    now = at_wire.wire if at_wire is not None else Frames()
+    drops = {(reason, "python"): count for reason, count in client.python_drops().items()}
+    for source in (kept.wire_drops, at_wire.wire_drops if at_wire is not None else {}):
+        for reason, count in source.items():
+            drops[reason, "wire"] = drops.get((reason, "wire"), 0) + count
+    return Device(
+        name=client.name,
+        type=client.record_type,
+        model=client.model,
+        address=nic.mac_text() if nic is not None else "",
+        up=client.link_up,
+        operator_up=HoldKind.OPERATOR not in client.holds,
+        operstate=client.operstate,
+        carrier_up_changes=client.carrier_up_changes,
+        carrier_down_changes=client.carrier_down_changes,
+        holds=[(hold.client, hold.kind) for hold in holds_of_link(client)],
+        guest=None if nic is None else (nic.guest.attached, nic.guest.driver_ok, nic.guest.seen),
+        path=machine.network.wires.path(client).path,
+        python=client.python_frames(),
+        wire=Frames(
+            kept.wire.frames_in + now.frames_in,
+            kept.wire.bytes_in + now.bytes_in,
+            kept.wire.frames_out + now.frames_out,
+            kept.wire.bytes_out + now.bytes_out,
+        ),
+        drops=drops,
+    )
+
+
+class _Registry:
+    """The part of prometheus_client's registry that its encoders call."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+
+    def collect(self) -> Iterator[Metric]:
+        from vnic.machine.metric_families import families
+
+        return families(self._snapshot, __version__)
+
+
+def exposition(snapshot: Snapshot, accept: str) -> tuple[bytes, str]:
+    """The text in the form that the scraper takes, and its content type. It runs in a thread."""
+    registry: Any = _Registry(snapshot)
+    if OPENMETRICS in accept:
+        from prometheus_client.openmetrics import exposition as openmetrics
+
+        return openmetrics.generate_latest(registry), openmetrics.CONTENT_TYPE_LATEST  # type: ignore[no-untyped-call]
+    from prometheus_client import generate_latest as generate_plain
+
+    return generate_plain(registry), PLAIN
