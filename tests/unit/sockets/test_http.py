@@ -131,10 +131,10 @@ def test_client_that_does_not_read_is_let_go(tmp_path: Path, monkeypatch: pytest
 
 def test_clients_are_bounded(tmp_path: Path) -> None:
     with server(tmp_path / "s") as (loop, made):
-        clients = []
-        for number in range(MAX_CLIENTS):
+        clients: list[socket.socket] = []
+        for _ in range(MAX_CLIENTS):
             clients.append(connect(tmp_path / "s"))
-            until(loop, lambda number=number: len(made._clients) == number + 1)  # the backlog holds fewer
+            until(loop, lambda: len(made._clients) == len(clients))  # the backlog holds fewer
         assert ask(loop, tmp_path / "s") == b""
         for each in clients:
             each.close()
