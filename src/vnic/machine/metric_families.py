@@ -7,7 +7,7 @@ end.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from prometheus_client import ProcessCollector
 from prometheus_client.metrics_core import (
@@ -18,11 +18,9 @@ from prometheus_client.metrics_core import (
     Metric,
 )
 
+from vnic.machine.snapshot import Device, Snapshot
 from vnic.net.traffic import Frames
 from vnic.observe.tally import BUCKETS_S, Latencies
-
-if TYPE_CHECKING:
-    from vnic.machine.metrics import Device, Snapshot
 
 DEVICE: Final = ("device", "type")
 """The labels of each NIC and netdev: its name, and `nic` or `netdev`. The two kinds have their names apart."""

@@ -10,15 +10,15 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 from vnic import __version__
-from vnic.monitor.interfaces import VnicInfo
+from vnic.machine.snapshot import Device, Snapshot
 from vnic.net.client import NetClient, Nic, holds_of_link
 from vnic.net.records import HoldKind
 from vnic.net.traffic import Frames, Traffic
-from vnic.observe.tally import Latencies, Tally
+from vnic.observe.tally import Tally
 from vnic.sockets.address import InetAddress
 from vnic.sockets.http import HttpServer, Page, Request, plain
 from vnic.sockets.listener import MANY_PEERS, Listening, listen_at, listen_on
@@ -37,42 +37,6 @@ SLICE: Final = 50
 DEFAULT_DEVICES: Final = 1000
 OPENMETRICS: Final = "application/openmetrics-text"
 PLAIN: Final = "text/plain; version=0.0.4; charset=utf-8"
-
-
-class Device(NamedTuple):
-    """One NIC or netdev at the time of a scrape."""
-
-    name: str
-    type: str
-    model: str
-    address: str
-    up: bool
-    operator_up: bool
-    operstate: str
-    carrier_up_changes: int
-    carrier_down_changes: int
-    holds: list[tuple[str, HoldKind]]
-    """Of the whole wire: whose, and of which kind."""
-    guest: tuple[bool, bool, str] | None
-    """Of a NIC: attached, driver-ok, seen."""
-    path: str
-    python: Frames
-    wire: Frames
-    drops: dict[tuple[str, str], int]
-    """By reason and path."""
-
-
-@dataclass(slots=True)
-class Snapshot:
-    """What the thread gets: nothing of it changes any more."""
-
-    vnic: VnicInfo
-    restarts: dict[str, int]
-    devices: list[Device] = field(default_factory=list)
-    more: int = 0
-    """NICs and netdevs beyond the limit."""
-    changes: dict[str, Counter[tuple[str, str]]] = field(default_factory=dict)
-    latencies: dict[str, Latencies] = field(default_factory=dict)
 
 
 class Metrics:
