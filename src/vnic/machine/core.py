@@ -69,8 +69,8 @@ from vnic.observe.lag import Lag
 if TYPE_CHECKING:
     from vnic.backend.tunnel.backend import TunnelBackend
     from vnic.backend.tunnel.info import TunnelInfo
+    from vnic.dataplane.wire.replies import PortStats
     from vnic.net.client import NetClient
-    from vnic.net.traffic import Traffic
 
 log = logging.getLogger(__name__)
 
@@ -178,9 +178,9 @@ class Machine:
         """query-wire-stats."""
         return self._datapath.stats()
 
-    def wire_traffic(self) -> dict[NetClient, Traffic] | asyncio.Future[dict[NetClient, Traffic]]:
+    def port_stats(self) -> dict[NetClient, PortStats] | asyncio.Future[dict[NetClient, PortStats]]:
         """The counters of the ports that vnic-wire has now."""
-        return self._datapath.traffic()
+        return self._datapath.port_stats()
 
     def restarts(self) -> dict[str, int]:
         """How often each part died and was started again."""

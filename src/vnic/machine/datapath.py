@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from vnic.monitor.interfaces import Later, WireDrops, WireStats
 from vnic.net.errors import NetError
 from vnic.net.network import Network
-from vnic.net.traffic import Traffic
 from vnic.net.wire import NoEngine
 
 if TYPE_CHECKING:
@@ -101,9 +100,9 @@ class DataPaths:
         """The counters of vnic-wire, for each client that it carries."""
         return self._counters(lambda found: [_entry(client, stats) for client, stats in found], [])
 
-    def traffic(self) -> dict[NetClient, Traffic] | asyncio.Future[dict[NetClient, Traffic]]:
-        """The same as Traffic."""
-        return self._counters(lambda found: {client: traffic_of(stats) for client, stats in found}, {})
+    def port_stats(self) -> dict[NetClient, PortStats] | asyncio.Future[dict[NetClient, PortStats]]:
+        """The same as vnic-wire has them."""
+        return self._counters(dict, {})
 
     def _counters(
         self, convert: Callable[[list[tuple[NetClient, PortStats]]], T], nothing: T
@@ -152,14 +151,6 @@ class DataPaths:
 async def _both(first: asyncio.Future[None], second: asyncio.Future[None]) -> None:
     await first
     await second
-
-
-def traffic_of(stats: PortStats) -> Traffic:
-    from vnic.dataplane.wire.ports import add_counters
-
-    traffic = Traffic()
-    add_counters(traffic, stats)
-    return traffic
 
 
 def _entry(client: NetClient, stats: PortStats) -> WireStats:

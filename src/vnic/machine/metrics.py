@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from vnic import __version__
+from vnic.dataplane.wire.ports import frames_of
 from vnic.machine.snapshot import Device, Snapshot
 from vnic.net.client import NetClient, Nic, holds_of_link
 from vnic.net.records import HoldKind
-from vnic.net.traffic import Frames, Traffic
+from vnic.net.traffic import Frames
 from vnic.observe.tally import Tally
 from vnic.sockets.address import InetAddress
 from vnic.sockets.http import HttpServer, Page, Request, plain
@@ -27,6 +28,7 @@ from vnic.sockets.resolve import resolve_all
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
+    from vnic.dataplane.wire.replies import PortStats
     from vnic.machine.core import Machine
 
 log = logging.getLogger(__name__)
@@ -79,7 +81,7 @@ class Metrics:
 
     async def _take(self) -> Snapshot:
         machine = self._machine
-        stats = machine.wire_traffic()
+        stats = machine.port_stats()
         at_wire = await stats if isinstance(stats, asyncio.Future) else stats
         clients = list(machine.network.clients)
         snapshot = Snapshot(machine.vnic_info(), machine.restarts())
@@ -120,13 +122,16 @@ class MetricsChoice:
         return Metrics(loop, machine, listening, self.devices)
 
 
-def _device(machine: Machine, client: NetClient, at_wire: Traffic | None) -> Device:
+def _device(machine: Machine, client: NetClient, at_wire: PortStats | None) -> Device:
     nic = client if isinstance(client, Nic) else None
-    kept = client.traffic
-    now = at_wire.wire if at_wire is not None else Frames()
-    drops = {(reason, "python"): count for reason, count in client.python_drops().items()}
-    for source in (kept.wire_drops, at_wire.wire_drops if at_wire is not None else {}):
-        for reason, count in source.items():
+    traffic, peer = client.traffic, client.peer
+    wire = Frames()
+    wire.add(traffic.wire)
+    drops = {(reason, "python"): count for reason, count in traffic.python_drops(client.dropped).items()}
+    drops.update({(reason, "wire"): count for reason, count in traffic.wire_drops.items()})
+    if at_wire is not None:
+        wire.add(frames_of(at_wire))
+        for reason, count in at_wire.drops.items():
             drops[reason, "wire"] = drops.get((reason, "wire"), 0) + count
     return Device(
         name=client.name,
@@ -141,13 +146,8 @@ def _device(machine: Machine, client: NetClient, at_wire: Traffic | None) -> Dev
         holds=[(hold.client, hold.kind) for hold in holds_of_link(client)],
         guest=None if nic is None else (nic.guest.attached, nic.guest.driver_ok, nic.guest.seen),
         path=machine.network.wires.path(client).path,
-        python=client.python_frames(),
-        wire=Frames(
-            kept.wire.frames_in + now.frames_in,
-            kept.wire.bytes_in + now.bytes_in,
-            kept.wire.frames_out + now.frames_out,
-            kept.wire.bytes_out + now.bytes_out,
-        ),
+        python=traffic.python(None if peer is None else peer.traffic),
+        wire=wire,
         drops=drops,
     )
 

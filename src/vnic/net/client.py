@@ -28,7 +28,7 @@ from vnic.net.records import (
     OperState,
 )
 from vnic.net.report import LinkReport
-from vnic.net.traffic import Frames, Traffic
+from vnic.net.traffic import Traffic
 from vnic.record import require
 
 Watcher = Callable[[LinkChanged | LinkSeen], None]
@@ -189,7 +189,6 @@ class NetClient:
         self.endpoint = endpoint
         self.queues = queues
         self.peer: NetClient | None = None
-        """Set by `plug`."""
         self.holds: dict[HoldKind, Hold] = {}
         self.filters: list[Filter] = []
         """Only a netdev's; the first is the nearest to it (QEMU's QTAILQ of the same name)."""
@@ -199,10 +198,10 @@ class NetClient:
         self.carrier_up_changes = 0
         self.carrier_down_changes = 0
         self.dropped = 0
-        """Frames dropped because an end of the wire was down, there was no peer, or a queue was full. What the peer's
-        endpoint itself drops (`receive` returns True) is not in it: no driver, the receive filter, a frame too long."""
+        """Frames dropped because an end was down, there was no peer, or a queue was full; without those that the peer's
+        endpoint drops (`receive` returns True)."""
         self._incoming = [IncomingQueue(self, index) for index in range(queues)]
-        self.traffic = Traffic()
+        self.traffic = Traffic(self._incoming)
         self._watchers: list[Watcher] = []
         self.kept = self.item = NO_KEPT
         """What is told of changes of what `save_kept` saves; of a netdev's filters."""
@@ -264,43 +263,11 @@ class NetClient:
         for watcher in list(self._watchers):
             watcher(event)
 
-    def plug(self, peer: NetClient | None) -> None:
-        """Make `peer` the other end of the wire, for one direction: the caller does the same there."""
-        traffic, old = self.traffic, self.peer
-        if old is not None:
-            frames, size = old._taken()
-            traffic.before.frames_in += frames - traffic.peer_frames
-            traffic.before.bytes_in += size - traffic.peer_bytes
-        traffic.peer_frames, traffic.peer_bytes = (0, 0) if peer is None else peer._taken()
-        self.peer = peer
-
-    def _taken(self) -> tuple[int, int]:
-        """The frames that this end took from its peers in this process, and their bytes."""
-        return sum(each.passed for each in self._incoming), sum(each.passed_bytes for each in self._incoming)
-
-    def python_frames(self) -> Frames:
-        """What passed here through Python."""
-        before, traffic, peer = self.traffic.before, self.traffic, self.peer
-        frames, size = (0, 0) if peer is None else peer._taken()
-        return Frames(
-            before.frames_in + frames - traffic.peer_frames,
-            before.bytes_in + size - traffic.peer_bytes,
-            *self._taken(),
-        )
-
-    def python_drops(self) -> dict[str, int]:
-        """The frames that were dropped here in Python, by cause, in the words of vnic-wire."""
-        no_room = sum(each.overruns for each in self._incoming)
-        return {"no_peer": max(0, self.dropped - self.traffic.wire_lost - no_room), "no_room": no_room}
-
     # -- packets (QEMU's qemu_send_packet_async, qemu_deliver_packet_iov) ---------------------------------------
 
     def send(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
-        """Send one frame to the peer.
-
-        True: delivered or dropped (no peer, an end is down). False: it waits at the peer; pause until
-        `endpoint.sent(queue)`.
-        """
+        """Send one frame to the peer. True: delivered or dropped (no peer, an end is down). False: it waits
+        at the peer; pause until `endpoint.sent(queue)`."""
         peer = self.peer
         if peer is None or self.holds:
             self.dropped += 1

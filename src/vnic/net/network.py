@@ -151,8 +151,7 @@ class Network:
         if netdev is None:
             self._hold_from_the_start(nic, HoldKind.NO_PEER, by, "no netdev was given to the NIC")
         else:
-            nic.plug(netdev)
-            netdev.plug(nic)
+            _peer(nic, netdev)
         try:
             self._start(nic, link, by, start or endpoint.start)
         except BaseException:
@@ -195,8 +194,7 @@ class Network:
 
     def connect(self, first: NetClient, second: NetClient) -> None:
         """Make two clients without a peer each other's peer (a hubport and its netdev)."""
-        first.plug(second)
-        second.plug(first)
+        _peer(first, second)
         for end in (first, second):
             end.endpoint.peer_changed()
             end.path_changed()
@@ -204,8 +202,7 @@ class Network:
 
     def _plug(self, nic: Nic, netdev: NetClient, by: str) -> None:
         def edit() -> None:
-            nic.plug(netdev)
-            netdev.plug(nic)
+            _peer(nic, netdev)
             nic.holds.pop(HoldKind.NO_PEER, None)
 
         netdev_change = netdev.last_change.id if netdev.last_change else None
@@ -349,10 +346,21 @@ def _clean_up(client: NetClient) -> None:
         kept.end()
 
 
+def _peer(first: NetClient, second: NetClient) -> None:
+    """Make two clients each other's peer."""
+    _join(first, second)
+    _join(second, first)
+
+
+def _join(end: NetClient, peer: NetClient | None) -> None:
+    old, end.peer = end.peer, peer
+    end.traffic.plugged(None if old is None else old.traffic, None if peer is None else peer.traffic)
+
+
 def _unpeer(client: NetClient) -> None:
     """Separate two peers and drop the frames that wait at either end, so that no sender waits for ever."""
     ends = clients_of_wire(client)
     for end in ends:
-        end.plug(None)
+        _join(end, None)
     for end in ends:
         end.purge()

@@ -31,7 +31,7 @@ from vnic.net.client import NetClient
 from vnic.net.lending import Lender, LentKind, ResidentEnd
 from vnic.net.offload import MAX_FRAME_BYTES, OffloadError, complete
 from vnic.net.queue import Frame
-from vnic.net.traffic import Traffic
+from vnic.net.traffic import Frames
 
 log = logging.getLogger("vnic.wire")
 
@@ -85,21 +85,17 @@ def count_traffic(client: NetClient, reply: Reply) -> None:
     try:
         for stats in Stats.parse(reply.data).ports:
             client.dropped += lost_frames(stats)
-            add_counters(client.traffic, stats)
+            traffic = client.traffic
+            traffic.wire.add(frames_of(stats))
+            traffic.wire_lost += lost_frames(stats)
+            for cause, count in stats.drops.items():
+                traffic.wire_drops[cause] = traffic.wire_drops.get(cause, 0) + count
     except MessageError as error:
         log.warning("%s: statistics of vnic-wire: %s", client.name, error)
 
 
-def add_counters(traffic: Traffic, stats: PortStats) -> None:
-    """Add the counters of one port."""
-    wire = traffic.wire
-    wire.frames_in += stats.frames_in
-    wire.bytes_in += stats.bytes_in
-    wire.frames_out += stats.frames_out
-    wire.bytes_out += stats.bytes_out
-    traffic.wire_lost += lost_frames(stats)
-    for cause, count in stats.drops.items():
-        traffic.wire_drops[cause] = traffic.wire_drops.get(cause, 0) + count
+def frames_of(stats: PortStats) -> Frames:
+    return Frames(stats.frames_in, stats.bytes_in, stats.frames_out, stats.bytes_out)
 
 
 def lost_frames(stats: PortStats) -> int:
