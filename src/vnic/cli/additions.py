@@ -18,7 +18,8 @@ from vnic.cli.client import (
     add_instance_options,
     session,
 )
-from vnic.cli.options import HelpTopic, parse_option_string
+from vnic.cli.options import parse_option_string
+from vnic.cli.run_options import HelpTopic
 from vnic.cli.show import print_json
 from vnic.net.errors import NetError
 from vnic.protocol import keyval

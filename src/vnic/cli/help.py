@@ -10,7 +10,7 @@ import msgspec
 
 from vnic.backend import NETDEVS
 from vnic.chardev.flat import FLAT_CHARDEVS
-from vnic.cli.options import HelpTopic
+from vnic.cli.run_options import HelpTopic
 from vnic.filter import OBJECTS, object_structs
 from vnic.machine.nics import DEVICES
 from vnic.machine.place import PLACE

@@ -6,108 +6,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
-from vnic.cli import vm_options
+from vnic.cli import monitor_options, vm_options
 from vnic.cli.journal_option import parse_journal
+from vnic.cli.run_options import HelpTopic, OptionError, RunOptions, Setting, UsageError, deprecated, only
 from vnic.dataplane.wire.messages import MAX_SPIN_US, MAX_WORKERS
 from vnic.machine.datapath import Choice
-from vnic.machine.journal import JournalChoice
 from vnic.machine.nics import DEVICES
-from vnic.monitor.policy import Policy
 from vnic.monitor.schema.unions import MODERN_NETDEVS
 from vnic.net.errors import NetError
 from vnic.protocol import keyval
 from vnic.protocol.qmp import ParseError, decode
-
-if TYPE_CHECKING:
-    from vnic.machine.metrics import MetricsChoice
-
-DEFAULT_NAME = "vnic"
-
-
-class OptionError(Exception):
-    """An option that was refused; `str()` is QEMU's line: `-netdev stream,id=a: Parameter 'addr' is missing`."""
-
-    def __init__(self, where: str, desc: str) -> None:
-        super().__init__(f"{where}: {desc}" if where else desc)
-        self.where = where
-        self.desc = desc
-
-
-class UsageError(OptionError):
-    """The command line itself is wrong: no such option, or its argument is missing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One option's argument as a tree. `typed`: it came as JSON, so values have types; else all are strings."""
-
-    where: str
-    """The option as given, to stand before an error text."""
-    tree: dict[str, object]
-    typed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class MonitorSetting:
-    """A monitor on the chardev `chardev`: `mode` is "control" (QMP) or "readline" (HMP)."""
-
-    where: str
-    chardev: str
-    mode: str
-    pretty: bool = False
-    policy: Policy | None = None
-    """Its own, which goes before that of -monitor-policy."""
-
-
-@dataclass(frozen=True, slots=True)
-class HelpTopic:
-    """What the user asked help for: an option (`netdev`; "" for all of `vnic run`), and a type of it or None."""
-
-    option: str
-    type: str | None = None
-
-
-@dataclass(slots=True)
-class RunOptions:
-    """The options of `vnic run`, in the order of the command line within each list."""
-
-    name: str | None = None
-    chardevs: list[Setting] = field(default_factory=list)
-    objects: list[Setting] = field(default_factory=list)
-    netdevs: list[Setting] = field(default_factory=list)
-    devices: list[Setting] = field(default_factory=list)
-    monitors: list[MonitorSetting] = field(default_factory=list)
-    default_qmp: bool = True
-    """No option is about QMP: listen where the verbs look for it."""
-    monitor_policy: Policy = Policy.FULL
-    """Of all monitors without one of their own."""
-    pidfile: str | None = None
-    guest_memory: Setting | None = None
-    log_file: str | None = None
-    datapath: Choice = field(default_factory=Choice)
-    journal: JournalChoice = field(default_factory=JournalChoice)
-    metrics: MetricsChoice | None = None
-    paused: bool = False
-    daemonize: bool = False
-    help: HelpTopic | None = None
-    version: bool = False
-    warnings: list[str] = field(default_factory=list)
-    """Deprecated spellings that were taken, in QEMU's words."""
-    vm_options: list[str] = field(default_factory=list)
-    """What describes the VM and has no effect here, as `-m` or `-device virtio-blk-pci`."""
-
-    def notes(self) -> list[str]:
-        """What to tell the user before the start: the warnings, and one line for all `vm_options`."""
-        return [*self.warnings, *([vm_options.note(self.vm_options)] if self.vm_options else [])]
-
-    @property
-    def instance(self) -> str:
-        """The name by which the verbs find this vnic."""
-        return self.name or DEFAULT_NAME
-
 
 Handler: TypeAlias = Callable[[RunOptions, str, str], None]
 """Takes the option as given (`-netdev …`) and its argument."""
@@ -146,16 +56,13 @@ def parse_run(argv: Sequence[str]) -> RunOptions:
     return options
 
 
-_KNOWN_CHARDEVS = ("websocket", "udp", "pty", "vc", "file", "pipe", "con", "mon", "fdset")
-
-
 # -- one function an option -----------------------------------------------------------------------------------------
 
 
 def _name(options: RunOptions, where: str, text: str) -> None:
     tree, _ = keyval.parse(text, "guest", short_booleans=True)
     # libvirt always gives debug-threads; vnic has no threads to name.
-    _only(where, tree, ("guest", "debug-threads"))
+    only(where, tree, ("guest", "debug-threads"))
     if tree.get("debug-threads", "on") not in ("on", "off"):
         raise OptionError(where, "Parameter 'debug-threads' expects 'on' or 'off'")
     name = str(tree.get("guest", ""))
@@ -222,7 +129,7 @@ def _collect(options: RunOptions, into: list[Setting], where: str, text: str, im
     if text.startswith("{"):
         into.append(Setting(where, _json(where, text), typed=True))
         return
-    tree, wants_help = parse_option_string(text, implied, _deprecated(options, where))
+    tree, wants_help = parse_option_string(text, implied, deprecated(options, where))
     if wants_help:
         named = tree.get(implied)
         option = where.removeprefix("-").partition(" ")[0]
@@ -243,15 +150,6 @@ def parse_option_string(
     return tree, wants_help
 
 
-def _deprecated(options: RunOptions, where: str) -> Callable[[str, str], None]:
-    def warn(given: str, use: str) -> None:
-        options.warnings.append(
-            f"{where}: warning: short-form boolean option '{given}' deprecated; use {use} instead"
-        )
-
-    return warn
-
-
 def _json(where: str, text: str) -> dict[str, object]:
     try:
         tree = decode(text)
@@ -259,110 +157,6 @@ def _json(where: str, text: str) -> dict[str, object]:
         raise OptionError(where, error.desc) from None
     assert isinstance(tree, dict), "a text that begins with a brace"
     return tree
-
-
-def _mon(options: RunOptions, where: str, text: str) -> None:
-    tree, _ = keyval.parse(text, "chardev", short_booleans=True)
-    _only(where, tree, ("chardev", "mode", "pretty", "policy", "id"))
-    if "chardev" not in tree:
-        raise OptionError(where, "Parameter 'chardev' is missing")
-    mode = str(tree.get("mode", "readline"))
-    if mode not in ("readline", "control"):
-        raise OptionError(where, f"Parameter 'mode' does not accept value '{mode}'")
-    pretty = str(tree.get("pretty", "off"))
-    if pretty not in ("on", "off"):
-        raise OptionError(where, "Parameter 'pretty' expects 'on' or 'off'")
-    if pretty == "on" and mode != "control":
-        raise OptionError(where, "'pretty' is not compatible with HMP monitors")
-    policy = _policy(where, tree.get("policy"))
-    _add_monitor(options, MonitorSetting(where, str(tree["chardev"]), mode, pretty == "on", policy))
-
-
-def _policy(where: str, text: object) -> Policy | None:
-    if text is None:
-        return None
-    if text not in list(Policy):
-        raise OptionError(where, f"Parameter 'policy' expects {', '.join(Policy)}, not '{text}'")
-    return Policy(str(text))
-
-
-def _monitor_policy(options: RunOptions, where: str, text: str) -> None:
-    if text not in list(Policy):
-        raise OptionError(where, f"expected one of {', '.join(Policy)}")
-    options.monitor_policy = Policy(text)
-
-
-def _qmp(options: RunOptions, where: str, text: str) -> None:
-    if text == "none":
-        options.default_qmp = False
-    else:
-        _monitor_on(options, where, text, "control")
-
-
-def _qmp_pretty(options: RunOptions, where: str, text: str) -> None:
-    if text == "none":
-        options.default_qmp = False
-    else:
-        _monitor_on(options, where, text, "control", pretty=True)
-
-
-def _monitor(options: RunOptions, where: str, text: str) -> None:
-    if text != "none":
-        _monitor_on(options, where, text, "readline")
-
-
-def _monitor_on(options: RunOptions, where: str, text: str, mode: str, *, pretty: bool = False) -> None:
-    """QEMU's short form of a character device: `unix:PATH,server=on` (chardev/char.c: qemu_chr_parse_compat)."""
-    scheme, colon, rest = text.partition(":")
-    if colon and scheme == "chardev":
-        _add_monitor(options, MonitorSetting(where, rest, mode, pretty))
-        return
-    if text in ("stdio", "null"):
-        tree: dict[str, object] = {"backend": text}
-    elif colon and scheme in ("unix", "tcp", "telnet"):
-        tree = _socket(options, where, scheme, rest)
-    elif scheme in _KNOWN_CHARDEVS:
-        raise OptionError(
-            where, f"vnic's monitors speak over unix:, tcp:, telnet: and stdio, not over '{scheme}'"
-        )
-    else:
-        raise OptionError(where, f"'{text}' is not a valid char driver")
-    policy = _policy(where, tree.pop("policy", None))
-    chardev = (
-        f"compat_monitor{sum(setting.where.startswith(('-qmp', '-monitor')) for setting in options.chardevs)}"
-    )
-    options.chardevs.append(Setting(where, {**tree, "id": chardev}))
-    _add_monitor(options, MonitorSetting(where, chardev, mode, pretty, policy))
-
-
-def _socket(options: RunOptions, where: str, scheme: str, rest: str) -> dict[str, object]:
-    """`PATH,server=on,…` or `HOST:PORT,server=on,…` as the keys of -chardev socket."""
-    tree, _ = keyval.parse(rest, "address", short_booleans=True, deprecated=_deprecated(options, where))
-    address = tree.pop("address", "")
-    if not isinstance(address, str) or not address:
-        raise OptionError(where, f"an address is missing behind '{scheme}:'")
-    if scheme == "unix":
-        return {"backend": "socket", "path": address, **tree}
-    host, colon, port = address.rpartition(":")
-    if not colon or not port:
-        raise OptionError(where, f"'{address}' is not HOST:PORT")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    if scheme == "telnet":
-        tree["telnet"] = "on"
-    return {"backend": "socket", "host": host, "port": port, **tree}
-
-
-def _add_monitor(options: RunOptions, monitor: MonitorSetting) -> None:
-    options.monitors.append(monitor)
-    if monitor.mode == "control":
-        options.default_qmp = False
-
-
-def _only(where: str, tree: keyval.Tree, keys: Sequence[str]) -> None:
-    for key in tree:
-        if key not in keys:
-            raise OptionError(where, f"Invalid parameter '{key}'")
 
 
 def _pidfile(options: RunOptions, where: str, text: str) -> None:
@@ -376,7 +170,7 @@ def _guest_memory(options: RunOptions, where: str, text: str) -> None:
 
 def _datapath(options: RunOptions, where: str, text: str) -> None:
     tree, _ = keyval.parse(text, "mode")
-    _only(where, tree, ("mode", "workers", "spin"))
+    only(where, tree, ("mode", "workers", "spin"))
     mode = tree.get("mode")
     if mode == "python" and len(tree) == 1:
         options.datapath = Choice("python")
@@ -440,11 +234,11 @@ _WITH_ARGUMENT: dict[str, Handler] = {
     "object": _object,
     "netdev": _netdev,
     "device": _device,
-    "qmp": _qmp,
-    "qmp-pretty": _qmp_pretty,
-    "monitor": _monitor,
-    "mon": _mon,
-    "monitor-policy": _monitor_policy,
+    "qmp": monitor_options.qmp,
+    "qmp-pretty": monitor_options.qmp_pretty,
+    "monitor": monitor_options.monitor,
+    "mon": monitor_options.mon,
+    "monitor-policy": monitor_options.monitor_policy,
     "pidfile": _pidfile,
     "guest-memory": _guest_memory,
     "D": _log_file,

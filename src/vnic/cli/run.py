@@ -22,14 +22,8 @@ import msgspec
 from vnic import __version__
 from vnic.backend.options import Size
 from vnic.chardev.options import NullOptions, SocketOptions
-from vnic.cli.options import (
-    HelpTopic,
-    OptionError,
-    RunOptions,
-    Setting,
-    UsageError,
-    parse_run,
-)
+from vnic.cli.options import parse_run
+from vnic.cli.run_options import HelpTopic, OptionError, RunOptions, Setting, UsageError
 from vnic.cli.suggest import suggestion
 from vnic.machine import Machine
 from vnic.machine.datapath import wire_command

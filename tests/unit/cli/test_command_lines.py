@@ -9,8 +9,9 @@ import shlex
 
 import pytest
 
-from vnic.cli.options import OptionError, RunOptions, parse_run
+from vnic.cli.options import parse_run
 from vnic.cli.run import _naming
+from vnic.cli.run_options import OptionError, RunOptions
 from vnic.machine.nics import NOT_BUILT, device_structs
 from vnic.monitor.schema import convert_to_shape, device_options
 

@@ -11,7 +11,7 @@ from vnic.cli import options
 from vnic.cli.help import RUN_HELP, help_text
 from vnic.cli.main import HELP, VERBS
 from vnic.cli.main import help_text as main_help
-from vnic.cli.options import HelpTopic
+from vnic.cli.run_options import HelpTopic
 from vnic.filter import OBJECTS
 from vnic.machine.nics import DEVICES
 from vnic.net.errors import NetError

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vnic.cli.options import (
-    HelpTopic,
-    MonitorSetting,
-    OptionError,
-    UsageError,
-    parse_run,
-)
+from vnic.cli.options import parse_run
+from vnic.cli.run_options import HelpTopic, MonitorSetting, OptionError, UsageError
 from vnic.cli.vm_options import is_vm_device
 from vnic.machine.datapath import Choice
 from vnic.machine.journal import JournalChoice

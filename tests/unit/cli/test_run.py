@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from vnic.cli import run
-from vnic.cli.options import RunOptions
+from vnic.cli.run_options import RunOptions
 from vnic.observe import logs
 from vnic.sockets import unblock
 
