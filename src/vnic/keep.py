@@ -6,6 +6,7 @@ without a keeper there is NO_KEEP, which does nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple, Protocol, TypeVar
 
 from vnic.record import Record, RecordError
@@ -19,6 +20,18 @@ class NoHandles(NamedTuple):
 
 
 NO_HANDLES: Final = NoHandles()
+
+
+def descriptors_of(handles: object) -> Iterator[int]:
+    """The descriptors in handles, of the form that `Unit.save_kept` says."""
+    if isinstance(handles, int):
+        yield handles
+    elif isinstance(handles, dict):
+        for each in handles.values():
+            yield from descriptors_of(each)
+    elif isinstance(handles, Sequence):
+        for each in handles:
+            yield from descriptors_of(each)
 
 
 class Unit(Protocol):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from vnic.net.clock import Timer
+from vnic.record import U32, U64, Record, left_us
 from vnic.sockets.closers import closers
 
 log = logging.getLogger(__name__)
@@ -40,19 +41,32 @@ class Clock(Protocol):
     def call_later(self, delay: float, callback: Callable[..., object], /, *args: Any) -> Timer: ...
 
 
+class GateRecord(Record, frozen=True):
+    """The state of a Gate. Times are in the past, or remaining."""
+
+    strikes: U32
+    struck_us: U64
+    """The time since the last strike."""
+    closed_us: U64
+    """The time until the next client is accepted."""
+    handshake_us: U64 | None
+    """The time since a client connected that has not negotiated yet."""
+
+
 class _Handshake:
     """A client that has not negotiated yet; `give_up(reason)` is called if it takes too long."""
 
-    def __init__(self, loop: Clock, give_up: Callable[[str], None]) -> None:
+    def __init__(self, loop: Clock, give_up: Callable[[str], None], age_s: float = 0.0) -> None:
         self._loop = loop
         self._give_up = give_up
-        self._began = loop.time()
-        self._timer = loop.call_later(HANDSHAKE_S, give_up, f"it did not negotiate within {HANDSHAKE_S:g} s")
+        self.began = loop.time() - age_s
+        left = max(0.0, HANDSHAKE_S - age_s)
+        self._timer = loop.call_later(left, give_up, f"it did not negotiate within {HANDSHAKE_S:g} s")
 
     def contest(self) -> None:
         """Another client waits."""
         self._timer.cancel()
-        left = self._began + CONTESTED_S - self._loop.time()
+        left = self.began + CONTESTED_S - self._loop.time()
         text = "it did not negotiate, and another client waits"
         self._timer = self._loop.call_later(max(left, 0.0), self._give_up, text)
 
@@ -72,6 +86,25 @@ class Gate:
         self._last = 0.0
         self._until = 0.0
         self._told = False
+
+    def save(self) -> GateRecord:
+        now = self._loop.time()
+        began = None if self._handshake is None else self._handshake.began
+        return GateRecord(
+            strikes=self._strikes,
+            struck_us=left_us(now, self._last) if self._strikes else 0,
+            closed_us=left_us(self._until, now),
+            handshake_us=None if began is None else left_us(now, began),
+        )
+
+    def restore(self, record: GateRecord, age_us: int, give_up: Callable[[str], None]) -> None:
+        """Take the place of the gate that was saved so long ago. `give_up` is as for `began`, if a client is there."""
+        now = self._loop.time()
+        self._strikes = record.strikes
+        self._last = now - (record.struck_us + age_us) / 1e6
+        self._until = now + min(max(0, record.closed_us - age_us) / 1e6, LONGEST_PAUSE_S)
+        if record.handshake_us is not None:
+            self._handshake = _Handshake(self._loop, give_up, record.handshake_us / 1e6)
 
     def began(self, give_up: Callable[[str], None]) -> None:
         """A client has connected. `give_up(reason)` is called if it does not negotiate in time."""

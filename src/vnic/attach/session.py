@@ -13,12 +13,14 @@ from abc import ABC, abstractmethod
 from typing import ClassVar, Final, Protocol
 
 from vnic.attach.unsealed import warn_of_unsealed
+from vnic.keep import NO_KEPT, Kept
 from vnic.lifecycle import Lifecycle, Moves
 from vnic.memory.guest import GuestMemory, GuestMemoryError
 from vnic.net.client import Nic
 from vnic.net.records import ShownBy
-from vnic.quota import QUOTA
+from vnic.quota import QUOTA, TooManyDescriptors
 from vnic.sockets.connection import Connection
+from vnic.sockets.kept_connection import KeptConnection
 
 log = logging.getLogger(__name__)
 
@@ -82,16 +84,26 @@ class Session(ABC):
         nic: Nic,
         *,
         max_fds: int,
+        kept: Kept = NO_KEPT,
+        outbox: int | None = None,
     ) -> None:
-        """Nothing is read before the loop's next turn. `max_fds` is the most descriptors in one message of the VM."""
+        """Nothing is read before the loop's next turn. `max_fds` is the most descriptors in one message of the VM.
+        `outbox`: that of a KeptConnection, which saves through `kept`; None: nothing is kept."""
         self.memory = GuestMemory()
         self._host = host
         self._loop = loop
         self._nic = nic
         self._name = nic.name
         warn_of_unsealed(self.memory, self._name)
-        held = QUOTA.join(self._name, lambda: self.descriptors)
-        self._connection = Connection(loop, sock, self, max_fds=max_fds, owner=self._name, holding=held)
+        self._kept = kept
+        self._held = held = QUOTA.join(self._name, lambda: self.descriptors)
+        self._connection = (
+            Connection(loop, sock, self, max_fds=max_fds, owner=self._name, holding=held)
+            if outbox is None
+            else KeptConnection(
+                loop, sock, self, kept, max_fds=max_fds, owner=self._name, holding=held, outbox=outbox
+            )
+        )
 
     # --- What the protocol fills in ---
 
@@ -122,6 +134,34 @@ class Session(ABC):
     def _unplug(self) -> None:
         """Detach the VM from the device; `_released` is called, now or later, when its memory is not accessed any
         more."""
+
+    # --- The next process ---
+
+    @property
+    def socket_fds(self) -> tuple[int, int]:
+        """The socket and the outbox, where something is kept."""
+        assert isinstance(self._connection, KeptConnection)
+        return self._connection.sock.fileno(), self._connection.outbox
+
+    def _count_descriptors(self) -> None:
+        """Tell the quota what a restored session holds."""
+        try:
+            self._held.received(self.descriptors)
+        except TooManyDescriptors as error:
+            text = str(error)
+            self._loop.call_soon(lambda: self.cut_off(text) if self.serving else None)
+
+    def go_on(self) -> None:
+        """All else is restored: serve the VM again."""
+        if isinstance(self._connection, KeptConnection):
+            self._connection.go_on()
+
+    def refuse(self) -> None:
+        """End a session that was restored, before `go_on`: the record of it, or of its device, is refused."""
+        Session.state.restore(self, SessionState.RELEASED)
+        self._connection.close()
+        self.memory.close()
+        self._connection.released()
 
     # --- The end ---
 

@@ -135,7 +135,8 @@ class KeptConnection(Connection):
         self._number = record.exchange
 
     def go_on(self) -> None:
-        """Complete the exchange that was saved, and read again."""
+        """Complete the exchange that was saved, and read again. The unit is saved once, by its new keep, before the
+        loop's next turn."""
         if self.closed:
             return
         try:
@@ -153,7 +154,7 @@ class KeptConnection(Connection):
         if self._leaves():
             self._unmark()
             if self._output:
-                self._finish(0)
+                self._flush_later()
         if not self._blocked and not self._paused and not self.closed:
             self._loop.add_reader(self._fd, self._readable)
 
@@ -250,7 +251,11 @@ class KeptConnection(Connection):
         self._kept.changed()
         if fds:
             self._kept.handles_changed()
-        if not self._exchanging and not self._blocked and not self._flush_due:
+        if not self._exchanging and not self._blocked:
+            self._flush_later()
+
+    def _flush_later(self) -> None:
+        if not self._flush_due:
             self._flush_due = True
             self._loop.call_soon(self._flush)
 

@@ -11,10 +11,12 @@ import socket
 
 from vnic.attach.attachment import AttachmentState, VmAttachment
 from vnic.attach.vfio_user.session import VfioUserSession
+from vnic.memory.guest import NO_MEMORY
 from vnic.net.client import Nic
-from vnic.pci.device import PciDevice
+from vnic.pci.device import PciDevice, PciHandles
+from vnic.pci.irq import NoIrq
 from vnic.sockets.connection import peer_has_closed
-from vnic.sockets.listener import Listener, listen_at
+from vnic.sockets.listener import listen_at
 
 
 class VfioUserAttachment(VmAttachment[VfioUserSession]):
@@ -26,23 +28,24 @@ class VfioUserAttachment(VmAttachment[VfioUserSession]):
     def __init__(self, loop: asyncio.AbstractEventLoop, device: PciDevice, nic: Nic, path: str) -> None:
         super().__init__(loop, nic, path)
         self._device = device
-        self._listener: Listener | None = None
         self._next: socket.socket | None = None
         """The next VM, while a back-end still has the last one's rings."""
 
     def start(self) -> None:
         """Listen. Raises NetError if the path cannot be listened on."""
-        self._listener = Listener(
-            self._loop, listen_at(self.path), self._accepted, self.path, gate=self._gate
-        )
+        self._listen_on(listen_at(self.path))
         self.state = AttachmentState.WAITING
 
-    def _begin(self, sock: socket.socket) -> VfioUserSession:
+    @property
+    def device_handles(self) -> PciHandles:
+        return PciHandles(NoIrq(), NO_MEMORY)
+
+    def _begin(self, sock: socket.socket, outbox: int | None) -> VfioUserSession:
         session = VfioUserSession(self, self._loop, sock, self._device, self._nic)
         self._gate.began(session.cut_off)
         return session
 
-    def _keep(self, sock: socket.socket) -> bool:
+    def _let_wait(self, sock: socket.socket) -> bool:
         """One VM may wait; it is dropped if it was killed."""
         if self.state is not AttachmentState.LEAVING or (
             self._next is not None and not peer_has_closed(self._next)
@@ -64,7 +67,5 @@ class VfioUserAttachment(VmAttachment[VfioUserSession]):
             self._attach(sock)
 
     def _stop_waiting(self) -> None:
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+        super()._stop_waiting()
         self._drop_next()

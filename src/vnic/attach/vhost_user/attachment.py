@@ -12,15 +12,23 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
-from vnic.attach.attachment import AttachmentState, VmAttachment
-from vnic.attach.vhost_user.session import VhostUserSession
+from vnic.attach.attachment import AttachmentRecord, AttachmentState, VmAttachment
+from vnic.attach.vhost_user.session import (
+    VhostUserSession,
+    VhostUserSessionHandles,
+    VhostUserSessionRecord,
+)
+from vnic.descriptors import close_fds
+from vnic.keep import NO_KEEP, Keep, descriptors_of
 from vnic.net.client import Nic
 from vnic.net.errors import NetError
 from vnic.net.records import LinkChanged, LinkSeen
-from vnic.sockets.listener import Listener, listen_at
+from vnic.record import Record, RecordError, require, within
+from vnic.sockets.listener import ListeningHandles, listen_at
 from vnic.sockets.resolve import check_path
+from vnic.virtio.attachment import VirtioHandles
 from vnic.virtio.device import VirtioDevice
 from vnic.virtio.features import EVENT_IDX
 from vnic.virtio.fence import FENCED
@@ -29,6 +37,35 @@ log = logging.getLogger(__name__)
 
 RETRY_S: Final = 0.1
 """The delay between two attempts to connect, or to listen again on a path that was in use."""
+
+
+class VhostUserAttachmentRecord(Record, frozen=True):
+    """The state of a VhostUserAttachment with its client."""
+
+    attachment: AttachmentRecord
+    shows_link: bool
+    session: VhostUserSessionRecord | None
+
+    def check_fields(self) -> None:
+        attached = self.attachment.state == "attached"
+        require(attached is (self.session is not None), "session", "does not go with the state")
+        possible = self.shows_link or self.attachment.state != "withheld"
+        require(possible, "shows_link", "is false, and the socket is withheld")
+
+
+class ClientHandles(NamedTuple):
+    """The descriptors of a client."""
+
+    sock: int
+    outbox: int
+    session: VhostUserSessionHandles
+
+
+class VhostUserAttachmentHandles(NamedTuple):
+    """The descriptors of a VhostUserAttachment."""
+
+    listening: ListeningHandles | None
+    client: ClientHandles | None
 
 
 class VhostUserAttachment(VmAttachment[VhostUserSession]):
@@ -46,13 +83,14 @@ class VhostUserAttachment(VmAttachment[VhostUserSession]):
         loop: asyncio.AbstractEventLoop,
         *,
         mode: int = 0o600,
+        keep: Keep = NO_KEEP,
     ) -> None:
         """`server`: listen at `path` (with permissions `mode`); otherwise connect there repeatedly.
 
         Raises NetError for a path that no socket can have; nothing is opened before `start`.
         """
         check_path(path)
-        super().__init__(loop, nic, path)
+        super().__init__(loop, nic, path, keep)
         self._device = device
         if FENCED:
             device.transport_features = EVENT_IDX
@@ -60,7 +98,6 @@ class VhostUserAttachment(VmAttachment[VhostUserSession]):
         self.server = server
         self._shows_link = False
         """The last client, which we disconnected, learns of the link by the socket and not by the config space."""
-        self._listener: Listener | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._unsubscribe: Callable[[], None] | None = None
         self._complaint = ""
@@ -71,8 +108,9 @@ class VhostUserAttachment(VmAttachment[VhostUserSession]):
         """Listen (NetError if the path cannot be used) or start to connect."""
         if self.state is not AttachmentState.CLOSED:
             return
-        if self.server:
-            self._listener = self._listen()
+        if self.server and self._listener is None:
+            self._listen()
+        self._begin_keeping()
         self.state = AttachmentState.WAITING
         if not self.server:
             self._connect()
@@ -82,15 +120,10 @@ class VhostUserAttachment(VmAttachment[VhostUserSession]):
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
-        self._close_listener()
+        super()._stop_waiting()
         if self._unsubscribe is not None:
             self._unsubscribe()
             self._unsubscribe = None
-
-    def _close_listener(self) -> None:
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
 
     @property
     def _withholds(self) -> bool:
@@ -116,14 +149,14 @@ class VhostUserAttachment(VmAttachment[VhostUserSession]):
         if isinstance(event, LinkChanged) and self.state is AttachmentState.WITHHELD and self._nic.link_up:
             self._wait()
 
-    def _listen(self) -> Listener:
-        listening = listen_at(self.path, self._mode)
-        return Listener(self._loop, listening, self._accepted, self.path, gate=self._gate)
+    def _listen(self) -> None:
+        self._listen_on(listen_at(self.path, self._mode))
+        self._moved()
 
     def _listen_again(self) -> None:
         self._retry = None
         try:
-            self._listener = self._listen()
+            self._listen()
         except NetError as error:
             self._log_once(f"cannot listen again: {error}")
             self._retry = self._loop.call_later(RETRY_S, self._listen_again)
@@ -158,12 +191,72 @@ class VhostUserAttachment(VmAttachment[VhostUserSession]):
             self._complaint = text
             log.error("%s: %s; trying on", self._nic.name, text)
 
+    # --- The next process -------------------------------------------------------------------------------------
+
+    def save_kept(self) -> tuple[VhostUserAttachmentRecord, VhostUserAttachmentHandles]:
+        session = self.session if self.state is AttachmentState.ATTACHED else None
+        listener = self._listener
+        record = VhostUserAttachmentRecord(
+            attachment=self._save(withheld=listener is None and self._withholds),
+            shows_link=self._shows_link,
+            session=None if session is None else session.save(),
+        )
+        client = None
+        if session is not None:
+            client = ClientHandles(*session.socket_fds, session.handles)
+        listening = None if listener is None else listener.listening.handles
+        return record, VhostUserAttachmentHandles(listening, client)
+
+    def restore(self) -> bool:
+        found = self._keep.inherited(self._key, VhostUserAttachmentRecord, VhostUserAttachmentHandles)
+        if found is None:
+            return False
+        record, (listening, client) = found
+        try:
+            with within("attachment"):
+                self._take_up(record.attachment, listening)
+        except RecordError as error:
+            close_fds(descriptors_of(listening))
+            return self._refused(error, client)
+        session = None
+        self._begin_keeping()
+        try:
+            if record.session is not None:
+                with within("session"):
+                    session = self._restored(record.session, client)
+        except RecordError as error:
+            return self._refused(error, client)
+        self._shows_link = record.shows_link
+        self._taken_up(record.attachment, session)
+        self._unsubscribe = self._nic.watch(self._link_came)
+        return True
+
+    def _restored(self, record: VhostUserSessionRecord, client: ClientHandles | None) -> VhostUserSession:
+        """Raises RecordError, and leaves the descriptors to the caller then."""
+        if client is None:
+            raise RecordError("", "has no descriptors")
+        # Duplicates, which the session closes where it refuses the record.
+        sock, outbox = socket.socket(fileno=os.dup(client.sock)), os.dup(client.outbox)
+        session = VhostUserSession(self, self._loop, sock, self._device, self._nic, self._kept, outbox)
+        try:
+            session.restore(record, client.session)
+        except RecordError:
+            session.refuse()
+            raise
+        close_fds((client.sock, client.outbox, *client.session.engine.memory))
+        return session
+
+    @property
+    def device_handles(self) -> VirtioHandles:
+        session = self.session
+        return VirtioHandles() if session is None else VirtioHandles(session, session.memory)
+
     # --- Connect and disconnect -------------------------------------------------------------------------------
 
-    def _begin(self, sock: socket.socket) -> VhostUserSession:
+    def _begin(self, sock: socket.socket, outbox: int | None) -> VhostUserSession:
         self._complaint = ""
         self._shows_link = False
-        session = VhostUserSession(self, self._loop, sock, self._device, self._nic)
+        session = VhostUserSession(self, self._loop, sock, self._device, self._nic, self._kept, outbox)
         session.begin()
         if self.server:
             self._gate.began(session.cut_off)

@@ -16,9 +16,12 @@ import socket
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+import msgspec
+
 from vnic.attach.session import Session, SessionHost
 from vnic.attach.vhost_user.kicks import Kicks
 from vnic.attach.vhost_user.request_channel import RequestChannel, RequestChannelRecord
+from vnic.keep import NO_KEPT, Kept
 from vnic.net.announce import rarp_frame
 from vnic.net.client import Nic
 from vnic.net.records import ShownBy
@@ -26,7 +29,7 @@ from vnic.protocol.vhost_user.backend import BackendEngine
 from vnic.protocol.vhost_user.backend_record import BackendEngineRecord, BackendHandles
 from vnic.protocol.vhost_user.messages import MAX_FDS, P_CONFIG, P_STATUS, ProtocolError
 from vnic.protocol.vhost_user.ring import Ring, RingState
-from vnic.record import U64, Record, left_us, require, within
+from vnic.record import U8, U64, Record, left_us, require, within
 from vnic.sockets import unblock
 from vnic.sockets.connection import ConnectionRecord
 from vnic.virtio.attachment import Doorbell, QueueFds
@@ -49,6 +52,8 @@ class VhostUserSessionRecord(Record, frozen=True):
     engine: BackendEngineRecord
     connection: ConnectionRecord
     requests: RequestChannelRecord
+    handed_over: list[U8] = msgspec.field(default_factory=list)
+    """The rings whose kicks a back-end waits for."""
 
     def check_fields(self) -> None:
         possible = self.engine.request_channel or not self.requests.unsent
@@ -56,7 +61,7 @@ class VhostUserSessionRecord(Record, frozen=True):
 
 
 class VhostUserSessionHandles(NamedTuple):
-    """The descriptors of a session beside its socket."""
+    """The descriptors of a session beside its socket and outbox."""
 
     engine: BackendHandles
     output: Sequence[Sequence[int]]
@@ -77,8 +82,11 @@ class VhostUserSession(Session):
         sock: socket.socket,
         device: VirtioDevice,
         nic: Nic,
+        kept: Kept = NO_KEPT,
+        outbox: int | None = None,
     ) -> None:
-        super().__init__(host, loop, sock, nic, max_fds=MAX_FDS)
+        """`kept` and `outbox` as for Session."""
+        super().__init__(host, loop, sock, nic, max_fds=MAX_FDS, kept=kept, outbox=outbox)
         self._device = device
         self._handed_over: set[int] = set()
         """The rings whose kicks a back-end waits for."""
@@ -88,6 +96,10 @@ class VhostUserSession(Session):
         """Runs while the link is down and the socket is still open."""
         self._unsent: RequestChannelRecord | None = None
         """The saved state of the request channel, until the engine has that."""
+        self._unwatched: dict[int, int | None] | None = None
+        """The kicks to watch, between `restore` and `go_on`."""
+        self._had = 0
+        """The descriptors of the engine after the last message."""
         self.engine = BackendEngine(device, self.memory, self, queue_pairs=nic.queues)
 
     def begin(self) -> None:
@@ -105,6 +117,7 @@ class VhostUserSession(Session):
             engine=self.engine.save(),
             connection=self._connection.save(),
             requests=self._requests.save(),
+            handed_over=sorted(self._handed_over),
         )
 
     @property
@@ -118,19 +131,28 @@ class VhostUserSession(Session):
         the caller then."""
         with within("connection"):
             record.connection.check(handles.output)
-        self._unsent = record.requests
+        rings = len(self.engine.rings)
+        for at, index in enumerate(record.handed_over):
+            require(index < rings, f"handed_over[{at}]", f"is {index}, of {rings} rings")
+        self._unsent, self._unwatched = record.requests, {}
         try:
             with within("engine"):
                 self.engine.restore(record.engine, handles.engine)
         finally:
             self._unsent = None
+        self._handed_over = set(record.handed_over)
         self._connection.restore(record.connection, handles.output)
         self.shown_by = record.shown_by
         if record.grace_us is not None:
             self._grace = self._loop.call_later(record.grace_us / 1e6, self._show_link_down)
+        self._count_descriptors()
 
     def go_on(self) -> None:
         """Carry out the messages that waited when the session was saved."""
+        watched, self._unwatched = self._unwatched or {}, None
+        for index, fd in watched.items():
+            self.watch_kick(index, fd)
+        super().go_on()
         try:
             replies = self.engine.go_on()
         except ProtocolError as error:
@@ -141,6 +163,15 @@ class VhostUserSession(Session):
             self._connection.pause()
         else:
             self._connection.resume()
+        if self.by_socket and not self._nic.link_up and self._grace is None:
+            self._loop.call_soon(self._show_link_down)
+
+    def refuse(self) -> None:
+        self._stop_grace()
+        self._unwatched = {}
+        self.engine.close()
+        self.engine.release()
+        super().refuse()
 
     @property
     def by_socket(self) -> bool:
@@ -192,9 +223,18 @@ class VhostUserSession(Session):
             return
         if self.engine.busy:
             self._connection.pause()
+        self._tell_descriptors()
         self._connection.send(replies)
 
+    def _tell_descriptors(self) -> None:
+        """The keep is told of those that were closed; of those that arrive, the connection tells it."""
+        had, self._had = self._had, self.descriptors
+        if had != self._had:
+            self._kept.handles_changed()
+
     def resume(self, replies: bytes) -> None:
+        self._kept.changed()
+        self._tell_descriptors()
         self._connection.send(replies)
         self._connection.resume()
 
@@ -217,6 +257,7 @@ class VhostUserSession(Session):
     def link_changed(self, up: bool) -> None:
         """Attachment: a client without CONFIG learns of the link by its socket; others get CONFIG_CHANGE, including one
         whose driver starts later."""
+        self._kept.changed()
         if self.shown_by is not ShownBy.SOCKET:
             self.engine.notices.changed()
         elif not up:
@@ -237,6 +278,7 @@ class VhostUserSession(Session):
         """Attachment: send CONFIG_CHANGE within this call if the client can receive it."""
         if not self.serving:
             return False
+        self._kept.changed()
         self.engine.notices.changed()
         self._send_pending()
         return self.engine.notices.notified
@@ -269,6 +311,9 @@ class VhostUserSession(Session):
             self._nic.report.interrupted()
 
     def watch_kick(self, index: int, fd: int | None) -> None:
+        if self._unwatched is not None:
+            self._unwatched[index] = fd
+            return
         self._kicks.watch(index, None if index in self._handed_over else fd)
 
     def queue_interrupt(self, index: int) -> None:
@@ -297,6 +342,7 @@ class VhostUserSession(Session):
             pass  # full: a signal is pending already
         except unblock.Blocked as error:
             ring.replace_fd(name, None)
+            self._kept.handles_changed()
             self._fail_later(
                 f"the {name.removesuffix('_fd')} descriptor of ring {ring.index}: {error.strerror}"
             )
