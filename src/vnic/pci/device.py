@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple
 
+from vnic.keep import NO_KEPT, Kept
 from vnic.memory.guest import NO_MEMORY, GuestMemory, GuestMemoryError
 from vnic.memory.shadow import Shadow, ShadowDma
 from vnic.pci import capability
@@ -41,6 +42,15 @@ class PciDeviceRecord(Record, frozen=True):
     """The level of the pin, as the model set it."""
 
 
+class KeptCells(NamedTuple):
+    """Kept memory for what changes too often for records (`vnic.keep`)."""
+
+    values: memoryview
+    """As many u64 as the device's `cells_wanted`."""
+    commit: Callable[[], None]
+    """Save all records now."""
+
+
 class PciHandles(NamedTuple):
     """The handles of the VM that a restored device is attached to."""
 
@@ -48,6 +58,9 @@ class PciHandles(NamedTuple):
     memory: GuestMemory
     shadow: Shadow | None = None
     """Set if the VM does not share its memory."""
+    cells: KeptCells | None = None
+    """Set after a restart, in which the process before was killed at any instruction: what it left there, where the
+    device goes on, is newer than its record."""
 
 
 class PciDevice:
@@ -58,6 +71,7 @@ class PciDevice:
     descriptor rings to `rings`, which fetches them if a VM does not share its memory.
     """
 
+    cells_wanted: ClassVar[int] = 0
     link_lag_seconds: ClassVar[float] = 0.0
     """How long common drivers take to act on a link change after its interrupt: a VM stays attached that long before
     its NIC is removed."""
@@ -94,6 +108,10 @@ class PciDevice:
         self._dma: Dma = _NO_DMA
         self.rings = RingFeed(lambda: self.bus_master, self.dma_refused)
         self._intx = False
+        self.kept: Kept = NO_KEPT
+        """The place of this device's record, which `changed` is told for all but what is in cells."""
+        self.undo = memoryview(bytearray(8)).cast("Q")
+        """One u64, which the attachment sets to 0 before each access: see `undo_read`."""
 
     # --- Called by the attachment ---
 
@@ -101,6 +119,7 @@ class PciDevice:
         """A VM attaches. Its memory may still be empty; `dma_mapped` reports each region."""
         self.irq = irq
         self._memory = self._dma = memory
+        self.kept.changed()
 
     def use_shadow(self, memory: GuestMemory, shadow: Shadow) -> None:
         """The VM does not share its memory: `memory`, which `plug` gave, is a shadow copy. Called before a driver can
@@ -119,6 +138,7 @@ class PciDevice:
         self._memory, self.shadow = NO_MEMORY, None
         self._dma = _NO_DMA
         self.rings.unplug()
+        self.kept.changed()
         done()
 
     def reset(self) -> None:
@@ -129,6 +149,7 @@ class PciDevice:
         self.set_intx(False)
         self.rings.drop()
         self.device_reset()
+        self.kept.changed()
 
     def config_read(self, offset: int, length: int) -> bytes:
         """Read config space. The range is inside `config.size`; the caller checks it."""
@@ -156,6 +177,7 @@ class PciDevice:
             self.irqs_changed()
         if self._asks_flr(offset, data):
             self.reset()
+        self.kept.changed()
 
     def window_read(self, region: int, offset: int, length: int) -> bytes:
         """Read `length` bytes of BAR `region`. The range is inside its size; the caller checks it."""
@@ -169,6 +191,9 @@ class PciDevice:
         """Write to a BAR, as `window_read`."""
         if region not in self._msix_bars or self.msix is None or not self.msix.write(region, offset, data):
             self.region_write(region, offset, data)
+            if self.is_hot(region, offset, len(data)):
+                return
+        self.kept.changed()
 
     def lines_changed(self) -> None:
         """The VM set or removed eventfds for its interrupts."""
@@ -176,6 +201,14 @@ class PciDevice:
         self.irqs_changed()
 
     # --- State apart from handles ---
+
+    def use_cells(self, cells: KeptCells) -> None:
+        """Go on in these cells from now on, with the values of this device; `restore` takes the place of this after a
+        restart."""
+
+    def undo_read(self) -> None:
+        """After a restart: the last read of the process before, if it cleared what it read, was not answered, and the
+        same access follows."""
 
     def save_function(self) -> PciDeviceRecord:
         return PciDeviceRecord(
@@ -218,6 +251,10 @@ class PciDevice:
         self.rings.restart()
 
     # --- Overridden by models ---
+
+    def is_hot(self, region: int, offset: int, length: int) -> bool:
+        """Whether such a write changes nothing that the record has and cells, or the guest's memory, have not."""
+        return False
 
     def region_read(self, region: int, offset: int, length: int) -> bytes:
         """A guest's read of a BAR outside the MSI-X table: `length` bytes (1, 2, 4 or 8 from a real driver)."""

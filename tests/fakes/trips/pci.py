@@ -22,7 +22,7 @@ from vnic.net.clock import Timer
 from vnic.net.network import Network
 from vnic.nic.intel import regs
 from vnic.nic.intel.e1000 import E1000
-from vnic.nic.intel.e1000.device import E1000Record
+from vnic.nic.intel.e1000.record import E1000Record
 from vnic.pci.device import PciHandles
 from vnic.protocol.frames import (
     FrameAssembler,

@@ -19,7 +19,7 @@ from vnic.net.queue import Frame
 from vnic.net.records import ShownBy
 from vnic.nic.intel import regs
 from vnic.nic.intel.e1000 import E1000, MODELS
-from vnic.nic.intel.e1000.device import E1000Record
+from vnic.nic.intel.e1000.record import E1000Record
 from vnic.pci.device import PciHandles
 from vnic.record import decode, encode
 

@@ -14,7 +14,7 @@ from tests.unit.nic_e1000.conftest import Rig
 from vnic.net.network import Network
 from vnic.nic.intel import regs
 from vnic.nic.intel.e1000 import E1000, MODELS
-from vnic.nic.intel.e1000.device import E1000Record
+from vnic.nic.intel.e1000.record import E1000Record
 from vnic.nic.intel.link import NEGOTIATION_SECONDS
 from vnic.pci.device import PciHandles
 from vnic.record import RecordError, decode, encode

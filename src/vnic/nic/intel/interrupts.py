@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from vnic.nic.intel import cells as c
 from vnic.record import U32, Record
 
 
@@ -23,12 +24,19 @@ class Interrupts:
     """
 
     def __init__(self, drive: Callable[[int], None]) -> None:
-        self.cause = 0
-        self.mask = 0
+        self.cells = c.plain()
         self._drive = drive
 
+    @property
+    def cause(self) -> int:
+        return self.cells[c.CAUSE]
+
+    @property
+    def mask(self) -> int:
+        return self.cells[c.MASK]
+
     def reset(self) -> None:
-        self.cause = self.mask = 0
+        self.cells[c.CAUSE] = self.cells[c.MASK] = 0
         self._drive(0)
 
     def save(self) -> InterruptsRecord:
@@ -36,28 +44,31 @@ class Interrupts:
 
     def restore(self, record: InterruptsRecord) -> None:
         """The pin's level is the device's to restore."""
-        self.cause, self.mask = record.cause, record.mask
+        self.cells[c.CAUSE], self.cells[c.MASK] = record.cause, record.mask
 
     def set(self, causes: int) -> None:
         """Set causes: a write to ICS, or an interrupt of a unit."""
-        self.cause |= causes
+        self.cells[c.CAUSE] |= causes
         self._drive(self.cause & self.mask)
 
     def clear(self, causes: int) -> None:
         """A write to ICR: ones clear."""
-        self.cause &= ~causes
+        self.cells[c.CAUSE] &= ~causes
         self._drive(self.cause & self.mask)
 
     def read(self) -> int:
         """A read of ICR clears it."""
-        cause, self.cause = self.cause, 0
+        cells = self.cells
+        cells[c.UNDO_VALUE] = cause = cells[c.CAUSE]
+        cells[c.UNDO_AT] = c.CAUSE + 1
+        cells[c.CAUSE] = 0
         self._drive(0)
         return cause
 
     def enable(self, causes: int) -> None:
-        self.mask |= causes
+        self.cells[c.MASK] |= causes
         self._drive(self.cause & self.mask)
 
     def disable(self, causes: int) -> None:
-        self.mask &= ~causes
+        self.cells[c.MASK] &= ~causes
         self._drive(self.cause & self.mask)

@@ -53,6 +53,17 @@ class Context(NamedTuple):
     def of(cls, record: ContextRecord) -> Context:
         return cls(*(getattr(record, name) for name in cls._fields))
 
+    def words(self) -> tuple[int, int]:
+        """As two u64: the first two dwords of the descriptor, and what the rest says."""
+        first = self.ip_start | self.ip_at << 8 | self.ip_end << 16
+        first |= self.start << 32 | self.at << 40 | self.end << 48
+        flags = _CONTEXT_IP * self.ipv4 | _CONTEXT_TCP * self.tcp
+        return first, flags | (self.header_bytes << 8 | self.mss << 16) << 32
+
+    @classmethod
+    def of_words(cls, first: int, second: int) -> Context:
+        return cls.parse(first, second & 0xFFFFFFFF, second >> 32)
+
     @classmethod
     def parse(cls, address: int, lower: int, upper: int) -> Context:
         return cls(

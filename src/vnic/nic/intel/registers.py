@@ -148,6 +148,8 @@ class RegisterFile:
 
         def write(name: str, value: int) -> None:
             setattr(ring, name, value)
+            ring.keep_head()
+            ring.keep_written()
             moved()
 
         for name, at in (("base_low", 0), ("base_high", 4), ("length_bytes", 8), ("head", 16)):

@@ -6,6 +6,7 @@ four registers at any time, so nothing is cached, and the units check `usable` b
 
 from __future__ import annotations
 
+from vnic.nic.intel import cells as c
 from vnic.record import U16, U32, Record
 
 DESCRIPTOR_BYTES = 16
@@ -26,11 +27,17 @@ class DescriptorRing:
 
     `tail` is where the units stop: `posted_tail`, which the guest wrote, or behind it while descriptors are still
     being fetched from a VM that does not share its memory (`pci.dma`).
+
+    A unit moves `head` and calls `keep_head` before the guest can see that a descriptor is done, and `keep_written`
+    after it. So the next process knows of all descriptors before the head that they are done, and which of them may
+    not show it yet.
     """
 
     descriptor_bytes = DESCRIPTOR_BYTES
 
-    def __init__(self) -> None:
+    def __init__(self, first_cell: int) -> None:
+        self._first = first_cell
+        self._cells = c.plain()
         self.reset()
 
     def reset(self) -> None:
@@ -40,6 +47,39 @@ class DescriptorRing:
         self.head = 0
         self.tail = 0
         self.posted_tail = 0
+        self.keep_head()
+        self.keep_written()
+
+    @property
+    def posted_tail(self) -> int:
+        return self._cells[self._first + c.RING.tail]
+
+    @posted_tail.setter
+    def posted_tail(self, value: int) -> None:
+        self._cells[self._first + c.RING.tail] = value
+
+    def keep_head(self, flags: int = 0) -> None:
+        """The descriptors before the head are not for the next process to carry out."""
+        self._cells[self._first + c.RING.head] = self.head | flags
+
+    def keep_written(self) -> None:
+        """The guest can see all descriptors before the head as done."""
+        self._cells[self._first + c.RING.written] = self.head
+
+    def use_cells(self, cells: memoryview) -> None:
+        """Go on in these cells, whose values are the same."""
+        self._cells = cells
+
+    def take_up(self, cells: memoryview) -> range:
+        """Go on as these cells say; returns the descriptors before the head that may not be shown as done, as numbers
+        from the first of them on without wrapping (`address` of `% count`)."""
+        self._cells = cells
+        self.head = cells[self._first + c.RING.head] & 0xFFFF
+        self.tail = self.posted_tail
+        written = cells[self._first + c.RING.written]
+        if not self.usable or written >= self.count:
+            return range(0)
+        return range(written, written + (self.head - written) % self.count)
 
     def save(self) -> DescriptorRingRecord:
         return DescriptorRingRecord(
@@ -54,6 +94,8 @@ class DescriptorRing:
         self.base_low, self.base_high = record.base_low, record.base_high
         self.length_bytes, self.head = record.length_bytes, record.head
         self.tail = self.posted_tail = record.tail
+        self.keep_head()
+        self.keep_written()
 
     @property
     def count(self) -> int:

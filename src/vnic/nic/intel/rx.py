@@ -11,6 +11,7 @@ import zlib
 from typing import Protocol
 
 from vnic.memory.guest import GuestMemoryError
+from vnic.nic.intel import cells as c
 from vnic.nic.intel import regs
 from vnic.nic.intel.filter import RCTL_VFE, AddressFilter
 from vnic.nic.intel.interrupts import Interrupts
@@ -33,6 +34,10 @@ _DD = 1 << 0
 _EOP = 1 << 1
 _IXSM = 1 << 2
 _VP = 1 << 3
+_PIF = 1 << 7
+_UNSHOWN = _PIF
+"""In the status of a descriptor that is filled, and not done yet: no driver looks at it before DD is set, and the
+process that takes our place can tell such a descriptor from one that the guest has posted again."""
 
 _ADDRESS = struct.Struct("<Q")
 _WRITEBACK = struct.Struct("<HHBBH")  # length, checksum, status, errors, special; from byte 8
@@ -86,7 +91,7 @@ class Receiver:
     def __init__(self, device: ReceiveHost, address_filter: AddressFilter) -> None:
         self._device = device
         self._filter = address_filter
-        self.ring = DescriptorRing()
+        self.ring = DescriptorRing(c.RX)
         self.reset()
 
     def reset(self) -> None:
@@ -100,6 +105,21 @@ class Receiver:
     def restore(self, record: ReceiverRecord) -> None:
         self.rctl, self._waits = record.rctl, record.waits
         self.ring.restore(record.ring)
+
+    def take_up(self, cells: memoryview) -> None:
+        """The process before was killed: show the guest the frame that is complete and was not shown. The guest sees
+        the descriptors in order, so its first one tells whether any was."""
+        ring, dma = self.ring, self._device.dma
+        wheres = [ring.address(number % ring.count) + _STATUS_AT for number in ring.take_up(cells)]
+        try:
+            if wheres and _is_unshown(dma.read(wheres[0], 1)[0]):
+                for where in reversed(wheres):
+                    status = dma.read(where, 1)[0]
+                    if _is_unshown(status):
+                        dma.write(where, bytes((status & ~_UNSHOWN | _DD,)))
+        except GuestMemoryError as error:
+            self._device.bus_error("RX", error)
+        ring.keep_written()
 
     @property
     def enabled(self) -> bool:
@@ -161,6 +181,7 @@ class Receiver:
                 return True
         except GuestMemoryError as error:
             ring.head = head
+            ring.keep_head()
             device.bus_error("RX", error)
             self.missed()
             return True
@@ -185,6 +206,7 @@ class Receiver:
         ring, dma = self.ring, self._device.dma
         at = 0
         needed = -(-len(data) // buffer_size)
+        filled: list[tuple[int, int]] = []
         for _ in range(min(ring.available, needed + EMPTY_PER_FRAME)):
             where = ring.address(ring.head)
             address = _ADDRESS.unpack(dma.read(where, _ADDRESS.size))[0]
@@ -194,10 +216,19 @@ class Receiver:
                 dma.write(address, piece)
                 at += len(piece)
             now = status | _EOP if at >= len(data) else status & ~_IXSM
-            dma.write(where + 8, _WRITEBACK.pack(len(piece), 0, now, 0, special))
-            # The guest may poll: write Descriptor Done last, separately, after everything else.
-            dma.write(where + _STATUS_AT, bytes((now | _DD,)))
+            dma.write(where + 8, _WRITEBACK.pack(len(piece), 0, now | _UNSHOWN, 0, special))
+            filled.append((where + _STATUS_AT, now | _DD))
             ring.advance()
             if at >= len(data):
-                return True
-        return False
+                break
+        ring.keep_head()
+        # The guest may poll: Descriptor Done comes last, and that of the first descriptor, for which it waits, after
+        # those of the others.
+        for where, now in reversed(filled):
+            dma.write(where, bytes((now,)))
+        ring.keep_written()
+        return at >= len(data)
+
+
+def _is_unshown(status: int) -> bool:
+    return status & (_UNSHOWN | _DD) == _UNSHOWN

@@ -5,6 +5,7 @@ The receive and transmit units count frames here.
 
 from __future__ import annotations
 
+from vnic.nic.intel import cells as c
 from vnic.nic.intel import regs
 from vnic.record import U16, U64, Record, require
 
@@ -13,7 +14,14 @@ _MAX64 = (1 << 64) - 1
 _FCS_BYTES = 4
 _PAIRS = {regs.GORCH: regs.GORCL, regs.GOTCH: regs.GOTCL, regs.TORH: regs.TORL, regs.TOTH: regs.TOTL}
 _LOW_HALVES = frozenset(_PAIRS.values())
-_COUNTERS = frozenset(range(0x4000, 0x4100, 4)) - frozenset(_PAIRS)
+_FIRST = 0x4000
+_COUNTERS = frozenset(range(_FIRST, _FIRST + 4 * c.STATISTICS_COUNT, 4)) - frozenset(_PAIRS)
+_ZEROS = memoryview(bytes(8 * c.STATISTICS_COUNT)).cast("Q")
+
+
+def _cell(offset: int) -> int:
+    """Where the counter of a register is; a pair is in that of its low half."""
+    return c.STATISTICS + (offset - _FIRST >> 2)
 
 
 class CountRecord(Record, frozen=True):
@@ -41,31 +49,49 @@ class Statistics:
     """What was counted, by the register's offset. `size` arguments are frames without their FCS; the chip counts it."""
 
     def __init__(self) -> None:
-        self._values: dict[int, int] = {}
+        self.cells = c.plain()
 
     def reset(self) -> None:
-        self._values.clear()
+        self.cells[c.STATISTICS : c.COUNT] = _ZEROS
 
     def save(self) -> StatisticsRecord:
-        counts = sorted(self._values.items())
-        return StatisticsRecord(counts=[CountRecord(offset=offset, count=count) for offset, count in counts])
+        counts = enumerate(self.cells[c.STATISTICS : c.COUNT])
+        return StatisticsRecord(
+            counts=[CountRecord(offset=_FIRST + 4 * at, count=count) for at, count in counts if count]
+        )
 
     def restore(self, record: StatisticsRecord) -> None:
-        self._values = {each.offset: each.count for each in record.counts}
+        self.reset()
+        for each in record.counts:
+            self.cells[_cell(each.offset)] = each.count
 
     def read(self, offset: int) -> int:
         """A guest's read clears the register; of a pair, the high half clears both, the low one none."""
         if offset in _LOW_HALVES:
-            return self._values.get(offset, 0) & _MAX32
+            return self.cells[_cell(offset)] & _MAX32
         if offset in _PAIRS:
-            return self._values.pop(_PAIRS[offset], 0) >> 32
-        return self._values.pop(offset, 0)
+            return self._take(_PAIRS[offset]) >> 32
+        return self._take(offset)
+
+    def _take(self, offset: int) -> int:
+        cells, at = self.cells, _cell(offset)
+        cells[c.UNDO_VALUE] = value = cells[at]
+        cells[c.UNDO_AT] = at + 1
+        cells[at] = 0
+        return value
+
+    def put_back(self, cell: int, count: int) -> None:
+        """A guest's read that cleared this cell did not happen."""
+        most = _MAX64 if _FIRST + 4 * (cell - c.STATISTICS) in _LOW_HALVES else _MAX32
+        self.cells[cell] = min(self.cells[cell] + count, most)
 
     def add(self, offset: int, count: int = 1) -> None:
-        self._values[offset] = min(self._values.get(offset, 0) + count, _MAX32)
+        at = c.STATISTICS + (offset - _FIRST >> 2)
+        self.cells[at] = min(self.cells[at] + count, _MAX32)
 
     def _add64(self, offset: int, count: int) -> None:
-        self._values[offset] = min(self._values.get(offset, 0) + count, _MAX64)
+        at = c.STATISTICS + (offset - _FIRST >> 2)
+        self.cells[at] = min(self.cells[at] + count, _MAX64)
 
     def received(self, size: int, destination: bytes) -> None:
         """One frame was stored."""

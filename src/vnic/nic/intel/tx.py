@@ -14,6 +14,7 @@ import msgspec
 from vnic.memory.guest import GuestMemoryError
 from vnic.net import offload
 from vnic.net.clock import Scheduler, Timer
+from vnic.nic.intel import cells as c
 from vnic.nic.intel import regs
 from vnic.nic.intel.offloads import ETH_BYTES, Context, ContextRecord, owe_checksum, segmented, with_checksum
 from vnic.nic.intel.rings import DESCRIPTOR_BYTES, DescriptorRing, DescriptorRingRecord
@@ -97,13 +98,17 @@ class TransmitHost(UnitHost, Protocol):
     def transmit(self, frame: bytes, header: bytes, /) -> bool:
         """Put a frame on the wire. False: it waits at the peer, and `Transmitter.resume` will be called."""
 
+    def keep_record(self) -> None:
+        """Save the device now."""
+
 
 class Transmitter:
     """The transmit unit: TCTL, its ring, both contexts and the frame that is being collected."""
 
     def __init__(self, device: TransmitHost) -> None:
         self._device = device
-        self.ring = DescriptorRing()
+        self._cells = c.plain()
+        self.ring = DescriptorRing(c.TX)
         self._timer: Timer | None = None
         self._running = False
         self._tag: int | None = None
@@ -114,8 +119,10 @@ class Transmitter:
         self.ring.reset()
         self.tctl = 0
         self._paused = False
-        self._checksum = Context()
-        self._segmentation = Context()
+        self._set_context(False, Context())
+        self._set_context(True, Context())
+        self._owed: list[tuple[int, int]] = []
+        """The descriptors that are done and have to be shown as done: where, and the status."""
         self._start_frame()
 
     def close(self) -> None:
@@ -140,7 +147,8 @@ class Transmitter:
         self.reset()
         self.tctl, self._paused = record.tctl, record.paused
         self.ring.restore(record.ring)
-        self._checksum, self._segmentation = Context.of(record.checksum), Context.of(record.segmentation)
+        self._set_context(False, Context.of(record.checksum))
+        self._set_context(True, Context.of(record.segmentation))
         if record.collected:
             self._parts.append(record.collected)
         self._size = len(record.collected)
@@ -150,8 +158,39 @@ class Transmitter:
             record.tag,
             record.bad,
         )
+        self._begun = bool(self._size or self._options or self._segment or self._bad or self._tag is not None)
         if record.pending:
             self._later()
+
+    def use_cells(self, cells: memoryview) -> None:
+        """Go on in these cells, whose values are the same."""
+        self._cells = cells
+        self.ring.use_cells(cells)
+
+    def take_up(self, cells: memoryview) -> None:
+        """After `restore`: the process before was killed, and the cells are newer than its record. A frame whose last
+        descriptor is before the head was sent, or is lost: the guest is told that it is done."""
+        recorded = self.ring.head
+        ring, dma = self.ring, self._device.dma
+        self._cells = cells
+        done = ring.take_up(cells)
+        self._set_contexts_of_cells()
+        if cells[c.TX + c.RING.head] != recorded | c.HALF:
+            self._start_frame()
+        try:
+            for number in done:
+                where = ring.address(number % ring.count)
+                _, lower, upper = _DESCRIPTOR.unpack(dma.read(where, DESCRIPTOR_BYTES))
+                if lower & (_RS | _RPS):
+                    dma.write(where + _STATUS_AT, bytes((upper & 0xFF & ~_ERRORS | _DD,)))
+        except GuestMemoryError as error:
+            self._device.bus_error("TX", error)
+        ring.keep_written()
+        self._later()
+
+    @property
+    def enabled(self) -> bool:
+        return bool(self.tctl & TCTL_EN)
 
     def _cancel(self) -> None:
         if self._timer is not None:
@@ -159,6 +198,8 @@ class Transmitter:
             self._timer = None
 
     def _start_frame(self) -> None:
+        self._begun = False
+        """A descriptor of a frame was carried out whose last one was not."""
         self._parts: list[bytes] = []
         self._size = 0
         self._options = 0
@@ -205,6 +246,10 @@ class Transmitter:
                 done, spent = self._run()
                 causes |= done
                 budget -= spent
+            if self._begun:
+                device.keep_record()
+                ring.keep_head(c.HALF)
+                causes |= self._write_back()
         except GuestMemoryError as error:
             # The ring is unmapped: stop until the guest writes TDT again.
             device.bus_error("TX", error)
@@ -231,27 +276,48 @@ class Transmitter:
         fetched = dma.read(first, min(end - ring.head, FETCH) * DESCRIPTOR_BYTES)
         causes = spent = 0
         for number, (address, lower, upper) in enumerate(_DESCRIPTOR.iter_unpack(fetched)):
-            spent += 1 + self._descriptor(address, lower, upper)
-            ring.advance()
             if lower & (_RS | _RPS):
-                status = upper & 0xFF & ~_ERRORS | _DD
-                dma.write(first + number * DESCRIPTOR_BYTES + _STATUS_AT, bytes((status,)))
-                causes |= regs.ICR_TXDW
+                where = first + number * DESCRIPTOR_BYTES + _STATUS_AT
+                self._owed.append((where, upper & 0xFF & ~_ERRORS | _DD))
+            ring.advance()
+            spent += 1 + self._descriptor(address, lower, upper)
+            if not self._begun:
+                ring.keep_head()
+                causes |= self._write_back()
             if self._paused or spent >= WORK_PER_TURN:
                 break
         return causes, spent
 
+    def _write_back(self) -> int:
+        """Show the guest which descriptors are done, up to the head; returns interrupt causes. Until the frame of a
+        descriptor is sent, or saved, its buffer is still needed. Raises GuestMemoryError."""
+        owed, self._owed = self._owed, []
+        for where, status in owed:
+            self._device.dma.write(where, bytes((status,)))
+        self.ring.keep_written()
+        return regs.ICR_TXDW if owed else 0
+
+    def _set_context(self, tse: bool, context: Context) -> None:
+        if tse:
+            self._segmentation = context
+        else:
+            self._checksum = context
+        at = c.CONTEXTS + 2 * tse
+        self._cells[at], self._cells[at + 1] = context.words()
+
+    def _set_contexts_of_cells(self) -> None:
+        words = self._cells[c.CONTEXTS : c.STATISTICS]
+        self._checksum = Context.of_words(words[0], words[1])
+        self._segmentation = Context.of_words(words[2], words[3])
+
     def _descriptor(self, address: int, lower: int, upper: int) -> int:
-        """Carry out one descriptor; returns the work it was, beyond reading it."""
+        """Carry out one descriptor, which the ring's head has passed; returns the work it was, beyond reading it."""
         extended = lower & _DEXT
         if extended and lower & _TYPE_MASK != _TYPE_DATA:
             if not lower & _TYPE_MASK:
-                context = Context.parse(address, lower, upper)
-                if lower & _TSE:
-                    self._segmentation = context
-                else:
-                    self._checksum = context
+                self._set_context(bool(lower & _TSE), Context.parse(address, lower, upper))
             return 0  # other types are reserved
+        self._begun = True
         if extended:
             length = lower & 0xFFFFF
             if not self._size:
@@ -267,6 +333,7 @@ class Transmitter:
         legacy_checksum = None
         if not extended and lower & _IC:
             legacy_checksum = Context(start=upper >> 8 & 0xFF, at=lower >> 16 & 0xFF)
+        self.ring.keep_head()  # killed from here on, the frame is sent by no other process
         try:
             return work if self._bad or self._size < ETH_BYTES else work + self._send(legacy_checksum)
         finally:

@@ -7,6 +7,7 @@ An attachment serves it as a `PciDevice`; the Network knows it as an `Endpoint`.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
 
 from vnic.memory.guest import GuestMemory, GuestMemoryError
@@ -14,31 +15,33 @@ from vnic.net.client import Endpoint, Nic
 from vnic.net.clock import Scheduler
 from vnic.net.offload import OffloadError, complete
 from vnic.net.queue import Frame
+from vnic.nic.intel import cells as c
 from vnic.nic.intel import regs
-from vnic.nic.intel.e1000.eeprom import Eeprom, EepromRecord
+from vnic.nic.intel.chip_cells import ChipCells
+from vnic.nic.intel.e1000.eeprom import Eeprom
 from vnic.nic.intel.e1000.models import MODELS, REVISION, SUBSYSTEM, SUBSYSTEM_VENDOR, VENDOR_INTEL, Model
 from vnic.nic.intel.e1000.phy import PHY_REGISTERS
+from vnic.nic.intel.e1000.record import E1000Record
 from vnic.nic.intel.e1000.registers import ALIASES, BY_OFFSET, MMIO_BYTES, STATUS_RESET
 from vnic.nic.intel.filter import ADDRESS_REGISTERS, AddressFilter
-from vnic.nic.intel.interrupts import Interrupts, InterruptsRecord
-from vnic.nic.intel.link import Link, LinkRecord
-from vnic.nic.intel.phy import BMCR, BMSR, MDIC_INTERRUPT, Phy, PhyRecord
+from vnic.nic.intel.interrupts import Interrupts
+from vnic.nic.intel.link import Link
+from vnic.nic.intel.phy import BMCR, BMSR, MDIC_INTERRUPT, Phy
 from vnic.nic.intel.registers import (
     IO_BYTES,
     IoWindow,
     RegisterFile,
-    RegisterFileRecord,
     read_window,
     write_window,
 )
-from vnic.nic.intel.rx import RCTL_EN, Receiver, ReceiverRecord, buffer_bytes
-from vnic.nic.intel.statistics import Statistics, StatisticsRecord
-from vnic.nic.intel.tx import MAX_FRAME_BYTES, Transmitter, TransmitterRecord, buffer_of
+from vnic.nic.intel.rx import RCTL_EN, Receiver, buffer_bytes
+from vnic.nic.intel.statistics import Statistics
+from vnic.nic.intel.tx import MAX_FRAME_BYTES, Transmitter, buffer_of
 from vnic.pci.bar import Bar
 from vnic.pci.config import STATUS, PciId
-from vnic.pci.device import PciDevice, PciDeviceRecord, PciHandles
+from vnic.pci.device import KeptCells, PciDevice, PciHandles
 from vnic.pci.irq import IrqLines
-from vnic.record import U32, Mac, Record, require, within
+from vnic.record import require, within
 
 log = logging.getLogger(__name__)
 
@@ -52,23 +55,8 @@ _CTRL_FRCDPX = 1 << 12
 _STATUS_SPEED = 3 << 6
 _CTRL_SPEED_SHIFT = 8
 _STATUS_SPEED_SHIFT = 6
-
-
-class E1000Record(Record, frozen=True):
-    """All state of an E1000. Its client saves the steps of the last link change."""
-
-    function: PciDeviceRecord
-    registers: RegisterFileRecord
-    io_address: U32
-    statistics: StatisticsRecord
-    interrupts: InterruptsRecord
-    eeprom: EepromRecord
-    phy: PhyRecord
-    link: LinkRecord
-    rx: ReceiverRecord
-    tx: TransmitterRecord
-    info_mac: Mac
-    complaints: list[str]
+_HOT_WRITES = frozenset({regs.TDT, regs.RDT, regs.ICR, regs.ICS, regs.IMS, regs.IMC})
+"""The registers that cells have."""
 
 
 class E1000(PciDevice, Endpoint):
@@ -76,6 +64,7 @@ class E1000(PciDevice, Endpoint):
 
     client: Nic
 
+    cells_wanted = c.COUNT
     link_lag_seconds = 2.1
     """Linux's e1000 acts on a link change in its watchdog, which runs every 2 s."""
 
@@ -108,6 +97,9 @@ class E1000(PciDevice, Endpoint):
         )
         self._complaints: set[str] = set()
         self._info_mac = bytes(6)
+        self._commit: Callable[[], None] = _nothing
+        self._cells = ChipCells(self.interrupts, self.statistics, self.rx, self.tx)
+        self.undo = self._cells.undo
         self._serve_registers()
         self._clear_mac()
 
@@ -122,6 +114,7 @@ class E1000(PciDevice, Endpoint):
         """QEMU's e1000_set_link_status."""
         up = self.client.link_up
         self.link.set_carrier(up)
+        self.kept.changed()
         self._show_link(
             interrupts=False
         )  # where STATUS.LU was so already, by what the guest did to its own link
@@ -182,6 +175,8 @@ class E1000(PciDevice, Endpoint):
             self.registers.check(record.registers)
         with within("phy"):
             self.phy.check(record.phy)
+        if handles.cells is not None:
+            c.check(handles.cells.values)
         asserted = bool(record.interrupts.cause & record.interrupts.mask)
         require(asserted == record.function.intx, "interrupts.cause", "does not go with the level of the pin")
         self.restore_function(record.function, handles)
@@ -197,9 +192,24 @@ class E1000(PciDevice, Endpoint):
         self.tx.restore(record.tx)
         self._info_mac = record.info_mac
         self._complaints = set(record.complaints)
+        if handles.cells is not None:
+            self._cells.take_up(handles.cells.values)
+            self.undo, self._commit = self._cells.undo, handles.cells.commit
+            self.set_intx(self._cells.asserted)
         self.resume()
 
+    def use_cells(self, cells: KeptCells) -> None:
+        self._cells.move(cells.values)
+        self.undo, self._commit = self._cells.undo, cells.commit
+
+    def undo_read(self) -> None:
+        self._cells.undo_read()
+
     # --- What the units need ---
+
+    def keep_record(self) -> None:
+        self.kept.changed()
+        self._commit()
 
     @property
     def scheduler(self) -> Scheduler:
@@ -252,6 +262,9 @@ class E1000(PciDevice, Endpoint):
 
     def dma_refused(self, error: GuestMemoryError) -> None:
         self.bus_error("write", error)
+
+    def is_hot(self, region: int, offset: int, length: int) -> bool:
+        return length == 4 and offset in _HOT_WRITES and region == _MMIO_BAR
 
     def region_read(self, region: int, offset: int, length: int) -> bytes:
         return read_window(self.registers if region == _MMIO_BAR else self._io, offset, length)
@@ -398,6 +411,7 @@ class E1000(PciDevice, Endpoint):
 
     def _status_changed(self) -> None:
         """STATUS.LU changed, or a negotiation ended: LSC."""
+        self.kept.changed()
         self._show_link(interrupts=True)
         self.interrupts.set(regs.ICR_LSC)
         if self.link.up:
@@ -419,3 +433,7 @@ class E1000(PciDevice, Endpoint):
                 report.interrupted()
             elif not self.interrupts.cause & regs.ICR_LSC:
                 report.interrupt_acknowledged()
+
+
+def _nothing() -> None:
+    """There is no keeper."""

@@ -1,0 +1,65 @@
+"""The cells of one chip as a whole: its units go on in others, or in those that a killed process has left.
+
+Each model makes one over its units.
+"""
+
+from __future__ import annotations
+
+from vnic.nic.intel import cells as c
+from vnic.nic.intel import regs
+from vnic.nic.intel.interrupts import Interrupts
+from vnic.nic.intel.rx import Receiver
+from vnic.nic.intel.statistics import Statistics
+from vnic.nic.intel.tx import Transmitter
+
+
+class ChipCells:
+    """The units that have cells."""
+
+    def __init__(self, interrupts: Interrupts, statistics: Statistics, rx: Receiver, tx: Transmitter) -> None:
+        self._interrupts = interrupts
+        self._statistics = statistics
+        self._rx = rx
+        self._tx = tx
+        self.values = c.plain()
+        self._use(self.values)
+
+    def move(self, values: memoryview) -> None:
+        """Go on in these cells."""
+        values[:] = self.values
+        self._use(values)
+
+    def _use(self, values: memoryview) -> None:
+        self.values = self._interrupts.cells = self._statistics.cells = values
+        self._rx.ring.use_cells(values)
+        self._tx.use_cells(values)
+
+    def take_up(self, values: memoryview) -> None:
+        """After `restore` of the units: the process before was killed, and its cells are newer than the records.
+
+        Causes of which it may not have told are set again: the guest finds nothing to do, or what it would have
+        missed. The caller drives the pin.
+        """
+        self._use(values)
+        self._rx.take_up(values)
+        self._tx.take_up(values)
+        values[c.CAUSE] |= regs.ICR_RXT0 * self._rx.enabled | regs.ICR_TXDW * self._tx.enabled
+
+    @property
+    def asserted(self) -> bool:
+        """The level of the pin."""
+        return self.values[c.CAUSE] & self.values[c.MASK] != 0
+
+    @property
+    def undo(self) -> memoryview:
+        """The cell that a read which clears a register sets."""
+        return self.values[c.UNDO_AT : c.UNDO_AT + 1]
+
+    def undo_read(self) -> None:
+        """The last read that cleared a register did not happen."""
+        values = self.values
+        at, values[c.UNDO_AT] = values[c.UNDO_AT], 0
+        if at == c.CAUSE + 1:
+            self._interrupts.set(values[c.UNDO_VALUE] & 0xFFFFFFFF)
+        elif at > c.STATISTICS:
+            self._statistics.put_back(at - 1, values[c.UNDO_VALUE])
