@@ -110,8 +110,8 @@ class PciDevice:
         self._intx = False
         self.kept: Kept = NO_KEPT
         """The place of this device's record, which `changed` is told for all but what is in cells."""
-        self.undo = memoryview(bytearray(8)).cast("Q")
-        """One u64, which the attachment sets to 0 before each access: see `undo_read`."""
+        self.access = memoryview(bytearray(8)).cast("Q")
+        """One u64, in which the attachment counts the accesses before each: see `undo_read`."""
 
     # --- Called by the attachment ---
 
@@ -206,9 +206,9 @@ class PciDevice:
         """Go on in these cells from now on, with the values of this device; `restore` takes the place of this after a
         restart."""
 
-    def undo_read(self) -> None:
-        """After a restart: the last read of the process before, if it cleared what it read, was not answered, and the
-        same access follows."""
+    def undo_read(self, access: int) -> None:
+        """After a restart: the access of this number follows once more, because the process before did not answer it.
+        If it was a read that has cleared what it read, that comes back."""
 
     def save_function(self) -> PciDeviceRecord:
         return PciDeviceRecord(

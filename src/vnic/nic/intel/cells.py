@@ -11,24 +11,28 @@ from typing import Final, NamedTuple
 
 from vnic.record import require
 
-UNDO_AT: Final = 0
-"""The number of the cell that the guest's read has just cleared, and one; 0: none."""
-UNDO_VALUE: Final = 1
-CAUSE: Final = 2
-MASK: Final = 3
-RX: Final = 4
+ACCESS: Final = 0
+"""The number of the guest's access that is being carried out (`PciDevice.access`)."""
+UNDO: Final = 1
+"""The cell that a guest's read has cleared, and above UNDO_SHIFT the number of that access."""
+UNDO_VALUE: Final = 2
+CAUSE: Final = 3
+MASK: Final = 4
+RX: Final = 5
 """The first of a ring's cells, which `RingCells` names."""
-TX: Final = 7
-CONTEXTS: Final = 10
+TX: Final = 8
+CONTEXTS: Final = 11
 """Both offload contexts, as two words each."""
-STATISTICS: Final = 14
+STATISTICS: Final = 15
 STATISTICS_COUNT: Final = 64
 COUNT: Final = STATISTICS + STATISTICS_COUNT
 
+UNDO_SHIFT: Final = 16
 HALF: Final = 1 << 32
 """Beside the head of a transmit ring: the record has what was collected of a frame up to that descriptor."""
 
 _WORD: Final = (1 << 32) - 1
+_MOST: Final = (1 << 64) - 1
 _INDEX: Final = 0xFFFF
 
 
@@ -49,10 +53,18 @@ def plain() -> memoryview:
     return memoryview(bytearray(8 * COUNT)).cast("Q")
 
 
+def take(cells: memoryview, at: int) -> int:
+    """A guest's read that clears cell `at`."""
+    cells[UNDO_VALUE] = value = cells[at]
+    cells[UNDO] = cells[ACCESS] << UNDO_SHIFT & _MOST | at
+    cells[at] = 0
+    return value
+
+
 def check(cells: memoryview) -> None:
     """Raise RecordError for values that no chip has."""
     require(len(cells) == COUNT, "cells", f"are {len(cells)}, not {COUNT}")
-    require(cells[UNDO_AT] <= COUNT, f"cells[{UNDO_AT}]", "is no cell's number")
+    require(cells[UNDO] & _INDEX < COUNT, f"cells[{UNDO}]", "is no cell's number")
     for at in (CAUSE, MASK):
         require(cells[at] <= _WORD, f"cells[{at}]", "is more than 32 bits")
     for first in (RX, TX):

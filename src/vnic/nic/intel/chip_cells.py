@@ -51,15 +51,18 @@ class ChipCells:
         return self.values[c.CAUSE] & self.values[c.MASK] != 0
 
     @property
-    def undo(self) -> memoryview:
-        """The cell that a read which clears a register sets."""
-        return self.values[c.UNDO_AT : c.UNDO_AT + 1]
+    def access(self) -> memoryview:
+        """The cell with the number of the guest's access."""
+        return self.values[c.ACCESS : c.ACCESS + 1]
 
-    def undo_read(self) -> None:
-        """The last read that cleared a register did not happen."""
+    def undo_read(self, access: int) -> None:
+        """If the access of this number was a read that cleared a register, it did not happen."""
         values = self.values
-        at, values[c.UNDO_AT] = values[c.UNDO_AT], 0
-        if at == c.CAUSE + 1:
+        number, at = values[c.UNDO] >> c.UNDO_SHIFT, values[c.UNDO] & (1 << c.UNDO_SHIFT) - 1
+        if number != access:
+            return
+        values[c.UNDO] = 0
+        if at == c.CAUSE:
             self._interrupts.set(values[c.UNDO_VALUE] & 0xFFFFFFFF)
-        elif at > c.STATISTICS:
-            self._statistics.put_back(at - 1, values[c.UNDO_VALUE])
+        elif at >= c.STATISTICS:
+            self._statistics.put_back(at, values[c.UNDO_VALUE])

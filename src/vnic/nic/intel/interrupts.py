@@ -58,10 +58,7 @@ class Interrupts:
 
     def read(self) -> int:
         """A read of ICR clears it."""
-        cells = self.cells
-        cells[c.UNDO_VALUE] = cause = cells[c.CAUSE]
-        cells[c.UNDO_AT] = c.CAUSE + 1
-        cells[c.CAUSE] = 0
+        cause = c.take(self.cells, c.CAUSE)
         self._drive(0)
         return cause
 

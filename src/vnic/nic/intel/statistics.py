@@ -70,20 +70,12 @@ class Statistics:
         if offset in _LOW_HALVES:
             return self.cells[_cell(offset)] & _MAX32
         if offset in _PAIRS:
-            return self._take(_PAIRS[offset]) >> 32
-        return self._take(offset)
-
-    def _take(self, offset: int) -> int:
-        cells, at = self.cells, _cell(offset)
-        cells[c.UNDO_VALUE] = value = cells[at]
-        cells[c.UNDO_AT] = at + 1
-        cells[at] = 0
-        return value
+            return c.take(self.cells, _cell(_PAIRS[offset])) >> 32
+        return c.take(self.cells, _cell(offset))
 
     def put_back(self, cell: int, count: int) -> None:
-        """A guest's read that cleared this cell did not happen."""
-        most = _MAX64 if _FIRST + 4 * (cell - c.STATISTICS) in _LOW_HALVES else _MAX32
-        self.cells[cell] = min(self.cells[cell] + count, most)
+        """A guest's read that has cleared this cell, or was about to, did not happen."""
+        self.cells[cell] = count if _FIRST + 4 * (cell - c.STATISTICS) in _LOW_HALVES else count & _MAX32
 
     def add(self, offset: int, count: int = 1) -> None:
         at = c.STATISTICS + (offset - _FIRST >> 2)

@@ -99,7 +99,7 @@ class E1000(PciDevice, Endpoint):
         self._info_mac = bytes(6)
         self._commit: Callable[[], None] = _nothing
         self._cells = ChipCells(self.interrupts, self.statistics, self.rx, self.tx)
-        self.undo = self._cells.undo
+        self.access = self._cells.access
         self._serve_registers()
         self._clear_mac()
 
@@ -194,16 +194,16 @@ class E1000(PciDevice, Endpoint):
         self._complaints = set(record.complaints)
         if handles.cells is not None:
             self._cells.take_up(handles.cells.values)
-            self.undo, self._commit = self._cells.undo, handles.cells.commit
+            self.access, self._commit = self._cells.access, handles.cells.commit
             self.set_intx(self._cells.asserted)
         self.resume()
 
     def use_cells(self, cells: KeptCells) -> None:
         self._cells.move(cells.values)
-        self.undo, self._commit = self._cells.undo, cells.commit
+        self.access, self._commit = self._cells.access, cells.commit
 
-    def undo_read(self) -> None:
-        self._cells.undo_read()
+    def undo_read(self, access: int) -> None:
+        self._cells.undo_read(access)
 
     # --- What the units need ---
 
