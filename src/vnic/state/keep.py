@@ -106,8 +106,9 @@ class StoredKeep(Keep):
             self._inherited.close()
             for name in self._inherited.names:
                 keeper.remove(name)
-            self._store = RecordStore.make(self._inherited.next_number)
+            self._store = RecordStore.make()
             keeper.store(STATE_NAME, self._store.fd)
+        self._store.numbers_from(self._inherited.next_number)
         self._table = FdTable(keeper, self._store.next_number)
         for name, fd in self._inherited.files():
             self._table.adopt(name, fd)

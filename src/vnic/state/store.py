@@ -26,16 +26,20 @@ MAGIC: Final = int.from_bytes(b"vnickeep", "little")
 FORMAT: Final = 1
 HEADER_BYTES: Final = 4096
 FIRST_HALF_BYTES: Final = 1 << 18
-MOST_BYTES: Final = 1 << 30
+MOST_BYTES: Final = 1 << 29
 """Of one half: a store that would need more refuses the transaction."""
 
 _F_ADD_SEALS: Final = 1033
 _F_SEAL_SHRINK: Final = 2
 _MAGIC, _FORMAT, _STATE, _COUNTER, _HALVES = range(5)
-"""Words of the header; each half has two, its offset and its size in the file, each with a check."""
-_HEADER_WORDS: Final = 16
+"""Words of the header; each half has two, its offset and its size in the file. Words from `_STATE` have a check."""
 
-_PLACE_BITS: Final = 40
+_VALUE_BITS: Final = 40
+"""Of a word with a check."""
+_END_BITS: Final = 28
+"""Of the state: the end of the log in units of 8 bytes; above it, the generation, which counts the changes of halves.
+Its lowest bit says which half is in use."""
+_GENERATIONS: Final = 1 << (_VALUE_BITS - _END_BITS)
 _CELLS: Final = "cells/"
 
 
@@ -56,9 +60,12 @@ class RecordStore:
         """Key → where its data begin in the log, and their size."""
         self._live = 0
         """The bytes of the entries in `_places`."""
-        self._half = self._end = 0
+        self._damaged = False
+        """There is a damaged entry; the next commit leaves it behind."""
+        self._generation = self._end = self._number = 0
         if fresh:
             self._header[_FORMAT] = FORMAT
+            self._set_word(_COUNTER, 0)
             self._log = self._new_log(0, FIRST_HALF_BYTES)
             self._set_state(0, 0)
             self._header[_MAGIC] = MAGIC
@@ -70,15 +77,13 @@ class RecordStore:
     # -- making and opening -------------------------------------------------------------------------------------
 
     @classmethod
-    def make(cls, first_number: int = 0) -> RecordStore:
-        """An empty store in a new memfd, which is the store's own; `next_number` begins there. Raises OSError."""
+    def make(cls) -> RecordStore:
+        """An empty store in a new memfd, which is the store's own. Raises OSError, StoreError."""
         fd = os.memfd_create("vnic-state", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(fd, HEADER_BYTES)
             fcntl.fcntl(fd, _F_ADD_SEALS, _F_SEAL_SHRINK)
-            store = cls(fd, fresh=True)
-            store._header[_COUNTER] = first_number
-            return store
+            return cls(fd, fresh=True)
         except BaseException:
             os.close(fd)
             raise
@@ -126,14 +131,14 @@ class RecordStore:
             if data is not None and len(data) > entries.DATA_MAX_BYTES:
                 raise StoreError(f"{key} is too large ({len(data)} bytes)")
             size += entries.size_of(name, 0 if data is None else len(data))
-        if self._end + size > len(self._log):
+        if self._end + size > len(self._log) or self._damaged:
             self._change_halves(size)
         at = self._end
         places = []
         for key, name, data in wanted:
             places.append((key, None if data is None else (entries.data_start(at, name), len(data))))
-            at = entries.write(self._log, at, name, data)
-        self._set_state(self._half, at)
+            at = entries.write(self._log, self._generation, at, name, data)
+        self._set_state(self._generation, at)
         for key, place in places:
             self._put(key, place)
 
@@ -151,9 +156,14 @@ class RecordStore:
 
     def next_number(self) -> int:
         """A number that this store has never given before, and none of its processes will give again."""
-        number: int = self._header[_COUNTER]
-        self._header[_COUNTER] = number + 1
+        number = self._number
+        self._number = number + 1
+        self._set_word(_COUNTER, self._number)
         return number
+
+    def numbers_from(self, first: int) -> None:
+        """Numbers below `first` are in use, whatever the store says."""
+        self._number = max(self._number, first)
 
     # -- cells --------------------------------------------------------------------------------------------------
 
@@ -196,8 +206,7 @@ class RecordStore:
             (*_cell_place(self.get(_CELLS + key) or b""), key) for key in self.cell_keys()
         ):
             if at < end or not CellSpace.fits(at, count, size):
-                self.refused[key] = "its cells are outside of the store"
-                self._put(_CELLS + key, None)
+                self._refuse(_CELLS + key, "its place is invalid")
             else:
                 found[at] = count
                 end = at + 8 * count
@@ -205,10 +214,20 @@ class RecordStore:
 
     # -- header -------------------------------------------------------------------------------------------------
 
-    def _set_state(self, half: int, end: int) -> None:
+    def _set_word(self, word: int, value: int) -> None:
+        self._header[word] = _with_check(word, value)
+
+    def _word(self, word: int, name: str) -> int:
+        """Raises StoreError."""
+        value: int = self._header[word] & ((1 << _VALUE_BITS) - 1)
+        if self._header[word] != _with_check(word, value):
+            raise StoreError(f"its header is damaged: {name}")
+        return value
+
+    def _set_state(self, generation: int, end: int) -> None:
         """The half in use and the end of its log, in one store."""
-        self._half, self._end = half, end
-        self._header[_STATE] = _with_check(half << (_PLACE_BITS - 1) | end)
+        self._generation, self._end = generation, end
+        self._set_word(_STATE, generation << _END_BITS | end // entries.ALIGNMENT)
 
     def _check(self) -> memoryview:
         """The log in use. Raises StoreError."""
@@ -216,17 +235,19 @@ class RecordStore:
             raise StoreError("it is no store, or it was given up")
         if self._header[_FORMAT] != FORMAT:
             raise StoreError(f"its format is {self._header[_FORMAT]}, not {FORMAT}")
-        state = _checked(self._header[_STATE], "state")
-        self._half, self._end = state >> (_PLACE_BITS - 1), state & ((1 << (_PLACE_BITS - 1)) - 1)
-        log = self._known_log(self._half)
+        state = self._word(_STATE, "state")
+        self._number = self._word(_COUNTER, "counter")
+        self._generation = state >> _END_BITS
+        self._end = (state & ((1 << _END_BITS) - 1)) * entries.ALIGNMENT
+        log = self._known_log(self._generation & 1)
         if self._end > len(log):
             raise StoreError("its header is damaged: state")
         return log
 
     def _known_log(self, half: int) -> memoryview:
         """The memory of a half as the header has it. Raises StoreError."""
-        offset = _checked(self._header[_HALVES + 2 * half], "offset")
-        size = _checked(self._header[_HALVES + 2 * half + 1], "size")
+        offset = self._word(_HALVES + 2 * half, "offset")
+        size = self._word(_HALVES + 2 * half + 1, "size")
         if not offset or offset % mmap.ALLOCATIONGRANULARITY or not 0 < size <= MOST_BYTES:
             raise StoreError("its header is damaged: offset")
         if offset + size > os.fstat(self.fd).st_size:
@@ -236,18 +257,20 @@ class RecordStore:
     def _read(self) -> None:
         """Enter all entries of the log. If one is damaged and has no name, all that came before it may be out of date
         and are refused, except where a later entry follows."""
-        for entry in entries.read_all(self._log[: self._end]):
+        for entry in entries.read_all(self._log[: self._end], self._generation):
+            self._damaged = self._damaged or entry.damaged
             if entry.damaged and not entry.key:
-                for key in self._places:
-                    self.refused[key] = "its record may be out of date, an entry of the store is damaged"
-                self._places.clear()
-                self._live = 0
+                for key in list(self._places):
+                    self._refuse(key, "it may be out of date, an entry of the store is damaged")
             elif entry.damaged:
-                self.refused[entry.key] = "its record is damaged"
-                self._put(entry.key, None)
+                self._refuse(entry.key, "it is damaged")
             else:
                 self.refused.pop(entry.key, None)
                 self._put(entry.key, None if entry.removed else (entry.start, entry.size))
+
+    def _refuse(self, key: str, why: str) -> None:
+        self.refused[key] = why
+        self._put(key, None)
 
     def _new_log(self, half: int, size: int) -> memoryview:
         """Memory for a half that is not in use, at the end of the file. Raises StoreError."""
@@ -258,8 +281,8 @@ class RecordStore:
             log = _map(self.fd, offset, size)
         except OSError as error:
             raise StoreError(f"no memory for {size} bytes: {error.strerror}") from None
-        self._header[_HALVES + 2 * half] = _with_check(offset)
-        self._header[_HALVES + 2 * half + 1] = _with_check(size)
+        self._set_word(_HALVES + 2 * half, offset)
+        self._set_word(_HALVES + 2 * half + 1, size)
         return log
 
     def _change_halves(self, more: int) -> None:
@@ -268,16 +291,16 @@ class RecordStore:
         size = max(FIRST_HALF_BYTES, 1 << (2 * (self._live + more) - 1).bit_length())
         if size > MOST_BYTES:
             raise StoreError(f"the state is too large ({self._live + more} bytes)")
-        before, half = self._log, 1 - self._half
-        log = self._other_log(half, size)
+        before, generation = self._log, (self._generation + 1) % _GENERATIONS
+        log = self._other_log(generation & 1, size)
         at = 0
         places = {}
         for key, (start, length) in self._places.items():
             name = key.encode()
             places[key] = (entries.data_start(at, name), length)
-            at = entries.write(log, at, name, before[start : start + length])
-        self._log, self._places = log, places
-        self._set_state(half, at)
+            at = entries.write(log, generation, at, name, before[start : start + length])
+        self._log, self._places, self._damaged = log, places, False
+        self._set_state(generation, at)
         before.release()
 
     def _other_log(self, half: int, size: int) -> memoryview:
@@ -297,16 +320,9 @@ def _cell_place(data: bytes) -> tuple[int, int]:
     return (int(at), int(count)) if at.isdigit() and count.isdigit() and len(data) < 32 else (0, 0)
 
 
-def _with_check(value: int) -> int:
-    """A word of the header: the value in its low bits, and a check of it."""
-    return value | (crc32(value.to_bytes(8, "little")) & 0xFF_FFFF) << _PLACE_BITS
-
-
-def _checked(word: int, name: str) -> int:
-    value = word & ((1 << _PLACE_BITS) - 1)
-    if word != _with_check(value):
-        raise StoreError(f"its header is damaged: {name}")
-    return value
+def _with_check(word: int, value: int) -> int:
+    """A word of the header: the value in its low bits, and a check of it and of its place."""
+    return value | (crc32(value.to_bytes(8, "little"), word) & 0xFF_FFFF) << _VALUE_BITS
 
 
 def _map(fd: int, offset: int, size: int) -> memoryview:
