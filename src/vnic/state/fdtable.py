@@ -7,6 +7,7 @@ the kernel can: by inode, by the number that /proc tells of an anonymous one, or
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import platform
@@ -26,6 +27,10 @@ _KCMP_NUMBERS: Final = {"x86_64": 312, "aarch64": 272, "riscv64": 272}
 _KCMP_FILE: Final = 0
 _TELLING: Final = ("eventfd-id:", "Pid:")
 """The lines of /proc/PID/fdinfo/FD that tell one anonymous file from another."""
+
+
+MOST_FILES: Final = 16_000
+"""As many as fit with their names into that variable, if the keeper does not say otherwise."""
 
 
 def name_for(number: int) -> str:
@@ -110,9 +115,10 @@ class _File:
 class FdTable:
     """The files in the keeper. A unit's files are entered, then its record is committed, then they count as used."""
 
-    def __init__(self, keeper: Files, next_number: Callable[[], int]) -> None:
+    def __init__(self, keeper: Files, next_number: Callable[[], int], most: int = MOST_FILES) -> None:
         self._keeper = keeper
         self._next_number = next_number
+        self._most = most
         self._files: dict[str, _File] = {}
         self._by_identity: dict[Identity, list[_File]] = {}
 
@@ -124,11 +130,14 @@ class FdTable:
         self._enter(name, fd)
 
     def name(self, fd: int) -> str:
-        """The name of a file, which the keeper gets if it is new. Raises OSError, NotifyError."""
+        """The name of a file, which the keeper gets if it is new. Raises NotifyError, and OSError, also if the keeper
+        has no room for it."""
         identity = identity_of(fd)
         for file in self._by_identity.get(identity, ()):
             if file.own_fd is None or same_file(file.own_fd, fd):
                 return file.name
+        if len(self._files) >= self._most:
+            raise OSError(errno.ENFILE, f"the keeper takes no more than {self._most} descriptors")
         name = name_for(self._next_number())
         self._keeper.store(name, fd)
         self._enter(name, fd, identity)
@@ -144,6 +153,13 @@ class FdTable:
         for name in names:
             file = self._files[name]
             file.users -= 1
+            if not file.users:
+                self._remove(file)
+
+    def drop_unused(self, names: Iterable[str]) -> None:
+        """Remove those of these that no record names: the record was not made. Raises NotifyError."""
+        for name in names:
+            file = self._files[name]
             if not file.users:
                 self._remove(file)
 

@@ -15,7 +15,7 @@ import msgspec
 
 from vnic.keep import Keep, Kept, Unit
 from vnic.record import Record, RecordError, encode
-from vnic.state.fdtable import FdTable
+from vnic.state.fdtable import MOST_FILES, FdTable
 from vnic.state.handles import to_names
 from vnic.state.inherited import STATE_NAME, Inherited, stored_form
 from vnic.state.notify import NotifyError
@@ -38,7 +38,7 @@ class Keeper(Protocol):
 class StoredUnit(Kept):
     """The place of one unit in the store."""
 
-    __slots__ = ("_keep", "handles", "handles_are_new", "key", "names", "unit")
+    __slots__ = ("_keep", "failed", "handles", "handles_are_new", "key", "names", "unit")
 
     def __init__(self, keep: StoredKeep, key: str, unit: Unit) -> None:
         self._keep = keep
@@ -49,6 +49,8 @@ class StoredUnit(Kept):
         self.handles = b""
         """In stored form."""
         self.handles_are_new = True
+        self.failed = False
+        """It could not be saved last time, and the log says so."""
 
     def changed(self) -> None:
         if self._keep.active:
@@ -76,9 +78,11 @@ class StoredKeep(Keep):
         keeper: Keeper,
         files: Sequence[tuple[str, int]] = (),
         schedule: Callable[[Callable[[], None]], object] | None = None,
+        most: int = MOST_FILES,
     ) -> None:
         """`files`: the names and descriptors that the keeper passed; those of a Keep are this object's then.
-        `schedule` calls at the end of the loop's turn (`loop.call_soon`); without it only `commit` stores anything."""
+        `schedule` calls at the end of the loop's turn (`loop.call_soon`); without it only `commit` stores anything.
+        `most`: the descriptors that the keeper takes."""
         self._schedule = schedule
         self._scheduled = False
         self._units: dict[str, StoredUnit] = {}
@@ -90,6 +94,7 @@ class StoredKeep(Keep):
         self._store: RecordStore | None = None
         self._table: FdTable | None = None
         self._keeper = keeper
+        self._most = most
         self._settled = False
         self._active = True
         try:
@@ -109,7 +114,7 @@ class StoredKeep(Keep):
             self._store = RecordStore.make()
             keeper.store(STATE_NAME, self._store.fd)
         self._store.numbers_from(self._inherited.next_number)
-        self._table = FdTable(keeper, self._store.next_number)
+        self._table = FdTable(keeper, self._store.next_number, self._most)
         for name, fd in self._inherited.files():
             self._table.adopt(name, fd)
 
@@ -246,14 +251,16 @@ class StoredKeep(Keep):
         assert self._table is not None
         dirty, self._dirty = self._dirty, {}
         gone, self._gone = self._gone, {}
-        names = {}
+        names: dict[StoredUnit, set[str]] = {}
+        unsaved: set[str] = set()
         changes.update(dict.fromkeys(gone))
         try:
             for kept in dirty:
-                changes[kept.key], names[kept] = self._saved(kept, self._table)
+                changes[kept.key], names[kept] = self._saved(kept, self._table, unsaved)
             self._store.commit(changes)
             for each in names.values():
                 self._table.use(each)
+            self._table.drop_unused(unsaved)
             for kept, each in names.items():
                 gone[kept.key], kept.names = kept.names, each
             for before in gone.values():
@@ -263,13 +270,14 @@ class StoredKeep(Keep):
         except NotifyError as error:
             self._give_up(f"the keeper does not answer: {error}", keeper_reads=False)
 
-    def _saved(self, kept: StoredUnit, table: FdTable) -> tuple[bytes | None, set[str]]:
-        """The stored form of a unit and the names in it. A unit that cannot be saved loses its record, so that the
+    def _saved(self, kept: StoredUnit, table: FdTable, unsaved: set[str]) -> tuple[bytes | None, set[str]]:
+        """The stored form of a unit and the names of its descriptors, or of those of one that cannot be saved in
+        `unsaved`. A unit that cannot be saved loses its record, so that the
         next process makes it anew rather than wrong."""
+        names = kept.names
         try:
             record, handles = kept.unit.save_kept()
             state = encode(record)
-            names = kept.names
             if kept.handles_are_new:
                 names = set()
                 kept.handles = msgspec.json.encode(to_names(handles, _naming(table, names)))
@@ -277,9 +285,12 @@ class StoredKeep(Keep):
         except NotifyError:
             raise
         except Exception as error:  # whatever is wrong with it, the other units are stored
-            log.error("%s: its state cannot be stored: %s", kept.key, error)
-            kept.handles_are_new = True
+            if not kept.failed:
+                log.error("%s: its state cannot be stored: %s", kept.key, error)
+            kept.failed = kept.handles_are_new = True
+            unsaved |= names
             return None, set()
+        kept.failed = False
         return stored_form(kept.handles, state), names
 
     def _give_up(self, why: str, *, keeper_reads: bool = True) -> None:
