@@ -13,6 +13,8 @@ from typing import Final
 GUEST_DESCRIPTORS: Final = 4096
 """More than any client needs: 256 rings, all that vhost-user can name, are 768; over vfio-user 2048 vectors of MSI-X
 and 512 regions of memory, at two each, are 3072."""
+OPEN_FILES: Final = 1 << 17
+"""The limit on open files that a start asks for."""
 MOST_FOR_EACH: Final = 2
 """Descriptors held for one that arrived: a region keeps one, and its mapping another."""
 
@@ -25,6 +27,15 @@ def soft_limit() -> int | None:
     """The number of descriptors that this process may have open (RLIMIT_NOFILE); None: no limit."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return None if soft == resource.RLIM_INFINITY else soft
+
+
+def allow_open_files() -> None:
+    """As many as may be had, within reason: the usual 1024 are less than one VM may have us open (512 regions of
+    memory take two each), and all others would go without; 10 000 NICs take 90 000."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class Holding:

@@ -33,6 +33,8 @@ ORDER = (
         "observe",
         "children",
         "scratch",
+        "pidfile",
+        "keeper",
         "sockets",
         "state",
         "chardev",

@@ -6,7 +6,6 @@ Exit codes: 0 done, 1 refused, 2 wrong usage; 130 and 141 after Ctrl-C and a clo
 from __future__ import annotations
 
 import importlib
-import inspect
 import io
 import os
 import sys
@@ -15,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from vnic import __version__
+from vnic.keeper import OPTIONS
 from vnic.printable import lines
 
 if TYPE_CHECKING:
@@ -139,6 +139,10 @@ def _dispatch(words: list[str]) -> int:
         words = [words[1], "-h"]  # as git has it
     verb = words[0] if words else ""
     if verb == "run":
+        if not OPTIONS.isdisjoint(words):
+            from vnic.cli.keep import run_kept
+
+            return run_kept(words)
         from vnic.cli.run import run
 
         return run(words[1:])
@@ -186,6 +190,8 @@ def _run_verb(verb: str, words: list[str]) -> int:
 
 def _finish(module: ModuleType, args: argparse.Namespace) -> int:
     """Run what the verb set as `run`, which may be a coroutine function; Refused becomes a line and exit code 1."""
+    import inspect
+
     run = getattr(args, "run", None) or module.run
     if not inspect.iscoroutinefunction(run):
         return int(run(args) or 0)

@@ -10,7 +10,6 @@ import asyncio
 import dataclasses
 import functools
 import gc
-import resource
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +27,6 @@ from vnic.cli.suggest import suggestion
 from vnic.machine import Machine
 from vnic.machine.datapath import wire_command
 from vnic.machine.nics import unknown_property
-from vnic.machine.pidfile import PidFile
 from vnic.memory import sigbus
 from vnic.memory.address_space import SPACE, NoRoom
 from vnic.monitor.interfaces import Later, ShutdownCause
@@ -48,7 +46,9 @@ from vnic.net.errors import NetError
 from vnic.net.names import check_identifier
 from vnic.observe import logs
 from vnic.observe.lag import LagLoop
+from vnic.pidfile import PidFile
 from vnic.printable import lines
+from vnic.quota import allow_open_files
 from vnic.scratch import remove_leftovers
 from vnic.sockets import unblock
 from vnic.sockets.address import InetAddress, UnixAddress
@@ -61,8 +61,6 @@ if TYPE_CHECKING:
 
 EXIT_REFUSED = 1
 EXIT_USAGE = 2
-
-OPEN_FILES = 1 << 17
 
 DEFAULT_MONITOR = "qmp"
 """The chardev id of the QMP socket that is made without `-qmp`."""
@@ -104,7 +102,7 @@ def _start(options: RunOptions) -> int:
         if isinstance(forked, int):
             return forked
         ready = functools.partial(_to_background, forked, _background_log(options))
-    _allow_open_files()
+    allow_open_files()
     wrong = logs.set_up(None if options.log_file is None else _open_log(options.log_file))
     for text in (*([wrong] if wrong else []), *options.notes()):
         print(f"vnic: {lines(text)}", file=sys.stderr)
@@ -142,15 +140,6 @@ def _to_background(background: Background, log_file: LogFile | None) -> None:
     if log_file is not None:
         logs.set_up(log_file)
     background.ready(None if log_file is None else log_file.fileno())
-
-
-def _allow_open_files() -> None:
-    """As many as may be had, within reason: the usual 1024 are less than one VM may have us open (512 regions of
-    memory take two each), and all others would go without; 10 000 NICs take 90 000."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _foreground_ready() -> None:

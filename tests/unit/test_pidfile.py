@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from vnic.machine.pidfile import PidFile
 from vnic.net.errors import NetError
+from vnic.pidfile import PidFile
 
 
 def test_pidfile_holds_the_pid_and_is_removed(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_removal_by_another_program_is_no_error(tmp_path: Path) -> None:
 def test_pidfile_is_locked_for_other_processes(tmp_path: Path) -> None:
     path = str(tmp_path / "pid")
     pidfile = PidFile(path)
-    code = f"from vnic.machine.pidfile import PidFile; PidFile({path!r})"
+    code = f"from vnic.pidfile import PidFile; PidFile({path!r})"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     result = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False

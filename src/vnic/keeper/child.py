@@ -1,0 +1,66 @@
+"""Starts control as a child of the supervisor, with the descriptors that it stored before."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from vnic.keeper.fdstore import FIRST, FdStore
+from vnic.keeper.variables import FIRST as FIRST_VARIABLE
+from vnic.keeper.variables import NAMES_BYTES_MAX, NAMES_FD
+
+EXIT_CANNOT_START: Final = 127
+"""As a shell's, of a program that is not there."""
+
+
+def start(
+    command: Sequence[str], environment: Mapping[str, str], store: FdStore, signals: Sequence[signal.Signals]
+) -> int:
+    """Fork and exec. `environment`: what the child gets beside what its own pid decides. `signals` are those that the
+    supervisor handles. Returns the pid; a program that cannot be started is a child that ends with
+    EXIT_CANNOT_START."""
+    before = signal.pthread_sigmask(
+        signal.SIG_BLOCK, signals
+    )  # one that comes now waits for the child's own handler
+    try:
+        pid = os.fork()
+    except OSError:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        raise
+    if pid:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return pid
+    try:
+        signal.set_wakeup_fd(-1)
+        for number in signals:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        os.execvpe(command[0], list(command), {**environment, **_passed(store)})
+    except OSError as error:
+        print(f"vnic: {command[0]}: {error.strerror}", file=sys.stderr)
+    finally:
+        sys.stderr.flush()
+        os._exit(EXIT_CANNOT_START)
+
+
+def _passed(store: FdStore) -> dict[str, str]:
+    """Move the stored descriptors to where the new program looks for them; the variables that tell it so."""
+    own = str(os.getpid())
+    passed = {"WATCHDOG_PID": own}
+    names = store.hand_over()
+    if not names:
+        return passed
+    passed |= {"LISTEN_PID": own, "LISTEN_FDS": str(len(names))}
+    if store.first != FIRST:
+        passed[FIRST_VARIABLE] = str(store.first)
+    text = ":".join(names)
+    if len(text) <= NAMES_BYTES_MAX:
+        return passed | {"LISTEN_FDNAMES": text}
+    memory = os.memfd_create("vnic-fdnames", 0)
+    os.write(memory, text.encode())
+    number = store.first + len(names)
+    os.dup2(memory, number)
+    return passed | {NAMES_FD: str(number)}

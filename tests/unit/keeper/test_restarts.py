@@ -1,0 +1,43 @@
+"""How long the keeper waits before it starts control again, and when it gives up."""
+
+from __future__ import annotations
+
+from vnic.keeper.restarts import ANEW_AFTER, GIVE_UP_AFTER, PAUSE_MAX_S, WELL_S, Restarts
+
+
+def test_the_first_death_is_answered_at_once_and_the_next_ones_later_and_later() -> None:
+    restarts = Restarts()
+    assert [restarts.died(WELL_S / 2) for _ in range(5)] == [0.0, 0.1, 0.2, 0.4, 0.8]
+    assert [restarts.died(0.0) for _ in range(9)][-1] == PAUSE_MAX_S
+
+
+def test_a_while_of_life_ends_the_series() -> None:
+    restarts = Restarts()
+    for _ in range(9):
+        restarts.died(0.0)
+    assert restarts.died(WELL_S) == 0.0
+    assert restarts.died(0.5) == 0.1
+
+
+def test_starts_that_do_not_come_up_are_given_up() -> None:
+    restarts = Restarts()
+    restarts.died(10.0)
+    pauses = [restarts.died(None) for _ in range(GIVE_UP_AFTER)]
+    assert None not in pauses[:-1]
+    assert pauses[-1] is None
+
+
+def test_a_start_that_comes_up_is_counted_from_new() -> None:
+    restarts = Restarts()
+    for _ in range(20):
+        assert restarts.died(None) is not None
+        assert restarts.died(0.0) is not None
+
+
+def test_after_some_failures_the_next_start_gets_nothing() -> None:
+    restarts = Restarts()
+    found = []
+    for lived_s in (*[None] * ANEW_AFTER, 0.0):
+        restarts.died(lived_s)
+        found.append(restarts.anew)
+    assert found == [False] * (ANEW_AFTER - 1) + [True, False]
