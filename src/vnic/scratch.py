@@ -17,7 +17,7 @@ from typing import Final
 
 LOCK_NAME: Final = ".vnic-lock"
 PUBLIC: Final = Path("/tmp")
-PREFIXES: Final = ("vnic-passt-", "vnic-guest-", "vnic-demo-")
+PREFIXES: Final = ("vnic-passt-", "vnic-guest-", "vnic-demo-", "vnic-keep-")
 
 
 class ScratchFolder:

@@ -87,6 +87,15 @@ class Tasks:
         self._send(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0".encode(), [fd])
         os.close(fd)
 
+    def barrier(self) -> bool:
+        """Whether the keeper closes the descriptor of BARRIER=1 (sd_notify_barrier(3))."""
+        reading, writing = os.pipe()
+        self._send(b"BARRIER=1", [writing])
+        os.close(writing)
+        closed = bool(select.select([reading], [], [], 30)[0])
+        os.close(reading)
+        return closed
+
     def read(self, fd: int) -> str:
         return os.pread(fd, 100, 0).decode()
 

@@ -25,7 +25,6 @@ def main() -> int:
         [program],
         words,
         first_fd=first_fd,
-        watchdog_s=supervisor.WATCHDOG_S,
         say=lambda text: print(text, file=sys.stderr, flush=True),
         up=lambda pid: print(f"up {pid}", file=sys.stderr, flush=True),
     )

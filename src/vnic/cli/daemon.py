@@ -17,16 +17,20 @@ class Background:
     def __init__(self, pipe: int) -> None:
         self._pipe = pipe
 
-    def ready(self, log: int | None = None) -> None:
-        """Detach from the terminal and tell the parent that the set-up is done; `log` becomes stderr, for
-        children. The working directory stays: the paths of sockets may be relative."""
-        null = os.open(os.devnull, os.O_RDWR)
-        for fd in (0, 1, 2):
-            os.dup2(null if log is None or fd < 2 else log, fd)
-        if null > 2:
-            os.close(null)
+    def ready(self) -> None:
+        """Tell the parent that the set-up is done."""
         os.write(self._pipe, READY)
         os.close(self._pipe)
+
+
+def leave_terminal(log: int | None = None) -> None:
+    """Let go of the standard files; `log` becomes stderr, for children. The working directory stays: the paths of
+    sockets may be relative."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null if log is None or fd < 2 else log, fd)
+    if null > 2:
+        os.close(null)
 
 
 def fork_to_background() -> Background | int:

@@ -68,6 +68,8 @@ From a QEMU command line:
 This process:
   -name NAME     by which the other verbs find it (default: vnic)
   -S             let no guest in before QMP's or HMP's `cont`
+  --keep         start it again when it dies: a small process in front holds what it needs to go on, so that no guest
+                 sees its link change, also when it was killed or hangs. Under systemd this is done by systemd
   -daemonize     go to the background when all is set up; the log goes on in NAME.log beside NAME.qmp
   -datapath auto[,workers=N][,spin=US]|python
                  auto (the default): vnic-wire moves the packets where it can, with N threads (1 to 64, default 1), each

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from vnic.cli.daemon import fork_to_background, leave_terminal
 from vnic.keeper import OPTIONS
 from vnic.keeper.supervisor import Supervisor
 from vnic.net.errors import NetError
@@ -59,8 +60,6 @@ def run_kept(words: Sequence[str]) -> int:
     found = scan(words)
     background = None
     if found.daemonize:
-        from vnic.cli.daemon import fork_to_background
-
         forked = fork_to_background()
         if isinstance(forked, int):
             return forked
@@ -78,6 +77,7 @@ def run_kept(words: Sequence[str]) -> int:
         nonlocal background
         if background is not None:
             log.path = _log_of(pid)
+            leave_terminal()
             background.ready()
             background = None
 

@@ -21,6 +21,7 @@ import msgspec
 from vnic import __version__
 from vnic.backend.options import Size
 from vnic.chardev.options import NullOptions, SocketOptions
+from vnic.cli.kept import Service
 from vnic.cli.options import parse_run
 from vnic.cli.run_options import HelpTopic, OptionError, RunOptions, Setting, UsageError
 from vnic.cli.suggest import suggestion
@@ -29,7 +30,7 @@ from vnic.machine.datapath import wire_command
 from vnic.machine.nics import unknown_property
 from vnic.memory import sigbus
 from vnic.memory.address_space import SPACE, NoRoom
-from vnic.monitor.interfaces import Later, ShutdownCause
+from vnic.monitor.interfaces import Later
 from vnic.monitor.passed_fds import inherited_fds
 from vnic.monitor.policy import Policy
 from vnic.monitor.schema import (
@@ -94,8 +95,11 @@ def _help(topic: HelpTopic) -> int:
 
 def _start(options: RunOptions) -> int:
     """Go to the background if `-daemonize` says so, and run the loop."""
+    service = Service()
     ready: Callable[[], None] = _foreground_ready
-    if options.daemonize:
+    if options.daemonize and service.supervised:
+        ready = functools.partial(_leave_terminal, _background_log(options))
+    elif options.daemonize:
         from vnic.cli.daemon import fork_to_background
 
         forked = fork_to_background()
@@ -108,7 +112,7 @@ def _start(options: RunOptions) -> int:
         print(f"vnic: {lines(text)}", file=sys.stderr)
     remove_leftovers()
     with asyncio.Runner(loop_factory=LagLoop) as runner:
-        runner.run(_guarded(options, ready))
+        runner.run(_guarded(options, service, ready))
     return 0
 
 
@@ -137,9 +141,16 @@ def _background_log(options: RunOptions) -> LogFile | None:
 
 
 def _to_background(background: Background, log_file: LogFile | None) -> None:
+    _leave_terminal(log_file)
+    background.ready()
+
+
+def _leave_terminal(log_file: LogFile | None) -> None:
+    from vnic.cli.daemon import leave_terminal
+
     if log_file is not None:
         logs.set_up(log_file)
-    background.ready(None if log_file is None else log_file.fileno())
+    leave_terminal(None if log_file is None else log_file.fileno())
 
 
 def _foreground_ready() -> None:
@@ -159,13 +170,13 @@ def _naming(where: str) -> Iterator[None]:
 # -- in the loop ----------------------------------------------------------------------------------------------------
 
 
-async def _guarded(options: RunOptions, ready: Callable[[], None]) -> None:
+async def _guarded(options: RunOptions, service: Service, ready: Callable[[], None]) -> None:
     """End it before the loop: a signal that finds the loop half closed prints an error on stderr."""
     with unblock.guarded():
-        await _live(options, ready)
+        await _live(options, service, ready)
 
 
-async def _live(options: RunOptions, ready: Callable[[], None]) -> None:
+async def _live(options: RunOptions, service: Service, ready: Callable[[], None]) -> None:
     """Set up, run, take down. The monitors are closed last, so that clients get all events of the end."""
     loop = asyncio.get_running_loop()
     lag = loop.lag if isinstance(loop, LagLoop) else None
@@ -181,13 +192,12 @@ async def _live(options: RunOptions, ready: Callable[[], None]) -> None:
     monitors = Monitors(machine, loop)
     pidfile = claim = metrics = None
     # Installed before there is anything to clean up; an early signal takes effect when the set-up is done.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, machine.quit, ShutdownCause.HOST_SIGNAL)
+    service.take_signals(loop, machine)
     # unblock's timer fills it in a turn of seconds: Python would print a traceback, and the loop is awake anyway.
     signal.set_wakeup_fd(signal.set_wakeup_fd(-1), warn_on_full_buffer=False)
     with sigbus.survived(lambda: loop.call_soon_threadsafe(machine.memory_lost)):
         try:
-            if options.pidfile is not None:
+            if options.pidfile is not None and not service.supervised:
                 with _naming(""):
                     pidfile = PidFile(options.pidfile)
             claim = _claim(options)
@@ -200,12 +210,14 @@ async def _live(options: RunOptions, ready: Callable[[], None]) -> None:
                 with _naming(f"-metrics {options.metrics}"):
                     metrics = await options.metrics.open(loop, machine)
             ready()
+            service.ready(loop)
             if not options.daemonize and sys.stderr.isatty():
                 print(_hello(options, claim), file=sys.stderr)
             if lag is not None:
                 await asyncio.sleep(0)  # this turn, too
                 lag.reset()
             await machine.wait_quit()
+            service.stopping()
         finally:
             try:
                 await machine.close()
@@ -218,6 +230,7 @@ async def _live(options: RunOptions, ready: Callable[[], None]) -> None:
                     claim.release()
                 if pidfile is not None:
                     pidfile.remove()
+                service.end(loop)
 
 
 class _GuestMemory(msgspec.Struct):

@@ -38,7 +38,7 @@ def start(
         for number in signals:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        os.execvpe(command[0], list(command), {**environment, **_passed(store)})
+        os.execvpe(command[0], list(command), {**environment, **passed(store)})
     except OSError as error:
         print(f"vnic: {command[0]}: {error.strerror}", file=sys.stderr)
     finally:
@@ -46,21 +46,21 @@ def start(
         os._exit(EXIT_CANNOT_START)
 
 
-def _passed(store: FdStore) -> dict[str, str]:
+def passed(store: FdStore) -> dict[str, str]:
     """Move the stored descriptors to where the new program looks for them; the variables that tell it so."""
     own = str(os.getpid())
-    passed = {"WATCHDOG_PID": own}
+    variables = {"WATCHDOG_PID": own}
     names = store.hand_over()
     if not names:
-        return passed
-    passed |= {"LISTEN_PID": own, "LISTEN_FDS": str(len(names))}
+        return variables
+    variables |= {"LISTEN_PID": own, "LISTEN_FDS": str(len(names))}
     if store.first != FIRST:
-        passed[FIRST_VARIABLE] = str(store.first)
+        variables[FIRST_VARIABLE] = str(store.first)
     text = ":".join(names)
     if len(text) <= NAMES_BYTES_MAX:
-        return passed | {"LISTEN_FDNAMES": text}
+        return variables | {"LISTEN_FDNAMES": text}
     memory = os.memfd_create("vnic-fdnames", 0)
     os.write(memory, text.encode())
     number = store.first + len(names)
     os.dup2(memory, number)
-    return passed | {NAMES_FD: str(number)}
+    return variables | {NAMES_FD: str(number)}

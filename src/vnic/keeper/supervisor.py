@@ -64,7 +64,6 @@ class Supervisor:
         words: Sequence[str],
         *,
         first_fd: int = 3,
-        watchdog_s: float = WATCHDOG_S,
         environment: Mapping[str, str] = os.environ,
         say: Callable[[str], None],
         up: Callable[[int], None] = lambda pid: None,
@@ -75,7 +74,6 @@ class Supervisor:
         that died is followed by another."""
         self._command = list(command)
         self._words = list(words)
-        self._watchdog_s = watchdog_s
         self._environment = dict(environment)
         self._say, self._up, self._gone = say, up, gone
         self._store = FdStore(first_fd)
@@ -127,7 +125,7 @@ class Supervisor:
         poll.poll(None if wanted is None else max(0.0, wanted - time.monotonic()) * 1000 + 1)
         now = time.monotonic()
         if wanted is not None and now > wanted + LATE_S and self._state is State.UP:
-            self._deadline = now + self._watchdog_s
+            self._deadline = now + WATCHDOG_S
         self._hear()
         for number in _signals(woken):
             if number in PASSED_ON:
@@ -143,7 +141,7 @@ class Supervisor:
         environment = {
             **self._environment,
             "NOTIFY_SOCKET": self._notify.path,
-            "WATCHDOG_USEC": str(int(self._watchdog_s * 1_000_000)),
+            "WATCHDOG_USEC": str(int(WATCHDOG_S * 1_000_000)),
             KEEPER: encoded(Keeper(os.getpid(), self._starts, self._ended, self._ended_ns, self._upgrade)),
         }
         if not self._was_up:
@@ -156,7 +154,7 @@ class Supervisor:
             self._pid = 0
             if not self._was_up:
                 raise
-            self._died(child.EXIT_CANNOT_START, f"could not be started: {error.strerror}")
+            self._died(self._pid, child.EXIT_CANNOT_START, f"could not be started: {error.strerror}")
 
     # -- what the child says ------------------------------------------------------------------------------------
 
@@ -185,7 +183,7 @@ class Supervisor:
         if message.ready and self._state is State.STARTING:
             self._is_up()
         elif message.watchdog and self._state is State.UP:
-            self._deadline = time.monotonic() + self._watchdog_s
+            self._deadline = time.monotonic() + WATCHDOG_S
         if message.stopping and self._state in (State.STARTING, State.UP):
             self._stop()
         elif message.upgrade is not None and self._state is State.UP:
@@ -197,7 +195,7 @@ class Supervisor:
     def _is_up(self) -> None:
         now = time.monotonic()
         self._state, self._up_at, self._was_up = State.UP, now, True
-        self._deadline = now + self._watchdog_s
+        self._deadline = now + WATCHDOG_S
         if self._replaced is not None:
             self._upgrade = f"done {self._command[0]}"
             self._replaced = None
@@ -223,7 +221,7 @@ class Supervisor:
             self._start()
             return
         if self._state is State.UP:
-            self._say(f"process {self._pid} has not answered for {self._watchdog_s:g} s: killing it")
+            self._say(f"process {self._pid} has not answered for {WATCHDOG_S:g} s: killing it")
         elif self._state is not State.LEAVING:
             doing = "end" if self._state is State.STOPPING else "start"
             self._say(f"process {self._pid} did not {doing} in time: killing it")
@@ -242,9 +240,9 @@ class Supervisor:
             if pid == self._pid:
                 self._hear()  # what it said before
                 self._pid = 0
-                self._child_ended(os.waitstatus_to_exitcode(status))
+                self._child_ended(pid, os.waitstatus_to_exitcode(status))
 
-    def _child_ended(self, code: int) -> None:
+    def _child_ended(self, pid: int, code: int) -> None:
         leaves = self._state is State.LEAVING or (self._state is State.UP and code == EXIT_LEFT)
         if leaves:
             self._ended, self._ended_ns = "left for its successor", time.monotonic_ns()
@@ -253,27 +251,29 @@ class Supervisor:
         elif self._state is State.STOPPING or not self._was_up or (code == 0 and self._replaced is None):
             self._outcome = 0 if code == EXIT_LEFT else code
         else:
-            self._died(code, _how(code))
+            self._died(pid, code, _how(code))
 
-    def _died(self, code: int, how: str) -> None:
+    def _died(self, pid: int, code: int, how: str) -> None:
         now = time.monotonic()
         self._ended, self._ended_ns = how, time.monotonic_ns()
         self._gone()
         if self._replaced is not None:
-            self._say(f"{self._command[0]} did not come up: it {how}; starting {self._replaced[0]} again")
+            self._say(
+                f"process {pid}, {self._command[0]}, did not come up: it {how}; the version before is started again"
+            )
             self._upgrade = f"failed {self._command[0]}: it {how}"
             self._command, self._replaced = self._replaced, None
             self._start()
             return
         pause = self._restarts.died(None if self._up_at is None else now - self._up_at)
         if pause is None:
-            self._say(f"it {how}; it did not come up several times: giving up")
+            self._say(f"process {pid} {how}; it did not come up several times: giving up")
             self._outcome = code
             return
         later = f" in {pause:g} s" if pause else ""
-        self._say(f"it {how}; starting it again{later}")
+        self._say(f"process {pid} {how}; it is started again{later}")
         if self._restarts.anew and len(self._store):
-            self._say("it did not come up with what it had stored: starting it without")
+            self._say("it did not come up with what it had stored, and is started without: links go down")
             self._store.clear()
         self._state, self._deadline = State.PAUSING, now + pause
 

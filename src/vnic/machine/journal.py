@@ -111,6 +111,11 @@ class MachineJournal:
         if self._writer is not None:
             await self._writer.close(CLOSE_TIMEOUT_S)
 
+    async def leave(self) -> None:
+        """Write what waits; the process that takes this one's place goes on."""
+        if self._writer is not None:
+            await self._writer.close(CLOSE_TIMEOUT_S)
+
 
 def _path(choice: JournalChoice, name: str) -> Path:
     return default_path(name) if choice.path is None else Path(choice.path).absolute()

@@ -16,10 +16,13 @@ import time
 from collections.abc import MutableMapping, Sequence
 from typing import Final, NamedTuple
 
+from vnic.keeper.variables import FIRST, NAMES_FD
+
 PATIENCE_S: Final = 1.0
 """The longest time that a message waits for a keeper that does not read."""
 FIRST_PASSED_FD: Final = 3
-"""SD_LISTEN_FDS_START."""
+"""SD_LISTEN_FDS_START, which our supervisor may move."""
+NAMES_BYTES_MAX: Final = 1 << 25
 _VARIABLES: Final = (
     "NOTIFY_SOCKET",
     "LISTEN_PID",
@@ -29,6 +32,8 @@ _VARIABLES: Final = (
     "WATCHDOG_PID",
     "WATCHDOG_USEC",
     "FDSTORE",
+    FIRST,
+    NAMES_FD,
 )
 
 
@@ -57,8 +62,9 @@ def take_environment(environ: MutableMapping[str, str] = os.environ) -> Started:
     files: list[tuple[str, int]] = []
     if _number(values["LISTEN_PID"]) == os.getpid():
         count = _number(values["LISTEN_FDS"]) or 0
-        names = values["LISTEN_FDNAMES"].split(":")
-        for at, fd in enumerate(range(FIRST_PASSED_FD, FIRST_PASSED_FD + count)):
+        first = _number(values[FIRST]) or FIRST_PASSED_FD
+        names = (values["LISTEN_FDNAMES"] or _read_and_close(_number(values[NAMES_FD]))).split(":")
+        for at, fd in enumerate(range(first, first + count)):
             try:
                 fcntl.fcntl(fd, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
             except OSError:
@@ -67,6 +73,18 @@ def take_environment(environ: MutableMapping[str, str] = os.environ) -> Started:
     mine = values["WATCHDOG_PID"] in ("", str(os.getpid()))
     watchdog = _number(values["WATCHDOG_USEC"]) if mine else None
     return Started(notifier, files, watchdog or None, _number(values["FDSTORE"]))
+
+
+def _read_and_close(fd: int | None) -> str:
+    """The text of the file that the keeper passed; empty if there is none."""
+    if fd is None:
+        return ""
+    try:
+        text = os.pread(fd, NAMES_BYTES_MAX, 0)
+        os.close(fd)
+    except OSError:
+        return ""
+    return text.decode("ascii", "replace")
 
 
 def _number(text: str) -> int | None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from vnic.cli import run
+from vnic.cli.kept import Service
 from vnic.cli.run_options import RunOptions
 from vnic.observe import logs
 from vnic.sockets import unblock
@@ -18,7 +19,7 @@ def test_guard_timer_ends_before_the_loop(monkeypatch: pytest.MonkeyPatch) -> No
     guarded = []
     close = BaseSelectorEventLoop.close
 
-    async def live(options: RunOptions, ready: Callable[[], None]) -> None:
+    async def live(options: RunOptions, service: Service, ready: Callable[[], None]) -> None:
         guarded.append(unblock._watch.installed)
 
     def closing(loop: BaseSelectorEventLoop) -> None:

@@ -121,6 +121,10 @@ def test_a_removed_descriptor_is_not_passed(kept: Kept) -> None:
     assert names(kept.up()) == ["c"]
 
 
+def test_a_barrier_is_closed_when_all_before_it_was_done(kept: Kept) -> None:
+    assert kept.up().ask("barrier") is True
+
+
 def test_what_was_said_right_before_a_death_counts(kept: Kept) -> None:
     first = kept.up()
     os.kill(kept.process.pid, signal.SIGSTOP)
@@ -196,9 +200,10 @@ def test_a_first_start_that_fails_is_not_repeated(kept: Kept) -> None:
 
 
 def test_an_exit_code_after_the_set_up_is_a_death(kept: Kept) -> None:
-    kept.up().exit(1)
+    first = kept.up()
+    first.exit(1)
     kept.up().exit(0)
-    assert "it ended with exit code 1; starting it again" in kept.ended()[1]
+    assert f"process {first.pid} ended with exit code 1; it is started again" in kept.ended()[1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -294,7 +299,7 @@ def test_a_child_that_never_comes_up_again_loses_what_is_stored_and_is_given_up(
     outcome, said = kept.ended()
     assert outcome == 5
     assert found == [["a"], ["a"], ["a"], [], [], []]
-    assert "starting it without" in said
+    assert "is started without" in said
 
 
 def test_orphans_of_a_dead_child_are_reaped(kept: Kept) -> None:

@@ -1,0 +1,109 @@
+"""Control's side of its keeper: systemd, or the supervisor of `vnic run --keep`.
+
+`run` makes a `Service` before anything else and tells it when the set-up is done and when the end begins. Without a
+keeper all of it does nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import os
+import signal
+from typing import Final
+
+from vnic.keep import NO_KEEP, Keep
+from vnic.keeper.supervisor import EXIT_LEFT
+from vnic.keeper.variables import Keeper, take_keeper
+from vnic.machine import Machine
+from vnic.monitor.interfaces import ShutdownCause
+from vnic.state.notify import NotifyError, Started, take_environment
+
+log = logging.getLogger(__name__)
+
+LEAVES: Final = signal.SIGUSR2
+"""Asks to leave for a successor: systemd sends it for `systemctl restart` (RestartKillSignal=), where SIGTERM is an
+orderly end, which guests see."""
+
+_ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_PR_SET_PDEATHSIG: Final = 1
+
+
+class Service:
+    """The keeper of this process, as the environment names it."""
+
+    def __init__(self) -> None:
+        """Take the variables out of the environment. Call it once, before this process opens descriptors."""
+        parent = os.getppid()
+        self.keeper: Keeper | None = take_keeper(os.environ, parent)
+        """The supervisor; None: systemd, or none."""
+        self.started: Started = take_environment()
+        self.keep: Keep = NO_KEEP
+        """What is kept; without it, nobody can take this process's place, and to leave is to end."""
+        self._lost = False
+        self._leaving: asyncio.Task[None] | None = None
+        if self.keeper is not None:
+            # A supervisor that was killed keeps nothing any more, and its user wants to see the end of vnic.
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+            if os.getppid() != parent:
+                signal.raise_signal(signal.SIGTERM)
+
+    @property
+    def supervised(self) -> bool:
+        """Whether `vnic run --keep` started this process: -daemonize and -pidfile were done there."""
+        return self.keeper is not None
+
+    def take_signals(self, loop: asyncio.AbstractEventLoop, machine: Machine) -> None:
+        """SIGINT, SIGTERM and SIGHUP end the machine in order; LEAVES leaves it as it is, for the next process."""
+        for number in _ENDING:
+            loop.add_signal_handler(number, machine.quit, ShutdownCause.HOST_SIGNAL)
+        loop.add_signal_handler(LEAVES, self._leave_or_end, loop, machine)
+
+    def end(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The end is complete: a second Ctrl-C must not stop what is left of it."""
+        for number in (*_ENDING, LEAVES):
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
+        if self.started.notifier is not None:
+            self.started.notifier.close()
+        self._lost = True
+
+    def ready(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The set-up is done; from now on the keeper hears that the loop runs."""
+        self._tell("READY=1")
+        if self.started.watchdog_us is not None:
+            self._live(loop, self.started.watchdog_us / 2_000_000)
+
+    def _live(self, loop: asyncio.AbstractEventLoop, interval_s: float) -> None:
+        self._tell("WATCHDOG=1")
+        if not self._lost:
+            loop.call_later(interval_s, self._live, loop, interval_s)
+
+    def stopping(self) -> None:
+        """The orderly end begins."""
+        self._tell("STOPPING=1")
+
+    def _tell(self, assignment: str) -> None:
+        if self.started.notifier is None or self._lost:
+            return
+        try:
+            self.started.notifier.send(assignment)
+        except NotifyError as error:
+            self._lost = True
+            log.warning("the keeper is not told %s: %s", assignment, error)
+
+    # -- to leave -----------------------------------------------------------------------------------------------
+
+    def _leave_or_end(self, loop: asyncio.AbstractEventLoop, machine: Machine) -> None:
+        if self.keep.active:
+            self._leaving = loop.create_task(self.leave(machine))
+        else:
+            machine.quit(ShutdownCause.HOST_SIGNAL)
+
+    async def leave(self, machine: Machine) -> None:
+        """End this process without an end of the machine: its successor goes on with what is kept."""
+        await machine.journal.leave()
+        self.keep.commit()
+        logging.shutdown()
+        os._exit(EXIT_LEFT)

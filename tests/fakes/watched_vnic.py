@@ -1,0 +1,15 @@
+"""A vnic whose keeper waits for one second only, where the usual ten make a long test.
+
+Tests of control that hangs run it as a script.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from vnic.cli.main import main
+from vnic.keeper import supervisor
+
+if __name__ == "__main__":
+    vars(supervisor)["WATCHDOG_S"] = 1.0
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,244 @@
+"""`vnic run --keep`: control is started again when it dies, and all ends together."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import re
+import select
+import signal
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.integration.process import COMMAND, Place, Running, is_listening, wait_for
+
+NIC = "virtio-net,id=nic0,netdev=net0,attach.type=vhost-user,attach.path=nic0.sock"
+OPTIONS = ("-netdev", "echo,id=net0", "-device", NIC)
+WATCHED = [sys.executable, str(Path(__file__).parents[1] / "fakes" / "watched_vnic.py")]
+
+
+def control_of(supervisor: int) -> int | None:
+    """The pid of control, once it is there."""
+    found = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+    return int(found[0]) if found else None
+
+
+def control(running: Running) -> int:
+    pid = control_of(running.process.pid)
+    assert pid is not None
+    return pid
+
+
+def await_another(running: Running, before: int) -> int:
+    """Wait until another control answers; its pid."""
+    wait_for(lambda: control_of(running.process.pid) not in (None, before) and answers(running))
+    return control(running)
+
+
+def answers(running: Running) -> bool:
+    return is_listening(running.qmp_path) and running.place.verb("ps", "--json").returncode == 0
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
+
+
+def test_a_killed_control_is_started_again_and_all_end_together(place: Place) -> None:
+    running = place.run("--keep", *OPTIONS, "-pidfile", "pid")
+    assert Path(place.path("pid")).read_text() == f"{running.process.pid}\n"
+    first = control(running)
+    os.kill(first, signal.SIGKILL)
+    second = await_another(running, first)
+    assert Path(place.path("pid")).read_text() == f"{running.process.pid}\n"
+    code, stderr = running.end()
+    assert code == 0
+    assert is_gone(second)
+    assert f"process {first} was killed by SIGKILL; it is started again" in stderr
+    assert "pid" not in place.files()
+
+
+def test_quit_of_a_monitor_ends_all(place: Place) -> None:
+    running = place.run("--keep", *OPTIONS)
+    assert place.verb("hmp", "quit").returncode == 0
+    assert running.ended() == (0, "")
+
+
+def test_a_usage_error_is_passed_on_at_once(place: Place) -> None:
+    result = place.command("run", "--keep", "-nonsense")
+    assert result.returncode == 2
+    assert result.stderr == "vnic: -nonsense: invalid option\n"
+
+
+def test_a_refused_option_is_passed_on_at_once(place: Place) -> None:
+    result = place.command("run", "-keep", "-netdev", "nonsense,id=a", "-pidfile", "pid")
+    assert result.returncode == 1
+    assert "nonsense" in result.stderr
+    assert "pid" not in place.files()
+
+
+def test_a_locked_pidfile_is_refused(place: Place) -> None:
+    with place.run("--keep", "-pidfile", "pid", name="a"):
+        result = place.command("run", "--keep", "-name", "b", "-pidfile", "pid")
+    assert result.returncode == 1
+    assert result.stderr.startswith("vnic: cannot create PID file: Could not lock 'pid'")
+
+
+def test_a_hung_control_is_killed_and_started_again(place: Place) -> None:
+    running = place.run("--keep", *OPTIONS, command=WATCHED)
+    first = control(running)
+    os.kill(first, signal.SIGSTOP)
+    await_another(running, first)
+    code, stderr = running.end()
+    assert code == 0
+    assert "has not answered for 1 s: killing it" in stderr
+
+
+def test_a_control_with_nothing_to_do_is_no_hung_one(place: Place) -> None:
+    running = place.run("--keep", *OPTIONS, command=WATCHED)
+    first = control(running)
+    time.sleep(2.5)
+    assert control(running) == first
+    assert running.end() == (0, "")
+
+
+def test_control_ends_in_order_when_its_supervisor_is_killed(place: Place) -> None:
+    running = place.run("--keep", *OPTIONS)
+    pid = control(running)
+    running.process.kill()
+    wait_for(lambda: is_gone(pid))
+    wait_for(lambda: [name for name in place.files() if not name.endswith(".lock")] == [])
+    assert "Traceback" not in running.ended()[1]
+
+
+def test_in_the_background_the_supervisor_has_the_pidfile_and_writes_into_the_log(place: Place) -> None:
+    result = place.command("run", "--keep", "-daemonize", "-pidfile", "pid", *OPTIONS, "-name", "lab")
+    assert (result.returncode, result.stderr) == (0, "")
+    supervisor = int(Path(place.path("pid")).read_text())
+    try:
+        first = control_of(supervisor)
+        assert first is not None
+        os.kill(first, signal.SIGKILL)
+        log = place.folder / "vnic" / "lab.log"
+        wait_for(lambda: f"process {first} was killed by SIGKILL" in log.read_text())
+        assert re.match(r"\d{4}-\d\d-\d\dT[\d:.]+ vnic: warning: keeper: process", log.read_text())
+        wait_for(lambda: is_listening(place.qmp_path("lab")))
+    finally:
+        os.kill(supervisor, signal.SIGTERM)
+        wait_for(lambda: is_gone(supervisor))
+    assert place.files() == ["lab.log"]
+
+
+def test_a_start_in_the_background_that_fails_has_its_exit_code(place: Place) -> None:
+    result = place.command("run", "--keep", "-daemonize", "-pidfile", "pid", "-netdev", "nonsense,id=a")
+    assert result.returncode == 1
+    assert "nonsense" in result.stderr
+    assert place.files() == ["vnic.log"]
+
+
+def test_the_log_of_d_has_the_lines_of_the_keeper(place: Place) -> None:
+    with place.run("--keep", *OPTIONS, "-D", "log") as running:
+        first = control(running)
+        os.kill(first, signal.SIGKILL)
+        await_another(running, first)
+    assert f"keeper: process {first} was killed by SIGKILL" in Path(place.path("log")).read_text()
+
+
+class Terminal:
+    """A session on a terminal of its own, as a shell's in which vnic is the foreground job."""
+
+    def __init__(self, place: Place, *words: str) -> None:
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.chdir(place.folder)
+            os.execve(COMMAND[0], [*COMMAND, *words], place.environment)
+
+    def await_text(self, text: str) -> None:
+        seen = ""
+        end = time.monotonic() + 60
+        while text not in seen:
+            assert time.monotonic() < end, seen
+            if select.select([self.fd], [], [], 0.1)[0]:
+                seen += os.read(self.fd, 4096).decode(errors="replace")
+
+    def echoes(self) -> bool:
+        return bool(termios.tcgetattr(self.fd)[3] & termios.ECHO)
+
+    def write(self, text: str) -> None:
+        os.write(self.fd, text.encode())
+
+    def ended(self) -> int:
+        """Wait for the end; its exit code."""
+        result: list[int] = []
+
+        def look() -> bool:
+            with contextlib.suppress(OSError):  # the terminal is hung up
+                if select.select([self.fd], [], [], 0)[0]:
+                    os.read(self.fd, 4096)
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                result.append(os.waitstatus_to_exitcode(status))
+            return bool(pid)
+
+        wait_for(look)
+        return result[0]
+
+
+@pytest.fixture
+def terminal(place: Place) -> Iterator[Terminal]:
+    made = Terminal(place, "run", "--keep", "-monitor", "stdio", *OPTIONS)
+    try:
+        made.await_text("(qemu) ")
+        yield made
+    finally:
+        with contextlib.suppress(OSError):
+            os.kill(made.pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(made.pid, 0)
+        os.close(made.fd)
+
+
+def test_a_monitor_at_the_terminal_works_before_and_after_a_death(terminal: Terminal) -> None:
+    terminal.write("info name\r")
+    terminal.await_text("(qemu) ")
+    first = control_of(terminal.pid)
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    terminal.await_text("(qemu) ")
+    terminal.write("quit\r")
+    assert terminal.ended() == 0
+
+
+def test_ctrl_c_ends_all_once(terminal: Terminal) -> None:
+    terminal.write("\x03")
+    assert terminal.ended() == 0
+
+
+def test_ctrl_c_twice_ends_all_as_well(terminal: Terminal) -> None:
+    terminal.write("\x03\x03")
+    assert terminal.ended() == 0
+
+
+def test_a_killed_control_leaves_the_terminal_as_it_was(terminal: Terminal, place: Place) -> None:
+    wait_for(lambda: not terminal.echoes())
+    pid = control_of(terminal.pid)
+    assert pid is not None
+    os.kill(terminal.pid, signal.SIGTERM)
+    os.kill(pid, signal.SIGKILL)
+    terminal.ended()
+    assert terminal.echoes()
+
+
+def test_a_terminal_that_hangs_up_ends_all(terminal: Terminal) -> None:
+    pid = control_of(terminal.pid)
+    assert pid is not None
+    os.kill(terminal.pid, signal.SIGHUP)
+    assert terminal.ended() == 0
+    wait_for(lambda: is_gone(pid))
