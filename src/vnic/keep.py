@@ -6,7 +6,7 @@ without a keeper there is NO_KEEP, which does nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from typing import Final, NamedTuple, Protocol, TypeVar
 
 from vnic.record import Record, RecordError
@@ -88,7 +88,8 @@ class Keep(Protocol):
         is refused; one line in the log names its key and field."""
 
     def refused(self, key: str, error: RecordError) -> None:
-        """Log that an inherited state is invalid, where the unit's `restore` says so."""
+        """An inherited state is invalid, as the unit's `restore` says: one line in the log. The unit starts anew, so
+        its descriptors are let go at once, unless others have them; the caller has closed its own before."""
 
     def age_us(self, key: str) -> int:
         """The microseconds since the inherited record of that key was saved (CLOCK_MONOTONIC); 0 if there is none."""
@@ -99,6 +100,10 @@ class Keep(Protocol):
     def settle(self) -> None:
         """The restoration is done, or there was none: save all units, and drop the inherited records, cells and
         descriptors that no unit has taken."""
+
+    def letting_go(self) -> Awaitable[None] | None:
+        """Saves what has changed, and waits until descriptors of units that have ended are closed everywhere: their
+        ports, paths and interfaces are free then. None: there is nothing to wait for."""
 
     def end(self) -> None:
         """The process ends in order: drop everything. No process takes its place."""
@@ -145,6 +150,9 @@ class _NoKeep:
         return None
 
     def settle(self) -> None: ...
+
+    def letting_go(self) -> Awaitable[None] | None:
+        return None
 
     def end(self) -> None: ...
 

@@ -34,11 +34,12 @@ class FakeKeeper:
         self.files: list[tuple[str, int]] = []
         self.messages: list[list[str]] = []
         """All that arrived, in lines."""
-        self._notifier = Notifier(self.address)
+        self.client = Notifier(self.address)
+        """For messages that wait until `read`."""
 
     def close(self) -> None:
         """Close all that is stored, and the socket."""
-        self._notifier.close()
+        self.client.close()
         self._sock.close()
         close_fds(fd for _, fd in self.files)
         self.files.clear()
@@ -46,12 +47,17 @@ class FakeKeeper:
     # -- as a Keep sees it --------------------------------------------------------------------------------------
 
     def store(self, name: str, fd: int) -> None:
-        self._notifier.store(name, fd)
+        self.client.store(name, fd)
         self.read()
 
     def remove(self, name: str) -> None:
-        self._notifier.remove(name)
+        self.client.remove(name)
         self.read()
+
+    def barrier(self) -> int:
+        pipe = self.client.barrier()
+        self.read()
+        return pipe
 
     # -- as the keeper does -------------------------------------------------------------------------------------
 

@@ -121,6 +121,8 @@ class FdTable:
         self._most = most
         self._files: dict[str, _File] = {}
         self._by_identity: dict[Identity, list[_File]] = {}
+        self.removals = 0
+        """The number of removals that the keeper was told."""
 
     def __len__(self) -> int:
         return len(self._files)
@@ -157,10 +159,10 @@ class FdTable:
                 self._remove(file)
 
     def drop_unused(self, names: Iterable[str]) -> None:
-        """Remove those of these that no record names: the record was not made. Raises NotifyError."""
+        """Remove those of these that no record names. Raises NotifyError."""
         for name in names:
-            file = self._files[name]
-            if not file.users:
+            file = self._files.get(name)
+            if file is not None and not file.users:
                 self._remove(file)
 
     def sweep(self) -> None:
@@ -189,4 +191,5 @@ class FdTable:
             del self._by_identity[file.identity]
         if file.own_fd is not None:
             os.close(file.own_fd)
+        self.removals += 1
         self._keeper.remove(file.name)

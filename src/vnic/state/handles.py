@@ -13,18 +13,11 @@ import socket
 import types
 import typing
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from vnic.record import RecordError, join, require
 
 NameOf = Callable[[int], str]
-
-
-class NoHandles(NamedTuple):
-    """Of a unit without descriptors."""
-
-
-NO_HANDLES: Final = NoHandles()
 
 
 def to_names(value: object, name_of: NameOf) -> Any:
@@ -43,8 +36,6 @@ def to_names(value: object, name_of: NameOf) -> Any:
         return {str(key): to_names(each, name_of) for key, each in value.items()}
     if isinstance(value, collections.abc.Sequence):
         return [to_names(each, name_of) for each in value]
-    if hasattr(value, "to_kept"):
-        return to_names(value.to_kept(), name_of)
     raise TypeError(f"{type(value).__name__} is no handle")
 
 
@@ -76,9 +67,6 @@ class Opener(Protocol):
     def socket(self, name: str) -> socket.socket | None:
         """A socket for it."""
 
-    def made(self, kind: Any, kept: Any) -> Any:
-        """The object of `kind` with these handles."""
-
 
 def from_names(kind: Any, stored: Any, opener: Opener, place: str = "handles") -> Any:
     """Handles of type `kind`. Raises RecordError with the field's name."""
@@ -102,13 +90,6 @@ def from_names(kind: Any, stored: Any, opener: Opener, place: str = "handles") -
         return _dict(typing.get_args(kind), stored, opener, place)
     if origin in (list, tuple, collections.abc.Sequence):
         return _sequence(origin, typing.get_args(kind), stored, opener, place)
-    if hasattr(kind, "from_kept"):
-        inner = next(iter(typing.get_type_hints(kind.from_kept).values()))
-        kept = from_names(inner, stored, opener, place)
-        try:
-            return opener.made(kind, kept)
-        except (OSError, ValueError) as error:
-            raise RecordError(place, str(error)) from None
     raise RecordError(place, "is of a type that cannot be stored")
 
 

@@ -44,6 +44,8 @@ class Inherited:
         self._stores: list[int] = []
         self._records: dict[str, tuple[Any, bytes]] = {}
         """Key → handles in stored form, and the record."""
+        self._claims: dict[str, set[str]] = {}
+        """Key → names, of all records that were not refused."""
         self._saved_us: dict[str, int] = {}
         self._users: Counter[str] = Counter()
         """Name → the records not yet taken that have it."""
@@ -92,7 +94,8 @@ class Inherited:
         except (msgspec.DecodeError, RecursionError):
             stored = None  # its record is refused when it is taken
         self._records[key] = (stored, record)
-        self._users.update(names_in(stored))
+        self._claims[key] = names_in(stored)
+        self._users.update(self._claims[key])
 
     def files(self) -> list[tuple[str, int]]:
         """The names and descriptors that are still here."""
@@ -115,7 +118,7 @@ class Inherited:
         stored, data = entry
         record = decode(kind, data)
         from_names(handles, stored, _Checking(self._files))
-        names = names_in(stored)
+        names = self._claims[key]
         self._users.subtract(names)
         opening = _Opening(self._files)
         try:
@@ -128,9 +131,17 @@ class Inherited:
                 os.close(self._files.pop(name))
         return record, found
 
+    def refuse(self, key: str) -> set[str]:
+        """The names of the files that only this record has; they are closed here."""
+        names = self._claims.pop(key, set()).difference(*self._claims.values())
+        self._records.pop(key, None)
+        close_fds([self._files.pop(name) for name in names & self._files.keys()])
+        return names & self.names
+
     def close(self) -> None:
         """Forget and close everything that was not taken."""
         self._records.clear()
+        self._claims.clear()
         close_fds(self._files.values())
         self._files.clear()
 
@@ -147,9 +158,6 @@ class _Checking:
     def socket(self, name: str) -> None:
         if not stat.S_ISSOCK(os.fstat(self._files[name]).st_mode):
             raise OSError(f"is {name!a}, which is no socket")
-
-    def made(self, kind: Any, kept: Any) -> None:
-        pass
 
 
 class _Opening:
@@ -169,9 +177,6 @@ class _Opening:
         sock = socket.socket(fileno=os.dup(self._files[name]))
         self._socks.append(sock)
         return sock
-
-    def made(self, kind: Any, kept: Any) -> Any:
-        return kind.from_kept(kept)
 
     def abandon(self) -> None:
         """Close all that were opened."""

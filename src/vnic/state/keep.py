@@ -8,7 +8,7 @@ say when they have changed; all changes are stored as one transaction at the end
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -18,7 +18,7 @@ from vnic.record import Record, RecordError, encode
 from vnic.state.fdtable import MOST_FILES, FdTable
 from vnic.state.handles import to_names
 from vnic.state.inherited import STATE_NAME, Inherited, stored_form
-from vnic.state.notify import NotifyError
+from vnic.state.notify import NotifyError, has_ended, wait_for_end
 from vnic.state.store import RecordStore, StoreError
 
 log = logging.getLogger(__name__)
@@ -28,11 +28,13 @@ H = TypeVar("H")
 
 
 class Keeper(Protocol):
-    """What a Keep needs from the keeper (`Notifier` is one). Both raise NotifyError."""
+    """What a Keep needs from the keeper (`Notifier` is one). All raise NotifyError."""
 
     def store(self, name: str, fd: int) -> None: ...
 
     def remove(self, name: str) -> None: ...
+
+    def barrier(self) -> int: ...
 
 
 class StoredUnit(Kept):
@@ -96,6 +98,8 @@ class StoredKeep(Keep):
         self._keeper = keeper
         self._most = most
         self._settled = False
+        self._let_go = 0
+        """The removals that the keeper has confirmed."""
         self._active = True
         try:
             self._start()
@@ -197,6 +201,14 @@ class StoredKeep(Keep):
 
     def refused(self, key: str, error: RecordError) -> None:
         log.error("%s: its state cannot be restored, it starts anew: %s", key, error)
+        names = self._inherited.refuse(key)
+        if not names or not self._active or self._settled or self._table is None:
+            return
+        try:
+            self._table.drop_unused(names)
+            wait_for_end(self._keeper.barrier())
+        except NotifyError as error_of_keeper:
+            self._give_up(f"the keeper does not answer: {error_of_keeper}", keeper_reads=False)
 
     def settle(self) -> None:
         if self._settled:
@@ -217,6 +229,22 @@ class StoredKeep(Keep):
             self._give_up(str(error))
         except NotifyError as error:
             self._give_up(f"the keeper does not answer: {error}", keeper_reads=False)
+
+    def letting_go(self) -> Awaitable[None] | None:
+        self.commit()
+        if not self._active or self._table is None or self._table.removals == self._let_go:
+            return None
+        removals = self._table.removals
+        try:
+            fd = self._keeper.barrier()
+        except NotifyError as error:
+            self._give_up(f"the keeper does not answer: {error}", keeper_reads=False)
+            return None
+        return self._confirmed(fd, removals)
+
+    async def _confirmed(self, fd: int, removals: int) -> None:
+        await has_ended(fd)
+        self._let_go = max(self._let_go, removals)
 
     def end(self) -> None:
         if not self._active or self._store is None:

@@ -8,6 +8,7 @@ it, but not for ever.
 from __future__ import annotations
 
 import array
+import asyncio
 import fcntl
 import os
 import select
@@ -148,6 +149,19 @@ class Notifier:
         """The keeper closes what it has under `name`."""
         self.send("FDSTOREREMOVE=1", f"FDNAME={name}")
 
+    def barrier(self) -> int:
+        """The read end of a pipe, which is the caller's and ends when the keeper has done all that it was told before
+        (sd_notify_barrier)."""
+        read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            self.send("BARRIER=1", fds=[write])
+        except NotifyError:
+            os.close(read)
+            raise
+        finally:
+            os.close(write)
+        return read
+
     def close(self) -> None:
         if self._sock is not None:
             self._sock.close()
@@ -164,3 +178,25 @@ class Notifier:
                 raise
             self._sock = sock
         return self._sock
+
+
+def wait_for_end(pipe: int) -> None:
+    """Wait until a pipe of `Notifier.barrier` ends, up to `PATIENCE_S`, and close it."""
+    poll = select.poll()
+    poll.register(pipe, 0)
+    poll.poll(PATIENCE_S * 1000)
+    os.close(pipe)
+
+
+async def has_ended(pipe: int) -> None:
+    """As `wait_for_end`, while the loop runs."""
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(pipe, ended.set)
+    try:
+        await asyncio.wait_for(ended.wait(), PATIENCE_S)
+    except TimeoutError:
+        pass  # the keeper is slow: whoever waited finds out whether it matters
+    finally:
+        loop.remove_reader(pipe)
+        os.close(pipe)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
@@ -12,9 +13,8 @@ from typing import Any, NamedTuple
 import pytest
 from tests.fakes.keeper import FakeKeeper
 
-from vnic.keep import NO_KEEP, Keep
-from vnic.record import Record
-from vnic.state.handles import NO_HANDLES, NoHandles
+from vnic.keep import NO_HANDLES, NO_KEEP, Keep, NoHandles
+from vnic.record import Record, RecordError
 from vnic.state.keep import StoredKeep
 
 
@@ -492,3 +492,77 @@ def test_a_commit_costs_no_more_with_thousands_of_other_units(keeper: FakeKeeper
         return best
 
     assert cost(3000) < 3 * cost(0) + 50e-6
+
+
+def test_a_refused_unit_lets_its_descriptors_go_at_once(keeper: FakeKeeper) -> None:
+    """It starts anew, on the same port. What another unit has, or may take, stays."""
+    fds = [os.eventfd(0) for _ in range(3)]
+    keep = keeper.start()
+    keep.unit("a", Count(1, RingHandles(fds[0], fds[1])))
+    keep.unit("b", Count(1, RingHandles(fds[1], fds[2])))
+    keep.settle()
+    after = keeper.restart(keep)
+    found = after.inherited("a", CountRecord, RingHandles)
+    assert found is not None
+    close(*found[1])
+    keeper.messages.clear()
+    after.refused("a", RecordError("count", "is odd"))
+    assert keeper.messages == [["FDSTOREREMOVE=1", "FDNAME=~0"], ["BARRIER=1"]]
+    other = after.inherited("b", CountRecord, RingHandles)
+    assert other is not None
+    after.unit("a", Count(2))
+    after.unit("b", Count(1, other[1]))
+    after.settle()
+    assert sorted(keeper.names) == ["vnic-state", "~1", "~2"]
+    close(*fds, *other[1])
+
+
+def test_a_record_refused_twice_is_still_refused_by_the_next_process(
+    keeper: FakeKeeper, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was killed before it settled, and the descriptors are gone already."""
+    fd = os.eventfd(0)
+    keep = keeper.start()
+    keep.unit("a", Count(1, RingHandles(fd, None)))
+    keep.settle()
+    after = keeper.restart(keep)
+    assert after.inherited("a", CountRecord, NoHandles) is None
+    third = keeper.restart(after)
+    assert third.inherited("a", CountRecord, RingHandles) is None
+    assert "which the keeper has not passed" in caplog.messages[-1]
+    close(fd)
+
+
+def test_descriptors_of_an_ended_unit_are_waited_for(keeper: FakeKeeper) -> None:
+    """Until the keeper has closed them, their port is in use."""
+
+    async def run() -> None:
+        keep = StoredKeep(Slow(keeper), keeper.passed())
+        fd = os.eventfd(0)
+        kept = keep.unit("a", Count(1, RingHandles(fd, None)))
+        keep.settle()
+        assert keep.letting_go() is None
+        kept.end()
+        waiting = keep.letting_go()
+        assert waiting is not None
+        done = asyncio.ensure_future(waiting)
+        await asyncio.sleep(0.01)
+        assert not done.done()
+        keeper.read()
+        await done
+        assert keeper.names == ["vnic-state"]
+        assert keep.letting_go() is None
+        close(fd)
+
+    asyncio.run(run())
+
+
+class Slow:
+    """A keeper that has sent its answers, and reads only when the test says so."""
+
+    def __init__(self, keeper: FakeKeeper) -> None:
+        self.store, self.remove, self.barrier = (
+            keeper.client.store,
+            keeper.client.remove,
+            keeper.client.barrier,
+        )
