@@ -21,7 +21,7 @@ once all other units are restored. Times are stored as remaining times.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar, Final, TypeVar
 
@@ -49,11 +49,17 @@ class RecordError(ValueError):
         self.why = why
 
 
+Older = Callable[[dict[str, Any]], dict[str, Any]]
+
+
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The base of all records. A subclass may override `check_fields` for checks beyond the types."""
 
     version: ClassVar[int] = 1
-    """Raised when the meaning of a field changes: records of another version are refused."""
+    """Raised when the meaning of a field changes, also in a record that this one contains. A new field with a default
+    needs no new version."""
+    older: ClassVar[dict[int, Older]] = {}
+    """Version → what makes the fields of a record of the version after it. Other versions are refused."""
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
@@ -82,14 +88,29 @@ def encode(record: Record) -> bytes:
 
 
 def decode(kind: type[R], data: bytes) -> R:
-    """The record that `encode` converted. Raises RecordError, and nothing else, for any other bytes."""
+    """The record that `encode` converted, also that of an older version. Raises RecordError, and nothing else, for any
+    other bytes."""
     envelope: _Envelope = _decode(_Envelope, data)
     if envelope.kind != kind_of(kind):
         raise RecordError("kind", f"is {envelope.kind!a}, not {kind_of(kind)!a}")
+    state = bytes(envelope.state)
     if envelope.version != kind.version:
-        raise RecordError("version", f"is {envelope.version}, not {kind.version}")
-    record: R = _decode(kind, bytes(envelope.state))
+        state = _newer(kind, envelope.version, state)
+    record: R = _decode(kind, state)
     return record
+
+
+def _newer(kind: type[Record], version: int, state: bytes) -> bytes:
+    """The fields of a record of an older version as those of this one."""
+    if version not in kind.older or version > kind.version:
+        raise RecordError("version", f"is {version}, not {kind.version}")
+    fields: dict[str, Any] = _decode(dict[str, Any], state)
+    try:
+        for each in range(version, kind.version):
+            fields = kind.older[each](fields)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise RecordError("", f"of version {version} is malformed: {error!r}") from None
+    return msgspec.json.encode(fields)
 
 
 def kind_of(kind: type[Record]) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import enum
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vnic.record import U16, U64, Mac, Record, RecordError, decode, encode, require, within
+from vnic.record import U16, U64, Mac, Older, Record, RecordError, decode, encode, require, within
 
 
 class LampRecord(Record, frozen=True):
@@ -149,3 +149,44 @@ def test_within_puts_the_place_in_front_of_the_field() -> None:
     with pytest.raises(RecordError) as refused, within("lamps"):
         require(False, "", "is malformed")
     assert refused.value.field == "lamps"
+
+
+def _hours_came(fields: dict[str, Any]) -> dict[str, Any]:
+    return {"lit": fields["on"], "hours": 0}
+
+
+class CityLampRecord(Record, frozen=True):
+    version = 3
+    older: ClassVar[dict[int, Older]] = {1: _hours_came, 2: lambda fields: {**fields, "colour": "red"}}
+
+    lit: bool
+    hours: U64
+    colour: str
+
+
+def envelope(version: int, state: str) -> bytes:
+    return f'{{"kind":"CityLamp","version":{version},"state":{state}}}'.encode()
+
+
+def test_a_record_of_an_older_version_is_read() -> None:
+    lamp = CityLampRecord(lit=True, hours=0, colour="red")
+    assert decode(CityLampRecord, encode(lamp)) == lamp
+    assert decode(CityLampRecord, envelope(1, '{"on":true}')) == lamp
+    assert decode(CityLampRecord, envelope(2, '{"lit":true,"hours":0}')) == lamp
+
+
+@pytest.mark.parametrize(
+    ("version", "state", "why"),
+    [
+        (0, "{}", "version: is 0, not 3"),
+        (4, "{}", "version: is 4, not 3"),
+        (1, "{}", "of version 1 is malformed: KeyError('on')"),
+        (1, "7", "Expected `object`, got `int`"),
+        (2, "[]", "Expected `object`, got `array`"),
+        (2, '{"lit":true,"hours":-1}', "hours: Expected `int` >= 0"),
+    ],
+)
+def test_an_invalid_record_of_an_older_version_is_refused(version: int, state: str, why: str) -> None:
+    with pytest.raises(RecordError) as refused:
+        decode(CityLampRecord, envelope(version, state))
+    assert str(refused.value) == why

@@ -1,9 +1,7 @@
 """Handles in stored form: plain data with a name in the place of each descriptor.
 
-Handles are descriptors (ints; -1 for none) and sockets, None, strings, and sequences, dicts and NamedTuples of these. A
-class of another kind takes part with two methods, `to_kept(self) -> X` and the class method `from_kept(cls, kept: X)`,
-where X are handles. What a unit passes besides, such as its guest memory, is left out, and has to have a default in its
-NamedTuple.
+Handles are descriptors (ints; -1 for none) and sockets, None, strings, and sequences, dicts and NamedTuples of these.
+What a unit passes besides, such as its guest memory, is left out, and has to have a default in its NamedTuple.
 """
 
 from __future__ import annotations
