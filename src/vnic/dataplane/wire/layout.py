@@ -11,7 +11,7 @@ from typing import Any
 
 
 class MessageError(Exception):
-    """The other side sent what version 1 does not have: the channel is closed."""
+    """The other side sent what this version does not have: the channel is closed."""
 
 
 def first(layout: struct.Struct, data: bytes) -> tuple[Any, ...]:

@@ -1,7 +1,7 @@
 """The control channel's messages, without a socket: each as a dataclass that packs itself, and the parser of the rest.
 
 `channel` sends requests and parses what vnic-wire sends; a program written in Python (the tests' fake) uses the other
-direction. Layouts are little-endian, version 1; `program/protocol.h` has the same as C structs.
+direction. Layouts are little-endian, version 2; `program/protocol.h` has the same as C structs.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import msgspec
 from vnic.dataplane.wire import tunnel_messages as t
 from vnic.dataplane.wire.impair_messages import GetImpairment, Impair
 from vnic.dataplane.wire.layout import MessageError, cut, first, fixed
+from vnic.dataplane.wire.recall_messages import Hold, LinesDrop, LineTake, PortRecall
 
-VERSION: Final = 1
+VERSION: Final = 2
 MAX_MESSAGE_BYTES: Final = 160 * 1024
 """The longest message, either way."""
 ALL_PORTS: Final = 0xFFFF_FFFF
@@ -37,7 +38,7 @@ _U32: Final = struct.Struct("<I")
 _FILTER: Final = struct.Struct("<II6sHHH")  # port, bits, mac, unicast, multicast, overflow
 _DUMP: Final = struct.Struct("<IIII")  # port, dump, snaplen, direction
 _INJECT: Final = struct.Struct("<III")  # port, queue, direction
-_REPLY: Final = struct.Struct("<iI")  # error, reserved
+_REPLY: Final = struct.Struct("<iI")  # error, about
 _PORT_LOST: Final = struct.Struct("<IiI")
 _RING: Final = struct.Struct("<II")
 _DUMP_FAILED: Final = struct.Struct("<Ii")
@@ -279,7 +280,7 @@ class GetStats(msgspec.Struct, frozen=True):
 _OfTunnels: TypeAlias = (
     t.SocketAdd | t.SocketRemove | t.CcmSet | t.PortToControl | t.GetTunnelStats | t.GetSocketStats
 )
-_OfImpairments: TypeAlias = Impair | GetImpairment
+_OfImpairments: TypeAlias = Impair | GetImpairment | LineTake | LinesDrop
 Request: TypeAlias = (
     Hello
     | PortAdd
@@ -290,6 +291,8 @@ Request: TypeAlias = (
     | Dump
     | Inject
     | GetStats
+    | Hold
+    | PortRecall
     | _OfTunnels
     | _OfImpairments
 )
@@ -319,6 +322,16 @@ class Reply(msgspec.Struct, frozen=True):
     serial: int
     error: int = 0
     data: bytes = b""
+    about: int = 0
+    """The request's type and the number of its port, for who did not send it."""
+
+    @property
+    def request(self) -> int:
+        return self.about >> 24
+
+    @property
+    def port(self) -> int:
+        return self.about & 0xFF_FFFF
 
 
 class PortLost(msgspec.Struct, frozen=True):
@@ -358,6 +371,8 @@ class FrameReturned(msgspec.Struct, frozen=True):
     queue: int
     header: bytes
     frame: bytes
+    number: int = 0
+    """The running number of this frame."""
 
 
 _EventOfTunnels: TypeAlias = t.CcmState | t.FrameReceived | t.TunnelTrouble
@@ -367,8 +382,8 @@ Event: TypeAlias = PortLost | RingBroken | Log | DumpFailed | FrameReturned | _E
 def pack_answer(answer: Reply | Event) -> bytes:
     """What vnic-wire sends."""
     match answer:
-        case Reply(serial, error, data):
-            return _message(Reply.type, serial, _REPLY.pack(error, 0) + data)
+        case Reply(serial, error, data, about):
+            return _message(Reply.type, serial, _REPLY.pack(error, about) + data)
         case PortLost(port, error, queue):
             body = _PORT_LOST.pack(port, error, queue)
         case RingBroken(port, ring, text):
@@ -377,8 +392,8 @@ def pack_answer(answer: Reply | Event) -> bytes:
             body = _U32.pack(level) + text.encode()
         case DumpFailed(dump, error):
             body = _DUMP_FAILED.pack(dump, error)
-        case FrameReturned(port, queue, header, frame):
-            body = _RETURNED.pack(port, queue, header) + frame
+        case FrameReturned(port, queue, header, frame, number):
+            return _message(answer.type, number, _RETURNED.pack(port, queue, header) + frame)
         case t.CcmState() | t.FrameReceived() | t.TunnelTrouble():
             body = answer.body()
     return _message(answer.type, 0, body)
@@ -389,8 +404,8 @@ def parse_answer(data: bytes) -> Reply | Event:
     number, serial, body = _split(data)
     match number:
         case Reply.type:
-            error, _ = first(_REPLY, body)
-            return Reply(serial, error, body[_REPLY.size :])
+            error, about = first(_REPLY, body)
+            return Reply(serial, error, body[_REPLY.size :], about)
         case PortLost.type:
             return PortLost(*fixed(_PORT_LOST, body))
         case RingBroken.type:
@@ -403,7 +418,7 @@ def parse_answer(data: bytes) -> Reply | Event:
             return DumpFailed(*fixed(_DUMP_FAILED, body))
         case FrameReturned.type:
             port, queue, header = first(_RETURNED, body)
-            return FrameReturned(port, queue, header, body[_RETURNED.size :])
+            return FrameReturned(port, queue, header, body[_RETURNED.size :], serial)
         case t.CcmState.type:
             return t.CcmState.parse(body)
         case t.FrameReceived.type:

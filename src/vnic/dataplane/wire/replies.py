@@ -59,6 +59,10 @@ class PortStats(msgspec.Struct, frozen=True):
     def pack(self) -> bytes:
         return _STATS.pack(*msgspec.structs.astuple(self))
 
+    @classmethod
+    def parse(cls, data: bytes) -> PortStats:
+        return cls(*fixed(_STATS, data))
+
     @property
     def drops(self) -> dict[str, int]:
         """The drops by cause, without those that did not occur."""

@@ -33,6 +33,8 @@ struct call {
         const struct message_doorbell *doorbell;
         const struct message_impair *impair;
         const struct message_impair_stats *impair_stats;
+        const struct message_port_recall *port_recall;
+        const struct message_line_take *line_take;
     };
     size_t len;
     int *fds; /* set to -1 where they are taken */

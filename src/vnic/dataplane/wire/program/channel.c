@@ -11,6 +11,7 @@
 #include "call.h"
 #include "doorbell.h"
 #include "events.h"
+#include "guard.h"
 #include "line.h"
 #include "main_loop.h"
 #include "memory.h"
@@ -26,6 +27,7 @@
 /* -- requests ------------------------------------------------------------------------------------------------- */
 
 static bool greeted;
+static int control_fd;
 static uint32_t capabilities;
 
 int refuse(struct call *call, int error, const char *format, ...)
@@ -57,6 +59,8 @@ static int hello(struct call *call)
     if (body->spin_us > SPIN_MAX_US)
         return refuse(call, EINVAL, "spin_us: %u", body->spin_us);
     int error = mep_start();
+    if (!error)
+        error = guard_start(control_fd);
     if (!error)
         error = workers_start(body->workers, body->spin_us);
     if (error)
@@ -157,6 +161,44 @@ static int port_remove(struct call *call)
     port_free(port);
     worker_unlock(worker);
     line_free_discarded();
+    memory_unmap_discarded();
+    return 0;
+}
+
+static int hold(struct call *call)
+{
+    (void)call;
+    workers_lock();
+    wires_hold();
+    workers_unlock();
+    return 0;
+}
+
+static int port_recall(struct call *call)
+{
+    int error = 0;
+    struct port *port = named(call, call->port_recall->port, &error);
+    if (!port)
+        return error;
+    struct recall_reply head = {.kind = port->kind};
+    uint8_t *data = call->data + sizeof head;
+    struct worker *worker = port->worker;
+    worker_lock(worker);
+    wire_leave(port);
+    head.lines = line_keep_all(port);
+    worker_remove_port(port);
+    dump_remove_all(port);
+    head.stats = (struct port_stats){port->id, port->active, port->stats};
+    if (port->ops->state)
+        data += port->ops->state(port, data);
+    if (port->kind == PORT_TUNNEL)
+        data += tunnel_report(port, data);
+    data += lines_report(port->id, data);
+    memcpy(call->data, &head, sizeof head);
+    call->data_len = (size_t)(data - call->data);
+    port->ops->remove(port);
+    port_free(port);
+    worker_unlock(worker);
     memory_unmap_discarded();
     return 0;
 }
@@ -337,6 +379,9 @@ static const struct {
     [REQUEST_INJECT] = {inject, sizeof(struct message_inject), MESSAGE_MAX, false},
     [REQUEST_STATS] = {stats, sizeof(struct message_stats), sizeof(struct message_stats), false},
     [REQUEST_DOORBELL] = {doorbell, sizeof(struct message_doorbell), sizeof(struct message_doorbell), true},
+    [REQUEST_HOLD] = {hold, sizeof(struct message_head), sizeof(struct message_head), false},
+    [REQUEST_PORT_RECALL] = {port_recall, sizeof(struct message_port_recall), sizeof(struct message_port_recall),
+                             false},
     [REQUEST_QUEUES] = {queues, sizeof(struct message_queues), sizeof(struct message_queues), false},
     [REQUEST_SOCKET_ADD] = {socket_add, sizeof(struct message_socket_add), sizeof(struct message_socket_add), true},
     [REQUEST_SOCKET_REMOVE] = {socket_remove, sizeof(struct message_socket_remove), sizeof(struct message_socket_remove),
@@ -351,6 +396,8 @@ static const struct {
     [REQUEST_IMPAIR] = {impair_request, sizeof(struct message_impair), MESSAGE_MAX, false},
     [REQUEST_IMPAIR_STATS] = {impair_stats_request, sizeof(struct message_impair_stats), sizeof(struct message_impair_stats),
                               false},
+    [REQUEST_LINE_TAKE] = {line_take_request, sizeof(struct message_line_take), sizeof(struct message_line_take), false},
+    [REQUEST_LINES_DROP] = {lines_drop_request, sizeof(struct message_head), sizeof(struct message_head), false},
 };
 
 static int obey(struct call *call)
@@ -391,7 +438,8 @@ static void reply(const struct call *call, int error)
         len = strlen(call->text);
         memcpy(reply_bytes + sizeof *message, call->text, len);
     }
-    *message = (struct message_reply){{MESSAGE_REPLY, call->head->serial}, error, 0};
+    uint32_t port = call->len >= sizeof *call->port_remove ? call->port_remove->port : 0;
+    *message = (struct message_reply){{MESSAGE_REPLY, call->head->serial}, error, REPLY_ABOUT(call->head->type, port)};
     events_enqueue(reply_bytes, sizeof *message + len, NULL, 0);
     events_flush();
 }
@@ -435,6 +483,7 @@ int channel_start(int fd, uint32_t sandbox)
 {
     static struct main_watch watch;
     capabilities = sandbox;
+    control_fd = fd;
     watch = (struct main_watch){fd, readable};
     int error = main_watch_add(&watch);
     return error ? error : events_start(&watch);

@@ -109,7 +109,8 @@ void event_dump_failed(uint32_t dump, int error)
 void event_frame_returned(struct port *port, unsigned queue, const struct net_header *hdr, const uint8_t *frame,
                           uint32_t len)
 {
-    struct event_frame event = {.head = {EVENT_FRAME_RETURNED, 0}, .port = port->id, .queue = queue};
+    static uint32_t number; /* the main thread removes ports */
+    struct event_frame event = {.head = {EVENT_FRAME_RETURNED, ++number}, .port = port->id, .queue = queue};
     memcpy(event.hdr, hdr, sizeof event.hdr);
     events_enqueue(&event, sizeof event, frame, len);
 }

@@ -8,7 +8,7 @@
 
 #define TURN_BYTES (256u * 1024u) /* what one turn passes on: some 50 us of copies */
 
-static struct line *discarded;
+static struct line *discarded, *kept_lines;
 static unsigned line_count;
 
 /* -- the frames, by their time -------------------------------------------------------------------------------- */
@@ -278,6 +278,69 @@ void line_free_discarded(void)
         free(line->table);
         free(line);
     }
+}
+
+static unsigned keep(struct line **place, uint32_t of)
+{
+    struct line *line = *place;
+    if (!line)
+        return 0;
+    *place = NULL;
+    worker_forget_line(line);
+    line->source.port = NULL;
+    line->source.blocked = false;
+    line->source.parts = 0;
+    line->of = of;
+    line->next = kept_lines;
+    kept_lines = line;
+    return 1;
+}
+
+unsigned line_keep_all(struct port *port)
+{
+    return keep(&port->out_line, port->id) + keep(&port->in_line, port->id);
+}
+
+size_t lines_report(uint32_t of, uint8_t *data)
+{
+    size_t bytes = 0;
+    for (const struct line *line = kept_lines; line; line = line->next) {
+        struct kept_line entry = {.direction = line->direction};
+        if (line->of != of)
+            continue;
+        line_report(line, &entry.reply);
+        memcpy(data + bytes, &entry, sizeof entry);
+        bytes += sizeof entry;
+    }
+    return bytes;
+}
+
+struct line *line_take_kept(struct port *port, uint32_t of, uint32_t direction)
+{
+    for (struct line **at = &kept_lines; *at; at = &(*at)->next) {
+        struct line *line = *at;
+        if (line->of != of || line->direction != direction)
+            continue;
+        *at = line->next;
+        line->next = NULL;
+        line->source.port = port;
+        *place_of(port, direction) = line;
+        worker_run(&line->source); /* it looks when its frames are due */
+        return line;
+    }
+    return NULL;
+}
+
+void lines_drop_kept(void)
+{
+    while (kept_lines) {
+        struct line *line = kept_lines;
+        kept_lines = line->next;
+        line_count--;
+        line->next = discarded;
+        discarded = line;
+    }
+    line_free_discarded();
 }
 
 void line_run_all(struct port *port)

@@ -28,12 +28,15 @@ struct line {
     uint64_t waiting_bytes;
     uint64_t number; /* of the next frame */
     uint64_t passed, over_limit;
-    struct line *next; /* discarded */
+    struct line *next; /* discarded, or kept: */
+    uint32_t of;       /* the number of the port that was recalled */
 };
 
 /* Main thread: IMPAIR and IMPAIR_STATS. */
 int impair_request(struct call *call);
 int impair_stats_request(struct call *call);
+int line_take_request(struct call *call);
+int lines_drop_request(struct call *call);
 
 /* Main thread. Begin, change or end (flags without IMPAIR_ON) an impairment. The body's values are within their bounds;
  * `reply` is filled in. 0 or an errno. */
@@ -47,6 +50,18 @@ void line_report(const struct line *line, struct impair_reply *reply);
  * without the lock: that can take some ms. */
 void line_remove_all(struct port *port);
 void line_free_discarded(void);
+
+/* Main thread, locked: the port is recalled; what is under way is kept. Returns how many lines that are. */
+unsigned line_keep_all(struct port *port);
+
+/* Main thread. The struct kept_line of each line that is kept of this port; returns how many bytes. */
+size_t lines_report(uint32_t of, uint8_t *data);
+
+/* Main thread, locked. The port gets a line that was kept. NULL: there is none. */
+struct line *line_take_kept(struct port *port, uint32_t of, uint32_t direction);
+
+/* Main thread. End all lines that are kept. */
+void lines_drop_kept(void);
 
 /* Put frames in. All are taken. */
 unsigned line_take(struct line *line, unsigned queue, const struct frame *frames, unsigned n);

@@ -53,3 +53,33 @@ int impair_stats_request(struct call *call)
     call->data_len = sizeof(struct impair_reply);
     return 0;
 }
+
+int line_take_request(struct call *call)
+{
+    const struct message_line_take *body = call->line_take;
+    int error = 0;
+    struct port *port = named(call, body->port, &error);
+    if (!port)
+        return error;
+    if (!is_impair_direction(body->direction))
+        return refuse(call, EINVAL, "direction: %u", body->direction);
+    if (line_of(port, body->direction))
+        return refuse(call, EEXIST, "direction: port %u is impaired", port->id);
+    struct worker *worker = port->worker;
+    worker_lock(worker);
+    struct line *line = line_take_kept(port, body->of, body->direction);
+    if (line)
+        line_report(line, (struct impair_reply *)(void *)call->data);
+    worker_unlock(worker);
+    if (!line)
+        return refuse(call, ENOENT, "of: no line of port %u was kept", body->of);
+    call->data_len = sizeof(struct impair_reply);
+    return 0;
+}
+
+int lines_drop_request(struct call *call)
+{
+    (void)call;
+    lines_drop_kept();
+    return 0;
+}

@@ -1,4 +1,4 @@
-/* The control channel's messages, version 1: SEQPACKET, little-endian, natural alignment.
+/* The control channel's messages, version 2: SEQPACKET, little-endian, natural alignment.
  *
  * channel.c reads and writes them; vnic.dataplane.wire's Python side holds the same layouts. */
 #ifndef PROTOCOL_H
@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PROTOCOL_VERSION 1u
+#define PROTOCOL_VERSION 2u
 #define MESSAGE_MAX (160u * 1024u)
 #define MESSAGE_FDS 128u /* one for each queue of a tap, at most */
 
@@ -28,8 +28,12 @@ enum request {
     REQUEST_TUNNEL_STATS = 14,
     REQUEST_SOCKET_STATS = 15,
     REQUEST_DOORBELL = 16,
+    REQUEST_HOLD = 17,
+    REQUEST_PORT_RECALL = 18,
     REQUEST_IMPAIR = 20,
     REQUEST_IMPAIR_STATS = 21,
+    REQUEST_LINE_TAKE = 22,
+    REQUEST_LINES_DROP = 23,
 };
 
 enum reply_or_event {
@@ -46,16 +50,18 @@ enum reply_or_event {
 
 struct message_head {
     uint32_t type;
-    uint32_t serial; /* chosen by control, repeated in the reply; 0 in events */
+    uint32_t serial; /* chosen by control, repeated in the reply. Events: 0, but EVENT_FRAME_RETURNED has a running number,
+                      * so that a control that was started again takes none twice */
 };
 _Static_assert(sizeof(struct message_head) == 8, "head");
 
 struct message_reply {
     struct message_head head;
     int32_t error; /* 0, or an errno with its text behind this struct */
-    uint32_t reserved;
+    uint32_t about; /* REPLY_ABOUT of the request: who reads the reply may be another control than the one that asked */
 };
 _Static_assert(sizeof(struct message_reply) == 16, "reply");
+#define REPLY_ABOUT(type, port) ((uint32_t)(type) << 24 | ((port) & 0xffffffu)) /* the request's first field */
 
 struct message_hello {
     struct message_head head;
@@ -289,7 +295,7 @@ struct message_impair_stats {
 };
 _Static_assert(sizeof(struct message_impair_stats) == 16, "impair stats");
 
-/* The reply to both: as it is now, or as it was at the end. */
+/* The reply to these and to LINE_TAKE: as it is now, or as it was at the end. */
 struct impair_reply {
     struct impair_state state;
     uint64_t passed; /* left for the next place */
@@ -302,6 +308,45 @@ struct impair_reply {
     uint64_t waiting; /* under way; at the end, dropped with it */
 };
 _Static_assert(sizeof(struct impair_reply) == 96, "impair reply");
+
+/* -- a control that was started again ----------------------------------------------------------------------------- */
+
+/* HOLD is a message_head alone. All wires are removed at once; the ports that were in one send nothing until they are in
+ * another, or are removed. Frames wait where they are. */
+
+/* PORT_REMOVE for a control that does not know what the port has done. The frames under way in the port's lines are kept. */
+struct message_port_recall {
+    struct message_head head;
+    uint32_t port;
+};
+_Static_assert(sizeof(struct message_port_recall) == 12, "port recall");
+
+/* Its reply. Behind it, for a TUNNEL, a struct tunnel_state and a struct tunnel_stats; then the lines. */
+struct recall_reply {
+    struct port_stats stats;
+    uint32_t kind;
+    uint32_t lines;
+};
+_Static_assert(sizeof(struct recall_reply) == 112, "recall reply");
+
+struct kept_line {
+    uint32_t direction;
+    uint32_t reserved;
+    struct impair_reply reply;
+};
+_Static_assert(sizeof(struct kept_line) == 104, "kept line");
+
+/* `port` gets the line that was kept of the port `of`, with the frames under way, which keep their time. IMPAIR follows.
+ * ENOENT: there is none; EEXIST: the port has a line. */
+struct message_line_take {
+    struct message_head head;
+    uint32_t port;
+    uint32_t direction;
+    uint32_t of;
+};
+_Static_assert(sizeof(struct message_line_take) == 20, "line take");
+
+/* LINES_DROP is a message_head alone. All lines that are still kept end, and what is under way there is dropped. */
 
 struct event_port_lost {
     struct message_head head;

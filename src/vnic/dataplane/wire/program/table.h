@@ -27,6 +27,9 @@ void port_free(struct port *port);
  * nothing has changed. */
 int wire_set(uint32_t id, struct port *const *ports, uint32_t n);
 
+/* Main thread, workers locked: HOLD. */
+void wires_hold(void);
+
 /* Main thread, workers locked: the port leaves its wire. */
 void wire_leave(struct port *port);
 

@@ -75,6 +75,15 @@ int port_to_control(struct call *call)
     return 0;
 }
 
+size_t tunnel_report(struct port *port, uint8_t *data)
+{
+    struct tunnel_port *tunnel = (struct tunnel_port *)(void *)port;
+    pthread_mutex_lock(&tunnel->mep.lock);
+    memcpy(data, &tunnel->stats, sizeof tunnel->stats);
+    pthread_mutex_unlock(&tunnel->mep.lock);
+    return sizeof tunnel->stats;
+}
+
 int tunnel_stats(struct call *call)
 {
     int error = 0;
@@ -83,11 +92,8 @@ int tunnel_stats(struct call *call)
         return error;
     struct worker *worker = tunnel->port.worker;
     worker_lock(worker);
-    pthread_mutex_lock(&tunnel->mep.lock);
-    memcpy(call->data, &tunnel->stats, sizeof tunnel->stats);
-    pthread_mutex_unlock(&tunnel->mep.lock);
+    call->data_len = tunnel_report(&tunnel->port, call->data);
     worker_unlock(worker);
-    call->data_len = sizeof tunnel->stats;
     return 0;
 }
 

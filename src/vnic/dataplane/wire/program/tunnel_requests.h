@@ -11,4 +11,7 @@ int port_to_control(struct call *call);
 int tunnel_stats(struct call *call);
 int socket_stats(struct call *call);
 
+/* Locked. The port's struct tunnel_stats; returns how many bytes. */
+size_t tunnel_report(struct port *port, uint8_t *data);
+
 #endif

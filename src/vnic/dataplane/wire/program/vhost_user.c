@@ -542,8 +542,8 @@ static bool message(struct vhost_port *vhost)
         lose(vhost, EPROTO, why.text);
         return false;
     }
-    if (size && !send_reply(vhost, request, &reply, size)) {
-        lose(vhost, errno == EPIPE || errno == ECONNRESET ? 0 : EPROTO, "no room for an answer");
+    if (size && !send_reply(vhost, request, &reply, size) && errno != EPIPE && errno != ECONNRESET) {
+        lose(vhost, EPROTO, "no room for an answer");
         return false;
     }
     drop_input(vhost);
@@ -611,9 +611,16 @@ static void readable(struct main_watch *watch)
                 drop_input(vhost); /* between messages a port keeps none */
             return;
         }
-        if (got <= 0) {
+        if (got == 0 || (got < 0 && errno == ECONNRESET)) {
+            /* Control was killed, and the guest must not notice: the rings go on until the port is removed, or the channel
+             * ends as well. */
+            main_watch_remove(watch);
+            drop_input(vhost);
+            return;
+        }
+        if (got < 0) {
             bool illegal = got < 0 && errno == EMSGSIZE;
-            lose(vhost, illegal ? EPROTO : got < 0 && errno != ECONNRESET ? errno : 0, "too many descriptors");
+            lose(vhost, illegal ? EPROTO : errno, "too many descriptors");
             return;
         }
         input->have += (uint32_t)got;

@@ -284,6 +284,8 @@ bool wire_inject(struct port *port, unsigned queue, uint32_t direction, const st
 
 /* -- changes -------------------------------------------------------------------------------------------------- */
 
+static struct wire everywhere = {.held = true}; /* where HOLD puts all ports; it has a list of none */
+
 void port_run_all(struct port *port)
 {
     for (uint32_t i = 0; i < port->queues; i++) {
@@ -306,6 +308,11 @@ void wire_leave(struct port *port)
     struct wire *wire = port->wire;
     if (!wire)
         return;
+    if (wire == &everywhere) {
+        port->wire = NULL;
+        port_run_all(port);
+        return;
+    }
     uint32_t kept = 0;
     for (uint32_t i = 0; i < wire->n; i++)
         if (wire->ports[i] != port)
@@ -316,6 +323,17 @@ void wire_leave(struct port *port)
     port_run_all(port);
     for (uint32_t i = 0; i < kept; i++)
         port_run_all(wire->ports[i]); /* what waited for this port may go on */
+}
+
+void wires_hold(void)
+{
+    for (uint32_t i = 0; i < port_end; i++)
+        if (ports[i] && ports[i]->wire)
+            ports[i]->wire = &everywhere;
+    for (uint32_t i = 0; i < wire_room; i++) {
+        free(wires[i]);
+        wires[i] = NULL;
+    }
 }
 
 /* A wire runs on one worker; those with a tunnel on the one that reads the tunnels' sockets. */
