@@ -87,6 +87,7 @@ class WireProgram:
             self.child = subprocess.Popen(command, stdin=theirs.fileno(), stderr=subprocess.PIPE)
         self.events: list[Event] = []
         self.hello: HelloReply | None = None
+        self.last: Reply | None = None
         self._serial = 0
         self._guests: list[WireGuest] = []
         self.memories: dict[int, StreamMemory] = {}
@@ -137,7 +138,7 @@ class WireProgram:
     def request(self, request: Request, fds: Sequence[int] = ()) -> bytes:
         """Send a request and return its reply's data. Raises Refused."""
         self._serial += 1
-        reply = self.send_raw(pack_request(self._serial, request), fds)
+        reply = self.last = self.send_raw(pack_request(self._serial, request), fds)
         assert reply.serial == self._serial
         if reply.error:
             raise Refused(reply)
@@ -224,16 +225,21 @@ class WireGuest:
         max_frame: int = MAX_FRAME,
     ) -> None:
         self.program = program
-        self.port = port
         self.pairs = pairs
         self.memory = FakeGuestMemory(memory_bytes)
         self.driver = NetDriver(
             self.memory, pairs=pairs, size=size, header_bytes=header_bytes, rx_bytes=rx_bytes
         )
+        self._max_frame = max_frame
+        self.connect(port)
+
+    def connect(self, port: int) -> None:
+        """Make the port, after the one before was removed."""
+        self.port = port
         ours, theirs = socket.socketpair()
         with theirs:
-            request = PortAdd(port, Kind.VHOST, queues=pairs, max_frame=max_frame)
-            program.request(request, [theirs.fileno()])
+            request = PortAdd(port, Kind.VHOST, queues=self.pairs, max_frame=self._max_frame)
+            self.program.request(request, [theirs.fileno()])
         self.client = VhostUserClient(SocketWire(ours), self.memory, self.driver)
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from vnic.dataplane.wire import impair_messages as i
 from vnic.dataplane.wire import messages as m
+from vnic.dataplane.wire import recall_messages as r
 from vnic.dataplane.wire import tunnel_messages as t
 from vnic.dataplane.wire.layout import MessageError
 from vnic.dataplane.wire.replies import HelloReply, PortStats, Stats
@@ -64,6 +65,10 @@ REQUESTS = st.one_of(
     st.builds(t.GetSocketStats, U32),
     st.builds(i.Impair, U32, DIRECTIONS, st.none() | IMPAIRMENTS, IMPAIR_STATES, st.booleans()),
     st.builds(i.GetImpairment, U32, DIRECTIONS),
+    st.builds(r.Hold),
+    st.builds(r.PortRecall, U32),
+    st.builds(r.LineTake, U32, DIRECTIONS, U32),
+    st.builds(r.LinesDrop),
 )
 STATES = st.builds(
     t.TunnelState,
@@ -77,12 +82,12 @@ CONFIGS = st.builds(
     *(st.sampled_from([b"", bytes(range(32))]), STATES),
 )
 ANSWERS = st.one_of(
-    st.builds(m.Reply, U32, I32, BYTES),
+    st.builds(m.Reply, U32, I32, BYTES, U32),
     st.builds(m.PortLost, U32, I32, U32),
     st.builds(m.RingBroken, U32, U32, TEXT),
     st.builds(m.Log, U32, TEXT),
     st.builds(m.DumpFailed, U32, I32),
-    st.builds(m.FrameReturned, U32, U32, st.binary(min_size=10, max_size=10), BYTES),
+    st.builds(m.FrameReturned, U32, U32, st.binary(min_size=10, max_size=10), BYTES, U32),
     st.builds(t.CcmState, U32, st.sampled_from(t.Heard), st.booleans(), U8, st.booleans(), U32, U32),
     st.builds(t.FrameReceived, U32, BYTES),
     st.builds(t.TunnelTrouble, U32, st.integers(2, 9)),
@@ -128,12 +133,22 @@ def test_replies_about_impairments_come_back(reply: i.ImpairReply) -> None:
     assert i.ImpairReply.parse(reply.pack()) == reply
 
 
-@given(st.binary(max_size=200))
+LINES = st.lists(st.tuples(DIRECTIONS, st.builds(i.ImpairReply, IMPAIR_STATES, *[U64] * 8)), max_size=2)
+
+
+@given(st.builds(PortStats, U32, U32, *[U64] * 12), LINES, st.none() | STATES)
+def test_what_a_recalled_port_leaves_comes_back(stats: Any, lines: list[Any], state: Any) -> None:
+    kind, counters = (m.Kind.TAP, None) if state is None else (m.Kind.TUNNEL, t.TunnelStats(3))
+    reply = r.RecallReply(stats, kind, state, counters, tuple(lines))
+    assert r.RecallReply.parse(reply.pack()) == reply
+
+
+@given(st.binary(max_size=400))
 def test_any_bytes_are_parsed_or_refused(data: bytes) -> None:
     for parse in (
         *(m.parse_request, m.parse_answer, Stats.parse, HelloReply.parse),
         *(t.TunnelConfig.parse, t.TunnelState.parse, t.TunnelStats.parse, t.SocketStats.parse),
-        i.ImpairReply.parse,
+        *(i.ImpairReply.parse, r.RecallReply.parse),
     ):
         try:
             parse(data)
@@ -177,6 +192,10 @@ def test_the_layouts_are_those_of_the_program() -> None:
         t.PortToControl(1, True): 16,
         t.GetTunnelStats(1): 12,
         t.GetSocketStats(1): 12,
+        r.Hold(): 8,
+        r.PortRecall(1): 12,
+        r.LineTake(1, i.ImpairDirection.IN, 2): 20,
+        r.LinesDrop(): 8,
     }
     assert {each: len(m.pack_request(0, each)) for each in sizes} == sizes
     assert len(PortStats(1).pack()) == 8 + 12 * 8

@@ -2,6 +2,7 @@
 #include "channel.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -460,6 +461,10 @@ static void readable(struct main_watch *watch)
     if (got < 0 && (errno == EAGAIN || errno == EINTR))
         return;
     if (got <= 0) {
+#ifdef TEST_HANG
+        for (;;)
+            poll(NULL, 0, -1);
+#endif
         mep_goodbye();
         _exit(0); /* control has gone, and with it the right to any of this; exit() would run beside the workers */
     }
