@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 GRACE_S = 0.2
@@ -53,6 +54,46 @@ async def wait_readable(loop: asyncio.AbstractEventLoop, sock: socket.socket) ->
         loop.remove_reader(sock)
 
 
+class Adopted:
+    """A program that the process before has started. Its exit status is unknown: it is another process's child."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, pidfd: int) -> None:
+        """`pidfd` is this object's."""
+        self._loop = loop
+        self.pidfd = pidfd
+        self._timer: asyncio.TimerHandle | None = None
+        self.ended: asyncio.Future[int | None] = loop.create_future()
+        """Done when it has ended, with None. Do not cancel it."""
+        loop.add_reader(pidfd, self._end_seen)
+
+    def _end_seen(self) -> None:
+        self._loop.remove_reader(self.pidfd)
+        os.close(self.pidfd)
+        self.pidfd = -1
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    async def wait(self) -> int | None:
+        """Wait until it ends."""
+        return await asyncio.shield(self.ended)
+
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+
+    def end(self) -> None:
+        """Send SIGTERM, and SIGKILL after GRACE_S. It returns at once."""
+        if not self.ended.done() and self._timer is None:
+            self._signal(signal.SIGTERM)
+            self._timer = self._loop.call_later(GRACE_S, self.kill)
+
+    def _signal(self, number: int) -> None:
+        if not self.ended.done():
+            with suppress(OSError):  # it has ended in this moment
+                signal.pidfd_send_signal(self.pidfd, number)
+
+
 class Child:
     """A program beside the loop. `how` is for subprocess.Popen; its OSErrors are passed on. Without `stdin` it reads
     nothing."""
@@ -74,6 +115,11 @@ class Child:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def pidfd(self) -> int:
+        """The process, as long as it has not ended."""
+        return self._pidfd
 
     def _reap(self) -> None:
         self._loop.remove_reader(self._pidfd)

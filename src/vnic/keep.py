@@ -73,6 +73,10 @@ class Keep(Protocol):
         """Save all units that have changed, at once for whoever reads it after a SIGKILL. Nothing is saved before
         `settle`: a process that is killed while it restores leaves the state as it was."""
 
+    def commit_early(self, kept: Kept) -> None:
+        """Save this unit now, and nothing else, also before `settle`: what another process gave away must not be lost
+        if this one is killed while it restores."""
+
     def cells(self, key: str, count: int) -> memoryview:
         """`count` u64 in kept memory, written directly and without a commit. They are 0, or what the process before
         left if it had as many under this key."""
@@ -129,6 +133,8 @@ class _NoKeep:
         return NO_KEPT
 
     def commit(self) -> None: ...
+
+    def commit_early(self, kept: Kept) -> None: ...
 
     def cells(self, key: str, count: int) -> memoryview:
         return memoryview(bytearray(8 * count)).cast("Q")

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from vnic.keep import NO_KEEP, Keep
 from vnic.monitor.interfaces import Later, WireDrops, WireStats
 from vnic.net.errors import NetError
 from vnic.net.network import Network
@@ -19,6 +20,7 @@ from vnic.net.wire import NoEngine
 
 if TYPE_CHECKING:
     from vnic.dataplane.wire.engine import WireEngine
+    from vnic.dataplane.wire.recall import Recall
     from vnic.dataplane.wire.replies import PortStats
     from vnic.net.client import NetClient
 
@@ -70,9 +72,24 @@ def wire_command(choice: Choice) -> WireCommand | str:
 class DataPaths:
     """What moves the packets of one machine."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, network: Network, wire: WireCommand | str) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        network: Network,
+        wire: WireCommand | str,
+        keep: Keep = NO_KEEP,
+    ) -> None:
+        """Takes back what the process before had at its vnic-wire, which can take milliseconds; `settle` follows when
+        all else is restored."""
         self._loop = loop
+        self._network = network
         self._engine: WireEngine | None = None
+        self._recall: Recall | None = None
+        if keep.active:
+            from vnic.dataplane.wire.recall import Recall
+
+            self._recall = Recall(keep)
+            self._recall.run()
         if isinstance(wire, str):
             log.info("Python moves all packets: %s", wire)
             network.wires.use(NoEngine(wire))
@@ -80,9 +97,27 @@ class DataPaths:
         from vnic.dataplane.wire.engine import WireEngine
 
         self._engine = WireEngine(
-            loop, network.wires, wire.command, workers=wire.workers, spin_us=wire.spin_us
+            loop, network.wires, wire.command, workers=wire.workers, spin_us=wire.spin_us, keep=keep
         )
         network.wires.use(self._engine)
+        if self._recall is not None:
+            self._engine.program.restore(self._recall)
+
+    def settle(self) -> None:
+        """Give all ends what vnic-wire left of them, and go on with it. Called once, when all of them are restored, and
+        before the loop's next turn."""
+        recall, self._recall = self._recall, None
+        if recall is None:
+            return
+        from vnic.dataplane.wire.settle import settle
+
+        goes_on = self._engine is not None and self._engine.program.will_run
+        impairments = self._engine.impairments if self._engine is not None and goes_on else None
+        settle(recall, self._network.clients, impairments)
+        if self._engine is not None:
+            self._engine.adopt()
+        else:
+            recall.end()
 
     @property
     def restarts(self) -> int:

@@ -64,6 +64,10 @@ class Lender(ABC):
         """Read and write again, from that state on. `lost`: the program ended and left no state. It may be called after
         this end was closed."""
 
+    def recalled(self, input: bytes, output: bytes, *, lost: bool = False) -> None:  # noqa: B027  # most need none
+        """As `take_back`, of an end that was restored just now: the record was saved while the end was lent. The
+        default is for ends whose descriptors carry no state."""
+
 
 class ResidentEnd:
     """Marks an end that is at the program whenever that runs, in a wire or not: a tunnel, whose continuity checks go

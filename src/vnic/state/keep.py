@@ -160,6 +160,16 @@ class StoredKeep(Keep):
         if self._active and self._settled and (self._dirty or self._gone):
             self._commit({})
 
+    def commit_early(self, kept: Kept) -> None:
+        if not self._active or not isinstance(kept, StoredUnit) or self._units.get(kept.key) is not kept:
+            return
+        others, gone = self._dirty, self._gone
+        others.pop(kept, None)
+        self._dirty, self._gone = {kept: None}, {}
+        self._commit({})
+        if self._active:
+            self._dirty, self._gone = others, gone
+
     def cells(self, key: str, count: int) -> memoryview:
         plain = memoryview(bytearray(8 * count)).cast("Q")
         store = self._store

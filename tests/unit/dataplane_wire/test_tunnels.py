@@ -281,7 +281,7 @@ def test_dumps_and_impairments_end_with_the_tunnels_wire(ends: Ends, tmp_path: P
     object_add(one.context, DumpOptions(id="d0", netdev="net0", file=str(file)))
     object_add(one.context, NetemOptions(id="n0", netdev="net0", delay="1us"))
     client = one.netdev_client("net0")
-    one.until(lambda: client in one.engine._dumps._at and one.engine._impairments.present(client))
+    one.until(lambda: client in one.engine._dumps._at and one.engine.impairments.present(client))
     one.until(lambda: guests[0].on_wire)
     object_add(one.context, BufferOptions(id="f0", netdev="net0", interval=1, status="on"))
     one.until(lambda: guests[0].path == "python")
@@ -290,11 +290,11 @@ def test_dumps_and_impairments_end_with_the_tunnels_wire(ends: Ends, tmp_path: P
     one.until(lambda: file.stat().st_size >= 24 + 20 * (16 + 1514))
     assert file.stat().st_size == 24 + 20 * (16 + 1514), "each frame is there once"
     object_del(one.context, "f0")
-    one.until(lambda: guests[0].on_wire and one.engine._impairments.present(client))
+    one.until(lambda: guests[0].on_wire and one.engine.impairments.present(client))
     tunnels = one.engine._tunnels
     assert tunnels is not None
     (shared,) = one.context.tunnel_sockets.values()
     tunnels.give_up(shared, "no more of that")
-    assert not one.engine._impairments.present(client)
+    assert not one.engine.impairments.present(client)
     one.until(lambda: ends.info(0).path == "python")
     ends.exchange()

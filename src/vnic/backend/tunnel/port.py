@@ -218,6 +218,23 @@ class TunnelPort(ResidentEnd):
         self.start()
         self._user.far_state_changed()
 
+    def recalled(
+        self,
+        mep: MepRecord | None,
+        trailer: TrailerRecord | None,
+        *,
+        refused: bool | None,
+        told: tuple[FarState, int | None] | None,
+        counters: TunnelCounters,
+    ) -> None:
+        """As `take_back`, of a tunnel that was restored just now: its record was saved while vnic-wire had it. `told`:
+        what vnic-wire said last, and the number of a CCM; `counters`: what it counted."""
+        self.mover_counters = counters
+        self._at_mover, self.mover_sequence = told if told is not None else (self.far_state(), None)
+        self._told_us = self.now_us()
+        self.stop()
+        self.take_back(mep, trailer, refused=refused)
+
     def far_state(self) -> FarState | None:
         """None: there are no CCMs."""
         if self.mep is None:

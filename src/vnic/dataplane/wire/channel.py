@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import contextlib
 import os
 import socket
 from collections import deque
@@ -18,18 +19,27 @@ from vnic.dataplane.wire.layout import MessageError
 from vnic.dataplane.wire.messages import (
     MAX_MESSAGE_BYTES,
     Event,
+    PortAdd,
     Reply,
     Request,
     pack_request,
     parse_answer,
 )
+from vnic.dataplane.wire.tunnel_messages import SocketAdd
 from vnic.descriptors import close_fds
+from vnic.keep import NO_KEEP, Keep
 from vnic.sockets.time_limit import TimeLimit
 
 MESSAGES_PER_TURN: Final = 64
 WAITING_MAX_BYTES: Final = 16 << 20
 """The most bytes of requests that wait for a program that does not read."""
 WAITING_MAX_FDS: Final = 4096
+SERIALS: Final = 0xFF_FFFF
+"""The part of a serial that counts the requests; the rest tells those of this process from those of one before."""
+LENDING: Final = (PortAdd, SocketAdd)
+"""The requests that give descriptors away."""
+UNCOMMITTED_FDS: Final = WAITING_MAX_FDS // 4
+"""So many descriptors are not kept waiting for the end of a turn."""
 ANSWER_TIMEOUT_S: Final = 10.0
 """The program answers in microseconds; the limit is for one that hangs."""
 
@@ -50,12 +60,24 @@ class ChannelUser(Protocol):
 class Channel:
     """One connection, from the program's start to its end."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, user: ChannelUser) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        user: ChannelUser,
+        *,
+        keep: Keep = NO_KEEP,
+        serial: int = 0,
+    ) -> None:
+        """`serial`: of the last request on this socket, if there was one before."""
         self._loop = loop
+        self._keep = keep
+        self._uncommitted = False
+        """A request waits until what it does is kept: nothing is sent before that."""
         self._sock = sock
         self._fd = sock.fileno()
         self._user = user
-        self._serial = 0
+        self._serial = serial
         self._awaited: deque[tuple[int, Answered | None]] = deque()
         self._waiting: deque[tuple[bytes, list[int]]] = deque()
         self._waiting_bytes = self._waiting_fds = 0
@@ -64,6 +86,10 @@ class Channel:
         self.closed = False
         sock.setblocking(False)
         loop.add_reader(self._fd, self._readable)
+
+    @property
+    def sock(self) -> socket.socket:
+        return self._sock
 
     @property
     def backlog_bytes(self) -> int:
@@ -79,14 +105,32 @@ class Channel:
         """
         if self.closed or self._failing:
             return
-        self._serial = (self._serial + 1) & 0xFFFF_FFFF
+        self._serial = self._serial & ~SERIALS | (self._serial + 1) & SERIALS
         data = pack_request(self._serial, request)
         if not self._awaited:
             self._limit.set(ANSWER_TIMEOUT_S)
         self._awaited.append((self._serial, answered))
-        if not self._waiting and self._send(data, fds):
+        if self._keep.active and isinstance(request, LENDING):
+            self._send_after_commit()
+        if not self._waiting and not self._uncommitted and self._send(data, fds):
             return
-        self._keep(data, fds)
+        self._put_off(data, fds)
+
+    def _send_after_commit(self) -> None:
+        """A successor has to know of each descriptor that the program reads, and of a stream's memory."""
+        if self._uncommitted and self._waiting_fds > UNCOMMITTED_FDS:
+            self._commit()
+        if not self._uncommitted:
+            self._uncommitted = True
+            self._loop.call_soon(self._commit)
+
+    def _commit(self) -> None:
+        if self._uncommitted and not self.closed:
+            self._keep.commit()
+            self._uncommitted = False
+            self._writable()
+            if self._waiting and not self._failing:
+                self._loop.add_writer(self._fd, self._writable)
 
     def _send(self, data: bytes, fds: Sequence[int]) -> bool:
         """False: the socket is full."""
@@ -99,7 +143,7 @@ class Channel:
             self._fail_later(error.strerror or str(error))
         return True
 
-    def _keep(self, data: bytes, fds: Sequence[int]) -> None:
+    def _put_off(self, data: bytes, fds: Sequence[int]) -> None:
         if (
             self._waiting_bytes + len(data) > WAITING_MAX_BYTES
             or self._waiting_fds + len(fds) > WAITING_MAX_FDS
@@ -113,14 +157,14 @@ class Channel:
             close_fds(kept)
             self._fail_later(error.strerror or str(error))
             return
-        if not self._waiting:
+        if not self._waiting and not self._uncommitted:
             self._loop.add_writer(self._fd, self._writable)
         self._waiting.append((data, kept))
         self._waiting_bytes += len(data)
         self._waiting_fds += len(kept)
 
     def _writable(self) -> None:
-        while self._waiting and not self._failing:
+        while self._waiting and not self._failing and not self._uncommitted:
             data, fds = self._waiting[0]
             if not self._send(data, fds):
                 return
@@ -185,13 +229,15 @@ class Channel:
             self._user.channel_lost(reason)
 
     def close(self) -> None:
-        """Close the socket: the program ends. No callback follows."""
+        """End the connection, also for who keeps the socket for a successor: the program ends. No callback follows."""
         if self.closed:
             return
         self.closed = True
         self._limit.stop()
         self._loop.remove_reader(self._fd)
         self._loop.remove_writer(self._fd)
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()
         for _, fds in self._waiting:
             close_fds(fds)

@@ -11,10 +11,11 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from vnic.dataplane.wire.dumps import Dumps
 from vnic.dataplane.wire.impairments import Impairments
+from vnic.dataplane.wire.kept_ports import KeptPorts
 from vnic.dataplane.wire.members import Members, Port
 from vnic.dataplane.wire.messages import (
     MAX_QUEUES,
@@ -30,6 +31,7 @@ from vnic.dataplane.wire.process import WireProgram
 from vnic.dataplane.wire.rings import RingPort, SharedMemoryCheck, missing_features
 from vnic.dataplane.wire.statistics import Statistics, StatsDone
 from vnic.dataplane.wire.tunnel_messages import CcmState, FrameReceived, TunnelTrouble
+from vnic.keep import NO_KEEP, Keep
 from vnic.net.client import NetClient
 from vnic.net.lending import Lender, LentEnd, ResidentEnd
 from vnic.net.wire import Segment, Wires, is_up
@@ -40,6 +42,9 @@ if TYPE_CHECKING:
     from vnic.dataplane.wire.tunnels import Tunnels
 
 log = logging.getLogger("vnic.wire")
+
+LEFT_LINES_S: Final = 2.0
+"""How long frames under way in a netem wait for the port that follows after a restart."""
 
 
 class WireEngine:
@@ -55,17 +60,19 @@ class WireEngine:
         *,
         workers: int = 1,
         spin_us: int = 0,
+        keep: Keep = NO_KEEP,
     ) -> None:
         self._loop = loop
         self._wires = wires
-        self.program = WireProgram(loop, command, self, workers=workers, spin_us=spin_us)
+        self.program = WireProgram(loop, command, self, workers=workers, spin_us=spin_us, keep=keep)
         self._ports: dict[NetClient, Port] = {}
         self._clients: dict[int, NetClient] = {}
         """By port number."""
         self._numbers = Numbers()
         self._members = Members(self.program, self._ports)
         self._dumps = Dumps(self.program)
-        self._impairments = Impairments(self.program, wires.changed)
+        self.impairments = Impairments(self.program, wires.changed, lambda number: self._kept.changed(number))
+        self._kept = KeptPorts(keep, self.program, self.impairments.records)
         self._refused: dict[NetClient, tuple[object, str]] = {}
         """Ends that the program did not take, and what has to change before it is asked again."""
         self._memory: dict[NetClient, SharedMemoryCheck] = {}
@@ -117,7 +124,7 @@ class WireEngine:
             return False
         if not all(map(self._is_lent, clients)) and any(member.has_waiting for member in segment.members):
             return False  # `drained` follows, and then no frame is left behind
-        if not all(map(self._impairments.ready, segment.impairs.values())):
+        if not all(map(self.impairments.ready, segment.impairs.values())):
             return False
         for client, end in segment.ends:
             if isinstance(end, Lender) and client not in self._ports and not self._lend(client, end):
@@ -127,7 +134,7 @@ class WireEngine:
             if isinstance(port, RingPort) and not port.carries:
                 port.carry()
             self._dumps.set(client, port.number, segment.dumps.get(client, []))
-            self._impairments.set(client, port.number, segment.impairs.get(client, []))
+            self.impairments.set(client, port.number, segment.impairs.get(client, []))
         if all(self._ports[client].started for client in clients):
             self._members.join(clients)  # else in the next call: a frame must not come before the rings
             for client in clients:
@@ -144,25 +151,26 @@ class WireEngine:
         if isinstance(port, ResidentPort):  # it stays, for its continuity checks
             port.to_control(is_up(client))
             self._members.leave(client)
-            self._impairments.end(client)
+            self.impairments.end(client)
             self._dumps.set(client, port.number, [])  # Python writes them now
             return
         if isinstance(port, LentPort):
             self._leaving[port] = self._loop.create_future()
-            if self._impairments.present(client):
+            if self.impairments.present(client):
                 # No frame may pass between the end of its impairments and its own.
                 self._members.leave(client, park=True)
-                self._impairments.end(client)
+                self.impairments.end(client)
             # Before its wire ends, for a port without a wire drops frames.
             port.remove(partial(self._left, port))
         self._members.leave(client)
-        self._impairments.end(client)
+        self.impairments.end(client)
         self._forget(client, port)
         if isinstance(port, RingPort):
             port.remove()
 
     def _left(self, port: LentPort) -> None:
         self._freer()(port.number, port.parked_in)
+        self._kept.commit()  # before the netdev reads or writes
         self._leaving.pop(port).set_result(None)
         self._wires.changed(port.client)
 
@@ -193,6 +201,7 @@ class WireEngine:
 
     def free_number(self, number: int) -> None:
         self._numbers.free(number)
+        self._kept.end(number)
 
     def port_came(self, port: ResidentPort) -> None:
         self._add(port.client, port)
@@ -201,7 +210,7 @@ class WireEngine:
 
     def port_goes(self, port: ResidentPort) -> None:
         self._members.leave(port.client)
-        self._impairments.end(port.client)
+        self.impairments.end(port.client)
         self._forget(port.client, port)
         self._wires.changed(port.client)
 
@@ -269,6 +278,7 @@ class WireEngine:
     def _add(self, client: NetClient, port: Port) -> None:
         self._ports[client] = port
         self._clients[port.number] = client
+        self._kept.add(port)
 
     def _forget(self, client: NetClient, port: Port) -> None:
         del self._ports[client]
@@ -282,6 +292,7 @@ class WireEngine:
         def freed(number: int, parked_in: int | None = None) -> None:
             """The program has removed the port, or will before any later request."""
             if numbers is self._numbers:
+                self._kept.end(number)
                 numbers.free(number)
                 if parked_in is not None:
                     self._members.unpark(parked_in)
@@ -311,7 +322,7 @@ class WireEngine:
     def ring_port_failed(self, port: RingPort, reason: str) -> None:
         if self._ports.get(port.client) is port:
             self._members.leave(port.client)
-            self._impairments.end(port.client)
+            self.impairments.end(port.client)
             self._forget(port.client, port)
             # If the program died, `program_gone` follows, and all of this is tried again.
             self._refused[port.client] = (_token(port.device), f"vnic-wire: {reason}")
@@ -332,9 +343,10 @@ class WireEngine:
         ports = list(self._ports.items())
         self._ports.clear()
         self._clients.clear()
+        self._kept.end_all()
         self._members = Members(self.program, self._ports)
         self._dumps = Dumps(self.program)
-        self._impairments.gone()
+        self.impairments.gone()
         refused, self._refused = self._refused, {}
         self._numbers = Numbers()
         leaving, self._leaving = self._leaving, {}
@@ -366,6 +378,7 @@ class WireEngine:
                 port = self._ports.get(self._clients[number]) if number in self._clients else None
                 if isinstance(port, ResidentPort):
                     port.happened(event)
+                    self._kept.changed(number)
             case RingBroken(number, ring, text):
                 client = self._clients.get(number)
                 port = self._ports.get(client) if client is not None else None
@@ -403,9 +416,15 @@ class WireEngine:
     def count_impaired(self, done: Callable[[], object]) -> None:
         """Have the counters of impairments be up to date, then call `done`."""
         if self.program.running:
-            self._impairments.count(done)
+            self.impairments.count(done)
         else:
             done()
+
+    def adopt(self) -> None:
+        """Go on with the program of the process before: all else is restored."""
+        self.program.adopt()
+        if self.program.running:
+            self._loop.call_later(LEFT_LINES_S, self.impairments.drop_left)
 
     def close(self) -> None:
         """End the program. Call it when the network is closed."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -23,7 +24,10 @@ from vnic.dataplane.wire.impair_messages import (
 from vnic.dataplane.wire.layout import MessageError
 from vnic.dataplane.wire.messages import Reply
 from vnic.dataplane.wire.process import WireProgram
+from vnic.dataplane.wire.recall_messages import LinesDrop, LineTake
+from vnic.dataplane.wire.records import LineRecord
 from vnic.net.client import NetClient
+from vnic.net.filters import Direction
 from vnic.net.netem import tables
 from vnic.net.netem.info import Counts
 from vnic.net.netem.parameters import Parameters
@@ -42,6 +46,7 @@ class Wanted:
     def __init__(self, here: Sequence[ImpairAt]) -> None:
         self.main = next((each for each in here if not each.parameters.is_gate), here[0])
         self.gates = [each for each in here if each is not self.main]
+        self.all = [self.main, *self.gates]
         self.line = self.main.line
         self.generation = self.line.generation
         self.own = self.main.parameters
@@ -78,6 +83,21 @@ class Carried:
         self.wanted = wanted
         self._seen = ImpairReply()
 
+    @property
+    def record(self) -> LineRecord:
+        """For a control that is started again."""
+        return LineRecord(
+            direction=self.direction,
+            lines=[
+                (each.target.id, "rx" if each.direction is Direction.RX else "tx") for each in self.wanted.all
+            ],
+            seen=[getattr(self._seen, each) for each in COUNTERS],
+        )
+
+    def goes_on(self, reply: ImpairReply) -> None:
+        """The program has this line from an earlier port, and what it counted by now is known."""
+        self._seen = reply
+
     def credit(self, reply: ImpairReply, wanted: Wanted) -> None:
         """Add what happened since the reply before, under `wanted`."""
         counters = {each: getattr(reply, each) - getattr(self._seen, each) for each in COUNTERS}
@@ -85,11 +105,27 @@ class Carried:
         wanted.credit(counters, reply.waiting)
 
 
+class LeftLine(NamedTuple):
+    """A line that the program has kept with the frames under way, of a port that is recalled."""
+
+    of: int
+    """The port's number."""
+    wanted: Wanted
+    reply: ImpairReply
+
+
 class Impairments:
     """Those of all ports."""
 
-    def __init__(self, program: WireProgram, changed: Callable[[NetClient], None]) -> None:
-        """`changed` is called when `ready` may give another answer."""
+    def __init__(
+        self,
+        program: WireProgram,
+        changed: Callable[[NetClient], None],
+        kept: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """`changed` is called when `ready` may give another answer, `kept` when `records` does for a port."""
+        self._kept = kept
+        self._left: dict[tuple[NetClient, ImpairDirection], LeftLine] = {}
         self._program = program
         self._changed = changed
         self._at: dict[NetClient, dict[ImpairDirection, Carried]] = {}
@@ -97,6 +133,22 @@ class Impairments:
         """Those that the program was asked to end."""
         self._asked: list[Callable[[], object]] = []
         """Who waits for counters."""
+
+    def records(self, client: NetClient) -> list[LineRecord]:
+        """What the program impairs at the client's port, for a control that is started again."""
+        return [each.record for each in self._at.get(client, {}).values()]
+
+    def leave(self, client: NetClient, direction: ImpairDirection, left: LeftLine) -> None:
+        """The client's next port may have this line."""
+        self._left[client, direction] = left
+
+    def drop_left(self) -> None:
+        """No other port comes that may have a line that was left."""
+        left, self._left = self._left, {}
+        if left:
+            self._program.request(LinesDrop(), answered=_check)
+        for each in left.values():
+            _lose(each)
 
     def present(self, client: NetClient) -> bool:
         """Whether the program impairs frames at the client's port."""
@@ -110,6 +162,7 @@ class Impairments:
     def set(self, client: NetClient, port: int, wanted: Sequence[ImpairAt]) -> None:
         """Have the program do these, and no others, at the port."""
         present = self._at.setdefault(client, {})
+        any_before = bool(present)
         for direction in ImpairDirection:
             here = [each for each in wanted if each.inward is (direction is ImpairDirection.IN)]
             carried = present.get(direction)
@@ -121,8 +174,8 @@ class Impairments:
             if after is None:
                 continue
             if carried is None:
-                present[direction] = Carried(port, direction, after)
-                self._begin(present[direction], take_state=False)
+                carried = present[direction] = Carried(port, direction, after)
+                self._begin(carried, take_state=self._take_left(client, carried))
             elif carried.wanted != after:
                 self._ask(carried)
                 take_state = carried.wanted.generation != after.generation
@@ -130,6 +183,28 @@ class Impairments:
                 self._begin(carried, take_state=take_state)
         if not present:
             del self._at[client]
+        if present or any_before:
+            self._kept(port)
+
+    def _take_left(self, client: NetClient, carried: Carried) -> bool:
+        """Let the port have the line that is left, if there is one."""
+        left = self._left.pop((client, carried.direction), None)
+        if left is None:
+            return False
+        if left.wanted.line is not carried.wanted.line:
+            _lose(left)
+            return False
+
+        def answered(reply: Reply) -> None:
+            found = _parsed(reply)
+            if found is None:
+                _lose(left)
+            else:
+                carried.goes_on(found)
+                self._kept(carried.port)
+
+        self._program.request(LineTake(carried.port, carried.direction, left.of), answered=answered)
+        return True
 
     def _begin(self, carried: Carried, *, take_state: bool) -> None:
         state = carried.wanted.line.state
@@ -150,6 +225,7 @@ class Impairments:
             found = _parsed(reply)
             if found is not None:
                 carried.credit(found, wanted)
+                self._kept(carried.port)
             done()
 
         self._program.request(GetImpairment(carried.port, carried.direction), answered=answered)
@@ -182,6 +258,9 @@ class Impairments:
 
     def gone(self) -> None:
         """The program ended, and with it what was under way there, and the state of the random numbers."""
+        left, self._left = self._left, {}
+        for each in left.values():
+            _lose(each)
         ended = [*self._ending, *(each for directions in self._at.values() for each in directions.values())]
         self._ending.clear()
         self._at.clear()
@@ -209,6 +288,12 @@ class Impairments:
 
         for carried in waiting:
             self._ask(carried, counted)
+
+
+def _lose(left: LeftLine) -> None:
+    """What was under way in the line is lost."""
+    left.wanted.main.target.lost(left.reply.waiting)
+    left.wanted.line.credit(Counts(), 0)
 
 
 def folded(main: Parameters, gates: Sequence[Parameters]) -> Parameters:

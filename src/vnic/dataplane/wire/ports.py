@@ -24,6 +24,7 @@ from vnic.dataplane.wire.messages import (
     PortRemove,
     Reply,
 )
+from vnic.dataplane.wire.records import PortFacts
 from vnic.dataplane.wire.replies import PortStats, Stats
 from vnic.dataplane.wire.stream_memory import StreamMemory, StreamMemoryError
 from vnic.dataplane.wire.tunnel_messages import CcmState, FrameReceived, TunnelTrouble
@@ -84,14 +85,19 @@ def count_traffic(client: NetClient, reply: Reply) -> None:
         return
     try:
         for stats in Stats.parse(reply.data).ports:
-            client.dropped += lost_frames(stats)
-            traffic = client.traffic
-            traffic.wire.add(frames_of(stats))
-            traffic.wire_lost += lost_frames(stats)
-            for cause, count in stats.drops.items():
-                traffic.wire_drops[cause] = traffic.wire_drops.get(cause, 0) + count
+            add_traffic(client, stats)
     except MessageError as error:
         log.warning("%s: statistics of vnic-wire: %s", client.name, error)
+
+
+def add_traffic(client: NetClient, stats: PortStats) -> None:
+    """Add what a port that is gone has counted to the counters of its client."""
+    client.dropped += lost_frames(stats)
+    traffic = client.traffic
+    traffic.wire.add(frames_of(stats))
+    traffic.wire_lost += lost_frames(stats)
+    for cause, count in stats.drops.items():
+        traffic.wire_drops[cause] = traffic.wire_drops.get(cause, 0) + count
 
 
 def frames_of(stats: PortStats) -> Frames:
@@ -111,6 +117,11 @@ class ResidentPort(ABC):
     number: int
     client: NetClient
     end: ResidentEnd
+
+    @property
+    @abstractmethod
+    def facts(self) -> PortFacts:
+        """What its record holds."""
 
     @abstractmethod
     def to_control(self, on: bool) -> None:
@@ -167,6 +178,12 @@ class LentPort:
         flags = PortFlag.VNET_HDR | PortFlag.OFFLOAD if lent.vnet_hdr else PortFlag(0)
         request = PortAdd(number, KINDS[end.kind], len(lent.fds), flags, MAX_FRAME_BYTES, lent.dest)
         channel.request(request, fds, self._added)
+
+    @property
+    def facts(self) -> PortFacts:
+        """What its record holds."""
+        memory = self._memory
+        return PortFacts(KINDS[self.end.kind], memory.fd if memory is not None and memory.fd >= 0 else None)
 
     def _added(self, reply: Reply) -> None:
         if reply.error:

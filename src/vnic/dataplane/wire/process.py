@@ -1,7 +1,7 @@
 """The vnic-wire program: where it is, its start, and its restart when it dies.
 
 `engine` has one `WireProgram`. The program has to be expendable: each start begins without ports, and the engine hands
-all of them over again.
+all of them over again. It outlives this process where a keeper holds its channel: then the next process adopts it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
-from vnic.children import Child
+from vnic.children import Adopted, Child
 from vnic.dataplane.wire.channel import Answered, Channel
 from vnic.dataplane.wire.layout import MessageError
 from vnic.dataplane.wire.messages import VERSION, Event, Hello, Reply, Request
+from vnic.dataplane.wire.recall import Recall, file_of
+from vnic.dataplane.wire.records import FileRecord, SocketRecord, WireHandles, WireRecord
 from vnic.dataplane.wire.replies import HelloReply
+from vnic.keep import NO_KEEP, NO_KEPT, Keep, Kept
 from vnic.lifecycle import Lifecycle, Moves
 
 log = logging.getLogger("vnic.wire")
@@ -117,14 +120,26 @@ class WireProgram:
         *,
         workers: int = 1,
         spin_us: int = 0,
+        keep: Keep = NO_KEEP,
     ) -> None:
         self._loop = loop
+        self._keep = keep
+        self.kept: Kept = NO_KEPT
+        """The unit `wire`, from the first start or adoption on."""
+        self.life = 0
+        """See WireRecord."""
+        self.sockets: set[int] = set()
+        """The numbers of the sockets of tunnels that it has; who changes it calls `kept.changed`."""
+        self._file: FileRecord | None = None
+        """Of the program that runs."""
+        self._recalled: Recall | None = None
+        """The program that is adopted when all else is restored."""
         self._command = list(command)
         self._user = user
         self._hello = Hello(workers=workers, spin_us=spin_us)
         self._channel: Channel | None = None
-        self._child: Child | None = None
-        self._children: set[Child] = set()
+        self._child: Child | Adopted | None = None
+        self._children: set[Child | Adopted] = set()
         """Those that have not ended."""
         self._timer: asyncio.TimerHandle | None = None
         self._pause_s = RESTART_S
@@ -164,6 +179,70 @@ class WireProgram:
         if self._channel is not None and self.running:
             self._channel.request(request, fds, answered)
 
+    # -- the process before -------------------------------------------------------------------------------------
+
+    def restore(self, recall: Recall) -> None:
+        """Take the place of the process before, whose program was recalled. One that runs is used once `adopt` is
+        called; until then it counts as one that is being started."""
+        self.life, self.restarts = recall.life, recall.restarts
+        if not recall.runs:
+            return
+        if recall.is_of(self._command[0], self._hello):
+            self._recalled = recall
+            self.state = ProgramState.STARTING
+        else:
+            log.info("vnic-wire: process %d is that of another vnic, and is replaced", recall.pid)
+            recall.end()
+        child = self._watched(recall)
+        if self._recalled is None:
+            timer = self._loop.call_later(GRACE_S, child.kill)
+            child.ended.add_done_callback(lambda _: timer.cancel())
+
+    def adopt(self) -> None:
+        """All else is restored."""
+        recall, self._recalled = self._recalled, None
+        if recall is None:
+            return
+        (self._child,) = self._children
+        self._file = recall.file
+        self._open(recall.take_sock(), serial=recall.serial)
+        self.kept = self._keep.unit("wire", self)
+        self._is_running(recall.hello)
+        log.info("vnic-wire goes on as process %d", recall.pid)
+        self._user.program_ready()
+
+    def _watched(self, recall: Recall) -> Adopted:
+        child = Adopted(self._loop, recall.take_pidfd())
+        self._children.add(child)
+        child.ended.add_done_callback(lambda _: self._children.discard(child))
+        return child
+
+    def save_kept(self) -> tuple[WireRecord, WireHandles]:
+        """As a Unit."""
+        channel, child = self._channel, self._child
+        if channel is None or channel.closed or child is None or child.ended.done():
+            return WireRecord(life=self.life, restarts=self.restarts, pid=0), WireHandles(None, None)
+        pid = child.pid if isinstance(child, Child) else self.hello.pid if self.hello is not None else 0
+        hello = self.hello or HelloReply(0, pid)
+        record = WireRecord(
+            life=self.life,
+            restarts=self.restarts,
+            pid=pid,
+            protocol=hello.version,
+            capabilities=hello.capabilities,
+            features=hello.features,
+            protocol_features=hello.protocol_features,
+            workers=self._hello.workers,
+            spin_us=self._hello.spin_us,
+            file=self._file,
+            sockets=[SocketRecord(number=number) for number in sorted(self.sockets)],
+        )
+        return record, WireHandles(channel.sock.fileno(), child.pidfd)
+
+    def _changed(self) -> None:
+        self.kept.changed()
+        self.kept.handles_changed()
+
     # -- start --------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
@@ -186,8 +265,16 @@ class WireProgram:
         self._children.add(child)
         child.ended.add_done_callback(lambda _: self._children.discard(child))
         self.state = ProgramState.STARTING
-        self._channel = Channel(self._loop, ours, self)
-        self._channel.request(self._hello, answered=self._greeted)
+        self.life += 1
+        self._file = file_of(self._command[0])
+        self._open(ours)
+        if self.kept is NO_KEPT:
+            self.kept = self._keep.unit("wire", self)
+        self._changed()
+        self.channel.request(self._hello, answered=self._greeted)
+
+    def _open(self, sock: socket.socket, serial: int = 0) -> None:
+        self._channel = Channel(self._loop, sock, self, keep=self._keep, serial=serial)
 
     def _greeted(self, reply: Reply) -> None:
         try:
@@ -200,11 +287,15 @@ class WireProgram:
             self._end()
             self._give_up(f"vnic-wire is not that of this vnic: {error}")
             return
+        self._is_running(hello)
+        self.kept.changed()
+        log.info("vnic-wire runs as process %d", hello.pid)
+        self._user.program_ready()
+
+    def _is_running(self, hello: HelloReply) -> None:
         self.state = ProgramState.RUNNING
         self.hello = hello
         self.refusal = ""
-        log.info("vnic-wire runs as process %d", hello.pid)
-        self._user.program_ready()
 
     # -- the end of a program (ChannelUser) ---------------------------------------------------------------------
 
@@ -254,7 +345,13 @@ class WireProgram:
         """Close the channel, which ends the program, and kill one that stays."""
         channel, self._channel = self._channel, None
         child, self._child = self._child, None
+        recall, self._recalled = self._recalled, None
         self.hello = None
+        self.sockets.clear()
+        self._changed()
+        if recall is not None:  # it was not adopted yet
+            recall.end()
+            (child,) = self._children
         if channel is not None:
             channel.close()
         if child is not None and not child.ended.done():

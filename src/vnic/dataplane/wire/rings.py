@@ -30,6 +30,7 @@ from vnic.dataplane.wire.messages import (
     SetFilter,
 )
 from vnic.dataplane.wire.ports import count_traffic, inject
+from vnic.dataplane.wire.records import PortFacts
 from vnic.dataplane.wire.replies import HelloReply
 from vnic.memory.guest import NO_MEMORY
 from vnic.net.client import NetClient
@@ -111,6 +112,11 @@ class RingPort(RingCarrier):
     @property
     def end(self) -> VirtioNet:
         return self.device
+
+    @property
+    def facts(self) -> PortFacts:
+        """What its record holds."""
+        return PortFacts(Kind.VHOST)
 
     def _added(self, reply: Reply) -> None:
         if reply.error and self.state is not RingState.ENDED:

@@ -33,8 +33,12 @@ class StreamMemoryError(Exception):
 class StreamMemory:
     """One file in memory. Only the owner and one program have it."""
 
-    def __init__(self) -> None:
-        """Raises OSError if there are no descriptors or there is no memory left."""
+    def __init__(self, fd: int | None = None) -> None:
+        """`fd`: one that another process made, which is this one's from now on. Raises OSError if there are no
+        descriptors or there is no memory left."""
+        if fd is not None:
+            self.fd = fd
+            return
         self.fd = os.memfd_create("vnic-stream", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(self.fd, MEMORY_BYTES)
