@@ -28,7 +28,7 @@ def main(mode: str) -> None:
         number, serial = struct.unpack_from("<II", data)
         body = b""
         if number == HELLO:
-            version = 2 if mode == "version" else 1
+            version = 1 if mode == "version" else 2
             body = struct.pack("<IIQQQ", version, os.getpid(), 0, ALL, ALL)
         if mode == "garbage" and number != HELLO:
             channel.send(b"\xff" * 5)

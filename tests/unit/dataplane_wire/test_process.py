@@ -138,7 +138,7 @@ def test_another_version_is_given_up_at_once(loop: asyncio.AbstractEventLoop) ->
     with program(loop, "version") as (made, user):
         until(loop, lambda: user.gone)
         assert made.state is ProgramState.GIVEN_UP
-        assert made.refusal == "vnic-wire is not that of this vnic: it speaks version 2"
+        assert made.refusal == "vnic-wire is not that of this vnic: it speaks version 1"
 
 
 def test_a_program_that_cannot_be_executed_counts_as_one_that_dies(loop: asyncio.AbstractEventLoop) -> None:
