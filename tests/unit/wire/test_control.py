@@ -13,7 +13,7 @@ import pytest
 from tests.fakes.loops import open_fds
 from tests.fakes.wire_program import MAX_FRAME, PLAIN, Refused, WireProgram, frame, until
 
-from vnic.dataplane.wire.messages import HEAD, Hello, Inject, Kind, PortAdd, PortRemove
+from vnic.dataplane.wire.messages import HEAD, VERSION, Hello, Inject, Kind, PortAdd, PortRemove
 from vnic.protocol.vhost_user import messages as vu
 
 
@@ -24,7 +24,7 @@ def raw(number: int, body: bytes, serial: int = 7) -> bytes:
 def test_hello_tells_version_and_pid(program: Path) -> None:
     with WireProgram(program, workers=3) as wire:
         assert wire.hello is not None
-        assert (wire.hello.version, wire.hello.pid) == (1, wire.child.pid)
+        assert (wire.hello.version, wire.hello.pid) == (VERSION, wire.child.pid)
         with pytest.raises(Refused) as refused:
             wire.request(Hello())
         assert refused.value.error == errno.EALREADY
@@ -33,7 +33,7 @@ def test_hello_tells_version_and_pid(program: Path) -> None:
 @pytest.mark.parametrize(
     ("hello", "error", "text"),
     [
-        (Hello(version=2), errno.EPROTONOSUPPORT, "version: 2, this is 1"),
+        (Hello(version=1), errno.EPROTONOSUPPORT, "version: 1, this is 2"),
         (Hello(workers=0), errno.EINVAL, "workers: 0"),
         (Hello(workers=65), errno.EINVAL, "workers: 65"),
         (Hello(spin_us=1_000_001), errno.EINVAL, "spin_us: 1000001"),
@@ -56,7 +56,7 @@ def test_nothing_comes_before_the_hello(program: Path) -> None:
 
 def test_unknown_and_misshapen_requests_are_refused(program: Path) -> None:
     with WireProgram(program) as wire:
-        for number in (0, 17, 99, 0xFFFF_FFFF):
+        for number in (0, 19, 99, 0xFFFF_FFFF):
             reply = wire.send_raw(raw(number, b""))
             assert (reply.serial, reply.error) == (7, errno.EOPNOTSUPP)
         for number in range(1, 17):
