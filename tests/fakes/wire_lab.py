@@ -13,6 +13,7 @@ from tests.needs import need
 from vnic.backend import BackendContext, netdev_add, netdev_structs
 from vnic.dataplane.wire.engine import WireEngine
 from vnic.dataplane.wire.process import find_program
+from vnic.keep import NO_KEEP, Keep
 from vnic.lab.played.driver import NetDriver
 from vnic.lab.played.guest_memory import FakeGuestMemory
 from vnic.monitor.schema import convert_to_shape, netdev_options
@@ -31,14 +32,23 @@ def real_program() -> list[str]:
 class Guest:
     """A NIC with a VM and a driver, which rests with `unplug`."""
 
-    def __init__(self, lab: WireLab, name: str, netdev: str | None, pairs: int = 1, number: int = 0) -> None:
+    def __init__(
+        self,
+        lab: WireLab,
+        name: str,
+        netdev: str | None,
+        pairs: int = 1,
+        number: int = 0,
+        played: tuple[FakeGuestMemory, NetDriver] | None = None,
+    ) -> None:
+        """`played`: memory and driver that another process has as well."""
         self.device = VirtioNet(pairs)
         mac = bytes((2, 0, 0, 0, 0, number))
         self.nic = lab.network.add_nic(
             name, "virtio-net", self.device, mac=mac, queues=pairs, netdev_id=netdev
         )
-        self.memory = FakeGuestMemory(16 << 20)
-        self.driver = NetDriver(self.memory, pairs=pairs)
+        self.memory = FakeGuestMemory(16 << 20) if played is None else played[0]
+        self.driver = NetDriver(self.memory, pairs=pairs) if played is None else played[1]
         self.name = name
         self.lab = lab
 
@@ -69,11 +79,13 @@ class Guest:
 class WireLab:
     """One network and its engine."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, command: Sequence[str]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, command: Sequence[str], *, keep: Keep = NO_KEEP
+    ) -> None:
         self.loop = loop
         self.network = Network(loop)
         self.context = BackendContext(loop, self.network)
-        self.engine = WireEngine(loop, self.network.wires, command)
+        self.engine = WireEngine(loop, self.network.wires, command, keep=keep)
         self.network.wires.use(self.engine)
         self.guests: list[Guest] = []
         self.sockets: list[socket.socket] = []

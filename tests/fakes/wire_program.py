@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import pytest
 from tests.needs import need
@@ -282,12 +282,21 @@ class WireGuest:
         return frames
 
 
+class Played(Protocol):
+    """A guest's memory and its driver."""
+
+    @property
+    def memory(self) -> FakeGuestMemory: ...
+    @property
+    def driver(self) -> NetDriver: ...
+
+
 class Sink:
     """Receives at one queue pair for as long as wanted: its buffers go back into the ring at once."""
 
     def __init__(
         self,
-        guest: WireGuest,
+        guest: Played,
         buffers: int,
         size: int = 1526,
         pair: int = 0,
@@ -330,7 +339,7 @@ class Flow:
 
     def __init__(
         self,
-        guest: WireGuest,
+        guest: Played,
         size: int = 64,
         pair: int = 0,
         publish: Callable[[DriverRing], object] = DriverRing.publish,

@@ -16,7 +16,7 @@ from vnic.keep import NO_KEEP, Keep
 from vnic.monitor.interfaces import Later, WireDrops, WireStats
 from vnic.net.errors import NetError
 from vnic.net.network import Network
-from vnic.net.wire import NoEngine
+from vnic.net.wire import SEGMENTS_PER_TURN, NoEngine
 
 if TYPE_CHECKING:
     from vnic.dataplane.wire.engine import WireEngine
@@ -116,6 +116,7 @@ class DataPaths:
         settle(recall, self._network.clients, impairments)
         if self._engine is not None:
             self._engine.adopt()
+            self._network.wires.settle(SEGMENTS_PER_TURN)  # before Python moves any frame of these
         else:
             recall.end()
 
