@@ -11,11 +11,12 @@ import errno
 import fcntl
 import os
 import platform
+import re
 import stat
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple, Protocol
 
-from vnic.descriptors import Kind, kind_of
+from vnic.descriptors import seals_of
 
 _PREFIX: Final = "~"
 _DIGITS: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -25,8 +26,8 @@ _F_DUPFD_QUERY: Final = 1027
 """include/uapi/linux/fcntl.h, Linux 6.10: whether two descriptors are of one open file."""
 _KCMP_NUMBERS: Final = {"x86_64": 312, "aarch64": 272, "riscv64": 272}
 _KCMP_FILE: Final = 0
-_TELLING: Final = ("eventfd-id:", "Pid:")
-"""The lines of /proc/PID/fdinfo/FD that tell one anonymous file from another."""
+_TELLING: Final = re.compile("^(?:eventfd-id|Pid):.*$", re.MULTILINE)
+"""The line of /proc/PID/fdinfo/FD that tells one anonymous file from another."""
 
 
 MOST_FILES: Final = 16_000
@@ -66,18 +67,22 @@ def identity_of(fd: int) -> Identity:
     number are not given to another one while the keeper has the file."""
     found = os.fstat(fd)
     access = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
-    told, certain = "", stat.S_ISSOCK(found.st_mode) or stat.S_ISFIFO(found.st_mode)
-    if not certain:
-        certain = kind_of(fd) is Kind.MEMORY
-    if not certain and not stat.S_ISCHR(found.st_mode):
+    told, kind = "", stat.S_IFMT(found.st_mode)
+    certain = kind in (stat.S_IFSOCK, stat.S_IFIFO) or (kind == stat.S_IFREG and seals_of(fd) is not None)
+    if not certain and kind != stat.S_IFCHR:
         told = _told(fd)
         certain = bool(told)
     return Identity(found.st_dev, found.st_ino, access, told, certain)
 
 
 def _told(fd: int) -> str:
-    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii", errors="replace") as info:
-        return next((line.strip() for line in info if line.startswith(_TELLING)), "")
+    info = os.open(f"/proc/self/fdinfo/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        text = os.read(info, 4096).decode("ascii", "replace")
+    finally:
+        os.close(info)
+    found = _TELLING.search(text)
+    return found[0] if found else ""
 
 
 def same_file(one: int, other: int) -> bool:
