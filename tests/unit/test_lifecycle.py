@@ -18,9 +18,9 @@ from vnic.protocol.vfio_user.server import Server
 from vnic.protocol.vhost_user.frontend import FrontendEngine
 from vnic.protocol.vhost_user.notices import ConfigNotices
 from vnic.protocol.vhost_user.ring import Ring
-from vnic.virtio import queue
+from vnic.virtio import queue_state
 from vnic.virtio.device import VirtioDevice
-from vnic.virtio.queue import QueueState
+from vnic.virtio.queue_state import QueueState
 
 
 class Door(enum.Enum):
@@ -72,7 +72,7 @@ LIFECYCLES: list[Lifecycle[Any]] = [
 ]
 TABLES: list[tuple[Any, Any]] = [
     *((each.first, each.moves) for each in LIFECYCLES),
-    (QueueState.STOPPED, queue.MOVES),
+    (QueueState.STOPPED, queue_state.MOVES),
 ]
 
 

@@ -9,6 +9,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
+from vnic.keep import NO_KEPT, Kept
 from vnic.lifecycle import Lifecycle
 from vnic.memory.guest import NO_MEMORY, GuestMemory
 from vnic.virtio.attachment import NO_ATTACHMENT, Attachment, VirtioHandles
@@ -56,7 +57,9 @@ class VirtioDevice(ABC):
     """
 
     device_id = 0
-    datapath = Lifecycle(DataPath.OFF, MOVES)
+    datapath = Lifecycle(DataPath.OFF, MOVES, told="changed")
+    kept: Kept = NO_KEPT
+    """Where its state is kept; set before a VM attaches, and before `restore`."""
 
     def __init__(self, queues: Sequence[SplitQueue]) -> None:
         self.queues = list(queues)
@@ -75,6 +78,10 @@ class VirtioDevice(ABC):
         self._ring_backend: RingBackend | None = None
         self._when_returned: list[Callable[[], None]] = []
         self._resetting = False
+        self._detaching = False
+        """The VM has gone, and a RingBackend still has its rings."""
+        self._restored = False
+        """The process before may not have told the driver all."""
         self._stopping: set[int] = set()
         """Rings that stop after the RingBackend has returned them."""
         self._breaks = 0
@@ -142,6 +149,10 @@ class VirtioDevice(ABC):
     def interrupt_now(self, index: int) -> None:
         """The ring will stop: send its pending interrupt now."""
 
+    def changed(self) -> None:
+        """A record would differ from the last one. The cursors of rings are no part of it: see SplitQueue.restore."""
+        self.kept.changed()
+
     # -- called by the transport: attach, features, status ------------------------------------------------------
 
     @property
@@ -156,6 +167,7 @@ class VirtioDevice(ABC):
         memory.on_change.append(self._memory_changed)
         self._breaks = 0
         self.host_features = self.offer_features()
+        self.changed()
 
     def detach(self, done: Callable[[], None] | None = None) -> None:
         """The VM detached; `done` is called, now or later, when its memory is no longer accessed."""
@@ -164,9 +176,11 @@ class VirtioDevice(ABC):
             if self.attached:
                 self.memory.on_change.remove(self._memory_changed)
             self.attachment, self.memory = NO_ATTACHMENT, NO_MEMORY
+            self._detaching = False
             if done is not None:
                 done()
 
+        self._detaching = True
         self.reset(finish)
 
     def withhold(self, features: int) -> None:
@@ -174,6 +188,7 @@ class VirtioDevice(ABC):
         already has to reset the device, and then chooses without them."""
         self.transport_features &= ~features
         self.host_features &= ~features
+        self.changed()
         if self.driver_features & features:
             self.status |= STATUS_NEEDS_RESET
             self.attachment.needs_reset()
@@ -187,6 +202,7 @@ class VirtioDevice(ABC):
             queue.indirect = bool(self.driver_features & INDIRECT_DESC)
             queue.event_idx = bool(self.driver_features & EVENT_IDX)
         self.features_changed()
+        self.changed()
         return not self._features_refused
 
     def set_status(self, status: int) -> None:
@@ -200,6 +216,7 @@ class VirtioDevice(ABC):
             status &= ~STATUS_FEATURES_OK
         old = self.status
         self.status = (status & ~STATUS_NEEDS_RESET) | (old & STATUS_NEEDS_RESET)
+        self.changed()
         if (self.status ^ old) & STATUS_DRIVER_OK:
             self.driver_ok_changed(bool(status & STATUS_DRIVER_OK))
         self.update_datapath()
@@ -208,6 +225,7 @@ class VirtioDevice(ABC):
         """Device reset (§2.4). While a back-end has rings, `status` keeps its value until they are back, and the driver
         waits for it to read 0; `done` is called then."""
         self._resetting = True
+        self.changed()
         self._when_here(lambda: self._finish_reset(done))
         self.update_datapath()
 
@@ -250,6 +268,7 @@ class VirtioDevice(ABC):
             self._stopping.discard(index)
             self.interrupt_now(index)
             base = self.queues[index].stop()
+            self.changed()
             if done is not None:
                 done(base)
 
@@ -271,6 +290,7 @@ class VirtioDevice(ABC):
             self._ring_backend.rings_changed(self)
 
     def _rings_changed(self) -> None:
+        self.changed()
         self.update_datapath()
         if self.datapath is DataPath.TAKEN and self._ring_backend is not None:
             self._ring_backend.rings_changed(self)
@@ -286,6 +306,7 @@ class VirtioDevice(ABC):
         continue."""
         queue.fail()
         self._breaks += 1
+        self.changed()
         # A VM whose memory is lost will be disconnected, and that is logged.
         told = self._breaks <= LOGGED_BREAKS and not self.memory.lost
         level = logging.WARNING if told else logging.DEBUG
@@ -298,7 +319,9 @@ class VirtioDevice(ABC):
 
     def save_device(self) -> VirtioDeviceRecord:
         """The record of the shared part. Rings that a RingBackend is returning count as still taken; `go_on` asks for
-        them again, and repeats the reset or the ring stop that waits for them."""
+        them again, and repeats the reset or the ring stop that waits for them. A VM that is leaving has left."""
+        if self._detaching:
+            return VirtioDeviceRecord.without_vm(self.queues, self.offer_features(), self.generation)
         away = self.datapath in (DataPath.TAKEN, DataPath.RETURNING)
         return VirtioDeviceRecord(
             attached=self.attached,
@@ -328,9 +351,13 @@ class VirtioDevice(ABC):
 
     def go_on(self, record: VirtioDeviceRecord) -> None:
         """Process the rings again. A RingBackend that had them and no longer exists counts as crashed."""
+        self._restored = True
         VirtioDevice.datapath.restore(self, record.datapath)
         if self.datapath is DataPath.TAKEN:
             self._ring_backend = self.ring_backend()
+            if self._ring_backend is None:
+                for index in range(len(self.queues)):
+                    self.attachment.reclaim_queue(index)
             if self._ring_backend is None or record.returning:
                 self._take_back()
         for index in record.stopping:
@@ -339,6 +366,16 @@ class VirtioDevice(ABC):
             self.reset()
         self.update_datapath()
         self.look_at_rings()
+
+    def tell_again(self) -> None:
+        """After `go_on`: the process before may have been killed between a look at a ring and what follows from it."""
+        if not self._restored:
+            return
+        self._restored = False
+        for queue in self.queues:
+            if queue.ready:
+                queue.revive()
+                self.attachment.queue_interrupt(queue.index)
 
     # -- data path of the rings ---------------------------------------------------------------------------------
 

@@ -58,6 +58,24 @@ class VirtioDeviceRecord(Record, frozen=True):
     breaks: Annotated[int, msgspec.Meta(ge=0)]
     queues: list[QueueRecord]
 
+    @staticmethod
+    def without_vm(queues: Sequence[SplitQueue], host_features: int, generation: int) -> VirtioDeviceRecord:
+        """That of a device of these queues which no VM has."""
+        return VirtioDeviceRecord(
+            attached=False,
+            status=0,
+            host_features=host_features,
+            driver_features=0,
+            features_refused=0,
+            generation=generation,
+            datapath=DataPath.OFF,
+            returning=False,
+            resetting=False,
+            stopping=[],
+            breaks=0,
+            queues=[SplitQueue(queue.index, queue.max_size).save() for queue in queues],
+        )
+
     def check_fields(self) -> None:
         require(self.datapath is not DataPath.RETURNING, "datapath", "is returning")
         taken = self.datapath is DataPath.TAKEN

@@ -6,10 +6,7 @@ are checked here, once: a violation raises QueueError, and the caller marks the 
 
 from __future__ import annotations
 
-import enum
-from typing import Final
-
-from vnic.lifecycle import Moves, moved
+from vnic.lifecycle import moved
 from vnic.memory.guest import NO_MEMORY, GuestMemory, GuestMemoryError, Span
 from vnic.memory.mapping import GuestMapping
 from vnic.virtio.chain import Chain
@@ -22,7 +19,8 @@ from vnic.virtio.constants import (
     USED_NO_NOTIFY,
 )
 from vnic.virtio.fence import FENCED, fence_lock
-from vnic.virtio.queue_record import QueueRecord, areas, faults
+from vnic.virtio.queue_record import QueueRecord, are_in, areas, faults, is_shared
+from vnic.virtio.queue_state import MOVES, QueueState
 
 MAX_CHAIN = 1024
 """The most descriptors in one chain, indirect table included (QEMU's VIRTQUEUE_MAX_SIZE)."""
@@ -30,22 +28,6 @@ MAX_CHAIN = 1024
 
 class QueueError(Exception):
     """The driver violated the specification; the ring is unusable until the driver resets it."""
-
-
-class QueueState(enum.Enum):
-    """The state of a ring."""
-
-    STOPPED = "stopped"
-    RUNNING = "running"
-    BROKEN = "broken"
-    """The driver broke the rules: nothing is popped or pushed until the ring is set up again."""
-
-
-MOVES: Final[Moves[QueueState]] = {
-    QueueState.STOPPED: frozenset({QueueState.RUNNING, QueueState.BROKEN}),
-    QueueState.RUNNING: frozenset({QueueState.STOPPED}),
-    QueueState.BROKEN: frozenset({QueueState.STOPPED}),
-}
 
 
 _NO_VIEW = memoryview(b"")
@@ -77,11 +59,10 @@ class SplitQueue:
         self._told_idx: int | None = None
         """used.idx when the driver's used_event was last looked at; None: the next look interrupts."""
         self._memory = NO_MEMORY
-        self._resuming = False
+        self._resuming = self._behind = False  # behind: it was restored, and its cursors may be old
         self._base: int | None = None
-        # Heads read ahead from the available ring, and the number of them popped since.
-        self._heads: list[int] = []
-        self._at = 0
+        self._heads: list[int] = []  # read ahead from the available ring
+        self._at = 0  # the number of them popped since
         self._unmap()
 
     def __repr__(self) -> str:
@@ -126,22 +107,17 @@ class SplitQueue:
         present, the ring starts when it is mapped again."""
         self._unmap()
         self._base = base
-        self._resuming = True
+        self._resuming, self._behind = True, False
         if base is not None:
             self._last_avail = base & 0xFFFF
         self._map_again()
 
     def in_memory(self) -> bool:
         """Whether the memory of a running ring is mapped now: a client may unmap it, and map it again."""
-        try:
-            for addr, length, write in areas(self.size, self.desc, self.avail, self.used):
-                self._memory.span(addr, length, write=write)
-        except GuestMemoryError:
-            return False
-        return True
+        return are_in(self._memory, areas(self.size, self.desc, self.avail, self.used))
 
     def _begin(self, base: int | None) -> None:
-        self._resuming = False
+        self._resuming = self._behind = False
         self.used_idx = self._used16[1]
         self._last_avail = self.used_idx if base is None else base & 0xFFFF
         self._enable_kicks()
@@ -156,17 +132,17 @@ class SplitQueue:
 
     def stop(self) -> int:
         """Stop the ring; returns the avail index from which it can be resumed."""
-        if self.state is QueueState.RUNNING and self._mapped:
+        if self._mapped or (self._behind and self._map_again()):
             self._enable_kicks()
         self._become(QueueState.STOPPED)
         self._unmap()
         self._memory = NO_MEMORY
-        self._resuming = False
+        self._resuming = self._behind = False
         return self.last_avail
 
     def hand_over(self) -> None:
         """Another back-end processes the ring from `last_avail` on: do not access it until `resume` or `setup`."""
-        if self._mapped or (self._resuming and self._map_again()):
+        if self._mapped or ((self._resuming or self._behind) and self._map_again()):
             self._enable_kicks()
         self._unmap()
 
@@ -211,7 +187,8 @@ class SplitQueue:
         )
 
     def restore(self, record: QueueRecord, memory: GuestMemory) -> None:
-        """Take the place of the queue that was saved, in the same memory. Raises RecordError."""
+        """Take the place of the queue that was saved, in the same memory. Raises RecordError. A ring goes on at its
+        used.idx, as its record may be old; one in a shadow copy of memory at its record's."""
         record.check(self.max_size, memory)
         self.size, self.desc, self.avail, self.used = record.size, record.desc, record.avail, record.used
         self._last_avail, self.used_idx = record.last_avail, record.used_idx
@@ -222,8 +199,28 @@ class SplitQueue:
         self._resuming, self._base = record.resuming, record.base
         if self.ready:
             self._memory = memory
+            self._behind = is_shared(memory, self.used)
             if record.mapped:
                 self._map(memory)
+                self._catch_up()
+
+    def _catch_up(self) -> None:
+        """The ring has gone on since it was saved."""
+        if self._behind:
+            self._behind = False
+            self.used_idx = self._last_avail = self._used16[1]
+
+    def publish_saved(self, used_idx: int) -> None:
+        """After `restore`: chains before `used_idx` were pushed and saved; they are published now, if they were not."""
+        if self._mapped and 0 < (used_idx - self.used_idx) & 0xFFFF <= self.size:
+            self.used_idx = self._last_avail = self._used16[1] = used_idx
+
+    def revive(self) -> None:
+        """After `restore`: the driver kicks for the next chain, and the next look at its used_event interrupts it."""
+        if self._mapped:
+            self.kicks_suppressed = False
+            self._enable_kicks()
+        self._told_idx = None
 
     def invalidate(self) -> None:
         """The memory map changed: release the views; the next use makes new ones."""
@@ -259,7 +256,8 @@ class SplitQueue:
         except GuestMemoryError:
             return False
         if self._resuming:
-            self._begin(self._base)
+            self._begin(None if self._behind else self._base)
+        self._catch_up()
         return True
 
     # -- taking chains ------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from vnic.memory.guest import NO_MEMORY, GuestMemory, GuestMemoryError
@@ -16,6 +16,22 @@ from vnic.virtio.constants import AVAIL_ALIGN, DESC_ALIGN, DESC_BYTES, QUEUE_SIZ
 def areas(size: int, desc: int, avail: int, used: int) -> tuple[tuple[int, int, bool], ...]:
     """Address, bytes, and whether the device writes: descriptor table, available ring, used ring."""
     return (desc, DESC_BYTES * size, False), (avail, 6 + 2 * size, False), (used, 6 + 8 * size, True)
+
+
+def are_in(memory: GuestMemory, parts: Iterable[tuple[int, int, bool]]) -> bool:
+    """Whether `memory` has these areas now."""
+    try:
+        for addr, length, write in parts:
+            memory.span(addr, length, write=write)
+    except GuestMemoryError:
+        return False
+    return True
+
+
+def is_shared(memory: GuestMemory, addr: int) -> bool:
+    """Whether the guest itself sees what is written there; not in a shadow copy."""
+    region = memory.find(addr)
+    return region is None or region.fd is not None
 
 
 def faults(max_size: int, size: int, desc: int, avail: int, used: int) -> Iterator[tuple[str, str]]:

@@ -11,7 +11,8 @@ from tests.fakes.ring_pair import RingPair
 
 from vnic.virtio import queue
 from vnic.virtio.constants import DESC_WRITE
-from vnic.virtio.queue import QueueError, QueueState
+from vnic.virtio.queue import QueueError
+from vnic.virtio.queue_state import QueueState
 
 
 @pytest.fixture

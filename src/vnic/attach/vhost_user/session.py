@@ -34,7 +34,7 @@ from vnic.sockets import unblock
 from vnic.sockets.connection import ConnectionRecord
 from vnic.virtio.attachment import Doorbell, QueueFds
 from vnic.virtio.device import VirtioDevice
-from vnic.virtio.queue import QueueState
+from vnic.virtio.queue_state import QueueState
 
 log = logging.getLogger(__name__)
 

@@ -55,6 +55,9 @@ class ControlHost(Protocol):
 
     def queue_failed(self, queue: SplitQueue, error: QueueError) -> None: ...
 
+    def commit(self) -> None:
+        """Have what the commands changed outlive this process, before the driver sees that they are done."""
+
 
 class ControlQueue:
     """Serves the control ring, some commands a turn."""
@@ -75,6 +78,7 @@ class ControlQueue:
         """Serve the commands in the ring."""
         if self._scheduled:
             return
+        failure = None
         done = size = 0
         try:
             while done < COMMANDS_A_TURN and size < COMMAND_BYTES:
@@ -85,14 +89,24 @@ class ControlQueue:
                 size += chain.readable_bytes
                 size += BUFFER_COST_BYTES * (len(chain.readable) + len(chain.writable))
                 self._command(chain)
-                queue.push(chain.head, 1)
+                queue.add_used(chain.head, 1)
             else:
-                self._scheduled = True
-                self._scheduler.call_soon(self._continue, queue)
+                self.kick_later(queue)
         except QueueError as error:
-            self._host.queue_failed(queue, error)
+            failure = error
+        if done:
+            self._host.commit()
+            queue.publish()
+        if failure is not None:
+            self._host.queue_failed(queue, failure)
         if done and queue.should_interrupt():
             self._host.ring_interrupt(queue.index)
+
+    def kick_later(self, queue: SplitQueue) -> None:
+        """Serve the commands in a later turn of the loop."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._scheduler.call_soon(self._continue, queue)
 
     def _continue(self, queue: SplitQueue) -> None:
         self._scheduled = False

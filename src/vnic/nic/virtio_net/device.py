@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from vnic.dataplane.engine import Mode, PairEngine, RingCarrier
 from vnic.dataplane.python_pair import PythonPair
+from vnic.keep import NO_HANDLES, NO_KEPT, NoHandles
 from vnic.net.client import Endpoint, Nic
 from vnic.net.lending import GuestRings, LentEnd
 from vnic.net.offload import OffloadError, complete
@@ -31,17 +32,17 @@ from vnic.nic.virtio_net.config import (
 )
 from vnic.nic.virtio_net.control import ControlQueue
 from vnic.nic.virtio_net.device_record import VirtioNetRecord
+from vnic.nic.virtio_net.queues import NetQueues
 from vnic.nic.virtio_net.rx_filter import ALL_VLANS, RxFilter, mac_text
 from vnic.record import require, within
 from vnic.virtio.attachment import VirtioHandles
 from vnic.virtio.constants import ID_NET, STATUS_DRIVER_OK
-from vnic.virtio.device import RingBackend, VirtioDevice
+from vnic.virtio.device import RingBackend
 from vnic.virtio.device_record import DataPath
 from vnic.virtio.features import EVENT_IDX, IN_ORDER, VERSION_1
-from vnic.virtio.queue import SplitQueue
 
 
-class VirtioNet(VirtioDevice, Endpoint, GuestRings):
+class VirtioNet(NetQueues, Endpoint, GuestRings):
     """One virtio network device with `pairs` queue pairs and a control queue.
 
     `speed` is in Mbit/s, `duplex` "half" or "full"; 0 and None leave a field, and its feature, out. `withheld` are
@@ -64,8 +65,7 @@ class VirtioNet(VirtioDevice, Endpoint, GuestRings):
     ) -> None:
         """Raises NetError, with QEMU's text, for invalid values."""
         check_properties(pairs, mtu, speed, duplex, queue_size)
-        super().__init__([SplitQueue(index, queue_size) for index in range(2 * pairs + 1)])
-        self.pairs = pairs
+        super().__init__(pairs, queue_size)
         self.filter = RxFilter()
         self.config = NetConfig(
             bytes(MAC_BYTES),
@@ -85,7 +85,6 @@ class VirtioNet(VirtioDevice, Endpoint, GuestRings):
         self._withheld = withheld
         self._own_features = f.consistent(own_features & ~withheld)
         self.config_size = config_size(self._own_features)
-        self._active_pairs = 1
         self._peer_queues = pairs
         """A replacement netdev may have fewer queues: pairs share them then."""
         self._probed: bool | None = None
@@ -120,6 +119,7 @@ class VirtioNet(VirtioDevice, Endpoint, GuestRings):
         status = (self.config.status & ~LINK_UP) | (LINK_UP if up else 0)
         changed = status != self.config.status
         self.config.status = status
+        self.changed()
         if changed:
             self.client.report.notified(up)
             self.attachment.link_changed(up)
@@ -133,6 +133,7 @@ class VirtioNet(VirtioDevice, Endpoint, GuestRings):
     def _notify_config(self) -> bool:
         """virtio_notify_config of QEMU's hw/virtio/virtio.c."""
         self.generation += 1
+        self.changed()
         if not self.status & STATUS_DRIVER_OK:
             return False
         return self.attachment.config_interrupt()
@@ -145,6 +146,7 @@ class VirtioNet(VirtioDevice, Endpoint, GuestRings):
                 engine.set_peer_queue(pair % peer.queues)
         if not self.status & STATUS_DRIVER_OK:
             self.host_features = self.offer_features()
+            self.changed()
         self.update_datapath()
 
     def receive(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
@@ -219,7 +221,15 @@ class VirtioNet(VirtioDevice, Endpoint, GuestRings):
 
     # -- state apart from handles -------------------------------------------------------------------------------
 
+    def save_kept(self) -> tuple[VirtioNetRecord, NoHandles]:
+        """Unit of the keep. The descriptors are those of the attachment."""
+        return self.save(), NO_HANDLES
+
     def save(self) -> VirtioNetRecord:
+        if self._detaching:
+            return VirtioNetRecord.without_vm(
+                self.save_device(), self.client.mac, self.config.status & LINK_UP, self.pairs
+            )
         return VirtioNetRecord(
             device=self.save_device(),
             mac=self.config.mac,
@@ -247,6 +257,8 @@ class VirtioNet(VirtioDevice, Endpoint, GuestRings):
         self._show_filtering()
         for engine, each in zip(self._engines, record.engines, strict=True):
             engine.restore(each)
+        control = self.control_index
+        self.queues[control].publish_saved(record.device.queues[control].used_idx)
         self.go_on(record.device)
 
     # -- VirtioDevice: called by the transport ------------------------------------------------------------------
@@ -309,6 +321,7 @@ class VirtioNet(VirtioDevice, Endpoint, GuestRings):
                 self.client.report.seen(bool(self.config.status & LINK_UP))
             elif end == STATUS_END:
                 self._probed = bool(self.config.status & LINK_UP)
+                self.changed()
         part = self.config.pack(self.config_size)[offset : offset + length]
         return part + b"\xff" * (length - len(part))
 
@@ -323,8 +336,12 @@ class VirtioNet(VirtioDevice, Endpoint, GuestRings):
 
     def kick(self, index: int) -> None:
         if index == self.control_index:
-            if self.status & STATUS_DRIVER_OK:
+            if not self.status & STATUS_DRIVER_OK:
+                return
+            if self.kept is NO_KEPT:
                 self._control.kick(self.queues[index])
+            else:  # which commits: not while a message of the VM is carried out
+                self._control.kick_later(self.queues[index])
         elif self.is_data_queue(index):
             engine = self._engines[index // 2]
             if index & 1:
@@ -333,33 +350,6 @@ class VirtioNet(VirtioDevice, Endpoint, GuestRings):
                 engine.kick_rx()
 
     # -- rings --------------------------------------------------------------------------------------------------
-
-    @property
-    def control_index(self) -> int:
-        """§5.1.2: after all pairs if MQ was negotiated, otherwise after the first."""
-        return 2 * self.pairs if self.driver_features & f.MQ else 2
-
-    @property
-    def active_pairs(self) -> int:
-        """The pairs, from the first on, that take frames: who spreads frames over queues (tap) asks this. A
-        vhost-user client that keeps the control queue to itself has enabled those that its driver uses."""
-        pairs = self._served_pairs
-        others = enumerate(self.queues[2 : 2 * pairs : 2], 1)
-        return next((pair for pair, rx in others if not (rx.ready and rx.enabled)), pairs)
-
-    @property
-    def _served_pairs(self) -> int:
-        """One, without MQ; as many as the driver set with the control queue; all, where a vhost-user client keeps
-        the control queue to itself and enables rings instead."""
-        if not self.driver_features & f.MQ:
-            return 1
-        return self._active_pairs if self.driver_features & f.CTRL_VQ else self.pairs
-
-    def carries_packets(self, index: int) -> bool:
-        return index < 2 * self.pairs and index != self.control_index
-
-    def is_data_queue(self, index: int) -> bool:
-        return index < 2 * self._served_pairs and self.carries_packets(index)
 
     def ring_backend(self) -> RingBackend | None:
         return self._peer_backend() or self._carrier
@@ -401,6 +391,10 @@ class VirtioNet(VirtioDevice, Endpoint, GuestRings):
 
     def _look(self) -> None:
         self._look_scheduled = False
+        if self._restored:
+            self.tell_again()
+            for engine in self._engines:
+                engine.sent()
         for queue in self.queues:
             if queue.ready:
                 self.kick(queue.index)
@@ -414,6 +408,9 @@ class VirtioNet(VirtioDevice, Endpoint, GuestRings):
         self.attachment.queue_interrupt(index)
 
     # -- ControlHost: called by the control queue ---------------------------------------------------------------
+
+    def commit(self) -> None:
+        self.kept.commit()
 
     def filter_changed(self) -> None:
         self._show_filtering()
@@ -439,11 +436,3 @@ class VirtioNet(VirtioDevice, Endpoint, GuestRings):
         announced = bool(self.config.status & ANNOUNCE)
         self.config.status &= ~ANNOUNCE
         return announced
-
-    def set_active_pairs(self, pairs: int) -> bool:
-        """VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET (virtio_net_handle_mq)."""
-        if not self.driver_features & f.MQ or not 1 <= pairs <= self.pairs:
-            return False
-        self._active_pairs = pairs
-        self._rings_changed()
-        return True

@@ -11,7 +11,7 @@ import msgspec
 
 from vnic.dataplane.engine import PairRecord
 from vnic.nic.virtio_net.config import ANNOUNCE, LINK_UP
-from vnic.nic.virtio_net.rx_filter import RxFilterRecord
+from vnic.nic.virtio_net.rx_filter import ALL_VLANS, RxFilter, RxFilterRecord
 from vnic.record import U16, Mac, Record
 from vnic.virtio.device_record import VirtioDeviceRecord
 
@@ -26,3 +26,18 @@ class VirtioNetRecord(Record, frozen=True):
     probed: bool | None
     filter: RxFilterRecord
     engines: list[PairRecord]
+
+    @staticmethod
+    def without_vm(device: VirtioDeviceRecord, mac: bytes, config_status: int, pairs: int) -> VirtioNetRecord:
+        """That of a device which no VM has; `device` is its shared part."""
+        rx_filter = RxFilter()
+        rx_filter.vlans = ALL_VLANS
+        return VirtioNetRecord(
+            device=device,
+            mac=mac,
+            config_status=config_status,
+            active_pairs=1,
+            probed=None,
+            filter=rx_filter.save(),
+            engines=[PairRecord(interrupt_due=False, peer_is_full=False)] * pairs,
+        )
