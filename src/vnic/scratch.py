@@ -6,6 +6,7 @@ Each folder holds a file that its maker keeps locked; the kernel releases the lo
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import stat
@@ -38,6 +39,22 @@ class ScratchFolder:
             if _lock(self._lock) and _is_at(self._lock, self.path / LOCK_NAME):
                 return
             os.close(self._lock)  # a vnic that started just now removed it as a leftover
+
+    @classmethod
+    def taken_up(cls, path: str, lock: int) -> ScratchFolder:
+        """That of the process before, which kept `lock`; this object's then. OSError if `lock` is not that of a folder
+        for temporary files at `path`."""
+        folder = cls.__new__(cls)
+        folder.path, folder._lock = Path(path), lock
+        ours = folder.path.name.startswith(PREFIXES) and _is_at(lock, folder.path / LOCK_NAME)
+        if not ours:
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return folder
+
+    @property
+    def lock(self) -> int | None:
+        """The descriptor that makes it this process's; None after `remove`."""
+        return self._lock if self._lock >= 0 else None
 
     def remove(self) -> None:
         """Delete the folder. It may be called again."""

@@ -16,6 +16,7 @@ from vnic.backend.base import (
     NetdevType,
 )
 from vnic.backend.items import Kind
+from vnic.backend.kept_network import restore_network
 from vnic.backend.options import NetdevOptions
 from vnic.backend.registry import NETDEVS, NOT_BUILT, netdev_type
 from vnic.net.errors import NetError
@@ -33,6 +34,7 @@ __all__ = [
     "netdev_add",
     "netdev_structs",
     "netdev_type",
+    "restore_network",
 ]
 
 
@@ -57,18 +59,29 @@ def netdev_add(context: BackendContext, options: NetdevOptions, by: str = VNIC) 
 
     def add() -> None:
         client = network.add_netdev(
-            options.id, row.name, endpoint, queues=endpoint.queues, link=options.link, by=by
+            options.id,
+            row.name,
+            endpoint,
+            queues=endpoint.queues,
+            link=options.link,
+            by=by,
+            start=endpoint.start_kept,
         )
         context.items.added_client(Kind.NETDEV, client, options, by)
 
     preparation = endpoint.preparation()
-    if preparation is None:
+    letting_go = context.keep.letting_go()
+    """The keeper may still have what a deleted netdev had: a port, a path, an interface."""
+    if preparation is None and letting_go is None:
         add()
         return None
 
     async def prepare_and_add() -> None:
         try:
-            await preparation
+            if letting_go is not None:
+                await letting_go
+            if preparation is not None:
+                await preparation
         finally:
             del context.coming[options.id]
         add()

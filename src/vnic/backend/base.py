@@ -11,17 +11,20 @@ import logging
 import socket
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from vnic.backend.cables import Cables
 from vnic.backend.hub import Hubs
 from vnic.backend.interface_watch import InterfaceWatch
 from vnic.backend.items import Items
 from vnic.backend.options import NetdevOptions
+from vnic.keep import NO_KEPT, Keep
 from vnic.net.client import Endpoint
 from vnic.net.errors import NetError
 from vnic.net.network import Network
 from vnic.net.records import HoldKind
+from vnic.record import Record, RecordError
+from vnic.virtio.attachment import VirtioHandles
 
 if TYPE_CHECKING:
     from vnic.chardev.options import ChardevOptions
@@ -46,6 +49,9 @@ class Chardev(Protocol):
     """The socket on which it listens already; None: its user opens it."""
     passed: socket.socket | None
     """The connected socket that its `fd=` named."""
+
+    def close_passed(self) -> None:
+        """Close that one."""
 
     def claim(self, user: str, *, listens: bool = True) -> None:
         """Reserve the chardev; NetError if it has a user. `listens`: the user reads what the peer sends."""
@@ -121,6 +127,11 @@ class BackendContext:
     def __post_init__(self) -> None:
         self.interfaces = InterfaceWatch(self.loop)
 
+    @property
+    def keep(self) -> Keep:
+        """What outlives the process."""
+        return self.items.keep
+
     def leave(self, netdev_id: str, work: Coroutine[Any, Any, None]) -> None:
         """Run the last task of a netdev beside the loop."""
         task = self.loop.create_task(work)
@@ -159,6 +170,67 @@ class Backend(Endpoint):
         """The netdev's id."""
         return self.client.name
 
+    # -- what outlives the process ------------------------------------------------------------------------------
+
+    kept_type: ClassVar[tuple[type[Record], Any] | None] = None
+    """The types of what `save_kept` returns; None: nothing but the client is kept."""
+    age_us = 0
+    guest: VirtioHandles | None = None
+    """While it is restored: the time since its record was saved, and see `restore_kept`."""
+
+    @property
+    def key(self) -> str:
+        """That of its unit."""
+        return f"netdev/{self.name}"
+
+    def save_kept(self) -> tuple[Record, object]:
+        """See Unit. Overridden where there is a `kept_type`."""
+        raise NotImplementedError
+
+    def take_up(self, record: Any, handles: Any) -> None:
+        """Go on with what the process before has kept; in place of `start`. The descriptors are its own, also if it
+        raises RecordError. Overridden where there is a `kept_type`."""
+
+    def start_kept(self) -> None:
+        """`start`, and keep it from now on. Raises NetError."""
+        self.start()
+        self._keep()
+
+    def restore_kept(self, guest: VirtioHandles | None = None) -> bool:
+        """Go on where the process before was killed; called in place of `start_kept`, after which it is as that one
+        left it. False: there is no record, or it was refused; nothing is open, and `start_kept` may be called. `guest`:
+        what the device of the NIC has by now, for a netdev that may have its rings. Raises NetError as `start`."""
+        keep = self.context.keep
+        if self.kept_type is not None:
+            found = keep.inherited(self.key, *self.kept_type)
+            if found is None:
+                return False
+            self.age_us = keep.age_us(self.key)
+            self._keep()
+            self.guest = guest
+            try:
+                self.take_up(*found)
+            except RecordError as error:
+                keep.refused(self.key, error)
+                self.kept.end()
+                self.kept = NO_KEPT
+                return False
+            finally:
+                self.age_us, self.guest = 0, None
+        else:
+            self.start()
+        return True
+
+    def _keep(self) -> None:
+        if self.kept_type is not None:
+            self.kept = self.context.keep.unit(self.key, self)
+
+    def moved(self) -> None:
+        """Its state differs, or what it has open (see `Lifecycle`)."""
+        self.kept.handles_changed()
+
+    # -- link ---------------------------------------------------------------------------------------------------
+
     def hold_disconnected(self, text: str) -> None:
         """Keep the link down because the far end is missing; `text` says what the netdev waits for."""
         there = self.client.holds.get(HoldKind.DISCONNECTED)
@@ -166,7 +238,9 @@ class Backend(Endpoint):
             self.client.hold(HoldKind.DISCONNECTED, self.name, text)
 
     def release_disconnected(self, text: str) -> None:
-        """Release the hold: the far end is connected."""
+        """Release the hold: the far end is connected. That is kept before the guest hears of it."""
+        self.kept.handles_changed()
+        self.context.keep.commit()
         self.client.release(HoldKind.DISCONNECTED, self.name, text)
 
 

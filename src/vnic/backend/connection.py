@@ -15,6 +15,8 @@ from typing import Protocol
 
 from vnic.backend.base import READ_BUDGET_FRAMES, READ_BUDGET_S, log
 from vnic.backend.framing import LENGTH, Deframer, DeframerRecord, FramingError
+from vnic.backend.kept_stream import KeptStream, OutOfStep
+from vnic.backend.output import KeptOutput, Output, PlainOutput
 from vnic.net.lending import MAX_LENT_BYTES, Inject, Lender, Lent, LentKind
 from vnic.net.queue import Frame
 from vnic.record import Record, require
@@ -41,7 +43,8 @@ class FrameUser(Protocol):
 
 
 class FramedConnectionRecord(Record, frozen=True):
-    """The state of a FramedConnection apart from its socket."""
+    """The state of a FramedConnection apart from its socket. What is half read and half written is not here if there
+    is a KeptStream."""
 
     deframer: DeframerRecord
     out: bytes
@@ -73,14 +76,19 @@ class FramedConnection(Lender):
         client: FrameUser,
         lost: Callable[[str], None],
         deframer: Deframer | None = None,
+        kept: KeptStream | None = None,
+        *,
+        taken_up: bool = False,
     ) -> None:
+        """`kept`: where it stands is kept there. `taken_up`: the socket is that of the process before; `restore`
+        follows."""
         self._loop = loop
         self._sock = sock
         self._client = client
         self._lost = lost
         self._deframer = deframer or Deframer()
-        self._out = bytearray()
-        self._out_at = 0
+        self._kept = kept
+        self._output: Output = PlainOutput(sock) if kept is None else KeptOutput(sock, kept)
         self._sender_waits = False
         self._paused = False
         """The client behind has no room: nothing is read until `resume`."""
@@ -92,13 +100,16 @@ class FramedConnection(Lender):
         self._inject: Inject | None = None
         """While the socket is lent: what sends a frame to the far end."""
         self._lendable: Callable[[], None] | None = None
-        loop.add_reader(sock, self._readable)
+        if not taken_up:
+            if kept is not None:
+                kept.begin(sock)
+            loop.add_reader(sock, self._readable)
 
     # -- Lender -------------------------------------------------------------------------------------------------
 
     def can_lend(self, ready: Callable[[], None]) -> bool:
         """Not while more waits than a message to the other process takes."""
-        if self._deframer.waiting_bytes + len(self._out) - self._out_at <= MAX_LENT_BYTES:
+        if self._deframer.waiting_bytes + self._output.waiting <= MAX_LENT_BYTES:
             return True
         self._lendable = ready
         return False
@@ -109,14 +120,11 @@ class FramedConnection(Lender):
             ready()
 
     def lend(self, inject: Inject) -> Lent:
-        state = self.save()
         self._inject = inject
         self._loop.remove_reader(self._sock)
         self._loop.remove_writer(self._sock)
-        self._out.clear()
-        self._out_at = 0
         self._sender_waits = self._paused = False
-        return Lent((self._sock.fileno(),), input=state.deframer.rest, output=state.out)
+        return Lent((self._sock.fileno(),), input=self._deframer.save().rest, output=self._output.pending())
 
     def take_back(self, input: bytes, output: bytes, *, lost: bool = False) -> None:
         if self._inject is None or not self._open:
@@ -126,21 +134,40 @@ class FramedConnection(Lender):
             # Half a frame may be gone, in either direction, and the rest would be taken for whole ones.
             self._fail("vnic-wire ended in the middle of the stream")
             return
+        self._go_on_from(input, output)
+
+    def recalled(self, input: bytes, output: bytes, *, lost: bool = False) -> None:
+        """The process before had lent it: go on from that state, and not from the one that was restored, before
+        anything is read. `lost` as in `take_back`."""
+        if not self._open:
+            return
+        if lost:
+            self._fail_later("vnic-wire ended in the middle of the stream")
+            return
+        self._go_on_from(input, output)
+
+    def _go_on_from(self, input: bytes, output: bytes) -> None:
         self._deframer.restore(DeframerRecord(rest=input))
-        self._out = bytearray(output)
+        if self._kept is not None:
+            self._kept.begin(self._sock)
+            self._kept.set_rest(self._deframer.rest())
+        self._output.set(output)
+        self._loop.remove_writer(self._sock)
         if output:
             self._loop.add_writer(self._sock, self._writable)
-        self._more_later = True
-        self._loop.call_soon(self._deliver)
+        if not self._paused and not self._more_later:
+            self._more_later = True
+            self._loop.call_soon(self._deliver)
 
     # -- state apart from the socket ----------------------------------------------------------------------------
 
     def save(self) -> FramedConnectionRecord:
+        kept = self._kept is not None
         return FramedConnectionRecord(
-            deframer=self._deframer.save(),
-            out=bytes(memoryview(self._out)[self._out_at :]),
-            paused=self._paused,
-            sender_waits=self._sender_waits,
+            deframer=DeframerRecord(rest=b"") if kept else self._deframer.save(),
+            out=b"" if kept else self._output.pending(),
+            paused=not kept and self._paused,
+            sender_waits=not kept and self._sender_waits,
             lost=self._failure,
         )
 
@@ -151,9 +178,17 @@ class FramedConnection(Lender):
 
     def restore(self, record: FramedConnectionRecord) -> None:
         """Go on in the middle of a frame, both ways."""
-        self._deframer.restore(record.deframer)
-        self._out, self._sender_waits = bytearray(record.out), record.sender_waits
-        if self._out:
+        rest, output = record.deframer.rest, record.out
+        if self._kept is not None:
+            try:
+                rest, output = self._kept.take_up(self._sock)
+            except OutOfStep as error:
+                self._fail_later(str(error))
+                return
+        self._deframer.restore(DeframerRecord(rest=rest))
+        self._output.set(output, kept=True)
+        self._sender_waits = record.sender_waits
+        if output:
             self._loop.add_writer(self._sock, self._writable)
         if record.paused:
             self._pause()
@@ -165,8 +200,9 @@ class FramedConnection(Lender):
 
     def _readable(self) -> None:
         """Read one piece and pass its frames on; frames beyond the budget wait for the next turn."""
+        peek = 0 if self._kept is None else socket.MSG_PEEK
         try:
-            data = self._sock.recv(READ_BYTES)
+            data = self._sock.recv(READ_BYTES, peek)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -176,7 +212,23 @@ class FramedConnection(Lender):
             self._fail("peer closed the connection")
             return
         self._deframer.feed(data)
+        if self._kept is not None and not self._take_out(self._kept, len(data)):
+            return
         self._deliver()
+
+    def _take_out(self, kept: KeptStream, size: int) -> bool:
+        """Take out what was peeked at. False: the connection has failed."""
+        kept.announce(self._deframer.rest())
+        try:
+            taken = len(self._sock.recv(size))
+        except OSError as error:
+            self._fail(error.strerror or str(error))
+            return False
+        if taken != size:
+            self._fail("bytes that were there are gone: another program reads them, too")
+            return False
+        kept.taken()
+        return True
 
     def _deliver(self) -> None:
         """Pass on whole frames within the budget; then read on, or return to the loop."""
@@ -248,48 +300,31 @@ class FramedConnection(Lender):
         if self._inject is not None:
             self._inject(0, frame, b"")
             return True
-        prefix = prefix or LENGTH.pack(len(frame))
-        waiting = len(self._out) - self._out_at
-        if waiting:
-            if waiting >= WRITE_LIMIT_BYTES:
-                self._sender_waits = True
-                return False
-            self._out += prefix
-            self._out += frame
-            return True
+        output = self._output
+        waiting = output.waiting
+        if waiting >= WRITE_LIMIT_BYTES:
+            self._sender_waits = True
+            return False
         try:
-            done = self._sock.sendmsg((prefix, frame), (), socket.MSG_NOSIGNAL)
-        except (BlockingIOError, InterruptedError):
-            done = 0
+            output.send(prefix or LENGTH.pack(len(frame)), frame)
         except OSError as error:
             # Not from this call: the caller is a NIC that is sending, and the link is about to change.
             self._fail_later(error.strerror or str(error))
             return True
-        if done < len(prefix) + len(frame):
-            self._out += prefix
-            self._out += frame
-            self._out_at = done
+        if not waiting and output.waiting:
             self._loop.add_writer(self._sock, self._writable)
         return True
 
     def _writable(self) -> None:
         try:
-            with memoryview(self._out) as view:
-                self._out_at += self._sock.send(view[self._out_at :], socket.MSG_NOSIGNAL)
-        except (BlockingIOError, InterruptedError):
-            return
+            self._output.write()
         except OSError as error:
             self._fail(error.strerror or str(error))
             return
-        if self._out_at == len(self._out):
+        if not self._output.waiting:
             self._loop.remove_writer(self._sock)
-            self._out.clear()
-            self._out_at = 0
             self._tell_lendable()
-        elif self._out_at >= WRITE_LIMIT_BYTES:
-            del self._out[: self._out_at]
-            self._out_at = 0
-        if self._sender_waits and len(self._out) - self._out_at < WRITE_LIMIT_BYTES // 2:
+        if self._sender_waits and self._output.waiting < WRITE_LIMIT_BYTES // 2:
             self._sender_waits = False
             self._client.flush(0)
 
@@ -319,9 +354,9 @@ class FramedConnection(Lender):
         self._open = False
         self._loop.remove_reader(self._sock)
         self._loop.remove_writer(self._sock)
-        if self._inject is not None:
+        if self._inject is not None or self._kept is not None:
             self._inject = None
-            with contextlib.suppress(OSError):  # the other process still has the socket
+            with contextlib.suppress(OSError):  # vnic-wire, or the keeper, still has the socket
                 self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()
         if self._hangup_timer is not None:
@@ -336,6 +371,7 @@ def restored_connection(
     client: FrameUser,
     lost: Callable[[str], None],
     deframer: Deframer | None = None,
+    kept: KeptStream | None = None,
 ) -> FramedConnection | None:
     """The connection of a record that was checked; None if there was none, or if it ended meanwhile: then `lost` is
     called in the next turn."""
@@ -346,7 +382,7 @@ def restored_connection(
         return None
     assert sock is not None
     sock.setblocking(False)
-    connection = FramedConnection(loop, sock, client, lost, deframer)
+    connection = FramedConnection(loop, sock, client, lost, deframer, kept, taken_up=True)
     connection.restore(record)
     return connection
 

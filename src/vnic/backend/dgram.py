@@ -26,10 +26,11 @@ from vnic.backend.transport import TransportBackend, TransportRecord
 from vnic.net.errors import NetError
 from vnic.record import Record, require, within
 from vnic.sockets.address import FdAddress, InetAddress, SocketAddress, UnixAddress
-from vnic.sockets.bind import BoundPath, socket_mode
+from vnic.sockets.bind import BoundPath, BoundPathRecord, socket_mode
 from vnic.sockets.listener import bind_unix
 from vnic.sockets.lock import PathError
 from vnic.sockets.resolve import unix_sockaddr
+from vnic.sockets.take_up import TakeUp, fileno
 
 
 class DgramRecord(Record, frozen=True):
@@ -38,6 +39,7 @@ class DgramRecord(Record, frozen=True):
     info: str
     """As `info network` prints it."""
     transport: TransportRecord
+    path: BoundPathRecord | None
 
 
 class DgramHandles(NamedTuple):
@@ -47,8 +49,18 @@ class DgramHandles(NamedTuple):
     path: BoundPath | None
 
 
+class DgramFds(NamedTuple):
+    """The descriptors of DgramHandles."""
+
+    sock: int | None
+    lock: int | None
+    """That of the path."""
+
+
 class DgramBackend(TransportBackend):
     """One dgram netdev."""
+
+    kept_type = DgramRecord, DgramFds
 
     def __init__(self, context: BackendContext, options: DgramOptions) -> None:
         super().__init__(context)
@@ -141,12 +153,22 @@ class DgramBackend(TransportBackend):
     # -- state apart from the socket ----------------------------------------------------------------------------
 
     def save(self) -> DgramRecord:
-        return DgramRecord(info=self._info, transport=self.save_transport())
+        path = None if self._path is None else self._path.save()
+        return DgramRecord(info=self._info, transport=self.save_transport(), path=path)
 
     @property
     def handles(self) -> DgramHandles:
         """The socket and the path that belong to the record."""
         return DgramHandles(self.transport_socket, self._path)
+
+    def save_kept(self) -> tuple[DgramRecord, DgramFds]:
+        sock, path = self.handles
+        return self.save(), DgramFds(fileno(sock), None if path is None else path.lock)
+
+    def take_up(self, record: DgramRecord, handles: DgramFds) -> None:
+        with TakeUp(handles) as taking:
+            sock, path = taking.socket(handles.sock), taking.path(record.path, handles.lock)
+            self.restore(record, DgramHandles(sock, path))
 
     def restore(self, record: DgramRecord, handles: DgramHandles) -> None:
         """Go on in the place of the netdev that was saved; called instead of `start`, and needs no `preparation`.

@@ -15,6 +15,7 @@ import msgspec
 
 from vnic.backend.base import Backend, BackendContext
 from vnic.backend.options import EchoOptions
+from vnic.keep import NO_HANDLES, NoHandles
 from vnic.net.errors import NetError
 from vnic.net.names import parse_mac
 from vnic.net.offload import checksum
@@ -174,6 +175,8 @@ class EchoRecord(Record, frozen=True):
 class EchoBackend(Backend):
     """The host as a netdev."""
 
+    kept_type = EchoRecord, NoHandles
+
     def __init__(self, context: BackendContext, options: EchoOptions) -> None:
         super().__init__(context)
         self._text = f"ip={options.ip},ip6={options.ip6},mac={options.mac}"
@@ -191,6 +194,12 @@ class EchoBackend(Backend):
             answers=[EchoAnswerRecord(queue=queue, frame=frame) for queue, frame in self._answers]
         )
 
+    def save_kept(self) -> tuple[EchoRecord, NoHandles]:
+        return self.save(), NO_HANDLES
+
+    def take_up(self, record: EchoRecord, handles: NoHandles) -> None:
+        self.restore(record)
+
     def restore(self, record: EchoRecord) -> None:
         """Send the answers that waited, in the next turn. Called instead of `start`, which opens nothing."""
         for at, each in enumerate(record.answers):
@@ -205,6 +214,7 @@ class EchoBackend(Backend):
         if reply is not None and len(self._answers) < MAX_ANSWERS_WAITING:
             self._answers.append((queue, reply))
             self._schedule()
+            self.kept.changed()
         return True
 
     def _schedule(self) -> None:
@@ -214,6 +224,7 @@ class EchoBackend(Backend):
 
     def _send(self) -> None:
         self._scheduled = False
+        self.kept.changed()
         while self._answers:
             queue, reply = self._answers.popleft()
             if not self.client.send(queue, reply):

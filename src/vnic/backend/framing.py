@@ -50,6 +50,19 @@ class Deframer:
         """The bytes that were fed and not given out."""
         return len(self._buffer) - self._at
 
+    def rest(self) -> bytes:
+        """The half frame at the end of what was fed; nothing if the stream is invalid."""
+        buffer, at = self._buffer, self._at
+        while len(buffer) - at >= LENGTH.size:
+            (size,) = LENGTH.unpack_from(buffer, at)
+            if size > MAX_FRAME_BYTES:
+                return b""
+            end: int = at + LENGTH.size + self._extra + size
+            if end > len(buffer):
+                break
+            at = end
+        return bytes(memoryview(buffer)[at:])
+
     def save(self) -> DeframerRecord:
         return DeframerRecord(rest=bytes(memoryview(self._buffer)[self._at :]))
 

@@ -11,7 +11,6 @@ from collections.abc import Coroutine
 from typing import Any, NamedTuple
 
 from vnic.backend.base import BackendContext, log
-from vnic.backend.connection import FramedConnection
 from vnic.backend.datagram import (
     DatagramPort,
     Hosts,
@@ -21,6 +20,7 @@ from vnic.backend.datagram import (
     multicast_socket,
     udp_socket,
 )
+from vnic.backend.kept_stream import StreamFds
 from vnic.backend.options import SocketOptions
 from vnic.backend.transport import TransportBackend, TransportRecord
 from vnic.descriptors import close_fds
@@ -28,7 +28,8 @@ from vnic.net.errors import NetError
 from vnic.record import U16, Record, RecordError, require, within
 from vnic.sockets.address import InetAddress
 from vnic.sockets.connect import Connector, set_stream_options
-from vnic.sockets.listener import Listener, Listening
+from vnic.sockets.listener import Listener, Listening, ListeningHandles, ListeningRecord
+from vnic.sockets.take_up import TakeUp
 
 
 class SocketRecord(Record, frozen=True):
@@ -36,6 +37,7 @@ class SocketRecord(Record, frozen=True):
 
     info: str
     """As `info network` prints it."""
+    listening: ListeningRecord | None
     transport: TransportRecord
     connecting: str | None
     """The IPv4 address of the only attempt to connect, while that is under way; with `connecting_port`."""
@@ -58,8 +60,17 @@ class SocketHandles(NamedTuple):
     sock: socket.socket | None
 
 
+class SocketFds(NamedTuple):
+    """The descriptors of SocketHandles."""
+
+    listening: ListeningHandles | None
+    connected: StreamFds
+
+
 class SocketBackend(TransportBackend):
     """One socket netdev."""
+
+    kept_type = SocketRecord, SocketFds
 
     def __init__(self, context: BackendContext, options: SocketOptions) -> None:
         super().__init__(context)
@@ -110,6 +121,7 @@ class SocketBackend(TransportBackend):
         host, port = self._connecting or (None, None)
         return SocketRecord(
             info=self._info,
+            listening=None if self._listener is None else self._listener.listening.save(),
             transport=self.save_transport(),
             connecting=host,
             connecting_port=port,
@@ -120,6 +132,16 @@ class SocketBackend(TransportBackend):
         """The sockets that belong to the record."""
         listening = None if self._listener is None else self._listener.listening
         return SocketHandles(listening, self.transport_socket)
+
+    def save_kept(self) -> tuple[SocketRecord, SocketFds]:
+        listening = None if self._listener is None else self._listener.listening.handles
+        return self.save(), SocketFds(listening, self.stream_fds)
+
+    def take_up(self, record: SocketRecord, handles: SocketFds) -> None:
+        with TakeUp(handles) as taking:
+            listening = taking.listening(record.listening, handles.listening)
+            sock = self.take_up_stream(taking, record.transport, handles.connected)
+            self.restore(record, SocketHandles(listening, sock))
 
     def restore(self, record: SocketRecord, handles: SocketHandles) -> None:
         """Go on in the place of the netdev that was saved; called instead of `start`, and needs no `preparation`. An
@@ -213,6 +235,7 @@ class SocketBackend(TransportBackend):
     def _connect_failed(self, text: str) -> None:
         self._connector = self._connecting = None
         self._info = ""
+        self.moved()
         self.hold_disconnected(text)
         log.warning("netdev %s: %s", self.name, text)
 
@@ -220,12 +243,13 @@ class SocketBackend(TransportBackend):
         sock.setblocking(False)
         set_stream_options(sock)
         self._info = info
-        self._transport = FramedConnection(self.loop, sock, self.client, self._lost)
+        self.connect_frames(sock, self._lost)
         self.release_disconnected(info.removeprefix("socket: "))
 
     def _lost(self, reason: str) -> None:
         self._transport = None
         self._info = ""
+        self.moved()
         if self._listener is None:
             self.hold_disconnected(f"{reason}; socket does not connect again, stream does")
             return
@@ -244,3 +268,4 @@ class SocketBackend(TransportBackend):
         if self._listener is not None:
             self._listener.close()
         self.close_transport()
+        self.close_stream()

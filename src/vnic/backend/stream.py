@@ -12,7 +12,7 @@ import socket
 from typing import Any, Final, NamedTuple
 
 from vnic.backend.base import BackendContext, log
-from vnic.backend.connection import FramedConnection
+from vnic.backend.kept_stream import StreamFds
 from vnic.backend.options import StreamOptions
 from vnic.backend.transport import TransportBackend, TransportRecord
 from vnic.lifecycle import Lifecycle, Moves
@@ -31,9 +31,17 @@ from vnic.sockets.address import (
 )
 from vnic.sockets.bind import socket_mode
 from vnic.sockets.connect import Connector, set_stream_options
-from vnic.sockets.listener import Listener, Listening, listen_on, listen_on_passed
+from vnic.sockets.listener import (
+    Listener,
+    Listening,
+    ListeningHandles,
+    ListeningRecord,
+    listen_on,
+    listen_on_passed,
+)
 from vnic.sockets.passed import stream_socket_from_fd
 from vnic.sockets.resolve import AddressError, Resolved, resolve
+from vnic.sockets.take_up import TakeUp
 
 
 class StreamState(enum.Enum):
@@ -80,6 +88,7 @@ class StreamRecord(Record, frozen=True):
     state: StreamState
     info: str
     """As `info network` prints it."""
+    listening: ListeningRecord | None
     transport: TransportRecord
     wait_us: U64 | None
     """In WAITING, the time to the next attempt."""
@@ -100,10 +109,18 @@ class StreamHandles(NamedTuple):
     connected: socket.socket | None
 
 
+class ServerFds(NamedTuple):
+    """The descriptors of StreamHandles."""
+
+    listening: ListeningHandles | None
+    connected: StreamFds
+
+
 class StreamBackend(TransportBackend):
     """One stream netdev."""
 
-    state = Lifecycle(StreamState.NEW, MOVES)
+    state = Lifecycle(StreamState.NEW, MOVES, "moved")
+    kept_type = StreamRecord, ServerFds
 
     def __init__(self, context: BackendContext, options: StreamOptions) -> None:
         super().__init__(context)
@@ -168,6 +185,7 @@ class StreamBackend(TransportBackend):
         return StreamRecord(
             state=self.state,
             info=self._info,
+            listening=None if self._listener is None else self._listener.listening.save(),
             transport=self.save_transport(),
             wait_us=None if timer is None else left_us(timer.when(), self.loop.time()),
         )
@@ -178,6 +196,16 @@ class StreamBackend(TransportBackend):
         return StreamHandles(
             None if self._listener is None else self._listener.listening, self.transport_socket
         )
+
+    def save_kept(self) -> tuple[StreamRecord, ServerFds]:
+        listening = None if self._listener is None else self._listener.listening.handles
+        return self.save(), ServerFds(listening, self.stream_fds)
+
+    def take_up(self, record: StreamRecord, handles: ServerFds) -> None:
+        with TakeUp(handles) as taking:
+            listening = taking.listening(record.listening, handles.listening)
+            sock = self.take_up_stream(taking, record.transport, handles.connected)
+            self.restore(record, StreamHandles(listening, sock))
 
     def restore(self, record: StreamRecord, handles: StreamHandles) -> None:
         """Go on in the place of the netdev that was saved; called instead of `start`. A look-up or an attempt to
@@ -208,7 +236,8 @@ class StreamBackend(TransportBackend):
             self._open()
         elif state in (StreamState.WAITING, StreamState.CONNECTING):
             StreamBackend.state.restore(self, StreamState.WAITING)
-            self._timer = self.loop.call_later((record.wait_us or 0) / 1e6, self._connect)
+            wait_us = max(0, (record.wait_us or 0) - self.age_us)
+            self._timer = self.loop.call_later(wait_us / 1e6, self._connect)
 
     # -- server -------------------------------------------------------------------------------------------------
 
@@ -293,7 +322,7 @@ class StreamBackend(TransportBackend):
         self.state = StreamState.CONNECTED
         self._info = socket_uri(sock.family, name)
         data: dict[str, object] = {"netdev-id": self.name, "addr": qmp_address(sock.family, name)}
-        self._transport = FramedConnection(self.loop, sock, self.client, self._lost)
+        self.connect_frames(sock, self._lost)
         self.release_disconnected(f"connected: {self._info}")
         if self.client.created:
             self.context.emit("NETDEV_STREAM_CONNECTED", data)
@@ -359,6 +388,7 @@ class StreamBackend(TransportBackend):
     def cleanup(self) -> None:
         self.state = StreamState.ENDED
         self._close_sockets()
+        self.close_stream()
 
     def _close_sockets(self) -> None:
         self._cancel_resolve()

@@ -12,9 +12,11 @@ from typing import TypeAlias
 from vnic.backend.base import Backend, BackendContext
 from vnic.backend.connection import FramedConnection, FramedConnectionRecord, restored_connection
 from vnic.backend.datagram import DatagramPort, DatagramPortRecord
+from vnic.backend.kept_stream import KeptStream, StreamFds, new_kept_stream, take_up_kept_stream
 from vnic.net.lending import LentEnd
 from vnic.net.queue import Frame
 from vnic.record import Record, require, within
+from vnic.sockets.take_up import TakeUp, fileno
 
 Transport: TypeAlias = FramedConnection | DatagramPort
 """A connected socket that carries frames."""
@@ -49,6 +51,7 @@ class TransportBackend(Backend):
     def __init__(self, context: BackendContext) -> None:
         super().__init__(context)
         self._transport: Transport | None = None
+        self._kept_stream: KeptStream | None = None
 
     def receive(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
         return self._transport is None or self._transport.send(frame)
@@ -59,6 +62,25 @@ class TransportBackend(Backend):
 
     def wire_end(self) -> LentEnd | str:
         return self._transport or "its peer is not connected"
+
+    def connect_frames(self, sock: socket.socket, lost: Callable[[str], None]) -> None:
+        """The frames pass over this connected stream socket from now on."""
+        if self._kept_stream is None and self.context.keep.active:
+            self._kept_stream = new_kept_stream(self.name)
+        self._transport = FramedConnection(self.loop, sock, self.client, lost, kept=self._kept_stream)
+
+    @property
+    def stream_fds(self) -> StreamFds:
+        """The descriptors of a connection that carries frames."""
+        stream = self._kept_stream
+        return StreamFds(fileno(self.transport_socket), None if stream is None else stream.fd)
+
+    def take_up_stream(self, taking: TakeUp, record: TransportRecord, fds: StreamFds) -> socket.socket | None:
+        """The socket, as `restore_transport` takes it. Raises RecordError."""
+        is_stream = record.connection is not None and record.connection.lost is None
+        require(fds.memory is not None or not is_stream, "connection", "has no memory of where it stands")
+        self._kept_stream = take_up_kept_stream(taking, fds.memory)
+        return taking.socket(fds.sock)
 
     # -- state apart from the socket ----------------------------------------------------------------------------
 
@@ -83,9 +105,17 @@ class TransportBackend(Backend):
             self._transport = DatagramPort(self.loop, sock, self.client, record.port.target)
             self._transport.restore(record.port)
         else:
-            self._transport = restored_connection(self.loop, record.connection, sock, self.client, lost)
+            self._transport = restored_connection(
+                self.loop, record.connection, sock, self.client, lost, kept=self._kept_stream
+            )
 
     def close_transport(self) -> None:
         if self._transport is not None:
             self._transport.close()
             self._transport = None
+
+    def close_stream(self) -> None:
+        """The netdev is gone: no connection follows."""
+        if self._kept_stream is not None:
+            self._kept_stream.close()
+            self._kept_stream = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import socket
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 from vnic.backend.base import Backend, BackendContext, log
 from vnic.backend.options import VhostUserOptions
@@ -31,7 +31,8 @@ from vnic.nic.virtio_net.features import GUEST_ANNOUNCE
 from vnic.protocol.vhost_user.frontend_record import Phase
 from vnic.protocol.vhost_user.messages import ProtocolError
 from vnic.record import U64, Record, RecordError, require, within
-from vnic.sockets.listener import Listening
+from vnic.sockets.listener import Listening, ListeningHandles
+from vnic.sockets.take_up import TakeUp
 from vnic.virtio.device import RingBackend, VirtioDevice
 
 UNFIT_PAUSE_S = 0.5
@@ -113,11 +114,22 @@ class VhostUserHandles(NamedTuple):
     session: BackEndHandles = BackEndHandles()
 
 
+class VhostUserFds(NamedTuple):
+    """The descriptors of VhostUserHandles."""
+
+    listening: ListeningHandles | None
+    sock: int | None
+    outbox: int | None
+    output: list[list[int]]
+    begun: list[int]
+
+
 class VhostUserBackend(Backend, RingBackend):
     """One vhost-user netdev; a RingBackend for the virtio NIC that is plugged into it."""
 
     passes_frames = False
-    state = Lifecycle(BackendState.NEW, MOVES)
+    state = Lifecycle(BackendState.NEW, MOVES, "moved")
+    kept_type: ClassVar[tuple[type[Record], Any]] = (VhostUserBackendRecord, VhostUserFds)
 
     def __init__(self, context: BackendContext, options: VhostUserOptions) -> None:
         super().__init__(context)
@@ -179,7 +191,41 @@ class VhostUserBackend(Backend, RingBackend):
             return VhostUserHandles(listening)
         return VhostUserHandles(listening, session.sock, session.handles)
 
-    def restore(self, record: VhostUserBackendRecord, handles: VhostUserHandles) -> None:
+    @property
+    def fds(self) -> VhostUserFds:
+        """The descriptors that belong to the record."""
+        listening, session = self._socket.listening, self._session
+        handles = None if listening is None else listening.handles
+        if session is None or session.sock is None:
+            return VhostUserFds(handles, None, None, [], [])
+        output, begun = session.handles.output, session.handles.begun
+        return VhostUserFds(
+            handles, session.sock.fileno(), session.outbox, [list(each) for each in output], list(begun)
+        )
+
+    def save_kept(self) -> tuple[Record, NamedTuple]:
+        return self.save(), self.fds
+
+    def take_up(self, record: Any, handles: Any) -> None:
+        with TakeUp(handles) as taking:
+            self.take_up_record(taking, record, handles)
+
+    def take_up_record(self, taking: TakeUp, record: VhostUserBackendRecord, fds: VhostUserFds) -> None:
+        """Raises RecordError."""
+        listening = taking.listening(record.chardev.listening, fds.listening)
+        sock = taking.socket(fds.sock)
+        device, attachment, memory = None, None, None
+        if record.session is not None and record.session.has_rings:
+            device = self._peer_device()
+            require(device is not None and self.guest is not None, "session", "has rings, and no VM is there")
+            assert self.guest is not None
+            attachment, memory = self.guest
+        session = BackEndHandles(fds.output, fds.begun, device, attachment, memory)
+        self.restore(record, VhostUserHandles(listening, sock, session), fds.outbox)
+
+    def restore(
+        self, record: VhostUserBackendRecord, handles: VhostUserHandles, outbox: int | None = None
+    ) -> None:
         """Go on in the place of the netdev that was saved; called instead of `start`, after the VM's attachment is
         restored and before the device whose rings the back-end has. Raises RecordError, and leaves the sockets to the
         caller then."""
@@ -191,7 +237,7 @@ class VhostUserBackend(Backend, RingBackend):
         if record.session is not None and handles.sock is not None:
             # Of a copy of the socket, so that the caller's stays open if the session refuses.
             sock = handles.sock.dup()
-            session = BackEndSession(self, self.loop, sock, self.name, self.queues)
+            session = self._new_session(sock, outbox)
             try:
                 with within("session"):
                     session.restore(record.session, handles.session)
@@ -205,7 +251,7 @@ class VhostUserBackend(Backend, RingBackend):
         VhostUserBackend.state.restore(self, record.state)
         self.ring_features, self._complaint = record.ring_features, record.complaint
         self._rarp_failed, self._loss = record.rarp_failed, record.loss
-        self._socket.restore(record.chardev, handles.listening)
+        self._socket.restore(record.chardev, handles.listening, age_us=self.age_us)
         if record.loss is not None:
             self.loop.call_soon(self._closed)
 
@@ -219,8 +265,23 @@ class VhostUserBackend(Backend, RingBackend):
         self.state = BackendState.HANDSHAKE
         self._chardev.set_connected(sock)
         self.hold_disconnected(f"connected to {self._socket.name}, asking the back-end what it can")
-        self._session = BackEndSession(self, self.loop, sock, self.name, self.queues)
+        try:
+            self._session = self._new_session(sock)
+        except OSError as error:
+            sock.close()
+            self._loss = LossRecord(
+                reason=f"there are no descriptors left: {error.strerror}",
+                connected=False,
+                pause_us=round(UNFIT_PAUSE_S * 1e6),
+            )
+            self.state = BackendState.LOST
+            self.loop.call_soon(self._closed)
+            return
         self._session.begin()
+
+    def _new_session(self, sock: socket.socket, outbox: int | None = None) -> BackEndSession:
+        kept = self.kept if self.context.keep.active else None
+        return BackEndSession(self, self.loop, sock, self.name, self.queues, kept, outbox)
 
     def lost(self, reason: str | None) -> None:
         """CHR_EVENT_CLOSED: stop watching the socket. The rest is done in the loop's next turn, because this may be

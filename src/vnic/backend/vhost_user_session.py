@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from vnic.keep import NO_KEPT, Kept
 from vnic.memory.guest import GuestMemory
 from vnic.nic.virtio_net.features import MTU, OF_THE_RINGS, names
 from vnic.protocol.vhost_user.frontend import Bases, FrontendEngine, SharedRegion
@@ -24,6 +25,7 @@ from vnic.protocol.vhost_user.frontend_record import (
 from vnic.protocol.vhost_user.messages import MAX_FDS, SET_MEM_TABLE, ProtocolError
 from vnic.record import Record, RecordError, require, within
 from vnic.sockets.connection import Connection, ConnectionRecord
+from vnic.sockets.kept_connection import KeptConnection
 from vnic.sockets.time_limit import TimeLimit
 from vnic.virtio.attachment import Attachment, QueueFds
 from vnic.virtio.device import VirtioDevice
@@ -115,8 +117,12 @@ class BackEndSession:
         sock: socket.socket,
         name: str,
         pairs: int,
+        kept: Kept | None = None,
+        outbox: int | None = None,
     ) -> None:
-        """`begin` or `restore` follows. `name` is the netdev's. `pairs` are the queue pairs that will be used."""
+        """`begin` or `restore` follows. `name` is the netdev's. `pairs` are the queue pairs that will be used. `kept`:
+        the unit that the session is a part of, if it outlives the process; `outbox` is then that of the process before.
+        Raises OSError if there are no descriptors left for what is kept."""
         self._owner = owner
         self._loop = loop
         self._pairs = pairs
@@ -125,7 +131,12 @@ class BackEndSession:
         """Called when the rings are returned."""
         self._when_processed: Callable[[], None] | None = None
         self._limit = TimeLimit(loop, self._too_late)
-        self._connection = Connection(loop, sock, self, max_fds=MAX_FDS, owner=name)
+        self._kept = kept or NO_KEPT
+        self._connection = (
+            Connection(loop, sock, self, max_fds=MAX_FDS, owner=name)
+            if kept is None
+            else KeptConnection(loop, sock, self, kept, max_fds=MAX_FDS, owner=name, outbox=outbox)
+        )
         self._engine = FrontendEngine(
             self._connection.send, pairs, self._ready, self._stopped, self._processed
         )
@@ -145,6 +156,7 @@ class BackEndSession:
 
     def close(self) -> None:
         """Disconnect the back-end; `return_rings` returns the rings that it has to the guest."""
+        self._kept.handles_changed()
         self._limit.stop()
         self._connection.close()
         self._engine.close()
@@ -165,6 +177,11 @@ class BackEndSession:
     def sock(self) -> socket.socket | None:
         """The socket that belongs to the record."""
         return None if self._connection.closed else self._connection.sock
+
+    @property
+    def outbox(self) -> int | None:
+        """What the back-end has not got yet; it belongs to the record, too."""
+        return self._connection.outbox if isinstance(self._connection, KeptConnection) else None
 
     @property
     def handles(self) -> BackEndHandles:
@@ -205,6 +222,8 @@ class BackEndSession:
             self._taken = TakenRings(device, memory, told, set(rings))
         self._connection.restore(record.connection, handles.output)
         self._watch_time()
+        if isinstance(self._connection, KeptConnection):
+            self._loop.call_soon(self._connection.go_on)
 
     # -- ConnectionUser ---------------------------------------------------------------------------------------------
 
@@ -238,7 +257,8 @@ class BackEndSession:
     # -- time -------------------------------------------------------------------------------------------------------
 
     def _watch_time(self) -> None:
-        """Set the time limit of the next answer, if one is due."""
+        """Set the time limit of the next answer, if one is due. The engine's state has changed."""
+        self._kept.handles_changed()
         engine = self._engine
         if engine.awaits is None or self._connection.closed:
             self._limit.clear()

@@ -18,7 +18,7 @@ from vnic.record import U64, Record, left_us, require
 from vnic.sockets.address import FdAddress, UnixAddress, address_of, describe
 from vnic.sockets.bind import socket_mode
 from vnic.sockets.connect import Connector, set_stream_options
-from vnic.sockets.listener import Listener, Listening, listen_on, listen_on_passed
+from vnic.sockets.listener import Listener, Listening, ListeningRecord, listen_on, listen_on_passed
 from vnic.sockets.resolve import AddressError, Resolved, resolve, resolve_at_once
 
 
@@ -75,6 +75,8 @@ class ChardevSocketRecord(Record, frozen=True):
     state: SocketChardevState
     wait_us: U64 | None
     """The time to the next attempt to connect, or to the next accept."""
+    listening: ListeningRecord | None = None
+    """None, too, if the chardev has the socket."""
 
     def check_fields(self) -> None:
         state = self.state
@@ -87,6 +89,9 @@ class ChardevSocketRecord(Record, frozen=True):
 
 class ChardevUser(Protocol):
     """What a ChardevSocket needs from its user."""
+
+    def moved(self) -> None:
+        """`state` has changed, or what it has open."""
 
     def opened(self, sock: socket.socket) -> None:
         """A peer is connected. The user owns the socket, and calls `rearm` when the connection has ended."""
@@ -112,6 +117,9 @@ class NamedSocket(Protocol):
     @property
     def passed(self) -> socket.socket | None:
         """The connected socket that `fd=` named."""
+
+    def close_passed(self) -> None:
+        """Close that one."""
 
 
 def socket_options(options: ChardevOptions, label: str) -> SocketOptions:
@@ -158,7 +166,7 @@ def listener_of(options: ChardevOptions, passed: socket.socket | None) -> Listen
 class ChardevSocket:
     """The socket of one chardev in the loop."""
 
-    state = Lifecycle(SocketChardevState.CLOSED, MOVES)
+    state = Lifecycle(SocketChardevState.CLOSED, MOVES, "_moved")
 
     def __init__(
         self,
@@ -180,6 +188,7 @@ class ChardevSocket:
         self._reconnect_s = options.reconnect_ms / 1000
         self._shared = chardev.listener
         self._passed = chardev.passed
+        self._close_passed = chardev.close_passed
         self._keeps_passed = not passes_fds
         """Whether the next user can continue with the passed connection; vhost-user negotiates once per connection."""
         self._listener: Listener | None = None
@@ -194,6 +203,9 @@ class ChardevSocket:
         if self._shared is not None and isinstance(self._address, FdAddress):
             return describe(address_of(self._shared.socket.family, self._shared.socket.getsockname()))
         return describe(self._address)
+
+    def _moved(self) -> None:
+        self._user.moved()
 
     def start(self) -> None:
         """Listen, or start to connect in a later turn of the loop. Raises NetError if it cannot listen."""
@@ -221,6 +233,7 @@ class ChardevSocket:
         return ChardevSocketRecord(
             state=self.state,
             wait_us=None if timer is None else left_us(timer.when(), self._loop.time()),
+            listening=None if self.listening is None else self.listening.save(),
         )
 
     @property
@@ -239,12 +252,13 @@ class ChardevSocket:
         passed = f"is {state.value}, and {'a' if listening else 'no'} listening socket was passed"
         require((listens and self._shared is None) is (listening is not None), "state", passed)
 
-    def restore(self, record: ChardevSocketRecord, listening: Listening | None) -> None:
+    def restore(self, record: ChardevSocketRecord, listening: Listening | None, *, age_us: int = 0) -> None:
         """Go on in the place of the socket that was saved; called instead of `start`. `listening` is its own then, and
-        is None if the chardev has its listening socket itself. A look-up or an attempt to connect is made anew. Raises
-        RecordError."""
+        is None if the chardev has its listening socket itself. A look-up or an attempt to connect is made anew.
+        `age_us` is the time since the record was saved. Raises RecordError."""
         self.check(record, listening)
         state = record.state
+        wait_s = max(0, (record.wait_us or 0) - age_us) / 1e6
         ChardevSocket.state.restore(self, state)
         if self._server and state in (SocketChardevState.LISTENING, SocketChardevState.OPEN):
             ours = listening if self._shared is None else self._shared.dup()
@@ -256,10 +270,10 @@ class ChardevSocket:
             with suppress(NetError):  # the user was told
                 self.start()
         elif state is SocketChardevState.LISTENING and record.wait_us is not None:
-            self._timer = self._loop.call_later(record.wait_us / 1e6, self._listen_again)
+            self._timer = self._loop.call_later(wait_s, self._listen_again)
         elif state in (SocketChardevState.WAITING, SocketChardevState.CONNECTING):
             ChardevSocket.state.restore(self, SocketChardevState.WAITING)
-            self._timer = self._loop.call_later((record.wait_us or 0) / 1e6, self._connect)
+            self._timer = self._loop.call_later(wait_s, self._connect)
 
     def _listen(self, targets: list[Resolved]) -> None:
         assert not isinstance(self._address, FdAddress)
@@ -297,7 +311,7 @@ class ChardevSocket:
         """Stop, and remove the path that was listened on, unless the chardev owns it."""
         self.state = SocketChardevState.CLOSED
         if self._passed is not None and not self._keeps_passed:
-            self._passed.close()
+            self._close_passed()
         self._cancel_resolve()
         if self._timer is not None:
             self._timer.cancel()
@@ -347,7 +361,7 @@ class ChardevSocket:
     def _try_later(self, reason: str, pause_s: float = 0.0) -> None:
         """Set the timer for the next attempt (qemu_chr_socket_restart_timer); stop if there is no reconnect-ms."""
         if self._passed is not None:
-            self._passed.close()
+            self._close_passed()
             self.state = SocketChardevState.ENDED
             self._user.awaiting(f"{reason}; a socket that was passed does not come back")
         elif self._reconnect_s:

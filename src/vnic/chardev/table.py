@@ -10,19 +10,35 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import Final, NamedTuple
 
 from msgspec import structs
 
 from vnic.chardev.options import ChardevOptions, NullOptions, SocketOptions, StdioOptions
 from vnic.chardev.qapi import ChardevInfo, QapiChardev
+from vnic.keep import NO_KEEP, NO_KEPT, Keep
 from vnic.net.errors import NetError
 from vnic.net.names import check_identifier
+from vnic.record import Record, RecordError
 from vnic.sockets.address import FdAddress, UnixAddress, address_of
+from vnic.sockets.listener import Listening, ListeningHandles, ListeningRecord
 from vnic.sockets.passed import stream_socket_from_fd
 
-if TYPE_CHECKING:
-    from vnic.sockets.listener import Listening
+
+class ChardevRecord(Record, frozen=True):
+    """What a chardev has open."""
+
+    listening: ListeningRecord | None
+
+
+class ChardevFds(NamedTuple):
+    """The descriptors of a chardev."""
+
+    listening: ListeningHandles | None
+    passed: int | None
+
+
+NO_FDS: Final = ChardevFds(None, None)
 
 
 class Chardev:
@@ -35,6 +51,8 @@ class Chardev:
         passed: socket.socket | None = None,
     ) -> None:
         self.label = options.id
+        self.kept = NO_KEPT
+        """Its place among what outlives the process, if it has sockets."""
         self.options = options
         self.listener = listener
         self.passed = passed
@@ -49,6 +67,15 @@ class Chardev:
         """The two ends of a TCP connection: ours, the peer's."""
         self._unix_name: str | None = None
         """The name of our end of a UNIX connection, empty if it has none."""
+
+    def save_kept(self) -> tuple[ChardevRecord, ChardevFds]:
+        """What it has open."""
+        listener, passed = self.listener, self.passed
+        record = ChardevRecord(listening=None if listener is None else listener.save())
+        fds = ChardevFds(
+            None if listener is None else listener.handles, None if passed is None else passed.fileno()
+        )
+        return record, fds
 
     def claim(self, user: str, *, listens: bool = True) -> None:
         """Reserve the chardev for one user (chardev/char-fe.c: qemu_chr_fe_init, qemu_chr_fe_set_handlers)."""
@@ -82,12 +109,14 @@ class Chardev:
         if self.listener is not None:
             self.listener.close()
         self.close_passed()
+        self.kept.end()
 
     def close_passed(self) -> None:
         """Close the passed socket, if there is one; the user does not need it any more."""
         if self.passed is not None:
             self.passed.close()
             self.passed = None
+            self.kept.handles_changed()
 
     def release(self) -> None:
         self.user = ""
@@ -115,11 +144,26 @@ class Chardev:
         return options.filename if self.connected else f"disconnected:{options.filename}"
 
 
+def _key(label: str) -> str:
+    return f"chardev/{label}"
+
+
+def _taken_up(record: ChardevRecord, fds: ChardevFds) -> tuple[Listening | None, socket.socket | None]:
+    """Raises RecordError."""
+    if fds == NO_FDS:
+        return None, None
+    from vnic.sockets.take_up import TakeUp  # imported late, as above
+
+    with TakeUp(fds) as taking:
+        return taking.listening(record.listening, fds.listening), taking.socket(fds.passed)
+
+
 class Chardevs:
     """The chardevs of a machine, by label."""
 
-    def __init__(self, take_socket: Callable[[str], int] | None = None) -> None:
-        """`take_socket`: see FdTable."""
+    def __init__(self, take_socket: Callable[[str], int] | None = None, keep: Keep = NO_KEEP) -> None:
+        """`take_socket`: see FdTable. `keep`: what outlives the process."""
+        self._keep = keep
         self._by_label: dict[str, Chardev] = {}
         self._take_socket = take_socket
 
@@ -168,9 +212,27 @@ class Chardevs:
             listener = listener_of(options, passed)
             if listener is not None:
                 passed = None
-        chardev = Chardev(options, listener, passed)
-        self._by_label[options.id] = chardev
+        return self._enter(Chardev(options, listener, passed))
+
+    def _enter(self, chardev: Chardev) -> Chardev:
+        self._by_label[chardev.label] = chardev
+        if isinstance(chardev.options, SocketOptions):
+            chardev.kept = self._keep.unit(_key(chardev.label), chardev)
         return chardev
+
+    def restore(self, options: ChardevOptions, *, listens: bool) -> Chardev:
+        """Make one again that the process before had, with what it had open. If there is no valid record of that, it is
+        made as by `add`. Raises NetError."""
+        key = _key(options.id)
+        found = self._keep.inherited(key, ChardevRecord, ChardevFds)
+        if found is None:
+            return self._made(options, listens)
+        record, fds = found
+        try:
+            return self._enter(Chardev(options, *_taken_up(record, fds)))
+        except RecordError as error:
+            self._keep.refused(key, error)
+            return self._made(options, listens)
 
     def find(self, label: str) -> Chardev:
         """Find the chardev that -mon or -netdev names; NetError in QEMU's words for them."""

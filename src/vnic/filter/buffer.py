@@ -13,10 +13,11 @@ import msgspec
 
 from vnic.backend.base import BackendContext
 from vnic.filter.options import BufferOptions
+from vnic.keep import NO_HANDLES, NoHandles
 from vnic.net.client_record import WaitingFrameRecord
 from vnic.net.clock import Timer
 from vnic.net.errors import NetError
-from vnic.net.filters import Filter, FilterRecord, WireEnd
+from vnic.net.filters import KEPT_FRAMES_BYTES, Filter, FilterRecord, WireEnd
 from vnic.net.queue import FLUSH_BUDGET, QUEUE_LIMIT, Frame
 from vnic.record import U16, require
 
@@ -53,6 +54,7 @@ class BufferFilter(Filter):
     """Holds every frame, and passes it on at the next tick."""
 
     type = "filter-buffer"
+    kept_type = BufferFilterRecord, NoHandles
 
     def __init__(self, context: BackendContext, options: BufferOptions) -> None:
         super().__init__(options)
@@ -61,7 +63,8 @@ class BufferFilter(Filter):
         self._network = context.network
         self._interval_us = options.interval
         self._began_ns = 0
-        self._frames: deque[tuple[WireEnd, int, bytes, bytes]] = deque()
+        self._frames: deque[tuple[WireEnd | None, int, bytes, bytes]] = deque()
+        """None: they came from the netdev's peer, which was not there when they were restored."""
         self._bytes = 0
         self._releasing = 0
         self._timer: Timer | None = None
@@ -76,6 +79,7 @@ class BufferFilter(Filter):
             return True
         self._frames.append((sender, queue, bytes(frame), offload))
         self._bytes += len(frame)
+        self.kept.changed()
         if self._timer is None:
             self._wait_for_tick()
         return True
@@ -107,7 +111,12 @@ class BufferFilter(Filter):
     def _pass_oldest(self) -> None:
         sender, queue, frame, offload = self._frames.popleft()
         self._bytes -= len(frame)
-        self.pass_on(sender, queue, frame, offload)
+        self.kept.changed()
+        sender = sender or self.netdev.peer
+        if sender is None:
+            self.netdev.dropped += 1
+        else:
+            self.pass_on(sender, queue, frame, offload)
 
     def status_changed(self) -> None:
         """filter_buffer_status_changed."""
@@ -134,17 +143,22 @@ class BufferFilter(Filter):
             releasing=self._releasing,
         )
 
+    def save_kept(self) -> tuple[BufferFilterRecord, NoHandles]:
+        record = self.save()
+        if self._bytes > KEPT_FRAMES_BYTES:
+            record = msgspec.structs.replace(record, frames=[], releasing=0)
+        return record, NO_HANDLES
+
     def restore(self, record: BufferFilterRecord, handles: None = None) -> None:
         """Hold the frames that were held, until the tick that was to come. Called instead of `setup`. Raises
         RecordError."""
-        interval, peer = self._interval_us, self.netdev.peer
+        interval = self._interval_us
         require(record.to_tick_us <= interval, "to_tick_us", f"is {record.to_tick_us}, of {interval}")
-        for at, held in enumerate(record.frames):
-            require(held.from_netdev or peer, f"frames[{at}].from_netdev", "is false, and there is no peer")
         self.on = record.on
-        self._began_ns = self._network.clock.monotonic_ns() - (interval - record.to_tick_us) * 1000
+        elapsed_us = interval - record.to_tick_us + self.age_us
+        self._began_ns = self._network.clock.monotonic_ns() - elapsed_us * 1000
         for held in record.frames:
-            sender = self.netdev if held.from_netdev or peer is None else peer
+            sender = self.netdev if held.from_netdev else None
             self._frames.append((sender, held.queue, held.frame, held.offload))
             self._bytes += len(held.frame)
         if record.releasing:

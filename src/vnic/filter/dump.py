@@ -10,7 +10,8 @@ import logging
 import os
 import stat
 import struct
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, NamedTuple
 
 import msgspec
 
@@ -20,6 +21,7 @@ from vnic.net.errors import NetError
 from vnic.net.filters import Direction, DumpTarget, Filter, FilterRecord, WireEnd
 from vnic.net.queue import Frame
 from vnic.record import RecordError, require
+from vnic.sockets.take_up import TakeUp
 
 log = logging.getLogger("vnic.filter")
 
@@ -77,9 +79,12 @@ class PcapFile:
         *,
         rest: bytes = b"",
         dropped: int = 0,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         """`snaplen`: the bytes to keep of a frame. `fd` is the file at `path`, which it owns; -1: the dump has ended.
-        `rest` and `dropped` are those of the one before, after a restart."""
+        `rest` and `dropped` are those of the one before, after a restart. `changed` is called when the state is another
+        one."""
+        self._changed = changed
         self._loop = loop
         self._path = path
         self._snaplen = snaplen
@@ -106,6 +111,7 @@ class PcapFile:
             return
         if self._rest:
             self._dropped += 1
+            self._changed()
             return
         kept = frame if len(frame) <= self._snaplen else memoryview(frame)[: self._snaplen]
         seconds, ns = divmod(wall_ns, 1_000_000_000)
@@ -124,6 +130,7 @@ class PcapFile:
         """Only part of a record was written: the FIFO is full, or the file system is nearly full."""
         if not self.regular:
             self._rest = rest
+            self._changed()
             self._loop.add_writer(self._fd, self._writable)
             return
         try:
@@ -143,6 +150,7 @@ class PcapFile:
         except OSError as error:
             self._stop(error)
             return
+        self._changed()
         if not self._rest:
             self._loop.remove_writer(self._fd)
 
@@ -167,14 +175,22 @@ class PcapFile:
             self._loop.remove_writer(self._fd)
         os.close(self._fd)
         self._fd = -1
+        self._changed()
         if self._dropped:
             log.warning("%s: %d frames were left out: its reader was too slow", self._path, self._dropped)
+
+
+class DumpFds(NamedTuple):
+    """The descriptor of a DumpFilter."""
+
+    file: int | None
 
 
 class DumpFilter(Filter):
     """Writes every frame to the file and passes it on."""
 
     type = "filter-dump"
+    kept_type = DumpFilterRecord, DumpFds
 
     def __init__(self, context: BackendContext, options: DumpOptions) -> None:
         super().__init__(options)
@@ -187,7 +203,11 @@ class DumpFilter(Filter):
         self._file: PcapFile | None = None
 
     def setup(self) -> None:
-        self._file = PcapFile(self._loop, self._path, self._maxlen, create_file(self._path, self._maxlen))
+        fd = create_file(self._path, self._maxlen)
+        self._file = PcapFile(self._loop, self._path, self._maxlen, fd, changed=self._state_changed)
+
+    def _state_changed(self) -> None:
+        self.kept.handles_changed()
 
     def save(self) -> DumpFilterRecord:
         if self._file is None:
@@ -198,6 +218,13 @@ class DumpFilter(Filter):
     def handles(self) -> int | None:
         """The descriptor of the file."""
         return None if self._file is None else self._file.fd
+
+    def save_kept(self) -> tuple[DumpFilterRecord, DumpFds]:
+        return self.save(), DumpFds(self.handles)
+
+    def take_up(self, record: DumpFilterRecord, handles: DumpFds) -> None:
+        with TakeUp(handles):
+            self.restore(record, handles.file)
 
     def restore(self, record: DumpFilterRecord, handles: int | None = None) -> None:
         """Append to the file whose descriptor is passed; it is the filter's own then."""
@@ -211,7 +238,13 @@ class DumpFilter(Filter):
             if regular:
                 os.lseek(fd, 0, os.SEEK_END)
         self._file = PcapFile(
-            self._loop, self._path, self._maxlen, fd, rest=record.rest, dropped=record.dropped
+            self._loop,
+            self._path,
+            self._maxlen,
+            fd,
+            rest=record.rest,
+            dropped=record.dropped,
+            changed=self._state_changed,
         )
         self.on = record.on
 

@@ -99,7 +99,7 @@ def _impair(context: BackendContext, name: str, shape: FaultShape, given: dict[s
     queue = Direction(given.get("direction", "all"))
     options = NetemOptions(id=f"{name}-fault", netdev=netdev.name, queue=queue, **what)
     unit = Netem(context, options, fault=shape)
-    add_filter(network, unit)
+    add_filter(network, unit, unit.setup_kept)
     keep_item(context, unit, by, fault=shape)
     unit.added(by)
 

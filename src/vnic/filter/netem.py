@@ -15,9 +15,17 @@ import msgspec
 
 from vnic.backend.base import BackendContext
 from vnic.filter.options import NetemOptions
+from vnic.keep import NO_HANDLES, NoHandles
 from vnic.net import impaired
 from vnic.net.client import NetClient
-from vnic.net.filters import Direction, Filter, FilterRecord, ImpairTarget, WireEnd
+from vnic.net.filters import (
+    KEPT_FRAMES_BYTES,
+    Direction,
+    Filter,
+    FilterRecord,
+    ImpairTarget,
+    WireEnd,
+)
 from vnic.net.netem import parameters as netem
 from vnic.net.netem.line import Line, LineRecord
 from vnic.net.netem.parameters import NOTHING, PROPERTIES, Parameters
@@ -49,10 +57,12 @@ class Netem(Filter):
     """One object. `directions` has those that it impairs, each with a line of its own."""
 
     type = "netem"
+    kept_type = NetemFilterRecord, NoHandles
 
     def __init__(self, context: BackendContext, options: NetemOptions, *, fault: str = "") -> None:
         """`fault`: the shape of the fault that it is, for link-fault."""
         super().__init__(options)
+        self.keep = context.keep
         given = {name: getattr(options, name.replace("-", "_")) for name in PROPERTIES}
         self._parameters = netem.changed(
             NOTHING, {name: value for name, value in given.items() if value is not None}
@@ -73,6 +83,7 @@ class Netem(Filter):
                 self._parameters,
                 states[direction],
                 partial(self._release, direction),
+                lambda: self.kept.changed(),
             )
 
     @property
@@ -88,9 +99,11 @@ class Netem(Filter):
 
     def receive(self, sender: WireEnd, queue: int, frame: Frame, offload: bytes) -> bool:
         direction = Direction.TX if sender is self.netdev else Direction.RX
+        self.kept.changed()
         return self._lines[direction].put(queue, frame, offload)
 
     def _release(self, direction: Direction, queue: int, frame: bytes, offload: bytes) -> None:
+        self.kept.changed()
         sender = self.netdev if direction is Direction.TX else self.netdev.peer
         if sender is None:
             self.netdev.dropped += 1
@@ -143,6 +156,7 @@ class Netem(Filter):
             states = dict(zip((Direction.RX, Direction.TX), streams(seed), strict=True))
         for direction, line in self._lines.items():
             line.set(self._parameters, states.get(direction))
+        self.kept.changed()
         self._report("changed", by)
         self.netdev.path_changed()
 
@@ -153,6 +167,7 @@ class Netem(Filter):
         for other in self.directions - {direction}:
             self.netdev.dropped += self._lines.pop(other).drop()
         self.directions = frozenset((direction,))
+        self.kept.changed()
         self._report("changed", by)
         self.netdev.path_changed()
 
@@ -186,6 +201,17 @@ class Netem(Filter):
             tx=lines.get(Direction.TX),
             fault=self.fault,
         )
+
+    def save_kept(self) -> tuple[NetemFilterRecord, NoHandles]:
+        record = self.save()
+        lines = [each for each in (record.rx, record.tx) if each is not None]
+        if sum(len(frame.frame) for line in lines for frame in line.frames) > KEPT_FRAMES_BYTES:
+            rx, tx = (
+                None if each is None else msgspec.structs.replace(each, frames=[])
+                for each in (record.rx, record.tx)
+            )
+            record = msgspec.structs.replace(record, rx=rx, tx=tx)
+        return record, NO_HANDLES
 
     def restore(self, record: NetemFilterRecord, handles: None = None) -> None:
         """Go on with the parameters, the streams and the frames of the one that was saved. Called instead of `setup`.

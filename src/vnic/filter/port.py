@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable
-from typing import Annotated, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
@@ -22,13 +22,15 @@ from vnic.backend.connection import (
     restored_connection,
 )
 from vnic.backend.framing import LENGTH, Deframer, FramingError
+from vnic.backend.kept_stream import KeptStream, StreamFds, new_kept_stream, take_up_kept_stream
 from vnic.chardev.options import NullOptions
 from vnic.chardev.socket import ChardevSocket, ChardevSocketRecord, SocketChardevState
 from vnic.net.errors import DEVICE_NOT_FOUND, NetError
 from vnic.net.offload import HEADER_BYTES, OffloadError, complete
 from vnic.net.queue import Frame
 from vnic.record import Record, require, within
-from vnic.sockets.listener import Listening
+from vnic.sockets.listener import Listening, ListeningHandles
+from vnic.sockets.take_up import TakeUp, fileno
 
 log = logging.getLogger("vnic.filter")
 
@@ -66,6 +68,16 @@ class PortHandles(NamedTuple):
     connected: socket.socket | None = None
 
 
+class PortFds(NamedTuple):
+    """The descriptors of PortHandles."""
+
+    listening: ListeningHandles | None
+    connected: StreamFds
+
+
+NO_PORT_FDS: Final = PortFds(None, StreamFds(None, None))
+
+
 class Port:
     """The connection of one filter to one chardev. Frames that are sent without a peer are lost."""
 
@@ -78,10 +90,15 @@ class Port:
         vnet_hdr: bool,
         received: Callable[[bytes], None] | None = None,
         whose: str = "",
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         """Claim the chardev; `open` or `restore` follows. `user` is the filter's id; `received` gets whole frames,
-        None: nothing is read; `whose` precedes QEMU's text if the chardev does not exist."""
+        None: nothing is read; `whose` precedes QEMU's text if the chardev does not exist. `changed` is called when its
+        state or its sockets are others."""
         self._loop = context.loop
+        self._keeps = context.keep.active
+        self._kept_stream: KeptStream | None = None
+        self._changed = changed
         self._user = user
         self._vnet_hdr = vnet_hdr
         self._received = received
@@ -117,6 +134,27 @@ class Port:
             None if self._connection is None else self._connection.sock,
         )
 
+    @property
+    def fds(self) -> PortFds:
+        """The descriptors that belong to the record."""
+        listening, connected = self.handles
+        stream = self._kept_stream
+        return PortFds(
+            None if listening is None else listening.handles,
+            StreamFds(fileno(connected), None if stream is None else stream.fd),
+        )
+
+    def taken_up(self, taking: TakeUp, record: PortRecord, fds: PortFds) -> PortHandles:
+        """What `check` and `restore` get. Raises RecordError."""
+        connection = record.connection
+        is_open = connection is not None and connection.lost is None
+        require(
+            fds.connected.memory is not None or not is_open, "connection", "has no memory of where it stands"
+        )
+        listening = taking.listening(record.socket.listening if record.socket else None, fds.listening)
+        self._kept_stream = take_up_kept_stream(taking, fds.connected.memory)
+        return PortHandles(listening, taking.socket(fds.connected.sock))
+
     def check(self, record: PortRecord, handles: PortHandles) -> None:
         """Raise RecordError if `restore` would."""
         has = self._socket is not None
@@ -134,7 +172,13 @@ class Port:
             self._socket.restore(record.socket, handles.listening)
         self._dropped = record.dropped
         self._connection = restored_connection(
-            self._loop, record.connection, handles.connected, self, self._lost, self._deframer()
+            self._loop,
+            record.connection,
+            handles.connected,
+            self,
+            self._lost,
+            self._deframer(),
+            self._kept_stream,
         )
         if self._connection is not None:
             self._chardev.set_connected(self._connection.sock)
@@ -145,7 +189,13 @@ class Port:
             self._log_dropped()
         if self._socket is not None:
             self._socket.close()
+        if self._kept_stream is not None:
+            self._kept_stream.close()
         self._chardev.release()
+
+    def moved(self) -> None:
+        """Its socket is another one."""
+        self._changed()
 
     # -- ChardevUser ------------------------------------------------------------------------------------------------
 
@@ -153,7 +203,11 @@ class Port:
         log.info("filter %s, chardev %s: %s", self._user, self._chardev.label, text)
 
     def opened(self, sock: socket.socket) -> None:
-        self._connection = FramedConnection(self._loop, sock, self, self._lost, self._deframer())
+        if self._keeps and self._kept_stream is None:
+            self._kept_stream = new_kept_stream(self.name)
+        self._connection = FramedConnection(
+            self._loop, sock, self, self._lost, self._deframer(), self._kept_stream
+        )
         self._chardev.set_connected(sock)
 
     def _deframer(self) -> Deframer:
@@ -204,6 +258,7 @@ class Port:
                 self._chardev.label,
             )
         self._dropped += 1
+        self._changed()
 
     # -- in (FrameUser) ---------------------------------------------------------------------------------------------
 

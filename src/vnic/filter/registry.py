@@ -40,7 +40,10 @@ def _row(
 
     def create(context: BackendContext, given: Any) -> Filter | NetObject:
         maker = getattr(importlib.import_module(f"vnic.{package}.{module}"), attribute)
-        return cast("Filter | NetObject", maker(context, given))
+        made = cast("Filter | NetObject", maker(context, given))
+        if isinstance(made, Filter):
+            made.keep = context.keep
+        return made
 
     return name, ObjectType(options, desc, create)
 
@@ -86,7 +89,7 @@ def object_add(context: BackendContext, options: ObjectOptions, by: str = VNIC) 
     """object-add, for `by`. After a NetError nothing remains."""
     new = OBJECTS[str(options.__struct_config__.tag)].create(context, options)
     if isinstance(new, Filter):
-        add_filter(context.network, new)
+        add_filter(context.network, new, new.setup_kept)
         keep_item(context, new, by)
         new.added(by)
     else:

@@ -12,6 +12,7 @@ from typing import Annotated, Final, Protocol, TypeAlias
 
 import msgspec
 
+from vnic.keep import NO_HANDLES, NO_KEPT, NoHandles
 from vnic.net import impaired
 from vnic.net.client import NetClient, Surroundings, clients_of_wire
 from vnic.net.clock import Timer
@@ -150,6 +151,7 @@ class LinkFault(Follower):
 
     def _expired(self) -> None:
         self._timer = None
+        self._faults.kept.changed()
         self.expired()
         self._host.links.follow(self)
 
@@ -179,6 +181,7 @@ class SlowUp(LinkFault):
         """The link was down, and has not come up since."""
 
     def decide(self) -> Reason | None:
+        self._faults.kept.changed()
         if self.others_hold:
             self._waits = True
             self.cancel()
@@ -220,10 +223,10 @@ class SlowUp(LinkFault):
             left_us=None if self._timer is None else left_us(self._due, now),
         )
 
-    def restore(self, record: SlowUpRecord) -> None:
+    def restore(self, record: SlowUpRecord, age_us: int) -> None:
         self._waits = record.waits
         if record.left_us is not None:
-            self.run_at(self._host.scheduler.time() + record.left_us / 1e6)
+            self.run_at(self._host.scheduler.time() + (record.left_us - age_us) / 1e6)
 
 
 class Dampened(LinkFault):
@@ -251,6 +254,7 @@ class Dampened(LinkFault):
         return float(self._penalty * 2 ** -(age_ms / self.settings.half_life_ms))
 
     def decide(self) -> Reason | None:
+        self._faults.kept.changed()
         up = not self.others_hold
         if self._up and not up:
             # Rounded, so that it is the same after a restart.
@@ -310,10 +314,10 @@ class Dampened(LinkFault):
             suppressed=self._suppressed,
         )
 
-    def restore(self, record: DampenedRecord) -> None:
+    def restore(self, record: DampenedRecord, age_us: int) -> None:
         self._up, self._downs = record.up, record.downs
         self._penalty = record.penalty / THOUSAND
-        self._at = self._host.scheduler.time() - record.age_us / 1e6
+        self._at = self._host.scheduler.time() - (record.age_us + age_us) / 1e6
         self._suppressed = record.suppressed
         if self._suppressed:
             self.run_at(self._reuse_at())
@@ -328,6 +332,8 @@ class Faults:
     def __init__(self, host: FaultHost) -> None:
         self._host = host
         self._all: dict[tuple[str, FaultShape], SlowUp | Dampened] = {}
+        self.kept = NO_KEPT
+        """Its place among what outlives the process."""
 
     def start(self, name: str, settings: Settings, by: str) -> None:
         """Begin a fault; another of that shape and name ends. Raises DeviceNotFound, or NetError for settings that
@@ -369,6 +375,7 @@ class Faults:
     def remove(self, fault: LinkFault) -> None:
         """Its client is gone, or it is cleared."""
         self._all.pop((fault.client.name, fault.shape), None)
+        self.kept.changed()
         fault.stop()
 
     def close(self) -> None:
@@ -397,9 +404,13 @@ class Faults:
             dampened=[each.save() for each in faults if isinstance(each, Dampened)],
         )
 
-    def restore(self, record: FaultsRecord) -> None:
-        """Go on with the rest of each time. The clients exist, and their own records have the holds. Raises
-        RecordError."""
+    def save_kept(self) -> tuple[FaultsRecord, NoHandles]:
+        """See Unit."""
+        return self.save(), NO_HANDLES
+
+    def restore(self, record: FaultsRecord, age_us: int = 0) -> None:
+        """Go on with the rest of each time, `age_us` after it was saved. The clients exist, and their own records have
+        the holds. Raises RecordError."""
         for at, each in enumerate(record.slow_up):
             require(self._host.find_all(each.name), f"slow_up[{at}].name", "is no NIC or netdev")
         for at, one in enumerate(record.dampened):
@@ -407,10 +418,10 @@ class Faults:
         for each in record.slow_up:
             slow = SlowUp(self, self._host, self._host.find_all(each.name)[0], each.by, each.settings)
             self._all[each.name, slow.shape] = slow
-            slow.restore(each)
+            slow.restore(each, age_us)
             slow.begin()
         for one in record.dampened:
             damp = Dampened(self, self._host, self._host.find_all(one.name)[0], one.by, one.settings)
             self._all[one.name, damp.shape] = damp
-            damp.restore(one)
+            damp.restore(one, age_us)
             damp.begin()

@@ -40,6 +40,7 @@ def add_filter(network: Network, net_filter: Filter, setup: Callable[[], None] |
         (setup or net_filter.setup)()
     except BaseException:
         net_filter.cleanup()
+        net_filter.kept.end()
         raise
     netdev.filters.insert(at, net_filter)
     netdev.item.changed()

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Mapping, Sized
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeAlias
 
-from vnic.keep import NO_KEPT, Kept
+from vnic.keep import NO_HANDLES, NO_KEEP, NO_KEPT, Keep, Kept, NoHandles
 from vnic.net.errors import NetError
 from vnic.net.queue import Frame, Sender, SendingEndpoint
 from vnic.net.records import LinkImpairment
-from vnic.record import Record
+from vnic.record import Record, RecordError
 
 if TYPE_CHECKING:  # most runs have no impairments
     from vnic.net.netem.line import Line
     from vnic.net.netem.parameters import Parameters
+
+
+KEPT_FRAMES_BYTES: Final = 64 * 1024
+"""A filter that has more frames than that loses them if this process is killed: they are saved in each turn of the
+loop."""
 
 
 class Direction(enum.StrEnum):
@@ -124,6 +129,10 @@ class FilterRecord(Record, frozen=True):
     on: bool
 
 
+KeptType: TypeAlias = tuple[type[FilterRecord], Any]
+"""The types of a record and of its handles."""
+
+
 class Filter:
     """One filter of one netdev (NetFilterState). `filter_set.add_filter` inserts it; `remove` or the deletion of its
     netdev removes it.
@@ -136,6 +145,15 @@ class Filter:
 
     netdev: WireEnd
     """Set by `filter_set.add_filter` before `setup`."""
+
+    keep: Keep = NO_KEEP
+    """What outlives the process; set before `setup_kept`."""
+    kept: Kept = NO_KEPT
+    """Its place there."""
+    kept_type: ClassVar[KeptType] = (FilterRecord, NoHandles)
+    """The types of what `save_kept` returns."""
+    age_us = 0
+    """While it is restored: the time since its record was saved."""
 
     def __init__(self, options: FilterOptions) -> None:
         """Raises NetError for an invalid value."""
@@ -208,6 +226,47 @@ class Filter:
         `setup`. Raises RecordError."""
         self.on = record.on
 
+    # -- what outlives the process ------------------------------------------------------------------------------
+
+    @property
+    def key(self) -> str:
+        """That of its unit."""
+        return f"object/{self.id}"
+
+    def save_kept(self) -> tuple[FilterRecord, Any]:
+        """See Unit."""
+        return self.save(), NO_HANDLES
+
+    def take_up(self, record: Any, handles: Any) -> None:
+        """Go on with what the process before has kept; in place of `setup`. The descriptors are its own, also if it
+        raises RecordError."""
+        self.restore(record)
+
+    def setup_kept(self) -> None:
+        """`setup`, and keep it from now on. Raises NetError."""
+        self.setup()
+        self.kept = self.keep.unit(self.key, self)
+
+    def restore_kept(self) -> bool:
+        """Go on where the process before was killed; called in place of `setup_kept`. False: there is no record, or it
+        was refused; nothing is open, and `setup_kept` may be called."""
+        keep = self.keep
+        found = keep.inherited(self.key, *self.kept_type)
+        if found is None:
+            return False
+        self.kept = keep.unit(self.key, self)
+        self.age_us = keep.age_us(self.key)
+        try:
+            self.take_up(*found)
+        except RecordError as error:
+            keep.refused(self.key, error)
+            self.kept.end()
+            self.kept = NO_KEPT
+            return False
+        finally:
+            self.age_us = 0
+        return True
+
     # -- called by the machine and by Network -----------------------------------------------------------------------
 
     def set_status(self, status: str) -> None:
@@ -215,6 +274,7 @@ class Filter:
         on = _is_on(status)
         if on is not self.on:
             self.on = on
+            self.kept.changed()
             self.status_changed()
             self.netdev.path_changed()
 
@@ -224,6 +284,7 @@ class Filter:
         self.netdev.filters.remove(self)
         self.netdev.item.changed()
         self.item.end()
+        self.kept.end()
         self.netdev.path_changed()
 
     def pass_on(self, sender: WireEnd, queue: int, frame: Frame, offload: bytes = b"") -> None:

@@ -13,6 +13,7 @@ from typing import Annotated, Protocol
 
 import msgspec
 
+from vnic.keep import NO_HANDLES, NO_KEPT, NoHandles
 from vnic.net.clock import Scheduler, Timer
 from vnic.net.errors import DeviceNotFound, NetError
 from vnic.record import Record, left_us, require
@@ -154,6 +155,8 @@ class Flaps:
         self._links = links
         self._by_name: dict[str, _Flap] = {}
         self._next_number = 1
+        self.kept = NO_KEPT
+        """Its place among what outlives the process."""
 
     def start(self, name: str, pattern: Pattern, by: str) -> str:
         """Put the link of `name` down now, and on by the pattern; returns the id. The link is up at the end.
@@ -185,6 +188,7 @@ class Flaps:
         """End the flap of `name`, if there is one, and leave the link as it is."""
         flap = self._by_name.pop(name, None)
         if flap is not None:
+            self.kept.changed()
             if flap.timer is not None:
                 flap.timer.cancel()
             log.info("%s: %s ended: %s", name, flap.id, why)
@@ -214,6 +218,7 @@ class Flaps:
 
     def _enter(self, flap: _Flap) -> None:
         """Begin the flap's step: set the link, and wait for the end of the step."""
+        self.kept.changed()
         if not self._links.exists(flap.name):
             self.end(flap.name, "there is no NIC or netdev of that name any more")
             return
@@ -258,12 +263,17 @@ class Flaps:
             ],
         )
 
-    def restore(self, record: FlapsRecord) -> None:
-        """Go on with the rest of each step. The clients' own records have the links as they are."""
+    def save_kept(self) -> tuple[FlapsRecord, NoHandles]:
+        """See Unit."""
+        return self.save(), NO_HANDLES
+
+    def restore(self, record: FlapsRecord, age_us: int = 0) -> None:
+        """Go on with the rest of each step, `age_us` after it was saved. The clients' own records have the links as
+        they are."""
         self._next_number = record.next_id
         now = self._scheduler.time()
         for each in record.flaps:
             flap = _Flap(each.id, each.name, each.by, each.pattern)
-            flap.step, flap.due = each.step, now + each.remaining_us / 1e6
+            flap.step, flap.due = each.step, now + (each.remaining_us - age_us) / 1e6
             self._by_name[flap.name] = flap
             self._wait(flap)

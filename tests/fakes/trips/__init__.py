@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from vnic.record import Record, RecordError
+from vnic.sockets.bind import BoundPath
+from vnic.sockets.listener import Listening
 
 
 @dataclass
@@ -43,6 +45,14 @@ def restoring(dup: Callable[[Any], Any], unit: Any) -> Callable[[Any, Any], None
             raise
 
     return restore
+
+
+def same_listening(listening: Listening | None) -> Listening | None:
+    """The same socket and path for another unit."""
+    if listening is None:
+        return None
+    path = listening.path
+    return Listening(listening.socket.dup(), None if path is None else BoundPath.taken_up(path.save(), None))
 
 
 Builder = Callable[[ExitStack], Trip]

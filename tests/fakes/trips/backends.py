@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.fakes.loops import turn, until
 from tests.fakes.ports import free_ports
-from tests.fakes.trips import Trip, restoring, trip
+from tests.fakes.trips import Trip, restoring, same_listening, trip
 from tests.fakes.trips.net import NoRoom
 
 from vnic.backend.base import Backend, BackendContext
@@ -86,7 +86,7 @@ class Lab:
 def dup_listening(handles: Any) -> tuple[Any, list[socket.socket]]:
     """Those of a netdev that may listen and may have a connection."""
     listening, sock = handles
-    there = listening.dup() if listening is not None else None
+    there = same_listening(listening)
     other = sock.dup() if sock is not None else None
     socks = [each for each in (there and there.socket, other) if each is not None]
     return type(handles)(there, other), socks

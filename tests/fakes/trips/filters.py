@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.fakes.loops import turn, until
 from tests.fakes.scheduler import FakeScheduler
-from tests.fakes.trips import Trip, restoring, trip
+from tests.fakes.trips import Trip, restoring, same_listening, trip
 from tests.fakes.trips.net import network
 
 from vnic.backend.base import BackendContext
@@ -145,7 +145,7 @@ def dup(handles: Any) -> tuple[Any, list[socket.socket]]:
     if isinstance(handles, RedirectorHandles):
         (indev, socks), (outdev, others) = map(dup, handles)
         return RedirectorHandles(indev, outdev), [*socks, *others]
-    listening = None if handles.listening is None else handles.listening.dup()
+    listening = same_listening(handles.listening)
     connected = None if handles.connected is None else handles.connected.dup()
     socks = [each for each in (listening and listening.socket, connected) if each is not None]
     return PortHandles(listening, connected), socks

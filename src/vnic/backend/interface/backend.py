@@ -26,6 +26,7 @@ from vnic.net.errors import NetError
 from vnic.net.lending import LentEnd
 from vnic.net.queue import Frame
 from vnic.record import require
+from vnic.sockets.take_up import TakeUp, fileno
 
 ARPHRD_LOOPBACK: Final = 772
 """Its frames have Ethernet headers, too."""
@@ -44,8 +45,18 @@ class InterfaceHandles(NamedTuple):
     """A descriptor that tells of its end, or -1."""
 
 
+class InterfaceFds(NamedTuple):
+    """The descriptors of InterfaceHandles."""
+
+    packet: int | None
+    route: int | None
+    ending: int | None
+
+
 class InterfaceBackend(Backend):
     """One interface netdev."""
+
+    kept_type = InterfaceRecord, InterfaceFds
 
     def __init__(self, context: BackendContext, options: InterfaceOptions) -> None:
         super().__init__(context)
@@ -158,6 +169,7 @@ class InterfaceBackend(Backend):
         assert self._queue is not None
         packet.bind(self._queue.sock, state.name, state.index)
         self._bound = state.index
+        self.moved()
 
     def _make_link(self, state: LinkState | None, *, set_down: bool) -> InterfaceLink:
         assert self._watch is not None
@@ -168,6 +180,8 @@ class InterfaceBackend(Backend):
             set_down=set_down,
             place=self._place,
             remedy=(lambda words: f"ip {words}") if self._namespace is None else self._namespace.command,
+            changed=self.moved,
+            soon=self.loop.call_soon if self.context.keep.active else lambda call: call(),
         )
         return self._link
 
@@ -205,6 +219,17 @@ class InterfaceBackend(Backend):
             return InterfaceHandles(None, None, -1)
         ending = -1 if self._ending is None else self._ending.fd
         return InterfaceHandles(queue.sock, None if watch is None else watch.sock, ending)
+
+    def save_kept(self) -> tuple[InterfaceRecord, InterfaceFds]:
+        packet, route, ending = self.handles
+        fds = InterfaceFds(fileno(packet), fileno(route), None if ending < 0 else ending)
+        return self.save(), fds
+
+    def take_up(self, record: InterfaceRecord, handles: InterfaceFds) -> None:
+        with TakeUp(handles) as taking:
+            packet, route = taking.socket(handles.packet), taking.socket(handles.route)
+            ending = -1 if handles.ending is None else handles.ending
+            self.restore(record, InterfaceHandles(packet, route, ending))
 
     def restore(self, record: InterfaceRecord, handles: InterfaceHandles) -> None:
         """Go on in the place of the netdev that was saved; called instead of `start`, and needs no `preparation`. The
@@ -252,6 +277,7 @@ class InterfaceBackend(Backend):
         if self._bound:
             log.warning("netdev %s: interface %s%s is gone", self.name, self.ifname, self._place)
             self._bound = 0
+            self.moved()
             queue.pause()
         link.gone(f"interface {self.ifname}{self._place} is gone; waiting for one of that name")
 
@@ -273,6 +299,7 @@ class InterfaceBackend(Backend):
         link, self._link = self._link, None
         self._close_sockets()
         self._bound = 0
+        self.moved()
         if link is not None:
             link.set_down = False  # there is nothing left to set up
             link.gone(f"{text}: delete the netdev and add it again")

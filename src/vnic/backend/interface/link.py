@@ -41,15 +41,20 @@ class InterfaceLink:
         set_down: bool,
         place: str,
         remedy: Callable[[str], str],
+        changed: Callable[[], None] = lambda: None,
+        soon: Callable[[Callable[[], None]], object] = lambda call: call(),
     ) -> None:
         """`state` is the present one, None if it is not known yet or there is no interface. `set_down`: vnic has set
-        the interface down already. `place` follows its name in texts, and `remedy` makes an `ip` command."""
+        the interface down already. `place` follows its name in texts, and `remedy` makes an `ip` command.
+        `changed` is called when vnic has set the interface, or is about to; it does so by `soon`, when that is kept."""
         self.client: NetClient
         """Set before `update`."""
         self._watch = watch
         self._propagate = propagate
         self._place = place
         self._remedy = remedy
+        self._changed = changed
+        self._soon = soon
         self.state = state
         self.set_down = set_down
         """vnic has set the interface down, and is to set it up again."""
@@ -82,6 +87,7 @@ class InterfaceLink:
     def update(self) -> None:
         """The state of the wire, of the VM or of the interface may have changed."""
         self._update()
+        self._changed()
         if self.owes is not self._owed:
             self._owed = self.owes
             self.client.network.links.shown_changed(self.client)
@@ -124,7 +130,9 @@ class InterfaceLink:
 
     def _ask(self, state: LinkState, *, up: bool) -> None:
         self._asked = up
-        self._watch.set_up(state.index, up, functools.partial(self._answered, state, up))
+        self._changed()
+        answered = functools.partial(self._answered, state, up)
+        self._soon(functools.partial(self._watch.set_up, state.index, up, answered))
 
     def _answered(self, asked: LinkState, up: bool, error: int) -> None:
         self._asked = None

@@ -287,10 +287,12 @@ class PasstKeeper:
         """The descriptor that belongs to the record, if the process is known."""
         return self._pidfd if self._pidfd >= 0 else None
 
-    def restore(self, record: PasstRecord, pidfd: int | None, arguments: list[str] | None = None) -> None:
+    def restore(
+        self, record: PasstRecord, pidfd: int | None, arguments: list[str] | None = None, *, age_us: int = 0
+    ) -> None:
         """Go on with the passt that serves, or with the wait for its next start; called instead of `start`, with a
         record that was checked. A start that was under way is made anew, because its process is another's child by
-        then. `arguments` are those of the next start."""
+        then. `arguments` are those of the next start; `age_us` is the time since the record was saved."""
         PasstKeeper.state.restore(self, record.state)
         self._arguments = arguments or self._arguments
         self.pid, self._pidfd = record.pid, -1 if pidfd is None else pidfd
@@ -298,7 +300,8 @@ class PasstKeeper:
         self._last_failure, self._same_failures = record.last_failure, record.same_failures
         if record.state in (PasstState.WAITING, PasstState.STARTING):
             PasstKeeper.state.restore(self, PasstState.WAITING)
-            self._timer = self._loop.call_later((record.wait_us or 0) / 1e6, self._launch)
+            wait_us = max(0, (record.wait_us or 0) - age_us)
+            self._timer = self._loop.call_later(wait_us / 1e6, self._launch)
 
     def _launch(self) -> None:
         if self.state is PasstState.WAITING:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import socket
 from functools import partial
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from vnic.backend.base import Backend, BackendContext, log
-from vnic.backend.connection import FramedConnection
+from vnic.backend.kept_stream import StreamFds
 from vnic.backend.options import PasstOptions
 from vnic.backend.passt.arguments import passt_arguments
 from vnic.backend.passt.process import PasstKeeper, PasstRecord, PasstSocket, PasstState
 from vnic.backend.transport import TransportBackend, TransportRecord
 from vnic.record import Record, require, within
+from vnic.sockets.take_up import TakeUp
 
 
 class PasstBackendRecord(Record, frozen=True):
@@ -41,8 +42,17 @@ class PasstHandles(NamedTuple):
     pidfd: int | None = None
 
 
+class PasstFds(NamedTuple):
+    """The descriptors of PasstHandles."""
+
+    stream: StreamFds
+    pidfd: int | None
+
+
 class PasstBackend(TransportBackend):
     """A netdev whose far end is a passt that the netdev runs."""
+
+    kept_type: ClassVar[tuple[type[PasstBackendRecord], type[PasstFds]]] = (PasstBackendRecord, PasstFds)
 
     def __init__(self, context: BackendContext, arguments: list[str]) -> None:
         super().__init__(context)
@@ -66,6 +76,14 @@ class PasstBackend(TransportBackend):
         """The descriptors that belong to the record."""
         return PasstHandles(self.transport_socket, self._keeper.pidfd)
 
+    def save_kept(self) -> tuple[PasstBackendRecord, PasstFds]:
+        return self.save(), PasstFds(self.stream_fds, self._keeper.pidfd)
+
+    def take_up(self, record: PasstBackendRecord, handles: PasstFds) -> None:
+        with TakeUp(handles) as taking:
+            sock = self.take_up_stream(taking, record.transport, handles.stream)
+            self.restore(record, PasstHandles(sock, handles.pidfd))
+
     def restore(
         self, record: PasstBackendRecord, handles: PasstHandles, arguments: list[str] | None = None
     ) -> None:
@@ -76,7 +94,7 @@ class PasstBackend(TransportBackend):
         with within("transport"):
             record.transport.check(handles.sock)
         self._said = record.logged
-        self._keeper.restore(record.passt, handles.pidfd, arguments)
+        self._keeper.restore(record.passt, handles.pidfd, arguments, age_us=self.age_us)
         self.restore_transport(record.transport, handles.sock, self._lost)
 
     # -- PasstUser ----------------------------------------------------------------------------------------------
@@ -94,11 +112,12 @@ class PasstBackend(TransportBackend):
         theirs.close()
         ours.setblocking(False)
         self._said = ""
-        self._transport = FramedConnection(self.loop, ours, self.client, self._lost)
+        self.connect_frames(ours, self._lost)
         pid = self._keeper.pid
         self.release_disconnected("passt serves" if pid is None else f"passt serves as pid {pid}")
 
     def passt_awaited(self, text: str) -> None:
+        self.moved()
         self.hold_disconnected(text)
         if self._keeper.state is not PasstState.NEW and text != self._said:
             log.warning("netdev %s: %s", self.name, text)
@@ -109,6 +128,7 @@ class PasstBackend(TransportBackend):
 
     def start_again(self, arguments: list[str], reason: str) -> None:
         """Restart passt with other arguments."""
+        self.moved()
         self.close_transport()
         self._close_pair()
         self.hold_disconnected(reason)
@@ -116,6 +136,7 @@ class PasstBackend(TransportBackend):
 
     def _lost(self, reason: str) -> None:
         self._transport = None
+        self.moved()
         self._keeper.lost("passt ended" if reason == "peer closed the connection" else f"passt: {reason}")
 
     # -- Endpoint -----------------------------------------------------------------------------------------------
@@ -137,6 +158,7 @@ class PasstBackend(TransportBackend):
         self._keeper.close()
         self._close_pair()
         self.close_transport()
+        self.close_stream()
 
 
 def passt_netdev(context: BackendContext, options: PasstOptions) -> Backend:

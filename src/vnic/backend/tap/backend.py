@@ -10,6 +10,7 @@ import asyncio
 import functools
 import os
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from vnic.backend.base import Backend, BackendContext, log
 from vnic.backend.interface_watch import interface_exists
@@ -20,17 +21,29 @@ from vnic.backend.tap.queue import TapLender, TapQueue
 from vnic.backend.tap.record import TapRecord
 from vnic.backend.tap.script import run_down_script, script_failure, start_script
 from vnic.backend.tap.vhost import check_vhost, ignore_vhost
-from vnic.children import Child
+from vnic.children import Adopted, Child
 from vnic.descriptors import close_fds
 from vnic.net.errors import NetError
 from vnic.net.lending import LentEnd
 from vnic.net.queue import Frame
+from vnic.record import require
+from vnic.sockets.take_up import TakeUp
 
 MAX_TAP_QUEUES = 1024
 
 
+class TapFds(NamedTuple):
+    """The descriptors of a TapBackend."""
+
+    queues: list[int]
+    script: int | None
+    """The pidfd of the network script, while it runs."""
+
+
 class TapBackend(Backend):
     """One tap netdev."""
+
+    kept_type = TapRecord, TapFds
 
     def __init__(self, context: BackendContext, options: TapOptions) -> None:
         super().__init__(context)
@@ -54,7 +67,7 @@ class TapBackend(Backend):
         self._queues: list[TapQueue] = []
         self._lender: TapLender | None = None
         self._info = ""
-        self._script: Child | None = None
+        self._script: Child | Adopted | None = None
         self._down_script: str | None = None
         self._comes_back = False
         """Whether an interface with the same name is used again after this one was deleted."""
@@ -148,10 +161,20 @@ class TapBackend(Backend):
         """The descriptors of the queues, which belong to the record."""
         return [queue.fd for queue in self._queues]
 
-    def restore(self, record: TapRecord, fds: Sequence[int]) -> None:
+    def save_kept(self) -> tuple[TapRecord, TapFds]:
+        return self.save(), TapFds(self.handles, None if self._script is None else self._script.pidfd)
+
+    def take_up(self, record: TapRecord, handles: TapFds) -> None:
+        with TakeUp(handles):
+            if handles.script is not None:
+                require(record.script_running, "script_running", "is false, and a pidfd was passed")
+            self.restore(record, handles.queues, handles.script)
+
+    def restore(self, record: TapRecord, fds: Sequence[int], script: int | None = None) -> None:
         """Go on in the place of the netdev that was saved; called instead of `start`, and needs no `preparation`.
-        The end of a script that was running cannot be seen, so the wire waits for it no longer. Raises RecordError, and
-        leaves the descriptors to the caller then."""
+        `script` is the pidfd of a script that was running: its exit status cannot be seen any more, and without a pidfd
+        its end cannot be either, so that the wire waits for it no longer. Raises RecordError, and leaves the
+        descriptors to the caller then."""
         record.check(self.queues, len(fds))
         self.ifname, self.wants_offload, self._info = record.ifname, record.vnet_hdr, record.info
         self._comes_back = record.comes_back
@@ -161,13 +184,21 @@ class TapBackend(Backend):
             self._queues.append(queue)
             queue.restore(each)
         if fds:
+            self._lender = TapLender(tuple(self._queues), record.vnet_hdr)
             self._link = TapLink(self.client, self.context.interfaces, self.ifname, fds[0], record.carrier)
             self.client.network.links.shown_on(self.client, self.ifname)
+            self.loop.call_soon(self._show_again, self._link)
         elif self._comes_back:
             self._watch_for_return()
-        if record.script_running:
+        if script is not None:
+            self._wait_for_script(Adopted(self.loop, script), self._options.script or "no")
+        elif record.script_running:
             text = "the network script was started before the restart"
             self.loop.call_soon(self.release_disconnected, text)
+
+    def _show_again(self, link: TapLink) -> None:
+        if self._link is link:
+            link.show_again()
 
     # -- scripts ------------------------------------------------------------------------------------------------
 
@@ -177,16 +208,22 @@ class TapBackend(Backend):
         if path == "no":
             return False
         self.hold_disconnected(f"network script {path} {self.ifname} is running")
-        self._script = start_script(self.loop, path, self.ifname)
-        self._script.ended.add_done_callback(functools.partial(self._script_ended, self._script, path))
+        self._wait_for_script(
+            start_script(self.loop, path, self.ifname, outlives=self.context.keep.active), path
+        )
         return True
 
-    def _script_ended(self, script: Child, path: str, ended: asyncio.Future[int]) -> None:
+    def _wait_for_script(self, script: Child | Adopted, path: str) -> None:
+        self._script = script
+        script.ended.add_done_callback(functools.partial(self._script_ended, script, path))
+        self.moved()
+
+    def _script_ended(self, script: Child | Adopted, path: str, ended: asyncio.Future[int | None]) -> None:
         if self._script is not script:
             return  # the netdev was deleted meanwhile, or its interface
         self._script = None
-        status = ended.result()
-        failure = script_failure(path, status)
+        self.moved()
+        failure = script_failure(path, ended.result() or 0)
         if failure is None:
             self.release_disconnected("the network script is through")
         else:
@@ -198,6 +235,7 @@ class TapBackend(Backend):
     def link_status_changed(self) -> None:
         if self._link is not None:
             self._link.show()
+            self.kept.changed()
 
     def peer_changed(self) -> None:
         self.link_status_changed()
@@ -273,6 +311,7 @@ class TapBackend(Backend):
                 self.hold_disconnected(f"interface {self.ifname} is back: {error.desc}")
             return
         self._stop_watching()
+        self.moved()
         if not scripted:
             self.release_disconnected(f"interface {self.ifname} is back")
 
@@ -289,6 +328,7 @@ class TapBackend(Backend):
             queue.stop()
         self._queues.clear()
         self._lender = None
+        self.moved()
 
     def _forget_link(self) -> None:
         if self._link is not None:
@@ -308,13 +348,14 @@ class TapBackend(Backend):
         self._queues.clear()
         self.context.leave(self.name, self._leave(script, fds))
 
-    async def _leave(self, script: Child | None, fds: list[int]) -> None:
+    async def _leave(self, script: Child | Adopted | None, fds: list[int]) -> None:
         """Run the `downscript` after the script has ended, and while the interface still exists."""
         try:
             if script is not None:
                 await script.wait()
             if self._down_script is not None and fds:
-                failure = await run_down_script(self.loop, self._down_script, self.ifname)
+                outlives = self.context.keep.active
+                failure = await run_down_script(self.loop, self._down_script, self.ifname, outlives=outlives)
                 if failure is not None:
                     log.warning("netdev %s: %s", self.name, failure)
         finally:

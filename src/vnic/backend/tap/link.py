@@ -65,6 +65,11 @@ class TapLink:
             set_carrier(self._fd, carrier)
             self.shows_down |= not carrier
 
+    def show_again(self) -> None:
+        """Set the carrier even if it is thought to be right: the process before may have set another one at last."""
+        self.carrier = None
+        self.show()
+
     def close(self) -> None:
         """Stop following. Called before the descriptor is closed, or when the interface has been deleted."""
         if self._unsubscribe is not None:

@@ -14,6 +14,7 @@ from typing import Protocol
 from vnic.backend.base import READ_BUDGET_FRAMES
 from vnic.backend.tap.device import ALL_OFFLOADS, VNET_HEADER_BYTES, set_offload
 from vnic.backend.tap.record import TapQueueRecord
+from vnic.keep import Kept
 from vnic.net.client import NetClient
 from vnic.net.lending import Inject, Lender, Lent, LentKind
 from vnic.net.queue import Frame
@@ -29,6 +30,7 @@ class QueueOwner(Protocol):
 
     client: NetClient
     loop: asyncio.AbstractEventLoop
+    kept: Kept
 
     def peer_queue(self, index: int) -> int:
         """The queue of the peer that serves frames from our queue `index`."""
@@ -109,6 +111,7 @@ class TapQueue:
         if wanted != self._offloads:
             set_offload(self.fd, wanted)
             self._offloads = wanted
+            self._tap.kept.changed()
 
     def resume(self, queue: int) -> None:
         if self._paused_for == queue and self.fd >= 0:

@@ -14,11 +14,12 @@ DOWN_SCRIPT_S = 2.0
 """The time that the interface of a deleted netdev stays for its `downscript`."""
 
 
-def start_script(loop: asyncio.AbstractEventLoop, path: str, ifname: str) -> Child:
-    """Start `path ifname`. NetError if it cannot be run."""
+def start_script(loop: asyncio.AbstractEventLoop, path: str, ifname: str, *, outlives: bool = False) -> Child:
+    """Start `path ifname`. NetError if it cannot be run. `outlives`: it is not killed with this process, because
+    another one goes on."""
     try:
         check_executable(path)
-        return Child(loop, with_us([path, ifname]))
+        return Child(loop, [path, ifname] if outlives else with_us([path, ifname]))
     except OSError as error:
         raise NetError(f"could not launch network script {path}: {error.strerror}") from None
 
@@ -28,11 +29,13 @@ def script_failure(path: str, status: int) -> str | None:
     return f"network script {path} failed with status {_wait_word(status)}" if status else None
 
 
-async def run_down_script(loop: asyncio.AbstractEventLoop, path: str, ifname: str) -> str | None:
+async def run_down_script(
+    loop: asyncio.AbstractEventLoop, path: str, ifname: str, *, outlives: bool = False
+) -> str | None:
     """Run a `downscript` for DOWN_SCRIPT_S at most, because the interface is deleted right after. Returns the error
     text, if any."""
     try:
-        child = start_script(loop, path, ifname)
+        child = start_script(loop, path, ifname, outlives=outlives)
     except NetError as error:
         return error.desc
     try:

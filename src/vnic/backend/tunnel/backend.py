@@ -31,6 +31,7 @@ from vnic.record import require
 from vnic.sockets.address import InetAddress
 from vnic.sockets.lookup import LookupFailed, look_up
 from vnic.sockets.resolve import lookup
+from vnic.sockets.take_up import TakeUp, fileno
 
 
 class TunnelHandles(NamedTuple):
@@ -41,8 +42,17 @@ class TunnelHandles(NamedTuple):
     sending: socket.socket | None
 
 
+class TunnelFds(NamedTuple):
+    """The descriptors of TunnelHandles."""
+
+    receiving: int | None
+    sending: int | None
+
+
 class TunnelBackend(Backend):
     """One tunnel netdev."""
+
+    kept_type = TunnelRecord, TunnelFds
 
     def __init__(self, context: BackendContext, options: TunnelOptions) -> None:
         super().__init__(context)
@@ -123,6 +133,7 @@ class TunnelBackend(Backend):
     # -- link state (Endpoint, and PortUser) --------------------------------------------------------------------
 
     def far_state_changed(self) -> None:
+        self.kept.changed()
         if self._link is not None and self._port is not None:
             self._link.update(self._port.far_state())
 
@@ -228,9 +239,19 @@ class TunnelBackend(Backend):
         shared, sending = self._port.sockets
         return TunnelHandles(shared.sock, sending)
 
-    def restore(self, record: TunnelRecord, handles: TunnelHandles) -> None:
+    def save_kept(self) -> tuple[TunnelRecord, TunnelFds]:
+        receiving, sending = self.handles
+        return self.save(), TunnelFds(fileno(receiving), fileno(sending))
+
+    def take_up(self, record: TunnelRecord, handles: TunnelFds) -> None:
+        with TakeUp(handles) as taking:
+            sockets = TunnelHandles(taking.socket(handles.receiving), taking.socket(handles.sending))
+            self.restore(record, sockets, killed=True)
+
+    def restore(self, record: TunnelRecord, handles: TunnelHandles, *, killed: bool = False) -> None:
         """Go on in the place of the netdev that was saved; called instead of `start`, and needs no `preparation`.
-        Raises RecordError, and leaves the sockets to the caller then."""
+        `killed`: the record may be older than its end. Raises RecordError, and leaves the sockets to the caller
+        then."""
         receiving, sending = handles
         config = self._config
         require((record.mep is None) is (config.mode == "off"), "mep", f"does not go with ccm={config.mode}")
@@ -248,7 +269,7 @@ class TunnelBackend(Backend):
             "another tunnel has the same remote address",
         )
         port = self._use(TunnelSockets(self._tunnels.adopt(receiving), sending))
-        port.restore(record)
+        port.restore(port.ahead(record) if killed else record)
         port.start()
         if record.sender_waits:
             port.wait_for_room()

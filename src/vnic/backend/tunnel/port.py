@@ -16,6 +16,7 @@ from vnic.backend.tunnel.config import TunnelConfig
 from vnic.backend.tunnel.info import TunnelCounters
 from vnic.backend.tunnel.record import TunnelRecord
 from vnic.backend.tunnel.sockets import TunnelSockets
+from vnic.keep import Kept
 from vnic.net.lending import ResidentEnd
 from vnic.net.queue import Frame
 from vnic.protocol import vxlan
@@ -56,6 +57,8 @@ class PortUser(Protocol):
 
     @property
     def name(self) -> str: ...
+    @property
+    def kept(self) -> Kept: ...
 
     def frame_came(self, frame: bytes) -> None:
         """A frame for the guest."""
@@ -249,6 +252,17 @@ class TunnelPort(ResidentEnd):
         """Whether `has_room` will be called."""
         return self._waits_writable
 
+    def ahead(self, record: TunnelRecord) -> TunnelRecord:
+        """The record of a process that was killed, which may have sent more since then: its numbers begin anew, ahead
+        of all that it can have used; and the other end, whose CCMs wait in the socket, is heard as if it were now."""
+        mep, trailer = record.mep, record.trailer
+        if mep is not None and self.mep is not None:
+            sequence = self.mep.save(self.now_us()).sequence
+            mep = msgspec.structs.replace(mep, sequence=sequence, heard_age_us=0, send_left_us=0)
+        if trailer is not None:
+            trailer = msgspec.structs.replace(trailer, counter=self._wall_ns)
+        return msgspec.structs.replace(record, mep=mep, trailer=trailer)
+
     def restore(self, record: TunnelRecord) -> None:
         """Go on in the place of one that was saved, of the same configuration. Called before `start`."""
         self.refused = record.refused
@@ -336,6 +350,7 @@ class TunnelPort(ResidentEnd):
                 self._trouble(opened.value)
                 return
             data = opened
+            self._user.kept.changed()  # so that it is not taken once more by another process
         frame = data[vxlan.HEADER_BYTES :]
         if len(frame) < ETHERNET_BYTES:
             self._trouble("truncated")

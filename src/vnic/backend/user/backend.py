@@ -10,7 +10,7 @@ import ipaddress
 
 from vnic.backend.base import Backend, BackendContext
 from vnic.backend.options import UserOptions
-from vnic.backend.passt.stream import PasstBackend, PasstBackendRecord, PasstHandles
+from vnic.backend.passt.stream import PasstBackend, PasstBackendRecord, PasstFds, PasstHandles
 from vnic.backend.user.host_forward import (
     TABLE_HEAD,
     HostForward,
@@ -39,6 +39,8 @@ class UserBackendRecord(PasstBackendRecord, frozen=True):
 
 class UserBackend(PasstBackend):
     """One user netdev."""
+
+    kept_type = UserBackendRecord, PasstFds
 
     def __init__(self, context: BackendContext, options: UserOptions) -> None:
         self._plan = plan = UserPlan(options)

@@ -77,11 +77,14 @@ class Line:
         parameters: Parameters,
         state: RandomRecord,
         release: Callable[[int, bytes, bytes], None],
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
+        """`changed` is called when another process has changed its state."""
         self.counts = Counts()
         self._scheduler = scheduler
         self._clock = clock
         self._release = release
+        self._changed = changed
         self._parameters = parameters
         self._decider = Decider(parameters, state, self.counts)
         self._heap: list[FrameUnderWay] = []
@@ -212,6 +215,7 @@ class Line:
             setattr(self.counts, name, getattr(self.counts, name) + getattr(counts, name))
         if elsewhere is not None:
             self._elsewhere = elsewhere
+        self._changed()
 
     def pause(self) -> None:
         """The stream is about to come back: frames wait until `resume`."""
@@ -223,6 +227,7 @@ class Line:
         self._elsewhere = 0
         if state is not None:
             self._decider = Decider(self._parameters, state, self.counts)
+        self._changed()
         paused, self._paused = self._paused, None
         for queue, frame, offload in paused or ():
             self._bytes -= len(frame)
