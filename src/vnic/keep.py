@@ -95,10 +95,6 @@ class Keep(Protocol):
         """An inherited state is invalid, as the unit's `restore` says: one line in the log. The unit starts anew, so
         its descriptors are let go at once, unless others have them; the caller has closed its own before."""
 
-    def letting_go(self) -> Awaitable[None] | None:
-        """Done when the keeper has closed the descriptors that the last commit removed; None: it has."""
-        return None
-
     def age_us(self, key: str) -> int:
         """The microseconds since the inherited record of that key was saved (CLOCK_MONOTONIC); 0 if there is none."""
 
@@ -152,9 +148,6 @@ class _NoKeep:
         return None
 
     def refused(self, key: str, error: RecordError) -> None: ...
-
-    def letting_go(self) -> Awaitable[None] | None:
-        return None
 
     def age_us(self, key: str) -> int:
         return 0
