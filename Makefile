@@ -4,8 +4,9 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST_ARGS ?= -n auto --dist loadfile
 FUZZ_SECONDS ?= 180
+SOAK_SECONDS ?= 60
 
-.PHONY: help demo test check guests format bench setup clean attack wire fuzz tsan
+.PHONY: help demo test check guests format bench setup clean attack wire fuzz soak tsan
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -32,6 +33,9 @@ format: $(VENV)/.dev ## format the code and mend what lint can mend
 
 attack: $(VENV)/.dev ## attack a running vnic for some minutes, with figures
 	@$(BIN)/python -m tests.attack.run
+
+soak: $(VENV)/.dev wire ## guests with traffic, while processes of vnic are killed at random, for SOAK_SECONDS (60)
+	@PYTHONPATH=src $(BIN)/python -m tests.soak --seconds $(SOAK_SECONDS) $(if $(SOAK_SEED),--seed $(SOAK_SEED))
 
 fuzz: $(VENV)/.dev ## attack vnic-wire, built with sanitizers, for FUZZ_SECONDS (180), from FUZZ_SEED
 	@PYTHONPATH=src $(BIN)/python -m tests.fuzz.wire_fuzzer --seconds $(FUZZ_SECONDS) $(if $(FUZZ_SEED),--seed $(FUZZ_SEED))

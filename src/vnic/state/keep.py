@@ -168,7 +168,7 @@ class StoredKeep(Keep):
         self._dirty, self._gone = {kept: None}, {}
         self._commit({})
         if self._active:
-            self._dirty, self._gone = others, gone
+            self._dirty, self._gone = {**others, **self._dirty}, {**gone, **self._gone}
 
     def cells(self, key: str, count: int) -> memoryview:
         plain = memoryview(bytearray(8 * count)).cast("Q")

@@ -1,0 +1,71 @@
+"""Runs rounds for a while, and says what held; exits with 1 if something did not."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import sys
+import time
+
+from tests.places import make_run_folder
+from tests.soak.lab import WIRES, SoakLab
+from tests.soak.monitor import NoAnswer
+from tests.soak.rounds import Rounds, Tally
+
+from vnic.lab.bench.testpmd import available
+from vnic.lab.guest import qemu_kit
+from vnic.lab.guest.errors import GuestError
+
+MOST_FAULTS = 10
+
+
+def say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+
+def report(tally: Tally) -> None:
+    kills = ", ".join(f"{count} of {victim}" for victim, count in sorted(tally.kills.items()))
+    say(f"{tally.rounds} rounds; deaths: {kills}; {tally.changes} link changes ordered")
+    say(f"{tally.pings} pings, {tally.lost} lost, the latest answer after {tally.longest_ms:.0f} ms")
+    if tally.back_ms:
+        middle, most = statistics.median(tally.back_ms), max(tally.back_ms)
+        say(f"control answered again after {middle:.0f} ms (median), {most:.0f} ms (most)")
+    say(f"{len(tally.faults)} faults")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
+    parser.add_argument(
+        "--only", metavar="WIRE,…", help=f"of {', '.join(wire.name for wire in WIRES)}", default=""
+    )
+    arguments = parser.parse_args()
+    chosen = [name for name in arguments.only.split(",") if name]
+    wires = [wire for wire in WIRES if not chosen or wire.name in chosen]
+    if not available():
+        wires = [wire for wire in wires if wire.far.guest != "dpdk"]
+    if qemu_kit.find_qemu() is None:
+        wires = [wire for wire in wires if wire.far.guest != "qemu"]
+    make_run_folder()
+    say(f"cables: {', '.join(wire.name for wire in wires)}; seed {arguments.seed}")
+    with SoakLab(wires) as lab:
+        rounds = Rounds(lab, arguments.seed, say)
+        say("all guests are up")
+        end = time.monotonic() + arguments.seconds
+        try:
+            while time.monotonic() < end and len(rounds.tally.faults) < MOST_FAULTS:
+                rounds.run()
+        except (NoAnswer, GuestError, TimeoutError) as error:
+            rounds.fault(str(error))
+        if "Traceback" in lab.log():
+            rounds.fault("a traceback in the log")
+        report(rounds.tally)
+        if rounds.tally.faults:
+            print(lab.log()[-6000:])
+        return 1 if rounds.tally.faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""The lab of the soak: a `vnic run --keep` with two guests and three cables between them.
+
+A User-Mode Linux has one end of each cable over vhost-user. The other ends are a virtio-net and an e1000 of a QEMU
+guest over vfio-user, and DPDK's virtio-user.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from tests.guests.qemu_lab import pci_nic
+from tests.integration.process import Place
+from tests.places import short_folder
+from tests.soak import processes
+from tests.soak.monitor import Monitor
+
+from vnic.lab.bench.testpmd import Testpmd
+from vnic.lab.guest import qemu_kit
+from vnic.lab.guest.linux import LinuxGuest
+from vnic.lab.guest.qemu import QemuGuest
+from vnic.lab.guest.uml import UmlGuest
+
+
+@dataclass(frozen=True)
+class End:
+    """A NIC, and where its guest shows it."""
+
+    nic: str
+    guest: str
+    interface: str
+
+
+@dataclass(frozen=True)
+class Wire:
+    """A cable: the end that pings, the other one, and its address."""
+
+    name: str
+    near: End
+    far: End
+    address: str
+
+
+WIRES = (
+    Wire("virtio-net", End("uml0", "uml", "eth0"), End("qemu0", "qemu", "eth0"), "10.0.0.2"),
+    Wire("e1000", End("uml1", "uml", "eth1"), End("qemu1", "qemu", "eth1"), "10.0.1.2"),
+    Wire("virtio-user", End("uml2", "uml", "eth2"), End("dpdk0", "dpdk", ""), "10.0.2.2"),
+)
+"""Those of one guest are in the order of its interfaces."""
+
+
+def options(wires: Sequence[Wire]) -> list[str]:
+    """vnic's command line."""
+    words = []
+    for wire in wires:
+        for side, end in (("a", wire.near), ("b", wire.far)):
+            netdev = f"{wire.name}-{side}"
+            words += ["-netdev", f"cable,id={netdev},cable={wire.name}"]
+            if end.guest == "qemu":
+                driver = "e1000" if wire.name == "e1000" else "virtio-net-pci"
+                words += pci_nic(end.nic, driver, netdev)
+            else:
+                attach = f"attach.type=vhost-user,attach.path={end.nic}.sock"
+                words += ["-device", f"virtio-net,id={end.nic},netdev={netdev},{attach}"]
+    return words
+
+
+class SoakLab:
+    """A context manager around all of it; every link is up inside."""
+
+    def __init__(self, wires: Sequence[Wire], options_more: Sequence[str] = ()) -> None:
+        self.wires = wires
+        self._options = [*options(wires), *options_more]
+        self._stack = contextlib.ExitStack()
+        self.guests: dict[str, LinuxGuest] = {}
+        self.testpmd: Testpmd | None = None
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            self._start(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._stack.close()
+
+    def _start(self, stack: contextlib.ExitStack) -> None:
+        self.folder = folder = stack.enter_context(short_folder())
+        place = Place(folder)
+        stack.callback(place.close)
+        self._log = folder / "log"
+        log = stack.enter_context(self._log.open("w"))
+        qmp = ("-qmp", f"unix:{folder}/qmp.sock,server=on,wait=off")
+        self._process = place.start("run", "--keep", *qmp, *self._options, output=log)
+        stack.callback(self._process.wait)
+        stack.callback(self._process.terminate)
+        self.monitor = Monitor(folder / "qmp.sock")
+        stack.callback(self.monitor.close)
+        self.monitor.execute("query-status")
+        uml = UmlGuest([folder / f"{wire.near.nic}.sock" for wire in self.wires])
+        self.guests["uml"] = stack.enter_context(uml)
+        sockets = [folder / f"{wire.far.nic}.sock" for wire in self.wires if wire.far.guest == "qemu"]
+        if sockets:
+            qemu = QemuGuest(sockets, kit=qemu_kit.find_qemu())
+            self.guests["qemu"] = stack.enter_context(qemu)
+        for wire in self.wires:
+            self.guests["uml"].set_address(wire.address[:-1] + "1/24", wire.near.interface)
+            if wire.far.guest == "qemu":
+                self.guests["qemu"].set_address(wire.address + "/24", wire.far.interface)
+            else:
+                vdev = f"net_virtio_user0,path={folder}/{wire.far.nic}.sock,queues=1"
+                self.testpmd = stack.enter_context(Testpmd(vdev, "--forward-mode=icmpecho"))
+                self.testpmd.command("start")
+
+    # -- vnic ---------------------------------------------------------------------------------------------------
+
+    @property
+    def supervisor(self) -> int:
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def kill_control(self) -> None:
+        self._kill(processes.control)
+
+    def kill_wire(self) -> None:
+        self._kill(processes.wire)
+
+    def kill_both(self) -> None:
+        """At once, as far as that is possible."""
+        found = [processes.wire(self.supervisor), processes.control(self.supervisor)]
+        for pid in found:
+            if pid is not None:
+                processes.kill(pid)
+
+    def _kill(self, find: processes.Find) -> None:
+        """The process, once there is one."""
+        end = time.monotonic() + 10
+        while (pid := find(self.supervisor)) is None:
+            if time.monotonic() > end:
+                raise TimeoutError("there is no process to kill")
+            time.sleep(0.002)
+        processes.kill(pid)
+
+    # -- what guests see ----------------------------------------------------------------------------------------
+
+    def ends(self) -> list[End]:
+        """Those whose guest counts its carrier's changes."""
+        return [end for wire in self.wires for end in (wire.near, wire.far) if end.guest in self.guests]
+
+    def carrier(self, end: End) -> tuple[bool, int]:
+        """The carrier, and how often it has changed since the boot."""
+        folder = f"/sys/class/net/{end.interface}"
+        words = self.guests[end.guest].run(f"cat {folder}/carrier {folder}/carrier_changes").split()
+        return words[0] == "1", int(words[1])
+
+    def wait_carrier(self, end: End, up: bool, seconds: float) -> bool:
+        """Whether it became so in time."""
+        return self.guests[end.guest].wait_carrier(up, end.interface, timeout=int(seconds))

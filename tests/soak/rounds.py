@@ -1,0 +1,171 @@
+"""A round of the soak: pings on every cable while processes are killed, then a link that goes down and up.
+
+The judge knows what was ordered. A guest that saw anything else, a ping that was lost without a reason, or an answer
+out of order, is a fault.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tests.soak.lab import End, SoakLab, Wire
+from tests.soak.pings import Pings
+
+PINGS = 150
+INTERVAL_S = 0.01
+REPLY_S = 10
+"""How late an answer may be: after that, the ping counts as lost."""
+WIRE_LOSS = 25 + 1
+"""Pings that the death of vnic-wire may cost: those in flight for 250 ms."""
+ARRIVAL_S = 15
+
+VICTIMS = ("control", "control", "control", "control", "wire", "both")
+"""What is killed, with its weight."""
+
+
+@dataclass
+class Tally:
+    """What happened in all rounds."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    back_ms: list[float] = field(default_factory=list)
+    """From the death of control to an answer of the next one."""
+    pings: int = 0
+    lost: int = 0
+    longest_ms: float = 0.0
+    changes: int = 0
+    """Ordered, and seen by guests."""
+    rounds: int = 0
+    faults: list[str] = field(default_factory=list)
+
+
+class Rounds:
+    """Runs rounds on a lab, and judges them."""
+
+    def __init__(self, lab: SoakLab, seed: int, say: Callable[[str], None]) -> None:
+        self._lab = lab
+        self._random = random.Random(seed)
+        self._say = say
+        self.tally = Tally()
+        self._expected: dict[End, int] = {end: lab.carrier(end)[1] for end in lab.ends()}
+        """How often each carrier has changed if only ordered changes arrived."""
+
+    def fault(self, text: str) -> None:
+        self.tally.faults.append(text)
+        self._say(f"FAULT in round {self.tally.rounds}: {text}")
+
+    def run(self) -> None:
+        """One round."""
+        self.tally.rounds += 1
+        self._ping_and_kill()
+        self._flap(self._random.choice(self._lab.wires))
+        self._judge_carriers("after the round")
+
+    # -- kills --------------------------------------------------------------------------------------------------
+
+    def _kill(self, victim: str) -> None:
+        self.tally.kills[victim] += 1
+        {"control": self._lab.kill_control, "wire": self._lab.kill_wire, "both": self._lab.kill_both}[
+            victim
+        ]()
+
+    def _await_control(self) -> None:
+        """Measure how soon control answers again."""
+        begun = time.monotonic()
+        self._lab.monitor.execute("query-status")
+        self.tally.back_ms.append((time.monotonic() - begun) * 1000)
+
+    # -- pings --------------------------------------------------------------------------------------------------
+
+    def _ping_and_kill(self) -> None:
+        guest = self._lab.guests["uml"]
+        command = "; ".join(
+            f"(ping -i {INTERVAL_S} -c {PINGS} -W {REPLY_S} {wire.address} >/tmp/{wire.name} 2>&1;"
+            f" echo end >>/tmp/{wire.name}) &"
+            for wire in self._lab.wires
+        ).replace("&;", "&")
+        guest.run(command)
+        killed = Counter[str]()
+        end = time.monotonic() + PINGS * INTERVAL_S
+        while (left := end - time.monotonic()) > 0:
+            time.sleep(self._random.random() * left)
+            if end - time.monotonic() > 0.05:
+                victim = self._random.choice(VICTIMS)
+                killed[victim] += 1
+                self._kill(victim)
+                if victim != "wire":
+                    self._await_control()
+        for wire in self._lab.wires:
+            self._judge_pings(wire, self._output(wire), killed)
+
+    def _output(self, wire: Wire) -> str:
+        """What ping said, once it has ended."""
+        seconds = REPLY_S + 20
+        wait = (
+            f"for i in $(seq {seconds * 10}); do grep -q ^end$ /tmp/{wire.name} && break; usleep 100000; done"
+        )
+        return self._lab.guests["uml"].run(f"{wait}; cat /tmp/{wire.name}", seconds + 60)
+
+    def _judge_pings(self, wire: Wire, text: str, killed: Counter[str]) -> None:
+        try:
+            pings = Pings.of(text)
+        except ValueError as error:
+            self.fault(f"{wire.name}: {error}")
+            return
+        self.tally.pings += pings.sent
+        self.tally.lost += pings.lost
+        self.tally.longest_ms = max(self.tally.longest_ms, pings.longest_ms)
+        allowed = WIRE_LOSS * (killed["wire"] + killed["both"])
+        if pings.lost > allowed:
+            deaths = ", ".join(f"{count} of {victim}" for victim, count in killed.items()) or "none"
+            self.fault(f"{wire.name}: {pings.lost} of {pings.sent} pings were lost (deaths: {deaths})")
+        if pings.disordered:
+            self.fault(f"{wire.name}: {pings.disordered} answers came out of order, or twice")
+
+    # -- links --------------------------------------------------------------------------------------------------
+
+    def _flap(self, wire: Wire) -> None:
+        """Down and up, with a death before, within or after each order."""
+        nic = self._random.choice([wire.near, wire.far]).nic
+        for up in (False, True):
+            when = self._random.choice(["before", "within", "after", "never"])
+            if when == "before":
+                self._kill("control")
+            within = self._kill_soon if when == "within" else None
+            self._lab.monitor.execute("set_link", sent=within, name=nic, up=up)
+            if when == "after":
+                self._kill("control")
+            self.tally.changes += 1
+            for end in (wire.near, wire.far):
+                self._judge_arrival(end, up, f"set_link {nic} {'on' if up else 'off'} (death: {when})")
+
+    def _kill_soon(self) -> None:
+        time.sleep(self._random.random() * 0.003)
+        self._kill("control")
+
+    def _judge_arrival(self, end: End, up: bool, order: str) -> None:
+        if end in self._expected:
+            self._expected[end] += 1
+            if not self._lab.wait_carrier(end, up, ARRIVAL_S):
+                self.fault(f"{order} did not arrive at {end.nic}")
+        elif self._lab.testpmd is not None:
+            deadline = time.monotonic() + ARRIVAL_S
+            while self._lab.testpmd.link_up() is not up:
+                if time.monotonic() > deadline:
+                    self.fault(f"{order} did not arrive at {end.nic}")
+                    return
+                time.sleep(0.02)
+
+    def _judge_carriers(self, when: str) -> None:
+        for end, expected in self._expected.items():
+            up, changes = self._lab.carrier(end)
+            if changes != expected or not up:
+                state = "up" if up else "down"
+                self.fault(
+                    f"{end.nic} {when}: {changes - expected:+d} carrier changes that were not ordered; it is {state}"
+                )
+                self._expected[end] = changes
