@@ -37,6 +37,7 @@ from vnic.net.netem.info import NetemInfo
 from vnic.net.netem.words import NetemWords
 from vnic.net.network import Network
 from vnic.net.topology import Topology
+from vnic.sandbox.paths import AnyPath, PathRule
 
 from .scheduler import FakeScheduler
 
@@ -116,6 +117,7 @@ class FakeMachine:
         self.name = name
         self.network = Network(scheduler or FakeScheduler())
         self.fds = FdRegistry()
+        self.paths: PathRule = AnyPath()
         self.runstate = RunState.RUNNING
         self.netdev_types: Types = {"stream": StreamOptions, "hubport": HubportOptions}
         self.device_types: Types = {"virtio-net": NicOptions}

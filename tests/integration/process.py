@@ -35,6 +35,7 @@ SOURCE = Path(__file__).parents[2] / "src"
 COMMAND = [sys.executable, "-m", "vnic"]
 PATIENT = [sys.executable, str(Path(__file__).parents[1] / "fakes" / "patient_vnic.py")]
 PATIENCE_S = 60.0
+# VNIC_TEST_SANDBOX: options for each vnic of these tests, as "-sandbox on".
 STATE = ".state"
 """Below the folder of a Place: what outlives vnic, the journals."""
 
@@ -111,6 +112,8 @@ class Place:
         self, *words: str, command: Sequence[str] = COMMAND, output: IO[str] | None = None
     ) -> subprocess.Popen[str]:
         """Start `vnic …`, its output in pipes, or in the file `output`."""
+        if words[:1] == ("run",):
+            words = ("run", *os.environ.get("VNIC_TEST_SANDBOX", "").split(), *words[1:])
         process = subprocess.Popen(
             [*command, *words],
             env=self.environment,

@@ -32,6 +32,7 @@ ORDER = (
     *(
         "observe",
         "children",
+        "sandbox",
         "scratch",
         "pidfile",
         "keeper",

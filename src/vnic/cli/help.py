@@ -86,6 +86,12 @@ This process:
   -guest-memory [max=SIZE][,total=SIZE]
                  how much memory one VM, and all together, may share (default: 1T or four times this host's memory,
                  and half of the address space); beyond it the VM is refused
+  -sandbox on[,spawn=deny][,elevateprivileges=deny][,folder=PATH][,landlock=required]
+                 give up all system calls and files that this command line does not need; monitors' clients may name
+                 only its paths, and those in PATH. spawn=deny: no program but vnic-wire; elevateprivileges=deny: no
+                 set-uid program works; landlock=required: refuse the start where the kernel cannot bound files
+  -run-with user=NAME|UID:GID
+                 become that user before anything is opened; keep no capability that no option needs
   -version       print the version
   -h, -help      print this
 

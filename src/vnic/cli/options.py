@@ -11,6 +11,7 @@ from typing import TypeAlias
 from vnic.cli import monitor_options, vm_options
 from vnic.cli.journal_option import parse_journal
 from vnic.cli.run_options import HelpTopic, OptionError, RunOptions, Setting, UsageError, deprecated, only
+from vnic.cli.sandbox_option import parse_run_with, parse_sandbox
 from vnic.dataplane.wire.messages import MAX_SPIN_US, MAX_WORKERS
 from vnic.machine.datapath import Choice
 from vnic.machine.nics import DEVICES
@@ -191,6 +192,14 @@ def _metrics(options: RunOptions, where: str, text: str) -> None:
     options.metrics = parse_metrics(text)
 
 
+def _sandbox(options: RunOptions, where: str, text: str) -> None:
+    options.sandbox = parse_sandbox(text)
+
+
+def _run_with(options: RunOptions, where: str, text: str) -> None:
+    options.run_with = parse_run_with(text) or options.run_with
+
+
 def _bounded(where: str, tree: keyval.Tree, key: str, default: int, least: int, most: int) -> int:
     """A decimal number of the option, within its bounds."""
     text = tree.get(key, str(default))
@@ -245,6 +254,8 @@ _WITH_ARGUMENT: dict[str, Handler] = {
     "datapath": _datapath,
     "journal": _journal,
     "metrics": _metrics,
+    "sandbox": _sandbox,
+    "run-with": _run_with,
     "nic": _no_nic,
     "net": _no_nic,
     "global": _global,

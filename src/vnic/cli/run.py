@@ -57,6 +57,7 @@ from vnic.sockets.resolve import resolve_all
 from vnic.sockets.rundir import SOCKET_SUFFIX, Claim, RunDirError, own_folder
 
 if TYPE_CHECKING:
+    from vnic.cli.confine import Confinement
     from vnic.cli.daemon import Background
     from vnic.observe.logfile import LogFile
 
@@ -96,24 +97,44 @@ def _help(topic: HelpTopic) -> int:
 def _start(options: RunOptions) -> int:
     """Go to the background if `-daemonize` says so, and run the loop."""
     service = Service()
-    ready: Callable[[], None] = _foreground_ready
-    if options.daemonize and service.supervised:
-        ready = functools.partial(_leave_terminal, _background_log(options))
-    elif options.daemonize:
+    background: Background | None = None
+    if options.daemonize and not service.supervised:
         from vnic.cli.daemon import fork_to_background
 
         forked = fork_to_background()
         if isinstance(forked, int):
             return forked
-        ready = functools.partial(_to_background, forked, _background_log(options))
+        background = forked
     allow_open_files()
+    confinement = _confine(options)
+    ready: Callable[[], None] = _foreground_ready
+    if options.daemonize:
+        log_file = _background_log(options)
+        ready = functools.partial(_leave_terminal, log_file)
+        if background is not None:
+            ready = functools.partial(_to_background, background, log_file)
     wrong = logs.set_up(None if options.log_file is None else _open_log(options.log_file))
     for text in (*([wrong] if wrong else []), *options.notes()):
         print(f"vnic: {lines(text)}", file=sys.stderr)
     remove_leftovers()
-    with asyncio.Runner(loop_factory=LagLoop) as runner:
-        runner.run(_guarded(options, service, ready))
+    try:
+        with asyncio.Runner(loop_factory=LagLoop) as runner:
+            runner.run(_guarded(options, service, ready, confinement))
+    finally:
+        if confinement is not None:
+            confinement.close()
     return 0
+
+
+def _confine(options: RunOptions) -> Confinement | None:
+    """Give up what the set-up does not need."""
+    if options.run_with is None and not options.sandbox.on:
+        return None
+    from vnic.cli.confine import Confinement  # here, since few runs have it
+
+    confinement = Confinement(options)
+    confinement.begin()
+    return confinement
 
 
 def _open_log(path: str, max_bytes: int | None = None) -> LogFile:
@@ -170,13 +191,17 @@ def _naming(where: str) -> Iterator[None]:
 # -- in the loop ----------------------------------------------------------------------------------------------------
 
 
-async def _guarded(options: RunOptions, service: Service, ready: Callable[[], None]) -> None:
+async def _guarded(
+    options: RunOptions, service: Service, ready: Callable[[], None], confinement: Confinement | None
+) -> None:
     """End it before the loop: a signal that finds the loop half closed prints an error on stderr."""
     with unblock.guarded():
-        await _live(options, service, ready)
+        await _live(options, service, ready, confinement)
 
 
-async def _live(options: RunOptions, service: Service, ready: Callable[[], None]) -> None:
+async def _live(
+    options: RunOptions, service: Service, ready: Callable[[], None], confinement: Confinement | None
+) -> None:
     """Set up, run, take down. The monitors are closed last, so that clients get all events of the end."""
     loop = asyncio.get_running_loop()
     lag = loop.lag if isinstance(loop, LagLoop) else None
@@ -203,12 +228,16 @@ async def _live(options: RunOptions, service: Service, ready: Callable[[], None]
             claim = _claim(options)
             await machine.journal.open(options.journal, options.instance)
             await _set_up(machine, options)
+            if confinement is not None:
+                machine.paths = confinement.paths()
             await _open_monitors(machine, monitors, options)
             if claim is not None:
                 _open_default_monitor(machine, monitors, claim, options.monitor_policy)
             if options.metrics is not None:
                 with _naming(f"-metrics {options.metrics}"):
                     metrics = await options.metrics.open(loop, machine)
+            if confinement is not None:
+                confinement.end()
             ready()
             service.ready(loop)
             if not options.daemonize and sys.stderr.isatty():

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vnic.cli import vm_options
+from vnic.cli.sandbox_option import SandboxChoice
 from vnic.machine.datapath import Choice
 from vnic.machine.journal import JournalChoice
 from vnic.monitor.policy import Policy
@@ -14,6 +15,7 @@ from vnic.protocol import keyval
 
 if TYPE_CHECKING:
     from vnic.machine.metrics import MetricsChoice
+    from vnic.sandbox.identity import Identity
 
 DEFAULT_NAME = "vnic"
 
@@ -81,6 +83,9 @@ class RunOptions:
     datapath: Choice = field(default_factory=Choice)
     journal: JournalChoice = field(default_factory=JournalChoice)
     metrics: MetricsChoice | None = None
+    sandbox: SandboxChoice = field(default_factory=SandboxChoice)
+    run_with: Identity | None = None
+    """The user to become; None: it stays."""
     paused: bool = False
     daemonize: bool = False
     help: HelpTopic | None = None

@@ -65,6 +65,7 @@ from vnic.net.objects import ObjectOptions
 from vnic.net.records import VNIC, HoldKind, LinkChanged, LinkSeen
 from vnic.net.topology import Topology
 from vnic.observe.lag import Lag
+from vnic.sandbox.paths import AnyPath, PathRule
 
 if TYPE_CHECKING:
     from vnic.backend.tunnel.backend import TunnelBackend
@@ -105,6 +106,7 @@ class Machine:
         self._datapath = DataPaths(loop, self.network, wire)
         self._runstate = RunState.PRELAUNCH if paused else RunState.RUNNING
         self.fds = FdRegistry(inherited)
+        self.paths: PathRule = AnyPath()
         self.chardev_set = Chardevs(self.fds.take_socket)
         self._backends = BackendContext(loop, self.network, self.chardev_set, fds=self.fds)
         self._nics: dict[str, PluggedNic] = {}

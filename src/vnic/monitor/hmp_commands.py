@@ -146,7 +146,9 @@ def netdev_add(caller: Caller, args: Arguments) -> str | Later:
     )
     _check_flat(tree)
     keyval.spell_out_netdev(tree)
-    return caller.machine.netdev_add(_options(tree, wants_help, shape), caller.who)
+    options = _options(tree, wants_help, shape)
+    caller.machine.paths.check("netdev", options)
+    return caller.machine.netdev_add(options, caller.who)
 
 
 def _check_flat(tree: keyval.Tree) -> None:
@@ -185,7 +187,9 @@ def device_add(caller: Caller, args: Arguments) -> str | None:
     device_id = tree.get("id")
     if isinstance(device_id, str) and not is_identifier(device_id):
         raise _refused("device_add", "Parameter 'id' expects an identifier")
-    caller.machine.device_add(_options(tree, wants_help, shape), caller.who)
+    options = _options(tree, wants_help, shape)
+    caller.machine.paths.check("device", options)
+    caller.machine.device_add(options, caller.who)
     return None
 
 
@@ -205,7 +209,7 @@ def object_add(caller: Caller, args: Arguments) -> str | None:
             tree = decode(text)
         except ParseError as error:
             raise NetError(error.desc) from None
-        caller.machine.object_add(cast(msgspec.Struct, convert_to_shape(shape, tree)), caller.who)
+        _add_object(caller, cast(msgspec.Struct, convert_to_shape(shape, tree)))
         return None
     if _asks_for_list(text, "qom-type"):
         return "List of user creatable objects:\n" + "".join(f"  {name}\n" for name in sorted(types))
@@ -215,9 +219,13 @@ def object_add(caller: Caller, args: Arguments) -> str | None:
         if name not in types:
             raise NetError(f"Parameter 'qom-type' does not accept value '{name}'")
         return _properties(shape, name)
-    made = cast(msgspec.Struct, convert_to_shape(shape, options, strings=True))
-    caller.machine.object_add(made, caller.who)
+    _add_object(caller, cast(msgspec.Struct, convert_to_shape(shape, options, strings=True)))
     return None
+
+
+def _add_object(caller: Caller, options: msgspec.Struct) -> None:
+    caller.machine.paths.check("object", options)
+    caller.machine.object_add(options, caller.who)
 
 
 def _properties(union: Union, name: str) -> str:
@@ -278,6 +286,7 @@ def chardev_add(caller: Caller, args: Arguments) -> str | None:
         raise NetError("Parsing chardev args failed")
     if not tree.get("id"):
         raise NetError("chardev: no id specified")
+    caller.machine.paths.check("chardev", tree)
     caller.machine.chardev_add_flat(dict(tree))
     return None
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from vnic.net.netem.words import NetemWords
     from vnic.net.network import Network
     from vnic.net.topology import Topology
+    from vnic.sandbox.paths import PathRule
 
 
 class RunState(enum.StrEnum):
@@ -231,6 +232,10 @@ class MonitoredMachine(Protocol):
     @property
     def fds(self) -> FdRegistry:
         """The descriptors that the options' `fd=` can name."""
+
+    @property
+    def paths(self) -> PathRule:
+        """Which paths clients may name."""
 
     @property
     def runstate(self) -> RunState: ...

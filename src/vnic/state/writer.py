@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from vnic.net.journal import Entry
+from vnic.sandbox.identity import hold_none_in_this_thread
 from vnic.state.database import WAL_BYTES, Bounds, Database, copy_log
 from vnic.state.place import Unusable, make_folder
 
@@ -131,6 +132,7 @@ class JournalWriter:
     def _work(self) -> None:
         # Signals go to the main thread.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        hold_none_in_this_thread()
         try:
             self._try(self._open)
             self._tell(self._opened, None if self._database is None else self._database.last_id + 1)

@@ -20,7 +20,7 @@ from typing import Annotated, Final, NamedTuple, Protocol
 
 import msgspec
 
-from vnic.children import Child, with_us
+from vnic.children import Child
 from vnic.lifecycle import Lifecycle, Moves
 from vnic.net.errors import NetError
 from vnic.record import U64, Record, left_us, require
@@ -59,7 +59,12 @@ class PasstProcess:
         errors = os.memfd_create("passt-stderr")
         try:
             self._child = Child(
-                loop, with_us(words), stdout=subprocess.DEVNULL, stderr=errors, pass_fds=pass_fds
+                loop,
+                words,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                pass_fds=pass_fds,
+                ends_with_us=True,
             )
         except OSError as error:
             os.close(errors)

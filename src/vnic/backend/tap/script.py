@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 
-from vnic.children import Child, check_executable, with_us
+from vnic.children import Child, check_executable
 from vnic.net.errors import NetError
 
 DOWN_SCRIPT_S = 2.0
@@ -19,7 +19,7 @@ def start_script(loop: asyncio.AbstractEventLoop, path: str, ifname: str, *, out
     another one goes on."""
     try:
         check_executable(path)
-        return Child(loop, [path, ifname] if outlives else with_us([path, ifname]))
+        return Child(loop, [path, ifname], ends_with_us=not outlives)
     except OSError as error:
         raise NetError(f"could not launch network script {path}: {error.strerror}") from None
 

@@ -53,6 +53,11 @@ RESTARTING: Final = "vnic-wire is being restarted"
 _AS_FD_3: Final = ("sh", "-c", 'exec "$@" 3<&0 </dev/null', "sh")
 
 
+def command_line(command: Sequence[str]) -> tuple[str, ...]:
+    """How a program is started that is this command."""
+    return (*_AS_FD_3, *command)
+
+
 def switched_off() -> bool:
     """Whether the environment says `off`."""
     return os.environ.get(VARIABLE) == "off"
@@ -255,8 +260,9 @@ class WireProgram:
         with theirs:
             try:
                 # Not `with_us`: the end of the channel ends it, after it has told the far ends of tunnels.
-                command = [*_AS_FD_3, *self._command]
-                child = Child(self._loop, command, stdin=theirs, stdout=subprocess.DEVNULL)
+                child = Child(
+                    self._loop, command_line(self._command), stdin=theirs, stdout=subprocess.DEVNULL
+                )
             except OSError as error:
                 ours.close()
                 self._give_up(f"vnic-wire cannot be started: {error.strerror}")

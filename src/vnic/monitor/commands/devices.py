@@ -75,6 +75,7 @@ def _device(machine: MonitoredMachine) -> Shape:
 
 @command("device_add", arguments=_device)
 def device_add(caller: Caller, args: msgspec.Struct) -> None:
+    caller.machine.paths.check("device", args)
     caller.machine.device_add(args, caller.who)
 
 
@@ -112,6 +113,7 @@ class ChardevReturn(msgspec.Struct, omit_defaults=True):
 
 @command("chardev-add", arguments=_chardev)
 def chardev_add(caller: Caller, args: ChardevAdd) -> ChardevReturn:
+    caller.machine.paths.check("chardev", args.backend)
     caller.machine.chardev_add(args.id, args.backend)
     return ChardevReturn()
 
@@ -130,6 +132,7 @@ def _object(machine: MonitoredMachine) -> Shape:
 
 @command("object-add", arguments=_object)
 def object_add(caller: Caller, args: msgspec.Struct) -> None:
+    caller.machine.paths.check("object", args)
     caller.machine.object_add(args, caller.who)
 
 

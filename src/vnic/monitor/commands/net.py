@@ -38,6 +38,7 @@ def _netdev(machine: MonitoredMachine) -> Shape:
 
 @command("netdev_add", arguments=_netdev)
 def netdev_add(caller: Caller, args: msgspec.Struct) -> Later:
+    caller.machine.paths.check("netdev", args)
     return caller.machine.netdev_add(args, caller.who)
 
 
