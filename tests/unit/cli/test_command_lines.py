@@ -12,6 +12,7 @@ import pytest
 from vnic.cli.options import parse_run
 from vnic.cli.run import _naming
 from vnic.cli.run_options import OptionError, RunOptions
+from vnic.cli.sandbox_option import SandboxChoice
 from vnic.machine.nics import NOT_BUILT, device_structs
 from vnic.monitor.schema import convert_to_shape, device_options
 
@@ -91,13 +92,10 @@ def test_whole_command_line_is_taken_with_one_note(line: str, netdevs: list[str]
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        (
-            LIBVIRT + " -sandbox on,obsolete=deny",
-            "-sandbox: vnic has no -sandbox: systemd's SystemCallFilter= does",
-        ),
+        (LIBVIRT + " -sandbox on,obsolete=allow", "Parameter 'obsolete' expects 'deny'"),
         (LIBVIRT + " -incoming defer", "-incoming: vnic cannot be migrated"),
         (LIBVIRT + " -add-fd set=0,fd=36,opaque=tpm", "-add-fd: vnic has no -add-fd"),
-        (LXD + " -sandbox on,spawn=deny", "-sandbox: vnic has no -sandbox"),
+        (LXD + " -sandbox on,spawn=never", "Parameter 'spawn' expects allow or deny, not 'never'"),
         (LXD + " -readconfig qemu.conf", "-readconfig: vnic reads no configuration files"),
         (GNS3 + " -loadvm GNS3_SAVED_STATE", "-loadvm: vnic has no snapshots"),
         ("-nic user,hostfwd=tcp::2222-:22", "vnic has no -nic but -nic none: give a -netdev and a -device"),
@@ -108,3 +106,25 @@ def test_unsupported_option_is_refused_by_name(line: str, why: str) -> None:
     with pytest.raises(OptionError) as refused:
         parse(line)
     assert why in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "choice"),
+    [
+        (
+            "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+            SandboxChoice(on=True, spawn=False, children_may_gain=False),
+        ),
+        (
+            "on,obsolete=deny,elevateprivileges=allow,spawn=allow,resourcecontrol=deny",
+            SandboxChoice(on=True),
+        ),
+        ("off", SandboxChoice()),
+        ("enable=on,elevateprivileges=children", SandboxChoice(on=True)),
+        ("on,landlock=required,folder=/a", SandboxChoice(on=True, needs_landlock=True, folders=("/a",))),
+        ("on,folder.0=/a,folder.1=/b", SandboxChoice(on=True, folders=("/a", "/b"))),
+    ],
+    ids=["libvirt", "lxd", "off", "children", "landlock", "folders"],
+)
+def test_sandbox_of_managers_is_taken(words: str, choice: SandboxChoice) -> None:
+    assert parse_run(["-sandbox", words]).sandbox == choice

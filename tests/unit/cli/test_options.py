@@ -286,10 +286,7 @@ def test_an_option_of_the_vm_still_needs_its_argument() -> None:
     [
         (["-global", "e1000.mac=1"], "vnic has no -global: give the property to each -device e1000"),
         (["-global", "driver=virtio-net-pci,property=mq,value=on"], "to each -device virtio-net-pci"),
-        (
-            ["-sandbox", "on"],
-            "-sandbox: vnic has no -sandbox: systemd's SystemCallFilter= does it for a service",
-        ),
+        (["-runas", "nobody"], "-runas: vnic has no -runas: use -run-with user="),
         (["-incoming", "defer"], "-incoming: vnic cannot be migrated"),
     ],
 )

@@ -19,7 +19,9 @@ def test_guard_timer_ends_before_the_loop(monkeypatch: pytest.MonkeyPatch) -> No
     guarded = []
     close = BaseSelectorEventLoop.close
 
-    async def live(options: RunOptions, service: Service, ready: Callable[[], None]) -> None:
+    async def live(
+        options: RunOptions, service: Service, ready: Callable[[], None], confinement: None
+    ) -> None:
         guarded.append(unblock._watch.installed)
 
     def closing(loop: BaseSelectorEventLoop) -> None:
