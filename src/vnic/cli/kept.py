@@ -43,11 +43,25 @@ class Service:
         """What is kept; without it, nobody can take this process's place, and to leave is to end."""
         self._lost = False
         self._leaving: asyncio.Task[None] | None = None
+        self._parent = parent
+        self.end_with_supervisor()
+
+    def end_with_supervisor(self) -> None:
+        """A supervisor that was killed keeps nothing any more, and its user wants to see the end of vnic. To be called
+        again when the process has become another user: that takes the signal away (prctl(2))."""
         if self.keeper is not None:
-            # A supervisor that was killed keeps nothing any more, and its user wants to see the end of vnic.
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-            if os.getppid() != parent:
+            if os.getppid() != self._parent:
                 signal.raise_signal(signal.SIGTERM)
+
+    def connect(self) -> None:
+        """Before the process becomes another user, who may not be able to reach the keeper's socket."""
+        notifier = self.started.notifier
+        if notifier is not None:
+            try:
+                notifier.connect()
+            except NotifyError as error:
+                log.warning("the keeper cannot be reached: %s", error)
 
     @property
     def supervised(self) -> bool:

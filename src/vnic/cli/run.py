@@ -106,7 +106,7 @@ def _start(options: RunOptions) -> int:
             return forked
         background = forked
     allow_open_files()
-    confinement = _confine(options)
+    confinement = _confine(options, service)
     ready: Callable[[], None] = _foreground_ready
     if options.daemonize:
         log_file = _background_log(options)
@@ -126,14 +126,16 @@ def _start(options: RunOptions) -> int:
     return 0
 
 
-def _confine(options: RunOptions) -> Confinement | None:
+def _confine(options: RunOptions, service: Service) -> Confinement | None:
     """Give up what the set-up does not need."""
     if options.run_with is None and not options.sandbox.on:
         return None
     from vnic.cli.confine import Confinement  # here, since few runs have it
 
     confinement = Confinement(options)
+    service.connect()
     confinement.begin()
+    service.end_with_supervisor()
     return confinement
 
 

@@ -100,6 +100,13 @@ class Notifier:
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._sock: socket.socket | None = None
 
+    def connect(self) -> None:
+        """Open the socket, which else the first message does. Raises NotifyError."""
+        try:
+            self._connected()
+        except OSError as error:
+            raise NotifyError(error.strerror or str(error)) from None
+
     def send(self, *assignments: str, fds: Sequence[int] = ()) -> None:
         """Send one message, such as "READY=1". Waits up to `PATIENCE_S` for room. Raises NotifyError."""
         data = "\n".join(assignments).encode()
