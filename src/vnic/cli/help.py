@@ -92,6 +92,7 @@ This process:
                  set-uid program works; landlock=required: refuse the start where the kernel cannot bound files
   -run-with user=NAME|UID:GID
                  become that user before anything is opened; keep no capability that no option needs
+  @FILE          more options, from a file: a shell's words, with `#` before comments
   -version       print the version
   -h, -help      print this
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from vnic.cli.daemon import fork_to_background, leave_terminal
+from vnic.cli.option_file import OptionFileError, expand
 from vnic.keeper import OPTIONS
 from vnic.keeper.supervisor import Supervisor
 from vnic.net.errors import NetError
@@ -56,8 +57,13 @@ def _option(word: str) -> str:
 
 
 def run_kept(words: Sequence[str]) -> int:
-    """The verb, with `run` as the first word. Returns the exit code of control, once that ended for good."""
-    found = scan(words)
+    """The verb, with `run` as the first word. Returns the exit code of control, once that ended for good. Files of
+    options are read only once: a later start must not find half of a change."""
+    try:
+        found = scan(expand(words))
+    except OptionFileError as refused:
+        print(f"vnic: {one_line(str(refused))}", file=sys.stderr)
+        return EXIT_REFUSED
     background = None
     if found.daemonize:
         forked = fork_to_background()

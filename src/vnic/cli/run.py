@@ -22,6 +22,7 @@ from vnic import __version__
 from vnic.backend.options import Size
 from vnic.chardev.options import NullOptions, SocketOptions
 from vnic.cli.kept import Service
+from vnic.cli.option_file import OptionFileError, expand
 from vnic.cli.options import parse_run
 from vnic.cli.run_options import HelpTopic, OptionError, RunOptions, Setting, UsageError
 from vnic.cli.suggest import suggestion
@@ -71,7 +72,7 @@ DEFAULT_MONITOR = "qmp"
 def run(argv: Sequence[str]) -> int:
     """The verb. Returns the exit code when the machine has ended."""
     try:
-        options = parse_run(argv)
+        options = parse_run(expand(argv))
         if options.help is not None:
             return _help(options.help)
         if options.version:
@@ -81,6 +82,9 @@ def run(argv: Sequence[str]) -> int:
     except OptionError as refused:
         print(f"vnic: {lines(str(refused))}", file=sys.stderr)
         return EXIT_USAGE if isinstance(refused, UsageError) else EXIT_REFUSED
+    except OptionFileError as refused:
+        print(f"vnic: {lines(str(refused))}", file=sys.stderr)
+        return EXIT_REFUSED
 
 
 def _help(topic: HelpTopic) -> int:
