@@ -6,7 +6,7 @@ PYTEST_ARGS ?= -n auto --dist loadfile
 FUZZ_SECONDS ?= 180
 SOAK_SECONDS ?= 60
 
-.PHONY: help demo test check guests format bench setup clean attack wire fuzz soak tsan
+.PHONY: help demo test check guests format bench setup clean attack wire fuzz soak tsan service
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -51,6 +51,11 @@ setup: $(VENV)/.dev wire ## only make the virtual environment, and vnic-wire
 
 wire: $(VENV)/.run ## compile vnic-wire, which moves packets
 	@$(BIN)/python src/vnic/dataplane/wire/build.py
+
+service: $(VENV)/.run wire ## as root: install the systemd unit vnic@.service, with this tree's program
+	install -Dm644 packaging/vnic@.service /etc/systemd/system/vnic@.service
+	sed -i 's|^ExecStart=vnic|ExecStart=$(abspath $(BIN))/vnic|' /etc/systemd/system/vnic@.service
+	systemctl daemon-reload
 
 clean: ## remove what the above made
 	rm -rf $(VENV) src/vnic/dataplane/wire/vnic-wire build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -156,6 +156,11 @@ NEEDS = {
     "cpio": _program("cpio", "cpio"),
     "promtool": _program("promtool", "prometheus"),
     "setpriv": _program("setpriv", "util-linux"),
+    "systemd": Need(
+        lambda: Path("/usr/lib/systemd/systemd").exists() and shutil.which("systemd-analyze"),
+        "systemd",
+        "apt-get install systemd",
+    ),
     "lspci": _program("lspci", "pciutils"),
     "testpmd": _program("dpdk-testpmd", "dpdk-dev librte-net-vhost23 librte-net-virtio23"),
     "cc": _program("cc", "gcc"),

@@ -12,11 +12,13 @@ from vnic.keeper import supervisor
 
 def main() -> int:
     at = sys.argv.index("--")
-    first_fd = 3
+    first_fd, other_programs = 3, True
     for setting in sys.argv[1:at]:
         name, _, value = setting.partition("=")
         if name == "first_fd":
             first_fd = int(value)
+        elif name == "sandbox":
+            other_programs = False
         else:
             assert name in vars(supervisor)
             vars(supervisor)[name] = float(value)
@@ -25,6 +27,7 @@ def main() -> int:
         [program],
         words,
         first_fd=first_fd,
+        other_programs=other_programs,
         say=lambda text: print(text, file=sys.stderr, flush=True),
         up=lambda pid: print(f"up {pid}", file=sys.stderr, flush=True),
     )

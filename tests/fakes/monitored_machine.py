@@ -25,6 +25,7 @@ from vnic.monitor.interfaces import (
     VnicInfo,
     WireStats,
 )
+from vnic.monitor.keeper import NO_KEEPER, MachineKeeper
 from vnic.monitor.passed_fds import FdRegistry
 from vnic.net.client import Endpoint, Nic
 from vnic.net.clock import Scheduler
@@ -124,6 +125,7 @@ class FakeMachine:
         self.devices_not_built = frozenset({"rtl8139"})
         self.chardev_types: Types = {"null": NullChardev}
         self.object_types: Types = {"filter-dump": DumpOptions}
+        self.keeper: MachineKeeper = NO_KEEPER
         self.added: list[msgspec.Struct] = []
         self._chardevs: dict[str, object] = {}
         self._objects: dict[str, msgspec.Struct] = {}

@@ -71,6 +71,34 @@ def test_quit_of_a_monitor_ends_all(place: Place) -> None:
     assert running.ended() == (0, "")
 
 
+def test_stop_returns_when_all_have_ended(place: Place) -> None:
+    running = place.run("--keep", *OPTIONS, name="lab")
+    pid = control(running)
+    assert place.verb("stop", "lab").returncode == 0
+    assert running.ended() == (0, "")
+    assert is_gone(pid)
+
+
+def test_stop_names_a_vnic_that_does_not_run(place: Place) -> None:
+    result = place.verb("stop", "lab")
+    assert result.returncode == 1
+    assert "no vnic named 'lab' is running" in result.stderr
+
+
+def test_options_come_from_a_file_too(place: Place) -> None:
+    Path(place.path("lab.conf")).write_text(f"# the lab\n-netdev echo,id=net0\n-device {NIC}\n")
+    with place.run("--keep", f"@{place.path('lab.conf')}") as running:
+        assert control(running)
+        assert place.verb("link", "show", "nic0").returncode == 0
+
+
+def test_an_upgrade_without_a_keeper_is_refused(place: Place) -> None:
+    with place.run(*OPTIONS):
+        result = place.verb("upgrade")
+        assert result.returncode == 1
+        assert "nothing keeps this vnic" in result.stderr
+
+
 def test_a_usage_error_is_passed_on_at_once(place: Place) -> None:
     result = place.command("run", "--keep", "-nonsense")
     assert result.returncode == 2

@@ -39,6 +39,7 @@ class Words(NamedTuple):
     daemonize: bool = False
     pidfile: str | None = None
     log_file: str | None = None
+    sandbox: bool = False
 
 
 def scan(words: Sequence[str]) -> Words:
@@ -49,7 +50,8 @@ def scan(words: Sequence[str]) -> Words:
     for word, following in itertools.pairwise(command_line):
         values[_option(word)] = following
     daemonize = any(_option(word) == "daemonize" for word in command_line)
-    return Words(command_line, daemonize, values.get("pidfile"), values.get("D"))
+    sandbox = values.get("sandbox", "off").partition(",")[0] != "off"
+    return Words(command_line, daemonize, values.get("pidfile"), values.get("D"), sandbox)
 
 
 def _option(word: str) -> str:
@@ -90,7 +92,13 @@ def run_kept(words: Sequence[str]) -> int:
     try:
         with _terminal() as restore:
             supervisor = Supervisor(
-                program(), found.command_line, first_fd=_after_inherited(), say=log.say, up=up, gone=restore
+                program(),
+                found.command_line,
+                first_fd=_after_inherited(),
+                other_programs=not found.sandbox,
+                say=log.say,
+                up=up,
+                gone=restore,
             )
             outcome = supervisor.run()
     finally:

@@ -13,11 +13,15 @@ import os
 import signal
 from typing import Final
 
+from vnic.children import check_executable
 from vnic.keep import NO_KEEP, Keep
+from vnic.keeper.messages import UPGRADE
 from vnic.keeper.supervisor import EXIT_LEFT
 from vnic.keeper.variables import Keeper, take_keeper
 from vnic.machine import Machine
 from vnic.monitor.interfaces import ShutdownCause
+from vnic.monitor.keeper import NO_KEEPER, KeeperInfo, KeeperKind
+from vnic.net.errors import NetError
 from vnic.state.notify import NotifyError, Started, take_environment
 
 log = logging.getLogger(__name__)
@@ -42,6 +46,7 @@ class Service:
         self.keep: Keep = NO_KEEP
         """What is kept; without it, nobody can take this process's place, and to leave is to end."""
         self._lost = False
+        self._machine: Machine | None = None
         self._leaving: asyncio.Task[None] | None = None
         self._parent = parent
         self.end_with_supervisor()
@@ -73,6 +78,8 @@ class Service:
         for number in _ENDING:
             loop.add_signal_handler(number, machine.quit, ShutdownCause.HOST_SIGNAL)
         loop.add_signal_handler(LEAVES, self._leave_or_end, loop, machine)
+        machine.keeper = self
+        self._machine = machine
 
     def end(self, loop: asyncio.AbstractEventLoop) -> None:
         """The end is complete: a second Ctrl-C must not stop what is left of it."""
@@ -111,13 +118,55 @@ class Service:
 
     def _leave_or_end(self, loop: asyncio.AbstractEventLoop, machine: Machine) -> None:
         if self.keep.active:
-            self._leaving = loop.create_task(self.leave(machine))
+            self._start_leaving(None)
         else:
             machine.quit(ShutdownCause.HOST_SIGNAL)
 
-    async def leave(self, machine: Machine) -> None:
-        """End this process without an end of the machine: its successor goes on with what is kept."""
-        await machine.journal.leave()
+    def _start_leaving(self, program: str | None) -> None:
+        if self._leaving is None:
+            self._leaving = asyncio.get_running_loop().create_task(self._leave(program))
+
+    async def _leave(self, program: str | None) -> None:
+        """End this process without an end of the machine: its successor goes on with what is kept. `program`: what the
+        supervisor is to start; None: what it has started before."""
+        assert self._machine is not None
+        await self._machine.journal.leave()
         self.keep.commit()
+        if program is not None:
+            self._tell(f"{UPGRADE}={program}")
         logging.shutdown()
         os._exit(EXIT_LEFT)
+
+    # -- MachineKeeper ------------------------------------------------------------------------------------------
+
+    def info(self) -> KeeperInfo | None:
+        if self.keeper is not None:
+            upgrade = self.keeper.upgrade or None
+            return KeeperInfo(KeeperKind.SUPERVISOR, self.keep.active, self.keeper.pid, upgrade)
+        if self.started.notifier is not None:
+            return KeeperInfo(KeeperKind.SYSTEMD, self.keep.active)
+        return None
+
+    def upgrade(self, program: str | None, by: str) -> None:
+        """systemd starts what its unit names, again at once because of the exit code; so no other program can be
+        named there."""
+        if self.started.notifier is None or not self.keep.active:
+            NO_KEEPER.upgrade(program, by)
+        if self.keeper is None and program is not None:
+            raise NetError(
+                "systemd starts what ExecStart= of the unit names: install the other version there"
+            )
+        if program is not None:
+            check_program(program)
+        log.info("%s asked for an upgrade%s", by, "" if program is None else f" to {program}")
+        self._start_leaving((program or "") if self.keeper is not None else None)
+
+
+def check_program(path: str) -> None:
+    """Raises NetError unless it may be started. The keeper's lines name it, and it is one line of a message."""
+    if not os.path.isabs(path) or not path.isprintable():
+        raise NetError(f"'{path}' is not the absolute path of a program")
+    try:
+        check_executable(path)
+    except OSError as error:
+        raise NetError(f"Could not start '{path}': {error.strerror}") from None

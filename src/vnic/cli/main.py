@@ -32,6 +32,8 @@ VERBS = {
     "why": ("vnic.cli.why", "say why a link is up or down"),
     "log": ("vnic.cli.log", "show what happened to the links, also before the last start"),
     "ps": ("vnic.cli.ps", "show the running vnics and how they fare"),
+    "stop": ("vnic.cli.stop", "end a running vnic in order"),
+    "upgrade": ("vnic.cli.upgrade", "have another version go on in place of a running vnic"),
     "watch": ("vnic.cli.watch", "print events as they come"),
     "netdev": ("vnic.cli.netdev", "add or delete a back-end"),
     "device": ("vnic.cli.device", "add or delete a NIC"),

@@ -64,17 +64,20 @@ class Supervisor:
         words: Sequence[str],
         *,
         first_fd: int = 3,
+        other_programs: bool = True,
         environment: Mapping[str, str] = os.environ,
         say: Callable[[str], None],
         up: Callable[[int], None] = lambda pid: None,
         gone: Callable[[], None] = lambda: None,
     ) -> None:
         """`command` is the program, which an upgrade replaces, and `words` what follows it. `first_fd`: see
-        `FdStore`. `say` tells people a line, `up` is called with its pid whenever a child is set up, `gone` before one
+        `FdStore`. Without `other_programs` an upgrade starts the same one: a sandbox must not be left that way. `say`
+        tells people a line, `up` is called with its pid whenever a child is set up, `gone` before one
         that died is followed by another."""
         self._command = list(command)
         self._words = list(words)
         self._environment = dict(environment)
+        self._other_programs = other_programs
         self._say, self._up, self._gone = say, up, gone
         self._store = FdStore(first_fd)
         self._restarts = Restarts()
@@ -187,10 +190,13 @@ class Supervisor:
         if message.stopping and self._state in (State.STARTING, State.UP):
             self._stop()
         elif message.upgrade is not None and self._state is State.UP:
+            self._state, self._deadline = State.LEAVING, time.monotonic() + LEAVE_S
+            if message.upgrade and not self._other_programs:
+                self._upgrade = f"failed {message.upgrade}: the sandbox allows no other program"
+                return
             self._replaced = self._command
             if message.upgrade:
                 self._command = [message.upgrade]
-            self._state, self._deadline = State.LEAVING, time.monotonic() + LEAVE_S
 
     def _is_up(self) -> None:
         now = time.monotonic()

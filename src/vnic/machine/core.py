@@ -51,6 +51,7 @@ from vnic.monitor.interfaces import (
     VnicInfo,
     WireStats,
 )
+from vnic.monitor.keeper import NO_KEEPER, MachineKeeper
 from vnic.monitor.passed_fds import FdRegistry
 from vnic.monitor.schema import parse_flat_chardev
 from vnic.net.errors import DeviceNotFound, NetError
@@ -112,6 +113,8 @@ class Machine:
         self._nics: dict[str, PluggedNic] = {}
         self._long_lived = LongLived()
         self._health = Health(lag)
+        self.keeper: MachineKeeper = NO_KEEPER
+        """The process that starts this one again; `vnic run` sets it."""
         self.ends_by: ShutdownCause | None = None
         """What asked for the end; None: nothing yet."""
         self._ended = asyncio.Event()
@@ -128,7 +131,8 @@ class Machine:
 
     def vnic_info(self) -> VnicInfo:
         """How the process itself fares (query-vnic)."""
-        return self._health.info(self._nics.values(), self._backends.restarts + self._datapath.restarts)
+        info = self._health.info(self._nics.values(), self._backends.restarts + self._datapath.restarts)
+        return msgspec.structs.replace(info, keeper=self.keeper.info())
 
     @property
     def netdev_types(self) -> Mapping[str, type[msgspec.Struct]]:

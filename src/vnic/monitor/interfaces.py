@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import msgspec
 
+from vnic.monitor.keeper import KeeperInfo, MachineKeeper
 from vnic.net.errors import NetError
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class Descriptors(msgspec.Struct, rename="kebab", frozen=True, omit_defaults=Tru
     """None: there is no limit."""
 
 
-class VnicInfo(msgspec.Struct, rename="kebab", frozen=True):
+class VnicInfo(msgspec.Struct, rename="kebab", frozen=True, omit_defaults=True):
     """query-vnic: the state of the process."""
 
     version: str
@@ -114,6 +115,7 @@ class VnicInfo(msgspec.Struct, rename="kebab", frozen=True):
     loop_lag: LoopLag
     memory: Memory
     descriptors: Descriptors
+    keeper: KeeperInfo | None = None
 
 
 class WireDrops(msgspec.Struct, rename="kebab", frozen=True):
@@ -241,6 +243,9 @@ class MonitoredMachine(Protocol):
     def runstate(self) -> RunState: ...
 
     def vnic_info(self) -> VnicInfo: ...
+
+    @property
+    def keeper(self) -> MachineKeeper: ...
 
     def pci_info(self) -> list[PciInfo]:
         """The NICs that are PCI functions."""

@@ -52,7 +52,7 @@ _QMP: Final[Mapping[Policy, tuple[str, ...]]] = {
         *("netdev_add", "netdev_del", "device_add", "device_del", "object-add", "object-del"),
         *("chardev-add", "chardev-remove", "getfd", "closefd", "add-fd", "remove-fd"),
         *("link-impair", "link-fault", "qom-set", "announce-self"),
-        *("stop", "cont", "system_reset", "quit"),
+        *("stop", "cont", "system_reset", "quit", "vnic-upgrade"),
     ),
 }
 

@@ -390,6 +390,16 @@ def test_an_upgrade_that_hangs_is_gone_back_on() -> None:
         assert keeper(kept.up(), kept).upgrade == f"failed {other}: it was killed by SIGKILL"
 
 
+def test_a_sandboxed_child_can_have_no_other_program_started() -> None:
+    with keeper_of("sandbox=on") as kept:
+        first = kept.up()
+        other = other_program(kept, f"#!/bin/sh\ntouch {kept.director.path}-escaped\n")
+        first.notify(f"X_VNIC_UPGRADE={other}")
+        first.exit(133)
+        assert keeper(kept.up(), kept).upgrade == f"failed {other}: the sandbox allows no other program"
+        assert not Path(f"{kept.director.path}-escaped").exists()
+
+
 def test_a_child_that_asked_for_an_upgrade_and_does_not_leave_is_killed() -> None:
     with keeper_of("LEAVE_S=0.3") as kept:
         kept.up().notify("X_VNIC_UPGRADE=")

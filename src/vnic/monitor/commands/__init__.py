@@ -2,8 +2,8 @@
 
 To add one, write its arguments' Struct and its function in one of these files. `control` is about the monitor itself,
 `fds` about descriptors that clients pass, `net` about NICs, back-ends and links, `impair` about impairments of links,
-`history` about the journal, `probes` about this QEMU's features, `vm_probes` about features it lacks, `devices` about
-the rest.
+`history` about the journal, `keeper` about the next process, `probes` about this QEMU's features, `vm_probes` about
+features it lacks, `devices` about the rest.
 """
 
 from vnic.monitor.commands import (
@@ -11,6 +11,7 @@ from vnic.monitor.commands import (
     fds,
     history,
     impair,
+    keeper,
     net,
     probes,
     vm_probes,
@@ -28,6 +29,7 @@ __all__ = [
     "fds",
     "history",
     "impair",
+    "keeper",
     "machine",
     "net",
     "probes",
