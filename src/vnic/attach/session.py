@@ -96,13 +96,23 @@ class Session(ABC):
         self._name = nic.name
         warn_of_unsealed(self.memory, self._name)
         self._kept = kept
-        self._held = held = QUOTA.join(self._name, lambda: self.descriptors)
+        self._held = QUOTA.join(self._name, lambda: self.descriptors)
         self._connection = (
-            Connection(loop, sock, self, max_fds=max_fds, owner=self._name, holding=held)
+            Connection(loop, sock, self, max_fds=max_fds, owner=self._name, holding=self._held)
             if outbox is None
-            else KeptConnection(
-                loop, sock, self, kept, max_fds=max_fds, owner=self._name, holding=held, outbox=outbox
-            )
+            else self._kept_connection(sock, max_fds, outbox)
+        )
+
+    def _kept_connection(self, sock: socket.socket, max_fds: int, outbox: int) -> Connection:
+        return KeptConnection(
+            self._loop,
+            sock,
+            self,
+            self._kept,
+            max_fds=max_fds,
+            owner=self._name,
+            holding=self._held,
+            outbox=outbox,
         )
 
     # --- What the protocol fills in ---

@@ -109,7 +109,9 @@ class PciDevice:
         self.rings = RingFeed(lambda: self.bus_master, self.dma_refused)
         self._intx = False
         self.kept: Kept = NO_KEPT
-        """The place of this device's record, which `changed` is told for all but what is in cells."""
+        """The place of this device's record."""
+        self.dirty = False
+        """The record differs since the attachment last set this to False."""
         self.access = memoryview(bytearray(8)).cast("Q")
         """One u64, in which the attachment counts the accesses before each: see `undo_read`."""
 
@@ -119,7 +121,7 @@ class PciDevice:
         """A VM attaches. Its memory may still be empty; `dma_mapped` reports each region."""
         self.irq = irq
         self._memory = self._dma = memory
-        self.kept.changed()
+        self.touched()
 
     def use_shadow(self, memory: GuestMemory, shadow: Shadow) -> None:
         """The VM does not share its memory: `memory`, which `plug` gave, is a shadow copy. Called before a driver can
@@ -138,7 +140,7 @@ class PciDevice:
         self._memory, self.shadow = NO_MEMORY, None
         self._dma = _NO_DMA
         self.rings.unplug()
-        self.kept.changed()
+        self.touched()
         done()
 
     def reset(self) -> None:
@@ -149,7 +151,7 @@ class PciDevice:
         self.set_intx(False)
         self.rings.drop()
         self.device_reset()
-        self.kept.changed()
+        self.touched()
 
     def config_read(self, offset: int, length: int) -> bytes:
         """Read config space. The range is inside `config.size`; the caller checks it."""
@@ -177,7 +179,7 @@ class PciDevice:
             self.irqs_changed()
         if self._asks_flr(offset, data):
             self.reset()
-        self.kept.changed()
+        self.touched()
 
     def window_read(self, region: int, offset: int, length: int) -> bytes:
         """Read `length` bytes of BAR `region`. The range is inside its size; the caller checks it."""
@@ -193,7 +195,7 @@ class PciDevice:
             self.region_write(region, offset, data)
             if self.is_hot(region, offset, len(data)):
                 return
-        self.kept.changed()
+        self.touched()
 
     def lines_changed(self) -> None:
         """The VM set or removed eventfds for its interrupts."""
@@ -250,6 +252,9 @@ class PciDevice:
         self._drive_intx()
         self.rings.restart()
 
+    def look_at_rings(self) -> None:
+        """After a restart, when all is restored: a kick may have been lost."""
+
     # --- Overridden by models ---
 
     def is_hot(self, region: int, offset: int, length: int) -> bool:
@@ -283,6 +288,11 @@ class PciDevice:
         """MSI-X was enabled or disabled, or the VM replaced eventfds: results of `irq.msix_fd` may be stale."""
 
     # --- Called by models ---
+
+    def touched(self) -> None:
+        """What the record has, and cells have not, differs."""
+        self.dirty = True
+        self.kept.changed()
 
     @property
     def dma(self) -> Dma:

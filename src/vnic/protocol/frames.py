@@ -195,6 +195,13 @@ class FrameAssembler:
         fds, self._fds = self._fds, []
         close_fds(fds)
 
+    def take_begun(self) -> tuple[bytes, list[int]]:
+        """Give out what is begun; its caller owns the descriptors."""
+        data, fds = bytes(self._buffer), self._fds
+        self._buffer.clear()
+        self._total, self._fds = None, []
+        return data, fds
+
     def _cut(self, data: bytes | bytearray | memoryview, messages: list[Message]) -> None:
         """Add the messages that `data` completes to `messages`, and keep the rest; earlier pieces' fds go to the
         first."""
@@ -301,6 +308,10 @@ class MessageQueue:
                 self._assembler.check_whole(each, len(fds[at]))
         with within("begun"):
             self._assembler.check(record.begun, len(fds[-1]))
+
+    def take_begun(self) -> tuple[bytes, list[int]]:
+        """The message that is begun, which its caller feeds again, with the rest."""
+        return self._assembler.take_begun()
 
     def check_whole(self, record: MessageRecord) -> None:
         """Raise RecordError unless it is a message without descriptors that this connection may have brought."""

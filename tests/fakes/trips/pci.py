@@ -12,7 +12,8 @@ from tests.fakes.trips import Trip, trip
 from tests.fakes.vfio_user_device import FakeDevice, memfd, message, serving
 from tests.fakes.virtio_device import FakeVirtioDevice
 
-from vnic.attach.vfio_user.irq import EventfdIrqs, EventfdIrqsRecord
+from vnic.attach.vfio_user.irq import EventfdIrqs
+from vnic.attach.vfio_user.irq_record import EventfdIrqsRecord
 from vnic.descriptors import close_fds
 from vnic.memory.guest import GuestMemory, MappedRegion, Region
 from vnic.memory.map_record import MemoryMapRecord, restore_map, save_map

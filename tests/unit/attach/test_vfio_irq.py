@@ -11,7 +11,8 @@ from tests.fakes.loops import no_fd_leak
 from tests.fakes.scheduler import FakeScheduler
 from tests.fakes.vfio_user_device import is_open
 
-from vnic.attach.vfio_user.irq import SPURIOUS_PAUSE_S, SPURIOUS_UNMASKS, EventfdIrqs, EventfdIrqsRecord
+from vnic.attach.vfio_user.irq import SPURIOUS_PAUSE_S, SPURIOUS_UNMASKS, EventfdIrqs
+from vnic.attach.vfio_user.irq_record import EventfdIrqsRecord
 from vnic.net.clock import Timer
 from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vfio_user.messages import Refused, SetIrqs

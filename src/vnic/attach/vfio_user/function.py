@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from vnic.attach.vfio_user.irq import EventfdIrqs
+from vnic.attach.vfio_user.irq_record import EventfdIrqsRecord
 from vnic.attach.vfio_user.notifiers import Watcher
 from vnic.attach.vfio_user.shadow import MessageShadow
 from vnic.memory.guest import (
@@ -20,10 +21,11 @@ from vnic.memory.guest import (
     MappedRegion,
     Region,
 )
+from vnic.memory.map_record import MemoryMapRecord, restore_map, save_map
 from vnic.memory.shadow import ShadowRegion
 from vnic.pci.capability import CAP_MSI, MSI_CONTROL
 from vnic.pci.config import COMMAND, COMMAND_MASTER, INTERRUPT_PIN
-from vnic.pci.device import PciDevice
+from vnic.pci.device import PciDevice, PciHandles
 from vnic.pci.irq import MessageSocket
 from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vfio_user.messages import (
@@ -33,6 +35,7 @@ from vnic.protocol.vfio_user.messages import (
     RegionInfo,
     SetIrqs,
 )
+from vnic.record import require, within
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +44,10 @@ _RAM_BYTES = 1 << 20
 _VIDEO_BYTES = 64 << 20
 """A device that is plugged into a running VM may see a video card's memory, which is not shared, up to this size."""
 _READ_WRITE = m.REGION_FLAG_READ | m.REGION_FLAG_WRITE
+
+
+def _nothing() -> None:
+    """Nothing is kept."""
 
 
 class VfioPciPort:
@@ -54,10 +61,14 @@ class VfioPciPort:
         name: str,
         make_shadow: Callable[[Callable[[], None]], MessageShadow],
         messages: MessageSocket | None = None,
+        changed: Callable[[], None] = _nothing,
+        restored: bool = False,
     ) -> None:
         """`memory` is the VM's, still empty. `make_shadow(forget)` makes the shadow copy for memory that the VM does
-        not share; `forget` is MessageShadow's. `messages`: the VM's connection, if it can be lent."""
+        not share; `forget` is MessageShadow's. `messages`: the VM's connection, if it can be lent. `changed` is called
+        when memory or interrupts differ. `restored`: `restore` is called next, and the device is restored after it."""
         self.memory = memory
+        self._changed = changed
         self._device = device
         self._name = name
         self._make_shadow = make_shadow
@@ -76,9 +87,54 @@ class VfioPciPort:
             msi=1 << (device.config.data[msi + MSI_CONTROL] >> 1 & 7) if msi else 0,
             msix=device.msix.vectors if device.msix else 0,
             messages=messages,
+            changed=changed,
         )
         self.irqs: Sequence[IrqInfo] = self._irqs.infos
-        device.plug(self._irqs, self.memory)
+        if not restored:
+            device.plug(self._irqs, self.memory)
+
+    # --- State apart from handles ---
+
+    def save(self) -> tuple[MemoryMapRecord, bool | None, EventfdIrqsRecord]:
+        return save_map(self.memory)[0], self._shared, self._irqs.save()[0]
+
+    @property
+    def fds(self) -> tuple[list[int], list[int]]:
+        """The descriptors that belong to the record, still ours: of the memory, and of the interrupts."""
+        return save_map(self.memory)[1], self._irqs.save()[1]
+
+    def restore(
+        self,
+        memory: tuple[MemoryMapRecord, Sequence[int]],
+        shared: bool | None,
+        irqs: tuple[EventfdIrqsRecord, list[int]],
+    ) -> None:
+        """Raises RecordError. After it, the descriptors of the interrupts are ours, and those of the memory stay the
+        caller's; also if it raises, memory may be mapped."""
+        with within("memory"):
+            restore_map(self.memory, *memory)
+            kinds = {each.kind for each in memory[0].regions}
+            odd = kinds - ({"shadow"} if shared is False else {"file", "unshared"})
+            require(not odd, "regions", f"have {sorted(odd)}, and shared is {shared}")
+        with within("irqs"):
+            self._irqs.restore(*irqs)
+        self._shared = shared
+        if shared is False:
+            self._shadow = self._make_shadow(self._forget_shadow)
+
+    @property
+    def handles(self) -> PciHandles:
+        """What the device is restored with."""
+        return PciHandles(self._irqs, self.memory, self._shadow)
+
+    def go_on(self) -> None:
+        """After a restart, in which the device was restored."""
+        self._irqs.go_on()
+        self._device.look_at_rings()
+
+    def refuse(self) -> None:
+        """End after `restore`: the device, which was not restored with it, is left as it is."""
+        self._irqs.close()
 
     def close(self, done: Callable[[], None]) -> None:
         """The VM has disconnected: reset the device to its power-on state. `done` is called, now or later, when the
@@ -117,6 +173,7 @@ class VfioPciPort:
                 self._begin_shadow()
             elif shared:
                 self._shared = True
+            self._changed()
 
     def _begin_shadow(self) -> None:
         """The VM does not share its memory. Raises Refused."""
@@ -135,6 +192,7 @@ class VfioPciPort:
         self._shared = False
         self._shadow = self._make_shadow(self._forget_shadow)
         self._device.use_shadow(self.memory, self._shadow)
+        self._changed()
         log.info(
             "%s: the VM does not share its memory, so that each packet takes several messages; faster is QEMU with"
             " -object memory-backend-memfd,id=mem,size=SIZE,share=on and -machine …,memory-backend=mem",
@@ -163,6 +221,7 @@ class VfioPciPort:
             self.memory.add(self._region(request, fd))
         except GuestMemoryError as error:
             raise self._refused(error) from None
+        self._changed()
         self._device.dma_mapped(request.address, request.size)
 
     def _region(self, request: DmaMap, fd: int | None) -> Region:
@@ -178,12 +237,14 @@ class VfioPciPort:
         return region
 
     def dma_unmap(self, address: int, size: int) -> None:
+        self._changed()
         self._device.dma_unmapped(address, size)
         if not self.memory.remove_within(address, size):
             raise Refused(errno.ENOENT, f"nothing is mapped in {address:#x}+{size:#x}")
         self._shadow_changed()
 
     def dma_unmap_all(self) -> None:
+        self._changed()
         self._device.dma_unmapped(0, ADDRESS_LIMIT)
         self.memory.close()
         self._shadow_changed()
@@ -208,6 +269,7 @@ class VfioPciPort:
             self._device.window_write(index, offset, data)
 
     def set_irqs(self, request: SetIrqs, fds: list[int]) -> None:
+        self._changed()
         self._irqs.set(request, fds)
         self._device.lines_changed()
 

@@ -11,13 +11,14 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from vnic.attach.vfio_user.irq_record import EventfdIrqsRecord, IntxRecord, VectorsRecord
 from vnic.attach.vfio_user.notifiers import QueueNotifiers, Watcher
 from vnic.descriptors import Kind, close_fds, kind_of
 from vnic.net.clock import Timer
 from vnic.pci.irq import MessageSocket
 from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vfio_user.messages import Refused, SetIrqs
-from vnic.record import U16, Record, require, within
+from vnic.record import require, within
 from vnic.sockets import unblock
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,10 @@ SPURIOUS_UNMASKS: Final = 256
 SPURIOUS_PAUSE_S: Final = 0.001
 """After so many unmasks while the device does nothing, each is followed by a pause: as with a kick, the descriptor may
 always be readable (see `kicks`)."""
+
+
+def _nothing() -> None:
+    """Nothing is kept."""
 
 
 def _signal(fd: int) -> bool:
@@ -66,7 +71,7 @@ class _Unmask:
         except OSError:
             taken = b""
         if len(taken) < 8:  # not an eventfd, which would always be readable, or one that blocks
-            self._line.set_unmask(None)
+            self._line.unmask_failed()
             return
         if self._line.unmasked_without_effect():
             self._watcher.remove_reader(self.fd)
@@ -78,37 +83,6 @@ class _Unmask:
         self._watcher.add_reader(self.fd, self._readable)
 
 
-class IntxRecord(Record, frozen=True):
-    level: bool
-    masked: bool
-    trigger: bool
-    """Whether there is a descriptor to write to, and one to be unmasked by."""
-    unmask: bool
-
-
-class VectorsRecord(Record, frozen=True):
-    enabled: bool
-    pending: list[U16]
-    """The latched vectors."""
-    fds: list[U16]
-    """The vectors that have a descriptor."""
-
-    def check_fields(self) -> None:
-        for name in ("pending", "fds"):
-            vectors = getattr(self, name)
-            require(sorted(set(vectors)) == vectors, name, "are not in order")
-            require(self.enabled or not vectors, name, "of interrupts that are off")
-
-
-class EventfdIrqsRecord(Record, frozen=True):
-    """Which interrupts are bound to descriptors. These go beside it: INTx's two, then those of the vectors."""
-
-    intx: IntxRecord
-    msi: VectorsRecord
-    msix: VectorsRecord
-    error: VectorsRecord
-
-
 class IntxLine:
     """INTx: a level, shown as one eventfd write each time it becomes visible (AUTOMASKED).
 
@@ -116,10 +90,12 @@ class IntxLine:
     asserted is written again (linux vfio_pci_intrs.c, vfio_intx_handler and vfio_pci_intx_unmask_handler).
     """
 
-    def __init__(self, watcher: Watcher) -> None:
+    def __init__(self, watcher: Watcher, changed: Callable[[], None]) -> None:
         self._watcher = watcher
+        self._changed = changed
         self._level = False
         self._masked = False
+        self._held = False
         self._unmasks = 0  # since the level was last set
         self._trigger: int | None = None
         self._unmask: _Unmask | None = None
@@ -127,7 +103,11 @@ class IntxLine:
     def save(self) -> tuple[IntxRecord, list[int]]:
         fds = [self._trigger, self._unmask.fd if self._unmask is not None else None]
         record = IntxRecord(
-            level=self._level, masked=self._masked, trigger=fds[0] is not None, unmask=fds[1] is not None
+            level=self._level,
+            masked=self._masked,
+            held=self._held,
+            trigger=fds[0] is not None,
+            unmask=fds[1] is not None,
         )
         return record, [fd for fd in fds if fd is not None]
 
@@ -136,7 +116,12 @@ class IntxLine:
         self._trigger = next(fds) if record.trigger else None
         if record.unmask:
             self._unmask = _Unmask(self._watcher, next(fds), self)
-        self._level, self._masked = record.level, record.masked
+        self._level, self._masked, self._held = record.level, record.masked, record.held
+
+    def go_on(self) -> None:
+        """After a restart: an interrupt, or the VM's unmasking after one, may have been lost."""
+        if not self._held:
+            self.mask(False)
 
     def set_level(self, level: bool) -> None:
         self._level = level
@@ -144,7 +129,8 @@ class IntxLine:
         self._deliver()
 
     def mask(self, masked: bool) -> None:
-        self._masked = masked
+        """The VM masks or unmasks the line."""
+        self._masked = self._held = masked
         self._deliver()
 
     def unmasked_without_effect(self) -> bool:
@@ -167,6 +153,11 @@ class IntxLine:
         if fd is not None:
             self._unmask = _Unmask(self._watcher, fd, self)
 
+    def unmask_failed(self) -> None:
+        """Its descriptor cannot be read."""
+        self.set_unmask(None)
+        self._changed()
+
     @property
     def descriptors(self) -> int:
         return (self._trigger is not None) + (self._unmask is not None)
@@ -178,6 +169,7 @@ class IntxLine:
             if not _signal(self._trigger):
                 close_fds((self._trigger,))
                 self._trigger = None
+                self._changed()
 
     def _deliver(self) -> None:
         if self._level and not self._masked:
@@ -190,7 +182,8 @@ class MessageVectors:
     QEMU replaces descriptors one by one while the guest sets the device up; the newest one counts.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, changed: Callable[[], None]) -> None:
+        self._changed = changed
         self._fds: list[int | None] = [None] * count
         self._enabled = False
         self.pending = 0
@@ -222,7 +215,9 @@ class MessageVectors:
             return False
         fd = self._fds[vector]
         if fd is None:
-            self.pending |= 1 << vector
+            if not self.pending >> vector & 1:
+                self.pending |= 1 << vector
+                self._changed()
         elif not _signal(fd):
             self._drop(vector, fd)
         return True
@@ -230,6 +225,13 @@ class MessageVectors:
     def _drop(self, vector: int, fd: int) -> None:
         close_fds((fd,))
         self._fds[vector] = None
+        self._changed()
+
+    def go_on(self) -> None:
+        """After a restart: any interrupt may have been lost."""
+        for vector, fd in enumerate(self._fds):
+            if fd is not None:
+                self.notify(vector)
 
     def fd(self, vector: int) -> int | None:
         return self._fds[vector] if vector < len(self._fds) else None
@@ -270,14 +272,16 @@ class EventfdIrqs:
         msi: int,
         msix: int,
         messages: MessageSocket | None = None,
+        changed: Callable[[], None] = _nothing,
     ) -> None:
-        """`messages`: the VM's connection, if it can be lent."""
+        """`messages`: the VM's connection, if it can be lent. `changed` is called when the record or the descriptors
+        differ by themselves, not by `set`."""
         self._watcher = watcher
         self._messages = messages
-        self._intx = IntxLine(watcher)
-        self._msi = MessageVectors(msi)
-        self._msix = MessageVectors(msix)
-        self._error = MessageVectors(1)
+        self._intx = IntxLine(watcher, changed)
+        self._msi = MessageVectors(msi, changed)
+        self._msix = MessageVectors(msix, changed)
+        self._error = MessageVectors(1, changed)
         self._vectors = {m.IRQ_MSI: self._msi, m.IRQ_MSIX: self._msix, m.IRQ_ERR: self._error}
         self.infos = (
             m.IrqInfo(int(intx), m.IRQ_FLAG_EVENTFD | m.IRQ_FLAG_MASKABLE | m.IRQ_FLAG_AUTOMASKED),
@@ -313,6 +317,12 @@ class EventfdIrqs:
         self._intx.restore(record.intx, rest)
         for name, vectors in self._named_vectors():
             vectors.restore(getattr(record, name), rest)
+
+    def go_on(self) -> None:
+        """After a restart: send again what may have been lost. An interrupt too many is harmless."""
+        self._intx.go_on()
+        self._msi.go_on()
+        self._msix.go_on()
 
     def _named_vectors(self) -> tuple[tuple[str, MessageVectors], ...]:
         return ("msi", self._msi), ("msix", self._msix), ("error", self._error)

@@ -12,18 +12,24 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from vnic.attach.session import Session, SessionHost, SessionState
+from vnic.attach.vfio_user.exact import ExactConnection
 from vnic.attach.vfio_user.function import VfioPciPort
+from vnic.attach.vfio_user.progress import NEXT_ID
+from vnic.attach.vfio_user.record import VfioUserSessionRecord, VmHandles
 from vnic.attach.vfio_user.shadow import MessageShadow
+from vnic.attach.vfio_user.steps import StepKeeping, Steps
 from vnic.attach.vfio_user.turns import Turns
+from vnic.keep import NO_KEPT, Kept
 from vnic.net.client import Nic
 from vnic.net.records import ShownBy
-from vnic.pci.device import PciDevice
+from vnic.pci.device import PciDevice, PciHandles
 from vnic.protocol.frames import FrameError, MessageQueue
 from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vfio_user.messages import ProtocolError
 from vnic.protocol.vfio_user.server import Server, ServerState
 from vnic.quota import MOST_FOR_EACH
-from vnic.sockets.connection import TURN_S
+from vnic.record import within
+from vnic.sockets.connection import TURN_S, Connection
 
 log = logging.getLogger(__name__)
 
@@ -49,40 +55,137 @@ class VfioUserSession(Session):
         sock: socket.socket,
         device: PciDevice,
         nic: Nic,
+        *,
+        kept: Kept = NO_KEPT,
+        keeping: StepKeeping | None = None,
+        outbox: int | None = None,
+        restored: bool = False,
     ) -> None:
-        super().__init__(host, loop, sock, nic, max_fds=m.MAX_FDS)
+        """`kept`, `outbox`: as for Session, with `keeping`. `restored`: `restore` is called next, then the device is
+        restored, then `go_on` is called."""
+        self._keeping = keeping
+        super().__init__(host, loop, sock, nic, max_fds=m.MAX_FDS, kept=kept, outbox=outbox)
         self.shown_by = ShownBy.DEVICE
         self._device = device
         self._messages = MessageQueue(m.assembler())
         self._steps: Iterator[bytes | None] | None = None  # the message in progress
+        self._exact: Steps | None = None
+        """Where a keeper is."""
+        self._negotiated = False
         self._heard = 0.0  # loop time of the VM's last message
         self._resume: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._turns = Turns(loop, self._connection, self._at_rest)
-        self._port = VfioPciPort(device, self.memory, loop, self._name, self._shadow, self._turns)
+        self._port = VfioPciPort(
+            device, self.memory, loop, self._name, self._shadow, self._turns, self._changed, restored
+        )
         self._server = Server(self._port)
+        if keeping is not None and isinstance(self._connection, ExactConnection):
+            self._exact = Steps(keeping, self._connection, self._messages, self._server, device, kept)
+            if not restored:
+                self._connection.begin()
+
+    def _kept_connection(self, sock: socket.socket, max_fds: int, outbox: int) -> Connection:
+        assert self._keeping is not None
+        return ExactConnection(
+            self._loop,
+            sock,
+            self,
+            max_fds=max_fds,
+            owner=self._name,
+            holding=self._held,
+            outbox=outbox,
+            progress=self._keeping.progress,
+        )
 
     def _shadow(self, forget: Callable[[], None]) -> MessageShadow:
         """Asks the VM for memory that it does not share."""
-        return MessageShadow(self.memory, self._server, self._connection.send, forget)
+        return MessageShadow(self.memory, self._server, self._send_request, forget)
+
+    def _send_request(self, message: bytes) -> None:
+        if self._keeping is not None:
+            self._keeping.progress.cells[NEXT_ID] = self._server.next_id
+        self._connection.send(message)
+
+    def _changed(self) -> None:
+        """The record differs, and perhaps the descriptors."""
+        if self._exact is not None:
+            self._exact.session_changed()
 
     @property
     def descriptors(self) -> int:
         """A message that waits counts with the most descriptors that it may need."""
         return self._port.descriptors + MOST_FOR_EACH * self._messages.descriptors
 
+    # --- State apart from handles ---
+
+    def save(self) -> VfioUserSessionRecord:
+        """The record of a session that is `serving`, with a keeper."""
+        assert self._exact is not None
+        memory, shared, irqs = self._port.save()
+        return VfioUserSessionRecord(
+            server=self._server.save(between_messages=True),
+            memory=memory,
+            shared=shared,
+            irqs=irqs,
+            begun=self._exact.begun,
+        )
+
+    @property
+    def handles(self) -> VmHandles:
+        """The descriptors that belong to the record, still the session's."""
+        assert self._exact is not None
+        assert isinstance(self._connection, ExactConnection)
+        connection = self._connection
+        memory, irqs = self._port.fds
+        return VmHandles(connection.sock.fileno(), connection.outbox, memory, irqs, self._exact.begun_fds)
+
+    @property
+    def device_handles(self) -> PciHandles:
+        """What the device is restored with."""
+        return self._port.handles
+
+    def restore(self, record: VfioUserSessionRecord, handles: VmHandles) -> None:
+        """Take the place of the session that was saved. The descriptors of the interrupts, and those that were begun,
+        are ours then. Raises RecordError, and leaves them to the caller then."""
+        assert self._exact is not None
+        with within("server"):
+            self._server.restore(record.server)
+        with within("begun"):
+            m.assembler().check(record.begun, len(handles.begun))
+        self._port.restore((record.memory, handles.memory), record.shared, (record.irqs, list(handles.irqs)))
+        self._exact.restore(record.begun, list(handles.begun))
+        self._count_descriptors()
+
+    def go_on(self) -> None:
+        """All else is restored: complete the step that the process before was in, and serve the VM."""
+        assert self._exact is not None
+        assert self._keeping is not None
+        self._server.take_up(self._keeping.progress.cells[NEXT_ID])
+        reason = self._exact.go_on()
+        if reason is not None:
+            self.cut_off(reason)
+            return
+        self._port.go_on()
+
+    def refuse(self) -> None:
+        self._port.refuse()
+        if self._exact is not None:
+            self._exact.close()
+        super().refuse()
+
     # --- Messages ---
 
     @property
     def pending(self) -> bool:
-        return self._messages.pending
+        return self._messages.pending or (self._exact is not None and self._exact.pending)
 
     def _at_rest(self) -> bool:
         """Turns: the next byte of the VM begins a message, and nothing is in progress."""
         return (
             self.state is SessionState.SERVING
             and not self._messages
-            and not self._messages.pending
+            and not self.pending
             and self._steps is None
             and self._resume is None
             and self._connection.at_rest
@@ -98,7 +201,10 @@ class VfioUserSession(Session):
         self._heard = self._loop.time()
         self._turns.heard(self._heard)
         try:
-            self._messages.feed(data, fds)
+            if self._exact is None:
+                self._messages.feed(data, fds)
+            else:
+                self._exact.feed(data, fds)
         except (FrameError, ProtocolError) as error:
             self.cut_off(str(error))
             return
@@ -112,7 +218,7 @@ class VfioUserSession(Session):
             self._connection.resume()
             return
         if self._steps is None:
-            self._steps = self._all_steps()
+            self._steps = self._all_steps() if self._exact is None else self._exact.carry_out()
         end = self._loop.time() + TURN_S
         try:
             for reply in self._steps:
@@ -128,9 +234,13 @@ class VfioUserSession(Session):
             self.cut_off("internal error")
         else:
             self._steps = None
-            if self._server.state is not ServerState.NEGOTIATING:
+            if self._server.state is not ServerState.NEGOTIATING and not self._negotiated:
+                self._negotiated = True
                 self._host.negotiated()
-            if more:
+            if self._exact is not None and self._exact.wait_s:
+                self._connection.pause()
+                self._resume = self._loop.call_later(self._exact.wait_s, self._go_on)
+            elif more:
                 self._let_others_run()
 
     def _all_steps(self) -> Iterator[bytes | None]:
@@ -140,6 +250,8 @@ class VfioUserSession(Session):
     def _drop_messages(self) -> None:
         self._steps = None
         self._messages.drop()
+        if self._exact is not None:
+            self._exact.drop()
 
     def _let_others_run(self) -> None:
         """A VM with a backlog (a storm of register writes) continues in the loop's next turn."""
@@ -193,6 +305,8 @@ class VfioUserSession(Session):
     def _unplug(self) -> None:
         self._steps = None
         self._messages.close()
+        if self._exact is not None:
+            self._exact.close()
         for handle in (self._resume, self._timer):
             if handle is not None:
                 handle.cancel()

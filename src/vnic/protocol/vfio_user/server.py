@@ -139,8 +139,12 @@ class Server:
         """Of one REGION_WRITE_MULTI: region, offset, data."""
         self._reply: bytes | None = None
         """To the message that these writes are of."""
+        self._strays: set[int] = set()
+        """The ids of requests that a killed process may have made."""
 
-    def save(self) -> ServerRecord:
+    def save(self, *, between_messages: bool = False) -> ServerRecord:
+        """`between_messages`: leave out the message in progress, which the next process gets again."""
+        writes = [] if between_messages else self._writes
         return ServerRecord(
             state=self.state,
             capabilities=msgspec.json.encode(self.capabilities),
@@ -149,10 +153,8 @@ class Server:
                 RequestRecord(ident=ident, command=command, count=count)
                 for ident, (command, count, _) in self._pending.items()
             ],
-            writes=[
-                WriteRecord(region=region, offset=offset, data=data) for region, offset, data in self._writes
-            ],
-            reply=self._reply,
+            writes=[WriteRecord(region=region, offset=offset, data=data) for region, offset, data in writes],
+            reply=None if between_messages else self._reply,
         )
 
     def restore(self, record: ServerRecord) -> None:
@@ -170,18 +172,38 @@ class Server:
         self._pending = {each.ident: (each.command, each.count, _ignore) for each in record.requests}
         self._writes = deque((each.region, each.offset, each.data) for each in record.writes)
 
+    @property
+    def next_id(self) -> int:
+        """The id of the next request."""
+        return self._next_id
+
+    def take_up(self, next_id: int) -> None:
+        """After `restore`: the process before was killed, and may have made further requests, with ids before this one.
+        Answers to them are ignored."""
+        self._next_id = next_id & 0xFFFF
+        self._strays = {next_id - 1 - back & 0xFFFF for back in range(MAX_DMA_REQUESTS)}
+        self._pending.clear()
+
+    @property
+    def in_progress(self) -> bool:
+        """Steps of the present message are left."""
+        return bool(self._writes)
+
     def receive(self, message: Message) -> bytes | None:
         """Carry out a message and return the reply, None if it is posted. Raises ProtocolError."""
         *_, reply = self.steps(message)
         return reply
 
-    def steps(self, message: Message) -> Iterator[bytes | None]:
+    def steps(self, message: Message, skip: int = 0) -> Iterator[bytes | None]:
         """As `receive`, in steps of one write each, between which others may be served; the last gives the reply.
 
-        The message's descriptors are closed in any case, but for those that the device took.
+        `skip`: so many steps, and not the last one, were carried out by another process. The message's descriptors are
+        closed in any case, but for those that the device took.
         """
         try:
             self._reply = self._dispatch(message)
+            for _ in range(min(skip, len(self._writes) - 1)):
+                self._writes.popleft()
             yield from self.rest()
         except ProtocolError:
             self.state = ServerState.FAILED
@@ -366,11 +388,15 @@ class Server:
         if self.state is not ServerState.SERVING or len(self._pending) >= MAX_DMA_REQUESTS:
             raise BlockingIOError(errno.EAGAIN, "the client takes no DMA request now")
         ident = self._next_id
+        self._strays.discard(ident)
         self._next_id = (ident + 1) & 0xFFFF
         self._pending[ident] = (command, count, done)
         return m.encode(ident, command, payload)
 
     def _reply_came(self, ident: int, command: int, flags: int, message: Message) -> None:
+        if ident in self._strays and ident not in self._pending:
+            self._strays.discard(ident)
+            return
         expected, count, done = self._pending.pop(ident, (0, 0, None))
         if done is None or command != expected or message.fds:
             raise ProtocolError(f"a reply {ident} to command {command} that was not asked")

@@ -114,7 +114,7 @@ class E1000(PciDevice, Endpoint):
         """QEMU's e1000_set_link_status."""
         up = self.client.link_up
         self.link.set_carrier(up)
-        self.kept.changed()
+        self.touched()
         self._show_link(
             interrupts=False
         )  # where STATUS.LU was so already, by what the guest did to its own link
@@ -208,7 +208,7 @@ class E1000(PciDevice, Endpoint):
     # --- What the units need ---
 
     def keep_record(self) -> None:
-        self.kept.changed()
+        self.touched()
         self._commit()
 
     @property
@@ -411,7 +411,7 @@ class E1000(PciDevice, Endpoint):
 
     def _status_changed(self) -> None:
         """STATUS.LU changed, or a negotiation ended: LSC."""
-        self.kept.changed()
+        self.touched()
         self._show_link(interrupts=True)
         self.interrupts.set(regs.ICR_LSC)
         if self.link.up:
