@@ -161,6 +161,7 @@ class VmAttachment(ABC, Generic[SessionT]):
         self.state = AttachmentState.ATTACHED
         self.session = session = self._begin(sock, outbox)
         self._moved()
+        self._keep.commit()  # at once: a VM whose connection no process knows would be lost
         self._nic.report.guest_attached(session.shown_by)
 
     def negotiated(self) -> None:
