@@ -9,9 +9,9 @@ import sys
 import time
 
 from tests.places import make_run_folder
-from tests.soak.lab import WIRES, SoakLab
+from tests.soak.lab import FAR_GUESTS, SoakLab, cables
 from tests.soak.monitor import NoAnswer
-from tests.soak.rounds import Rounds, Tally
+from tests.soak.rounds import VICTIMS, Rounds, Tally
 
 from vnic.lab.bench.testpmd import available
 from vnic.lab.guest import qemu_kit
@@ -38,20 +38,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
-    parser.add_argument(
-        "--only", metavar="WIRE,…", help=f"of {', '.join(wire.name for wire in WIRES)}", default=""
-    )
+    parser.add_argument("--cables", metavar="NAME,…", default=",".join(FAR_GUESTS), help="which there are")
+    parser.add_argument("--victims", metavar="NAME,…", default=",".join(VICTIMS), help="what is killed")
     arguments = parser.parse_args()
-    chosen = [name for name in arguments.only.split(",") if name]
-    wires = [wire for wire in WIRES if not chosen or wire.name in chosen]
-    if not available():
-        wires = [wire for wire in wires if wire.far.guest != "dpdk"]
-    if qemu_kit.find_qemu() is None:
-        wires = [wire for wire in wires if wire.far.guest != "qemu"]
+    victims = [name for name in arguments.victims.split(",") if name in VICTIMS]
+    missing = {"" if available() else "dpdk", "" if qemu_kit.find_qemu() else "qemu"}
+    names = [name for name in arguments.cables.split(",") if FAR_GUESTS[name] not in missing]
     make_run_folder()
-    say(f"cables: {', '.join(wire.name for wire in wires)}; seed {arguments.seed}")
-    with SoakLab(wires) as lab:
-        rounds = Rounds(lab, arguments.seed, say)
+    say(f"cables to {', '.join(names)}; seed {arguments.seed}")
+    with SoakLab(cables(names)) as lab:
+        rounds = Rounds(lab, arguments.seed, say, victims)
         say("all guests are up")
         end = time.monotonic() + arguments.seconds
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -23,6 +24,9 @@ from vnic.lab.guest import qemu_kit
 from vnic.lab.guest.linux import LinuxGuest
 from vnic.lab.guest.qemu import QemuGuest
 from vnic.lab.guest.uml import UmlGuest
+
+BOOT_S = 60
+"""The longest time until links are up and far ends answer."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,20 @@ class Wire:
     address: str
 
 
-WIRES = (
-    Wire("virtio-net", End("uml0", "uml", "eth0"), End("qemu0", "qemu", "eth0"), "10.0.0.2"),
-    Wire("e1000", End("uml1", "uml", "eth1"), End("qemu1", "qemu", "eth1"), "10.0.1.2"),
-    Wire("virtio-user", End("uml2", "uml", "eth2"), End("dpdk0", "dpdk", ""), "10.0.2.2"),
-)
-"""Those of one guest are in the order of its interfaces."""
+FAR_GUESTS = {"virtio-net": "qemu", "e1000": "qemu", "virtio-user": "dpdk"}
+"""The cables, by what is at their far ends, with its guest."""
+
+
+def cables(names: Sequence[str]) -> list[Wire]:
+    """The cables of these names. A guest's interfaces are in the order of its sockets."""
+    count: Counter[str] = Counter()
+    found = []
+    for at, name in enumerate(names):
+        guest = FAR_GUESTS[name]
+        far = End(f"{guest}{count[guest]}", guest, f"eth{count[guest]}")
+        count[guest] += 1
+        found.append(Wire(name, End(f"uml{at}", "uml", f"eth{at}"), far, f"10.0.{at}.2"))
+    return found
 
 
 def options(wires: Sequence[Wire]) -> list[str]:
@@ -114,6 +126,18 @@ class SoakLab:
                 vdev = f"net_virtio_user0,path={folder}/{wire.far.nic}.sock,queues=1"
                 self.testpmd = stack.enter_context(Testpmd(vdev, "--forward-mode=icmpecho"))
                 self.testpmd.command("start")
+        for end in self.ends():
+            if not self.wait_carrier(end, True, BOOT_S):
+                raise TimeoutError(f"the link of {end.nic} did not come up")
+        for wire in self.wires:
+            self._await_ping(wire)
+
+    def _await_ping(self, wire: Wire) -> None:
+        """Both ends know each other's address then."""
+        for _ in range(BOOT_S):
+            if self.guests["uml"].ping(wire.address) is not None:
+                return
+        raise TimeoutError(f"the far end of {wire.name} does not answer")
 
     # -- vnic ---------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,8 @@ class Pings:
     """One run of ping."""
 
     sent: int
-    lost: int
+    lost: tuple[int, ...]
+    """The numbers of requests without an answer."""
     disordered: int
     """Answers that came after that of a later request, or twice."""
     longest_ms: float
@@ -31,6 +32,5 @@ class Pings:
         twice = sum("DUP" in rest for _, _, rest in replies)
         late = sum(later < earlier for earlier, later in pairwise(numbers))
         sent = int(summary[1])
-        return cls(
-            sent, sent - len(set(numbers)), twice + late, max((ms for _, ms, _ in replies), default=0.0)
-        )
+        lost = tuple(sorted(set(range(sent)) - set(numbers)))
+        return cls(sent, lost, twice + late, max((ms for _, ms, _ in replies), default=0.0))
