@@ -143,8 +143,12 @@ class KeptLab:
 
     def _add_nic(self, name: str, netdev: str) -> Guest:
         guest = self.process.guests[name] = Guest()
-        self.network.add_nic(name, "virtio-net", guest, mac=b"\2\0\0\0\0\1", netdev_id=netdev)
-        self.network.find_nic(name).report.guest_attached()  # type: ignore[union-attr]
+
+        def start() -> None:
+            assert isinstance(guest.client, Nic)
+            guest.client.report.guest_attached()
+
+        self.network.add_nic(name, "virtio-net", guest, mac=b"\2\0\0\0\0\1", netdev_id=netdev, start=start)
         return guest
 
     def netdev(self, name: str) -> Any:

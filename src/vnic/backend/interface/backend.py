@@ -178,6 +178,7 @@ class InterfaceBackend(Backend):
             state,
             propagate=self._propagate,
             set_down=set_down,
+            index=self._bound,
             place=self._place,
             remedy=(lambda words: f"ip {words}") if self._namespace is None else self._namespace.command,
             changed=self.moved,
@@ -251,10 +252,10 @@ class InterfaceBackend(Backend):
         else:
             self._watch = InterfaceWatch(self.loop, handles.route)
             self._follow_namespace(handles.ending)
+        self._bound = record.index
         link = self._make_link(None, set_down=record.set_down)
         queue.client = link.client = self.client
         queue.restore(record.paused_for, record.sender_waits)
-        self._bound = record.index
         self._show_link()
         self._unfollow = self._watch.follow(self.ifname, self._told)
 

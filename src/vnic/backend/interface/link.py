@@ -41,18 +41,21 @@ class InterfaceLink:
         set_down: bool,
         place: str,
         remedy: Callable[[str], str],
+        index: int = 0,
         changed: Callable[[], None] = lambda: None,
         soon: Callable[[Callable[[], None]], object] = lambda call: call(),
     ) -> None:
         """`state` is the present one, None if it is not known yet or there is no interface. `set_down`: vnic has set
-        the interface down already. `place` follows its name in texts, and `remedy` makes an `ip` command.
-        `changed` is called when vnic has set the interface, or is about to; it does so by `soon`, when that is kept."""
+        the interface down already; `index` is that of the interface. `place` follows its name in texts, and `remedy`
+        makes an `ip` command. `changed` is called when vnic has set the interface, or is about to; it does so by
+        `soon`, when that is kept."""
         self.client: NetClient
         """Set before `update`."""
         self._watch = watch
         self._propagate = propagate
         self._place = place
         self._remedy = remedy
+        self._index = index
         self._changed = changed
         self._soon = soon
         self.state = state
@@ -187,5 +190,6 @@ class InterfaceLink:
     async def _restore_interface(self, idle: asyncio.Event) -> None:
         if self._asked is not None:
             await idle.wait()
-        if self.set_down and self.state is not None:
-            await self._watch.was_set_up(self.state.index, True)
+        index = self._index if self.state is None else self.state.index
+        if self.set_down and index:
+            await self._watch.was_set_up(index, True)
