@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+from contextlib import suppress
 from typing import NamedTuple
 
 from vnic.backend.base import BackendContext, Chardev
@@ -146,33 +148,29 @@ class PasstVhostUserBackend(VhostUserBackend):
         return self.save(), PasstVhostUserFds(self.fds, self._keeper.pidfd, self._folder.lock)
 
     def take_up(self, record: PasstVhostUserBackendRecord, handles: PasstVhostUserFds) -> None:
+        before = self._folder
         with TakeUp(handles) as taking:
             with within("passt"):
                 record.passt.check(handles.pidfd)
-            self._take_folder(taking, record, handles.lock)
-            if record.began:
-                self.take_up_record(taking, record, handles.vhost)
-            self._go_on(record, handles.pidfd)
-
-    def _take_folder(self, taking: TakeUp, record: PasstVhostUserBackendRecord, lock: int | None) -> None:
-        """Use the folder of the process before, in which passt's socket is. Raises RecordError."""
-        try:
-            folder = ScratchFolder.taken_up(record.folder, -1 if lock is None else lock)
-        except OSError as error:
-            raise RecordError("folder", f"is {record.folder!a}: {error.strerror}") from None
-        taking.owned((lock,), lambda: None)  # `start` may use it, too
-        self._use_folder(folder)
+            self._use_folder(_folder_of(taking, record.folder, handles.lock))
+            try:
+                if record.began:
+                    self.take_up_record(taking, record, handles.vhost)
+            except RecordError:
+                self._use_folder(before)
+                if handles.pidfd is not None:  # it may still wait for a connection
+                    with suppress(OSError):
+                        signal.pidfd_send_signal(handles.pidfd, signal.SIGTERM)
+                raise
+        before.remove()
+        self._began = record.began
+        self._keeper.restore(record.passt, handles.pidfd, age_us=self.age_us)
 
     def _use_folder(self, folder: ScratchFolder) -> None:
-        self._folder.remove()
         self._folder = folder
         self._path = str(folder.path / "vhost-user.sock")
         self._passt_context.chardev.use_path(self._path)
         self._socket = ChardevSocket(self.loop, self._passt_context.chardev, self)
-
-    def _go_on(self, record: PasstVhostUserBackendRecord, pidfd: int | None) -> None:
-        self._began = record.began
-        self._keeper.restore(record.passt, pidfd, age_us=self.age_us)
 
     # -- PasstUser ----------------------------------------------------------------------------------------------
 
@@ -213,3 +211,13 @@ class PasstVhostUserBackend(VhostUserBackend):
         super().cleanup()
         self._keeper.close()
         self._folder.remove()
+
+
+def _folder_of(taking: TakeUp, path: str, lock: int | None) -> ScratchFolder:
+    """The folder of the process before, in which passt's socket is. Raises RecordError."""
+    try:
+        folder = ScratchFolder.taken_up(path, -1 if lock is None else lock)
+    except (OSError, ValueError) as error:
+        raise RecordError("folder", f"is {path!a}: {error}") from None
+    taking.owned((lock,), folder.remove)
+    return folder
