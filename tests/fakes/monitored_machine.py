@@ -12,6 +12,7 @@ from vnic.backend.base import BackendContext
 from vnic.backend.tunnel.info import TunnelInfo
 from vnic.chardev.qapi import ChardevInfo
 from vnic.filter import fault, impair
+from vnic.keep import NO_KEEP
 from vnic.monitor.interfaces import (
     AttachmentNode,
     Descriptors,
@@ -117,6 +118,7 @@ class FakeMachine:
     def __init__(self, scheduler: Scheduler | None = None, name: str | None = "lab") -> None:
         self.name = name
         self.network = Network(scheduler or FakeScheduler())
+        self.keep = NO_KEEP
         self.fds = FdRegistry()
         self.paths: PathRule = AnyPath()
         self.runstate = RunState.RUNNING

@@ -8,9 +8,9 @@ from __future__ import annotations
 import sys
 
 from vnic.cli.main import main
-from vnic.machine import core
+from vnic.machine import core, nic_table
 
 if __name__ == "__main__":
-    core.GRACE_S = 30.0
+    nic_table.GRACE_S = 30.0
     core.CLOSE_TIMEOUT_S = 60.0
     raise SystemExit(main(sys.argv[1:]))

@@ -47,7 +47,7 @@ class ItemRecord(Record, frozen=True):
     mac: Mac | None
     """A NIC's."""
     served: bool
-    """A NIC's socket was opened."""
+    """A NIC's socket was opened; a chardev listens by itself, and is not a monitor's."""
     fault: str | None
     """The shape of the fault that a netem is."""
     filters: list[str]
@@ -63,12 +63,17 @@ class Item:
         record: ItemRecord,
         options: Callable[[], msgspec.Struct],
         filters: Callable[[], Sequence[str]],
+        forget: Callable[[Item], None],
     ) -> None:
         self._record = record
         self._options = options
         self._filters = filters
-        self._keep = keep
+        self._forget = forget
         self._kept = keep.unit(key_of(ITEM, record.kind, record.name), self)
+
+    @property
+    def record(self) -> ItemRecord:
+        return self._record
 
     def save_kept(self) -> tuple[ItemRecord, NoHandles]:
         options = msgspec.json.encode(self._options()).decode()
@@ -93,6 +98,7 @@ class Item:
 
     def end(self) -> None:
         """It was deleted."""
+        self._forget(self)
         self._kept.end()
 
 
@@ -104,6 +110,8 @@ class Items:
         self.setting: str | None = None
         """The option of the command line that is carried out now."""
         self.next_order = 0
+        self._made_by: dict[str, list[Item]] = {}
+        """By setting."""
         self.restoring: ItemRecord | None = None
         """The record of the item that is made again now."""
 
@@ -117,6 +125,7 @@ class Items:
         type: str | None = None,
         mac: bytes | None = None,
         fault: str | None = None,
+        served: bool = False,
         filters: Callable[[], Sequence[str]] = tuple,
     ) -> Kept:
         """An item exists. The result is told of its changes and its end. `type`: where the options have no tag."""
@@ -133,12 +142,25 @@ class Items:
                 options="",
                 setting=self.setting,
                 mac=mac,
-                served=False,
+                served=served,
                 fault=fault,
                 filters=[],
             )
             self.next_order += 1
-        return Item(self.keep, record, options, filters)
+        item = Item(self.keep, record, options, filters, self._forget)
+        if record.setting is not None:
+            self._made_by.setdefault(record.setting, []).append(item)
+        return item
+
+    def _forget(self, item: Item) -> None:
+        setting = item.record.setting
+        if setting is not None and item in self._made_by.get(setting, ()):
+            self._made_by[setting].remove(item)
+
+    def made_by(self, setting: str) -> str | None:
+        """The name of the last item that a setting of the command line made and that is still there."""
+        found = self._made_by.get(setting)
+        return found[-1].record.name if found else None
 
     def added_client(
         self, kind: Kind, client: NetClient, options: msgspec.Struct, by: str, mac: bytes | None = None

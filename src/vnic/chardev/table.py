@@ -55,6 +55,8 @@ class Chardev:
         """Its place among what outlives the process, if it has sockets."""
         self.options = options
         self.listener = listener
+        self.item = NO_KEPT
+        """Its options, among what outlives the process."""
         self.passed = passed
         """The socket that `fd=` named, if it is not listened on. Its users take duplicates, and close it when the
         connection ends."""
@@ -246,7 +248,9 @@ class Chardevs:
             raise NetError(f"Chardev '{label}' not found")
         if self._by_label[label].user:
             raise NetError(f"Chardev '{label}' is busy")
-        self._by_label.pop(label).close()
+        chardev = self._by_label.pop(label)
+        chardev.close()
+        chardev.item.end()
 
     def close(self) -> None:
         """Stop listening (qemu_chr_cleanup)."""

@@ -22,6 +22,7 @@ from vnic.machine import Machine
 from vnic.monitor.interfaces import ShutdownCause
 from vnic.monitor.keeper import NO_KEEPER, KeeperInfo, KeeperKind
 from vnic.net.errors import NetError
+from vnic.state.keep import StoredKeep
 from vnic.state.notify import NotifyError, Started, take_environment
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,23 @@ class Service:
                 notifier.connect()
             except NotifyError as error:
                 log.warning("the keeper cannot be reached: %s", error)
+
+    def open_keep(self, loop: asyncio.AbstractEventLoop) -> Keep:
+        """What outlives this process, and what the one before has left."""
+        notifier = self.started.notifier
+        if notifier is not None:
+            self.keep = StoredKeep(notifier, self.started.files, loop.call_soon)
+        return self.keep
+
+    @property
+    def last_end(self) -> str:
+        """How the process before ended, as the end of a sentence."""
+        return (self.keeper.last_end if self.keeper is not None else "") or "ended"
+
+    @property
+    def ended_ns(self) -> int:
+        """When it ended, by CLOCK_MONOTONIC; 0: unknown."""
+        return self.keeper.ended_ns if self.keeper is not None else 0
 
     @property
     def supervised(self) -> bool:

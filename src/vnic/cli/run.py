@@ -7,45 +7,33 @@ is taken down again in order.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import functools
 import gc
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from vnic import __version__
 from vnic.backend.options import Size
-from vnic.chardev.options import NullOptions, SocketOptions
 from vnic.cli.kept import Service
 from vnic.cli.option_file import OptionFileError, expand
 from vnic.cli.options import parse_run
 from vnic.cli.run_options import HelpTopic, OptionError, RunOptions, Setting, UsageError
-from vnic.cli.suggest import suggestion
+from vnic.cli.set_up import SetUp, naming
+from vnic.keep import Keep
 from vnic.machine import Machine
 from vnic.machine.datapath import wire_command
-from vnic.machine.nics import unknown_property
+from vnic.machine.record import MachineRecord
 from vnic.memory import sigbus
 from vnic.memory.address_space import SPACE, NoRoom
-from vnic.monitor.interfaces import Later
 from vnic.monitor.passed_fds import inherited_fds
-from vnic.monitor.policy import Policy
-from vnic.monitor.schema import (
-    compile_shape,
-    convert_to_shape,
-    device_options,
-    netdev_options,
-    object_options,
-)
-from vnic.monitor.schema.convert import Visit
-from vnic.monitor.schema.shapes import Union, object_of
-from vnic.monitor.server import Mode, Monitors
+from vnic.monitor.schema import convert_to_shape
+from vnic.monitor.schema.shapes import object_of
+from vnic.monitor.server import Monitors
 from vnic.net.errors import NetError
-from vnic.net.names import check_identifier
 from vnic.observe import logs
 from vnic.observe.lag import LagLoop
 from vnic.pidfile import PidFile
@@ -53,9 +41,7 @@ from vnic.printable import lines
 from vnic.quota import allow_open_files
 from vnic.scratch import remove_leftovers
 from vnic.sockets import unblock
-from vnic.sockets.address import InetAddress, UnixAddress
-from vnic.sockets.resolve import resolve_all
-from vnic.sockets.rundir import SOCKET_SUFFIX, Claim, RunDirError, own_folder
+from vnic.sockets.rundir import Claim, RunDirError, own_folder
 
 if TYPE_CHECKING:
     from vnic.cli.confine import Confinement
@@ -64,9 +50,6 @@ if TYPE_CHECKING:
 
 EXIT_REFUSED = 1
 EXIT_USAGE = 2
-
-DEFAULT_MONITOR = "qmp"
-"""The chardev id of the QMP socket that is made without `-qmp`."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -184,16 +167,6 @@ def _foreground_ready() -> None:
     """In the foreground: no parent process waits for the set-up."""
 
 
-@contextmanager
-def _naming(where: str) -> Iterator[None]:
-    """Put the option before the text of its error."""
-    try:
-        yield
-    except NetError as refused:
-        hint = f". {refused.hint}" if refused.hint else ""
-        raise OptionError(where, refused.desc + hint) from None
-
-
 # -- in the loop ----------------------------------------------------------------------------------------------------
 
 
@@ -219,6 +192,7 @@ async def _live(
         lag=lag,
         inherited=inherited_fds(),
         wire=wire_command(options.datapath),
+        keep=service.open_keep(loop),
     )
     monitors = Monitors(machine, loop)
     pidfile = claim = metrics = None
@@ -229,24 +203,32 @@ async def _live(
     with sigbus.survived(lambda: loop.call_soon_threadsafe(machine.memory_lost)):
         try:
             if options.pidfile is not None and not service.supervised:
-                with _naming(""):
+                with naming(""):
                     pidfile = PidFile(options.pidfile)
-            claim = _claim(options)
-            await machine.journal.open(options.journal, options.instance)
-            await _set_up(machine, options)
+            before = machine.before()
+            claim = _claim(options, machine.keep)
+            await machine.journal.open(options.journal, options.instance, machine.keep)
+            if options.guest_memory is not None:
+                _limit_memory(options.guest_memory)
+            set_up = SetUp(machine, monitors, options, claim)
+            if before is None:
+                machine.journal.started()
+                await set_up.create()
             if confinement is not None:
                 machine.paths = confinement.paths()
-            await _open_monitors(machine, monitors, options)
-            if claim is not None:
-                _open_default_monitor(machine, monitors, claim, options.monitor_policy)
+            if before is None:
+                await set_up.open_monitors()
+                machine.stay(set_up.texts())
+            else:
+                await _take_place(machine, set_up, service, before)
             if options.metrics is not None:
-                with _naming(f"-metrics {options.metrics}"):
+                with naming(f"-metrics {options.metrics}"):
                     metrics = await options.metrics.open(loop, machine)
             if confinement is not None:
                 confinement.end()
             ready()
             service.ready(loop)
-            if not options.daemonize and sys.stderr.isatty():
+            if before is None and not options.daemonize and sys.stderr.isatty():
                 print(_hello(options, claim), file=sys.stderr)
             if lag is not None:
                 await asyncio.sleep(0)  # this turn, too
@@ -265,7 +247,18 @@ async def _live(
                     claim.release()
                 if pidfile is not None:
                     pidfile.remove()
+                machine.keep.end()
                 service.end(loop)
+
+
+async def _take_place(machine: Machine, set_up: SetUp, service: Service, before: MachineRecord) -> None:
+    """Go on where the process before was killed. Up to `go_on` the loop makes no turn: nothing that comes from outside
+    is taken before all that is known of it is stored again."""
+    machine.restore(before)
+    set_up.open_monitors_again(before.settings)
+    machine.go_on(before, service.last_end, service.ended_ns)
+    machine.stay(await set_up.difference(before.settings))
+    await machine.start_anew()
 
 
 class _GuestMemory(msgspec.Struct):
@@ -276,7 +269,7 @@ class _GuestMemory(msgspec.Struct):
 
 
 def _limit_memory(setting: Setting) -> None:
-    with _naming(setting.where):
+    with naming(setting.where):
         limits = convert_to_shape(object_of(_GuestMemory), setting.tree, strings=True)
         assert isinstance(limits, _GuestMemory)
         try:
@@ -285,85 +278,15 @@ def _limit_memory(setting: Setting) -> None:
             raise NetError(str(error)) from None
 
 
-async def _set_up(machine: Machine, options: RunOptions) -> None:
-    """Create all that the options name, in QEMU's order: chardevs, netdevs, objects, devices."""
-    if options.guest_memory is not None:
-        _limit_memory(options.guest_memory)
-    of_monitors = {monitor.chardev for monitor in options.monitors}
-    for setting in options.chardevs:
-        with _naming(setting.where):
-            if options.daemonize and setting.tree.get("backend") == "stdio":
-                raise NetError("cannot use stdio with -daemonize")
-            machine.chardev_add_flat(setting.tree, listens=setting.tree.get("id") not in of_monitors)
-    await _create(options.netdevs, netdev_options(machine.netdev_types), machine.netdev_add)
-    await _create(options.objects, object_options(machine.object_types), machine.object_add)
-    shape = dataclasses.replace(
-        device_options(machine.device_types, machine.devices_not_built),
-        lenient=False,
-        unexpected=unknown_property,
-    )
-    await _create(options.devices, shape, machine.device_add)
-
-
-async def _create(settings: Sequence[Setting], shape: Union, add: Callable[[msgspec.Struct], Later]) -> None:
-    visits: dict[bool, Visit] = {}
-    """By whether leaves are strings: to make one takes longer than a NIC does."""
-    for setting in settings:
-        strings = not setting.typed
-        if strings not in visits:
-            visits[strings] = compile_shape(shape, strings)
-        with _naming(setting.where):
-            if not setting.typed and isinstance(name := setting.tree.get("id"), str):
-                check_identifier(
-                    name
-                )  # before all else, as QEMU's option strings; JSON's is for `add` to check
-            try:
-                options = visits[strings](setting.tree, "")
-            except NetError as refused:
-                refused.desc += suggestion(refused.desc, shape, setting.tree)
-                raise
-            later = add(cast(msgspec.Struct, options))
-            if later is not None:
-                await later
-
-
-def _claim(options: RunOptions) -> Claim | None:
+def _claim(options: RunOptions, keep: Keep) -> Claim | None:
     """The name, by which the verbs find this vnic; None with an option about QMP. It comes first: a second vnic of that
     name is not to meddle with the journal of the one that runs."""
     if not options.default_qmp:
         return None
     try:
-        return Claim(options.instance)
+        return Claim(options.instance, keep)
     except (RunDirError, OSError) as error:
         raise OptionError(f"-name {options.instance}", str(error)) from None
-
-
-async def _open_monitors(machine: Machine, monitors: Monitors, options: RunOptions) -> None:
-    """Open the monitors of the options."""
-    for monitor in options.monitors:
-        with _naming(monitor.where):
-            chardev = machine.chardev_set.find(monitor.chardev)
-            chardev.claim("a monitor")
-            if isinstance(chardev.options, NullOptions):
-                continue  # its client never comes
-            targets = None
-            policy = monitor.policy or options.monitor_policy
-            wanted = chardev.monitor_options
-            if isinstance(wanted, SocketOptions) and isinstance(wanted.addr, InetAddress):
-                loop = asyncio.get_running_loop()
-                targets = await resolve_all(loop, wanted.addr, passive=wanted.server)
-            monitors.add(wanted, Mode(monitor.mode), monitor.pretty, chardev.set_connected, targets, policy)
-            chardev.close_passed()
-
-
-def _open_default_monitor(machine: Machine, monitors: Monitors, claim: Claim, policy: Policy) -> None:
-    """Open a QMP monitor where the verbs look for it."""
-    path = UnixAddress(path=str(claim.socket_path))
-    default = SocketOptions(id=DEFAULT_MONITOR, addr=path, server=True, wait=False)
-    with _naming(f"-name {claim.socket_path.name.removesuffix(SOCKET_SUFFIX)}"):
-        chardev = machine.chardev_set.add(default)
-        chardev.claim("a monitor")
-        monitors.add(default, Mode.CONTROL, connected=chardev.set_connected, policy=policy)
 
 
 def _hello(options: RunOptions, claim: Claim | None) -> str:

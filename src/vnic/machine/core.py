@@ -8,43 +8,45 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import os
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 import msgspec
 
+from vnic import __version__
 from vnic.backend import (
     BackendContext,
     NetdevOptions,
     netdev_add,
     netdev_structs,
 )
+from vnic.backend.items import Items, Kind
+from vnic.backend.kept_network import restore_network
 from vnic.chardev.qapi import CHARDEVS, ChardevInfo, NullChardev, SocketChardev, StdioChardev
-from vnic.chardev.table import Chardevs
+from vnic.chardev.table import Chardev, Chardevs
 from vnic.filter import (
     object_add,
     object_del,
     object_structs,
 )
-from vnic.machine import place
+from vnic.keep import NO_HANDLES, NO_KEEP, NO_KEPT, Keep, NoHandles
+from vnic.machine.builder import PluggedNic
 from vnic.machine.datapath import DataPaths, WireCommand
-from vnic.machine.garbage import LongLived
 from vnic.machine.health import Health
 from vnic.machine.journal import MachineJournal
 from vnic.machine.linklog import log_event
-from vnic.machine.nics import (
-    DEVICES,
-    NOT_BUILT,
-    Builder,
-    PluggedNic,
-    device_structs,
-)
+from vnic.machine.nic_table import NicTable
+from vnic.machine.nics import NOT_BUILT, device_structs
 from vnic.machine.pci_info import pci_info
+from vnic.machine.record import MachineRecord, chardev_type
 from vnic.machine.virtio_features import NicOptions
 from vnic.monitor.interfaces import (
     AttachmentNode,
     Later,
     PciInfo,
+    Restarted,
     RunState,
     ShutdownCause,
     UserNetwork,
@@ -54,16 +56,15 @@ from vnic.monitor.interfaces import (
 from vnic.monitor.keeper import NO_KEEPER, MachineKeeper
 from vnic.monitor.passed_fds import FdRegistry
 from vnic.monitor.schema import parse_flat_chardev
-from vnic.net.errors import DeviceNotFound, NetError
+from vnic.net.errors import NetError
 from vnic.net.fault_info import FaultInfo, FaultShape, FaultWords
 from vnic.net.filters import Direction
 from vnic.net.journal import Entry, JournalQuery
-from vnic.net.names import is_identifier
 from vnic.net.netem.info import NetemInfo
 from vnic.net.netem.words import NetemWords
 from vnic.net.network import Network
 from vnic.net.objects import ObjectOptions
-from vnic.net.records import VNIC, HoldKind, LinkChanged, LinkSeen
+from vnic.net.records import VNIC
 from vnic.net.topology import Topology
 from vnic.observe.lag import Lag
 from vnic.sandbox.paths import AnyPath, PathRule
@@ -72,12 +73,10 @@ if TYPE_CHECKING:
     from vnic.backend.tunnel.backend import TunnelBackend
     from vnic.backend.tunnel.info import TunnelInfo
     from vnic.dataplane.wire.replies import PortStats
+    from vnic.machine.restart import Restart
     from vnic.net.client import NetClient
 
 log = logging.getLogger(__name__)
-
-GRACE_S = 0.2
-"""How long a guest has to see its link down before its VM is let go; it takes 1 ms."""
 
 CLOSE_TIMEOUT_S = 3.0
 """How long the end waits for attachments that part from their VMs; each bounds itself well below this."""
@@ -95,10 +94,12 @@ class Machine:
         lag: Lag | None = None,
         inherited: Collection[int] = (),
         wire: WireCommand | str = "vnic-wire is not used here",
+        keep: Keep = NO_KEEP,
     ) -> None:
         """`paused`: no NIC opens its socket before `cont` (QEMU's -S). `lag`: that of the loop, where it knows it.
         `inherited`: the descriptors that the options may name (see `inherited_fds`). `wire`: how vnic-wire is
-        started, or why it is not (see `datapath.wire_command`)."""
+        started, or why it is not (see `datapath.wire_command`). `keep`: what outlives the process; with what another
+        one left, `restore` is called."""
         self._loop = loop
         self._name = name
         self.network = Network(loop)
@@ -107,14 +108,20 @@ class Machine:
         self._datapath = DataPaths(loop, self.network, wire)
         self._runstate = RunState.PRELAUNCH if paused else RunState.RUNNING
         self.fds = FdRegistry(inherited)
+        self.keep = keep
+        self._kept = NO_KEPT
         self.paths: PathRule = AnyPath()
-        self.chardev_set = Chardevs(self.fds.take_socket)
-        self._backends = BackendContext(loop, self.network, self.chardev_set, fds=self.fds)
-        self._nics: dict[str, PluggedNic] = {}
-        self._long_lived = LongLived()
+        self.chardev_set = Chardevs(self.fds.take_socket, keep)
+        self._backends = BackendContext(loop, self.network, self.chardev_set, fds=self.fds, items=Items(keep))
+        self._nics = NicTable(self._backends)
         self._health = Health(lag)
         self.keeper: MachineKeeper = NO_KEEPER
         """The process that starts this one again; `vnic run` sets it."""
+        self.settings: list[str] = []
+        """The options of the command line that were carried out (`cli.set_up`)."""
+        self.restarted: Restarted | None = None
+        """Set where this process took another's place."""
+        self._restart: Restart | None = None
         self.ends_by: ShutdownCause | None = None
         """What asked for the end; None: nothing yet."""
         self._ended = asyncio.Event()
@@ -126,13 +133,80 @@ class Machine:
         return self._name
 
     @property
+    def items(self) -> Items:
+        """What exists, and by which options."""
+        return self._backends.items
+
+    @property
     def runstate(self) -> RunState:
         return self._runstate
 
     def vnic_info(self) -> VnicInfo:
         """How the process itself fares (query-vnic)."""
-        info = self._health.info(self._nics.values(), self._backends.restarts + self._datapath.restarts)
+        programs = self._backends.restarts + self._datapath.restarts
+        info = self._health.info(self._nics, programs, self.restarted)
         return msgspec.structs.replace(info, keeper=self.keeper.info())
+
+    # -- in place of another process ------------------------------------------------------------------------------
+
+    def before(self) -> MachineRecord | None:
+        """The record of the process before, if it left its state: `restore` may be called then."""
+        keys = self.keep.keys()
+        if not keys:
+            return None
+        found = self.keep.inherited("machine", MachineRecord, NoHandles)
+        if found is None:
+            if "machine" not in keys:
+                log.warning("the start of the process before was not complete: everything starts anew")
+            self.keep.settle()
+        return None if found is None else found[0]
+
+    def restore(self, before: MachineRecord) -> None:
+        """Make everything again, and go on where that process was. The loop makes no turn before `go_on`, which
+        follows when the monitors are open."""
+        self._runstate = before.runstate
+        self._backends.items.next_order = before.next_order
+        from vnic.machine.restart import Restart  # here, since most starts restore nothing
+
+        self._restart = Restart(self.keep, self._backends, self.chardev_set, self._nics)
+        self._restart.run()
+
+    def go_on(self, before: MachineRecord, how: str, ended_ns: int) -> None:
+        """All is restored: serve guests, peers and monitors. `how` and when the process before ended, as far as the
+        keeper tells (CLOCK_MONOTONIC; else 0)."""
+        away_ms = (time.monotonic_ns() - ended_ns) // 1_000_000 if ended_ns else None
+        self.restarted = Restarted(before.restarts + 1, how, time.time(), before.pid, before.vnic, away_ms)
+        self.settings = before.settings
+        self._kept = self.keep.unit("machine", self)
+        self.journal.restarted(self.restarted)
+        assert self._restart is not None
+        self._restart.go_on()
+
+    async def start_anew(self) -> None:
+        """After a restart: make anew what could not be restored."""
+        assert self._restart is not None
+        restart, self._restart = self._restart, None
+        await restart.start_anew(serve=self._runstate is RunState.RUNNING)
+
+    def stay(self, settings: list[str]) -> None:
+        """The command line `settings` is carried out: from now on another process can take the place of this one."""
+        self.settings = settings
+        if self.restarted is None:
+            restore_network(self.network, self.keep)
+        self._kept = self.keep.unit("machine", self)
+        self.keep.settle()
+        self.keep.commit()
+
+    def save_kept(self) -> tuple[MachineRecord, NoHandles]:
+        record = MachineRecord(
+            vnic=__version__,
+            pid=os.getpid(),
+            runstate=self._runstate,
+            restarts=0 if self.restarted is None else self.restarted.times,
+            next_order=self._backends.items.next_order,
+            settings=self.settings,
+        )
+        return record, NO_HANDLES
 
     @property
     def netdev_types(self) -> Mapping[str, type[msgspec.Struct]]:
@@ -203,96 +277,30 @@ class Machine:
         )
 
     def attachments(self) -> Iterator[AttachmentNode]:
-        return (each.attachment_node() for each in list(self._nics.values()))
+        return (each.attachment_node() for each in list(self._nics))
 
     # -- NICs ---------------------------------------------------------------------------------------------------
 
     def device_add(self, options: msgspec.Struct, by: str = VNIC) -> None:
         """Create a NIC and, unless the machine is paused, open its socket. A failure leaves nothing behind."""
         assert isinstance(options, NicOptions)
-        if options.id is not None:
-            if not is_identifier(options.id):
-                raise NetError(f"Invalid qdev ID '{options.id}'")
-            if self.network.find_nic(options.id) is not None:
-                raise NetError(f"Duplicate device ID '{options.id}'")
-        builder = Builder(self.network, self._loop, by)
-        try:
-            plugged = DEVICES[str(options.__struct_config__.tag)].build(builder, options)
-            plugged.slot = place.slot(options)
-            if self._runstate is RunState.RUNNING:
-                plugged.serve()
-        except BaseException:
-            builder.undo()
-            raise
-        self._nics[plugged.nic.name] = plugged
-        place.note(plugged.nic.name, options)
-        self._long_lived.added()
+        self._nics.add(options, by, serve=self._runstate is RunState.RUNNING)
 
     def plugged(self, device_id: str) -> PluggedNic:
         """The NIC of that id, name or QOM path, with its socket."""
-        plugged = self._nics.get(device_id) or self._nics.get(device_id.rpartition("/")[2])
-        if plugged is None or device_id not in (plugged.nic.name, plugged.nic.path):
-            raise DeviceNotFound(device_id)
-        return plugged
+        return self._nics.find(device_id)
 
     def device_del(self, device_id: str, by: str) -> None:
         """Show the link down, disconnect the VM, then remove the NIC and emit DEVICE_DELETED."""
-        plugged = self.plugged(device_id)
-        nic, name = plugged.nic, plugged.nic.name
-        if nic.leaving:
-            raise NetError(f"Device {device_id} is already in the process of unplug")
-        nic.leaving = True
-        nic.hold(HoldKind.OPERATOR, by, f"device_del {name}")
-
-        def gone() -> None:
-            # The reply to device_del comes before the event, as it does with a slow guest.
-            self._loop.call_soon(self._delete_nic, name)
-
-        self._part(plugged, gone)
-
-    def _part(self, plugged: PluggedNic, done: Callable[[], None]) -> None:
-        """Disconnect the VM of a NIC whose link was put down before: the guest has GRACE_S to see that."""
-        guest = plugged.nic.guest
-        if not guest.driver_ok or guest.seen == "down":
-            plugged.attachment.close(done)
-            return
-        waiting = True
-
-        def leave() -> None:
-            nonlocal waiting
-            if waiting:
-                waiting = False
-                timer.cancel()
-                unsubscribe()
-                plugged.attachment.close(done)
-
-        def heard(event: LinkChanged | LinkSeen) -> None:
-            if isinstance(event, LinkSeen):
-                self._loop.call_soon(leave)  # the reply to the guest's read has to leave first
-
-        timer = self._loop.call_later(GRACE_S, leave)
-        unsubscribe = plugged.nic.watch(heard)
-
-    def _delete_nic(self, name: str) -> None:
-        plugged = self._nics.pop(name, None)
-        if plugged is None:
-            return  # the whole machine was closed meanwhile
-        path, netdev = plugged.nic.path, plugged.nic.peer
-        self.network.delete_nic(name)
-        if netdev is not None and any(each.type == "netem" for each in netdev.filters):
-            from vnic.filter.fault import nic_deleted
-
-            nic_deleted(self._backends, name, netdev)
-        self.network.emit("DEVICE_DELETED", {"device": name, "path": path})
-        self._long_lived.removed()
+        self._nics.delete(device_id, by)
 
     def memory_lost(self) -> None:
         """Memory that a VM shares is gone: cut that VM off."""
-        for plugged in self._nics.values():
+        for plugged in self._nics:
             plugged.attachment.check_memory()
 
     def pci_info(self) -> list[PciInfo]:
-        return pci_info(self._nics.values())
+        return pci_info(self._nics)
 
     # -- chardevs and objects -----------------------------------------------------------------------------------
 
@@ -301,11 +309,21 @@ class Machine:
 
     def chardev_add(self, chardev_id: str, options: msgspec.Struct) -> None:
         assert isinstance(options, SocketChardev | StdioChardev | NullChardev)
-        self.chardev_set.add_qapi(chardev_id, options)
+        self._keep_chardev(self.chardev_set.add_qapi(chardev_id, options), listens=True)
 
     def chardev_add_flat(self, tree: dict[str, object], *, listens: bool = True) -> None:
         """`listens`: see Chardevs.add."""
-        self.chardev_set.add(parse_flat_chardev(tree), listens=listens)
+        self._keep_chardev(self.chardev_set.add(parse_flat_chardev(tree), listens=listens), listens=listens)
+
+    def _keep_chardev(self, chardev: Chardev, *, listens: bool) -> None:
+        chardev.item = self._backends.items.added(
+            Kind.CHARDEV,
+            chardev.label,
+            lambda: chardev.options,
+            VNIC,
+            type=chardev_type(chardev.options),
+            served=listens,
+        )
 
     def chardev_remove(self, chardev_id: str) -> None:
         self.chardev_set.remove(chardev_id)
@@ -349,6 +367,7 @@ class Machine:
         """Guests that are attached keep their NICs; a NIC added now opens its socket at `cont`."""
         if self._runstate is RunState.RUNNING:
             self._runstate = RunState.PAUSED
+            self._kept.changed()
             self.network.emit("STOP", {})
 
     def cont(self) -> None:
@@ -356,9 +375,10 @@ class Machine:
         if self._runstate in (RunState.RUNNING, RunState.SHUTDOWN):
             return
         self._runstate = RunState.RUNNING
+        self._kept.changed()
         self.network.emit("RESUME", {})
         refusals = []
-        for plugged in self._nics.values():
+        for plugged in self._nics:
             try:
                 plugged.serve()
             except NetError as error:
@@ -370,6 +390,8 @@ class Machine:
         if self._runstate is not RunState.SHUTDOWN:
             self._runstate = RunState.SHUTDOWN
             self.ends_by = cause
+            self._kept.end()  # who starts after this starts anew, also if this process is killed before its end
+            self.keep.commit()
             self.network.emit("SHUTDOWN", {"guest": False, "reason": str(cause)})
             self._loop.call_soon(self._ended.set)
 
@@ -383,9 +405,10 @@ class Machine:
         for task in self._backends.coming.values():
             task.cancel()
         self.network.close_netdevs()
-        waiting = {name: asyncio.Event() for name in self._nics}
-        for name, plugged in list(self._nics.items()):
-            self._part(plugged, waiting[name].set)
+        waiting = {}
+        for plugged in list(self._nics):
+            closed = waiting[plugged.nic.name] = asyncio.Event()
+            self._nics.part(plugged, closed.set)
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 for closed in waiting.values():

@@ -10,13 +10,14 @@ import time
 from collections.abc import Iterable, Iterator
 
 from vnic import __version__
-from vnic.machine.nics import PluggedNic
+from vnic.machine.builder import PluggedNic
 from vnic.memory.address_space import SPACE
 from vnic.monitor.interfaces import (
     Descriptors,
     GuestDescriptors,
     LoopLag,
     Memory,
+    Restarted,
     SharedMemory,
     VnicInfo,
 )
@@ -33,14 +34,15 @@ class Health:
         self._lag = lag or Lag()
         self._began = time.monotonic()
 
-    def info(self, nics: Iterable[PluggedNic], restarts: int) -> VnicInfo:
+    def info(self, nics: Iterable[PluggedNic], programs: int, restarted: Restarted | None) -> VnicInfo:
+        """`programs`: how often others were started again."""
         nics = list(nics)
         lag = self._lag.summary()
         return VnicInfo(
             version=__version__,
             pid=os.getpid(),
             uptime=round(time.monotonic() - self._began, 3),
-            restarts=restarts,
+            restarts=programs + (0 if restarted is None else restarted.times),
             loop_lag=LoopLag(lag.turns, lag.p50_us, lag.p99_us, lag.max_us),
             memory=Memory(
                 _rss_bytes(),
@@ -54,6 +56,7 @@ class Health:
                 [GuestDescriptors(each.nic.name, QUOTA.held(each.nic.name)) for each in nics],
                 soft_limit(),
             ),
+            restarted=restarted,
         )
 
 

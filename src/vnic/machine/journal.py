@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from vnic import __version__
-from vnic.monitor.interfaces import ShutdownCause
+from vnic.keep import NO_KEEP, Keep
+from vnic.monitor.interfaces import Restarted, ShutdownCause
 from vnic.net.journal import Entry, Journal, JournalQuery
 from vnic.net.records import NoteKind
 from vnic.state.history import History
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
     from vnic.state.writer import JournalWriter
 
 log = logging.getLogger(__name__)
+
+KEY = "journal"
+"""Of the next id among what outlives the process."""
 
 OPEN_TIMEOUT_S = 1.0
 """How long the start waits for the ids of earlier records; a disk that takes longer is used when it answers."""
@@ -58,16 +64,24 @@ class MachineJournal:
         self._writer: JournalWriter | None = None
         self._started = False
 
-    async def open(self, choice: JournalChoice, name: str) -> None:
-        """Have the records written, and record the start. Nothing is refused: a file that cannot be used is one line in
-        the log, and tried again."""
+    async def open(self, choice: JournalChoice, name: str, keep: Keep = NO_KEEP) -> None:
+        """Have the records written. Nothing is refused: a file that cannot be used is one line in the log, and tried
+        again."""
+        next_id = keep.cells(KEY, 1)
+        if next_id[0] < 1 << 63:
+            self._journal.skip_to(next_id[0])
+        first_id = next_id[0]
+        self._journal.count_in(next_id)
         if choice.on:
             try:
                 path = _path(choice, name)
             except Unusable as error:
                 log.warning("journal: %s; it is kept in memory", error)
             else:
-                await self._open(path, choice)
+                await self._open(path, choice, first_id)
+
+    def started(self) -> None:
+        """Record the start."""
         self._started = True
         self._journal.note(
             NoteKind.START,
@@ -76,7 +90,24 @@ class MachineJournal:
             details={"version": __version__, "pid": os.getpid()},
         )
 
-    async def _open(self, path: Path, choice: JournalChoice) -> None:
+    def restarted(self, restarted: Restarted) -> None:
+        """Record that this process took the place of another."""
+        self._started = True
+        details = msgspec.to_builtins(restarted)
+        text = f"vnic {__version__} goes on as process {os.getpid()}: process {restarted.pid} {restarted.how}"
+        if restarted.away_ms is not None:
+            text += f" {restarted.away_ms} ms before"
+        if restarted.version != __version__:
+            text += f"; it was vnic {restarted.version}"
+        self._journal.note(
+            NoteKind.RESTART,
+            "restarted",
+            text,
+            details={**details, "previous-pid": details.pop("pid"), "pid": os.getpid()},
+        )
+
+    async def _open(self, path: Path, choice: JournalChoice, first_id: int) -> None:
+        """`first_id`: that of the next record, where the process before told it; else 0."""
         # Imported late: the import of sqlite3 takes milliseconds.
         from vnic.state.database import Bounds
         from vnic.state.writer import JournalWriter
@@ -90,7 +121,13 @@ class MachineJournal:
             make_parent=choice.path is None,
             overtaken=self._journal.skip_to,
         )
-        next_id = await self._writer.start(OPEN_TIMEOUT_S)
+        next_id: int | None
+        if first_id:
+            self._writer.expect(first_id)
+            self._writer.begin()
+            next_id = first_id
+        else:
+            next_id = await self._writer.start(OPEN_TIMEOUT_S)
         if next_id is None:
             # The ids in the file are not known. Those of a thousand records a second since 1970 are not in use there.
             next_id = int(time.time() * 1000)

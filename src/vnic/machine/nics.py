@@ -6,84 +6,31 @@ are imported when the first NIC of theirs is made, so that `vnic run` starts fas
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any
 
+from vnic.machine.builder import Builder, PluggedNic, ServedAttachment
 from vnic.machine.nic_options import (
     E1000Em2Options,
     E1000EmOptions,
     E1000GcOptions,
     E1000Options,
     VfioUserAttach,
-    VhostUserAttach,
     VirtioNetBase,
     VirtioNetOptions,
     VirtioNetPciOptions,
 )
 from vnic.machine.virtio_features import NicOptions, withheld
-from vnic.memory.guest import GuestMemory
-from vnic.monitor.interfaces import AttachmentNode
-from vnic.net.client import Endpoint, Nic
+from vnic.net.client import Nic
 from vnic.net.errors import NetError
-from vnic.net.names import parse_mac
-from vnic.net.network import Network
 
 if TYPE_CHECKING:
+    from vnic.nic.virtio_net import VirtioNet
     from vnic.pci.device import PciDevice
 
 MTU_MIN = 68
 """The smallest MTU of IPv4 (virtio 1.2 §5.1.4.1)."""
-
-# -- what a NIC is made of ------------------------------------------------------------------------------------------
-
-
-class ServedAttachment(Protocol):
-    """The socket shell of one NIC (vnic.attach)."""
-
-    def start(self) -> None:
-        """Open the socket; NetError where that cannot be done."""
-
-    def close(self, done: Callable[[], None] | None = None) -> None:
-        """End in order and call `done`, now or later; the link was announced down before."""
-
-    def check_memory(self) -> None:
-        """Cut the VM off if memory that it shares is gone."""
-
-    def guest_memory(self) -> GuestMemory | None:
-        """The memory of the attached VM."""
-
-
-@dataclass(slots=True)
-class PluggedNic:
-    """A NIC of the machine and the socket that serves it."""
-
-    nic: Nic
-    attachment: ServedAttachment
-    attach: VhostUserAttach | VfioUserAttach
-    """Where that is, as the options said."""
-    function: PciDevice | None = None
-    """The PCI function that it is, over vfio-user."""
-    served: bool = False
-    """The socket is open: not before `cont` where the machine was started paused."""
-    slot: int | None = None
-    """Where `addr=` puts it."""
-
-    def attachment_node(self) -> AttachmentNode:
-        """Its entry in query-topology."""
-        attach = self.attach
-        kind: Literal["vhost-user", "vfio-user"] = "vhost-user"
-        if isinstance(attach, VfioUserAttach):
-            kind = "vfio-user"
-        attached = self.nic.guest.attached
-        return AttachmentNode(self.nic.name, kind, attach.path, attach.server, self.served, attached)
-
-    def serve(self) -> None:
-        """Open the socket, once. Raises NetError."""
-        if not self.served:
-            self.attachment.start()
-            self.served = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,53 +42,13 @@ class DeviceType:
     build: Callable[[Builder, Any], PluggedNic]
 
 
-@dataclass(slots=True)
-class Builder:
-    """What the build functions share, for one NIC: where it goes, and the properties that all have."""
-
-    network: Network
-    loop: asyncio.AbstractEventLoop
-    by: str
-    """Who asked for it."""
-    nic: Nic | None = None
-    """The NIC, once it is in the network: it has to go again if a later step fails."""
-
-    def pairs(self, options: VirtioNetBase) -> int:
-        """With mq=on, as many queue pairs as the netdev has queues (virtio_net_device_realize)."""
-        if not options.mq or options.netdev is None:
-            return 1
-        netdev = self.network.find_netdev(options.netdev)
-        return netdev.queues if netdev is not None else 1
-
-    def add_nic(
-        self, model: str, endpoint: Endpoint, options: NicOptions, driver: str, pairs: int = 1
-    ) -> Nic:
-        """Make the Nic; `driver` is the property owner that QEMU's error texts name."""
-        mac = parse_mac(options.mac, driver) if options.mac is not None else self.network.clients.free_mac()
-        self.nic = self.network.add_nic(
-            options.id,
-            model,
-            endpoint,
-            mac=mac,
-            queues=pairs,
-            netdev_id=options.netdev,
-            link=options.link,
-            driver=driver,
-            by=self.by,
-        )
-        return self.nic
-
-    def undo(self) -> None:
-        """Remove all parts of a NIC that could not be completed."""
-        if self.nic is not None:
-            self.network.delete_nic(self.nic.name)
-
-
 def _attach_missing(kind: str) -> NetError:
     return NetError(
         f"Parameter 'attach.path' is missing: say where the VM plugs in, as attach.type={kind},attach.path=nic0.sock"
     )
 
+
+_VIRTIO_DRIVER = "virtio-net-device"
 
 MAX_VHOST_USER_PAIRS = 127
 """So that the control queue, which stands behind the pairs, has a number that SET_VRING_KICK's u64 can name in its
@@ -164,10 +71,21 @@ def build_virtio_net(builder: Builder, options: VirtioNetOptions) -> PluggedNic:
             " has 8 bits, and the control queue comes last"
         )
     from vnic.attach.vhost_user.attachment import VhostUserAttachment
+    from vnic.machine.model_virtio import VirtioModel
 
-    device, nic = _virtio_net(builder, options, "virtio-net")
-    attachment = VhostUserAttachment(device, nic, attach.path, attach.server, builder.loop)
-    return PluggedNic(nic, attachment, attach)
+    device = _virtio_net(options, "virtio-net", pairs)
+    return builder.plug(
+        "virtio-net",
+        device,
+        options,
+        VirtioModel(device),
+        lambda nic: VhostUserAttachment(
+            device, nic, attach.path, attach.server, builder.loop, keep=builder.items.keep
+        ),
+        attach,
+        driver=_VIRTIO_DRIVER,
+        pairs=pairs,
+    )
 
 
 def build_virtio_net_pci(builder: Builder, options: VirtioNetBase) -> PluggedNic:
@@ -184,14 +102,24 @@ def build_virtio_net_pci(builder: Builder, options: VirtioNetBase) -> PluggedNic
         raise NetError(
             f"Property 'virtio-net-pci.{key}': legacy and transitional devices are not built into vnic"
         )
-    from vnic.attach.vfio_user.attachment import VfioUserAttachment
+    from vnic.machine.model_virtio import VirtioPciModel
     from vnic.virtio.pci.transport import VirtioPci
 
     _check_server(attach)
-    device, nic = _virtio_net(builder, options, "virtio-net-pci")
-    vectors = options.vectors if options.msix else 0
-    pci = VirtioPci(device, vectors=vectors)
-    return PluggedNic(nic, VfioUserAttachment(builder.loop, pci, nic, attach.path), attach, pci)
+    pairs = builder.pairs(options)
+    device = _virtio_net(options, "virtio-net-pci", pairs)
+    pci = VirtioPci(device, vectors=options.vectors if options.msix else 0)
+    return builder.plug(
+        "virtio-net-pci",
+        device,
+        options,
+        VirtioPciModel(pci, device),
+        _vfio_user(builder, pci, attach),
+        attach,
+        driver=_VIRTIO_DRIVER,
+        pairs=pairs,
+        function=pci,
+    )
 
 
 def build_e1000(builder: Builder, options: E1000Options) -> PluggedNic:
@@ -199,14 +127,30 @@ def build_e1000(builder: Builder, options: E1000Options) -> PluggedNic:
     attach = options.attach
     if attach is None:
         raise _attach_missing("vfio-user")
-    from vnic.attach.vfio_user.attachment import VfioUserAttachment
+    from vnic.machine.model_e1000 import E1000Model
     from vnic.nic.intel.e1000 import E1000, MODELS
 
     _check_server(attach)
     model = MODELS[str(options.__struct_config__.tag)]
     device = E1000(model, autonegotiation=options.autonegotiation)
-    nic = builder.add_nic(model.name, device, options, model.name)
-    return PluggedNic(nic, VfioUserAttachment(builder.loop, device, nic, attach.path), attach, device)
+    return builder.plug(
+        model.name,
+        device,
+        options,
+        E1000Model(device),
+        _vfio_user(builder, device, attach),
+        attach,
+        driver=model.name,
+        function=device,
+    )
+
+
+def _vfio_user(
+    builder: Builder, device: PciDevice, attach: VfioUserAttach
+) -> Callable[[Nic], ServedAttachment]:
+    from vnic.attach.vfio_user.attachment import VfioUserAttachment
+
+    return lambda nic: VfioUserAttachment(builder.loop, device, nic, attach.path)
 
 
 def _check_server(attach: VfioUserAttach) -> None:
@@ -214,7 +158,7 @@ def _check_server(attach: VfioUserAttach) -> None:
         raise NetError("Parameter 'attach.server' has to be on: a vfio-user device listens, the VM connects")
 
 
-def _virtio_net(builder: Builder, options: VirtioNetBase, model: str) -> tuple[Any, Nic]:
+def _virtio_net(options: VirtioNetBase, model: str, pairs: int) -> VirtioNet:
     from vnic.nic.virtio_net import VirtioNet
 
     for key in ("mtu", "host_mtu"):
@@ -222,8 +166,7 @@ def _virtio_net(builder: Builder, options: VirtioNetBase, model: str) -> tuple[A
             raise NetError(f"'{key}' must be from {MTU_MIN} to 65535")
     if options.mtu and options.host_mtu and options.mtu != options.host_mtu:
         raise NetError("Parameters 'mtu' and 'host_mtu' are the same thing and differ")
-    pairs = builder.pairs(options)
-    device = VirtioNet(
+    return VirtioNet(
         pairs,
         mtu=options.mtu or options.host_mtu,
         speed=None if options.speed == -1 else options.speed,
@@ -232,7 +175,6 @@ def _virtio_net(builder: Builder, options: VirtioNetBase, model: str) -> tuple[A
         withheld=withheld(options, model),
         in_order=bool(options.in_order),
     )
-    return device, builder.add_nic(model, device, options, "virtio-net-device", pairs)
 
 
 def _queue_size(options: VirtioNetBase) -> int:

@@ -16,7 +16,7 @@ from vnic.monitor.interfaces import (
 )
 
 if TYPE_CHECKING:
-    from vnic.machine.nics import PluggedNic
+    from vnic.machine.builder import PluggedNic
     from vnic.pci.bar import Bar
     from vnic.pci.device import PciDevice
 

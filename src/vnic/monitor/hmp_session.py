@@ -75,6 +75,7 @@ class HmpSession:
         """The echo and the output of the line, in one piece unless the command is asynchronous."""
         try:
             text = self.machine.fds.run(self.passed.named, run_line, self, line)
+            self.machine.keep.commit()  # what is acknowledged outlives this process
             if isinstance(text, asyncio.Future):
                 yield echo
                 echo = b""

@@ -19,6 +19,7 @@ from vnic.net.errors import NetError
 if TYPE_CHECKING:
     from vnic.backend.tunnel.info import TunnelInfo
     from vnic.chardev.qapi import ChardevInfo
+    from vnic.keep import Keep
     from vnic.monitor.passed_fds import FdRegistry
     from vnic.net.fault_info import FaultInfo, FaultShape, FaultWords
     from vnic.net.filters import Direction
@@ -103,6 +104,23 @@ class Descriptors(msgspec.Struct, rename="kebab", frozen=True, omit_defaults=Tru
     """None: there is no limit."""
 
 
+class Restarted(msgspec.Struct, rename="kebab", frozen=True, omit_defaults=True):
+    """That this process took the place of one that ended without an end, with all that it had."""
+
+    times: int
+    """How often that happened since the start."""
+    how: str
+    """How the process before ended."""
+    time: float
+    """When this one took its place, in seconds of wall-clock time."""
+    pid: int
+    """The process before."""
+    version: str
+    """Its vnic."""
+    away_ms: int | None = None
+    """From its end to this process's first answer; absent if the keeper does not tell."""
+
+
 class VnicInfo(msgspec.Struct, rename="kebab", frozen=True, omit_defaults=True):
     """query-vnic: the state of the process."""
 
@@ -111,11 +129,12 @@ class VnicInfo(msgspec.Struct, rename="kebab", frozen=True, omit_defaults=True):
     uptime: float
     """Seconds."""
     restarts: int
-    """How often vnic-wire, or a helper program of a netdev (passt), was restarted."""
+    """How often this process, vnic-wire, or a helper program of a netdev (passt) was restarted."""
     loop_lag: LoopLag
     memory: Memory
     descriptors: Descriptors
     keeper: KeeperInfo | None = None
+    restarted: Restarted | None = None
 
 
 class WireDrops(msgspec.Struct, rename="kebab", frozen=True):
@@ -230,6 +249,10 @@ class MonitoredMachine(Protocol):
 
     @property
     def network(self) -> Network: ...
+
+    @property
+    def keep(self) -> Keep:
+        """What outlives the process."""
 
     @property
     def fds(self) -> FdRegistry:

@@ -15,13 +15,24 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from vnic.chardev.options import SocketOptions
+from vnic.descriptors import close_fds
+from vnic.keep import NO_KEEP, Keep
 from vnic.monitor.connection import Channel, ClientConnection, SocketChannel, StdioChannel
 from vnic.monitor.policy import Policy
 from vnic.net.errors import NetError
+from vnic.record import Record, RecordError, require
 from vnic.sockets.address import FdAddress, InetAddress, UnixAddress
 from vnic.sockets.bind import socket_mode
 from vnic.sockets.connect import Connector, set_stream_options
-from vnic.sockets.listener import MANY_PEERS, Listener, Listening, listen_on, listen_on_passed
+from vnic.sockets.listener import (
+    MANY_PEERS,
+    Listener,
+    Listening,
+    ListeningHandles,
+    ListeningRecord,
+    listen_on,
+    listen_on_passed,
+)
 from vnic.sockets.passed import socket_of_fd
 from vnic.sockets.peer import credentials
 from vnic.sockets.resolve import Resolved, resolve_waiting
@@ -51,6 +62,20 @@ class PortContext:
     """The resolved address, or None: it is resolved when it is used."""
     policy: Policy
     """What its clients may do."""
+    keep: Keep = NO_KEEP
+
+
+def key_of(chardev_id: str) -> str:
+    """The key of the monitor on that chardev among what outlives the process."""
+    return f"monitor/{chardev_id}"
+
+
+class ServerPortRecord(Record, frozen=True):
+    """The state of a ServerPort. Its clients are not part of it: they connect again."""
+
+    address: str
+    """That of the options, which may be others in another process."""
+    listening: ListeningRecord
 
 
 class Port(Protocol):
@@ -81,11 +106,17 @@ class ServerPort:
         self._clients: list[ClientConnection] = []
         self._full = False
         """Logged once, not for every attempt of a client."""
-        listening = _listen(options, context.targets)
+        listening = _inherited(context) or _listen(options, context.targets)
         warn_of_strangers(listening.socket, options.filename, context.policy)
         self._listener = Listener(
             context.loop, listening, self._accepted, options.filename, nodelay=options.nodelay
         )
+        self._kept = context.keep.unit(key_of(options.id), self)
+
+    def save_kept(self) -> tuple[ServerPortRecord, ListeningHandles]:
+        listening = self._listener.listening
+        record = ServerPortRecord(address=self._options.filename, listening=listening.save())
+        return record, listening.handles
 
     def _accepted(self, client: socket.socket) -> None:
         self._make_room()
@@ -118,6 +149,7 @@ class ServerPort:
 
     def close(self) -> None:
         self._listener.close()
+        self._kept.end()
 
 
 class ClientPort:
@@ -196,6 +228,21 @@ def _targets(
     address: UnixAddress | InetAddress, found: Sequence[Resolved] | None, *, passive: bool
 ) -> Sequence[Resolved]:
     return found if found is not None else resolve_waiting(address, passive=passive)
+
+
+def _inherited(context: PortContext) -> Listening | None:
+    """The listening socket that the process before left, with the clients in its backlog."""
+    found = context.keep.inherited(key_of(context.options.id), ServerPortRecord, ListeningHandles)
+    if found is None:
+        return None
+    record, handles = found
+    try:
+        require(record.address == context.options.filename, "address", "is not that of the options")
+        return Listening.taken_up(record.listening, handles)
+    except RecordError as error:
+        close_fds(fd for fd in handles if fd is not None)
+        context.keep.refused(key_of(context.options.id), error)
+        return None
 
 
 def _listen(options: SocketOptions, targets: Sequence[Resolved] | None) -> Listening:

@@ -133,6 +133,7 @@ class QmpSession:
             arguments = message.get("arguments", _NO_ARGUMENTS)
             execute = self._dispatcher.execute
             result = self.machine.fds.run(self.passed.named, execute, self, name, arguments)
+            self.machine.keep.commit()  # what is acknowledged outlives this process
             if isinstance(result, asyncio.Future):
                 self.waits_for = result
                 yield b""

@@ -25,6 +25,7 @@ from vnic.monitor.ports import (
     PortContext,
     ServerPort,
     StdioPort,
+    key_of,
 )
 from vnic.monitor.qmp import Dispatcher, QmpSession
 from vnic.net.errors import NetError
@@ -107,7 +108,23 @@ class Monitors:
         if chardev.server and chardev.wait:
             log.info("%s: wait=on: vnic starts without waiting for a client", chardev.filename)
         kind = ServerPort if chardev.server else ClientPort
-        self._ports[chardev.id] = kind(PortContext(self._loop, chardev, serve, connected, targets, policy))
+        self._ports[chardev.id] = kind(
+            PortContext(self._loop, chardev, serve, connected, targets, policy, self._machine.keep)
+        )
+
+    def is_open(self, chardev_id: str) -> bool:
+        return chardev_id in self._ports
+
+    def is_inherited(self, chardev_id: str) -> bool:
+        """Whether the process before left the listening socket of that monitor."""
+        keys = self._machine.keep.keys()
+        return key_of(chardev_id) in keys
+
+    def remove(self, chardev_id: str) -> None:
+        """Close a monitor; its clients stay until they leave."""
+        port = self._ports.pop(chardev_id, None)
+        if port is not None:
+            port.close()
 
     def session(
         self,

@@ -308,16 +308,17 @@ class NetClient:
     # -- state apart from endpoint and peer ---------------------------------------------------------------------
 
     def save(self) -> NetClientRecord:
-        clock, change = self.network.clock, self.last_change
+        now_us, change = self.network.clock.monotonic_ns() // 1000, self.last_change
         return NetClientRecord(
+            saved_us=now_us,
             name=self.name,
-            holds=[HoldRecord.of(hold, clock) for hold in self.holds.values()],
-            last_change=None if change is None else ChangeRecord.of(change, clock),
+            holds=[HoldRecord.of(hold, now_us) for hold in self.holds.values()],
+            last_change=None if change is None else ChangeRecord.of(change, now_us),
             carrier_up_changes=self.carrier_up_changes,
             carrier_down_changes=self.carrier_down_changes,
             dropped=self.dropped,
             incoming=[incoming.save() for incoming in self._incoming],
-            nic=self._save_nic(),
+            nic=self._save_nic(now_us),
         )
 
     def save_kept(self) -> tuple[NetClientRecord, NoHandles]:
@@ -325,10 +326,9 @@ class NetClient:
         empty = [IncomingQueueRecord(frames=[])] * self.queues
         return msgspec.structs.replace(self.save(), incoming=empty), NO_HANDLES
 
-    def restore(self, record: NetClientRecord) -> None:
-        """Take the state of the client that was saved. Both ends of the wire must exist and be peers again.
-
-        No endpoint is notified: each restores its state by itself. Raises RecordError."""
+    def restore(self, record: NetClientRecord, *, same_boot: bool = False) -> None:
+        """Take the state of the client that was saved; with `same_boot` time went on since. Both ends of the wire must
+        exist and be peers again. No endpoint is notified: each restores its state itself. Raises RecordError."""
         require(record.name == self.name, "name", f"is {record.name!a}, not {self.name!a}")
         queues = len(record.incoming)
         require(queues == self.queues, "incoming", f"has {queues} queues, not {self.queues}")
@@ -337,9 +337,9 @@ class NetClient:
         require((record.nic is not None) is self.is_nic, "nic", f"does not go with a {self.record_type}")
         waiting = next((at for at, each in enumerate(record.incoming) if each.frames), None)
         require(waiting is None or self.peer, f"incoming[{waiting}]", "has frames, and there is no peer")
-        clock = self.network.clock
-        self.holds = {hold.kind: hold.hold(self.name, clock) for hold in record.holds}
-        self.last_change = None if record.last_change is None else record.last_change.change(clock)
+        now_us = record.saved_us if same_boot else self.network.clock.monotonic_ns() // 1000
+        self.holds = {hold.kind: hold.hold(self.name, now_us) for hold in record.holds}
+        self.last_change = None if record.last_change is None else record.last_change.change(now_us)
         self.carrier_up_changes = record.carrier_up_changes
         self.carrier_down_changes = record.carrier_down_changes
         if self.peer is not None:
@@ -347,12 +347,12 @@ class NetClient:
                 incoming.restore(each, self.peer)
         self.dropped = record.dropped
         if record.nic is not None:
-            self._restore_nic(record.nic)
+            self._restore_nic(record.nic, now_us)
 
-    def _save_nic(self) -> NicRecord | None:
+    def _save_nic(self, now_us: int) -> NicRecord | None:
         return None
 
-    def _restore_nic(self, record: NicRecord) -> None:
+    def _restore_nic(self, record: NicRecord, now_us: int) -> None:
         """Overridden by Nic."""
 
     def purge(self, queue: int | None = None) -> None:
@@ -407,13 +407,13 @@ class Nic(NetClient):
     def link_up(self) -> bool:
         return not self.holds and not (self.peer is not None and self.peer.holds)
 
-    def _save_nic(self) -> NicRecord:
+    def _save_nic(self, now_us: int) -> NicRecord:
         return NicRecord(
-            report=self.report.save(), leaving=self.leaving, rx_filter_notify=self.rx_filter_notify
+            report=self.report.save(now_us), leaving=self.leaving, rx_filter_notify=self.rx_filter_notify
         )
 
-    def _restore_nic(self, record: NicRecord) -> None:
-        self.report.restore(record.report, self.last_change)
+    def _restore_nic(self, record: NicRecord, now_us: int) -> None:
+        self.report.restore(record.report, self.last_change, now_us)
         self.leaving, self.rx_filter_notify = record.leaving, record.rx_filter_notify
 
     def mac_text(self) -> str:

@@ -9,7 +9,6 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from vnic.net.clock import Clock
 from vnic.net.offload import HEADER_BYTES
 from vnic.net.records import (
     Cause,
@@ -40,20 +39,19 @@ class HoldRecord(Record, frozen=True):
     root: HoldKind | None
 
     @staticmethod
-    def of(hold: Hold, clock: Clock) -> HoldRecord:
-        age = _age_us(hold.monotonic_us, clock)
+    def of(hold: Hold, now_us: int) -> HoldRecord:
         return HoldRecord(
             kind=hold.kind,
             by=hold.by,
             text=hold.text,
             since=hold.since,
-            age_us=age,
+            age_us=max(0, now_us - hold.monotonic_us),
             via=list(hold.via),
             root=hold.root,
         )
 
-    def hold(self, client: str, clock: Clock) -> Hold:
-        then_us = _then_us(self.age_us, clock)
+    def hold(self, client: str, now_us: int) -> Hold:
+        then_us = now_us - self.age_us
         return Hold(client, self.kind, self.by, self.text, self.since, then_us, tuple(self.via), self.root)
 
 
@@ -74,14 +72,14 @@ class ChangeRecord(Record, frozen=True):
     seen_latency_us: Count | None
 
     @staticmethod
-    def of(change: LinkChange, clock: Clock) -> ChangeRecord:
+    def of(change: LinkChange, now_us: int) -> ChangeRecord:
         fields = msgspec.structs.asdict(change)
         del fields["boot_id"]  # a change of this process has none
-        return ChangeRecord(age_us=_age_us(fields.pop("monotonic_us"), clock), **fields)
+        return ChangeRecord(age_us=max(0, now_us - fields.pop("monotonic_us")), **fields)
 
-    def change(self, clock: Clock) -> LinkChange:
+    def change(self, now_us: int) -> LinkChange:
         fields = msgspec.structs.asdict(self)
-        return LinkChange(monotonic_us=_then_us(fields.pop("age_us"), clock), **fields)
+        return LinkChange(monotonic_us=now_us - fields.pop("age_us"), **fields)
 
 
 class WaitingFrameRecord(Record, frozen=True):
@@ -125,7 +123,7 @@ class NicRecord(Record, frozen=True):
 
 
 class NetClientRecord(Record, frozen=True):
-    """The state of a NetClient."""
+    """The state of a NetClient. Ages are those at `saved_us`."""
 
     name: str
     holds: list[HoldRecord]
@@ -135,6 +133,8 @@ class NetClientRecord(Record, frozen=True):
     dropped: Count
     incoming: list[IncomingQueueRecord]
     nic: NicRecord | None
+    saved_us: Count = 0
+    """CLOCK_MONOTONIC."""
 
     def check_fields(self) -> None:
         kinds = [hold.kind for hold in self.holds]
@@ -147,11 +147,3 @@ class JournalRecord(Record, frozen=True):
     """The state of a Journal, without its changes."""
 
     next_id: Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]
-
-
-def _age_us(monotonic_us: int, clock: Clock) -> int:
-    return max(0, clock.monotonic_ns() // 1000 - monotonic_us)
-
-
-def _then_us(age_us: int, clock: Clock) -> int:
-    return clock.monotonic_ns() // 1000 - age_us

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from vnic.net.client import NetClient, Nic
@@ -46,6 +46,12 @@ class Clients:
             self._macs[client.mac] += 1
             if client.netdev_id is not None:
                 self._plans.setdefault(client.netdev_id, {})[client] = None
+
+    def sort(self, key: Callable[[NetClient], int]) -> None:
+        """Bring them into another order than that of their creation."""
+        self._all = dict.fromkeys(sorted(self._all, key=key))
+        for name, clients in self._names.items():
+            self._names[name] = dict.fromkeys(sorted(clients, key=key))
 
     def remove(self, client: NetClient) -> None:
         """Raises KeyError if it is not there."""

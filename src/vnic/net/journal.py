@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, MutableSequence
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any, Protocol, TypeAlias
 
@@ -107,9 +107,9 @@ class Journal:
         self._entries: deque[Entry] = deque(maxlen=length)
         self._store = store
         self._next_id = first_id
-        self._kept: MutableSequence[int] = [0]
+        self._kept = memoryview(bytearray(8)).cast("Q")
 
-    def count_in(self, kept: MutableSequence[int]) -> None:
+    def count_in(self, kept: memoryview[int]) -> None:
         """Write the next id there whenever it changes: to memory that outlives this process."""
         self._kept = kept
         self.skip_to(1)

@@ -133,19 +133,24 @@ class Network:
         driver: str | None = None,
         by: str = VNIC,
         start: Callable[[], None] | None = None,
+        restored_as: str | None = None,
     ) -> Nic:
         """Create a NIC's client and plug it into the netdev `netdev_id`; without one it starts with the hold `no-peer`.
 
         `driver` is the property's owner in error texts (`virtio-net-device`); `by` names the requester. `start` is
-        called in place of `endpoint.start`: for a NIC that is restored, before its endpoint and the netdev's are told
-        that they are peers.
+        called in place of `endpoint.start`: before its endpoint and the netdev's are told that they are peers.
+        `restored_as`: the name of a NIC that is restored; its netdev may have been deleted.
         """
         if device_id is not None:
             check_identifier(device_id)
             if self.find_nic(device_id) is not None:
                 raise NetError(f"Duplicate device ID '{device_id}'")
-        netdev = self._free_netdev(netdev_id, driver or model)
-        name = device_id or f"{model}.{self.clients.of_model(model)}"  # net/net.c: assign_name
+        if restored_as is None:
+            netdev = self._free_netdev(netdev_id, driver or model)
+        else:
+            found = None if netdev_id is None else self.find_netdev(netdev_id)
+            netdev = found if found is not None and found.peer is None else None
+        name = restored_as or device_id or f"{model}.{self.clients.of_model(model)}"  # net/net.c: assign_name
         path = f"/machine/peripheral/{name}" if device_id else f"/machine/peripheral-anon/{name}"
         nic = Nic(self, name, model, endpoint, queues, mac, netdev_id, path)
         if netdev is None:

@@ -106,6 +106,8 @@ class NoteKind(StrEnum):
 
     START = "start"
     """vnic started."""
+    RESTART = "restart"
+    """Another process took the place of the one that ran, with all links as they were; `details` says how it ended."""
     END = "end"
     """vnic ended in order. A start without an end before it follows a crash, a SIGKILL or a loss of power."""
     GUEST = "guest"

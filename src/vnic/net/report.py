@@ -148,7 +148,7 @@ class LinkReport:
         self._journal.update(change)
         self._saved_changed()
 
-    def save(self) -> LinkReportRecord:
+    def save(self, now_us: int) -> LinkReportRecord:
         return LinkReportRecord(
             attached=self.guest.attached,
             driver_ok=self.guest.driver_ok,
@@ -156,14 +156,15 @@ class LinkReport:
             seen=self.guest.seen,
             seen_latency_us=self.guest.seen_latency_us,
             shown_by=self.guest.link_shown_by,
-            attached_age_us=max(0, self._now_us() - self._attached_us),
+            attached_age_us=max(0, now_us - self._attached_us),
             created=self._created,
             notice_owed=self._notice_owed,
             interrupt_owed=self._interrupt_owed,
         )
 
-    def restore(self, record: LinkReportRecord, change: LinkChange | None) -> None:
-        """`change` is the client's last one. No callback runs, since the state is the same for all others."""
+    def restore(self, record: LinkReportRecord, change: LinkChange | None, now_us: int) -> None:
+        """`change` is the client's last one; ages are those at `now_us`. No callback runs, since the state is the same
+        for all others."""
         self.guest = GuestInfo(
             record.attached,
             record.driver_ok,
@@ -172,7 +173,7 @@ class LinkReport:
             record.admin_down,
             record.shown_by,
         )
-        self._attached_us = self._now_us() - record.attached_age_us
+        self._attached_us = now_us - record.attached_age_us
         self._change, self._created = change, record.created
         self._notice_owed, self._interrupt_owed = record.notice_owed, record.interrupt_owed
 

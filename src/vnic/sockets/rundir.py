@@ -12,12 +12,17 @@ import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
+from vnic.keep import NO_KEEP, Keep
+from vnic.record import Record
 from vnic.sockets.bind import SUN_PATH_BYTES
 from vnic.sockets.peer import credentials
 
 SOCKET_SUFFIX = ".qmp"
 LOCK_SUFFIX = ".lock"
+CLAIM = "claim"
+"""Its key among what outlives the process."""
 
 SUN_PATH_MAX = SUN_PATH_BYTES - 1
 """The size of a UNIX socket's path, with the NUL at the end."""
@@ -71,11 +76,24 @@ def _mode(folder: Path) -> int:
     return stat.S_IMODE(found.st_mode)
 
 
-class Claim:
-    """A name, which a lock on NAME.lock reserves until this process exits."""
+class ClaimRecord(Record, frozen=True):
+    """A name that is claimed."""
 
-    def __init__(self, name: str) -> None:
+    name: str
+
+
+class ClaimHandles(NamedTuple):
+    """The descriptor of a Claim."""
+
+    lock: int
+
+
+class Claim:
+    """A name, which a lock on NAME.lock reserves until this process exits, and those that take its place."""
+
+    def __init__(self, name: str, keep: Keep = NO_KEEP) -> None:
         folder = own_folder()
+        self._name = name
         self.socket_path = folder / f"{name}{SOCKET_SUFFIX}"
         self._lock_path = folder / f"{name}{LOCK_SUFFIX}"
         if len(os.fsencode(self.socket_path)) > SUN_PATH_MAX:
@@ -83,7 +101,17 @@ class Claim:
                 f"UNIX socket path '{self.socket_path}' is too long: at most {SUN_PATH_MAX} bytes;"
                 " choose a shorter -name or give -qmp"
             )
-        self._lock = self._take_lock(name)
+        inherited = keep.inherited(CLAIM, ClaimRecord, ClaimHandles)
+        if inherited is not None and inherited[0].name == name:
+            self._lock = inherited[1].lock
+        else:
+            self._lock = self._take_lock(name)
+            if inherited is not None:
+                os.close(inherited[1].lock)
+        self._kept = keep.unit(CLAIM, self)
+
+    def save_kept(self) -> tuple[ClaimRecord, ClaimHandles]:
+        return ClaimRecord(name=self._name), ClaimHandles(self._lock)
 
     def _take_lock(self, name: str) -> int:
         while True:
@@ -105,6 +133,7 @@ class Claim:
         """Release the name. The monitor that listens on the socket removes it."""
         self._lock_path.unlink(missing_ok=True)
         os.close(self._lock)
+        self._kept.end()
 
 
 def _same_file(fd: int, path: Path) -> bool:

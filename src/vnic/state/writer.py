@@ -86,12 +86,18 @@ class JournalWriter:
 
     # -- in the loop --------------------------------------------------------------------------------------------
 
-    async def start(self, timeout_s: float) -> int | None:
-        """Open the file; the id that follows those in it. None: it cannot be used now, or it takes longer."""
+    def begin(self) -> bool:
+        """Have the file opened, and do not wait for it: the next id is known (`expect`). False: no thread can start."""
         try:
             self._thread.start()
         except RuntimeError as error:
             log.warning("journal: %s: %s; it is kept in memory", self._path, error)
+            return False
+        return True
+
+    async def start(self, timeout_s: float) -> int | None:
+        """Open the file; the id that follows those in it. None: it cannot be used now, or it takes longer."""
+        if not self.begin():
             return None
         try:
             return await asyncio.wait_for(asyncio.shield(self._opened), timeout_s)

@@ -10,9 +10,9 @@ import shlex
 import pytest
 
 from vnic.cli.options import parse_run
-from vnic.cli.run import _naming
 from vnic.cli.run_options import OptionError, RunOptions
 from vnic.cli.sandbox_option import SandboxChoice
+from vnic.cli.set_up import naming
 from vnic.machine.nics import NOT_BUILT, device_structs
 from vnic.monitor.schema import convert_to_shape, device_options
 
@@ -84,7 +84,7 @@ def test_whole_command_line_is_taken_with_one_note(line: str, netdevs: list[str]
     words = note.partition(": ")[2].partition(": ")[2].split(", ")
     assert set(noted) <= set(words)
     for setting in options.devices:  # the NICs, and nothing but them; their properties are all known
-        with _naming(setting.where):
+        with naming(setting.where):
             shape = device_options(device_structs(), NOT_BUILT)
             convert_to_shape(shape, setting.tree, strings=not setting.typed)
 

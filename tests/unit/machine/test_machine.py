@@ -14,7 +14,8 @@ from tests.fakes.events import as_sent
 
 from vnic.backend import netdev_structs
 from vnic.machine import Machine
-from vnic.machine.nics import PluggedNic, device_structs
+from vnic.machine.builder import PluggedNic
+from vnic.machine.nics import device_structs
 from vnic.monitor.interfaces import RunState, ShutdownCause
 from vnic.monitor.schema import (
     convert_to_shape,
@@ -386,8 +387,17 @@ class SlowAttachment:
         self.machine = machine
         self.seconds = seconds
 
+    device_handles = None
+
     def start(self) -> None:
         self.log.append("start")
+
+    def restore(self) -> bool:
+        return False
+
+    def drop_vm(self) -> None: ...
+
+    def go_on(self) -> None: ...
 
     def guest_memory(self) -> None:
         return None
@@ -474,7 +484,7 @@ def test_guest_has_time_to_see_its_link_go_down(
 ) -> None:
     log: list[str] = []
     grace_s = 3600 if sees else 0.05  # it has to be let go because it saw; or because it did not
-    monkeypatch.setattr("vnic.machine.core.GRACE_S", grace_s)
+    monkeypatch.setattr("vnic.machine.nic_table.GRACE_S", grace_s)
 
     async def scenario(machine: Machine) -> None:
         machine.netdev_add(netdev(type="echo", id="net0"))

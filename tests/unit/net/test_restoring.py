@@ -209,7 +209,9 @@ def test_each_change_of_the_record_is_told() -> None:
 def _without_ages(value: object) -> object:
     def strip(each: object) -> object:
         if isinstance(each, dict):
-            return {key: strip(inner) for key, inner in each.items() if not key.endswith("age_us")}
+            return {
+                key: strip(inner) for key, inner in each.items() if not key.endswith(("age_us", "saved_us"))
+            }
         return [strip(inner) for inner in each] if isinstance(each, list) else each
 
     return strip(msgspec.to_builtins(value))
