@@ -79,6 +79,10 @@ class LeftPort:
     def save_kept(self) -> tuple[PortRecord, PortHandles]:
         return self.record, PortHandles(self.memory)
 
+    def add(self, frame: FrameRecord, last: int) -> None:
+        """A frame that it had read."""
+        self.set(frames=[*self.record.frames, frame], last_frame=last)
+
     def set(self, **fields: object) -> None:
         self.record = msgspec.structs.replace(self.record, **fields)
         self.kept.changed()
@@ -283,14 +287,20 @@ class Recall:
 
     def _take(self, answer: Reply | Event) -> None:
         """Keep what it holds, and only then take it from the channel."""
-        assert self._sock is not None
+        self._keep_answer(answer)
+        self._consume()
+        if isinstance(answer, FrameReceived):  # it has no number: twice would be worse than not at all
+            left = self.ports.get(answer.port)
+            if left is not None:
+                left.add(FrameRecord(queue=0, header=_NO_HEADER, frame=answer.frame), left.record.last_frame)
+
+    def _keep_answer(self, answer: Reply | Event) -> None:
         left: LeftPort | None = None
         match answer:
             case FrameReturned(number, queue, header, frame, running):
                 left = self.ports.get(number)
                 if left is not None and running > left.record.last_frame:
-                    returned = FrameRecord(queue=queue & 0xFFFF, header=header, frame=frame)
-                    left.set(frames=[*left.record.frames, returned], last_frame=running)
+                    left.add(FrameRecord(queue=queue & 0xFFFF, header=header, frame=frame), running)
             case Reply(_, 0, data) if answer.request == PortRecall.type:
                 left = self.ports.get(answer.port)
                 if left is not None and not left.record.reply:
@@ -299,12 +309,10 @@ class Recall:
                 log.log(min(max(level, logging.DEBUG), logging.ERROR), "vnic-wire: %s", text)
         if left is not None:
             self._keep.commit_early(left.kept)
+
+    def _consume(self) -> None:
+        assert self._sock is not None
         self._sock.recv(1)  # the rest of the message goes with it
-        if isinstance(answer, FrameReceived):
-            left = self.ports.get(answer.port)
-            if left is not None:
-                received = FrameRecord(queue=0, header=_NO_HEADER, frame=answer.frame)
-                left.set(frames=[*left.record.frames, received])
 
     # -- the end of a program that is of no use ---------------------------------------------------------------------
 
