@@ -85,7 +85,7 @@ def control(address: str, files: list[tuple[str, int]], played: list[PlayedGuest
     lab = WireLab(loop, [str(find_program())], keep=keep)
     lab.engine.program.restore(recall)
     for number, each in enumerate(played):
-        lab.netdev("hubport", f"port{number}", hubid=1)
+        lab.netdev_again("hubport", f"port{number}", hubid=1)
         guest = Guest(lab, f"nic{number}", f"port{number}", number=number + 1, played=each)
         lab.guests.append(guest)
         plug(guest)

@@ -11,6 +11,8 @@ from tests.fakes.loops import fresh_loop, turn, until
 from tests.needs import need
 
 from vnic.backend import BackendContext, netdev_add, netdev_structs
+from vnic.backend.items import Items
+from vnic.backend.registry import netdev_type
 from vnic.dataplane.wire.engine import WireEngine
 from vnic.dataplane.wire.process import find_program
 from vnic.keep import NO_KEEP, Keep
@@ -84,7 +86,7 @@ class WireLab:
     ) -> None:
         self.loop = loop
         self.network = Network(loop)
-        self.context = BackendContext(loop, self.network)
+        self.context = BackendContext(loop, self.network, items=Items(keep))
         self.engine = WireEngine(loop, self.network.wires, command, keep=keep)
         self.network.wires.use(self.engine)
         self.guests: list[Guest] = []
@@ -95,6 +97,17 @@ class WireLab:
         shape = netdev_options(netdev_structs())
         given = convert_to_shape(shape, {"type": kind, "id": name, **options}, strings=False)
         netdev_add(self.context, given)  # type: ignore[arg-type]  # of that shape
+
+    def netdev_again(self, kind: str, name: str, **options: object) -> None:
+        """The netdev of the process before goes on."""
+        shape = netdev_options(netdev_structs())
+        given = convert_to_shape(shape, {"type": kind, "id": name, **options}, strings=False)
+        endpoint = netdev_type(kind).create(self.context, given)
+
+        def restore() -> None:
+            assert endpoint.restore_kept()
+
+        self.network.add_netdev(name, kind, endpoint, start=restore)
 
     def guest(self, name: str, netdev: str | None, pairs: int = 1) -> Guest:
         guest = Guest(self, name, netdev, pairs, number=len(self.guests) + 1)

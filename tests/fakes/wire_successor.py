@@ -55,10 +55,16 @@ class Controls:
         except KilledMeanwhile:
             self._close(recall)
             raise
+        before = {
+            (each.record_type, each.name): each for lab in self.labs[-1:] for each in lab.network.clients
+        }
         lab = WireLab(loop, self.command, keep=self.keep)
         self.labs.append(lab)
         lab.engine.program.restore(recall)
         build(lab)
+        for each in lab.network.clients:  # as their records say
+            if (each.record_type, each.name) in before:
+                each.holds = dict(before[each.record_type, each.name].holds)
         goes_on = lab.engine.program.will_run
         settle(recall, lab.network.clients, lab.engine.impairments if goes_on else None)
         lab.engine.adopt()

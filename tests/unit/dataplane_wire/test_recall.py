@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,19 +15,27 @@ from typing import Any
 import msgspec
 import pytest
 from tests.fakes.loops import open_fds, run_for
+from tests.fakes.ports import free_ports
+from tests.fakes.tunnel_peer import NOT_PRESENT, UP, Ccm, is_ccm
+from tests.fakes.wire_ends import unread
 from tests.fakes.wire_lab import Guest, WireLab, frame, real_program
 from tests.fakes.wire_successor import Controls, KilledMeanwhile, controls
 
+from vnic.backend import netdev_structs
 from vnic.backend.dgram import DgramBackend, DgramHandles
 from vnic.backend.options import DgramOptions
+from vnic.backend.tunnel.backend import TunnelBackend
 from vnic.dataplane.wire import recall as recalling
 from vnic.dataplane.wire.process import ProgramState
 from vnic.dataplane.wire.recall import Recall
 from vnic.filter import object_add
 from vnic.filter.netem import Netem
 from vnic.filter.options import NetemOptions
+from vnic.monitor.schema import convert_to_shape, netdev_options
 from vnic.net.filter_set import find_filter
 from vnic.net.filters import Direction
+from vnic.net.records import ShownBy
+from vnic.protocol.cfm.mep import Heard
 from vnic.sockets.address import FdAddress
 
 
@@ -353,3 +362,210 @@ def test_the_fate_of_frames_is_the_seeds_across_a_restart(made: Controls) -> Non
     unit = find_filter(made.lab.network, "n0")
     assert isinstance(unit, Netem)
     assert unit.lines[Direction.TX].counts == counts
+
+
+class Tunnel:
+    """A NIC on a tunnel, whose far end the test plays with a socket."""
+
+    def __init__(self, made: Controls, **options: Any) -> None:
+        self.made = made
+        self.far = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.far.bind(("127.0.0.1", 0))
+        self.far.settimeout(30)
+        [self.port] = free_ports(socket.SOCK_DGRAM, 1)
+        self.options = {
+            "vni": 7,
+            "local": f"127.0.0.1:{self.port}",
+            "remote": f"127.0.0.1:{self.far.getsockname()[1]}",
+            **options,
+        }
+
+        def build(lab: WireLab) -> None:
+            lab.sockets.append(self.far)
+            lab.netdev("tunnel", "net0", **self.options)
+            self.guest = lab.guest("nic0", "net0")
+            self.guest.nic.report.guest_attached(ShownBy.DEVICE)
+            self.guest.plug()
+
+        made.start(build)
+
+    def backend(self, lab: WireLab) -> TunnelBackend:
+        endpoint = lab.netdev_client("net0").endpoint
+        assert isinstance(endpoint, TunnelBackend)
+        return endpoint
+
+    def again(self) -> None:
+        old = self.backend(self.made.lab)
+        record, handles = old.save(), old.handles
+        assert handles.receiving is not None
+        assert handles.sending is not None
+        receiving, sending = handles.receiving.dup(), handles.sending.dup()
+
+        def build(lab: WireLab) -> None:
+            given = convert_to_shape(
+                netdev_options(netdev_structs()),
+                {"type": "tunnel", "id": "net0", **self.options},
+                strings=False,
+            )
+            backend = TunnelBackend(lab.context, given)  # type: ignore[arg-type]  # of that shape
+            lab.network.add_netdev("net0", "tunnel", backend, start=lambda: None)
+            backend.restore(record, type(handles)(receiving, sending))
+            self.guest = self.made.guest_again(lab, self.guest, "net0")
+            self.guest.nic.report.guest_attached(ShownBy.DEVICE)
+
+        self.made.start(build)
+
+    def send(self, data: bytes) -> None:
+        self.far.sendto(struct.pack(">II", 0x08000000, 7 << 8) + data, ("127.0.0.1", self.port))
+
+    def next(self, wanted: Callable[[bytes], object]) -> bytes:
+        """The next frame of that kind, behind its VXLAN header."""
+        while True:
+            data = self.far.recv(3000)[8:]
+            if wanted(data):
+                return data
+
+
+def test_a_tunnel_numbers_its_datagrams_on(made: Controls) -> None:
+    """With a key: a counter that was used before would be refused by the far end, and one that comes from there again
+    is refused here."""
+    it = Tunnel(made, ccm="off", key="secret")
+    made.lab.until(lambda: it.guest.on_wire)
+    counters = []
+    for _ in range(3):
+        it.guest.driver.send(frame(1))
+        data = it.next(lambda data: True)
+        assert data[: len(frame(1))] == frame(1)
+        counters.append(int.from_bytes(data[len(frame(1)) + 4 :][:8], "big"))
+        it.again()
+        made.lab.until(lambda: it.guest.on_wire)
+    assert counters == [counters[0], counters[0] + 1, counters[0] + 2]
+
+
+def test_a_tunnel_goes_on_with_its_continuity_checks(made: Controls) -> None:
+    """The CCMs' numbers go on, none says that the end is not present, and the far end's counts as heard all the
+    time."""
+    it = Tunnel(made, interval=100.0)
+    backend = it.backend(made.lab)
+    port = backend._port
+    assert port is not None
+    theirs = Ccm(sequence=1000, mep=3 - port.mep_id, interval_us=100_000, maid=port.config.maid)
+    it.send(theirs.frame())
+    made.lab.until(lambda: it.guest.on_wire)
+    numbers = []
+    it.next(lambda data: is_ccm(data) and Ccm.parse(data).status == UP)
+    for turn in range(4):
+        ccm = Ccm.parse(it.next(is_ccm))
+        assert ccm.status != NOT_PRESENT
+        numbers.append(ccm.sequence)
+        it.again()
+        here = it.backend(made.lab)._port
+        assert here is not None
+        far = here.far_state()
+        assert far is not None
+        assert (far.mep.heard, made.lab.netdev_client("net0").holds) == (Heard.YES, {})
+        made.lab.until(lambda: it.guest.on_wire)
+        it.send(theirs._replace(sequence=1001 + turn).frame())
+    assert numbers == sorted(set(numbers))
+    assert numbers[-1] - numbers[0] < 40
+    told: list[bool] = []
+    made.lab.engine.refresh_tunnels(lambda: told.append(True))
+    made.lab.until(lambda: told)
+    counters = it.backend(made.lab).tunnel_info().counters
+    assert counters.ccm_received >= 1
+    assert counters.old_sequence == 0
+
+
+class Streams:
+    """Two streams on a hub. All that the far ends send and get is compared byte by byte."""
+
+    def __init__(self, made: Controls) -> None:
+        self.made = made
+        self.fars: list[socket.socket] = []
+        self.got = [bytearray(), bytearray()]
+
+        def build(lab: WireLab) -> None:
+            for number in range(2):
+                ours, far = socket.socketpair()
+                far.setblocking(False)
+                self.fars.append(far)
+                lab.sockets.append(far)
+                lab.context.fds = _OneFd(ours.detach())
+                lab.netdev("stream", f"s{number}", addr={"type": "fd", "str": "sock"})
+                lab.netdev("hubport", f"port{number}", hubid=0, netdev=f"s{number}")
+
+        made.start(build)
+
+    def again(self) -> None:
+        def build(lab: WireLab) -> None:
+            for number in range(2):
+                lab.netdev_again("stream", f"s{number}", addr={"type": "fd", "str": "sock"})
+                lab.netdev_again("hubport", f"port{number}", hubid=0, netdev=f"s{number}")
+
+        self.made.start(build)
+
+    def on_wire(self) -> None:
+        lab = self.made.lab
+        client = lab.netdev_client("s0")
+        lab.until(lambda: lab.network.wires.path(client).path == "wire" and client in lab.engine._members)
+
+    def read(self, number: int, most: int = 1 << 20) -> None:
+        try:
+            self.got[number] += self.fars[number].recv(most)
+        except BlockingIOError:
+            pass
+
+    def await_bytes(self, number: int, wanted: bytes) -> None:
+        def whole() -> bool:
+            self.read(number)
+            return len(self.got[number]) >= len(wanted)
+
+        self.made.lab.until(whole)
+        assert self.got[number] == wanted
+
+
+def stream_of(numbers: range) -> bytes:
+    """Frames of many sizes, each behind its length."""
+    each = (frame(number, 60 + number * 37 % 1400) for number in numbers)
+    return b"".join(len(data).to_bytes(4, "big") + data for data in each)
+
+
+def test_streams_go_on_at_the_very_byte(made: Controls) -> None:
+    """The far ends send pieces that end anywhere in a frame, and read little, so that frames are half sent."""
+    it = Streams(made)
+    data = stream_of(range(400))
+    sent = 0
+    for turn in range(12):
+        if turn % 3:
+            it.on_wire()
+        while sent < len(data) * (turn + 1) // 12:
+            try:
+                sent += it.fars[0].send(data[sent : sent + 1777])
+            except BlockingIOError:
+                break
+            made.lab.turn()
+            it.read(1, 700)
+        it.again()
+    it.on_wire()
+    while sent < len(data):
+        sent += it.fars[0].send(data[sent:])
+        made.lab.turn()
+        it.read(1)
+    it.await_bytes(1, data)
+
+
+def test_a_stream_goes_on_when_both_programs_were_killed(made: Controls) -> None:
+    """vnic-wire had read half a frame. The link of the netdev stays up."""
+    it = Streams(made)
+    it.on_wire()
+    data = stream_of(range(3))
+    it.fars[0].send(data[:150])
+    it.await_bytes(1, data[:64])
+    made.lab.until(lambda: not unread(it.fars[0]))
+    pid = made.lab.engine.program.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    it.again()
+    it.fars[0].send(data[150:])
+    it.await_bytes(1, data)
+    assert made.lab.netdev_client("s0").holds == {}

@@ -270,7 +270,7 @@ class TunnelBackend(Backend):
         )
         port = self._use(TunnelSockets(self._tunnels.adopt(receiving), sending))
         port.restore(port.ahead(record) if killed else record)
-        port.start()
+        port.start_later()
         if record.sender_waits:
             port.wait_for_room()
         self.context.network.wires.engine.keep(self.client, port)

@@ -156,6 +156,10 @@ class TunnelPort(ResidentEnd):
         self._loop.add_reader(self.sockets.sending, self._answered)
         self._tick()
 
+    def start_later(self) -> None:
+        """Start in the loop's next turn: all else is restored then, and the other end is told of no state between."""
+        self._timer = self._loop.call_later(0, self.start)
+
     def stop(self) -> None:
         """Touch the sockets no more."""
         self.running = False
@@ -193,6 +197,10 @@ class TunnelPort(ResidentEnd):
     ) -> None:
         """Go on where vnic-wire stopped; without records it has died. Then the numbers begin anew, ahead of all that it
         can have used, and the other end is heard for as long as if it were now."""
+        self._take_back(mep, trailer, refused)
+        self._user.far_state_changed()
+
+    def _take_back(self, mep: MepRecord | None, trailer: TrailerRecord | None, refused: bool | None) -> None:
         told, self._at_mover = self._at_mover, None
         self.mover = None
         self.counters, self.mover_counters = self.all_counters(), TunnelCounters()
@@ -219,7 +227,6 @@ class TunnelPort(ResidentEnd):
                 trailer = msgspec.structs.replace(self.trailer.save(), counter=wall_ns)
             self.trailer.restore(trailer)
         self.start()
-        self._user.far_state_changed()
 
     def recalled(
         self,
@@ -236,7 +243,10 @@ class TunnelPort(ResidentEnd):
         self._at_mover, self.mover_sequence = told if told is not None else (self.far_state(), None)
         self._told_us = self.now_us()
         self.stop()
-        self.take_back(mep, trailer, refused=refused)
+        self._take_back(mep, trailer, refused)
+        self._loop.call_soon(
+            self._user.far_state_changed
+        )  # a change is one of the time after the restoration
 
     def far_state(self) -> FarState | None:
         """None: there are no CCMs."""
