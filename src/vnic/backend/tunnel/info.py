@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 import msgspec
 
@@ -38,6 +38,19 @@ class TunnelCounters(Counters, rename="kebab"):
     replayed: int = 0
     truncated: int = 0
     """Too short for a frame or for the key's trailer."""
+
+
+TROUBLES: Final = {
+    "wrong_level": "continuity frames of a lower level than level= come",
+    "wrong_maid": "CCMs of another maintenance association come (md=, ma=)",
+    "wrong_mep": "CCMs or datagrams with this end's own MEP id come: frames come back, or both ends have the same mep=",
+    "bad_ccm": "malformed CCMs come",
+    "old_sequence": "CCMs come that are repeated or too late",
+    "bad_key": "datagrams come that key= does not authenticate",
+    "replayed": "datagrams come that were received before, or too late",
+    "truncated": "datagrams come that are too short",
+}
+"""One log line for each counter, the first time."""
 
 
 class SocketCounters(Counters, rename="kebab"):

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple, Protocol
 import msgspec
 
 from vnic.backend.tunnel.config import TunnelConfig
-from vnic.backend.tunnel.info import TunnelCounters
+from vnic.backend.tunnel.info import TROUBLES, TunnelCounters
 from vnic.backend.tunnel.record import TunnelRecord
 from vnic.backend.tunnel.sockets import TunnelSockets
 from vnic.keep import Kept
@@ -30,17 +30,6 @@ MAX_UDP_BYTES: Final = {socket.AF_INET: 65507, socket.AF_INET6: 65527}
 LATE_US: Final = 50_000
 """How long after its time a loss is put off while datagrams wait to be read."""
 _VLAN_TYPES: Final = (b"\x81\x00", b"\x88\xa8")
-TROUBLES: Final = {
-    "wrong_level": "continuity frames of a lower level than level= come",
-    "wrong_maid": "CCMs of another maintenance association come (md=, ma=)",
-    "wrong_mep": "CCMs or datagrams with this end's own MEP id come: frames come back, or both ends have the same mep=",
-    "bad_ccm": "malformed CCMs come",
-    "old_sequence": "CCMs come that are repeated or too late",
-    "bad_key": "datagrams come that key= does not authenticate",
-    "replayed": "datagrams come that were received before, or too late",
-    "truncated": "datagrams come that are too short",
-}
-"""One log line for each counter, the first time."""
 
 
 class FarState(NamedTuple):
