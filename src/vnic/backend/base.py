@@ -217,6 +217,7 @@ class Backend(Endpoint):
                 return False
             finally:
                 self.age_us, self.guest = 0, None
+            self.loop.call_soon(self._release_again)
         else:
             self.start()
         return True
@@ -224,6 +225,18 @@ class Backend(Endpoint):
     def _keep(self) -> None:
         if self.kept_type is not None:
             self.kept = self.context.keep.unit(self.key, self)
+
+    def far_end_text(self) -> str | None:
+        """Why nothing of the kind `disconnected` holds the link, as `release_disconnected` says it; None: something
+        does, or that is not known."""
+        return None
+
+    def _release_again(self) -> None:
+        """The process before may have been killed after it kept that the far end is connected, and before it released
+        the hold."""
+        text = self.far_end_text()
+        if text is not None:
+            self.client.release(HoldKind.DISCONNECTED, self.name, text)
 
     def moved(self) -> None:
         """Its state differs, or what it has open (see `Lifecycle`)."""
@@ -238,9 +251,12 @@ class Backend(Endpoint):
             self.client.hold(HoldKind.DISCONNECTED, self.name, text)
 
     def release_disconnected(self, text: str) -> None:
-        """Release the hold: the far end is connected. That is kept before the guest hears of it."""
+        """Release the hold: the far end is connected. That is kept before the guest hears of it, if `far_end_text`
+        tells the next process to do this again. It must not be called while a message is processed whose effects are
+        saved together."""
         self.kept.handles_changed()
-        self.context.keep.commit()
+        if self.far_end_text() is not None:
+            self.context.keep.commit()
         self.client.release(HoldKind.DISCONNECTED, self.name, text)
 
 

@@ -244,7 +244,10 @@ class SocketBackend(TransportBackend):
         set_stream_options(sock)
         self._info = info
         self.connect_frames(sock, self._lost)
-        self.release_disconnected(info.removeprefix("socket: "))
+        self.release_disconnected(self.far_end_text() or "")
+
+    def far_end_text(self) -> str | None:
+        return None if self._transport is None else self._info.removeprefix("socket: ")
 
     def _lost(self, reason: str) -> None:
         self._transport = None

@@ -323,11 +323,14 @@ class StreamBackend(TransportBackend):
         self._info = socket_uri(sock.family, name)
         data: dict[str, object] = {"netdev-id": self.name, "addr": qmp_address(sock.family, name)}
         self.connect_frames(sock, self._lost)
-        self.release_disconnected(f"connected: {self._info}")
+        self.release_disconnected(self.far_end_text() or "")
         if self.client.created:
             self.context.emit("NETDEV_STREAM_CONNECTED", data)
         else:  # a passed socket: the event follows the netdev's creation
             self.loop.call_soon(self.context.emit, "NETDEV_STREAM_CONNECTED", data)
+
+    def far_end_text(self) -> str | None:
+        return f"connected: {self._info}" if self.state is StreamState.CONNECTED else None
 
     def _lost(self, reason: str) -> None:
         self._transport = None

@@ -350,7 +350,21 @@ class VhostUserBackend(Backend, RingBackend):
             except ValueError as error:
                 raise ProtocolError(str(error)) from None
         self.state = BackendState.UP
-        self.release_disconnected(f"back-end connected: {self._socket.name}")
+        if self.context.keep.active:
+            self.loop.call_soon(
+                self._tell_up
+            )  # the message that led here is saved with all its effects first
+        else:
+            self._tell_up()
+
+    def far_end_text(self) -> str | None:
+        return f"back-end connected: {self._socket.name}" if self.state is BackendState.UP else None
+
+    def _tell_up(self) -> None:
+        text = self.far_end_text()
+        if text is None:
+            return
+        self.release_disconnected(text)
         data: dict[str, object] = {"netdev-id": self.name, "chardev-id": self._chardev.label}
         self.context.emit("NETDEV_VHOST_USER_CONNECTED", data)
 

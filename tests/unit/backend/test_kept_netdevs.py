@@ -107,6 +107,20 @@ def test_stream_server_keeps_its_peer(lab: KeptLab, tmp_path: Path) -> None:
         lab.until(lambda: not lab.client("net0").holds)
 
 
+def test_a_hold_that_was_to_be_released_is_released(lab: KeptLab, tmp_path: Path) -> None:
+    """The process was killed when the connection was kept, and before the guest heard of it."""
+    lab.add(unix_server(tmp_path / "s"))
+    lab.nic("nic0", "net0")
+    links = lab.network.links
+    links.release = lambda *_: None  # type: ignore[method-assign]
+    with connected(tmp_path / "s") as peer:
+        lab.until(lambda: lab.netdev("net0").state is StreamState.CONNECTED)
+        assert lab.client("net0").holds
+        lab.kill()
+        lab.until(lambda: not lab.client("net0").holds)
+        assert_works(lab, peer)
+
+
 def test_stream_that_listens_keeps_its_path_and_its_backlog(lab: KeptLab, tmp_path: Path) -> None:
     lab.add(unix_server(tmp_path / "s"))
     inode = os.stat(tmp_path / "s").st_ino

@@ -113,8 +113,13 @@ class PasstBackend(TransportBackend):
         ours.setblocking(False)
         self._said = ""
         self.connect_frames(ours, self._lost)
+        self.release_disconnected(self.far_end_text() or "")
+
+    def far_end_text(self) -> str | None:
+        if self._transport is None:
+            return None
         pid = self._keeper.pid
-        self.release_disconnected("passt serves" if pid is None else f"passt serves as pid {pid}")
+        return "passt serves" if pid is None else f"passt serves as pid {pid}"
 
     def passt_awaited(self, text: str) -> None:
         self.moved()

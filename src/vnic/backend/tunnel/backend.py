@@ -247,6 +247,7 @@ class TunnelBackend(Backend):
         with TakeUp(handles) as taking:
             sockets = TunnelHandles(taking.socket(handles.receiving), taking.socket(handles.sending))
             self.restore(record, sockets, killed=True)
+        self.loop.call_soon(self.far_state_changed)
 
     def restore(self, record: TunnelRecord, handles: TunnelHandles, *, killed: bool = False) -> None:
         """Go on in the place of the netdev that was saved; called instead of `start`, and needs no `preparation`.
