@@ -97,6 +97,8 @@ class VmAttachment(ABC, Generic[SessionT]):
         self._keep = keep
         self._key = f"vm/{nic.name}"
         self._kept: Kept = NO_KEPT
+        self._dormant = False
+        """It was restored, and does not go on yet."""
         self._listener: Listener | None = None
         self.session: SessionT | None = None
         """The session of the connected VM, or of the last VM while a back-end has its rings."""
@@ -204,8 +206,12 @@ class VmAttachment(ABC, Generic[SessionT]):
         caller then."""
         record.check(self.path, listening)
         if record.listening is not None and listening is not None:
-            self._listen_on(Listening.taken_up(record.listening, listening))
-            assert self._listener is not None
+            taken_up = Listening.taken_up(record.listening, listening)
+            if taken_up.path is None or taken_up.path.is_there:
+                self._listen_on(taken_up)
+            else:  # the process before was killed after it had removed it; `go_on` listens anew
+                taken_up.close()
+        if self._listener is not None:
             self._listener.pause()
 
     def _listen_on(self, listening: Listening) -> None:
@@ -218,16 +224,17 @@ class VmAttachment(ABC, Generic[SessionT]):
 
     def _taken_up(self, record: AttachmentRecord, session: SessionT | None) -> None:
         """The end of `restore`."""
+        self._dormant = True
         self.session = session
         VmAttachment.state.restore(self, AttachmentState[record.state.upper()])
         self._gate.restore(record.gate, self._keep.age_us(self._key), self._give_up)
 
     def _refused(self, error: RecordError, vm: object) -> bool:
         """The end of `restore` where the VM cannot be taken up: its descriptors are closed. False."""
-        log.error("%s: its state cannot be restored, it starts anew: %s", self._key, error)
         close_fds(descriptors_of(vm))
         self._kept.end()
         self._kept = NO_KEPT
+        self._keep.refused(self._key, error)
         return False
 
     def _give_up(self, reason: str) -> None:
@@ -247,12 +254,20 @@ class VmAttachment(ABC, Generic[SessionT]):
         """All is restored: serve the VM, or the next one."""
         if self.session is None and self._nic.guest.attached:
             self._nic.report.guest_detached()
+        self._dormant = False
         if self._listener is not None:
             self._listener.resume()
         if self.session is not None and self.session.serving:
             self.session.go_on()
-        elif self.state in (AttachmentState.WAITING, AttachmentState.WITHHELD):
+        elif self.state is AttachmentState.WITHHELD:
             self._wait()
+        elif self.state is AttachmentState.WAITING:
+            self._await_vm()
+
+    def _await_vm(self) -> None:
+        """Have the next VM come. While dormant, nothing is done; `go_on` comes here."""
+        if self._listener is not None and not self._dormant:
+            self._listener.resume()
 
     # --- For the machine ---
 

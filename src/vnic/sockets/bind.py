@@ -81,9 +81,14 @@ class BoundPath:
         bound._inode = (record.device, record.inode)
         return bound
 
+    @property
+    def is_there(self) -> bool:
+        """Whether the path is still that of the socket, so that clients find it."""
+        return self._inode is not None and _inode(self.path) == self._inode
+
     def remove(self) -> None:
         """Unlink the path and release its lock. It may be called again."""
-        if self._inode is not None and _inode(self.path) == self._inode:
+        if self.is_there:
             try:
                 os.unlink(self.path)
             except OSError:

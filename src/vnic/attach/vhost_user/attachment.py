@@ -108,7 +108,9 @@ class VhostUserAttachment(VmAttachment[VhostUserSession]):
         """Listen (NetError if the path cannot be used) or start to connect."""
         if self.state is not AttachmentState.CLOSED:
             return
-        if self.server and self._listener is None:
+        if self._listener is not None:
+            self._listener.resume()  # the VM of the process before was refused, and not its socket
+        elif self.server:
             self._listen()
         self._begin_keeping()
         self.state = AttachmentState.WAITING
@@ -137,6 +139,11 @@ class VhostUserAttachment(VmAttachment[VhostUserSession]):
             self._close_listener()
             return
         self.state = AttachmentState.WAITING
+        self._await_vm()
+
+    def _await_vm(self) -> None:
+        if self._dormant:
+            return
         if not self.server:
             self._connect()
         elif self._listener is not None:

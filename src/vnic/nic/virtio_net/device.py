@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from vnic.dataplane.engine import Mode, PairEngine, RingCarrier
 from vnic.dataplane.python_pair import PythonPair
-from vnic.keep import NO_HANDLES, NO_KEPT, NoHandles
+from vnic.keep import NO_KEPT
 from vnic.net.client import Endpoint, Nic
 from vnic.net.lending import GuestRings, LentEnd
 from vnic.net.offload import OffloadError, complete
@@ -220,10 +220,6 @@ class VirtioNet(NetQueues, Endpoint, GuestRings):
         self.serve(DataPath.OFF)
 
     # -- state apart from handles -------------------------------------------------------------------------------
-
-    def save_kept(self) -> tuple[VirtioNetRecord, NoHandles]:
-        """Unit of the keep. The descriptors are those of the attachment."""
-        return self.save(), NO_HANDLES
 
     def save(self) -> VirtioNetRecord:
         if self._detaching:
