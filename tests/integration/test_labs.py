@@ -60,8 +60,9 @@ class Labs:
         return [name for name in self.place.files() if name != "lab.yml"]
 
     def pid(self) -> int:
+        """Of the process that is there as long as the lab is: the keeper's."""
         found = json.loads(self.place.verb("ps", "--json").stdout)
-        return int(found[0]["pid"])
+        return int(found[0]["keeper"]["pid"])
 
 
 @pytest.fixture

@@ -25,15 +25,12 @@ class Restarts:
         self._deaths = 0
         self._failures = 0
         """Deaths before READY=1."""
-        self.count = 0
-        """All of them."""
 
-    def died(self, lived_s: float | None) -> float | None:
-        """`lived_s`: since it was set up; None if it never was. Returns the pause before the next start; None: give
-        up."""
-        self.count += 1
+    def died(self, lived_s: float | None, *, killed: bool = False) -> float | None:
+        """`lived_s`: since it was set up; None if it never was. `killed`: by SIGKILL, and not by the supervisor; that
+        tells nothing of whether it would have come up. Returns the pause before the next start; None: give up."""
         if lived_s is None:
-            self._failures += 1
+            self._failures += not killed
         else:
             self._failures = 0
             if lived_s >= WELL_S:

@@ -91,6 +91,8 @@ class Supervisor:
         """Whether any child was set up."""
         self._deadline: float | None = None
         """Of the present state."""
+        self._too_late = False
+        """Whether the present child was killed for that."""
         self._ended = ""
         self._ended_ns = 0
         self._replaced: list[str] | None = None
@@ -139,7 +141,7 @@ class Supervisor:
 
     def _start(self) -> None:
         self._starts += 1
-        self._up_at = None
+        self._up_at, self._too_late = None, False
         self._state = State.STARTING
         environment = {
             **self._environment,
@@ -232,6 +234,7 @@ class Supervisor:
             doing = "end" if self._state is State.STOPPING else "start"
             self._say(f"process {self._pid} did not {doing} in time: killing it")
         self._deadline = None
+        self._too_late = True
         _send(self._pid, signal.SIGKILL)
 
     def _reap(self) -> None:
@@ -271,7 +274,8 @@ class Supervisor:
             self._command, self._replaced = self._replaced, None
             self._start()
             return
-        pause = self._restarts.died(None if self._up_at is None else now - self._up_at)
+        killed = code == -signal.SIGKILL and not self._too_late
+        pause = self._restarts.died(None if self._up_at is None else now - self._up_at, killed=killed)
         if pause is None:
             self._say(f"process {pid} {how}; it did not come up several times: giving up")
             self._outcome = code

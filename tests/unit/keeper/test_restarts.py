@@ -41,3 +41,10 @@ def test_after_some_failures_the_next_start_gets_nothing() -> None:
         restarts.died(lived_s)
         found.append(restarts.anew)
     assert found == [False] * (ANEW_AFTER - 1) + [True, False]
+
+
+def test_a_kill_from_outside_is_no_failure_to_come_up() -> None:
+    restarts = Restarts()
+    for _ in range(3 * GIVE_UP_AFTER):
+        assert restarts.died(None, killed=True) is not None
+    assert not restarts.anew

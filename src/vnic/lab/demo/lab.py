@@ -79,7 +79,7 @@ class Program:
             self._process = subprocess.Popen(
                 with_us(
                     [
-                        *(sys.executable, "-m", "vnic", "run", "-name", f"demo-{name}"),
+                        *(sys.executable, "-m", "vnic", "run", "--keep", "-name", f"demo-{name}"),
                         *("-journal", "none", "-qmp", qmp, *options),
                     ],
                     "TERM",
@@ -105,7 +105,12 @@ class Program:
             return probe.connect_ex(str(self.qmp_path)) == 0
 
     def kill(self) -> None:
-        """As a crash would end it."""
+        """As a crash of its host would end it: the supervisor neither starts it again nor tells it to end in order."""
+        self._process.send_signal(signal.SIGSTOP)
+        pid = self._process.pid
+        with contextlib.suppress(OSError):  # it has ended already
+            for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+                os.kill(int(child), signal.SIGKILL)
         self._process.kill()
         self._process.wait()
         self.qmp_path.unlink(missing_ok=True)

@@ -20,16 +20,29 @@ from vnic.lab.file.plan import Step
 from vnic.lab.live.place import Place
 from vnic.sockets.rundir import LOCK_SUFFIX, Claim, RunDirError
 
-END_TIMEOUT_S: Final = 10.0
+END_TIMEOUT_S: Final = 15.0
+"""The keeper kills a vnic that does not end after 10 s."""
 DELETE_TIMEOUT_S: Final = 10.0
 SETTLE_TIMEOUT_S: Final = 10.0
 _LOOK_S: Final = 0.02
 
 
 def start(place: Place) -> int:
-    """Start it; its process id. Refused with what it said if it does not come up."""
+    """Start it with its keeper, whose process id is returned: that lives as long as the lab does. Refused with what it
+    said if it does not come up."""
     done = subprocess.run(
-        [sys.executable, "-m", "vnic", "run", "-name", place.name, "-daemonize", "-D", str(place.log)],
+        [
+            sys.executable,
+            "-m",
+            "vnic",
+            "run",
+            "--keep",
+            "-name",
+            place.name,
+            "-daemonize",
+            "-D",
+            str(place.log),
+        ],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -40,7 +53,7 @@ def start(place: Place) -> int:
     if done.returncode:
         said = done.stderr.strip().splitlines() or ["nothing"]
         raise Refused(f"vnic run did not start; the last that it said: {said[-1].removeprefix('vnic: ')}")
-    return int(asyncio.run(_execute(place, "query-vnic"))["pid"])
+    return _keeper(place)
 
 
 def alive(place: Place, pid: int) -> bool:
@@ -48,9 +61,15 @@ def alive(place: Place, pid: int) -> bool:
     if not pid:
         return False
     try:
-        return int(asyncio.run(_execute(place, "query-vnic"))["pid"]) == pid
+        return _keeper(place) == pid
     except Refused:
         return False
+
+
+def _keeper(place: Place) -> int:
+    """The process id of the keeper of the vnic that answers; without one, vnic's own."""
+    said = asyncio.run(_execute(place, "query-vnic"))
+    return int(said.get("keeper", {}).get("pid", said["pid"]))
 
 
 def end(place: Place, pid: int) -> None:
@@ -58,7 +77,7 @@ def end(place: Place, pid: int) -> None:
     off: then it is the one that answers, if it is the lab's."""
     if not pid:
         with contextlib.suppress(Refused):
-            pid = int(asyncio.run(_execute(place, "query-vnic"))["pid"])
+            pid = _keeper(place)
     process = _process(place, pid)
     if process is None:
         return
@@ -66,8 +85,9 @@ def end(place: Place, pid: int) -> None:
         try:
             asyncio.run(_execute(place, "quit"))
             ends = _wait(process)
-        except Refused:
-            ends = False
+        except Refused:  # it hangs, or is about to be started again
+            signal.pidfd_send_signal(process, signal.SIGTERM)
+            ends = _wait(process)
         if not ends:
             signal.pidfd_send_signal(process, signal.SIGKILL)
             _wait(process)
