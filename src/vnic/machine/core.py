@@ -105,7 +105,7 @@ class Machine:
         self.network = Network(loop)
         self.network.subscribe(log_event)
         self.journal = MachineJournal(loop, self.network.journal)
-        self._datapath = DataPaths(loop, self.network, wire)
+        self._datapath = DataPaths(loop, self.network, wire, keep)
         self._runstate = RunState.PRELAUNCH if paused else RunState.RUNNING
         self.fds = FdRegistry(inherited)
         self.keep = keep
@@ -168,7 +168,7 @@ class Machine:
         self._backends.items.next_order = before.next_order
         from vnic.machine.restart import Restart  # here, since most starts restore nothing
 
-        self._restart = Restart(self.keep, self._backends, self.chardev_set, self._nics)
+        self._restart = Restart(self.keep, self._backends, self.chardev_set, self._datapath, self._nics)
         self._restart.run()
 
     def go_on(self, before: MachineRecord, how: str, ended_ns: int) -> None:
@@ -193,6 +193,7 @@ class Machine:
         self.settings = settings
         if self.restarted is None:
             restore_network(self.network, self.keep)
+            self._datapath.settle()
         self._kept = self.keep.unit("machine", self)
         self.keep.settle()
         self.keep.commit()

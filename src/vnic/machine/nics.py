@@ -150,7 +150,7 @@ def _vfio_user(
 ) -> Callable[[Nic], ServedAttachment]:
     from vnic.attach.vfio_user.attachment import VfioUserAttachment
 
-    return lambda nic: VfioUserAttachment(builder.loop, device, nic, attach.path)
+    return lambda nic: VfioUserAttachment(builder.loop, device, nic, attach.path, keep=builder.items.keep)
 
 
 def _check_server(attach: VfioUserAttach) -> None:

@@ -24,6 +24,7 @@ from vnic.chardev.table import Chardevs
 from vnic.filter.registry import OBJECTS
 from vnic.keep import Keep, NoHandles
 from vnic.machine.builder import Before, PluggedNic, take_rings_back
+from vnic.machine.datapath import DataPaths
 from vnic.machine.nic_table import NicTable
 from vnic.machine.nics import DEVICES
 from vnic.machine.record import CHARDEVS
@@ -57,8 +58,10 @@ class Restart:
         keep: Keep,
         context: BackendContext,
         chardevs: Chardevs,
+        datapath: DataPaths,
         nics: NicTable,
     ) -> None:
+        self._datapath = datapath
         self._nics = nics
         self._keep = keep
         self._context = context
@@ -221,6 +224,7 @@ class Restart:
     def go_on(self) -> None:
         """Store all as this process's, in one piece, and then serve the guests and the peers again. Links that should
         have changed by now change first."""
+        self._datapath.settle()
         self._keep.settle()
         self._network.links.resume(self._network.nics)
         for plugged in self._nics:
