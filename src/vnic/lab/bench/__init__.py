@@ -40,6 +40,7 @@ MEASURES = {
         "vnic.lab.bench.takeover",
         "a driver and a DPDK back-end through vnic, beside the two joined directly",
     ),
+    "restart": ("vnic.lab.bench.restart", "a SIGKILL of control until its successor answers"),
     "journal": (
         "vnic.lab.bench.journal",
         "what a SIGKILL loses of the journal, and queries over a million changes",

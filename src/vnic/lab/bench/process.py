@@ -150,6 +150,27 @@ class VnicProcess:
                 if "return" in message or "error" in message:
                     return message
 
+    @staticmethod
+    def replies(client: socket.socket, number: int) -> list[object]:
+        """So many replies of QMP; Missing at an error."""
+        replies: list[object] = []
+        text = bytearray()
+        while len(replies) < number:
+            part = client.recv(1 << 20)
+            if not part:
+                raise Missing("vnic closed its monitor")
+            text += part
+            if not part.endswith(b"\r\n"):
+                continue
+            for line in bytes(text).split(b"\r\n")[:-1]:
+                message = json.loads(line)
+                if "error" in message:
+                    raise Missing(f"vnic: {message['error']['desc']}")
+                if "return" in message:
+                    replies.append(message["return"])
+            text.clear()
+        return replies
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

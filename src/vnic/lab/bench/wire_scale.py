@@ -60,7 +60,7 @@ def _at(size: int) -> Iterator[Row]:
         before = sum(map(_own_kib, vnics))
         python_before = sum(cpu_ns(vnic.process.pid) for vnic in vnics)
         began = time.perf_counter()
-        _at_once(_add, vnics, shares)
+        _at_once(add_nics, vnics, shares)
         start = starting + time.perf_counter() - began
         memory = os.memfd_create("guests", os.MFD_CLOEXEC)
         stack.callback(os.close, memory)
@@ -72,12 +72,12 @@ def _at(size: int) -> Iterator[Row]:
             for number in range(share)
         ]
         guests = [
-            stack.enter_context(_Guest(path, memory, number * GUEST_BYTES))
+            stack.enter_context(PlayedGuest(path, memory, number * GUEST_BYTES))
             for number, path in enumerate(paths)
         ]
         for guest in guests:
             guest.wait_started()
-        _at_once(_wait_on_the_wire, vnics, shares)
+        _at_once(wait_on_the_wire, vnics, shares)
         attach = time.perf_counter() - began
         total = sum(map(_own_kib, vnics))
         python = (sum(cpu_ns(vnic.process.pid) for vnic in vnics) - python_before) / 1e6 / size
@@ -126,7 +126,7 @@ def _shares(size: int) -> Iterator[int]:
 # -- vnic -----------------------------------------------------------------------------------------------------------
 
 
-def _add(vnic: VnicProcess, size: int) -> None:
+def add_nics(vnic: VnicProcess, size: int) -> None:
     """Add the NICs and their hub ports."""
     requests = []
     for number in range(size):
@@ -141,31 +141,10 @@ def _add(vnic: VnicProcess, size: int) -> None:
         for at in range(0, len(requests), PIPELINED):
             part = requests[at : at + PIPELINED]
             client.sendall(b"".join(json.dumps(request).encode() + b"\n" for request in part))
-            _replies(client, len(part))
+            vnic.replies(client, len(part))
 
 
-def _replies(client: socket.socket, number: int) -> list[object]:
-    """So many replies of QMP; Missing at an error."""
-    replies: list[object] = []
-    text = bytearray()
-    while len(replies) < number:
-        part = client.recv(1 << 20)
-        if not part:
-            raise Missing("vnic closed its monitor")
-        text += part
-        if not part.endswith(b"\r\n"):
-            continue
-        for line in bytes(text).split(b"\r\n")[:-1]:
-            message = json.loads(line)
-            if "error" in message:
-                raise Missing(f"vnic: {message['error']['desc']}")
-            if "return" in message:
-                replies.append(message["return"])
-        text.clear()
-    return replies
-
-
-def _wait_on_the_wire(vnic: VnicProcess, size: int) -> None:
+def wait_on_the_wire(vnic: VnicProcess, size: int) -> None:
     """Until vnic-wire has the packets of all NICs. To ask for all takes the time of several, so it comes last."""
     vnic.wait_on_the_wire("nic0", f"nic{size - 1}", seconds=TIMEOUT_S)
     deadline = time.monotonic() + TIMEOUT_S
@@ -173,7 +152,7 @@ def _wait_on_the_wire(vnic: VnicProcess, size: int) -> None:
         client.settimeout(TIMEOUT_S)
         while True:
             client.sendall(b'{"execute":"query-links"}\n')
-            (links,) = _replies(client, 1)
+            (links,) = vnic.replies(client, 1)
             assert isinstance(links, list)
             others = [link for link in links if link["type"] == "nic" and link.get("datapath") != "wire"]
             if not others:
@@ -199,7 +178,7 @@ def _own_kib(vnic: VnicProcess) -> int:
 # -- guests ---------------------------------------------------------------------------------------------------------
 
 
-class _Guest:
+class PlayedGuest:
     """A context manager: one played driver, which sends all that it has to say at once."""
 
     def __init__(self, path: str, memory: int, offset: int) -> None:
@@ -255,7 +234,7 @@ class _Guest:
         except OSError as error:
             raise Missing(f"vnic did not answer a driver: {error}") from error
 
-    def __enter__(self) -> _Guest:
+    def __enter__(self) -> PlayedGuest:
         return self
 
     def __exit__(self, *_: object) -> None:
