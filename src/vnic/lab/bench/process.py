@@ -99,6 +99,11 @@ class VnicProcess:
                 qmp.settimeout(GREETING_TIMEOUT_S)
                 return qmp
 
+    def reconnect(self) -> None:
+        """Have a new QMP connection: control was started again."""
+        self.qmp.close()
+        self.qmp = self.second_client()
+
     def second_client(self) -> socket.socket:
         """Another QMP client, past its greeting and negotiation; the caller closes it."""
         qmp = self._connect(self.folder / "qmp.sock", time.perf_counter() + GREETING_TIMEOUT_S)

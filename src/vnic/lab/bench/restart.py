@@ -77,7 +77,9 @@ def _answered(vnic: VnicProcess) -> float:
             with contextlib.closing(vnic.second_client()) as client:
                 client.sendall(b'{"execute":"query-status"}\n')
                 vnic.replies(client, 1)
-                return time.perf_counter()
+                answered = time.perf_counter()
+            vnic.reconnect()
+            return answered
         except (OSError, Missing) as error:
             if time.perf_counter() > deadline:
                 raise Missing(f"control did not come back: {error}") from None
