@@ -110,6 +110,10 @@ def _micros(ns: int) -> int:
     return -(-ns // 1000)
 
 
+MOST_EVENTS: Final = 64
+"""In one turn. Timers run once a turn, so that a thousand guests which all speak at once must not be one turn."""
+
+
 class _TimedSelector(selectors.EpollSelector):
     """The loop blocks only here: the time between two calls is the work of one turn."""
 
@@ -117,15 +121,26 @@ class _TimedSelector(selectors.EpollSelector):
         super().__init__()
         self._lag = lag
         self._began_ns = 0
+        self._first = 0
+        """Where the events of the next turn begin, if there are more than one turn takes."""
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         lag = self._lag
         if self._began_ns:
             lag.add(self._began_ns, lag.clock())
         try:
-            return super().select(timeout)
+            ready = super().select(timeout)
+            return ready if len(ready) <= MOST_EVENTS else self._some(ready)
         finally:
             self._began_ns = lag.clock()
+
+    def _some(
+        self, ready: list[tuple[selectors.SelectorKey, int]]
+    ) -> list[tuple[selectors.SelectorKey, int]]:
+        """Others than the last time. The kernel reports the rest again."""
+        first = self._first % len(ready)
+        self._first = first + MOST_EVENTS
+        return (ready[first:] + ready[:first])[:MOST_EVENTS]
 
 
 class LagLoop(asyncio.SelectorEventLoop):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 
 from vnic.observe.lag import (
     HALF_WINDOW_S,
+    MOST_EVENTS,
     Lag,
     LagLoop,
     _bucket,
@@ -96,3 +98,30 @@ def test_idle_loop_makes_no_turns() -> None:
         assert loop.lag.summary().turns <= 4
     finally:
         loop.close()
+
+
+def test_turn_has_a_bounded_number_of_events() -> None:
+    """Each of 200 sockets is served, and a timer that is due waits for 64 of them at the most."""
+    loop = LagLoop()
+    pairs = [socket.socketpair() for _ in range(200)]
+    served: list[int] = []
+    until_timer: list[int] = []
+
+    def serve(number: int) -> None:
+        served.append(number)  # it stays readable, as that of a guest which sends on and on
+        if len(served) == 1:
+            loop.call_soon(lambda: until_timer.append(len(served)))
+        if set(served) == set(range(200)):
+            loop.stop()
+
+    for number, (ours, theirs) in enumerate(pairs):
+        theirs.send(b"x")
+        loop.add_reader(ours, serve, number)
+    loop.run_forever()
+    assert until_timer[0] <= MOST_EVENTS
+    assert len(served) <= 2 * 200 + MOST_EVENTS
+    for ours, theirs in pairs:
+        loop.remove_reader(ours)
+        ours.close()
+        theirs.close()
+    loop.close()
