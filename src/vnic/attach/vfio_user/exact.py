@@ -177,7 +177,7 @@ class ExactConnection(Connection):
         if reply is not None and not self.closed and not self._failed:
             self._put_reply(reply)
         self.progress.stepped(last, size)
-        if self._in_outbox:
+        if self._in_outbox and (not self._move() or self._in_outbox or self._output):
             self.flush()
 
     def end_piece(self) -> None:
@@ -244,6 +244,13 @@ class ExactConnection(Connection):
 
     def _put(self, data: bytes) -> None:
         """Into the outbox; what does not fit waits in memory."""
+        if not self._output and len(data) <= select.PIPE_BUF:
+            try:
+                self._in_outbox += os.write(self.outbox, data)
+            except BlockingIOError:
+                pass
+            else:
+                return
         while data and not self._output:
             try:
                 written = os.write(self.outbox, data)

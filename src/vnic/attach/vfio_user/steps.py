@@ -16,7 +16,7 @@ from vnic.descriptors import close_fds
 from vnic.keep import NO_HANDLES, NO_KEEP, NO_KEPT, Keep, Kept, NoHandles
 from vnic.pci.device import PciDevice
 from vnic.protocol.frames import FrameAssemblerRecord, MessageQueue
-from vnic.protocol.vfio_user.server import Server
+from vnic.protocol.vfio_user.server import Server, ServerState
 
 SOON_S: Final = 0.001
 """When the socket is read again if it has only part of a message. A VM sends each message at once."""
@@ -160,20 +160,26 @@ class Steps:
     def carry_out(self) -> Iterator[None]:
         """Carry out the whole messages of the piece. Raises ProtocolError."""
         self.wait_s = 0.0
-        progress = self._keeping.progress
+        progress, server = self._keeping.progress, self._server
         begun = len(self._begun)
+        new = server.state is ServerState.NEGOTIATING
         while (message := self._messages.take()) is not None:
             size = len(message.header) + len(message.payload) - begun
-            state = self._server.state
-            for reply in self._server.steps(message, progress.steps):
-                if self._server.state is not state:
-                    self.session_changed()
-                last = not self._server.in_progress
-                if begun and last:
-                    self._forget_begun()
-                    begun = 0
-                self._stepped(last, size if last else 0, reply)
+            server.begin(message, progress.steps)
+            if not server.step():
+                self._stepped(False, 0, None)
                 yield None
+                while not server.step():
+                    self._stepped(False, 0, None)
+                    yield None
+            if begun:
+                self._forget_begun()
+                begun = 0
+            if new and server.state is not ServerState.NEGOTIATING:
+                new = False
+                self.session_changed()
+            self._stepped(True, size, server.take_reply())
+            yield None
         self._end_piece()
 
     def _stepped(self, last: bool, size: int, reply: bytes | None) -> None:

@@ -184,42 +184,49 @@ class Server:
         self._strays = {next_id - 1 - back & 0xFFFF for back in range(MAX_DMA_REQUESTS)}
         self._pending.clear()
 
-    @property
-    def in_progress(self) -> bool:
-        """Steps of the present message are left."""
-        return bool(self._writes)
-
     def receive(self, message: Message) -> bytes | None:
         """Carry out a message and return the reply, None if it is posted. Raises ProtocolError."""
         *_, reply = self.steps(message)
         return reply
 
-    def steps(self, message: Message, skip: int = 0) -> Iterator[bytes | None]:
-        """As `receive`, in steps of one write each, between which others may be served; the last gives the reply.
+    def steps(self, message: Message) -> Iterator[bytes | None]:
+        """As `receive`, in steps of one write each, between which others may be served; the last gives the reply."""
+        self.begin(message)
+        yield from self.rest()
+
+    def begin(self, message: Message, skip: int = 0) -> None:
+        """Check a message, and carry it out unless it is of several steps; `step` follows. Raises ProtocolError.
 
         `skip`: so many steps, and not the last one, were carried out by another process. The message's descriptors are
         closed in any case, but for those that the device took.
         """
         try:
             self._reply = self._dispatch(message)
-            for _ in range(min(skip, len(self._writes) - 1)):
-                self._writes.popleft()
-            yield from self.rest()
         except ProtocolError:
             self.state = ServerState.FAILED
             raise
         finally:
             if message.fds:
                 message.close()
+        for _ in range(min(skip, len(self._writes) - 1)):
+            self._writes.popleft()
+
+    def step(self) -> bool:
+        """Carry out the next write, if there is one; True: the message is complete, and `take_reply` follows."""
+        if self._writes:
+            self.device.region_write(*self._writes.popleft())
+        return not self._writes
+
+    def take_reply(self) -> bytes | None:
+        """The reply to the message that is complete; None: it was posted."""
+        reply, self._reply = self._reply, None
+        return reply
 
     def rest(self) -> Iterator[bytes | None]:
         """The steps that are left of the message under way."""
-        while self._writes:
-            self.device.region_write(*self._writes.popleft())
-            if self._writes:
-                yield None
-        reply, self._reply = self._reply, None
-        yield reply
+        while not self.step():
+            yield None
+        yield self.take_reply()
 
     def _dispatch(self, message: Message) -> bytes | None:
         ident, command, _, flags, _ = m.HEADER.unpack(message.header)
