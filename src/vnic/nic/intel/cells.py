@@ -23,7 +23,9 @@ RX: Final = 5
 TX: Final = 8
 CONTEXTS: Final = 11
 """Both offload contexts, as two words each."""
-STATISTICS: Final = 15
+EEPROM: Final = 15
+"""The bus of the EEPROM, which the model packs."""
+STATISTICS: Final = 16
 STATISTICS_COUNT: Final = 64
 COUNT: Final = STATISTICS + STATISTICS_COUNT
 

@@ -5,6 +5,8 @@ Each model makes one over its units.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from vnic.nic.intel import cells as c
 from vnic.nic.intel import regs
 from vnic.nic.intel.interrupts import Interrupts
@@ -13,10 +15,30 @@ from vnic.nic.intel.statistics import Statistics
 from vnic.nic.intel.tx import Transmitter
 
 
+class BusUnit(Protocol):
+    """The bus of the EEPROM, which drivers clock bit by bit, thousands of times."""
+
+    cells: memoryview
+
+    def check(self, cells: memoryview) -> None:
+        """Raise RecordError unless its cell has a state of the bus."""
+
+    def take_up(self) -> None:
+        """Go on as the cell says."""
+
+
 class ChipCells:
     """The units that have cells."""
 
-    def __init__(self, interrupts: Interrupts, statistics: Statistics, rx: Receiver, tx: Transmitter) -> None:
+    def __init__(
+        self,
+        interrupts: Interrupts,
+        statistics: Statistics,
+        rx: Receiver,
+        tx: Transmitter,
+        eeprom: BusUnit,
+    ) -> None:
+        self._eeprom = eeprom
         self._interrupts = interrupts
         self._statistics = statistics
         self._rx = rx
@@ -30,9 +52,14 @@ class ChipCells:
         self._use(values)
 
     def _use(self, values: memoryview) -> None:
-        self.values = self._interrupts.cells = self._statistics.cells = values
+        self.values = self._interrupts.cells = self._statistics.cells = self._eeprom.cells = values
         self._rx.ring.use_cells(values)
         self._tx.use_cells(values)
+
+    def check(self, values: memoryview) -> None:
+        """Raise RecordError for values that no chip has."""
+        c.check(values)
+        self._eeprom.check(values)
 
     def take_up(self, values: memoryview) -> None:
         """After `restore` of the units: the process before was killed, and its cells are newer than the records.
@@ -41,6 +68,7 @@ class ChipCells:
         missed. The caller drives the pin.
         """
         self._use(values)
+        self._eeprom.take_up()
         self._rx.take_up(values)
         self._tx.take_up(values)
         values[c.CAUSE] |= regs.ICR_RXT0 * self._rx.enabled | regs.ICR_TXDW * self._tx.enabled

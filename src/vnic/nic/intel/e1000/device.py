@@ -55,7 +55,7 @@ _CTRL_FRCDPX = 1 << 12
 _STATUS_SPEED = 3 << 6
 _CTRL_SPEED_SHIFT = 8
 _STATUS_SPEED_SHIFT = 6
-_HOT_WRITES = frozenset({regs.TDT, regs.RDT, regs.ICR, regs.ICS, regs.IMS, regs.IMC})
+_HOT_WRITES = frozenset({regs.TDT, regs.RDT, regs.ICR, regs.ICS, regs.IMS, regs.IMC, regs.EECD})
 """The registers that cells have."""
 
 
@@ -98,7 +98,7 @@ class E1000(PciDevice, Endpoint):
         self._complaints: set[str] = set()
         self._info_mac = bytes(6)
         self._commit: Callable[[], None] = _nothing
-        self._cells = ChipCells(self.interrupts, self.statistics, self.rx, self.tx)
+        self._cells = ChipCells(self.interrupts, self.statistics, self.rx, self.tx, self.eeprom)
         self.access = self._cells.access
         self._serve_registers()
         self._clear_mac()
@@ -176,7 +176,7 @@ class E1000(PciDevice, Endpoint):
         with within("phy"):
             self.phy.check(record.phy)
         if handles.cells is not None:
-            c.check(handles.cells.values)
+            self._cells.check(handles.cells.values)
         asserted = bool(record.interrupts.cause & record.interrupts.mask)
         require(asserted == record.function.intx, "interrupts.cause", "does not go with the level of the pin")
         self.restore_function(record.function, handles)

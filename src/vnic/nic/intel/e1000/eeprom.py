@@ -10,6 +10,7 @@ from typing import Annotated
 
 import msgspec
 
+from vnic.nic.intel import cells as c
 from vnic.nic.intel.e1000.models import SUBSYSTEM, SUBSYSTEM_VENDOR, VENDOR_INTEL, Model
 from vnic.nic.intel.nvm import WORDS, EerdLayout, Nvm, NvmRecord
 from vnic.record import U8, U16, Record, require
@@ -62,6 +63,20 @@ class _MicrowireState(Enum):
     """A write, an erase or an enable: accepted, without effect."""
 
 
+_STATES = tuple(_MicrowireState)
+
+
+def _unpacked(word: int) -> tuple[int, _MicrowireState, int, int, int]:
+    """The pins, the state, what was shifted in, the bits and the output, as `Eeprom._keep` packs them."""
+    return (
+        word & 0xFFFF,
+        _STATES[word >> 16 & 3],
+        word >> 18 & 0xFF,
+        word >> 26 & 0xFFFF,
+        word >> 42 & 1,
+    )
+
+
 class EepromRecord(Record, frozen=True):
     """The bus in the middle of a command, and EERD."""
 
@@ -83,12 +98,14 @@ class Eeprom(Nvm):
     """The memory, its bus and both registers. A guest cannot change a word."""
 
     def __init__(self, model: Model) -> None:
+        self.cells = c.plain()
         super().__init__(template(model), EERD)
 
     def reset(self) -> None:
         super().reset()
         self._pins = 0
         self._deselect()
+        self._keep()
 
     def save(self) -> EepromRecord:
         return EepromRecord(
@@ -104,6 +121,22 @@ class Eeprom(Nvm):
         self.restore_nvm(record.nvm)
         self._pins, self._state, self._shifted = record.pins, record.state, record.shifted
         self._bits, self._out = record.bits, int(record.out)
+        self._keep()
+
+    def check(self, cells: memoryview) -> None:
+        """Raise RecordError unless the cell has a state of the bus."""
+        pins, state, _, bits, _ = _unpacked(cells[c.EEPROM])
+        fits = not pins & ~_KEPT and (state is not _MicrowireState.COMMAND or bits < _COMMAND_BITS)
+        require(fits and bits < WORDS * 16, f"cells[{c.EEPROM}]", "is no state of the EEPROM's bus")
+
+    def take_up(self) -> None:
+        """Go on as the cell says, which was checked."""
+        self._pins, self._state, self._shifted, self._bits, self._out = _unpacked(self.cells[c.EEPROM])
+
+    def _keep(self) -> None:
+        state = _STATES.index(self._state)
+        word = self._pins | state << 16 | (self._shifted & 0xFF) << 18 | self._bits << 26 | self._out << 42
+        self.cells[c.EEPROM] = word
 
     def _deselect(self) -> None:
         self._state = _MicrowireState.IDLE
@@ -122,6 +155,7 @@ class Eeprom(Nvm):
             self._deselect()
         elif rising:
             self._clock(bool(value & _DI))
+        self._keep()
 
     def _clock(self, data_in: bool) -> None:
         if self._state is _MicrowireState.IDLE:
