@@ -63,6 +63,8 @@ class ShadowRing:
         self._written = 0  # the used index up to which `written` was asked
         self._unsent: list[Part] = []  # of a ring that was restored
         self._costs: deque[int] = deque()  # of the chains that are shown and not taken
+        self._lost = False
+        """The guest's used ring is ahead of the queue."""
         self.held_back = False
         """There are more chains; they become visible when the device has popped the earlier ones."""
 
@@ -78,6 +80,11 @@ class ShadowRing:
             put(self._memory, queue.used, struct.pack("<HH", 0, queue.used_idx))
         except GuestMemoryError:
             pass  # unmapped: the queue reports it, or waits until it is mapped again
+
+    def take_up(self) -> None:
+        """As `restart`, where the process before was killed: the next fetch takes both cursors from the used ring."""
+        self.restart()
+        self._lost = True
 
     def save(self) -> ShadowRingRecord:
         """The shadow copy will be lost: keep the writes that are not sent yet; all else is fetched again."""
@@ -99,6 +106,14 @@ class ShadowRing:
         """Fetch the available ring and the descriptors, then indirect tables, then the readable buffers of new
         chains."""
         queue, memory, size = self._queue, self._memory, self._queue.size
+        if self._lost:
+            (used,) = yield [(queue.used, 4)]
+            if not used:
+                return
+            self._lost = False
+            put(memory, queue.used, used)
+            queue.resume(None)
+            self.restart()
         # The table after the index: what the index shows was written before it.
         avail, table = yield [(queue.avail, 4 + 2 * size), (queue.desc, DESC_BYTES * size)]
         if not avail or not table:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Final
 
 from vnic.pci.bar import Bar
@@ -92,3 +93,23 @@ def capabilities() -> tuple[Capability, ...]:
         part(CAP_DEVICE_CFG, DEVICE, PART_SIZE),
         vendor(access, writable),
     )
+
+
+DOORBELLS: Final = (NOTIFY << PART_SHIFT, PART_SIZE, NOTIFY_MULTIPLIER)
+"""Where the notifications are in WINDOW: offset, size, and the distance from one queue to the next."""
+
+QUEUE_ADDRESSES: Final = {
+    PLACE["queue_desc"][0]: "desc",
+    PLACE["queue_driver"][0]: "avail",
+    PLACE["queue_device"][0]: "used",
+}
+"""Offset of each ring address, and its attribute of SplitQueue."""
+
+
+def access_target(get: Callable[[int, int], int]) -> tuple[int, int] | None:
+    """(offset, length) in WINDOW that the PCI configuration access capability selects; `get(offset, size)` reads it.
+    None: it is outside."""
+    bar, offset, length = get(PCI_CFG_BAR, 1), get(PCI_CFG_OFFSET, 4), get(PCI_CFG_LENGTH, 4)
+    if bar != WINDOW.index or length not in (1, 2, 4) or offset + length > WINDOW.size:
+        return None
+    return offset, length

@@ -67,6 +67,14 @@ class ShadowRings:
         self._shadow.fetch(index, _no_plan, _nothing, failed, anew=True)
         self._shadow.write((), done, failed)
 
+    def take_up(self) -> None:
+        """After a restart in which the process before was killed: its shadow copy and cursors are lost, and the guest's
+        memory has them. Its last writes are carried out before what is asked now."""
+        for queue, ring in zip(self._device.queues, self._rings, strict=True):
+            if queue.ready:
+                ring.take_up()
+                self.kick(queue.index, anew=True)
+
     def restart(self) -> None:
         """The shadow copy of some memory is new: fetch the chains again that are not taken yet."""
         self.save()

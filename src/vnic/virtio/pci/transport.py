@@ -33,12 +33,6 @@ from vnic.virtio.pci.shadow_rings import ShadowRings
 from vnic.virtio.queue import SplitQueue
 
 _WORD = 0xFFFFFFFF
-_QUEUE_ADDRESSES = {
-    layout.PLACE["queue_desc"][0]: "desc",
-    layout.PLACE["queue_driver"][0]: "avail",
-    layout.PLACE["queue_device"][0]: "used",
-}
-"""Offset of each ring address, and its attribute of SplitQueue."""
 _FEATURES = RING_RESET | (EVENT_IDX if FENCED else 0)
 """A ring reset is offered only here, not over vhost-user: QEMU does not notify its back-end of one, which would go on
 with the old ring."""
@@ -82,6 +76,7 @@ class VirtioPci(PciDevice):
         self._shadow_rings: ShadowRings | None = None
         self._old_status = 0
         self._isr = 0
+        self._leaving = False  # the VM has left, and a back-end still has its rings
         self._clear()
         self._registers: dict[tuple[int, int], Callable[[int], None]] = {
             layout.PLACE["device_feature_select"]: self._set_device_feature_select,
@@ -95,6 +90,7 @@ class VirtioPci(PciDevice):
             layout.PLACE["queue_enable"]: self._set_queue_enable,
             layout.PLACE["queue_reset"]: self._set_queue_reset,
         }
+        self._powered_on = self.save()
 
     def _clear(self) -> None:
         """The transport's own registers after reset (§4.1.4.3.1)."""
@@ -111,6 +107,9 @@ class VirtioPci(PciDevice):
     # --- State apart from handles ---
 
     def save(self) -> VirtioPciRecord:
+        """A VM that is leaving has left."""
+        if self._leaving:
+            return self._powered_on
         return VirtioPciRecord(
             function=self.save_function(),
             device_feature_select=self._device_feature_select,
@@ -152,7 +151,11 @@ class VirtioPci(PciDevice):
         self._shadow_rings = ShadowRings(self.device, memory, shadow, self._interrupt_of)
 
     def unplug(self, done: Callable[[], None]) -> None:
+        self._leaving = True
+        self.touched()
+
         def detached() -> None:
+            self._leaving = False
             for notifiers in self._notifiers.values():
                 notifiers.close()
             self._notifiers.clear()
@@ -172,6 +175,7 @@ class VirtioPci(PciDevice):
 
     def _quiet(self) -> None:
         self._old_status = 0
+        self.touched()
 
     def dma_mapped(self, addr: int, size: int) -> None:
         if self._shadow_rings is not None:
@@ -190,6 +194,14 @@ class VirtioPci(PciDevice):
         another kernel, and the rings' memory is then reused."""
         if not enabled and self.device.status & STATUS_DRIVER_OK:
             self.device.set_status(self.device.status & ~STATUS_DRIVER_OK)
+
+    def look_at_rings(self) -> None:
+        if self._shadow_rings is not None:
+            self._shadow_rings.take_up()
+        self.device.tell_again()
+
+    def is_hot(self, region: int, offset: int, length: int) -> bool:
+        return offset >> layout.PART_SHIFT == layout.NOTIFY and region == layout.WINDOW.index
 
     def region_read(self, region: int, offset: int, length: int) -> bytes:
         part, at = offset >> layout.PART_SHIFT, offset & layout.PART_SIZE - 1
@@ -217,6 +229,7 @@ class VirtioPci(PciDevice):
         if offset < at + 4 and at < offset + length and (where := self._access_target()):
             # §4.1.4.9.1: a read of pci_cfg_data reads the window at the selected offset.
             data = self.region_read(layout.WINDOW.index, *where)
+            self.touched()
             self.config.data[at : at + len(data)] = data
         return super().config_read(offset, length)
 
@@ -229,12 +242,7 @@ class VirtioPci(PciDevice):
 
     def _access_target(self) -> tuple[int, int] | None:
         """(offset, length) that the access capability selects; None if that is outside the window."""
-        bar = self.config.get(self._access + layout.PCI_CFG_BAR, 1)
-        offset = self.config.get(self._access + layout.PCI_CFG_OFFSET, 4)
-        length = self.config.get(self._access + layout.PCI_CFG_LENGTH, 4)
-        if bar != layout.WINDOW.index or length not in (1, 2, 4) or offset + length > layout.WINDOW.size:
-            return None
-        return offset, length
+        return layout.access_target(lambda at, size: self.config.get(self._access + at, size))
 
     # --- common configuration (§4.1.4.3) ---
 
@@ -275,7 +283,7 @@ class VirtioPci(PciDevice):
         register = self._registers.get((at, len(data)))
         if register is not None:
             register(int.from_bytes(data, "little"))
-        elif len(data) in (4, 8) and at % len(data) == 0 and at & ~7 in _QUEUE_ADDRESSES:
+        elif len(data) in (4, 8) and at % len(data) == 0 and at & ~7 in layout.QUEUE_ADDRESSES:
             self._set_queue_address(at, data)
 
     def _set_device_feature_select(self, value: int) -> None:
@@ -332,8 +340,7 @@ class VirtioPci(PciDevice):
         queue = self._queue()
         if queue is None or value != 1 or not self.device.driver_features & RING_RESET:
             return
-        index = queue.index
-        if index in self._resetting:
+        if (index := queue.index) in self._resetting:
             return
         self._resetting.add(index)
 
@@ -341,6 +348,7 @@ class VirtioPci(PciDevice):
             self.device.queues[index].reset()
             self._queue_vectors[index] = layout.NO_VECTOR
             self._resetting.discard(index)
+            self.touched()
 
         def stopped(_base: int) -> None:
             if self._shadow_rings is None:
@@ -356,7 +364,7 @@ class VirtioPci(PciDevice):
         queue = self._queue()
         if queue is None or queue.ready:
             return
-        name = _QUEUE_ADDRESSES[at & ~7]
+        name = layout.QUEUE_ADDRESSES[at & ~7]
         address = bytearray(getattr(queue, name).to_bytes(8, "little"))
         address[at % 8 : at % 8 + len(data)] = data
         setattr(queue, name, int.from_bytes(address, "little"))
@@ -379,8 +387,10 @@ class VirtioPci(PciDevice):
             self.device.kick(index)
 
     def _read_isr(self) -> bytes:
-        """A read acknowledges: it clears the status and deasserts the line (§4.1.4.5)."""
+        """A read clears the status and deasserts the line (§4.1.4.5). Queues interrupt again after a restart."""
         isr, self._isr = self._isr, 0
+        if isr & layout.ISR_CONFIG:
+            self.touched()
         self.set_intx(False)
         return isr.to_bytes(1, "little")
 
@@ -397,6 +407,7 @@ class VirtioPci(PciDevice):
         messages = self.irq.messages()
         if messages is not None:
             messages.expect()  # the driver reads the config then
+        self.touched()
         # Both bits, as QEMU's virtio_notify_config sets them.
         return self._interrupt(self._config_vector, layout.ISR_CONFIG | layout.ISR_QUEUE)
 
@@ -436,5 +447,4 @@ class VirtioPci(PciDevice):
         # By INTx the driver reads the ISR for each interrupt, so the turn would change for each packet.
         if messages is None or not self.msix_enabled:
             return None
-        first = layout.NOTIFY << layout.PART_SHIFT
-        return Doorbell(messages, layout.WINDOW.index, first, layout.PART_SIZE, layout.NOTIFY_MULTIPLIER)
+        return Doorbell(messages, layout.WINDOW.index, *layout.DOORBELLS)
