@@ -19,6 +19,7 @@ from tests.fakes.trips import (
     net,
     pci,
     sockets,
+    vfio_user,
     vhost_user,
     vhost_user_netdev,
     virtio,
@@ -31,6 +32,7 @@ assert filters
 assert net
 assert pci
 assert sockets
+assert vfio_user
 assert vhost_user
 assert vhost_user_netdev
 assert virtio

@@ -108,16 +108,19 @@ class VfioPciPort:
         memory: tuple[MemoryMapRecord, Sequence[int]],
         shared: bool | None,
         irqs: tuple[EventfdIrqsRecord, list[int]],
+        checked: Callable[[], None],
     ) -> None:
-        """Raises RecordError. After it, the descriptors of the interrupts are ours, and those of the memory stay the
-        caller's; also if it raises, memory may be mapped."""
+        """Raises RecordError, and changes nothing then. After it, the descriptors of the interrupts are ours; those of
+        the memory stay the caller's. `checked` is called in between, and must not raise."""
+        with within("irqs"):
+            self._irqs.check(*irqs)
         with within("memory"):
-            restore_map(self.memory, *memory)
             kinds = {each.kind for each in memory[0].regions}
             odd = kinds - ({"shadow"} if shared is False else {"file", "unshared"})
             require(not odd, "regions", f"have {sorted(odd)}, and shared is {shared}")
-        with within("irqs"):
-            self._irqs.restore(*irqs)
+            restore_map(self.memory, *memory)
+        checked()
+        self._irqs.restore(*irqs)
         self._shared = shared
         if shared is False:
             self._shadow = self._make_shadow(self._forget_shadow)

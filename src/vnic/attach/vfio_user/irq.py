@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from vnic.attach.vfio_user.irq_record import EventfdIrqsRecord, IntxRecord, VectorsRecord
@@ -303,8 +303,8 @@ class EventfdIrqs:
             fds += bound
         return EventfdIrqsRecord(intx=intx, **parts), fds
 
-    def restore(self, record: EventfdIrqsRecord, fds: list[int]) -> None:
-        """Bind the interrupts as they were; the descriptors are ours from now on unless RecordError is raised."""
+    def check(self, record: EventfdIrqsRecord, fds: Sequence[int]) -> None:
+        """Raise RecordError if `restore` would."""
         count = record.intx.trigger + record.intx.unmask
         for name, vectors in self._named_vectors():
             with within(name):
@@ -313,6 +313,10 @@ class EventfdIrqs:
         require(len(fds) == count, "", f"is of {count} descriptors, not {len(fds)}")
         odd = [fd for fd in fds if kind_of(fd) is not Kind.EVENTFD]
         require(not odd, "", "goes with a descriptor that is no eventfd")
+
+    def restore(self, record: EventfdIrqsRecord, fds: list[int]) -> None:
+        """Bind the interrupts as they were; the descriptors are ours from now on unless RecordError is raised."""
+        self.check(record, fds)
         rest = iter(fds)
         self._intx.restore(record.intx, rest)
         for name, vectors in self._named_vectors():

@@ -150,10 +150,15 @@ class VfioUserSession(Session):
         are ours then. Raises RecordError, and leaves them to the caller then."""
         assert self._exact is not None
         with within("server"):
-            self._server.restore(record.server)
+            self._server.check(record.server)
         with within("begun"):
             m.assembler().check(record.begun, len(handles.begun))
-        self._port.restore((record.memory, handles.memory), record.shared, (record.irqs, list(handles.irqs)))
+        self._port.restore(
+            (record.memory, handles.memory),
+            record.shared,
+            (record.irqs, list(handles.irqs)),
+            lambda: self._server.restore(record.server),
+        )
         self._exact.restore(record.begun, list(handles.begun))
         self._count_descriptors()
 

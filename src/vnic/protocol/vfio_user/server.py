@@ -160,17 +160,21 @@ class Server:
     def restore(self, record: ServerRecord) -> None:
         """Go on with the connection; `rest` is the message under way. Answers to the requests of before are taken and
         ignored: what they fetched for is gone."""
+        self.check(record)
+        Server.state.restore(self, record.state)
+        self.capabilities = msgspec.json.decode(record.capabilities)
+        self._next_id, self._reply = record.next_id, record.reply
+        self._pending = {each.ident: (each.command, each.count, _ignore) for each in record.requests}
+        self._writes = deque((each.region, each.offset, each.data) for each in record.writes)
+
+    def check(self, record: ServerRecord) -> None:
+        """Raise RecordError if `restore` would."""
         regions = self.device.regions
         for at, write in enumerate(record.writes):
             known = write.region < len(regions)
             require(known, f"writes[{at}].region", f"is {write.region}, of {len(regions)}")
             end = write.offset + len(write.data)
             require(end <= regions[write.region].size, f"writes[{at}].offset", "is outside of the region")
-        Server.state.restore(self, record.state)
-        self.capabilities = msgspec.json.decode(record.capabilities)
-        self._next_id, self._reply = record.next_id, record.reply
-        self._pending = {each.ident: (each.command, each.count, _ignore) for each in record.requests}
-        self._writes = deque((each.region, each.offset, each.data) for each in record.writes)
 
     @property
     def next_id(self) -> int:
