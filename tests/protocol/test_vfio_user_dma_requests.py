@@ -8,7 +8,8 @@ from tests.fakes.vfio_user_device import ask, is_open, memfd, serving
 from vnic.protocol.frames import Message
 from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vfio_user.messages import ProtocolError
-from vnic.protocol.vfio_user.server import MAX_DMA_REQUESTS, Server, ServerState
+from vnic.protocol.vfio_user.server import Server
+from vnic.protocol.vfio_user.server_record import MAX_DMA_REQUESTS, ServerState
 
 
 def reply(request: bytes, payload: bytes = b"", *, errno: int = 0, command: int | None = None) -> Message:

@@ -9,7 +9,8 @@ from tests.fakes.vfio_user_device import FakeDevice, is_open, memfd, message, se
 from vnic.descriptors import close_fds
 from vnic.protocol.frames import FrameAssemblerRecord
 from vnic.protocol.vfio_user import messages as m
-from vnic.protocol.vfio_user.server import Server, ServerRecord
+from vnic.protocol.vfio_user.server import Server
+from vnic.protocol.vfio_user.server_record import ServerRecord
 from vnic.record import RecordError, decode, encode
 
 WRITES = m.WRITE_MULTI_COUNT.pack(3) + b"".join(

@@ -10,7 +10,8 @@ from tests.fakes.vfio_user_device import FakeDevice, ask, is_open, memfd, messag
 from vnic.lab.played.vfio_user_client import QEMU_VERSION
 from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vfio_user.messages import ProtocolError
-from vnic.protocol.vfio_user.server import Server, ServerState
+from vnic.protocol.vfio_user.server import Server
+from vnic.protocol.vfio_user.server_record import ServerState
 
 VERSION_0_0 = m.VERSION_NUMBERS.pack(0, 0)
 

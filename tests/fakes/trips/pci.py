@@ -33,7 +33,8 @@ from vnic.protocol.frames import (
 )
 from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vfio_user.messages import SetIrqs
-from vnic.protocol.vfio_user.server import Server, ServerRecord
+from vnic.protocol.vfio_user.server import Server
+from vnic.protocol.vfio_user.server_record import ServerRecord
 from vnic.virtio.pci import layout
 from vnic.virtio.pci.transport import VirtioPci
 

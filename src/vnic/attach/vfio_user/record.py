@@ -9,7 +9,7 @@ from vnic.attach.attachment import AttachmentRecord
 from vnic.attach.vfio_user.irq_record import EventfdIrqsRecord
 from vnic.memory.map_record import MemoryMapRecord
 from vnic.protocol.frames import FrameAssemblerRecord
-from vnic.protocol.vfio_user.server import ServerRecord
+from vnic.protocol.vfio_user.server_record import ServerRecord
 from vnic.record import Record
 from vnic.sockets.listener import ListeningHandles
 

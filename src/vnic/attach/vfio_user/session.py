@@ -26,7 +26,8 @@ from vnic.pci.device import PciDevice, PciHandles
 from vnic.protocol.frames import FrameError, MessageQueue
 from vnic.protocol.vfio_user import messages as m
 from vnic.protocol.vfio_user.messages import ProtocolError
-from vnic.protocol.vfio_user.server import Server, ServerState
+from vnic.protocol.vfio_user.server import Server
+from vnic.protocol.vfio_user.server_record import ServerState
 from vnic.quota import MOST_FOR_EACH
 from vnic.record import within
 from vnic.sockets.connection import TURN_S, Connection

@@ -13,7 +13,8 @@ from typing import Final, NamedTuple
 
 from vnic.memory.guest import GuestMemory, GuestMemoryError
 from vnic.memory.shadow import Part, Plan
-from vnic.protocol.vfio_user.server import MAX_DMA_REQUESTS, Server
+from vnic.protocol.vfio_user.server import Server
+from vnic.protocol.vfio_user.server_record import MAX_DMA_REQUESTS
 
 TRANSFER_BYTES: Final = 16 << 10
 """The data of one message. QEMU sends a reply in one call and never sends the rest (hw/vfio-user/proxy.c,

@@ -16,7 +16,8 @@ from vnic.descriptors import close_fds
 from vnic.keep import NO_HANDLES, NO_KEEP, NO_KEPT, Keep, Kept, NoHandles
 from vnic.pci.device import PciDevice
 from vnic.protocol.frames import FrameAssemblerRecord, MessageQueue
-from vnic.protocol.vfio_user.server import Server, ServerState
+from vnic.protocol.vfio_user.server import Server
+from vnic.protocol.vfio_user.server_record import ServerState
 
 SOON_S: Final = 0.001
 """When the socket is read again if it has only part of a message. A VM sends each message at once."""
