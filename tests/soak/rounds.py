@@ -23,6 +23,9 @@ WIRE_LOSS = 25 + 1
 """Pings that the death of vnic-wire may cost: those in flight for 250 ms."""
 ARRIVAL_S = 15
 
+WIRE_REST_S = 5.0
+"""Between two deaths of vnic-wire: after 8 within 30 s it is not started again."""
+
 VICTIMS = {"control": 4, "wire": 1, "both": 1}
 """What is killed, with its weight."""
 
@@ -53,6 +56,7 @@ class Rounds:
         self._lab = lab
         self._random = random.Random(seed)
         self._say = say
+        self._wire_rests_until = 0.0
         self._victims = [name for name in victims for _ in range(VICTIMS[name])]
         self.tally = Tally()
         self._expected: dict[End, int] = {end: lab.carrier(end)[1] for end in lab.ends()}
@@ -101,6 +105,10 @@ class Rounds:
             time.sleep(self._random.random() * left)
             if self._victims and end - time.monotonic() > 0.05:
                 victim = self._random.choice(self._victims)
+                if victim != "control":
+                    if time.monotonic() < self._wire_rests_until:
+                        continue
+                    self._wire_rests_until = time.monotonic() + WIRE_REST_S
                 killed[victim] += 1
                 self._kill(victim)
                 if victim != "wire":
