@@ -59,6 +59,8 @@ def main() -> int:
             rounds.fault("a traceback in the log")
         report(rounds.tally)
         if rounds.tally.faults:
+            for name, guest in lab.guests.items():
+                print(f"{name} {'runs' if guest.running else 'HAS ENDED'}: {guest.log()[-1000:]}")
             print(lab.log()[-6000:])
         return 1 if rounds.tally.faults else 0
 

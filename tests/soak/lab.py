@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 from tests.guests.qemu_lab import pci_nic
@@ -19,12 +20,15 @@ from tests.places import short_folder
 from tests.soak import processes
 from tests.soak.monitor import Monitor
 
+from vnic.lab.bench import native
 from vnic.lab.bench.testpmd import Testpmd
 from vnic.lab.guest import qemu_kit
 from vnic.lab.guest.linux import LinuxGuest
 from vnic.lab.guest.qemu import QemuGuest
 from vnic.lab.guest.uml import UmlGuest
 
+PINGER = "/pinger"
+"""Where the guest has pinger.c."""
 BOOT_S = 60
 """The longest time until links are up and far ends answer."""
 
@@ -112,7 +116,8 @@ class SoakLab:
         self.monitor = Monitor(folder / "qmp.sock")
         stack.callback(self.monitor.close)
         self.monitor.execute("query-status")
-        uml = UmlGuest([folder / f"{wire.near.nic}.sock" for wire in self.wires])
+        pinger = {PINGER.lstrip("/"): native.program("pinger", Path(__file__).parent)}
+        uml = UmlGuest([folder / f"{wire.near.nic}.sock" for wire in self.wires], files=pinger)
         self.guests["uml"] = stack.enter_context(uml)
         sockets = [folder / f"{wire.far.nic}.sock" for wire in self.wires if wire.far.guest == "qemu"]
         if sockets:

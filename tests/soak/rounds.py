@@ -12,11 +12,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from tests.soak.lab import End, SoakLab, Wire
+from tests.soak.lab import PINGER, End, SoakLab, Wire
 from tests.soak.pings import Pings
 
 PINGS = 150
 INTERVAL_S = 0.01
+"""The pinger's own."""
 REPLY_S = 10
 """How late an answer may be: after that, the ping counts as lost."""
 WIRE_LOSS = 25 + 1
@@ -94,7 +95,7 @@ class Rounds:
     def _ping_and_kill(self) -> None:
         guest = self._lab.guests["uml"]
         command = "; ".join(
-            f"(ping -i {INTERVAL_S} -c {PINGS} -W {REPLY_S} {wire.address} >/tmp/{wire.name} 2>&1;"
+            f"({PINGER} {wire.address} {PINGS} {REPLY_S} >/tmp/{wire.name} 2>&1;"
             f" echo end >>/tmp/{wire.name}) &"
             for wire in self._lab.wires
         ).replace("&;", "&")
@@ -117,7 +118,7 @@ class Rounds:
             self._judge_pings(wire, self._output(wire), killed)
 
     def _output(self, wire: Wire) -> str:
-        """What ping said, once it has ended."""
+        """What the pinger said, once it has ended."""
         seconds = REPLY_S + 20
         wait = (
             f"for i in $(seq {seconds * 10}); do grep -q ^end$ /tmp/{wire.name} && break; usleep 100000; done"

@@ -22,12 +22,12 @@ SOURCES = Path(__file__).with_name("native")
 FLAGS = ("-std=c11", "-O2", "-Wall", "-Wextra", "-Werror")
 
 
-def _compile(name: str, target: Path, *flags: str) -> None:
+def _compile(name: str, target: Path, *flags: str, sources: Path = SOURCES) -> None:
     """Raises Missing where there is no compiler, or it fails."""
     found = compilers()
     if not found:
         raise Missing("there is no C compiler here (apt-get install gcc)")
-    command = [*found[0], *FLAGS, *flags, "-o", str(target), str(SOURCES / f"{name}.c")]
+    command = [*found[0], *FLAGS, *flags, "-o", str(target), str(sources / f"{name}.c")]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         raise Missing(f"{name}.c does not compile: {done.stderr.strip()}")
@@ -44,11 +44,11 @@ def library(name: str, *, sixty_four: tuple[str, ...] = ()) -> ctypes.CDLL:
     return loaded
 
 
-def program(name: str) -> bytes:
-    """A file of `native/` as a static program, which runs in a guest."""
+def program(name: str, sources: Path = SOURCES) -> bytes:
+    """A file of `native/`, or of another folder, as a static program, which runs in a guest."""
     with tempfile.TemporaryDirectory(prefix="vnic-bench-") as folder:
         target = Path(folder) / name
-        _compile(name, target, "-static")
+        _compile(name, target, "-static", sources=sources)
         return target.read_bytes()
 
 
