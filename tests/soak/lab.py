@@ -107,6 +107,9 @@ class SoakLab:
         self.folder = folder = stack.enter_context(short_folder())
         place = Place(folder)
         stack.callback(place.close)
+        # A control that compiles vnic anew each time is away for seconds.
+        place.environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        place.environment["PYTHONPYCACHEPREFIX"] = str(folder / "bytecode")
         self._log = folder / "log"
         log = stack.enter_context(self._log.open("w"))
         qmp = ("-qmp", f"unix:{folder}/qmp.sock,server=on,wait=off")
