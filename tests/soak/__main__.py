@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
 import statistics
 import sys
@@ -59,6 +60,10 @@ def main() -> int:
             rounds.fault("a traceback in the log")
         report(rounds.tally)
         if rounds.tally.faults:
+            with contextlib.suppress(NoAnswer):
+                for link in lab.monitor.execute("query-links"):
+                    shown = ("name", "link", "datapath", "datapath-reason", "holds", "guest")
+                    print(*(f"{key}={link[key]}" for key in shown if key in link))
             for name, guest in lab.guests.items():
                 print(f"{name} {'runs' if guest.running else 'HAS ENDED'}: {guest.log()[-1000:]}")
             print(lab.log()[-6000:])

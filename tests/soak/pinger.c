@@ -44,7 +44,7 @@ static void send_one(int sock, int number) {
 
 	packet.header.checksum = checksum(&packet, sizeof packet);
 	sent_at[number] = now_us();
-	if (send(sock, &packet, sizeof packet, 0) < 0)
+	if (send(sock, &packet, sizeof packet, MSG_DONTWAIT) < 0)
 		printf("seq=%d failed: %s\n", number, strerror(errno));
 }
 
@@ -68,6 +68,7 @@ int main(int argc, char **argv) {
 
 	if (argc != 4 || !inet_aton(argv[1], &far.sin_addr) || (count = atoi(argv[2])) > MOST)
 		return 2;
+	setvbuf(stdout, NULL, _IOLBF, 0);
 	id = htons(getpid());
 	if (sock < 0 || setsockopt(sock, SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof room) ||
 	    connect(sock, (struct sockaddr *)&far, sizeof far)) {
