@@ -85,7 +85,11 @@ class Process:
 class KeptLab:
     """The processes, one after the other. What was added is added again in the same order."""
 
-    def __init__(self) -> None:
+    guest_type = Guest
+
+    def __init__(self, keep: Callable[[Any], StoredKeep] | None = None, *, first: bool = True) -> None:
+        """`keep`: makes the keep of the only process, where the keeper is another one's. `first`: no process was
+        before."""
         self._stack = ExitStack()
         self.keeper = FakeKeeper()
         self._stack.callback(self.keeper.close)
@@ -95,9 +99,10 @@ class KeptLab:
         self._nics: list[tuple[str, str]] = []
         self.anew: list[str] = []
         """The netdevs and filters that the present process could not take up."""
-        self._start(self.keeper.start)
-        restore_network(self.process.network, self.process.keep)
-        self.process.keep.settle()
+        self._start(keep or self.keeper.start)
+        if first:
+            restore_network(self.process.network, self.process.keep)
+            self.process.keep.settle()
 
     def _start(self, keep: Callable[[Any], StoredKeep]) -> None:
         self.process = Process(self.keeper, keep)
@@ -142,7 +147,7 @@ class KeptLab:
         return self._add_nic(name, netdev)
 
     def _add_nic(self, name: str, netdev: str) -> Guest:
-        guest = self.process.guests[name] = Guest()
+        guest = self.process.guests[name] = self.guest_type()
 
         def start() -> None:
             assert isinstance(guest.client, Nic)
@@ -175,6 +180,14 @@ class KeptLab:
         before = self.process.keep
         before.commit()
         self._start(lambda schedule: self.keeper.restart(before, schedule))
+        self.take_up()
+
+    def plan(self, netdevs: list[NetdevOptions], nics: list[tuple[str, str]]) -> None:
+        """What `take_up` takes up, where another process has added it."""
+        self._netdevs, self._nics = netdevs, nics
+
+    def take_up(self) -> None:
+        """As the machine does."""
         self.anew = []
         keep, network = self.process.keep, self.network
         network.links.suspend()

@@ -183,6 +183,7 @@ class FramedConnection(Lender):
             try:
                 rest, output = self._kept.take_up(self._sock)
             except OutOfStep as error:
+                log.warning("%s: the connection is closed: %s", self._client.name, error)
                 self._fail_later(str(error))
                 return
         self._deframer.restore(DeframerRecord(rest=rest))

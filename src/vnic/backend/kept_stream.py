@@ -131,9 +131,10 @@ class KeptStream:
         rest = self._rest(sock)
         length, at = self._written_of(sock)
         self.set_rest(rest)
-        if length:
+        if at < length:
             self._cells[_OUT] = at << _LENGTH_BITS | length
         else:
+            self._cells[_OUT] = 0
             self._cells[_BASE] = _bytes_written(sock) or 0
         self._use(sock)
         return Standing(rest, bytes(self._pieces[2][at:length]))

@@ -315,6 +315,12 @@ def test_half_written_tcp_frame_is_completed_at_any_byte() -> None:
         process.run()
         process.connection.send(b"next")
         assert deframed(drain(peer)) == [piece[4:], b"next"]
+        process.kept.begin_piece(piece)  # and the next process is killed in the same way
+        process.kept.writing()
+        assert process.sock.send(piece[:7]) == 7
+        process.restart()
+        process.run()
+        assert deframed(drain(peer)) == [piece[4:]]
         process.close()
         peer.close()
 
