@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import struct
 from collections import deque
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 
@@ -172,6 +172,59 @@ class EchoRecord(Record, frozen=True):
     answers: Annotated[list[EchoAnswerRecord], msgspec.Meta(max_length=MAX_ANSWERS_WAITING)]
 
 
+class _KeptAnswers:
+    """Answers in memory that outlives the process, from the moment in which the guest's request is taken: it is never
+    asked again. One that is given out in the moment of a kill is given out twice."""
+
+    SLOTS: Final = 16
+    CELLS: Final = 192
+    """Of one answer, which is kept if it is not longer than 1536 bytes."""
+
+    def __init__(self, cells: memoryview) -> None:
+        self._cells = cells
+        self._data = cells.cast("B")
+        self._next = 1 + max((self._cells[self._head(slot)] >> 32 for slot in range(self.SLOTS)), default=0)
+
+    @classmethod
+    def size(cls) -> int:
+        """In cells."""
+        return cls.SLOTS * (1 + cls.CELLS)
+
+    def _head(self, slot: int) -> int:
+        return slot * (1 + self.CELLS)
+
+    def put(self, queue: int, frame: bytes) -> int | None:
+        """The slot; None: there is no room."""
+        if len(frame) > 8 * self.CELLS:
+            return None
+        for slot in range(self.SLOTS):
+            head = self._head(slot)
+            if not self._cells[head]:
+                start = 8 * (head + 1)
+                self._data[start : start + len(frame)] = frame
+                self._cells[head] = self._next << 32 | queue << 16 | len(frame)
+                self._next = self._next + 1 & 0xFFFF_FFFF
+                return slot
+        return None
+
+    def free(self, slot: int) -> None:
+        self._cells[self._head(slot)] = 0
+
+    def answers(self, queues: int) -> list[tuple[int, bytes, int]]:
+        """Those of the process before, the oldest first: the queue, the frame and the slot."""
+        found = []
+        for slot in range(self.SLOTS):
+            head = self._head(slot)
+            word = self._cells[head]
+            queue, length = word >> 16 & 0xFFFF, word & 0xFFFF
+            if word and queue < queues and 0 < length <= 8 * self.CELLS:
+                start = 8 * (head + 1)
+                found.append((word >> 32, (queue, bytes(self._data[start : start + length]), slot)))
+            else:
+                self.free(slot)
+        return [each for _, each in sorted(found)]
+
+
 class EchoBackend(Backend):
     """The host as a netdev."""
 
@@ -186,25 +239,40 @@ class EchoBackend(Backend):
             except ValueError as error:
                 raise NetError(f"Parameter '{key}': {error}") from None
         self.host = Responder(parse_mac(options.mac, "echo"), options.ip, options.ip6)
-        self._answers: deque[tuple[int, bytes]] = deque()
+        self._answers: deque[tuple[int, bytes, int | None]] = deque()
+        """The queue, the frame, and its slot if it is among the kept ones."""
+        self._kept_answers: _KeptAnswers | None = None
         self._scheduled = False
+
+    def start(self) -> None:
+        if self.context.keep.active:
+            self._kept_answers = _KeptAnswers(self.context.keep.cells(self.key, _KeptAnswers.size()))
 
     def save(self) -> EchoRecord:
         return EchoRecord(
-            answers=[EchoAnswerRecord(queue=queue, frame=frame) for queue, frame in self._answers]
+            answers=[
+                EchoAnswerRecord(queue=queue, frame=frame)
+                for queue, frame, slot in self._answers
+                if slot is None
+            ]
         )
 
     def save_kept(self) -> tuple[EchoRecord, NoHandles]:
         return self.save(), NO_HANDLES
 
     def take_up(self, record: EchoRecord, handles: NoHandles) -> None:
+        self.start()
         self.restore(record)
+        if self._kept_answers is not None:
+            self._answers.extendleft(reversed(self._kept_answers.answers(self.queues)))
+            if self._answers:
+                self._schedule()
 
     def restore(self, record: EchoRecord) -> None:
         """Send the answers that waited, in the next turn. Called instead of `start`, which opens nothing."""
         for at, each in enumerate(record.answers):
             require(each.queue < self.queues, f"answers[{at}].queue", f"is {each.queue}, of {self.queues}")
-        self._answers = deque((each.queue, each.frame) for each in record.answers)
+        self._answers = deque((each.queue, each.frame, None) for each in record.answers)
         if self._answers:
             self._schedule()
 
@@ -212,9 +280,11 @@ class EchoBackend(Backend):
         """Answer in the loop's next turn: the guest must not receive a frame within its own send."""
         reply = self.host.answer(frame)
         if reply is not None and len(self._answers) < MAX_ANSWERS_WAITING:
-            self._answers.append((queue, reply))
+            slot = None if self._kept_answers is None else self._kept_answers.put(queue, reply)
+            self._answers.append((queue, reply, slot))
             self._schedule()
-            self.kept.changed()
+            if slot is None:
+                self.kept.changed()
         return True
 
     def _schedule(self) -> None:
@@ -224,10 +294,14 @@ class EchoBackend(Backend):
 
     def _send(self) -> None:
         self._scheduled = False
-        self.kept.changed()
         while self._answers:
-            queue, reply = self._answers.popleft()
-            if not self.client.send(queue, reply):
+            queue, reply, slot = self._answers.popleft()
+            taken = self.client.send(queue, reply)
+            if slot is None:
+                self.kept.changed()
+            elif self._kept_answers is not None:
+                self._kept_answers.free(slot)
+            if not taken:
                 return  # it waits at the peer; `sent` continues with the others
 
     def sent(self, queue: int) -> None:
