@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from vnic.keep import Unit
+from vnic.keep import Kept, Unit
 from vnic.record import Record, RecordError, decode, encode
 
 R = TypeVar("R", bound=Record)
@@ -110,6 +110,8 @@ class FakeKeep:
 
     def inherited_cells(self, key: str) -> memoryview | None:
         return None
+
+    def commit_early(self, kept: Kept) -> None: ...
 
     def end_cells(self, key: str) -> None: ...
 

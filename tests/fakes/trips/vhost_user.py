@@ -6,13 +6,17 @@ import asyncio
 import os
 import socket
 from contextlib import ExitStack
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from tests.fakes.front_end import FrontEnd, ring
+from tests.fakes.kept import FakeKeep, mapped
 from tests.fakes.loops import turn, until
 from tests.fakes.ring_backend import FakeRingBackend
 from tests.fakes.trips import Trip, trip
 from tests.fakes.vhost_user_rig import EngineRig, NicRig
 
+from vnic.attach.vhost_user.attachment import VhostUserAttachment, VhostUserAttachmentRecord
 from vnic.attach.vhost_user.session import (
     VhostUserSession,
     VhostUserSessionHandles,
@@ -239,3 +243,76 @@ def client(stack: ExitStack) -> Trip:
             raise
 
     return Trip(unit, make, restore, lambda each: (each.save(), each.engine.running, each.shown_by))
+
+
+class OneKeep(FakeKeep):
+    """Has one record."""
+
+    given: Any = None
+    why = RecordError("", "")
+
+    def inherited(self, key: str, record: Any, handles: Any) -> Any:
+        return self.given
+
+    def refused(self, key: str, error: RecordError) -> None:
+        self.why = error
+
+
+class KeptAttachment:
+    """A VhostUserAttachment, as a unit that is saved and restored like the others."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, path: str, stack: ExitStack) -> None:
+        self.keep = OneKeep()
+        self.rig = NicRig(loop)
+        stack.callback(self.rig.close)
+        self.unit = VhostUserAttachment(self.rig.device, self.rig.nic, path, False, loop, keep=self.keep)
+
+    def save(self) -> VhostUserAttachmentRecord:
+        return self.unit.save_kept()[0]
+
+    def restore(self, record: VhostUserAttachmentRecord, handles: object) -> None:
+        self.keep.given = record, mapped(handles, os.dup)
+        if not self.unit.restore():
+            raise self.keep.why
+
+    @property
+    def runs(self) -> bool:
+        session = self.unit.session
+        return session is not None and session.engine.running
+
+
+@trip("vhost-user attachment with its client")
+def attachment(stack: ExitStack) -> Trip:
+    """It has connected to the client, whose driver runs."""
+    loop = stack.enter_context(asyncio.Runner()).get_loop()
+    path = f"{stack.enter_context(TemporaryDirectory())}/vm.sock"
+    vm = stack.enter_context(socket.socket(socket.AF_UNIX))
+    vm.bind(path)
+    vm.listen()
+    held = KeptAttachment(loop, path, stack)
+    held.unit.start()
+    stack.callback(turn, loop)
+    stack.callback(held.unit.close)
+    theirs, _ = vm.accept()
+    guest = VhostUserClient(SocketWire(theirs, loop), held.rig.memory, held.rig.driver)
+    stack.callback(guest.close)
+    guest.start()
+    until(loop, lambda: held.runs)
+    handles = held.unit.save_kept()[1]
+
+    def make(stack: ExitStack) -> KeptAttachment:
+        fresh = KeptAttachment(loop, path, stack)
+
+        def drop() -> None:
+            if fresh.unit.session is not None:
+                fresh.unit.session.refuse()
+
+        stack.callback(drop)
+        return fresh
+
+    return Trip(
+        held,
+        make,
+        lambda new, record: new.restore(record, handles),
+        lambda each: (each.unit.state, each.runs, each.unit.session and each.unit.session.shown_by),
+    )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from vnic.record import Record, require
 from vnic.sockets import unblock
@@ -24,10 +25,13 @@ class RequestChannelRecord(Record, frozen=True):
 class RequestChannel:
     """Writes to a descriptor that the engine owns; it never blocks, and keeps at most one message back."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
-        """`name` is the NIC's, for log lines."""
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, name: str, sent: Callable[[], None] = lambda: None
+    ) -> None:
+        """`name` is the NIC's, for log lines. `sent` is called when something that waited was sent."""
         self._loop = loop
         self._name = name
+        self._sent = sent
         self._fd: int | None = None
         self._unsent = b""
 
@@ -64,6 +68,7 @@ class RequestChannel:
     def _writable(self) -> None:
         if self._fd is not None:
             self._write(self._fd)
+            self._sent()
             if not self._unsent and self._fd is not None:
                 self._loop.remove_writer(self._fd)
 

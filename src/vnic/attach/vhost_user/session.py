@@ -91,7 +91,7 @@ class VhostUserSession(Session):
         self._handed_over: set[int] = set()
         """The rings whose kicks a back-end waits for."""
         self._kicks = Kicks(loop, nic.name, device.queues, device.kick, self._fail_later)
-        self._requests = RequestChannel(loop, nic.name)
+        self._requests = RequestChannel(loop, nic.name, kept.changed)
         self._grace: asyncio.TimerHandle | None = None
         """Runs while the link is down and the socket is still open."""
         self._unsent: RequestChannelRecord | None = None
