@@ -201,12 +201,16 @@ def test_monitor_without_a_policy_of_its_own_has_the_common_one(lab: Lab) -> Non
 
 
 @pytest.mark.parametrize("policy", ["readonly", "links"])
-def test_client_that_passes_a_descriptor_is_disconnected(lab: Lab, policy: str) -> None:
+def test_client_can_pass_no_descriptor(lab: Lab, policy: str) -> None:
     before = lab.state()
     client = Qmp(lab.path(f"{policy}.sock"))
     with lab.victim.open() as file:
-        socket.send_fds(client.socket, [b'{"execute":"query-name"}'], [file.fileno()])
-    assert client.socket.recv(100) == b""
+        try:
+            socket.send_fds(client.socket, [b'{"execute":"query-name"}'], [file.fileno()])
+        except PermissionError:
+            pass  # the kernel refuses it, since Linux 6.16
+        else:
+            assert client.socket.recv(100) == b""
     client.close()
     assert lab.state() == before
 

@@ -22,6 +22,7 @@ from vnic.lifecycle import Lifecycle, Moves
 from vnic.memory.guest import GuestMemory
 from vnic.net.client import Nic
 from vnic.record import Record, RecordError, require
+from vnic.sockets import unblock
 from vnic.sockets.kept_connection import new_outbox
 from vnic.sockets.listener import Listener, Listening, ListeningHandles, ListeningRecord
 from vnic.sockets.peer import peer_name
@@ -150,14 +151,14 @@ class VmAttachment(ABC, Generic[SessionT]):
             self._attach(sock)
         elif not self._let_wait(sock):
             log.warning("%s: %s", self._nic.name, self.REFUSED_TEXT.format(peer_name(sock)))
-            sock.close()
+            unblock.close_stream(sock, self._nic.name)
 
     def _attach(self, sock: socket.socket) -> None:
         try:
             outbox = new_outbox() if self._keep.active else None
         except OSError as error:
             log.warning("%s: no client is taken: %s", self._nic.name, error.strerror)
-            sock.close()
+            unblock.close_stream(sock, self._nic.name)
             return
         log.info("%s: %s", self._nic.name, self.COME_TEXT.format(peer_name(sock)))
         self.state = AttachmentState.ATTACHED

@@ -20,6 +20,7 @@ from vnic.backend.output import KeptOutput, Output, PlainOutput
 from vnic.net.lending import MAX_LENT_BYTES, Inject, Lender, Lent, LentKind
 from vnic.net.queue import Frame
 from vnic.record import Record, require
+from vnic.sockets.connect import refuse_descriptors
 
 READ_BYTES = 128 * 1024
 WRITE_LIMIT_BYTES = 512 * 1024
@@ -84,6 +85,7 @@ class FramedConnection(Lender):
         follows."""
         self._loop = loop
         self._sock = sock
+        refuse_descriptors(sock)
         self._client = client
         self._lost = lost
         self._deframer = deframer or Deframer()

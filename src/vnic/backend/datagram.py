@@ -24,6 +24,7 @@ from vnic.net.lending import Inject, Lender, Lent, LentKind
 from vnic.net.queue import Frame
 from vnic.record import U16, Record, require
 from vnic.sockets.bind import SUN_PATH_BYTES
+from vnic.sockets.connect import refuse_descriptors
 from vnic.sockets.lookup import LookupFailed, look_up
 
 RETRY_S = 0.0005
@@ -73,6 +74,7 @@ class DatagramPort(Lender):
         self.fd = sock.fileno()
         self._loop = loop
         self._sock = sock
+        refuse_descriptors(sock)
         self._client = client
         self._target = target
         self._paused = False

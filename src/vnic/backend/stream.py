@@ -30,7 +30,7 @@ from vnic.sockets.address import (
     socket_uri,
 )
 from vnic.sockets.bind import socket_mode
-from vnic.sockets.connect import Connector, set_stream_options
+from vnic.sockets.connect import Connector, refuse_descriptors, set_stream_options
 from vnic.sockets.listener import (
     Listener,
     Listening,
@@ -253,6 +253,7 @@ class StreamBackend(TransportBackend):
         self._listen(listening)
 
     def _listen(self, listening: Listening) -> None:
+        refuse_descriptors(listening.socket)  # those who connect inherit it
         self._listener = listener = Listener(self.loop, listening, self._accepted, f"netdev {self.name}")
         self.state = StreamState.LISTENING
         self._info = "listening"

@@ -17,6 +17,8 @@ from typing import Any, Protocol
 from vnic.descriptors import Kind, close_fds
 from vnic.monitor.http_guard import HttpGuard
 from vnic.protocol.frames import FrameError
+from vnic.sockets import unblock
+from vnic.sockets.connect import refuse_descriptors
 from vnic.sockets.connection import receive
 
 log = logging.getLogger(__name__)
@@ -90,6 +92,8 @@ class SocketChannel:
         self._socket = connected
         self._carries_fds = connected.family == socket.AF_UNIX
         self._carries = ANYTHING if takes_fds else frozenset[Kind]()
+        if not takes_fds:
+            refuse_descriptors(connected)
         self.reading = self.writing = connected.fileno()
         self._fds: list[int] = []
         """The descriptors of the last message, until a command takes the first of them."""
@@ -123,7 +127,7 @@ class SocketChannel:
         return self._socket.send(data)
 
     def close(self) -> None:
-        self._socket.close()
+        unblock.close_stream(self._socket)
         close_fds(self._fds)
         self._fds = []
 

@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from vnic.sockets.address import InetAddress, UnixAddress
 from vnic.sockets.resolve import Failed, Resolved, resolve
@@ -22,6 +23,20 @@ def set_stream_options(sock: socket.socket, *, keep_alive: bool = False, nodelay
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if keep_alive:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+SO_PASSRIGHTS: Final = 83
+"""include/uapi/asm-generic/socket.h, since Linux 6.16."""
+
+
+def refuse_descriptors(sock: socket.socket) -> None:
+    """Have the kernel refuse a peer's descriptors (EPERM), where none are ever wanted. A kernel before 6.16 lets them
+    be sent, and closes them when the data with them are received."""
+    if sock.family == socket.AF_UNIX:
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0)
+        except OSError:
+            pass
 
 
 class Connector:

@@ -60,7 +60,9 @@ def receive(
     cut off (MSG_CTRUNC), because the peer sent more than `max_fds` or this process can open no more, and when one is of
     a kind that a message does not `carries`. `owner` is the NIC that has to wait for their close.
     """
-    data, ancillary, result, _ = sock.recvmsg(size, socket.CMSG_LEN(4 * max_fds), flags)
+    # There is room for as many as a message can have: those that are cut off are closed by the kernel within this call,
+    # and the close of a TCP socket waits as long as its SO_LINGER says.
+    data, ancillary, result, _ = sock.recvmsg(size, unblock.FDS_ROOM, flags)
     if not ancillary and not result & _CUT_OFF:
         return data, []
     fds = array.array("i")
@@ -68,7 +70,7 @@ def receive(
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
     try:
-        if result & _CUT_OFF:
+        if result & _CUT_OFF or len(fds) > max_fds:
             raise FrameError("descriptors were cut off: too many in one message, or no room for more")
         for fd in fds:
             what = kind_of(fd)
@@ -384,7 +386,7 @@ class Connection:
         self.closed = True
         self._loop.remove_reader(self._fd)
         self._loop.remove_writer(self._fd)
-        self._sock.close()
+        unblock.close_stream(self._sock, self._owner)
         for _, fds in self._output:
             close_fds(fds)
         self._output.clear()

@@ -33,6 +33,7 @@ from vnic.keep import Kept
 from vnic.protocol.frames import FrameError
 from vnic.quota import Holding, TooManyDescriptors
 from vnic.record import RecordError
+from vnic.sockets import unblock
 from vnic.sockets.connection import (
     PIECES_PER_TURN,
     RECEIVE_FLAGS,
@@ -368,7 +369,7 @@ class KeptConnection(Connection):
             self._sock.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # the peer has closed already
-        self._sock.close()
+        unblock.close_stream(self._sock, self._owner)
 
 
 def _unread(pipe: int) -> int:

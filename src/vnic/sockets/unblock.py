@@ -27,6 +27,14 @@ takes about a microsecond of processor time, though it may be preempted."""
 SIGNAL: Final = (1).to_bytes(8, "little")
 """The value that is written to an eventfd. A socketpair in its place (User-Mode Linux) gets the same eight bytes."""
 
+FDS_ROOM: Final = socket.CMSG_LEN(4 * 253)
+"""Ancillary bytes for the most descriptors that a message can have (SCM_MAX_FD of include/net/scm.h)."""
+UNREAD_MAX: Final = 1024
+UNREAD_BYTES: Final = 1 << 16
+"""The most messages that a closed connection is searched for descriptors, and bytes of one; a socket's buffer holds a
+third of them."""
+_UNREAD_FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -121,6 +129,35 @@ def close(fd: int, owner: str = "") -> None:
         closers.close(fd, owner)
         return
     _watched(os.close, fd)
+
+
+def close_stream(sock: socket.socket, owner: str = "") -> None:
+    """Close a connected stream socket. What a peer has sent over a UNIX socket and nobody has read may hold
+    descriptors, which the kernel closes within the close: they are taken first, and closed as by `close`."""
+    if sock.family == socket.AF_UNIX and sock.fileno() >= 0:
+        try:
+            sock.shutdown(socket.SHUT_RDWR)  # the peer can send no more
+        except OSError:
+            pass  # it has closed already
+        for _ in range(UNREAD_MAX):
+            try:
+                data, ancillary, _, _ = sock.recvmsg(UNREAD_BYTES, FDS_ROOM, _UNREAD_FLAGS)
+            except OSError:
+                break
+            for level, kind, payload in ancillary:
+                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                    for (fd,) in struct.iter_unpack("i", payload[: len(payload) // 4 * 4]):
+                        _close_unread(fd, owner)
+            if not data:
+                break
+    sock.close()
+
+
+def _close_unread(fd: int, owner: str) -> None:
+    try:
+        close(fd, owner)
+    except OSError:
+        pass  # it is closed all the same
 
 
 def _watched(call: Callable[P, T], *arguments: P.args, **more: P.kwargs) -> T:
