@@ -7,6 +7,7 @@ What a unit passes besides, such as its guest memory, is left out, and has to ha
 from __future__ import annotations
 
 import collections.abc
+import functools
 import socket
 import types
 import typing
@@ -108,9 +109,15 @@ def _one_of(kinds: tuple[Any, ...], stored: Any, opener: Opener, place: str) -> 
     return from_names(others[0], stored, opener, place)
 
 
+@functools.cache
+def _types_of(kind: Any) -> dict[str, Any]:
+    """The types of a NamedTuple's fields. Python evaluates them from text each time that it is asked."""
+    return typing.get_type_hints(kind)
+
+
 def _named_tuple(kind: Any, stored: Any, opener: Opener, place: str) -> Any:
     require(isinstance(stored, dict), place, "is no object")
-    hints = typing.get_type_hints(kind)
+    hints = _types_of(kind)
     for field in stored:
         require(field in kind._fields, join(place, field), "is unknown")
     values = {}
