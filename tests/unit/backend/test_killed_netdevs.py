@@ -25,7 +25,7 @@ from vnic.sockets.address import UnixAddress
 from vnic.state.keep import StoredKeep
 from vnic.state.notify import Notifier
 
-KILLS = 40
+KILLS = 25
 WINDOW = 30
 """The most frames under way."""
 
