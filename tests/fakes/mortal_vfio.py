@@ -80,7 +80,7 @@ class MortalVfio:
         self.wire, self._far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._far.setblocking(False)
         self.wire.setblocking(False)
-        self._pid = 0
+        self.pid = 0
         self.kills = 0
         self._clients: list[PatientClient] = []
         self._shared = mmap.mmap(-1, 8)
@@ -91,7 +91,7 @@ class MortalVfio:
         self._fuse[0] = step
 
     def close(self) -> None:
-        if self._pid:
+        if self.pid:
             self.kill()
         self.keeper.read()
         self.keeper.close()
@@ -105,8 +105,8 @@ class MortalVfio:
         """Start a process, and wait until it serves the VM or waits for one, or is dead."""
         self.keeper.read()
         ready, told = os.pipe()
-        self._pid = os.fork()
-        if not self._pid:
+        self.pid = os.fork()
+        if not self.pid:
             try:
                 os.close(ready)
                 for client in self._clients:
@@ -125,20 +125,20 @@ class MortalVfio:
 
     def kill(self) -> None:
         """Kill it between two steps of the VM."""
-        os.kill(self._pid, signal.SIGKILL)
-        assert self._died(os.waitpid(self._pid, 0))
+        os.kill(self.pid, signal.SIGKILL)
+        assert self._died(os.waitpid(self.pid, 0))
 
     def look(self) -> None:
         """Do what a keeper does: keep descriptors, and start the process again if it was killed."""
         self.keeper.read()
-        if self._pid and self._died(os.waitpid(self._pid, os.WNOHANG)):
+        if self.pid and self._died(os.waitpid(self.pid, os.WNOHANG)):
             self.start()
 
     def _died(self, result: tuple[int, int]) -> bool:
         if not result[0]:
             return False
         assert os.WIFSIGNALED(result[1]), f"the process ended by itself, {result[1]:#x}"
-        self._pid = 0
+        self.pid = 0
         self.kills += 1
         return True
 

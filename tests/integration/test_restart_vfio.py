@@ -181,20 +181,21 @@ def come_back(guest: Guest, far: Far, number: int) -> list[int]:
     return back
 
 
-def test_frames_go_on_after_each_kill(place: Place, model: str, stack: ExitStack) -> None:
+@pytest.mark.parametrize("shared", [True, False], ids=["shared memory", "unshared memory"])
+def test_frames_go_on_after_each_kill(place: Place, model: str, stack: ExitStack, shared: bool) -> None:
     """Sent while control is dead, they are late and not lost."""
     far = Far(place, stack)
     with kept_vnic(place, *options(place, model)) as vnic:
-        guest = MODELS[model](place.path("nic0.sock"), stack, shared=True)
+        guest = MODELS[model](place.path("nic0.sock"), stack, shared=shared)
         back: list[int] = []
-        for number in range(60):
+        for number in range(40):
             if number % 20 == 10:
                 vnic.kill()
             elif number % 20 == 15:
                 vnic.kill_only()
             back += echo(guest, far, number)
         vnic.reconnect()
-        assert back == far.numbers == list(range(60))
+        assert back == far.numbers == list(range(40))
         assert status(vnic)["guest"]["attached"]
         stack.close()
 

@@ -54,6 +54,9 @@ class Shadow(Protocol):
     ) -> None:
         """Write to the guest's memory, in order; call `done` when these writes and all earlier ones are complete."""
 
+    def when_sent(self, act: Callable[[], None]) -> None:
+        """Call `act`, now or later, when all writes so far are on their way: they will be carried out."""
+
     def drop(self, quiet: Callable[[], None] | None = None) -> None:
         """The device is reset: cancel all plans and writes, without a report. `quiet` is called, now or later, when
         no message sent before can change the guest's memory any more."""

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from tests.fakes.loops import open_fds
 from tests.fakes.mortal_vfio import MortalVfio, PatientClient
 
 from vnic.lab.played.guest_memory import FakeGuestMemory
@@ -144,3 +145,19 @@ def test_a_message_in_parts_survives_a_kill(vnic: MortalVfio, vm: Vm) -> None:
 
     runs(vnic, range(1, 60, 4), in_parts, vm)
     assert vnic.kills > 10
+
+
+def test_no_descriptor_is_left_over_after_many_kills(vnic: MortalVfio, vm: Vm) -> None:
+    def die_and_count() -> int:
+        vnic.kill()
+        vnic.start()
+        vm.client.set_eventfds(m.IRQ_INTX, 0, 1)
+        vm.read(regs.STATUS)
+        pause(vnic)
+        return open_fds(vnic.pid)
+
+    first = [die_and_count() for _ in range(2)]
+    assert [die_and_count() for _ in range(4)] == [first[-1]] * 4
+    kept = len(vnic.keeper.files)
+    die_and_count()
+    assert len(vnic.keeper.files) == kept

@@ -106,6 +106,9 @@ class NoShadow:
     def write(self, *_arguments: object) -> None:
         pass
 
+    def when_sent(self, act: Callable[[], None]) -> None:
+        pass
+
     def drop(self, quiet: Callable[[], None] | None = None) -> None:
         if quiet is not None:
             quiet()

@@ -72,6 +72,8 @@ class VfioUserSession(Session):
         self._steps: Iterator[bytes | None] | None = None  # the message in progress
         self._exact: Steps | None = None
         """Where a keeper is."""
+        self._early: list[bytes] | None = [] if restored else None
+        """The device's requests to the VM before `go_on`."""
         self._negotiated = False
         self._heard = 0.0  # loop time of the VM's last message
         self._resume: asyncio.Handle | None = None
@@ -106,7 +108,10 @@ class VfioUserSession(Session):
     def _send_request(self, message: bytes) -> None:
         if self._keeping is not None:
             self._keeping.progress.cells[NEXT_ID] = self._server.next_id
-        self._connection.send(message)
+        if self._early is None:
+            self._connection.send(message)
+        else:
+            self._early.append(message)
 
     def _changed(self) -> None:
         """The record differs, and perhaps the descriptors."""
@@ -150,6 +155,7 @@ class VfioUserSession(Session):
         """Take the place of the session that was saved. The descriptors of the interrupts, and those that were begun,
         are ours then. Raises RecordError, and leaves them to the caller then."""
         assert self._exact is not None
+        assert self._keeping is not None
         with within("server"):
             self._server.check(record.server)
         with within("begun"):
@@ -160,18 +166,20 @@ class VfioUserSession(Session):
             (record.irqs, list(handles.irqs)),
             lambda: self._server.restore(record.server),
         )
+        self._server.take_up(self._keeping.progress.cells[NEXT_ID])
         self._exact.restore(record.begun, list(handles.begun))
         self._count_descriptors()
 
     def go_on(self) -> None:
         """All else is restored: complete the step that the process before was in, and serve the VM."""
         assert self._exact is not None
-        assert self._keeping is not None
-        self._server.take_up(self._keeping.progress.cells[NEXT_ID])
+        early, self._early = self._early or [], None
         reason = self._exact.go_on()
         if reason is not None:
             self.cut_off(reason)
             return
+        for message in early:
+            self._connection.send(message)
         self._port.go_on()
 
     def refuse(self) -> None:

@@ -60,6 +60,8 @@ class _Request(NamedTuple):
     """The data to write, or the number of bytes to read."""
     answered: Callable[[bytes | None], None]
     reader: _Fetching | None = None
+    sent: Callable[[], None] | None = None
+    """Nothing is sent: it is called when everything before is."""
 
 
 class _Batch:
@@ -150,6 +152,10 @@ class MessageShadow:
         self._batches.append(batch)
         self._owed += batch.cost
         self._finish_batches()
+        self._pump()
+
+    def when_sent(self, act: Callable[[], None]) -> None:
+        self._requests.append(_Request(0, b"", _unanswered, sent=act))
         self._pump()
 
     def drop(self, quiet: Callable[[], None] | None = None) -> None:
@@ -254,7 +260,10 @@ class MessageShadow:
             and self._in_flight < IN_FLIGHT
             and self._bytes_in_flight < IN_FLIGHT_BYTES
         ):
-            address, what, answered, _ = self._requests.popleft()
+            address, what, answered, _, sent = self._requests.popleft()
+            if sent is not None:
+                sent()
+                continue
             if isinstance(what, int):
                 done = partial(self._answered, what, False, answered)
                 message = self._server.dma_read(address, what, done)
@@ -289,3 +298,7 @@ class MessageShadow:
 
     def _touch(self, address: int, length: int) -> None:
         self._touched += ((address + length - 1) // _PAGE - address // _PAGE + 1) * _PAGE
+
+
+def _unanswered(_data: bytes | None) -> None:
+    """Nothing was asked."""

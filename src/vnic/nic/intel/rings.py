@@ -6,6 +6,9 @@ four registers at any time, so nothing is cached, and the units check `usable` b
 
 from __future__ import annotations
 
+from functools import partial
+
+from vnic.memory.shadow import Shadow
 from vnic.nic.intel import cells as c
 from vnic.record import U16, U32, Record
 
@@ -38,9 +41,11 @@ class DescriptorRing:
     def __init__(self, first_cell: int) -> None:
         self._first = first_cell
         self._cells = c.plain()
+        self._resets = 0
         self.reset()
 
     def reset(self) -> None:
+        self._resets += 1
         self.base_low = 0
         self.base_high = 0
         self.length_bytes = 0
@@ -62,9 +67,16 @@ class DescriptorRing:
         """The descriptors before the head are not for the next process to carry out."""
         self._cells[self._first + c.RING.head] = self.head | flags
 
-    def keep_written(self) -> None:
-        """The guest can see all descriptors before the head as done."""
-        self._cells[self._first + c.RING.written] = self.head
+    def keep_written(self, shadow: Shadow | None = None) -> None:
+        """The guest can see all descriptors before the head as done; `shadow`: as soon as it gets what was written."""
+        if shadow is None:
+            self._cells[self._first + c.RING.written] = self.head
+        else:
+            shadow.when_sent(partial(self._keep_written, self.head, self._resets))
+
+    def _keep_written(self, head: int, resets: int) -> None:
+        if resets == self._resets:
+            self._cells[self._first + c.RING.written] = head
 
     def use_cells(self, cells: memoryview) -> None:
         """Go on in these cells, whose values are the same."""

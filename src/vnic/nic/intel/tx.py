@@ -180,12 +180,17 @@ class Transmitter:
         try:
             for number in done:
                 where = ring.address(number % ring.count)
+                if (
+                    self._device.shadow is not None
+                ):  # it is not here; where the guest did not ask, it does not look
+                    dma.write(where + _STATUS_AT, bytes((_DD,)))
+                    continue
                 _, lower, upper = _DESCRIPTOR.unpack(dma.read(where, DESCRIPTOR_BYTES))
                 if lower & (_RS | _RPS):
                     dma.write(where + _STATUS_AT, bytes((upper & 0xFF & ~_ERRORS | _DD,)))
         except GuestMemoryError as error:
             self._device.bus_error("TX", error)
-        ring.keep_written()
+        ring.keep_written(self._device.shadow)
         self._later()
 
     @property
@@ -294,7 +299,7 @@ class Transmitter:
         owed, self._owed = self._owed, []
         for where, status in owed:
             self._device.dma.write(where, bytes((status,)))
-        self.ring.keep_written()
+        self.ring.keep_written(self._device.shadow)
         return regs.ICR_TXDW if owed else 0
 
     def _set_context(self, tse: bool, context: Context) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from vnic.memory.guest import GuestMemoryError
+from vnic.memory.shadow import Shadow
 from vnic.nic.intel.statistics import Statistics
 from vnic.pci.dma import Dma
 
@@ -25,6 +26,10 @@ class UnitHost(Protocol):
     @property
     def dma(self) -> Dma:
         """Guest memory; it refuses everything while the guest has bus mastering off."""
+
+    @property
+    def shadow(self) -> Shadow | None:
+        """Set while the VM does not share its memory: what is written to it is on its way later."""
 
     def interrupt(self, causes: int) -> None:
         """Set interrupt causes when the unit's earlier writes to guest memory are complete."""
