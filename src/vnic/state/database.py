@@ -21,7 +21,7 @@ from vnic.net.journal import Entry, cause_of
 from vnic.net.records import Note, NoteKind
 from vnic.sockets.lock import PathError, PathLock
 from vnic.state import schema
-from vnic.state.place import Unusable, make_file
+from vnic.state.place import Unusable, check_beside, make_file
 
 BUSY_S: Final = 1.0
 """How long to wait for another process's lock on the database: a backup, or a person with sqlite3."""
@@ -87,6 +87,7 @@ class Database:
         self._connection.execute("PRAGMA wal_autocheckpoint = 0")
         self._connection.execute("PRAGMA journal_size_limit = 0")  # the log's size is what it holds
         self.last_id = self._connection.execute("SELECT coalesce(max(id), 0) FROM records").fetchone()[0]
+        check_beside(self.path)
 
     def write(self, entries: Sequence[Entry], next_id: int) -> None:
         """Write new records, and those of which a step was added, in one transaction. `next_id` is the id that the next

@@ -74,13 +74,20 @@ def make_file(path: Path) -> bool:
     finally:
         os.close(fd)
     _check(path, found)
+    check_beside(path)
+    return found.st_size == 0
+
+
+def check_beside(path: Path) -> None:
+    """Unusable if SQLite's files beside the journal, where there are any, are no plain files of this user. To be called
+    again when SQLite has opened them: in between, another user could have made them in a folder that all may write to,
+    and could read along, or cut off what is mapped."""
     for suffix in BESIDE:
         beside = Path(f"{path}{suffix}")
         try:
             _check(beside, beside.lstat())
         except FileNotFoundError:
             continue
-    return found.st_size == 0
 
 
 def is_written(path: Path) -> bool:

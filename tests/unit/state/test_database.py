@@ -15,7 +15,7 @@ from tests.fakes.journals import BOOT, NOON, OTHER_BOOT, Times, changes, note, s
 
 from vnic.net.journal import Entry, JournalQuery
 from vnic.net.records import Cause, LinkChange, Note
-from vnic.state import schema
+from vnic.state import database, schema
 from vnic.state.database import Bounds, Database, copy_log
 from vnic.state.place import Unusable
 from vnic.state.reader import Reader, read
@@ -360,3 +360,21 @@ def test_flipped_bytes_are_refused_or_read(path: Path) -> None:
                 msgspec.to_builtins(read(path, query, BOOT))
             with opened(path) as database:
                 database.write(changes(1, first_id=database.last_id + 1), database.last_id + 1)
+
+
+def test_files_beside_are_checked_again_when_they_are_open(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder that all may write to, another user can make them between the check and the open."""
+    checks: list[bool] = []
+
+    def check(journal: Path) -> None:
+        there = os.path.exists(f"{journal}-shm")
+        checks.append(there)
+        if there:
+            raise Unusable("j.db-shm belongs to another user")
+
+    monkeypatch.setattr(database, "check_beside", check)
+    with pytest.raises(Unusable, match="another user"):
+        Database(path, NO_END, BOOT)
+    assert checks == [True]
