@@ -105,6 +105,12 @@ class KeptVnic:
         wait_for(there)
         return found[0]
 
+    @property
+    def wires(self) -> list[int]:
+        """The pids of vnic-wire: one that an earlier control started is the supervisor's child."""
+        parents = (self.process.pid, self.control)
+        return [pid for parent in parents for pid, name in _children(parent) if name == "vnic-wire"]
+
     def kill(self) -> float:
         """Kill control, and wait until another one answers; the seconds that took."""
         self.kill_only()
@@ -140,6 +146,15 @@ def _controls(supervisor: int) -> list[int]:
         with suppress(OSError):
             if "run" in Path(f"/proc/{pid}/cmdline").read_text().split("\0"):
                 found.append(int(pid))
+    return found
+
+
+def _children(parent: int) -> list[tuple[int, str]]:
+    """Pids and names."""
+    found = []
+    for each in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+        with suppress(OSError):  # it has ended
+            found.append((int(each), Path(f"/proc/{each}/comm").read_text().strip()))
     return found
 
 

@@ -153,11 +153,13 @@ class Machine:
         """The record of the process before, if it left its state: `restore` may be called then."""
         keys = self.keep.keys()
         if not keys:
+            self._datapath.settle()
             return None
         found = self.keep.inherited("machine", MachineRecord, NoHandles)
         if found is None:
             if "machine" not in keys:
                 log.warning("the start of the process before was not complete: everything starts anew")
+            self._datapath.settle()
             self.keep.settle()
         return None if found is None else found[0]
 
@@ -180,6 +182,7 @@ class Machine:
         self._kept = self.keep.unit("machine", self)
         self.journal.restarted(self.restarted)
         assert self._restart is not None
+        self._datapath.settle()
         self._restart.go_on()
 
     async def start_anew(self) -> None:

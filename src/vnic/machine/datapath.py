@@ -118,7 +118,7 @@ class DataPaths:
             self._engine.adopt()
             self._network.wires.settle(SEGMENTS_PER_TURN)  # before Python moves any frame of these
         else:
-            recall.end()
+            recall.close()
 
     @property
     def restarts(self) -> int:

@@ -138,7 +138,9 @@ class WireProgram:
         self._file: FileRecord | None = None
         """Of the program that runs."""
         self._recalled: Recall | None = None
-        """The program that is adopted when all else is restored."""
+        """The program that is adopted when all else is restored,"""
+        self._adopted: Adopted | None = None
+        """and its process."""
         self._command = list(command)
         self._user = user
         self._hello = Hello(workers=workers, spin_us=spin_us)
@@ -198,7 +200,7 @@ class WireProgram:
         else:
             log.info("vnic-wire: process %d is that of another vnic, and is replaced", recall.pid)
             recall.end()
-        child = self._watched(recall)
+        self._adopted = child = self._watched(recall)
         if self._recalled is None:
             timer = self._loop.call_later(GRACE_S, child.kill)
             child.ended.add_done_callback(lambda _: timer.cancel())
@@ -208,7 +210,7 @@ class WireProgram:
         recall, self._recalled = self._recalled, None
         if recall is None:
             return
-        (self._child,) = self._children
+        self._child = self._adopted
         self._file = recall.file
         self._open(recall.take_sock(), serial=recall.serial)
         self.kept = self._keep.unit("wire", self)
@@ -357,7 +359,7 @@ class WireProgram:
         self._changed()
         if recall is not None:  # it was not adopted yet
             recall.end()
-            (child,) = self._children
+            child = self._adopted
         if channel is not None:
             channel.close()
         if child is not None and not child.ended.done():

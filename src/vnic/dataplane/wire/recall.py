@@ -138,6 +138,12 @@ class Recall:
                 pass  # it has ended
             sock.close()
 
+    def close(self) -> None:
+        """Let go of a program that nobody adopts."""
+        self.end()
+        if self._pidfd >= 0:
+            os.close(self.take_pidfd())
+
     # -- the order of events ------------------------------------------------------------------------------------
 
     def run(self) -> None:
@@ -194,12 +200,15 @@ class Recall:
             if not _is_pidfd(pidfd, record.pid):
                 raise OSError(errno.EINVAL, "not the descriptor of that process")
             self._sock = socket.socket(fileno=channel)
+            if (self._sock.family, self._sock.type) != (socket.AF_UNIX, socket.SOCK_SEQPACKET):
+                raise OSError(errno.EINVAL, "not its channel")
             self._sock.setblocking(False)
         except OSError as error:
-            log.error("vnic-wire: what was kept of process %d is refused: %s", record.pid, error)
+            log.error("vnic-wire: what was kept of process %d is refused: %s", record.pid, error.strerror)
+            if self._sock is not None:
+                self.take_sock().detach()
             os.close(channel)
-            os.close(pidfd)
-            self._pidfd = -1
+            os.close(self.take_pidfd())
             return False
         for each in record.sockets:
             if each.counters:
