@@ -28,11 +28,11 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
-from vnic.descriptors import close_fds
+from vnic.descriptors import Kind, close_fds, kind_of
 from vnic.keep import Kept
 from vnic.protocol.frames import FrameError
 from vnic.quota import Holding, TooManyDescriptors
-from vnic.record import RecordError
+from vnic.record import RecordError, require
 from vnic.sockets import unblock
 from vnic.sockets.connection import (
     PIECES_PER_TURN,
@@ -70,6 +70,24 @@ def new_outbox() -> int:
     finally:
         os.close(reader)
         os.close(writer)
+
+
+def duplicates(sock: int, outbox: int) -> tuple[socket.socket, int]:
+    """For a KeptConnection that is restored: duplicates of the descriptors of the process before. Raises RecordError if
+    they are none of a connection."""
+    require(kind_of(sock) is Kind.SOCKET, "connection", "has no socket")
+    flags = fcntl.fcntl(outbox, fcntl.F_GETFL) if kind_of(outbox) is Kind.PIPE else 0
+    require(flags & os.O_ACCMODE == os.O_RDWR, "connection", "has no outbox")
+    try:
+        copy = socket.socket(fileno=os.dup(sock))
+        try:
+            copy.getpeername()
+            return copy, os.dup(outbox)
+        except BaseException:
+            copy.close()
+            raise
+    except OSError as error:
+        raise RecordError("connection", f"has no usable socket: {error.strerror}") from None
 
 
 class KeptConnection(Connection):
@@ -124,8 +142,6 @@ class KeptConnection(Connection):
     def restore(self, record: ConnectionRecord, fds: Sequence[Sequence[int]]) -> None:
         """Take the place of the connection that was saved, on the same socket and outbox."""
         record.check(fds)
-        if fcntl.fcntl(self.outbox, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDWR:
-            raise RecordError("exchange", "has no outbox")
         self._loop.remove_reader(self._fd)
         self._output = deque(
             (each.data, list(passed)) for each, passed in zip(record.output, fds, strict=True)

@@ -231,7 +231,9 @@ def client(stack: ExitStack) -> Trip:
     until(loop, lambda: unit.pending)
 
     def make(stack: ExitStack) -> VhostUserSession:
-        fresh, _ = session(stack, ours.dup())
+        mine, other = socket.socketpair()  # the end of a session shuts its socket down
+        stack.callback(other.close)
+        fresh, _ = session(stack, mine)
         return fresh
 
     def restore(new: VhostUserSession, record: VhostUserSessionRecord) -> None:

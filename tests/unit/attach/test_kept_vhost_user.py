@@ -17,6 +17,7 @@ from tests.fakes.loops import fresh_loop, turn, until
 
 from vnic.attach.attachment import AttachmentState
 from vnic.attach.gate import FREE_STRIKES
+from vnic.attach.vhost_user.attachment import VhostUserAttachmentHandles
 from vnic.lab.played.driver import NetDriver
 from vnic.lab.played.guest_memory import FakeGuestMemory
 from vnic.lab.played.vhost_user_client import (
@@ -298,3 +299,27 @@ def test_state_that_is_refused_costs_the_client_its_connection_and_the_nic_nothi
     again = life.connect()
     assert life.answers(again)
     assert again.link_up()
+
+
+@pytest.mark.parametrize("field", ["sock", "outbox"])
+def test_descriptors_that_are_none_of_a_connection_are_refused(life: Life, field: str) -> None:
+    life.connect()
+    kept = life.keep._units["vm/nic0"]
+    saved = kept.unit.save_kept
+    spoiled = os.eventfd(0)
+
+    def swapped() -> object:
+        record, handles = saved()
+        assert isinstance(handles, VhostUserAttachmentHandles)
+        assert handles.client is not None
+        sock = spoiled if field == "sock" else handles.client.sock
+        outbox = spoiled if field == "outbox" else handles.client.outbox
+        return record, handles._replace(client=handles.client._replace(sock=sock, outbox=outbox))
+
+    kept.unit.save_kept = swapped  # type: ignore[method-assign, assignment]
+    kept.handles_changed()
+    turn(life.loop)
+    life.restart()
+    os.close(spoiled)
+    assert life.nic.anew
+    assert life.answers(life.connect())

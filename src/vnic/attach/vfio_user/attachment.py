@@ -7,7 +7,6 @@ when a VM is killed or disconnects, the next one may connect.
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 
 from vnic.attach.attachment import AttachmentState, VmAttachment
@@ -19,7 +18,7 @@ from vnic.attach.vfio_user.record import (
 )
 from vnic.attach.vfio_user.session import VfioUserSession
 from vnic.attach.vfio_user.steps import StepKeeping
-from vnic.descriptors import close_fds
+from vnic.descriptors import Kind, close_fds, kind_of
 from vnic.keep import NO_KEEP, Keep, descriptors_of
 from vnic.memory.guest import NO_MEMORY
 from vnic.net.client import Nic
@@ -27,6 +26,7 @@ from vnic.pci.device import PciDevice, PciHandles
 from vnic.pci.irq import NoIrq
 from vnic.record import RecordError, require, within
 from vnic.sockets.connection import peer_has_closed
+from vnic.sockets.kept_connection import duplicates
 from vnic.sockets.listener import listen_at
 
 
@@ -87,6 +87,7 @@ class VfioUserAttachment(VmAttachment[VfioUserSession]):
         self._begin_keeping()
         try:
             require(self._steps.restore(), "", "has no position in the VM's messages")
+            require(waiting is None or kind_of(waiting) is Kind.SOCKET, "", "has no socket of the next VM")
             if record.session is not None:
                 with within("session"):
                     session = self._restored(record.session, vm)
@@ -102,7 +103,7 @@ class VfioUserAttachment(VmAttachment[VfioUserSession]):
         if vm is None:
             raise RecordError("", "has no descriptors")
         # Duplicates, which the session closes where it refuses the record.
-        session = self._session(socket.socket(fileno=os.dup(vm.sock)), os.dup(vm.outbox), restored=True)
+        session = self._session(*duplicates(vm.sock, vm.outbox), restored=True)
         try:
             session.restore(record, vm)
         except RecordError:

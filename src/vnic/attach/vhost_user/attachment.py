@@ -26,6 +26,7 @@ from vnic.net.client import Nic
 from vnic.net.errors import NetError
 from vnic.net.records import LinkChanged, LinkSeen
 from vnic.record import Record, RecordError, require, within
+from vnic.sockets.kept_connection import duplicates
 from vnic.sockets.listener import ListeningHandles, listen_at
 from vnic.sockets.resolve import check_path
 from vnic.virtio.attachment import VirtioHandles
@@ -242,8 +243,9 @@ class VhostUserAttachment(VmAttachment[VhostUserSession]):
         """Raises RecordError, and leaves the descriptors to the caller then."""
         if client is None:
             raise RecordError("", "has no descriptors")
-        # Duplicates, which the session closes where it refuses the record.
-        sock, outbox = socket.socket(fileno=os.dup(client.sock)), os.dup(client.outbox)
+        sock, outbox = duplicates(
+            client.sock, client.outbox
+        )  # the session closes them if it refuses the record
         session = VhostUserSession(self, self._loop, sock, self._device, self._nic, self._kept, outbox)
         try:
             session.restore(record, client.session)

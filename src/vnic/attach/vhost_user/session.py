@@ -228,6 +228,8 @@ class VhostUserSession(Session):
 
     def _tell_descriptors(self) -> None:
         """The keep is told of those that were closed; of those that arrive, the connection tells it."""
+        if self._kept is NO_KEPT:
+            return
         had, self._had = self._had, self.descriptors
         if had != self._had:
             self._kept.handles_changed()
