@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import random
 import statistics
 import sys
 import time
+from pathlib import Path
 
 from tests.places import make_run_folder
 from tests.soak.lab import FAR_GUESTS, SoakLab, cables
@@ -23,6 +25,18 @@ MOST_FAULTS = 10
 
 def say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+
+def waiting(pid: int) -> list[str]:
+    """What the threads of a guest's process wait for, with the descriptor in question."""
+    found = []
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):
+            words = (thread / "syscall").read_text().split()
+            name = (thread / "wchan").read_text()
+            where = os.readlink(f"/proc/{pid}/fd/{int(words[1], 16)}") if len(words) > 1 else ""
+            found.append(f"{name} {words[0]} {where}")
+    return found
 
 
 def report(tally: Tally) -> None:
@@ -65,6 +79,7 @@ def main() -> int:
                     shown = ("name", "link", "datapath", "datapath-reason", "holds", "guest")
                     print(*(f"{key}={link[key]}" for key in shown if key in link))
             for name, guest in lab.guests.items():
+                print(name, "waits in", *waiting(guest.pid))
                 print(f"{name} {'runs' if guest.running else 'HAS ENDED'}: {guest.log()[-1000:]}")
             print(lab.log()[-6000:])
         return 1 if rounds.tally.faults else 0
