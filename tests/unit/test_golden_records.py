@@ -18,16 +18,16 @@ class Envelope(msgspec.Struct):
     kind: str
 
 
-def kinds() -> dict[str, type[Record]]:
+def kinds() -> dict[str, list[type[Record]]]:
     """All record classes of vnic by their kinds."""
     golden.load()
-    found: dict[str, type[Record]] = {}
+    found: dict[str, list[type[Record]]] = {}
     todo: list[type[Record]] = [Record]
     while todo:
         kind = todo.pop()
         todo += kind.__subclasses__()
         if kind.__module__.startswith("vnic."):
-            found[kind_of(kind)] = kind
+            found.setdefault(kind_of(kind), []).append(kind)
     return found
 
 
@@ -38,11 +38,17 @@ def test_records_of_an_earlier_version_are_read(path: Path) -> None:
     for line in lines:
         name = msgspec.json.decode(line, type=Envelope).kind
         assert name in classes, f"{name} is gone"
-        try:
-            record = decode(classes[name], line)
-        except RecordError as error:
-            pytest.fail(f"{name}: {error}; {REMEDY}")
-        assert isinstance(record, classes[name])
+        refusals = [refusal for kind in classes[name] if (refusal := refused(kind, line))]
+        assert len(refusals) < len(classes[name]), f"{name}: {refusals[0]}; {REMEDY}"
+
+
+def refused(kind: type[Record], data: bytes) -> str:
+    """Why, or "" if the record is read."""
+    try:
+        decode(kind, data)
+    except RecordError as error:
+        return str(error)
+    return ""
 
 
 def test_there_are_records_of_a_version() -> None:
