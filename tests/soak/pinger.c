@@ -34,6 +34,13 @@ static unsigned short checksum(const void *data, size_t bytes) {
 	return ~sum;
 }
 
+/* In milliseconds for poll, rounded up, and never negative, which would be for ever. */
+static int until(long long when_us) {
+	long long left = when_us - now_us();
+
+	return left > 0 ? (int)((left + 999) / 1000) : 0;
+}
+
 static long long sent_at[MOST];
 static unsigned short id;
 
@@ -83,7 +90,7 @@ int main(int argc, char **argv) {
 			next += INTERVAL_US;
 			end = now_us() + atoi(argv[3]) * 1000000LL;
 		}
-		poll(&ready, 1, sent < count ? (next > now_us() ? (int)((next - now_us() + 999) / 1000) : 0) : 100);
+		poll(&ready, 1, sent < count ? until(next) : 100);
 		while (take_one(sock, sent))
 			answers++;
 	}
