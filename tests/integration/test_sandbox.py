@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -81,6 +82,48 @@ def test_vnic_wire_is_started_again_from_within_the_sandbox() -> None:
                 os.kill(program, signal.SIGKILL)
                 wait_for(lambda: children(starter).get("vnic-wire") not in (None, program))  # noqa: B023
             wait_for(wired)
+
+
+def test_successor_within_the_sandbox_goes_on_with_the_same_vnic_wire(place: Place) -> None:
+    need("vnic-wire")
+    hub = ("-netdev", "hubport,id=p0,hubid=0", "-netdev", "hubport,id=p1,hubid=0")
+    nics = [
+        word
+        for n in (0, 1)
+        for word in (
+            "-device",
+            f"virtio-net,id=nic{n},netdev=p{n},attach.type=vhost-user,attach.path={place.path(f'nic{n}.sock')}",
+        )
+    ]
+
+    def links() -> list[dict[str, str]]:
+        said = place.verb("link", "--json")
+        return list(json.loads(said.stdout)) if said.returncode == 0 else []
+
+    def wired() -> bool:
+        return {each["datapath"] for each in links()} == {"wire"}
+
+    def control() -> int | None:
+        """The child of the supervisor that is sandboxed by seccomp: the one whose set-up has ended."""
+        for name, pid in children(running.process.pid).items():
+            if name not in ("vnic-starter", "vnic-wire") and status(pid, "Seccomp") == "2":
+                return pid
+        return None
+
+    with (
+        place.run("--keep", "-sandbox", "on", *hub, *nics) as running,
+        guest_on(place.path("nic0.sock")),
+        guest_on(place.path("nic1.sock")),
+    ):
+        wait_for(wired)
+        first = control()
+        assert first is not None
+        program = children(children(first)["vnic-starter"])["vnic-wire"]
+        os.kill(first, signal.SIGKILL)
+        wait_for(lambda: control() not in (None, first))
+        wait_for(wired)
+        assert Path(f"/proc/{program}/comm").read_text() == "vnic-wire\n", "it went on"
+        assert children(running.process.pid)["vnic-wire"] == program
 
 
 def _harm(place: Place) -> dict[str, list[dict[str, object]]]:
