@@ -126,6 +126,11 @@ class Inheriting(FakeKeep):
     def __init__(self, found: dict[str, Any]) -> None:
         super().__init__()
         self._found = found
+        self.refusals: list[tuple[str, str]] = []
+        """Keys and fields."""
+
+    def refused(self, key: str, error: RecordError) -> None:
+        self.refusals.append((key, error.field))
 
     def inherited(self, key: str, record: Any, handles: Any) -> Any:
         return self._found.pop(key, None)
@@ -149,25 +154,38 @@ class Served:
 
 @trip("vfio-user attachment")
 def attachment(stack: ExitStack) -> Trip:
-    """It waits for a VM."""
+    """A VM is attached."""
     loop = stack.enter_context(asyncio.Runner()).get_loop()
     path = stack.enter_context(tempfile.TemporaryDirectory(prefix="v")) + "/nic0.sock"
 
-    def make(stack: ExitStack) -> Served:
-        unit = VfioUserAttachment(loop, VirtioPci(FakeVirtioDevice()), nic_of(stack), path)
+    ram = stack.enter_context(FakeGuestMemory(1 << 16))
+
+    def make(stack: ExitStack, keep: Any = NO_KEEP) -> Served:
+        unit = VfioUserAttachment(loop, VirtioPci(FakeVirtioDevice()), nic_of(stack), path, keep)
 
         def end() -> None:
+            unit.drop_vm()
             unit.close()
             turn(loop)
 
         stack.callback(end)
         return Served(unit)
 
-    served = make(stack)
+    served = make(stack, Inheriting({}))
     served.attachment.start()
+    guest = stack.enter_context(socket.socket(socket.AF_UNIX))
+    guest.connect(path)
+    talk(guest, ram)
+    until(loop, lambda: (vm := served.attachment.session) is not None and vm.save().begun.data)
 
     def restore(new: Served, record: VfioUserAttachmentRecord) -> None:
-        handles = mapped(served.handles, os.dup)
+        handles: VfioUserAttachmentHandles = mapped(served.handles, os.dup)
+        assert handles.vm is not None
+        # A connection of its own: one that is refused is shut down.
+        ours, theirs = socket.socketpair()
+        stack.callback(theirs.close)
+        os.dup2(ours.fileno(), handles.vm.sock)
+        ours.close()
         keep = Inheriting({"vm/nic0": (record, handles), "step/nic0": (NO_STEP, None)})
         new.attachment._keep = new.attachment._steps.keep = keep
         if not new.attachment.restore():
