@@ -112,11 +112,17 @@ class PathRule(Protocol):
     def check(self, kind: Kind, options: msgspec.Struct | Tree) -> None:
         """Raises NetError for a path that this client may not name."""
 
+    def check_program(self, path: str) -> None:
+        """The same of a program that is to go on in the place of this one."""
+
 
 class AnyPath:
     """Without `-sandbox on`: a client may name what vnic's user may use."""
 
     def check(self, kind: Kind, options: msgspec.Struct | Tree) -> None:
+        """Everything is allowed."""
+
+    def check_program(self, path: str) -> None:
         """Everything is allowed."""
 
 
@@ -134,6 +140,13 @@ class NamedPaths:
         for use in uses(kind, tree):
             if not self._allows(use):
                 raise _refusal(use)
+
+    def check_program(self, path: str) -> None:
+        """The keeper would start it, outside of the sandbox."""
+        raise NetError(
+            f"-sandbox on: Parameter 'program': the command line names no program '{path}'."
+            " Without it, what is installed in the place of this vnic goes on"
+        )
 
     def _allows(self, use: Use) -> bool:
         if use.purpose is Purpose.SOCKET:

@@ -196,6 +196,12 @@ def test_options_of_qmp_are_looked_into() -> None:
         NamedPaths([]).check("chardev", options)
 
 
+def test_no_other_program_takes_the_place_of_a_sandboxed_vnic(client: Client) -> None:
+    """The keeper would start it outside of the sandbox."""
+    client.machine.paths = NamedPaths([], ["/"])
+    assert "the command line names no program '/bin/sh'" in client.error("vnic-upgrade", program="/bin/sh")
+
+
 def test_each_monitor_command_asks(client: Client) -> None:
     client.machine.paths = NamedPaths([])
     stream = {"type": "stream", "id": "n", "addr": {"type": "unix", "path": "/etc/s"}}

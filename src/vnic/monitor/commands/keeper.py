@@ -18,4 +18,6 @@ def vnic_upgrade(caller: Caller, args: VnicUpgrade) -> None:
 
     query-vnic of the next process tells what became of it (`keeper`). Refused without a keeper that starts one.
     """
+    if args.program is not None:
+        caller.machine.paths.check_program(args.program)
     caller.machine.keeper.upgrade(args.program, caller.who)
