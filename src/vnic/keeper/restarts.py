@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import Final
 
 FIRST_PAUSE_S: Final = 0.1
-PAUSE_MAX_S: Final = 5.0
-"""The pauses: none after the first death, then one that doubles from the first of these to the second."""
+PAUSE_MAX_S: Final = 1.0
+"""The pauses: none after the first death, then one that doubles from the first of these to the second. QEMU gives up a
+vfio-user device that has not answered for 5 s (x-msg-timeout=), the start included."""
+
+FAILED_PAUSE_MAX_S: Final = 5.0
+"""The second one where control does not come up."""
 
 WELL_S: Final = 1.0
 """A control that was set up and lived for that long ends the series of deaths."""
@@ -40,7 +44,8 @@ class Restarts:
             return None
         if self._deaths == 1:
             return 0.0
-        return min(FIRST_PAUSE_S * 2.0 ** (min(self._deaths, 64) - 2), PAUSE_MAX_S)
+        most = FAILED_PAUSE_MAX_S if self._failures else PAUSE_MAX_S
+        return min(FIRST_PAUSE_S * 2.0 ** (min(self._deaths, 64) - 2), most)
 
     @property
     def anew(self) -> bool:

@@ -25,8 +25,9 @@ from vnic.keeper.variables import KEEPER, Keeper, encoded
 PASSED_ON: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 HANDLED: Final = (*PASSED_ON, signal.SIGCHLD)
 
-WATCHDOG_S: Final = 10.0
-"""A control that has said nothing for that long is killed and started again."""
+WATCHDOG_S: Final = 3.0
+"""A control that has said nothing for that long is killed and started again: early enough that QEMU, which waits 5 s
+for its vfio-user device (x-msg-timeout=), hears the next one."""
 START_S: Final = 90.0
 """The time that a start after the first one may take (systemd's DefaultTimeoutStartSec=)."""
 UPGRADE_S: Final = 10.0

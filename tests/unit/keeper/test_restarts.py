@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
-from vnic.keeper.restarts import ANEW_AFTER, GIVE_UP_AFTER, PAUSE_MAX_S, WELL_S, Restarts
+from vnic.keeper.restarts import (
+    ANEW_AFTER,
+    FAILED_PAUSE_MAX_S,
+    GIVE_UP_AFTER,
+    PAUSE_MAX_S,
+    WELL_S,
+    Restarts,
+)
+
+QEMU_GIVES_UP_S = 5.0
+"""x-msg-timeout= of its vfio-user-pci: without an answer for that long, the guest's card is lost for good."""
 
 
 def test_the_first_death_is_answered_at_once_and_the_next_ones_later_and_later() -> None:
     restarts = Restarts()
     assert [restarts.died(WELL_S / 2) for _ in range(5)] == [0.0, 0.1, 0.2, 0.4, 0.8]
     assert [restarts.died(0.0) for _ in range(9)][-1] == PAUSE_MAX_S
+
+
+def test_whatever_kills_it_and_however_often_the_pause_leaves_qemu_time_to_wait() -> None:
+    restarts = Restarts()
+    pauses = [restarts.died(lived, killed=True) for _ in range(20) for lived in (0.0, None)]
+    assert all(pause is not None and pause <= QEMU_GIVES_UP_S / 4 for pause in pauses)
+
+
+def test_one_that_does_not_come_up_is_given_more_time() -> None:
+    restarts = Restarts()
+    for _ in range(20):
+        restarts.died(0.0)
+    assert restarts.died(None) == FAILED_PAUSE_MAX_S
 
 
 def test_a_while_of_life_ends_the_series() -> None:
