@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import select
 import signal
 import socket
 import struct
@@ -58,6 +59,10 @@ class _Watch:
     """The number of the call that was under way when the timer last expired."""
     sleeps = 0
     """The number of voluntary context switches of this thread at that time."""
+    fd = -1
+    """What the call reads or writes; -1 for a close."""
+    events = 0
+    """What poll() says of it when the call does not block."""
 
 
 _watch = _Watch()
@@ -88,12 +93,22 @@ def _expired(number: int, frame: object) -> None:
     if not _watch.inside:
         _watch.armed = False
         signal.setitimer(signal.ITIMER_REAL, 0)
-    elif _watch.inside == _watch.suspect and _sleeps() > _watch.sleeps:
+    elif _watch.inside == _watch.suspect and _sleeps() > _watch.sleeps and not _is_ready():
         _watch.inside = 0  # raise once only, wherever the call is
         raise Blocked(errno.EWOULDBLOCK, "it was made to block")
     else:
         _watch.suspect = _watch.inside
         _watch.sleeps = _sleeps()
+
+
+def _is_ready() -> bool:
+    """Whether the call is done, or about to be: a thread that waits for the interpreter's lock after it has slept, too,
+    and for long on a busy machine."""
+    if _watch.fd < 0:
+        return False
+    poll = select.poll()
+    poll.register(_watch.fd, _watch.events)
+    return bool(poll.poll(0))
 
 
 def _sleeps() -> int:
@@ -104,6 +119,7 @@ def _sleeps() -> int:
 def write(fd: int, data: bytes) -> int:
     """os.write. BlockingIOError if there is no room, Blocked if the peer made the call block."""
     watch = _watch  # as `_watched`, without its call: each interrupt comes here
+    watch.fd, watch.events = fd, select.POLLOUT
     watch.calls = watch.inside = watch.calls + 1
     if not watch.armed:
         _arm()
@@ -115,7 +131,7 @@ def write(fd: int, data: bytes) -> int:
 
 def read(fd: int, size: int) -> bytes:
     """os.read, as `write`."""
-    return _watched(os.read, fd, size)
+    return _watched(fd, select.POLLIN, os.read, fd, size)
 
 
 def close(fd: int, owner: str = "") -> None:
@@ -128,7 +144,7 @@ def close(fd: int, owner: str = "") -> None:
     elif kind not in HARMLESS and kind is not Kind.CLOSED:
         closers.close(fd, owner)
         return
-    _watched(os.close, fd)
+    _watched(-1, 0, os.close, fd)
 
 
 def close_stream(sock: socket.socket, owner: str = "") -> None:
@@ -160,8 +176,9 @@ def _close_unread(fd: int, owner: str) -> None:
         pass  # it is closed all the same
 
 
-def _watched(call: Callable[P, T], *arguments: P.args, **more: P.kwargs) -> T:
+def _watched(watched: int, events: int, call: Callable[P, T], *arguments: P.args, **more: P.kwargs) -> T:
     watch = _watch
+    watch.fd, watch.events = watched, events
     watch.calls = watch.inside = watch.calls + 1
     if not watch.armed:
         _arm()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -88,9 +89,25 @@ def test_preempted_call_does_not_count_as_blocked() -> None:
                 time.sleep(in_between)
         return "done"
 
-    assert unblock._watched(call, None) == "done"
+    assert unblock._watched(-1, 0, call, None) == "done"
     with pytest.raises(unblock.Blocked):
-        unblock._watched(call, 0.001)
+        unblock._watched(-1, 0, call, 0.001)
+
+
+def test_a_call_whose_descriptor_is_ready_does_not_count_as_blocked() -> None:
+    """Its thread waits for the interpreter's lock, which another one has."""
+
+    def call() -> str:
+        for _ in range(3):
+            unblock._expired(signal.SIGALRM, None)
+            time.sleep(0.001)
+        return "done"
+
+    counter = os.eventfd(0)
+    assert unblock._watched(counter, select.POLLOUT, call) == "done"
+    with pytest.raises(unblock.Blocked):
+        unblock._watched(counter, select.POLLIN, call)
+    os.close(counter)
 
 
 def test_unguarded_calls_are_plain() -> None:
