@@ -1,4 +1,4 @@
-"""A vnic whose keeper waits for one second only, where the usual ten make a long test.
+"""A vnic whose keeper waits for three seconds only, where the usual ten make a long test.
 
 Tests of control that hangs run it as a script.
 """
@@ -11,5 +11,5 @@ from vnic.cli.main import main
 from vnic.keeper import supervisor
 
 if __name__ == "__main__":
-    vars(supervisor)["WATCHDOG_S"] = 1.0
+    vars(supervisor)["WATCHDOG_S"] = 3.0
     raise SystemExit(main(sys.argv[1:]))

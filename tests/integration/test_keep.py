@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pty
 import re
@@ -15,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration.process import COMMAND, Place, Running, is_listening, wait_for
+from tests.integration.process import COMMAND, Place, Running, guest_on, is_listening, wait_for
 
 NIC = "virtio-net,id=nic0,netdev=net0,attach.type=vhost-user,attach.path=nic0.sock"
 OPTIONS = ("-netdev", "echo,id=net0", "-device", NIC)
@@ -41,7 +42,7 @@ def await_another(running: Running, before: int) -> int:
 
 
 def answers(running: Running) -> bool:
-    return is_listening(running.qmp_path) and running.place.verb("ps", "--json").returncode == 0
+    return is_listening(running.qmp_path) and running.place.verb("ps", "--json").stdout != "[]\n"
 
 
 def is_gone(pid: int) -> bool:
@@ -126,13 +127,13 @@ def test_a_hung_control_is_killed_and_started_again(place: Place) -> None:
     await_another(running, first)
     code, stderr = running.end()
     assert code == 0
-    assert "has not answered for 1 s: killing it" in stderr
+    assert "has not answered for 3 s: killing it" in stderr
 
 
 def test_a_control_with_nothing_to_do_is_no_hung_one(place: Place) -> None:
     running = place.run("--keep", *OPTIONS, command=WATCHED)
     first = control(running)
-    time.sleep(2.5)
+    time.sleep(4.5)
     assert control(running) == first
     assert running.end() == (0, "")
 
@@ -177,6 +178,90 @@ def test_the_log_of_d_has_the_lines_of_the_keeper(place: Place) -> None:
         os.kill(first, signal.SIGKILL)
         await_another(running, first)
     assert f"keeper: process {first} was killed by SIGKILL" in Path(place.path("log")).read_text()
+
+
+# -- upgrades ---------------------------------------------------------------------------------------------------------
+
+
+def other_program(place: Place, text: str) -> str:
+    path = Path(place.path("other-vnic"))
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.needs("exec-tmp")
+def test_an_upgrade_goes_on_with_the_guest(place: Place) -> None:
+    running = place.run("--keep", *OPTIONS)
+    first = control(running)
+    with guest_on(place.path("nic0.sock")) as guest:
+        other = other_program(place, f'exec {" ".join(COMMAND)} "$@"')
+        result = place.verb("upgrade", "vnic", "--to", other)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert re.search(
+            rf"process {first} → vnic [\d.]+, process {control(running)}, after \d+ ms", result.stdout
+        )
+        assert not guest.gone.is_set()
+        assert guest.sees_up()
+        assert place.verb("link", "set", "nic0", "down", "--wait", "20").returncode == 0
+        assert json.loads(place.verb("ps", "--json").stdout)[0]["keeper"]["upgrade"] == f"done {other}"
+    assert running.end()[0] == 0
+
+
+@pytest.mark.needs("exec-tmp")
+def test_an_upgrade_that_does_not_come_up_is_taken_back(place: Place) -> None:
+    running = place.run("--keep", *OPTIONS)
+    with guest_on(place.path("nic0.sock")) as guest:
+        other = other_program(place, "exit 3")
+        result = place.verb("upgrade", "--to", other)
+        assert result.returncode == 1
+        assert f"{other}: it ended with exit code 3; vnic " in result.stderr
+        assert f"goes on as process {control(running)}" in result.stderr
+        assert not guest.gone.is_set()
+        assert guest.sees_up()
+    assert running.end()[0] == 0
+
+
+def test_an_upgrade_to_the_program_itself_starts_it_again(place: Place) -> None:
+    running = place.run("--keep", *OPTIONS)
+    first = control(running)
+    result = place.verb("upgrade", "--json")
+    assert result.returncode == 0
+    assert json.loads(result.stdout)["pid"] == control(running) != first
+    assert running.end()[0] == 0
+
+
+def test_an_upgrade_to_what_is_no_program_is_refused_by_its_name(place: Place) -> None:
+    with place.run("--keep", *OPTIONS) as running:
+        first = control(running)
+        for path, why in (
+            (place.path("nothing"), "No such file or directory"),
+            (place.path("."), "Permission denied"),
+        ):
+            result = place.verb("upgrade", "--to", path)
+            assert result.returncode == 1
+            assert why in result.stderr
+        assert control(running) == first
+
+
+def test_signal_to_leave_has_the_successor_go_on(place: Place) -> None:
+    """As systemd sends it for `systemctl restart`."""
+    running = place.run("--keep", *OPTIONS)
+    first = control(running)
+    with guest_on(place.path("nic0.sock")) as guest:
+        os.kill(first, signal.SIGUSR2)
+        await_another(running, first)
+        assert not guest.gone.is_set()
+        assert guest.sees_up()
+    assert running.end()[0] == 0
+
+
+def test_signal_to_leave_is_an_end_where_nothing_is_kept(place: Place) -> None:
+    running = place.run(*OPTIONS)
+    assert running.end(signal.SIGUSR2) == (0, "")
+
+
+# -- terminals --------------------------------------------------------------------------------------------------------
 
 
 class Terminal:

@@ -15,6 +15,7 @@ from typing import Final
 
 from vnic.children import check_executable
 from vnic.keep import NO_KEEP, Keep
+from vnic.keeper.fdstore import FDS_MAX
 from vnic.keeper.messages import UPGRADE
 from vnic.keeper.supervisor import EXIT_LEFT
 from vnic.keeper.variables import Keeper, take_keeper
@@ -22,6 +23,8 @@ from vnic.machine import Machine
 from vnic.monitor.interfaces import ShutdownCause
 from vnic.monitor.keeper import NO_KEEPER, KeeperInfo, KeeperKind
 from vnic.net.errors import NetError
+from vnic.quota import soft_limit
+from vnic.state.fdtable import MOST_FILES
 from vnic.state.keep import StoredKeep
 from vnic.state.notify import NotifyError, Started, take_environment
 
@@ -30,6 +33,9 @@ log = logging.getLogger(__name__)
 LEAVES: Final = signal.SIGUSR2
 """Asks to leave for a successor: systemd sends it for `systemctl restart` (RestartKillSignal=), where SIGTERM is an
 orderly end, which guests see."""
+
+SUPERVISORS_OWN: Final = 320
+"""Open files of the supervisor that are not stored ones, with room for one message's."""
 
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PR_SET_PDEATHSIG: Final = 1
@@ -73,8 +79,14 @@ class Service:
         """What outlives this process, and what the one before has left."""
         notifier = self.started.notifier
         if notifier is not None:
-            self.keep = StoredKeep(notifier, self.started.files, loop.call_soon)
+            self.keep = StoredKeep(notifier, self.started.files, loop.call_soon, self._most_files())
         return self.keep
+
+    def _most_files(self) -> int:
+        """How many the keeper takes. Our supervisor has the same limit of open files as this process."""
+        if self.keeper is None:
+            return MOST_FILES
+        return min(FDS_MAX, (soft_limit() or FDS_MAX) - SUPERVISORS_OWN)
 
     @property
     def last_end(self) -> str:

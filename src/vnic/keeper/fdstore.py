@@ -9,7 +9,7 @@ from typing import Final
 
 from vnic.quota import OPEN_FILES
 
-FDS_MAX: Final = OPEN_FILES - 64
+FDS_MAX: Final = OPEN_FILES - 320
 """The most descriptors that are stored: as many as control may have open, but for the supervisor's own."""
 
 FIRST: Final = 3

@@ -99,6 +99,8 @@ class Supervisor:
         self._replaced: list[str] | None = None
         """The command before the upgrade that is under way."""
         self._upgrade = ""
+        self._held_back: int | None = None
+        """A signal that is passed on when the child is set up."""
         self._outcome: int | None = None
 
     # -- life ---------------------------------------------------------------------------------------------------
@@ -144,11 +146,13 @@ class Supervisor:
         self._starts += 1
         self._up_at, self._too_late = None, False
         self._state = State.STARTING
+        # One that tells a client of it has come up.
+        upgrade = self._upgrade if self._replaced is None else f"done {self._command[0]}"
         environment = {
             **self._environment,
             "NOTIFY_SOCKET": self._notify.path,
             "WATCHDOG_USEC": str(int(WATCHDOG_S * 1_000_000)),
-            KEEPER: encoded(Keeper(os.getpid(), self._starts, self._ended, self._ended_ns, self._upgrade)),
+            KEEPER: encoded(Keeper(os.getpid(), self._starts, self._ended, self._ended_ns, upgrade)),
         }
         if not self._was_up:
             self._deadline = None  # options may take their time: a name server, a peer
@@ -209,16 +213,26 @@ class Supervisor:
             self._upgrade = f"done {self._command[0]}"
             self._replaced = None
         self._up(self._pid)
+        if self._held_back is not None:
+            self._pass_on(self._held_back)
 
     # -- the end ------------------------------------------------------------------------------------------------
 
     def _stop(self) -> None:
         self._state, self._deadline = State.STOPPING, time.monotonic() + STOP_S
 
+    @property
+    def _is_to_end(self) -> bool:
+        return self._state is State.STOPPING or self._held_back is not None
+
     def _pass_on(self, number: int) -> None:
         """Once more if it comes once more, as control would get it without a keeper; the time to end is not longer."""
         if self._state is State.PAUSING or not self._pid:
             self._outcome = 0
+            return
+        if self._state is State.STARTING and self._was_up and self._held_back is None:
+            # It has guests of the one before: it ends in order when it is set up.
+            self._held_back, self._deadline = number, time.monotonic() + STOP_S
             return
         if self._state is not State.STOPPING:
             self._stop()
@@ -258,7 +272,12 @@ class Supervisor:
             self._ended, self._ended_ns = "left for its successor", time.monotonic_ns()
             self._gone()
             self._start()
-        elif self._state is State.STOPPING or not self._was_up or (code == 0 and self._replaced is None):
+        elif (
+            self._state is State.STOPPING
+            or self._held_back is not None
+            or not self._was_up
+            or (code == 0 and self._replaced is None)
+        ):
             self._outcome = 0 if code == EXIT_LEFT else code
         else:
             self._died(pid, code, _how(code))

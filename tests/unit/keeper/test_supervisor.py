@@ -28,6 +28,7 @@ class Kept:
 
     def __init__(self, *settings: str, pass_fds: tuple[int, ...] = ()) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="vnic-t-")
+        self._children: list[Started] = []
         self.director = Director(f"{self._folder.name}/director")
         command = [sys.executable, str(FAKES / "directed_program.py"), self.director.path, "some", "words"]
         self.process = subprocess.Popen(
@@ -37,10 +38,13 @@ class Kept:
             stdin=subprocess.DEVNULL,
             text=True,
             pass_fds=pass_fds,
+            start_new_session=True,
         )
 
     def started(self) -> Started:
-        return self.director.next_start()
+        child = self.director.next_start()
+        self._children.append(child)  # each ends when its connection does
+        return child
 
     def up(self) -> Started:
         """The next start, set up."""
@@ -60,7 +64,10 @@ class Kept:
             self.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.communicate(timeout=PATIENCE_S)
-        self.process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(
+                self.process.pid, signal.SIGKILL
+            )  # its child, too, which may be left by a test that fails
         self.process.communicate()
         self.director.close()
         self._folder.cleanup()
@@ -212,6 +219,27 @@ def test_a_signal_is_passed_on_and_ends_all(kept: Kept, number: signal.Signals) 
     child.ask("exits_on", number, 7)
     kept.process.send_signal(number)
     assert kept.ended()[0] == 7
+
+
+def test_a_signal_during_a_restart_waits_until_the_child_is_set_up(kept: Kept) -> None:
+    kept.up().kill()
+    second = kept.started()
+    second.ask("exits_on", signal.SIGTERM, 7)
+    kept.process.terminate()
+    time.sleep(0.3)
+    assert kept.process.poll() is None
+    second.notify("READY=1")
+    assert kept.ended()[0] == 7
+
+
+def test_a_second_signal_during_a_restart_does_not_wait(kept: Kept) -> None:
+    kept.up().kill()
+    second = kept.started()
+    kept.process.terminate()
+    time.sleep(0.3)
+    kept.process.terminate()
+    assert kept.ended()[0] == -signal.SIGTERM
+    assert not Path(f"/proc/{second.pid}").exists()
 
 
 def test_a_child_that_a_signal_ended_on_its_way_down_is_not_started_again(kept: Kept) -> None:
@@ -384,7 +412,7 @@ def test_an_upgrade_to_no_program_is_gone_back_on(kept: Kept) -> None:
 def test_an_upgrade_that_hangs_is_gone_back_on() -> None:
     with keeper_of("UPGRADE_S=0.5") as kept:
         first = kept.up()
-        other = other_program(kept, "#!/bin/sh\nsleep 60\n")
+        other = other_program(kept, "#!/bin/sh\nexec sleep 60\n")
         first.notify(f"X_VNIC_UPGRADE={other}")
         first.exit(133)
         assert keeper(kept.up(), kept).upgrade == f"failed {other}: it was killed by SIGKILL"

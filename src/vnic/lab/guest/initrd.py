@@ -30,8 +30,12 @@ class CpioArchive:
     def add_folder(self, name: str) -> None:
         self._add(name, stat.S_IFDIR | 0o755, b"")
 
-    def add_file(self, name: str, content: bytes, *, executable: bool = False) -> None:
-        self._add(name, stat.S_IFREG | (0o755 if executable else 0o644), content)
+    def add_file(self, name: str, content: bytes, *, executable: bool = False, mtime: int = 0) -> None:
+        self._add(name, stat.S_IFREG | (0o755 if executable else 0o644), content, mtime=mtime)
+
+    def add_link(self, name: str, target: str) -> None:
+        """A symbolic link."""
+        self._add(name, stat.S_IFLNK | 0o777, target.encode())
 
     def add_console(self) -> None:
         """/dev/console: the kernel opens it for /init before devtmpfs is mounted."""
@@ -41,11 +45,13 @@ class CpioArchive:
         self._add("TRAILER!!!", 0, b"")
         return bytes(self._data)
 
-    def _add(self, name: str, mode: int, content: bytes, device: tuple[int, int] = (0, 0)) -> None:
+    def _add(
+        self, name: str, mode: int, content: bytes, device: tuple[int, int] = (0, 0), mtime: int = 0
+    ) -> None:
         self._inode += 1
         path = name.encode() + b"\0"
         # inode, mode, uid, gid, links, mtime, size, device (2), special device (2), length of the name, check
-        fields = (self._inode, mode, 0, 0, 1, 0, len(content), 0, 0, *device, len(path), 0)
+        fields = (self._inode, mode, 0, 0, 1, mtime, len(content), 0, 0, *device, len(path), 0)
         self._data += b"070701" + b"".join(b"%08X" % field for field in fields) + path
         self._pad()
         self._data += content
