@@ -39,7 +39,8 @@ class Words(NamedTuple):
     daemonize: bool = False
     pidfile: str | None = None
     log_file: str | None = None
-    sandbox: bool = False
+    confined: bool = False
+    """Control gives up rights that the supervisor has: it must not have it start another program."""
 
 
 def scan(words: Sequence[str]) -> Words:
@@ -50,8 +51,9 @@ def scan(words: Sequence[str]) -> Words:
     for word, following in itertools.pairwise(command_line):
         values[_option(word)] = following
     daemonize = any(_option(word) == "daemonize" for word in command_line)
-    sandbox = values.get("sandbox", "off").partition(",")[0] != "off"
-    return Words(command_line, daemonize, values.get("pidfile"), values.get("D"), sandbox)
+    # What it starts would be outside of the sandbox, and this user's instead of that of -run-with.
+    confined = values.get("sandbox", "off").partition(",")[0] != "off" or "run-with" in values
+    return Words(command_line, daemonize, values.get("pidfile"), values.get("D"), confined)
 
 
 def _option(word: str) -> str:
@@ -95,7 +97,7 @@ def run_kept(words: Sequence[str]) -> int:
                 program(),
                 found.command_line,
                 first_fd=_after_inherited(),
-                other_programs=not found.sandbox,
+                other_programs=not found.confined,
                 say=log.say,
                 up=up,
                 gone=restore,

@@ -199,7 +199,7 @@ class Supervisor:
         elif message.upgrade is not None and self._state is State.UP:
             self._state, self._deadline = State.LEAVING, time.monotonic() + LEAVE_S
             if message.upgrade and not self._other_programs:
-                self._upgrade = f"failed {message.upgrade}: the sandbox allows no other program"
+                self._upgrade = f"failed {message.upgrade}: -sandbox and -run-with allow no other program"
                 return
             self._replaced = self._command
             if message.upgrade:

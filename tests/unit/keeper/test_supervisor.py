@@ -424,7 +424,10 @@ def test_a_sandboxed_child_can_have_no_other_program_started() -> None:
         other = other_program(kept, f"#!/bin/sh\ntouch {kept.director.path}-escaped\n")
         first.notify(f"X_VNIC_UPGRADE={other}")
         first.exit(133)
-        assert keeper(kept.up(), kept).upgrade == f"failed {other}: the sandbox allows no other program"
+        assert (
+            keeper(kept.up(), kept).upgrade
+            == f"failed {other}: -sandbox and -run-with allow no other program"
+        )
         assert not Path(f"{kept.director.path}-escaped").exists()
 
 
