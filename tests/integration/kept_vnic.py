@@ -119,6 +119,19 @@ class KeptVnic:
         self.qmp.run("query-status")
         return time.monotonic() - killed
 
+    def upgrade(self, program: str) -> None:
+        """Go on with another program, and wait until it answers."""
+        before = self.qmp.run("query-vnic")["pid"]
+        self.qmp.run("vnic-upgrade", program=program)
+        end = time.monotonic() + PATIENCE_S
+        while True:
+            with suppress(Lost):
+                self.reconnect()
+                if self.qmp.run("query-vnic")["pid"] != before:
+                    return
+            assert time.monotonic() < end, self.log()
+            time.sleep(0.01)
+
     def kill_only(self) -> None:
         os.kill(self.control, signal.SIGKILL)
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import random
+import signal
 import socket
+import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.kept_vnic import KeptVnic, kept_vnic
+from tests.integration.kept_vnic import KeptVnic, Lost, kept_vnic
 from tests.integration.process import Place, PlayedGuest, guest_on, wait_for
 
 ECHO = ("-netdev", "echo,id=net0")
@@ -210,3 +216,210 @@ def test_orderly_end_leaves_nothing(place: Place, end: str) -> None:
             vnic.process.wait(60)
             return
     assert place.files() == ["log"]
+
+
+def other_program(place: Place, *instead: tuple[str, str]) -> str:
+    """A vnic to upgrade to: the same one, with other words in its command line. An empty word is left out."""
+    path = Path(place.path("other"))
+    table = repr(dict(instead))
+    path.write_text(
+        f"#!{sys.executable}\nimport os, sys\nwords = [{table}.get(word, word) for word in sys.argv[1:]]\n"
+        f"os.execv(sys.executable, [sys.executable, '-m', 'vnic', *filter(None, words)])\n"
+    )
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_difference_of_the_command_lines_is_carried_out(place: Place) -> None:
+    """By an upgrade to a program that has other options: a NIC goes, one comes, one gets another netdev, and what a
+    monitor did stays."""
+    going = "virtio-net,id=gone,netdev=net1,attach.type=vhost-user,attach.path=gone.sock"
+    coming = "virtio-net,id=new,netdev=net1,attach.type=vhost-user,attach.path=new.sock"
+    options = (
+        *ECHO,
+        "-netdev",
+        "echo,id=net1",
+        *NIC,
+        "-device",
+        going,
+        "-netdev",
+        "echo,id=net2",
+        "-netdev",
+        "echo,id=net3",
+    )
+    with kept_vnic(place, *options) as vnic, guest_on(place.path("nic0.sock")) as guest:
+        wait_for(guest.sees_up)
+        vnic.qmp.run("netdev_add", type="echo", id="monitors")
+        vnic.qmp.run("netdev_del", id="net3")
+        changes = vnic.qmp.run("query-links", name="nic0")[0]["carrier-changes"]
+        program = other_program(place, (going, coming), ("echo,id=net2", "hubport,id=net2,hubid=1"))
+        vnic.upgrade(program)
+
+        found = {each["name"]: each for each in vnic.qmp.run("query-links")}
+        assert list(found) == ["net0", "net1", "nic0", "monitors", "net2", "new"]
+        assert found["net2"]["model"] == "hubport"
+        assert found["new"]["peer"] == "net1"
+        assert found["nic0"]["carrier-changes"] == changes
+        assert not Path(place.path("gone.sock")).exists()
+        assert Path(place.path("new.sock")).exists()
+        assert guest.sees_up()
+        assert not guest.gone.is_set()
+        again = links(vnic)
+        vnic.kill()
+        assert links(vnic) == again
+
+
+def test_refused_option_of_another_command_line_is_one_line(place: Place) -> None:
+    options = (*ECHO, "-netdev", "echo,id=net1", *NIC)
+    with kept_vnic(place, *options) as vnic, guest_on(place.path("nic0.sock")) as guest:
+        wait_for(guest.sees_up)
+        vnic.upgrade(other_program(place, ("echo,id=net1", "tap,id=net1,fd=99")))
+        wait_for(lambda: "differs" in vnic.log())
+        assert [each["name"] for each in vnic.qmp.run("query-links")] == ["net0", "nic0"]
+        assert guest.sees_up()
+        (line,) = [line for line in vnic.log().splitlines() if "differs" in line]
+        assert line.endswith(
+            "-netdev tap,id=net1,fd=99: net1: Can't use file descriptor 99: Bad file descriptor"
+        )
+
+
+def damage(vnic: KeptVnic, was: bytes, becomes: bytes) -> int:
+    """Kill control, and change what it has stored before the next one reads it; how often that was there."""
+    supervisor = vnic.process.pid
+    os.kill(supervisor, signal.SIGSTOP)
+    vnic.kill_only()
+    found = 0
+    for fd in Path(f"/proc/{supervisor}/fd").iterdir():
+        if "memfd:vnic-state" in os.readlink(fd):
+            with fd.open("r+b") as file:
+                stored = file.read()
+                found = stored.count(was)
+                file.seek(0)
+                file.write(stored.replace(was, becomes))
+    os.kill(supervisor, signal.SIGCONT)
+    vnic.reconnect()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("key", "was", "becomes"),
+    [
+        ("nic/nic0", b'"active_pairs":1,', b'"active_pairs":0,'),
+        ("client/device/nic0", b'"name":"nic0","holds"', b'"name":"nic9","holds"'),
+        ("item/device/nic0", b'"path\\":\\"nic0.sock', b'"path\\":\\"nicx.sock'),
+    ],
+)
+def test_damaged_record_is_refused_by_name_and_costs_no_other_nic(
+    place: Place, key: str, was: bytes, becomes: bytes
+) -> None:
+    e1000 = "e1000,id=nic1,netdev=net1,attach.type=vfio-user,attach.path=nic1.sock"
+    options = (*ECHO, *NIC, "-netdev", "echo,id=net1", "-device", e1000)
+    with kept_vnic(place, *options) as vnic, guest_on(place.path("nic0.sock")) as guest:
+        wait_for(guest.sees_up)
+        vnic.qmp.run("set_link", name="nic1", up=False)
+        before = links(vnic)
+        assert damage(vnic, was, becomes) >= 1
+        wait_for(guest.gone.is_set)
+        found = {each["name"]: each for each in links(vnic)}
+        assert found["nic1"] == next(each for each in before if each["name"] == "nic1")
+        lines = [line for line in vnic.log().splitlines() if "cannot be restored" in line]
+        assert len([line for line in lines if key in line]) == 1, vnic.log()
+        if key != "item/device/nic0":  # without it, there is no NIC to start anew
+            assert not found["nic0"]["guest"]["attached"]
+            with guest_on(place.path("nic0.sock")) as another:
+                wait_for(another.sees_up)
+
+
+OPERATIONS = 40
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_random_deaths_during_random_commands(place: Place, seed: int) -> None:
+    """What was acknowledged is there after any death, and the guest sees each acknowledged state of its link."""
+    chance = random.Random(seed)
+    with kept_vnic(place, *ECHO, *NIC) as vnic, guest_on(place.path("nic0.sock")) as guest:
+        wait_for(guest.sees_up)
+        mortal = Mortal(vnic, chance)
+        up = True
+        for _ in range(OPERATIONS):
+            name = f"x{chance.randrange(3)}"
+            kind = chance.choice(["link", "link", "link", "netdev", "nic"])
+            if kind == "link":
+                up = not up
+                mortal.do(partial(is_up, up=up), "set_link", name="nic0", up=up)
+                wait_for(partial(sees, guest, up))
+            elif mortal.ask(partial(exists, kind=kind, name=name)):
+                command = "netdev_del" if kind == "netdev" else "device_del"
+                mortal.do(partial(is_gone, kind=kind, name=name), command, id=name)
+                wait_for(lambda: mortal.ask(partial(is_gone, kind=kind, name=name)))  # noqa: B023
+            elif kind == "netdev":
+                mortal.do(partial(exists, kind=kind, name=name), "netdev_add", type="echo", id=name)
+            else:
+                attach = {"type": "vhost-user", "path": f"{name}.sock"}
+                there = partial(exists, kind=kind, name=name)
+                mortal.do(there, "device_add", driver="virtio-net", id=name, attach=attach)
+            assert not guest.gone.is_set()
+        mortal.stop()
+        print(f"{mortal.deaths} deaths in {OPERATIONS} commands")
+        assert mortal.deaths >= 3
+        assert is_up(vnic, up=up)
+
+
+Question = Callable[[KeptVnic], bool]
+
+
+class Mortal:
+    """Kills control during some commands. A command whose answer was lost is repeated, unless it has taken effect."""
+
+    def __init__(self, vnic: KeptVnic, chance: random.Random) -> None:
+        self.deaths = 0
+        self._vnic = vnic
+        self._chance = chance
+        self._timer: threading.Timer | None = None
+
+    def _kill(self, pid: int) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+            self.deaths += 1
+
+    def stop(self) -> None:
+        """Wait for the death, if there is to be one, and for the next control."""
+        if self._timer is not None:
+            self._timer.join()
+            self._timer = None
+            self._vnic.reconnect()
+
+    def do(self, is_done: Question, command: str, /, **arguments: object) -> None:
+        if self._chance.random() < 0.3:
+            after = self._chance.random() * 0.004
+            self._timer = threading.Timer(after, self._kill, (self._vnic.control,))
+            self._timer.start()
+        try:
+            self._vnic.qmp.run(command, **arguments)
+        except Lost:
+            self.stop()
+            if not self.ask(is_done):
+                self._vnic.qmp.run(command, **arguments)
+        self.stop()
+        assert command == "device_del" or self.ask(
+            is_done
+        )  # a guest has time to see its link down before that
+
+    def ask(self, question: Question) -> bool:
+        try:
+            return question(self._vnic)
+        except Lost:
+            self._vnic.reconnect()
+            return question(self._vnic)
+
+
+def is_up(vnic: KeptVnic, *, up: bool) -> bool:
+    return bool(vnic.qmp.run("query-links", name="nic0")[0]["link"] == ("up" if up else "down"))
+
+
+def exists(vnic: KeptVnic, *, kind: str, name: str) -> bool:
+    return any((each["type"], each["name"]) == (kind, name) for each in vnic.qmp.run("query-links"))
+
+
+def is_gone(vnic: KeptVnic, *, kind: str, name: str) -> bool:
+    return not exists(vnic, kind=kind, name=name)

@@ -52,7 +52,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "--cause",
         metavar="KIND",
         help="only changes by this kind of hold (operator, disconnected, …) or 'created', or only records of the kind"
-        " guest, start, end, impaired or lost",
+        " guest, start, restart, end, impaired or lost",
     )
     parser.add_argument(
         "--limit",

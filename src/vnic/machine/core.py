@@ -268,7 +268,12 @@ class Machine:
 
     def restarts(self) -> dict[str, int]:
         """How often each part died and was started again."""
-        return {"vnic-wire": self._datapath.restarts, "backend": self._backends.restarts}
+        control = 0 if self.restarted is None else self.restarted.times
+        return {
+            "control": control,
+            "vnic-wire": self._datapath.restarts,
+            "backend": self._backends.restarts,
+        }
 
     def tunnels(self) -> list[TunnelInfo] | asyncio.Future[list[TunnelInfo]]:
         """query-tunnels."""

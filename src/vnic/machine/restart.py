@@ -117,6 +117,8 @@ class Restart:
         except (NetError, RecordError) as error:
             why = error.desc if isinstance(error, NetError) else str(error)
             log.error("%s %s is lost in the restart: %s", item.kind, item.name, why)
+        except Exception:  # a bug in one unit must not cost the others their guests
+            log.exception("%s %s is lost in the restart", item.kind, item.name)
         finally:
             items.restoring = None
 
