@@ -17,6 +17,7 @@ from vnic.descriptors import close_fds
 from vnic.record import Record, RecordError, decode
 from vnic.state.fdtable import number_of
 from vnic.state.handles import from_names, names_in
+from vnic.state.let_go import let_go
 from vnic.state.store import RecordStore, StoreError
 
 log = logging.getLogger(__name__)
@@ -135,15 +136,24 @@ class Inherited:
         """The names of the files that only this record has; they are closed here."""
         names = self._claims.pop(key, set()).difference(*self._claims.values())
         self._records.pop(key, None)
-        close_fds([self._files.pop(name) for name in names & self._files.keys()])
+        self._let_go(names)
         return names & self.names
 
+    def refuse_unclaimed(self) -> set[str]:
+        """The names of the files that no record has, because the one that had them is damaged, or was removed just
+        before the process died; they are let go of here."""
+        names = self._files.keys() - set().union(*self._claims.values())
+        self._let_go(names)
+        return names
+
+    def _let_go(self, names: set[str]) -> None:
+        let_go(self._files.pop(name) for name in names & self._files.keys())
+
     def close(self) -> None:
-        """Forget and close everything that was not taken."""
+        """Forget everything that was not taken, and let go of it."""
         self._records.clear()
         self._claims.clear()
-        close_fds(self._files.values())
-        self._files.clear()
+        self._let_go(set(self._files))
 
 
 class _Checking:

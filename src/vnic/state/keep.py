@@ -115,12 +115,22 @@ class StoredKeep(Keep):
             self._inherited.close()
             for name in self._inherited.names:
                 keeper.remove(name)
+            if self._inherited.names:
+                wait_for_end(keeper.barrier())
             self._store = RecordStore.make()
             keeper.store(STATE_NAME, self._store.fd)
         self._store.numbers_from(self._inherited.next_number)
         self._table = FdTable(keeper, self._store.next_number, self._most)
         for name, fd in self._inherited.files():
             self._table.adopt(name, fd)
+        self._keeper_lets_go(self._inherited.refuse_unclaimed())
+
+    def _keeper_lets_go(self, names: set[str]) -> None:
+        """At once, since the unit that had these files starts anew with the same paths, ports and interfaces. Raises
+        NotifyError."""
+        if names and self._table is not None:
+            self._table.drop_unused(names)
+            wait_for_end(self._keeper.barrier())
 
     @property
     def active(self) -> bool:
@@ -212,11 +222,10 @@ class StoredKeep(Keep):
     def refused(self, key: str, error: RecordError) -> None:
         log.error("%s: its state cannot be restored, it starts anew: %s", key, error)
         names = self._inherited.refuse(key)
-        if not names or not self._active or self._settled or self._table is None:
+        if not self._active or self._settled:
             return
         try:
-            self._table.drop_unused(names)
-            wait_for_end(self._keeper.barrier())
+            self._keeper_lets_go(names)
         except NotifyError as error_of_keeper:
             self._give_up(f"the keeper does not answer: {error_of_keeper}", keeper_reads=False)
 
