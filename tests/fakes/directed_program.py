@@ -12,6 +12,7 @@ import select
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from typing import Any
 
 
@@ -115,9 +116,6 @@ class Tasks:
             os._exit(0)
         os.waitpid(pid, 0)
 
-    def parent(self) -> int:
-        return os.getppid()
-
     def exits_on(self, number: int, code: int) -> None:
         signal.signal(number, lambda *_: os._exit(code))
 
@@ -133,6 +131,15 @@ class Tasks:
             socket.send_fds(sock, [data], fds)
 
 
+TASKS: dict[str, Callable[..., object]] = {
+    task.__name__: task
+    for task in (
+        *(Tasks.notify, Tasks.store, Tasks.barrier, Tasks.read, Tasks.leave_a_child, Tasks.another_says),
+        *(Tasks.exits_on, Tasks.ignores, Tasks.exit),
+    )
+}
+
+
 def main() -> None:
     tasks = Tasks()
     sock = socket.socket(socket.AF_UNIX)
@@ -143,7 +150,7 @@ def main() -> None:
     stream.flush()
     for line in stream:
         what, *arguments = json.loads(line)
-        stream.write(json.dumps(getattr(tasks, what)(*arguments)) + "\n")
+        stream.write(json.dumps(TASKS[what](tasks, *arguments)) + "\n")
         stream.flush()
 
 

@@ -272,12 +272,7 @@ class Supervisor:
             self._ended, self._ended_ns = "left for its successor", time.monotonic_ns()
             self._gone()
             self._start()
-        elif (
-            self._state is State.STOPPING
-            or self._held_back is not None
-            or not self._was_up
-            or (code == 0 and self._replaced is None)
-        ):
+        elif self._is_to_end or not self._was_up or (code == 0 and self._replaced is None):
             self._outcome = 0 if code == EXIT_LEFT else code
         else:
             self._died(pid, code, _how(code))
