@@ -99,7 +99,7 @@ class KeptVnic:
         found: list[int] = []
 
         def there() -> bool:
-            found[:] = _controls(self.process.pid)
+            found[:] = controls_of(self.process.pid)
             return bool(found)
 
         wait_for(there)
@@ -151,7 +151,7 @@ class KeptVnic:
         return said
 
 
-def _controls(supervisor: int) -> list[int]:
+def controls_of(supervisor: int) -> list[int]:
     """Its children that are vnics: what they have started is the supervisor's when they are dead."""
     children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
     found = []

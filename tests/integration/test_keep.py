@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.integration.kept_vnic import controls_of
 from tests.integration.process import COMMAND, Place, Running, guest_on, is_listening, wait_for
 
 NIC = "virtio-net,id=nic0,netdev=net0,attach.type=vhost-user,attach.path=nic0.sock"
@@ -25,8 +26,8 @@ WATCHED = [sys.executable, str(Path(__file__).parents[1] / "fakes" / "watched_vn
 
 def control_of(supervisor: int) -> int | None:
     """The pid of control, once it is there."""
-    found = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
-    return int(found[0]) if found else None
+    found = controls_of(supervisor)
+    return found[0] if found else None
 
 
 def control(running: Running) -> int:

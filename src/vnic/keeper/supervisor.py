@@ -272,6 +272,8 @@ class Supervisor:
             self._ended, self._ended_ns = "left for its successor", time.monotonic_ns()
             self._gone()
             self._start()
+        elif not self._was_up and code == -signal.SIGKILL and not self._is_to_end:
+            self._died(pid, code, _how(code))  # no error of its own, which a user would want to see at once
         elif self._is_to_end or not self._was_up or (code == 0 and self._replaced is None):
             self._outcome = 0 if code == EXIT_LEFT else code
         else:

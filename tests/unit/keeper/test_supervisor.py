@@ -175,10 +175,16 @@ def test_only_the_child_itself_is_heard(kept: Kept) -> None:
         sock.connect(child.environment["NOTIFY_SOCKET"])
         with open(os.devnull) as null:
             socket.send_fds(sock, [b"READY=1\nFDSTORE=1\nFDNAME=foreign"], [null.fileno()])
-    child.kill()
+    child.exit(3)
     outcome, said = kept.ended()
-    assert outcome == -signal.SIGKILL  # it was never set up: nothing is started again
+    assert outcome == 3  # it was never set up: nothing is started again
     assert "up" not in said
+
+
+def test_a_child_that_is_killed_before_it_was_set_up_is_started_again(kept: Kept) -> None:
+    kept.started().kill()
+    kept.started().exit(3)
+    assert kept.ended()[0] == 3
 
 
 def test_the_socket_is_open_to_this_user_only(kept: Kept) -> None:
