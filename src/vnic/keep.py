@@ -6,7 +6,7 @@ without a keeper there is NO_KEEP, which does nothing.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Collection, Iterator, Sequence
 from typing import Final, NamedTuple, Protocol, TypeVar
 
 from vnic.record import Record, RecordError
@@ -95,6 +95,9 @@ class Keep(Protocol):
         """An inherited state is invalid, as the unit's `restore` says: one line in the log. The unit starts anew, so
         its descriptors are let go at once, unless others have them; the caller has closed its own before."""
 
+    def lost(self) -> Collection[str]:
+        """The keys of the inherited records that were refused, whose units have to start anew."""
+
     def age_us(self, key: str) -> int:
         """The microseconds since the inherited record of that key was saved (CLOCK_MONOTONIC); 0 if there is none."""
 
@@ -148,6 +151,9 @@ class _NoKeep:
         return None
 
     def refused(self, key: str, error: RecordError) -> None: ...
+
+    def lost(self) -> Collection[str]:
+        return ()
 
     def age_us(self, key: str) -> int:
         return 0

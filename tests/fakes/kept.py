@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 from vnic.keep import Kept, Unit
@@ -107,6 +107,9 @@ class FakeKeep:
             return None
         data, held = self.kept[key]
         return decode(record, data), mapped(held, os.dup)
+
+    def lost(self) -> Collection[str]:
+        return ()
 
     def inherited_cells(self, key: str) -> memoryview | None:
         return None

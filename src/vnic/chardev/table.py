@@ -236,6 +236,9 @@ class Chardevs:
             self._keep.refused(key, error)
             return self._made(options, listens)
 
+    def __contains__(self, label: str) -> bool:
+        return label in self._by_label
+
     def find(self, label: str) -> Chardev:
         """Find the chardev that -mon or -netdev names; NetError in QEMU's words for them."""
         if label not in self._by_label:

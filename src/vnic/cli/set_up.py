@@ -17,7 +17,7 @@ from typing import cast
 
 import msgspec
 
-from vnic.backend.items import Kind
+from vnic.backend.items import ITEM, Kind, key_of
 from vnic.chardev.options import NullOptions, SocketOptions
 from vnic.cli.run_options import MonitorSetting, OptionError, RunOptions, Setting
 from vnic.cli.suggest import suggestion
@@ -185,7 +185,11 @@ class SetUp:
     def open_monitors_again(self, recorded: Sequence[str]) -> None:
         """Open the monitors whose listening sockets the process before left: they have clients in their backlog."""
         for monitor in self._options.monitors:
-            if _monitor_text(monitor) in recorded and self._monitors.is_inherited(monitor.chardev):
+            if (
+                _monitor_text(monitor) in recorded
+                and self._monitors.is_inherited(monitor.chardev)
+                and monitor.chardev in self._machine.chardev_set
+            ):
                 chardev = self._machine.chardev_set.find(monitor.chardev)
                 chardev.claim("a monitor")
                 self._monitors.add(
@@ -200,9 +204,13 @@ class SetUp:
 
     async def difference(self, recorded: Sequence[str]) -> list[str]:
         """Delete what the process before had from its command line and this one has not, and create what is new here.
-        What a monitor deleted stays deleted. What is refused is one line in the log. Returns the settings that are
-        carried out now."""
+        What a monitor deleted stays deleted; what has lost its record is new. What is refused is one line in the log.
+        Returns the settings that are carried out now."""
         texts = self.texts()
+        if lost := set(self._machine.keep.lost()):
+            recorded = [each for each in recorded if _item_key(each) not in lost]
+            if (closed := self._machine.keep.letting_go()) is not None:
+                await closed  # what the lost ones had open: they open the same again
         gone, new = Counter(recorded) - Counter(texts), Counter(texts) - Counter(recorded)
         for kind in (_MONITOR, Kind.DEVICE, Kind.OBJECT, Kind.NETDEV, Kind.CHARDEV):
             for text in [each for each in reversed(recorded) if _kind_of(each) == kind]:
@@ -285,6 +293,12 @@ def _monitor_text(monitor: MonitorSetting) -> str:
     return json.dumps(
         [_MONITOR, {"chardev": monitor.chardev, "mode": monitor.mode, "pretty": monitor.pretty}]
     )
+
+
+def _item_key(text: str) -> str:
+    """The key of the record of what a setting made; that of none for a monitor."""
+    kind, tree, *_ = json.loads(text)
+    return key_of(ITEM, kind, str(tree.get("id")))
 
 
 def _kind_of(text: str) -> str:

@@ -72,6 +72,10 @@ class Restart:
         """Netdevs that may have a guest's rings, in front of their NICs."""
         self._anew: list[tuple[ItemRecord, msgspec.Struct]] = []
         """Netdevs that have to be made as if they were new."""
+        self._objects_anew: list[ItemRecord] = []
+        """Objects of a netdev that is not there yet."""
+        self._restoring = False
+        """Nothing is made anew yet."""
         self._filters: dict[str, list[str]] = {}
         """By netdev, the recorded order."""
 
@@ -80,6 +84,7 @@ class Restart:
     def run(self) -> None:
         """Make all again. What fails is one line in the log each."""
         self._network.links.suspend()
+        self._restoring = True
         items = self._items()
         for kind, make in (
             (Kind.CHARDEV, self._chardev),
@@ -95,6 +100,7 @@ class Restart:
                 take_rings_back(netdev, None)
         restore_network(self._network, self._keep)
         self._sort()
+        self._restoring = False
 
     def _items(self) -> list[ItemRecord]:
         found = []
@@ -177,6 +183,10 @@ class Restart:
             self._rings.append(client)
 
     def _object(self, item: ItemRecord, options: ObjectOptions) -> None:
+        netdev = getattr(options, "netdev", None)
+        if self._restoring and netdev is not None and self._network.find_netdev(netdev) is None:
+            self._objects_anew.append(item)
+            return
         row = OBJECTS[item.type]
         if item.fault is not None:
             from vnic.filter.netem import Netem
@@ -251,8 +261,10 @@ class Restart:
         for pause in (*RETRIES_S, None):
             waiting = [each for each in waiting if await each(last=pause is None)]
             if not waiting or pause is None:
-                return
+                break
             await asyncio.sleep(pause)
+        for item in self._objects_anew:
+            self._make(item, self._object)
 
     async def _add(self, item: ItemRecord, options: msgspec.Struct, *, last: bool) -> bool:
         """Make a netdev; whether to try again."""

@@ -47,6 +47,8 @@ class Inherited:
         """Key → handles in stored form, and the record."""
         self._claims: dict[str, set[str]] = {}
         """Key → names, of all records that were not refused."""
+        self.lost: set[str] = set()
+        """The keys of the records that were refused."""
         self._saved_us: dict[str, int] = {}
         self._users: Counter[str] = Counter()
         """Name → the records not yet taken that have it."""
@@ -81,6 +83,7 @@ class Inherited:
             return None
         for key, why in store.refused.items():
             log.error("%s: its state cannot be restored, it starts anew: %s", key, why)
+            self.lost.add(key)
         for key in store.names:
             self._enter(key, store.get(key) or b"")
         return store
@@ -133,7 +136,8 @@ class Inherited:
         return record, found
 
     def refuse(self, key: str) -> set[str]:
-        """The names of the files that only this record has; they are closed here."""
+        """The names of the files that only this record has; they are let go of here."""
+        self.lost.add(key)
         names = self._claims.pop(key, set()).difference(*self._claims.values())
         self._records.pop(key, None)
         self._let_go(names)

@@ -8,7 +8,7 @@ say when they have changed; all changes are stored as one transaction at the end
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -212,6 +212,9 @@ class StoredKeep(Keep):
         except RecordError as error:
             self.refused(key, error)
             return None
+
+    def lost(self) -> Collection[str]:
+        return self._inherited.lost
 
     def age_us(self, key: str) -> int:
         return self._inherited.age_us(key)
