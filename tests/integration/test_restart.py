@@ -255,8 +255,11 @@ def test_difference_of_the_command_lines_is_carried_out(place: Place) -> None:
         program = other_program(place, (going, coming), ("echo,id=net2", "hubport,id=net2,hubid=1"))
         vnic.upgrade(program)
 
+        def names() -> list[str]:
+            return [each["name"] for each in vnic.qmp.run("query-links")]
+
+        wait_for(lambda: names() == ["net0", "net1", "nic0", "monitors", "net2", "new"])
         found = {each["name"]: each for each in vnic.qmp.run("query-links")}
-        assert list(found) == ["net0", "net1", "nic0", "monitors", "net2", "new"]
         assert found["net2"]["model"] == "hubport"
         assert found["new"]["peer"] == "net1"
         assert found["nic0"]["carrier-changes"] == changes
