@@ -26,7 +26,8 @@ _F_DUPFD_QUERY: Final = 1027
 """include/uapi/linux/fcntl.h, Linux 6.10: whether two descriptors are of one open file."""
 _KCMP_NUMBERS: Final = {"x86_64": 312, "aarch64": 272, "riscv64": 272}
 _KCMP_FILE: Final = 0
-_TELLING: Final = re.compile("^(?:eventfd-id|Pid):.*$", re.MULTILINE)
+_EVENTFD: Final = "eventfd-id:"
+_TELLING: Final = re.compile(f"^(?:{_EVENTFD}|Pid:).*$", re.MULTILINE)
 """The line of /proc/PID/fdinfo/FD that tells one anonymous file from another."""
 
 
@@ -52,7 +53,8 @@ def number_of(name: str) -> int | None:
 
 
 class Identity(NamedTuple):
-    """Equal for descriptors of one file. Not `certain`: different files may have it, too."""
+    """Equal for descriptors of one file. Not `certain`: different files may have it, too, such as the pidfds of two
+    processes that had the same number one after the other, or have ended."""
 
     device: int
     inode: int
@@ -63,15 +65,15 @@ class Identity(NamedTuple):
 
 
 def identity_of(fd: int) -> Identity:
-    """Raises OSError if `fd` is not open. The inode of a socket, pipe or memory file, an eventfd's id and a process's
-    number are not given to another one while the keeper has the file."""
+    """Raises OSError if `fd` is not open. The inode of a socket, pipe or memory file and an eventfd's id are not
+    given to another one while the keeper has the file."""
     found = os.fstat(fd)
     access = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
     told, kind = "", stat.S_IFMT(found.st_mode)
     certain = kind in (stat.S_IFSOCK, stat.S_IFIFO) or (kind == stat.S_IFREG and seals_of(fd) is not None)
     if not certain and kind != stat.S_IFCHR:
         told = _told(fd)
-        certain = bool(told)
+        certain = told.startswith(_EVENTFD)
     return Identity(found.st_dev, found.st_ino, access, told, certain)
 
 

@@ -176,3 +176,14 @@ def test_names_are_short_and_their_own() -> None:
         assert len(name) <= 8
     for other in ("", "~", "vnic-state", "a", "~A", "~-1", "~a.b", "~" + "z" * 13, "stored"):
         assert number_of(other) is None
+
+
+def test_processes_that_have_ended_are_different_files(table: FdTable, opened: list[int]) -> None:
+    """The number of one may be that of another by then."""
+    for _ in range(2):
+        child = os.posix_spawnp("true", ["true"], os.environ)
+        opened.append(os.pidfd_open(child))
+        os.waitpid(child, 0)
+    names = [table.name(fd) for fd in opened]
+    assert len(set(names)) == 2
+    assert not any(fdtable.identity_of(fd).certain for fd in opened)
