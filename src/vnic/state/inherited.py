@@ -154,7 +154,9 @@ class Inherited:
         let_go(self._files.pop(name) for name in names & self._files.keys())
 
     def close(self) -> None:
-        """Forget everything that was not taken, and let go of it."""
+        """Forget everything that was not taken, and let go of it. What a taken record has, too, is only closed."""
+        taken = set().union(*(names for key, names in self._claims.items() if key not in self._records))
+        close_fds(self._files.pop(name) for name in taken & self._files.keys())
         self._records.clear()
         self._claims.clear()
         self._let_go(set(self._files))

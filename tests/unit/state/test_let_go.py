@@ -151,3 +151,23 @@ def test_other_descriptors_are_only_closed() -> None:
     for fd in fds:
         with pytest.raises(OSError, match="Bad file"):
             os.fstat(fd)
+
+
+def test_a_process_that_a_sound_record_has_too_goes_on(keeper: FakeKeeper, tmp_path: Path) -> None:
+    process = os.pidfd_open(os.posix_spawnp("sleep", ["sleep", "1000"], os.environ))
+    before = keeper.start()
+    with listening(tmp_path / "a") as sock:
+        for key in ("a", "b"):
+            before.unit(key, Unit(1, Fds(sock, process)))
+        before.settle()
+    keep = keeper.restart(before)
+    found = keep.inherited("b", NumberRecord, Fds)
+    assert found is not None
+    keep.refused("a", RecordError("number", "is odd"))
+    keep.settle()
+    assert not is_free(tmp_path / "a")
+    assert not has_ended(process)
+    found[1].listener.close()
+    os.close(found[1].process)
+    signal.pidfd_send_signal(process, signal.SIGKILL)
+    reap(process)
