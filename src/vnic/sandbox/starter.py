@@ -71,7 +71,10 @@ class Starter:
             socket.send_fds(self._control, [json.dumps(request).encode()], list(fds.values()))
             answer, received, _, _ = socket.recv_fds(self._control, 1024, 2, socket.MSG_CMSG_CLOEXEC)
         except OSError as error:
-            raise OSError(error.errno, f"vnic's starter does not answer: {error.strerror}") from None
+            # A late answer would be taken for that of the next request: there is none.
+            self._control.close()
+            why = error.strerror or str(error)
+            raise OSError(error.errno or errno.EIO, f"vnic's starter does not answer: {why}") from None
         if len(received) != 2:
             for fd in received:
                 os.close(fd)

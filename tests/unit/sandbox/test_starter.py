@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import signal
 import socket
 import subprocess
@@ -126,3 +127,14 @@ def test_without_a_starter_a_child_is_our_own() -> None:
         assert await child.wait() == 3
 
     asyncio.run(main())
+
+
+def test_late_answer_is_not_that_of_the_next_request(starter: Starter) -> None:
+    fds = {0: 0, 1: 1, 2: 2}
+    os.kill(starter._pid, signal.SIGSTOP)
+    starter._control.settimeout(0.05)
+    with pytest.raises(OSError, match="vnic's starter does not answer: timed out"):
+        starter.launch([*SHELL, "exit 3"], fds, ends_with_us=False)
+    os.kill(starter._pid, signal.SIGCONT)
+    with pytest.raises(OSError, match="does not answer"):
+        starter.launch([*SHELL, "exit 4"], fds, ends_with_us=False)
