@@ -37,6 +37,8 @@ PATH: Final = "/metrics"
 SLICE: Final = 50
 """NICs and netdevs that one turn of the loop takes; some 20 µs each."""
 DEFAULT_DEVICES: Final = 1000
+TALLY_SLACK: Final = 256
+"""The names of deleted NICs and netdevs that are counted before all of them are forgotten."""
 OPENMETRICS: Final = "application/openmetrics-text"
 PLAIN: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -55,10 +57,17 @@ class Metrics:
         self._machine = machine
         self._devices = devices
         self._tally = Tally()
-        self._unsubscribe = machine.network.subscribe(self._tally.heard)
+        self._unsubscribe = machine.network.subscribe(self._heard)
         self._scrape: asyncio.Task[Snapshot] | None = None
         """The snapshot that is being taken: all who ask meanwhile get it."""
         self._server = HttpServer(loop, listening, self._page, "metrics")
+
+    def _heard(self, event: str, data: object) -> None:
+        """Deleted ones are forgotten also where nobody scrapes: a monitor's client may make new names for ever."""
+        self._tally.heard(event, data)
+        clients = self._machine.network.clients
+        if len(self._tally) > 2 * len(clients) + TALLY_SLACK:
+            self._tally.keep_only({client.name for client in clients})
 
     async def close(self) -> None:
         self._unsubscribe()

@@ -40,6 +40,10 @@ class Tally:
         """(cause, up or down): how many."""
         self.latencies: dict[str, Latencies] = {}
 
+    def __len__(self) -> int:
+        """The names that are known."""
+        return max(len(self.changes), len(self.latencies))
+
     def heard(self, _event: str, data: object) -> None:
         """Network.subscribe."""
         if isinstance(data, LinkChanged):

@@ -77,7 +77,12 @@ class HttpServer:
 
     async def _serve(self, sock: socket.socket) -> None:
         connect = asyncio.open_unix_connection if sock.family == socket.AF_UNIX else asyncio.open_connection
-        reader, writer = await connect(sock=sock, limit=_READ_BYTES)
+        try:
+            reader, writer = await connect(sock=sock, limit=_READ_BYTES)
+        except OSError as error:
+            log.debug("%s: a client left: %r", self._name, error)
+            sock.close()
+            return
         try:
             await self._converse(reader, writer)
         except (OSError, TimeoutError, h11.ProtocolError, asyncio.CancelledError) as error:

@@ -14,8 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families as parse_pla
 from tests.fakes.loops import fresh_loop
 
 from vnic.machine import Machine
-from vnic.machine.metrics import OPENMETRICS, Metrics, exposition
+from vnic.machine.metrics import OPENMETRICS, TALLY_SLACK, Metrics, exposition
 from vnic.monitor.schema import convert_to_shape, device_options, netdev_options
+from vnic.net.records import Cause, LinkChanged
 from vnic.sockets.listener import listen_at
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "metrics"
@@ -126,3 +127,15 @@ def test_examples_use_metrics_that_exist(tmp_path: Path) -> None:
         for name in re.findall(r"\b((?:node_network|vnic|process)_[a-z_]+)\b(?=[{ \[\\\"(])", text):
             base = name.removesuffix("_bucket")
             assert name in known or base == "vnic_link_seen_latency_seconds", (file, name)
+
+
+def test_names_that_come_and_go_do_not_fill_the_memory_where_nobody_scrapes(tmp_path: Path) -> None:
+    with fresh_loop() as loop:
+        machine = Machine(loop)
+        metrics = Metrics(loop, machine, listen_at(str(tmp_path / "m")))
+        for number in range(10 * TALLY_SLACK):
+            change = LinkChanged(f"n{number}", "up", 1, Cause("operator", "test", "text"))
+            machine.network.emit("LINK_CHANGED", change)
+        assert len(metrics._tally) <= TALLY_SLACK + 1
+        loop.run_until_complete(metrics.close())
+        loop.run_until_complete(machine.close())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import select
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,6 +65,10 @@ def ask(loop: Loop, path: Path, *pieces: bytes, end: bytes = b"\n") -> bytes:
             loop.run_until_complete(asyncio.sleep(0.001))
         until(loop, whole)
     return found
+
+
+def readable(sock: socket.socket) -> bool:
+    return bool(select.select([sock], [], [], 0)[0])
 
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -146,3 +151,17 @@ def test_close_ends_requests_under_way(tmp_path: Path) -> None:
     with server(tmp_path / "s") as (loop, made), connect(tmp_path / "s") as sock:
         sock.send(b"GET / HTTP/1.1\r\n")
         until(loop, lambda: made._clients)
+
+
+def test_client_that_cannot_be_served_is_one_quiet_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def refused(**_: object) -> None:
+        raise OSError("no memory")
+
+    with server(tmp_path / "s") as (loop, made):
+        monkeypatch.setattr(asyncio, "open_unix_connection", refused)
+        with connect(tmp_path / "s") as sock:
+            until(loop, lambda: sock.recv(1) == b"" if readable(sock) else False)
+        until(loop, lambda: not made._clients)
+    assert not [record for record in caplog.records if record.levelno > logging.DEBUG]
