@@ -15,7 +15,7 @@ from typing import Final
 
 from vnic.children import check_executable
 from vnic.keep import NO_KEEP, Keep
-from vnic.keeper.fdstore import FDS_MAX
+from vnic.keeper.fdstore import FDS_MAX, SUPERVISORS_OWN
 from vnic.keeper.messages import UPGRADE
 from vnic.keeper.supervisor import EXIT_LEFT
 from vnic.keeper.variables import Keeper, take_keeper
@@ -34,8 +34,9 @@ LEAVES: Final = signal.SIGUSR2
 """Asks to leave for a successor: systemd sends it for `systemctl restart` (RestartKillSignal=), where SIGTERM is an
 orderly end, which guests see."""
 
-SUPERVISORS_OWN: Final = 320
-"""Open files of the supervisor that are not stored ones, with room for one message's."""
+UNTOLD_MAX: Final = 8
+"""So often within the time of one message to the watchdog, a keeper that does not read is told again; then the log says
+so."""
 
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PR_SET_PDEATHSIG: Final = 1
@@ -52,7 +53,9 @@ class Service:
         self.started: Started = take_environment()
         self.keep: Keep = NO_KEEP
         """What is kept; without it, nobody can take this process's place, and to leave is to end."""
-        self._lost = False
+        self._ended = False
+        self._untold = 0
+        """How often in a row the keeper did not take that this process is alive."""
         self._machine: Machine | None = None
         self._leaving: asyncio.Task[None] | None = None
         self._parent = parent
@@ -83,9 +86,11 @@ class Service:
         return self.keep
 
     def _most_files(self) -> int:
-        """How many the keeper takes. Our supervisor has the same limit of open files as this process."""
+        """How many the keeper takes, beside the state itself. Our supervisor has the same limit of open files as this
+        process; systemd tells FileDescriptorStoreMax=, and drops what is beyond it."""
         if self.keeper is None:
-            return MOST_FILES
+            told = self.started.store_max
+            return MOST_FILES if told is None else min(MOST_FILES, told - 1)
         return min(FDS_MAX, (soft_limit() or FDS_MAX) - SUPERVISORS_OWN)
 
     @property
@@ -118,7 +123,7 @@ class Service:
             signal.signal(number, signal.SIG_IGN)
         if self.started.notifier is not None:
             self.started.notifier.close()
-        self._lost = True
+        self._ended = True
 
     def ready(self, loop: asyncio.AbstractEventLoop) -> None:
         """The set-up is done; from now on the keeper hears that the loop runs."""
@@ -127,21 +132,32 @@ class Service:
             self._live(loop, self.started.watchdog_us / 2_000_000)
 
     def _live(self, loop: asyncio.AbstractEventLoop, interval_s: float) -> None:
-        self._tell("WATCHDOG=1")
-        if not self._lost:
-            loop.call_later(interval_s, self._live, loop, interval_s)
+        """A keeper that reads nothing for a while, because it is stopped or has much to store, is told again soon: it
+        must not find a service that is silent, and kill it."""
+        notifier = self.started.notifier
+        if notifier is None or self._ended:
+            return
+        pause_s = interval_s
+        try:
+            notifier.alive()
+            self._untold = 0
+        except NotifyError as error:
+            pause_s /= UNTOLD_MAX
+            self._untold += 1
+            if self._untold == UNTOLD_MAX:
+                log.warning("the keeper is not told WATCHDOG=1: %s", error)
+        loop.call_later(pause_s, self._live, loop, interval_s)
 
     def stopping(self) -> None:
         """The orderly end begins."""
         self._tell("STOPPING=1")
 
     def _tell(self, assignment: str) -> None:
-        if self.started.notifier is None or self._lost:
+        if self.started.notifier is None or self._ended:
             return
         try:
             self.started.notifier.send(assignment)
         except NotifyError as error:
-            self._lost = True
             log.warning("the keeper is not told %s: %s", assignment, error)
 
     # -- to leave -----------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
+import logging
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -46,7 +47,10 @@ from vnic.sockets.rundir import Claim, RunDirError, own_folder
 if TYPE_CHECKING:
     from vnic.cli.confine import Confinement
     from vnic.cli.daemon import Background
+    from vnic.machine.metrics import Metrics, MetricsChoice
     from vnic.observe.logfile import LogFile
+
+log = logging.getLogger(__name__)
 
 EXIT_REFUSED = 1
 EXIT_USAGE = 2
@@ -222,8 +226,7 @@ async def _live(
             else:
                 await _take_place(machine, set_up, service, before)
             if options.metrics is not None:
-                with naming(f"-metrics {options.metrics}"):
-                    metrics = await options.metrics.open(loop, machine)
+                metrics = await _open_metrics(options.metrics, machine, goes_on=before is not None)
             if confinement is not None:
                 confinement.end()
             ready()
@@ -249,6 +252,19 @@ async def _live(
                     pidfile.remove()
                 machine.keep.end()
                 service.end(loop)
+
+
+async def _open_metrics(choice: MetricsChoice, machine: Machine, *, goes_on: bool) -> Metrics | None:
+    """`goes_on`: there are guests already, who are not given up for that."""
+    where = f"-metrics {choice}"
+    try:
+        with naming(where):
+            return await choice.open(asyncio.get_running_loop(), machine)
+    except OptionError as refused:
+        if not goes_on:
+            raise
+        log.error("%s", refused)
+        return None
 
 
 async def _take_place(machine: Machine, set_up: SetUp, service: Service, before: MachineRecord) -> None:

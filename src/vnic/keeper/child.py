@@ -59,8 +59,11 @@ def passed(store: FdStore) -> dict[str, str]:
     text = ":".join(names)
     if len(text) <= NAMES_BYTES_MAX:
         return variables | {"LISTEN_FDNAMES": text}
-    memory = os.memfd_create("vnic-fdnames", 0)
+    memory = os.memfd_create("vnic-fdnames")
     os.write(memory, text.encode())
     number = store.first + len(names)
-    os.dup2(memory, number)
+    if memory == number:
+        os.set_inheritable(memory, True)
+    else:
+        os.dup2(memory, number)
     return variables | {NAMES_FD: str(number)}

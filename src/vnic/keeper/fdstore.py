@@ -9,7 +9,10 @@ from typing import Final
 
 from vnic.quota import OPEN_FILES
 
-FDS_MAX: Final = OPEN_FILES - 320
+SUPERVISORS_OWN: Final = 320
+"""Open files of the supervisor that are not stored ones, with room for one message's."""
+
+FDS_MAX: Final = OPEN_FILES - SUPERVISORS_OWN
 """The most descriptors that are stored: as many as control may have open, but for the supervisor's own."""
 
 FIRST: Final = 3

@@ -48,7 +48,9 @@ class NotifySocket:
             except (BlockingIOError, InterruptedError):
                 return
             sender, fds = _sorted(ancillary)
-            if sender != pid:
+            if (
+                not sender or sender != pid
+            ):  # 0: of another PID namespace, and not the child that there is not
                 for fd in fds:
                     os.close(fd)
                 continue

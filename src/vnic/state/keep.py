@@ -199,7 +199,10 @@ class StoredKeep(Keep):
     def end_cells(self, key: str) -> None:
         if self._active and self._store is not None:
             self._own_cells.discard(key)
-            self._store.free_cells(key)
+            try:
+                self._store.free_cells(key)
+            except StoreError as error:
+                self._give_up(str(error))
 
     # -- the state of the process before ------------------------------------------------------------------------
 

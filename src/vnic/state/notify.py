@@ -68,7 +68,7 @@ def take_environment(environ: MutableMapping[str, str] = os.environ) -> Started:
         for at, fd in enumerate(range(first, first + count)):
             try:
                 fcntl.fcntl(fd, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
-            except OSError:
+            except (OSError, OverflowError):
                 break  # more were announced than passed
             files.append((names[at] if at < len(names) and names[at] else "unknown", fd))
     mine = values["WATCHDOG_PID"] in ("", str(os.getpid()))
@@ -83,7 +83,7 @@ def _read_and_close(fd: int | None) -> str:
     try:
         text = os.pread(fd, NAMES_BYTES_MAX, 0)
         os.close(fd)
-    except OSError:
+    except (OSError, OverflowError):
         return ""
     return text.decode("ascii", "replace")
 
@@ -107,10 +107,12 @@ class Notifier:
         except OSError as error:
             raise NotifyError(error.strerror or str(error)) from None
 
-    def send(self, *assignments: str, fds: Sequence[int] = ()) -> None:
-        """Send one message, such as "READY=1". Waits up to `PATIENCE_S` for room. Raises NotifyError."""
+    def send(self, *assignments: str, fds: Sequence[int] = (), patience_s: float | None = None) -> None:
+        """Send one message, such as "READY=1". Waits up to `patience_s` for room, `PATIENCE_S` by default. Raises
+        NotifyError."""
         data = "\n".join(assignments).encode()
-        end = time.monotonic() + PATIENCE_S
+        patience_s = PATIENCE_S if patience_s is None else patience_s
+        end = time.monotonic() + patience_s
         while True:
             try:
                 sock = self._connected()
@@ -120,7 +122,8 @@ class Notifier:
             except (BlockingIOError, InterruptedError):
                 left = end - time.monotonic()
                 if left <= 0:
-                    raise NotifyError(f"it has read nothing for {PATIENCE_S:g} s") from None
+                    since = f" for {patience_s:g} s" if patience_s else ""
+                    raise NotifyError(f"it has read nothing{since}") from None
                 poll = select.poll()
                 poll.register(sock, select.POLLOUT)
                 poll.poll(left * 1000)
@@ -137,8 +140,8 @@ class Notifier:
         self.send("STOPPING=1")
 
     def alive(self) -> None:
-        """To be sent at least twice in each interval of the watchdog."""
-        self.send("WATCHDOG=1")
+        """To be sent at least twice in each interval of the watchdog. It does not wait."""
+        self.send("WATCHDOG=1", patience_s=0)
 
     def status(self, text: str) -> None:
         """One line for people, which `systemctl status` shows."""

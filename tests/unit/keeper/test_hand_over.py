@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import pytest
 
-from vnic.keeper import child
+from vnic.keeper import child, notify_socket
 from vnic.keeper.fdstore import FdStore
-from vnic.state.notify import take_environment
+from vnic.state.notify import Notifier, take_environment
+
+
+def inheritable() -> set[int]:
+    """The descriptors that a program would get."""
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the folder that is being listed
+            if os.get_inheritable(int(name)):
+                found.add(int(name))
+    return found
 
 
 @pytest.mark.parametrize("count", [2, 3000])
@@ -26,11 +37,28 @@ def test_it_reads_what_the_supervisor_hands_over(count: int, own: bool) -> None:
                 read, write = os.pipe()
                 os.close(write)
                 store.add(name, [read])
+            before = inheritable()
             environment = child.passed(store)
+            more = inheritable() - before - set(range(first, first + count + 1))
             started = take_environment(environment)
             expected = list(zip(names, range(first, first + count), strict=True))
             closed = all(not os.get_inheritable(fd) for _, fd in started.files)
-            code = 0 if started.files == expected and closed and not environment else 2
+            code = 0 if started.files == expected and closed and not environment and not more else 2
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_message_of_another_pid_namespace_is_not_that_of_a_child_that_there_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The kernel tells 0 for its sender, and 0 is no child."""
+    monkeypatch.setattr(notify_socket, "_sorted", lambda ancillary: (0, []))
+    heard = notify_socket.NotifySocket()
+    try:
+        notifier = Notifier(heard.path)
+        notifier.ready()
+        notifier.close()
+        assert list(heard.received(0)) == []
+    finally:
+        heard.close()

@@ -16,6 +16,7 @@ from tests.fakes.keeper import FakeKeeper
 from vnic.keep import NO_HANDLES, NO_KEEP, Keep, NoHandles
 from vnic.record import Record, RecordError
 from vnic.state.keep import StoredKeep
+from vnic.state.store import RecordStore, StoreError
 
 
 @pytest.fixture
@@ -566,3 +567,19 @@ class Slow:
             keeper.client.remove,
             keeper.client.barrier,
         )
+
+
+def test_cells_that_cannot_be_freed_end_keeping(
+    keeper: FakeKeeper, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_memory(store: RecordStore, key: str) -> None:
+        raise StoreError("no memory")
+
+    keep = keeper.start()
+    keep.cells("nic/a", 2)
+    kept = keep.unit("nic/a", Count(1))
+    keep.settle()
+    monkeypatch.setattr(RecordStore, "free_cells", no_memory)
+    kept.end()
+    assert not keep.active
+    assert "no memory" in caplog.text
