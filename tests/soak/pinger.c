@@ -1,6 +1,6 @@
-/* Pings ADDRESS every 10 ms, COUNT times, and prints each answer as it comes: its number and the time in ms that it took.
- * It runs in the guest, in place of busybox's, whose socket has room for a dozen answers only, and waits for the last ones
- * at most PATIENCE seconds. */
+/* Pings ADDRESS COUNT times, every INTERVAL ms, and prints each answer as it comes: its number and the time in ms that it
+ * took. It runs in the guest, in place of busybox's, whose socket has room for a dozen answers only, and waits for the
+ * last ones at most PATIENCE seconds. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { INTERVAL_US = 10000, MOST = 100000, ROOM = 8 << 20 };
+enum { MOST = 100000, ROOM = 8 << 20 };
 
 static long long now_us(void) {
 	struct timespec now;
@@ -73,7 +73,7 @@ int main(int argc, char **argv) {
 	int room = ROOM, count, sent = 0, answers = 0, sock = socket(AF_INET, SOCK_RAW, IPPROTO_ICMP);
 	long long next = now_us(), end = 0;
 
-	if (argc != 4 || !inet_aton(argv[1], &far.sin_addr) || (count = atoi(argv[2])) > MOST)
+	if (argc != 5 || !inet_aton(argv[1], &far.sin_addr) || (count = atoi(argv[2])) > MOST)
 		return 2;
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	id = htons(getpid());
@@ -87,8 +87,8 @@ int main(int argc, char **argv) {
 
 		if (sent < count && now_us() >= next) {
 			send_one(sock, sent++);
-			next += INTERVAL_US;
-			end = now_us() + atoi(argv[3]) * 1000000LL;
+			next += atoi(argv[3]) * 1000LL;
+			end = now_us() + atoi(argv[4]) * 1000000LL;
 		}
 		poll(&ready, 1, sent < count ? until(next) : 100);
 		while (take_one(sock, sent))
