@@ -53,6 +53,11 @@ def test_guest_has_the_tools_that_tests_need(guest: QemuGuest, kit: qemu_kit.Qem
     guest.run("ip link add link eth0 name eth0.7 type vlan id 7; ip link del eth0.7")
 
 
+def test_guest_drops_no_frame_for_having_waited(guest: QemuGuest) -> None:
+    for interface in ("eth0", "eth1"):
+        assert " qdisc pfifo_fast " in guest.run(f"ip link show {interface}")
+
+
 def test_qemus_own_nics_follow_qemus_set_link(guest: QemuGuest) -> None:
     for nic, interface in (("nic0", "eth0"), ("nic1", "eth1")):
         guest.qmp("set_link", name=nic, up=True)

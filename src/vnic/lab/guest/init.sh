@@ -16,6 +16,9 @@ stty raw -echo
 for module in /modules/*.ko; do
   insmod "$module" || echo "insmod $module: status $?"
 done
+# Debian's kernel has fq_codel, which drops frames that have waited for 100 ms; here they wait as long as they must.
+qdisc=/proc/sys/net/core/default_qdisc
+[ -e "$qdisc" ] && echo pfifo_fast >"$qdisc"
 ip link set lo up
 for interface in /sys/class/net/eth*; do
   [ -e "$interface" ] || continue
