@@ -16,6 +16,8 @@ from vnic.scratch import PUBLIC, ScratchFolder
 
 PREFIX: Final = "vnic-keep-"
 DATAGRAM_MAX: Final = 8192
+TURN_MESSAGES: Final = 4096
+"""More than a socket's queue has, unless its sender goes on (net.unix.max_dgram_qlen, 10 to 512)."""
 FDS_MAX: Final = 253
 """The most descriptors of one message (include/net/scm.h: SCM_MAX_FD)."""
 _CREDENTIALS: Final = struct.Struct("=iII")
@@ -41,8 +43,9 @@ class NotifySocket:
 
     def received(self, pid: int) -> Iterator[tuple[bytes, list[int], bool]]:
         """The datagrams of that process that wait, with their descriptors, which the caller owns, and whether they came
-        whole. Those of others are dropped."""
-        while True:
+        whole. Those of others are dropped. What is beyond TURN_MESSAGES waits: a flood must not keep the supervisor
+        from its signals and deadlines."""
+        for _ in range(TURN_MESSAGES):
             try:
                 data, ancillary, flags, _ = self._sock.recvmsg(DATAGRAM_MAX, _ROOM, socket.MSG_CMSG_CLOEXEC)
             except (BlockingIOError, InterruptedError):

@@ -62,3 +62,17 @@ def test_message_of_another_pid_namespace_is_not_that_of_a_child_that_there_is_n
         assert list(heard.received(0)) == []
     finally:
         heard.close()
+
+
+def test_flood_of_messages_leaves_the_supervisor_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notify_socket, "TURN_MESSAGES", 2)
+    heard = notify_socket.NotifySocket()
+    notifier = Notifier(heard.path)
+    try:
+        for _ in range(3):
+            notifier.alive()
+        found = [len(list(heard.received(os.getpid()))) for _ in range(3)]
+        assert found == [2, 1, 0]
+    finally:
+        notifier.close()
+        heard.close()
