@@ -6,7 +6,7 @@ without a keeper there is NO_KEEP, which does nothing.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Collection, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol, TypeVar
 
 from vnic.record import Record, RecordError
@@ -23,13 +23,14 @@ NO_HANDLES: Final = NoHandles()
 
 
 def descriptors_of(handles: object) -> Iterator[int]:
-    """The descriptors in handles, of the form that `Unit.save_kept` says."""
+    """The descriptors in handles, of the form that `Unit.save_kept` says, but for those of sockets."""
     if isinstance(handles, int):
-        yield handles
-    elif isinstance(handles, dict):
+        if handles >= 0:
+            yield handles
+    elif isinstance(handles, Mapping):
         for each in handles.values():
             yield from descriptors_of(each)
-    elif isinstance(handles, Sequence):
+    elif isinstance(handles, Sequence) and not isinstance(handles, str):
         for each in handles:
             yield from descriptors_of(each)
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
+from vnic.keep import descriptors_of
 from vnic.record import RecordError
 from vnic.sockets.bind import BoundPath, BoundPathRecord
 from vnic.sockets.listener import Listening, ListeningHandles, ListeningRecord
@@ -28,7 +29,7 @@ class TakeUp:
 
     def __init__(self, handles: object) -> None:
         """`handles`: descriptors, and sequences and mappings of these, nested."""
-        self._left = list(_descriptors(handles))
+        self._left = list(descriptors_of(handles))
         self._made: list[Callable[[], object]] = []
 
     def __enter__(self) -> Self:
@@ -82,14 +83,3 @@ class TakeUp:
         """Something was made of these; `close` closes it."""
         self._left = [fd for fd in self._left if fd not in fds]
         self._made.append(close)
-
-
-def _descriptors(handles: object) -> Iterator[int]:
-    if isinstance(handles, int):
-        yield handles
-    elif isinstance(handles, Mapping):
-        for each in handles.values():
-            yield from _descriptors(each)
-    elif isinstance(handles, Sequence):
-        for each in handles:
-            yield from _descriptors(each)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 from tests.fakes.keeper import FakeKeeper
 
-from vnic.keep import NO_HANDLES, NO_KEEP, Keep, NoHandles
+from vnic.keep import NO_HANDLES, NO_KEEP, Keep, NoHandles, descriptors_of
 from vnic.record import Record, RecordError
 from vnic.state.keep import StoredKeep
 from vnic.state.store import RecordStore, StoreError
@@ -583,3 +583,8 @@ def test_cells_that_cannot_be_freed_end_keeping(
     kept.end()
     assert not keep.active
     assert "no memory" in caplog.text
+
+
+def test_descriptors_are_found_among_all_that_handles_may_hold() -> None:
+    handles = CountHandles(None, {1: RingHandles(4, None)}, [5, 6], -1, object())
+    assert list(descriptors_of(("text", handles, {"path": "/a"}))) == [4, 5, 6]
