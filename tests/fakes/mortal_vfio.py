@@ -20,7 +20,6 @@ from typing import Any
 
 from tests.fakes.keeper import FakeKeeper
 
-from vnic.attach.vfio_user import exact
 from vnic.attach.vfio_user.attachment import VfioUserAttachment
 from vnic.attach.vfio_user.exact import ExactConnection
 from vnic.attach.vfio_user.function import VfioPciPort
@@ -203,10 +202,9 @@ def _count_steps(step: Callable[[], None], keep: StoredKeep) -> None:
         return call
 
     places: list[tuple[Any, str]] = [
-        (exact, "receive"),
         (keep, "commit"),
         (Progress, "write"),
-        *((ExactConnection, name) for name in ("_take", "_put", "_move", "_peek_from")),
+        *((ExactConnection, name) for name in ("_received", "_take", "_put", "_move", "_peek_from")),
         *(
             (VfioPciPort, name)
             for name in ("region_read", "region_write", "set_irqs", "dma_map", "dma_unmap")

@@ -248,28 +248,41 @@ class Connection:
         user = self._user
         end = self._loop.time() + TURN_S
         for _ in range(PIECES_PER_TURN):
-            try:
-                data, fds = receive(self._sock, user.wanted, self._max_fds, self._owner)
-            except (BlockingIOError, InterruptedError):
+            piece = self._received(user.wanted)
+            if piece is None:
                 return
-            except FrameError as error:
-                self._lose(str(error))
-                return
-            except OSError as error:
-                self._lose(why(error))
-                return
-            if not data:
-                close_fds(fds)
-                self._lose(None)
-                return
+            data, fds = piece
             user.received(data, fds)
-            if fds and self._holding is not None and not self.closed:
-                try:
-                    self._holding.received(len(fds))
-                except TooManyDescriptors as error:
-                    self._lose(str(error))
+            self._count(len(fds))
             if self.closed or self._failed or self._paused or self._output or self._loop.time() > end:
                 return
+
+    def _received(self, size: int, flags: int = RECEIVE_FLAGS) -> tuple[bytes, list[int]] | None:
+        """What has arrived, with its descriptors. None: nothing has, or the connection is lost, and the user was
+        told."""
+        try:
+            data, fds = receive(self._sock, size, self._max_fds, self._owner, flags=flags)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except FrameError as error:
+            self._lose(str(error))
+            return None
+        except OSError as error:
+            self._lose(why(error))
+            return None
+        if not data:
+            close_fds(fds)
+            self._lose(None)
+            return None
+        return data, fds
+
+    def _count(self, descriptors: int) -> None:
+        """The user has received that many descriptors."""
+        if descriptors and self._holding is not None and not self.closed:
+            try:
+                self._holding.received(descriptors)
+            except TooManyDescriptors as error:
+                self._lose(str(error))
 
     def send(self, data: bytes, fds: Sequence[int] = ()) -> None:
         """Write `data`, now if possible. The caller keeps its descriptors: output that waits has duplicates."""

@@ -30,8 +30,7 @@ from typing import Final
 
 from vnic.descriptors import Kind, close_fds, kind_of
 from vnic.keep import Kept
-from vnic.protocol.frames import FrameError
-from vnic.quota import Holding, TooManyDescriptors
+from vnic.quota import Holding
 from vnic.record import RecordError, require
 from vnic.sockets import unblock
 from vnic.sockets.connection import (
@@ -41,7 +40,6 @@ from vnic.sockets.connection import (
     Connection,
     ConnectionRecord,
     ConnectionUser,
-    receive,
     why,
 )
 
@@ -186,21 +184,10 @@ class KeptConnection(Connection):
         user = self._user
         end = self._loop.time() + TURN_S
         for _ in range(PIECES_PER_TURN):
-            try:
-                size = min(user.wanted, PIECE_MOST)
-                data, fds = receive(self._sock, size, self._max_fds, self._owner, flags=_PEEK_FLAGS)
-            except (BlockingIOError, InterruptedError):
+            piece = self._received(min(user.wanted, PIECE_MOST), _PEEK_FLAGS)
+            if piece is None:
                 return
-            except FrameError as error:
-                self._lose(str(error))
-                return
-            except OSError as error:
-                self._lose(why(error))
-                return
-            if not data:
-                close_fds(fds)
-                self._lose(None)
-                return
+            data, fds = piece
             self._exchanging = True
             user.received(data, fds)
             self._exchanging = False
@@ -213,13 +200,6 @@ class KeptConnection(Connection):
                 self._finish(len(data))
             if self.closed or self._failed or self._paused or self._blocked or self._loop.time() > end:
                 return
-
-    def _count(self, descriptors: int) -> None:
-        if self._holding is not None:
-            try:
-                self._holding.received(descriptors)
-            except TooManyDescriptors as error:
-                self._lose(str(error))
 
     def _finish(self, taken: int) -> None:
         """Save what was carried out, take that many bytes from the socket, and let the replies leave."""

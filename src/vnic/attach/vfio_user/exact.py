@@ -30,11 +30,9 @@ from typing import Final
 
 from vnic.attach.vfio_user import progress as p
 from vnic.attach.vfio_user.progress import Progress, StepRecord
-from vnic.descriptors import close_fds
-from vnic.protocol.frames import FrameError
 from vnic.protocol.vfio_user import messages as m
-from vnic.quota import Holding, TooManyDescriptors
-from vnic.sockets.connection import RECEIVE_FLAGS, Connection, ConnectionUser, receive, why
+from vnic.quota import Holding
+from vnic.sockets.connection import RECEIVE_FLAGS, Connection, ConnectionUser, why
 from vnic.sockets.kept_connection import SO_PEEK_OFF
 
 _PEEK: Final = RECEIVE_FLAGS | int(socket.MSG_PEEK)
@@ -150,27 +148,13 @@ class ExactConnection(Connection):
 
     def _readable(self) -> None:
         user = self._user
-        try:
-            data, fds = receive(self._sock, user.wanted, self._max_fds, self._owner, flags=_PEEK)
-        except (BlockingIOError, InterruptedError):
+        piece = self._received(user.wanted, _PEEK)
+        if piece is None:
             return
-        except FrameError as error:
-            self._lose(str(error))
-            return
-        except OSError as error:
-            self._lose(why(error))
-            return
-        if not data:
-            close_fds(fds)
-            self._lose(None)
-            return
+        data, fds = piece
         self._piece = self.progress.cells[p.PIECE] = len(data)
         user.received(data, fds)
-        if fds and self._holding is not None and not self.closed:
-            try:
-                self._holding.received(len(fds))
-            except TooManyDescriptors as error:
-                self._lose(str(error))
+        self._count(len(fds))
 
     def stepped(self, last: bool, size: int, reply: bytes | None) -> None:
         """A step is done, and what it changed is saved: the last one of a message with so many bytes of the piece."""
