@@ -46,6 +46,14 @@ def answers(running: Running) -> bool:
     return is_listening(running.qmp_path) and running.place.verb("ps", "--json").stdout != "[]\n"
 
 
+def is_running(pid: int) -> bool:
+    """No zombie either: who reaps it is not this process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
 def is_gone(pid: int) -> bool:
     try:
         return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
@@ -356,3 +364,21 @@ def test_a_terminal_that_hangs_up_ends_all(terminal: Terminal) -> None:
     os.kill(terminal.pid, signal.SIGHUP)
     assert terminal.ended() == 0
     wait_for(lambda: is_gone(pid))
+
+
+def test_a_control_that_was_just_started_ends_with_a_supervisor_that_is_killed(place: Place) -> None:
+    process = place.start("run", "--keep", *OPTIONS)
+    wait_for(lambda: is_listening(place.qmp_path()))
+    (first,) = controls_of(process.pid)
+    os.kill(first, signal.SIGKILL)
+    found: list[int] = []
+
+    def another() -> bool:
+        found[:] = [pid for pid in controls_of(process.pid) if pid != first]
+        return bool(found)
+
+    wait_for(another)
+    second = found[0]
+    process.kill()
+    process.communicate()  # control had its stderr, too
+    assert not is_running(second)

@@ -18,7 +18,7 @@ from vnic.keep import NO_KEEP, Keep
 from vnic.keeper.fdstore import FDS_MAX, SUPERVISORS_OWN
 from vnic.keeper.messages import UPGRADE
 from vnic.keeper.supervisor import EXIT_LEFT
-from vnic.keeper.variables import Keeper, take_keeper
+from vnic.keeper.variables import Keeper, is_orphaned, take_keeper
 from vnic.machine import Machine
 from vnic.monitor.interfaces import ShutdownCause
 from vnic.monitor.keeper import NO_KEEPER, KeeperInfo, KeeperKind
@@ -48,6 +48,8 @@ class Service:
     def __init__(self) -> None:
         """Take the variables out of the environment. Call it once, before this process opens descriptors."""
         parent = os.getppid()
+        if is_orphaned(os.environ, parent):
+            signal.raise_signal(signal.SIGTERM)  # as below
         self.keeper: Keeper | None = take_keeper(os.environ, parent)
         """The supervisor; None: systemd, or none."""
         self.started: Started = take_environment()

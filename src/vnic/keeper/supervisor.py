@@ -227,6 +227,8 @@ class Supervisor:
 
     def _pass_on(self, number: int) -> None:
         """Once more if it comes once more, as control would get it without a keeper; the time to end is not longer."""
+        if self._state is State.PAUSING and len(self._store):
+            self._start()  # it takes up what is stored once more, and ends it in order
         if self._state is State.PAUSING or not self._pid:
             self._outcome = 0
             return

@@ -6,7 +6,7 @@ vnic's, for what systemd has no word for.
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Final, NamedTuple
 
 KEEPER: Final = "VNIC_KEEPER"
@@ -39,6 +39,18 @@ class Keeper(NamedTuple):
 def encoded(keeper: Keeper) -> str:
     """The variable's value."""
     return "\n".join(str(field).replace("\n", " ") for field in keeper)
+
+
+def is_orphaned(environment: Mapping[str, str], parent: int) -> bool:
+    """Whether the supervisor that started this process has been killed since."""
+    pid = environment.get(KEEPER, "").partition("\n")[0]
+    if not pid.isdecimal() or pid == str(parent):
+        return False
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:
+            return stat.read().rpartition(")")[2].split()[0] in "ZX"  # proc_pid_stat(5): it has ended
+    except OSError:
+        return True
 
 
 def take_keeper(environment: MutableMapping[str, str], parent: int) -> Keeper | None:

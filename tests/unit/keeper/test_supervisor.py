@@ -234,7 +234,8 @@ def test_a_signal_during_a_restart_waits_until_the_child_is_set_up(kept: Kept) -
     kept.process.terminate()
     time.sleep(0.3)
     assert kept.process.poll() is None
-    second.notify("READY=1")
+    with contextlib.suppress(ValueError):  # the signal may end it before it answers
+        second.notify("READY=1")
     assert kept.ended()[0] == 7
 
 
@@ -277,6 +278,22 @@ def test_a_signal_during_the_pause_ends_it(kept: Kept) -> None:
     time.sleep(0.2)
     kept.process.terminate()
     assert kept.ended()[0] == 0
+
+
+def test_a_signal_during_the_pause_has_what_is_stored_ended_in_order(kept: Kept) -> None:
+    first = kept.up()
+    first.ask("store", "a", "content")
+    first.kill()
+    for _ in range(5):
+        kept.up().kill()
+    time.sleep(0.2)
+    kept.process.terminate()
+    last = kept.started()
+    assert names(last) == ["a"]
+    last.ask("exits_on", signal.SIGTERM, 7)
+    with contextlib.suppress(ValueError):  # the signal may end it before it answers
+        last.notify("READY=1")
+    assert kept.ended()[0] == 7
 
 
 def test_a_hung_child_is_killed_and_started_again() -> None:
