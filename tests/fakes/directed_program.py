@@ -53,10 +53,11 @@ class Started:
         self.words: list[str] = said["words"]
 
     def ask(self, what: str, *arguments: object) -> Any:
-        """Have it call one function of `Tasks`; returns the result."""
+        """Have it call one function of `Tasks`; returns the result. None: it ended before it could answer."""
         self._stream.write(json.dumps([what, *arguments]) + "\n")
         self._stream.flush()
-        return json.loads(self._stream.readline())
+        answer = self._stream.readline()
+        return json.loads(answer) if answer else None
 
     def notify(self, *assignments: str) -> None:
         self.ask("notify", "\n".join(assignments))
