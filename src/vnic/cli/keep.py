@@ -143,8 +143,8 @@ class _Log:
     def say(self, text: str) -> None:
         line = f"vnic: warning: keeper: {one_line(text)}\n"
         if self.path is None:
-            sys.stderr.write(line)
-            sys.stderr.flush()
+            with contextlib.suppress(OSError, ValueError):  # who read it may have gone, and control goes on
+                print(line, end="", file=sys.stderr, flush=True)
             return
         now = time.time()
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(now))

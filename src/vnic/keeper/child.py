@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -40,10 +41,10 @@ def start(
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.execvpe(command[0], list(command), {**environment, **passed(store)})
     except OSError as error:
-        print(f"vnic: {command[0]}: {error.strerror}", file=sys.stderr)
+        with contextlib.suppress(OSError, ValueError):  # who read stderr may have gone
+            print(f"vnic: {command[0]}: {error.strerror}", file=sys.stderr, flush=True)
     finally:
-        sys.stderr.flush()
-        os._exit(EXIT_CANNOT_START)
+        os._exit(EXIT_CANNOT_START)  # whatever happens: there must be no second supervisor
 
 
 def passed(store: FdStore) -> dict[str, str]:

@@ -76,3 +76,22 @@ def test_flood_of_messages_leaves_the_supervisor_its_turn(monkeypatch: pytest.Mo
     finally:
         notifier.close()
         heard.close()
+
+
+def test_program_that_cannot_be_started_leaves_no_second_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where its line cannot be written."""
+
+    class Unread:
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+        flush = write
+
+    monkeypatch.setattr("sys.stderr", Unread())
+    here = os.getpid()
+    try:
+        pid = child.start(["/no/such/program"], {}, FdStore(), ())
+    finally:
+        if os.getpid() != here:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == child.EXIT_CANNOT_START
