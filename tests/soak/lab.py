@@ -51,6 +51,11 @@ class Wire:
     far: End
     address: str
 
+    @property
+    def by_python(self) -> bool:
+        """Whether control moves its packets, and not vnic-wire."""
+        return self.name == "e1000"
+
 
 FAR_GUESTS = {"virtio-net": "qemu", "e1000": "qemu", "virtio-user": "dpdk"}
 """The cables, by what is at their far ends, with its guest."""

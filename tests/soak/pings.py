@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,8 +18,10 @@ class Pings:
     sent: int
     lost: tuple[int, ...]
     """The numbers of requests without an answer."""
-    disordered: int
-    """Answers that came after that of a later request, or twice."""
+    disordered: tuple[int, ...]
+    """The numbers of requests whose first answer came after that of a later request."""
+    repeated: tuple[int, ...]
+    """The numbers of requests that were answered more than once."""
     longest_ms: float
 
     @classmethod
@@ -28,8 +31,9 @@ class Pings:
         if summary is None:
             raise ValueError(f"the pinger has not ended: {text[-200:]!r}")
         replies = [(int(number), float(ms)) for number, ms in _REPLY.findall(text)]
-        numbers = [number for number, _ in replies]
-        disordered = sum(later <= earlier for earlier, later in pairwise(numbers))
+        counts = Counter(number for number, _ in replies)  # in the order of the first answers
+        disordered = tuple(later for earlier, later in pairwise(counts) if later < earlier)
+        repeated = tuple(sorted(number for number, count in counts.items() if count > 1))
         sent = int(summary[1])
-        lost = tuple(sorted(set(range(sent)) - set(numbers)))
-        return cls(sent, lost, disordered, max((ms for _, ms in replies), default=0.0))
+        lost = tuple(sorted(set(range(sent)) - set(counts)))
+        return cls(sent, lost, disordered, repeated, max((ms for _, ms in replies), default=0.0))

@@ -45,6 +45,7 @@ class Tally:
     """From the death of control to an answer of the next one."""
     pings: int = 0
     lost: int = 0
+    repeated: int = 0
     longest_ms: float = 0.0
     changes: int = 0
     """Ordered, and seen by guests."""
@@ -146,7 +147,10 @@ class Rounds:
                 f"{wire.name}: of {pings.sent} pings these were lost: {ranges(pings.lost)} (deaths: {deaths})"
             )
         if pings.disordered:
-            self.fault(f"{wire.name}: {pings.disordered} answers came out of order, or twice")
+            self.fault(f"{wire.name}: these answers came out of order: {ranges(pings.disordered)}")
+        self.tally.repeated += len(pings.repeated)
+        if pings.repeated and not may_repeat(wire, killed):
+            self.fault(f"{wire.name}: these answers came twice: {ranges(pings.repeated)}")
 
     # -- links --------------------------------------------------------------------------------------------------
 
@@ -188,6 +192,13 @@ class Rounds:
         testpmd = self._lab.testpmd
         if testpmd is not None and not testpmd.link_up():
             self.fault(f"virtio-user {when}: its link is down")
+
+
+def may_repeat(wire: Wire, killed: Counter[str]) -> bool:
+    """Whether an answer may come twice: who moves packets and is killed before the driver is told that they were taken
+    has its successor take them again, for otherwise they might be lost."""
+    mover = "control" if wire.by_python else "wire"
+    return killed[mover] + killed["both"] > 0
 
 
 def ranges(numbers: Sequence[int]) -> str:
