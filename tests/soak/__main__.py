@@ -42,9 +42,8 @@ def waiting(pid: int) -> list[str]:
 def report(tally: Tally) -> None:
     kills = ", ".join(f"{count} of {victim}" for victim, count in sorted(tally.kills.items()))
     say(f"{tally.rounds} rounds; deaths: {kills}; {tally.changes} link changes ordered")
-    say(
-        f"{tally.pings} pings, {tally.lost} lost, {tally.repeated} answered twice, the latest answer after {tally.longest_ms:.0f} ms"
-    )
+    latest = f"the latest answer after {tally.longest_ms:.0f} ms"
+    say(f"{tally.pings} pings, {tally.lost} lost, {tally.repeated} answered twice, {latest}")
     if tally.back_ms:
         middle, most = statistics.median(tally.back_ms), max(tally.back_ms)
         say(f"control answered again after {middle:.0f} ms (median), {most:.0f} ms (most)")

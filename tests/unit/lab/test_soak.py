@@ -1,4 +1,4 @@
-"""The soak asks of its guests no more than they can do, and tells what was lost from what came twice or out of order."""
+"""The soak asks of its guests no more than they can do, and tells what was lost from what came twice."""
 
 from __future__ import annotations
 
