@@ -82,6 +82,7 @@ class HmpSession:
                 self.waits_for = text
                 yield b""
                 self.waits_for = None
+                self.machine.keep.commit()
                 text = finished(text)
             if not isinstance(text, str):
                 yield echo

@@ -138,6 +138,7 @@ class QmpSession:
                 self.waits_for = result
                 yield b""
                 self.waits_for = None
+                self.machine.keep.commit()
                 result = finished(result)
             if result is None and not reply and not self.pretty:
                 yield _EMPTY_RETURN

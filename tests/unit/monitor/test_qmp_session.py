@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
+from tests.fakes.loops import fresh_loop
 from tests.fakes.monitored_machine import FakeMachine
 
 from vnic.monitor.commands import vm_probes
@@ -169,3 +171,27 @@ def test_every_command_can_be_called_without_arguments(client: Client) -> None:
         reply = client.ask(name)
         if "error" in reply and reply["error"]["class"] == "GenericError":
             assert reply["error"]["desc"].endswith(("is missing", "supplied via SCM_RIGHTS")), name
+
+
+def test_what_a_command_has_done_later_is_saved_before_its_reply(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine = FakeMachine()
+    order: list[str] = []
+
+    class Recorded(type(machine.keep)):  # type: ignore[misc]
+        def commit(self) -> None:
+            order.append("commit")
+
+    machine.keep = Recorded()
+    with fresh_loop() as loop:
+        done: asyncio.Future[None] = loop.create_future()
+        monkeypatch.setattr(machine, "netdev_del", lambda *_: done)
+        session = fresh(machine)
+        list(session.feed(b'{"execute":"qmp_capabilities"}'))
+        order.clear()
+        for piece in session.feed(b'{"execute":"netdev_del","arguments":{"id":"net0"}}'):
+            order.append(piece.decode().strip())
+            if not done.done():
+                done.set_result(None)
+    assert order == ["commit", "", "commit", '{"return": {}}']
