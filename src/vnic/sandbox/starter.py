@@ -160,6 +160,7 @@ def _answer(control: socket.socket, commands: Commands) -> tuple[int, int, int] 
         if len(targets) != len(fds) or not _is_allowed(command, commands):
             raise PermissionError(errno.EACCES, "not allowed")
         pid = _start(command, dict(zip(targets, fds, strict=True)), bool(request["ends"]))
+        pidfd, reading, writing = _watched(pid)
     except OSError as error:
         control.send(json.dumps({"errno": error.errno}).encode())
         return None
@@ -169,11 +170,25 @@ def _answer(control: socket.socket, commands: Commands) -> tuple[int, int, int] 
     finally:
         for fd in fds:
             os.close(fd)
-    pidfd = os.pidfd_open(pid)
-    reading, writing = os.pipe()
     socket.send_fds(control, [json.dumps({"pid": pid}).encode()], [pidfd, reading])
     os.close(reading)
     return pidfd, pid, writing
+
+
+def _watched(pid: int) -> tuple[int, int, int]:
+    """The program's pidfd, and a pipe for its status. Raises OSError where there are no descriptors left; the program
+    has ended then."""
+    try:
+        pidfd = os.pidfd_open(pid)
+        try:
+            return pidfd, *os.pipe()
+        except BaseException:
+            os.close(pidfd)
+            raise
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
 
 
 def _receive(control: socket.socket) -> tuple[bytes, list[int]]:

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -138,3 +139,22 @@ def test_late_answer_is_not_that_of_the_next_request(starter: Starter) -> None:
     os.kill(starter._pid, signal.SIGCONT)
     with pytest.raises(OSError, match="does not answer"):
         starter.launch([*SHELL, "exit 4"], fds, ends_with_us=False)
+
+
+@pytest.mark.parametrize("name", ["pidfd_open", "pipe"])
+def test_starter_without_descriptors_says_so_and_goes_on(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, call = os.getpid(), getattr(os, name)
+
+    def none_left(*arguments: int) -> object:
+        """Where the starter watches what it has started."""
+        watches = sys._getframe(1).f_code.co_name == "_watched"
+        if os.getpid() != here and watches:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return call(*arguments)
+
+    monkeypatch.setattr(os, name, none_left)
+    starter = fork_starter([SHELL])
+    for _ in range(2):
+        with pytest.raises(OSError, match="Too many open files"):
+            starter.launch([*SHELL, "exec sleep 1000"], {0: 0, 1: 1, 2: 2}, ends_with_us=False)
+    starter.close()
