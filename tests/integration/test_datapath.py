@@ -70,8 +70,8 @@ def test_threads_of_vnic_wire_are_an_option() -> None:
     ):
         wait_for(lambda: all_on(vnic, "wire"))
         (pid,) = programs(vnic.process.pid)
-        assert len(os.listdir(f"/proc/{pid}/task")) == 3 + 2, (
-            "control's thread and that of the CCMs beside them"
+        assert len(os.listdir(f"/proc/{pid}/task")) == 3 + 3, (
+            "those of control, of the CCMs and of the guard beside them"
         )
         wait_for(lambda: {_state(pid, task) for task in os.listdir(f"/proc/{pid}/task")} == {"S"})
 
