@@ -381,4 +381,4 @@ def test_a_control_that_was_just_started_ends_with_a_supervisor_that_is_killed(p
     second = found[0]
     process.kill()
     process.communicate()  # control had its stderr, too
-    assert not is_running(second)
+    wait_for(lambda: not is_running(second))  # files are closed before a process has ended
