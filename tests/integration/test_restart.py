@@ -329,8 +329,15 @@ def test_damaged_record_is_refused_by_name_and_costs_no_other_nic(
         assert len([line for line in lines if key in line]) == 1, vnic.log()
         if key != "item/device/nic0":  # without it, there is no NIC to start anew
             assert not found["nic0"]["guest"]["attached"]
+            wait_for(partial(accepts, place.path("nic0.sock")))  # the keeper lets go of the old socket first
             with guest_on(place.path("nic0.sock")) as another:
                 wait_for(another.sees_up)
+
+
+def accepts(path: str) -> bool:
+    """Whether a VM can connect; this one leaves at once."""
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(path) == 0
 
 
 OPERATIONS = 40
