@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import traceback
 
 import pytest
 
@@ -50,6 +51,8 @@ def test_it_reads_what_the_supervisor_hands_over(count: int, own: bool) -> None:
             expected = list(zip(names, range(first, first + count), strict=True))
             closed = all(not os.get_inheritable(fd) for _, fd in started.files)
             code = 0 if started.files == expected and closed and not environment and not more else 2
+        except BaseException:
+            os.write(2, traceback.format_exc().encode())
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
