@@ -8,11 +8,13 @@ import resource
 import shutil
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 from tests import leftovers
+from tests.fakes.in_a_child import run_in_a_child
 from tests.needs import FILES, NEEDS, need
 from tests.places import make_run_folder, short_folder
 
@@ -94,3 +96,13 @@ def require(condition: object, what: str) -> None:
     if os.environ.get("VNIC_REQUIRE_GUESTS") == "1":
         pytest.fail(f"this machine lacks {what}, and VNIC_REQUIRE_GUESTS=1 demands it")
     pytest.skip(f"this machine lacks {what}")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Those in which a process dies without an end run in one of their own."""
+    if pyfuncitem.get_closest_marker("in_a_child") is None:
+        return None
+    names = pyfuncitem._fixtureinfo.argnames
+    run_in_a_child(partial(pyfuncitem.obj, **{name: pyfuncitem.funcargs[name] for name in names}))
+    return True

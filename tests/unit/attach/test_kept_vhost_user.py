@@ -30,6 +30,8 @@ from vnic.lab.played.vhost_user_client import (
 from vnic.protocol.vhost_user import messages as vu
 from vnic.state.keep import StoredKeep
 
+pytestmark = pytest.mark.in_a_child
+
 
 class Life:
     """A control, its keeper and a guest; `restart` has another control take the place of a killed one."""

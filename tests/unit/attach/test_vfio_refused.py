@@ -12,6 +12,8 @@ from tests.fakes.trips import ALL, vfio_user
 from vnic.memory.map_record import MemoryMapRecord
 from vnic.record import RecordError
 
+pytestmark = pytest.mark.in_a_child
+
 assert vfio_user
 
 

@@ -478,7 +478,9 @@ def test_storm_of_writes_does_not_block_loop(path: Path) -> None:
         await storm
         client.close()
         assert len(bench.device.calls) >= 20_000
-        assert most <= PIECE_BYTES // len(write) + 1
+        assert most <= 2 * (
+            PIECE_BYTES // len(write) + 1
+        )  # from one look to the next may be the parts of two turns
 
     run(path, test)
 

@@ -32,6 +32,8 @@ from vnic.net.flaps import Pattern
 from vnic.net.records import HoldKind
 from vnic.sockets.address import InetAddress, UnixAddress
 
+pytestmark = pytest.mark.in_a_child
+
 
 @pytest.fixture
 def lab() -> Iterator[KeptLab]:

@@ -23,6 +23,8 @@ from vnic.chardev.options import SocketOptions
 from vnic.net.records import HoldKind
 from vnic.sockets.address import UnixAddress
 
+pytestmark = pytest.mark.in_a_child
+
 
 @pytest.fixture
 def lab() -> Iterator[KeptLab]:

@@ -12,7 +12,6 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from tests.fakes.in_a_child import in_a_child
 
 from vnic.backend import connection, kept_stream, output
 from vnic.backend.connection import (
@@ -248,7 +247,7 @@ def read_with_kill(kind: str, line: int) -> int:
 
 
 @pytest.mark.parametrize("kind", PAIRS)
-@in_a_child
+@pytest.mark.in_a_child
 def test_killed_at_any_line_a_reader_goes_on_in_step(kind: str) -> None:
     lines = read_with_kill(kind, -1)
     assert lines > 200
@@ -294,7 +293,7 @@ def write_with_kill(kind: str, sizes: Sequence[int], line: int) -> int:
 
 
 @pytest.mark.parametrize("kind", PAIRS)
-@in_a_child
+@pytest.mark.in_a_child
 def test_killed_at_any_line_a_writer_leaves_no_half_frame(kind: str) -> None:
     """Frames are written, wait, and are half written."""
     sizes = [60, 1514, 9000, 9000, 60, 9000, 1514, 9000, 9000, 60]

@@ -26,6 +26,8 @@ from vnic.net.filter_set import find_filter
 from vnic.net.filters import Direction
 from vnic.sockets.address import UnixAddress
 
+pytestmark = pytest.mark.in_a_child
+
 
 @pytest.fixture
 def lab() -> Iterator[KeptLab]:

@@ -17,7 +17,6 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
-from tests.fakes.in_a_child import in_a_child
 from tests.fakes.kept import FakeKeep, mapped
 from tests.fakes.loops import no_fd_leak
 
@@ -318,7 +317,7 @@ def play(exchanges: Sequence[Exchange], *kills: int) -> int:
 
 
 @pytest.mark.parametrize("name", EXCHANGES)
-@in_a_child
+@pytest.mark.in_a_child
 def test_killed_at_any_line_each_message_is_answered_exactly_once(name: str) -> None:
     """And killed again while it is restored, at the end of which it stands some thirty lines later."""
     with no_fd_leak():
@@ -391,7 +390,7 @@ class AnyTime(RuleBasedStateMachine):
             self.run.got += self.run.theirs.recv(reads)
 
 
-@in_a_child
+@pytest.mark.in_a_child
 def test_killed_at_any_time() -> None:
     run_state_machine_as_test(
         AnyTime, settings=settings(max_examples=40, stateful_step_count=25, deadline=None)

@@ -18,6 +18,8 @@ from vnic.record import Record, RecordError
 from vnic.state.keep import StoredKeep
 from vnic.state.store import RecordStore, StoreError
 
+pytestmark = pytest.mark.in_a_child
+
 
 @pytest.fixture
 def keeper() -> Iterator[FakeKeeper]:

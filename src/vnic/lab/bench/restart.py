@@ -19,6 +19,8 @@ from vnic.lab.bench.wire_scale import GUEST_BYTES, PlayedGuest, add_nics, wait_o
 SIZES: Final = (1, 1000)
 AIMS: Final = {1: "at most 400", 1000: "at most 5000"}
 TIMEOUT_S: Final = 60.0
+SETTLED_S: Final = 1.5
+"""A control that lived for less than a second is followed after a pause."""
 
 METHOD = (
     "vnic run --keep with N virtio-net over vhost-user, two on each hub, and a driver attached to each; the packets are"
@@ -49,6 +51,7 @@ def _at(stack: contextlib.ExitStack, size: int, rounds: int) -> Iterator[Row]:
         wait_on_the_wire(vnic, size)
     answers, moves = [], []
     for _ in range(rounds):
+        time.sleep(SETTLED_S)
         killed = _kill_control(vnic)
         answers.append((_answered(vnic) - killed) * 1e3)
         if size > 1:
