@@ -164,6 +164,11 @@ def attachment(stack: ExitStack) -> Trip:
         unit = VfioUserAttachment(loop, VirtioPci(FakeVirtioDevice()), nic_of(stack), path, keep)
 
         def end() -> None:
+            if unit is not served.attachment and unit._listener is not None:
+                # The path stays: it is that of the saved one, and of those that are restored after this.
+                unit._listener.pause()
+                unit._listener.listening.socket.close()
+                unit._listener = None
             unit.drop_vm()
             unit.close()
             turn(loop)
