@@ -164,11 +164,6 @@ def attachment(stack: ExitStack) -> Trip:
         unit = VfioUserAttachment(loop, VirtioPci(FakeVirtioDevice()), nic_of(stack), path, keep)
 
         def end() -> None:
-            if unit is not served.attachment and unit._listener is not None:
-                # The path stays: it is that of the saved one, and of those that are restored after this.
-                unit._listener.pause()
-                unit._listener.listening.socket.close()
-                unit._listener = None
             unit.drop_vm()
             unit.close()
             turn(loop)
@@ -182,6 +177,8 @@ def attachment(stack: ExitStack) -> Trip:
     guest.connect(path)
     talk(guest, ram)
     until(loop, lambda: (vm := served.attachment.session) is not None and vm.save().begun.data)
+    # Without the listener, whose path the first restored one would remove at its end: those after it would differ.
+    served.attachment._close_listener()
 
     def restore(new: Served, record: VfioUserAttachmentRecord) -> None:
         handles: VfioUserAttachmentHandles = mapped(served.handles, os.dup)
