@@ -7,7 +7,7 @@ without a keeper there is NO_KEEP, which does nothing.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Collection, Iterator, Mapping, Sequence
-from typing import Final, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from vnic.record import Record, RecordError
 
@@ -58,6 +58,20 @@ class Kept(Protocol):
 
     def end(self) -> None:
         """The unit is gone: its record goes with the next commit, cells of its key at once."""
+
+
+class Successor(Unit, Protocol):
+    """A unit that can take the place of the one that the process before had at its key."""
+
+    kept: Kept
+    age_us: int
+    """During `take_up`: the microseconds since the record was saved."""
+
+    @property
+    def key(self) -> str: ...
+
+    def take_up(self, record: Any, handles: Any) -> None:
+        """Go on with the inherited state. The descriptors are its own, also if it raises RecordError."""
 
 
 class Keep(Protocol):
@@ -171,3 +185,23 @@ class _NoKeep:
 
 
 NO_KEEP: Final[Keep] = _NoKeep()
+
+
+def take_place(keep: Keep, unit: Successor, record: type[Record], handles: type[Any]) -> bool:
+    """Have `unit` go on where the process before was killed. False: there is no record, or it was refused; nothing is
+    open then, and the unit is not kept."""
+    found = keep.inherited(unit.key, record, handles)
+    if found is None:
+        return False
+    unit.age_us = keep.age_us(unit.key)
+    unit.kept = keep.unit(unit.key, unit)
+    try:
+        unit.take_up(*found)
+    except RecordError as error:
+        keep.refused(unit.key, error)
+        unit.kept.end()
+        unit.kept = NO_KEPT
+        return False
+    finally:
+        unit.age_us = 0
+    return True

@@ -18,12 +18,12 @@ from vnic.backend.hub import Hubs
 from vnic.backend.interface_watch import InterfaceWatch
 from vnic.backend.items import Items
 from vnic.backend.options import NetdevOptions
-from vnic.keep import NO_KEPT, Keep
+from vnic.keep import Keep, take_place
 from vnic.net.client import Endpoint
 from vnic.net.errors import NetError
 from vnic.net.network import Network
 from vnic.net.records import HoldKind
-from vnic.record import Record, RecordError
+from vnic.record import Record
 from vnic.virtio.attachment import VirtioHandles
 
 if TYPE_CHECKING:
@@ -200,27 +200,17 @@ class Backend(Endpoint):
         """Go on where the process before was killed; called in place of `start_kept`, after which it is as that one
         left it. False: there is no record, or it was refused; nothing is open, and `start_kept` may be called. `guest`:
         what the device of the NIC has by now, for a netdev that may have its rings. Raises NetError as `start`."""
-        keep = self.context.keep
-        if self.kept_type is not None:
-            found = keep.inherited(self.key, *self.kept_type)
-            if found is None:
-                return False
-            self.age_us = keep.age_us(self.key)
-            self._keep()
-            self.guest = guest
-            try:
-                self.take_up(*found)
-            except RecordError as error:
-                keep.refused(self.key, error)
-                self.kept.end()
-                self.kept = NO_KEPT
-                return False
-            finally:
-                self.age_us, self.guest = 0, None
-            self.loop.call_soon(self._release_again)
-        else:
+        if self.kept_type is None:
             self.start()
-        return True
+            return True
+        self.guest = guest
+        try:
+            taken = take_place(self.context.keep, self, *self.kept_type)
+        finally:
+            self.guest = None
+        if taken:
+            self.loop.call_soon(self._release_again)
+        return taken
 
     def _keep(self) -> None:
         if self.kept_type is not None:

@@ -9,11 +9,11 @@ import enum
 from collections.abc import Iterable, Mapping, Sized
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeAlias
 
-from vnic.keep import NO_HANDLES, NO_KEEP, NO_KEPT, Keep, Kept, NoHandles
+from vnic.keep import NO_HANDLES, NO_KEEP, NO_KEPT, Keep, Kept, NoHandles, take_place
 from vnic.net.errors import NetError
 from vnic.net.queue import Frame, Sender, SendingEndpoint
 from vnic.net.records import LinkImpairment
-from vnic.record import Record, RecordError
+from vnic.record import Record
 
 if TYPE_CHECKING:  # most runs have no impairments
     from vnic.net.netem.line import Line
@@ -250,22 +250,7 @@ class Filter:
     def restore_kept(self) -> bool:
         """Go on where the process before was killed; called in place of `setup_kept`. False: there is no record, or it
         was refused; nothing is open, and `setup_kept` may be called."""
-        keep = self.keep
-        found = keep.inherited(self.key, *self.kept_type)
-        if found is None:
-            return False
-        self.kept = keep.unit(self.key, self)
-        self.age_us = keep.age_us(self.key)
-        try:
-            self.take_up(*found)
-        except RecordError as error:
-            keep.refused(self.key, error)
-            self.kept.end()
-            self.kept = NO_KEPT
-            return False
-        finally:
-            self.age_us = 0
-        return True
+        return take_place(self.keep, self, *self.kept_type)
 
     # -- called by the machine and by Network -----------------------------------------------------------------------
 

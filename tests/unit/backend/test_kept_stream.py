@@ -6,12 +6,11 @@ import os
 import random
 import socket
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from tests.fakes.killer import Killed, Killer
 
 from vnic.backend import connection, kept_stream, output
 from vnic.backend.connection import (
@@ -24,36 +23,6 @@ from vnic.backend.kept_stream import MEMORY_BYTES, KeptStream, OutOfStep
 from vnic.net.queue import Frame
 
 FILES = {connection.__file__, kept_stream.__file__, output.__file__}
-
-
-class Killed(BaseException):
-    """The process does nothing after this."""
-
-
-class Killer:
-    """Raises Killed before the line of that number, counted from the first, of the three files."""
-
-    def __init__(self, line: int) -> None:
-        self._line = line
-        self.lines = 0
-
-    def __call__(self, frame: FrameType, event: str, _: object) -> Any:
-        if frame.f_code.co_filename not in FILES:
-            return None
-        if event == "line":
-            self.lines += 1
-            if self.lines == self._line:
-                raise Killed
-        return self
-
-    @contextmanager
-    def at_work(self) -> Iterator[None]:
-        before = sys.gettrace()
-        sys.settrace(self)
-        try:
-            yield
-        finally:
-            sys.settrace(before)
 
 
 class HandLoop:
@@ -214,7 +183,7 @@ PIECES = [1, 2, 3, 61, 4, 700, 1, 2000, 3000, 5, 1600, 90, 10**6]
 def read_with_kill(kind: str, line: int) -> int:
     """Returns the lines that were run."""
     ours, peer = pair(kind)
-    process, killer = Process(ours), Killer(line)
+    process, killer = Process(ours), Killer(FILES, [line])
     sent = frames(SIZES)
     data = framed(sent)
     try:
@@ -260,7 +229,7 @@ def write_with_kill(kind: str, sizes: Sequence[int], line: int) -> int:
     ours, peer = pair(kind)
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 20_000)
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8_000)
-    process, killer = Process(ours), Killer(line)
+    process, killer = Process(ours), Killer(FILES, [line])
     sent = frames(sizes)
     received = b""
     try:

@@ -7,10 +7,8 @@ import os
 import selectors
 import socket
 import struct
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from types import FrameType
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, cast
 
 import pytest
@@ -18,6 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 from tests.fakes.kept import FakeKeep, mapped
+from tests.fakes.killer import Killed, Killer
 from tests.fakes.loops import no_fd_leak
 
 from vnic.descriptors import close_fds
@@ -28,10 +27,6 @@ from vnic.sockets.kept_connection import KeptConnection
 
 MESSAGE = struct.Struct("<II")
 """A number, and the bytes that are wanted in reply."""
-
-
-class Killed(BaseException):
-    """The process does nothing after this."""
 
 
 class CounterRecord(Record, frozen=True):
@@ -82,40 +77,6 @@ def is_open(fd: int) -> bool:
     except OSError:
         return False  # that of the folder itself
     return True
-
-
-class Killer:
-    """Raises Killed before certain lines of kept_connection.py are run, counted from the first that runs."""
-
-    def __init__(self, lines: Sequence[int]) -> None:
-        self._due = list(lines)
-        self.lines = 0
-
-    def arm(self, lines: int) -> None:
-        """Kill once more, after so many lines from now."""
-        self._due = [self.lines + lines]
-
-    def disarm(self) -> None:
-        self._due = []
-
-    def __call__(self, frame: FrameType, event: str, _: object) -> Any:
-        if frame.f_code.co_filename != kept_connection.__file__:
-            return None
-        if event == "line":
-            self.lines += 1
-            if self._due and self.lines == self._due[0]:
-                self._due.pop(0)
-                raise Killed
-        return self
-
-    @contextmanager
-    def at_work(self) -> Iterator[None]:
-        before = sys.gettrace()
-        sys.settrace(self)
-        try:
-            yield
-        finally:
-            sys.settrace(before)
 
 
 class HandLoop:
@@ -252,7 +213,7 @@ class Play:
         self.loop = HandLoop()
         self.counter: Counter | None = Counter(self.loop, self.keep, ours)
         self.keep.commit()
-        self.killer = Killer(kills)
+        self.killer = Killer({kept_connection.__file__}, kills)
         self.deaths = 0
         self.got = bytearray()
 
