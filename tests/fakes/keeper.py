@@ -14,7 +14,7 @@ import socket
 from collections.abc import Callable
 
 from vnic.descriptors import close_fds
-from vnic.state.fdtable import same_file
+from vnic.open_files import same_file
 from vnic.state.keep import StoredKeep
 from vnic.state.notify import Notifier
 

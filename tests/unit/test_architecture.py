@@ -15,6 +15,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "vnic"
 ORDER = (
     *(
         "descriptors",
+        "open_files",
         "lifecycle",
         "printable",
         "plainfile",

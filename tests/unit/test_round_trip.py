@@ -99,7 +99,7 @@ VALUES = st.one_of(
         [0, 1, 0xFF, 0xFFFF, 0x10000, 2**32, 2**63, 2**64 - 1, "", "running", "taken", "AAAA", [], {}]
     ),
     st.text(max_size=4),
-)
+).map(copy.deepcopy)  # a list or dict becomes part of a document, in which it is changed in turn
 
 
 @given(data=st.data())

@@ -23,8 +23,8 @@ from vnic.memory.guest import GuestMemory
 from vnic.net.client import Nic
 from vnic.record import Record, RecordError, require
 from vnic.sockets import unblock
-from vnic.sockets.kept_connection import new_outbox
 from vnic.sockets.listener import Listener, Listening, ListeningHandles, ListeningRecord
+from vnic.sockets.outbox import new_outbox
 from vnic.sockets.peer import peer_name
 
 log = logging.getLogger(__name__)

@@ -147,12 +147,22 @@ class ConnectionRecord(Record, frozen=True):
     failure: str | None
     exchange: U64 = 0
     """The exchanges of a KeptConnection until now."""
+    piece: bytes = b""
+    """What a KeptConnection takes from the socket and has not processed yet."""
+    candidates: Annotated[int, msgspec.Meta(ge=0, le=253)] = 0
+    """The descriptors that were seen with the piece."""
 
     def check_fields(self) -> None:
         require(self.failed or self.failure is None, "failure", "of a connection that has not failed")
+        require(self.piece or not self.candidates, "candidates", "are of no piece")
 
     def check(self, fds: Sequence[Sequence[int]]) -> None:
-        """Raise RecordError unless these are the descriptors of the output."""
+        """Raise RecordError unless these are the descriptors of the output, and then those of the piece."""
+        if self.piece:
+            require(fds, "candidates", "are missing")
+            *fds, seen = fds
+            fits = self.candidates == len(seen)
+            require(fits, "candidates", f"are {self.candidates}, and {len(seen)} were passed")
         count = len(self.output)
         require(count == len(fds), "output", f"has {count} messages, with the descriptors of {len(fds)}")
         for at, (each, passed) in enumerate(zip(self.output, fds, strict=True)):

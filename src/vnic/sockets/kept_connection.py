@@ -10,6 +10,11 @@ Nothing is taken from the socket before its effects are saved, and no reply leav
 5. the piece is taken from the socket: the kernel subtracts what is taken from SO_PEEK_OFF;
 6. the outbox is spliced into the socket; when it is empty, SO_PEEK_OFF is set to -1.
 
+A peek that has all the bytes it asked for may have the descriptors of a later message as well: Linux goes on to that
+one. Such a piece is an exchange of two parts: it is saved with what was seen, and taken, which tells its own
+descriptors; then it is carried out, without anything to take. The successor of a process that was killed between them
+finds descriptors that are of a later message still in the socket.
+
 The successor compares the saved number with that of the socket. If they differ, the exchange was not saved, or it was
 complete: what the outbox has is dropped, and nothing is taken. If they are equal, SO_PEEK_OFF says how much is still to
 be taken, and what the outbox has is still to be sent. The kernel keeps both, so there is no instruction at which a kill
@@ -28,10 +33,11 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
-from vnic.descriptors import Kind, close_fds, kind_of
+from vnic.descriptors import close_fds
 from vnic.keep import Kept
+from vnic.open_files import is_one_file
+from vnic.protocol.frames import FrameError
 from vnic.quota import Holding
-from vnic.record import RecordError, require
 from vnic.sockets import unblock
 from vnic.sockets.connection import (
     PIECES_PER_TURN,
@@ -40,8 +46,10 @@ from vnic.sockets.connection import (
     Connection,
     ConnectionRecord,
     ConnectionUser,
+    receive,
     why,
 )
+from vnic.sockets.outbox import new_outbox
 
 SO_PEEK_OFF: Final = 42
 """include/uapi/asm-generic/socket.h. A peek with an offset of 0 or more begins there; -1: none has been set."""
@@ -58,34 +66,6 @@ ALL: Final = 1 << 20
 
 _PEEK_FLAGS: Final = RECEIVE_FLAGS | int(socket.MSG_PEEK)
 _TAKE_FLAGS: Final = int(socket.MSG_DONTWAIT)
-
-
-def new_outbox() -> int:
-    """A pipe as one descriptor for both ends. Raises OSError."""
-    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        return os.open(f"/proc/self/fd/{reader}", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
-    finally:
-        os.close(reader)
-        os.close(writer)
-
-
-def duplicates(sock: int, outbox: int) -> tuple[socket.socket, int]:
-    """For a KeptConnection that is restored: duplicates of the descriptors of the process before. Raises RecordError if
-    they are none of a connection."""
-    require(kind_of(sock) is Kind.SOCKET, "connection", "has no socket")
-    flags = fcntl.fcntl(outbox, fcntl.F_GETFL) if kind_of(outbox) is Kind.PIPE else 0
-    require(flags & os.O_ACCMODE == os.O_RDWR, "connection", "has no outbox")
-    try:
-        copy = socket.socket(fileno=os.dup(sock))
-        try:
-            copy.getpeername()
-            return copy, os.dup(outbox)
-        except BaseException:
-            copy.close()
-            raise
-    except OSError as error:
-        raise RecordError("connection", f"has no usable socket: {error.strerror}") from None
 
 
 class KeptConnection(Connection):
@@ -116,6 +96,8 @@ class KeptConnection(Connection):
         """Bytes."""
         self._direct: tuple[bytes, list[int]] | None = None
         """A message with descriptors, which no pipe can carry: it leaves at most once."""
+        self._probed: tuple[bytes, list[int]] | None = None
+        """A piece that is taken before it is carried out, and descriptors that were seen with it."""
         self._exchanging = False
         self._flush_due = False
         self._blocked = False
@@ -131,16 +113,26 @@ class KeptConnection(Connection):
             failed=self._failed,
             failure=self._failure,
             exchange=self._number,
+            piece=b"" if self._probed is None else self._probed[0],
+            candidates=0 if self._probed is None else len(self._probed[1]),
         )
 
     @property
+    def fds(self) -> list[list[int]]:
+        """Those of each message of the output, and then those that were seen with a piece."""
+        return [*super().fds, *([] if self._probed is None else [self._probed[1]])]
+
+    @property
     def at_rest(self) -> bool:
-        return super().at_rest and not (self._in_outbox or self._exchanging)
+        return super().at_rest and not (self._in_outbox or self._exchanging or self._probed)
 
     def restore(self, record: ConnectionRecord, fds: Sequence[Sequence[int]]) -> None:
         """Take the place of the connection that was saved, on the same socket and outbox."""
         record.check(fds)
         self._loop.remove_reader(self._fd)
+        if record.piece:
+            *fds, seen = fds
+            self._probed = record.piece, list(seen)
         self._output = deque(
             (each.data, list(passed)) for each, passed in zip(record.output, fds, strict=True)
         )
@@ -161,6 +153,10 @@ class KeptConnection(Connection):
                 self._empty_outbox()
             else:
                 self._take(mark & PIECE_MOST)
+            if self._probed is not None:
+                self._probed = self._probed[0], self._own_of(self._probed[1])
+                self._kept.handles_changed()
+                self._loop.call_soon(self._carry_out_probed)
         except OSError as error:
             self._failed, self._failure = True, why(error)
         if self._failed:
@@ -170,7 +166,7 @@ class KeptConnection(Connection):
             self._unmark()
             if self._output:
                 self._flush_later()
-        if not self._blocked and not self._paused and not self.closed:
+        if not self._blocked and not self._paused and not self.closed and self._probed is None:
             self._loop.add_reader(self._fd, self._readable)
 
     def _empty_outbox(self) -> None:
@@ -184,22 +180,80 @@ class KeptConnection(Connection):
         user = self._user
         end = self._loop.time() + TURN_S
         for _ in range(PIECES_PER_TURN):
-            piece = self._received(min(user.wanted, PIECE_MOST), _PEEK_FLAGS)
+            size = min(user.wanted, PIECE_MOST)
+            piece = self._received(size, _PEEK_FLAGS)
             if piece is None:
                 return
             data, fds = piece
-            self._exchanging = True
-            user.received(data, fds)
-            self._exchanging = False
-            if self.closed:
-                return
-            if fds:
-                self._kept.handles_changed()
-                self._count(len(fds))
-            if not self.closed:
-                self._finish(len(data))
+            if fds and len(data) == size:
+                self._take_probed(data, fds)
+            else:
+                self._carry_out(data, fds, len(data))
             if self.closed or self._failed or self._paused or self._blocked or self._loop.time() > end:
                 return
+
+    def _carry_out(self, data: bytes, fds: list[int], taken: int) -> None:
+        """One exchange, of which that many bytes are still in the socket."""
+        self._exchanging = True
+        self._user.received(data, fds)
+        self._exchanging = False
+        if self.closed:
+            return
+        if fds:
+            self._kept.handles_changed()
+            self._count(len(fds))
+        if not self.closed:
+            self._finish(taken)
+
+    def _take_probed(self, data: bytes, seen: list[int]) -> None:
+        """Carry out a piece after it was taken, since some of the descriptors that were seen may be of a later one."""
+        self._probed = data, seen
+        self._kept.handles_changed()
+        self._number += 1
+        own: list[int] = []
+        try:
+            self._mark(len(data))
+            self._kept.commit()
+            left = len(data)
+            while left > 0:
+                taken, fds = receive(self._sock, left, self._max_fds, self._owner)
+                own += fds
+                left -= len(taken)
+            self._unmark()
+        except (OSError, FrameError) as error:
+            close_fds(own)
+            self._fail_later(str(error) if isinstance(error, FrameError) else why(error))
+            return
+        self._probed = None
+        self._kept.handles_changed()
+        close_fds(seen)
+        self._carry_out(data, own, 0)
+
+    def _own_of(self, seen: list[int]) -> list[int]:
+        """Those that were seen with a piece that has been taken, if they were its own: others are still there."""
+        self._unmark()
+        try:
+            _, later = receive(self._sock, 1, self._max_fds, self._owner, flags=_PEEK_FLAGS)
+        except (BlockingIOError, FrameError):
+            return seen
+        try:
+            if len(later) != len(seen) or not all(map(is_one_file, seen, later)):
+                return seen
+        finally:
+            close_fds(later)
+        close_fds(seen)
+        return []
+
+    def _carry_out_probed(self) -> None:
+        """The process before was killed when it had taken this piece."""
+        if self._probed is None or self.closed:
+            return
+        data, fds = self._probed
+        self._probed = None
+        self._kept.handles_changed()
+        self._carry_out(data, fds, 0)
+        if not self._blocked and not self._paused and not self.closed:
+            self._loop.add_reader(self._fd, self._readable)
 
     def _finish(self, taken: int) -> None:
         """Save what was carried out, take that many bytes from the socket, and let the replies leave."""
@@ -352,6 +406,9 @@ class KeptConnection(Connection):
         if self._direct is not None:
             close_fds(self._direct[1])
             self._direct = None
+        if self._probed is not None:
+            close_fds(self._probed[1])
+            self._probed = None
         os.close(self.outbox)
         if replies:
             self._loop.call_soon(self._part, b"".join(replies))

@@ -31,7 +31,7 @@ from vnic.net.client import Endpoint, Nic
 from vnic.net.network import Network
 from vnic.protocol.vfio_user import messages as m
 from vnic.record import Record, RecordError
-from vnic.sockets.kept_connection import new_outbox
+from vnic.sockets.outbox import new_outbox
 from vnic.virtio.pci.transport import VirtioPci
 
 

@@ -132,11 +132,14 @@ class Counter:
         self.begun = b""
         self.held: list[int] = []
         self.lost_for: list[str | None] = []
+        self.seen: list[tuple[int, int]] = []
+        """The bytes and the descriptors of each piece."""
         self.connection = KeptConnection(
             cast(asyncio.AbstractEventLoop, loop), sock, self, self.kept, max_fds=8, outbox=outbox
         )
 
     def received(self, data: bytes, fds: list[int]) -> None:
+        self.seen.append((len(data), len(fds)))
         self.held += fds
         self.begun += data
         while len(self.begun) >= MESSAGE.size:
@@ -408,3 +411,36 @@ def test_a_connection_that_is_not_kept_makes_no_call_more(kept: bool) -> None:
     counter.connection.close()
     theirs.close()
     keep.close()
+
+
+@pytest.mark.parametrize("sizes", [[8, 8, 40, 48], [100], [96], [50, 50]])
+@pytest.mark.in_a_child
+def test_descriptors_are_those_of_their_own_message(sizes: list[int]) -> None:
+    """Also if a peek that is full has those of a later message; killed at any line in addition."""
+
+    def run(*kills: int) -> int:
+        play = Play(kills)
+        for size in sizes:
+            play.write(bytes(size), 0)
+        play.write(bytes(8), 1)
+        counter = play.counter
+        assert counter is not None
+        seen: list[tuple[int, int]] = []
+        counter.seen = seen
+        play.settle(1 << 20)
+        counter = play.counter
+        assert counter is not None
+        assert len(counter.held) == 1
+        if not kills:
+            before = sum(sizes) // 100 * 100
+            assert all(not fds for size, fds in seen[: before // 100])
+        assert len(counter.carried_out) * 8 + len(counter.begun) == sum(sizes) + 8
+        assert counter.connection.at_rest
+        play.end()
+        return play.killer.lines
+
+    with no_fd_leak():
+        lines = run()
+        for line in range(1, lines + 1):
+            run(line)
+            run(line, line + 1 + line % 40)

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from tests.needs import need
 
-from vnic.state import fdtable
-from vnic.state.fdtable import FdTable, name_for, number_of, same_file
+from vnic import open_files
+from vnic.open_files import identity_of, same_file
+from vnic.state.fdtable import FdTable, name_for, number_of
 
 TUNSETIFF, TUNSETPERSIST = 0x400454CA, 0x400454CB
 IFF_TAP, IFF_MULTI_QUEUE, IFF_NO_PI = 0x0002, 0x0100, 0x1000
@@ -107,8 +108,8 @@ def test_what_the_kernel_cannot_compare_is_stored_twice(
     monkeypatch: pytest.MonkeyPatch, opened: list[int], stored: Stored
 ) -> None:
     """As systemd does it: never is one of two files lost."""
-    monkeypatch.setattr(fdtable, "_F_DUPFD_QUERY", -1)
-    monkeypatch.setattr(fdtable, "_KCMP_NUMBERS", {})
+    monkeypatch.setattr(open_files, "_F_DUPFD_QUERY", -1)
+    monkeypatch.setattr(open_files, "_KCMP_NUMBERS", {})
     monkeypatch.setattr(stored, "store", lambda name, fd: stored.files.__setitem__(name, os.dup(fd)))
     table = FdTable(stored, count().__next__)
     opened.append(os.open("/dev/null", os.O_RDONLY))
@@ -118,7 +119,7 @@ def test_what_the_kernel_cannot_compare_is_stored_twice(
 
 
 def test_older_kernels_compare_by_kcmp(monkeypatch: pytest.MonkeyPatch, opened: list[int]) -> None:
-    monkeypatch.setattr(fdtable, "_F_DUPFD_QUERY", -1)
+    monkeypatch.setattr(open_files, "_F_DUPFD_QUERY", -1)
     opened.append(os.open("/dev/null", os.O_RDONLY))
     opened.append(os.dup(opened[0]))
     opened.append(os.open("/dev/null", os.O_RDONLY))
@@ -186,4 +187,4 @@ def test_processes_that_have_ended_are_different_files(table: FdTable, opened: l
         os.waitpid(child, 0)
     names = [table.name(fd) for fd in opened]
     assert len(set(names)) == 2
-    assert not any(fdtable.identity_of(fd).certain for fd in opened)
+    assert not any(identity_of(fd).certain for fd in opened)

@@ -26,8 +26,8 @@ from vnic.pci.device import PciDevice, PciHandles
 from vnic.pci.irq import NoIrq
 from vnic.record import RecordError, require, within
 from vnic.sockets.connection import peer_has_closed
-from vnic.sockets.kept_connection import duplicates
 from vnic.sockets.listener import listen_at
+from vnic.sockets.outbox import duplicates
 
 
 class VfioUserAttachment(VmAttachment[VfioUserSession]):

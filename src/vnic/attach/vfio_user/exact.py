@@ -30,12 +30,15 @@ from typing import Final
 
 from vnic.attach.vfio_user import progress as p
 from vnic.attach.vfio_user.progress import Progress, StepRecord
+from vnic.descriptors import close_fds
 from vnic.protocol.vfio_user import messages as m
 from vnic.quota import Holding
 from vnic.sockets.connection import RECEIVE_FLAGS, Connection, ConnectionUser, why
 from vnic.sockets.kept_connection import SO_PEEK_OFF
 
 _PEEK: Final = RECEIVE_FLAGS | int(socket.MSG_PEEK)
+_PEEK_MOST: Final = 1 << 24
+"""More than a socket holds."""
 _TAKE: Final = int(socket.MSG_DONTWAIT)
 _ALL: Final = 1 << 20
 
@@ -148,7 +151,14 @@ class ExactConnection(Connection):
 
     def _readable(self) -> None:
         user = self._user
-        piece = self._received(user.wanted, _PEEK)
+        size = user.wanted
+        piece = self._received(size, _PEEK)
+        while piece is not None and piece[1] and len(piece[0]) == size < _PEEK_MOST:
+            # A peek that is full may have descriptors of a later message; one that is not ends with theirs.
+            close_fds(piece[1])
+            size *= 2
+            self._peek_from(0)
+            piece = self._received(size, _PEEK)
         if piece is None:
             return
         data, fds = piece

@@ -26,8 +26,8 @@ from vnic.net.client import Nic
 from vnic.net.errors import NetError
 from vnic.net.records import LinkChanged, LinkSeen
 from vnic.record import Record, RecordError, require, within
-from vnic.sockets.kept_connection import duplicates
 from vnic.sockets.listener import ListeningHandles, listen_at
+from vnic.sockets.outbox import duplicates
 from vnic.sockets.resolve import check_path
 from vnic.virtio.attachment import VirtioHandles
 from vnic.virtio.device import VirtioDevice
