@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import gzip
+import importlib.util
 import os
 import resource
 import shutil
@@ -170,6 +171,10 @@ NEEDS = {
         lambda: any(os.access(path, os.X_OK) for path in HELPERS),
         "qemu-bridge-helper",
         "apt-get install qemu-system-common",
+    ),
+    "libvirtd": _program("libvirtd", "libvirt-daemon libvirt-daemon-driver-qemu"),
+    "libvirt-python": Need(
+        lambda: importlib.util.find_spec("libvirt"), "libvirt-python", "pip install 'vnic[libvirt]'"
     ),
     "qmp-shell": Need(lambda: beside_python("qmp-shell"), "qmp-shell", "pip install qemu.qmp"),
     # Guests.

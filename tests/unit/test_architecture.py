@@ -43,6 +43,7 @@ ORDER = (
         "backend",
         "dataplane.wire",
         "follow",
+        "adopt",
         "filter",
         "attach",
         "monitor",

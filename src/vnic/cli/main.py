@@ -37,6 +37,7 @@ VERBS = {
     "watch": ("vnic.cli.watch", "print events as they come"),
     "netdev": ("vnic.cli.netdev", "add or delete a back-end"),
     "device": ("vnic.cli.device", "add or delete a NIC"),
+    "adopt": ("vnic.cli.adopt", "find the VMs of this host, and make them part of a running vnic"),
     "hmp": ("vnic.cli.hmp", "run a command of QEMU's human monitor"),
     "lab": ("vnic.lab.live.verb", "start and end labs: VMs and cables from one file"),
     "guest": ("vnic.lab.guest.verb", "boot a small Linux guest on NIC sockets, with a shell"),

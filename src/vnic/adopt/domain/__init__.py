@@ -1,0 +1,1 @@
+"""VMs of libvirt. `adopt.scan` lists domains through `library`."""

@@ -1,0 +1,97 @@
+"""The domains that the libvirts of this host know. `find` calls `domains` here.
+
+Only libvirts that run already are asked: a connection to another would start one.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from vnic.adopt.domain.library import LibraryMissing, load, message, start_thread
+
+ANSWER_S = 5.0
+"""The time that a libvirt has for its answer."""
+SYSTEM = "qemu:///system"
+SESSION = "qemu:///session"
+SOCKETS = ("libvirt-sock", "virtqemud-sock")
+"""Those of the monolithic daemon and of the one for QEMU alone."""
+
+STATES = ("unknown", "running", "blocked", "paused", "shutting down", "shut off", "crashed", "suspended")
+"""By the number of virDomainState."""
+
+
+class Domain(msgspec.Struct, frozen=True, kw_only=True):
+    """One domain."""
+
+    name: str
+    uuid: str
+    uri: str
+    state: str
+
+
+def local_uris(environ: Mapping[str, str] = os.environ, run: Path = Path("/run")) -> list[str]:
+    """The URIs of the libvirts that listen on this host, for this user, and the one that the environment names."""
+    found = []
+    if any((run / "libvirt" / name).is_socket() for name in SOCKETS):
+        found.append(SYSTEM)
+    runtime = environ.get("XDG_RUNTIME_DIR")
+    if os.getuid() and runtime and any(Path(runtime, "libvirt", name).is_socket() for name in SOCKETS):
+        found.append(SESSION)
+    default = environ.get("LIBVIRT_DEFAULT_URI")
+    if default and default not in found:
+        found.append(default)
+    return found
+
+
+def domains(uris: Sequence[str]) -> tuple[list[Domain], list[str]]:
+    """All domains of these libvirts, and what went wrong, a sentence each. It takes at most ANSWER_S."""
+    if not uris:
+        return [], []
+    try:
+        load()
+    except LibraryMissing as missing:
+        return [], [f"the domains of {', '.join(uris)} are not listed: {missing}"]
+    answers: queue.Queue[tuple[str, list[Domain] | str]] = queue.Queue()
+    for uri in dict.fromkeys(uris):
+        start_thread(f"vnic-libvirt {uri}", lambda uri=uri: answers.put((uri, _ask(uri))))  # type: ignore[misc]
+    found: list[Domain] = []
+    problems: list[str] = []
+    waiting = list(dict.fromkeys(uris))
+    while waiting:
+        try:
+            uri, answer = answers.get(timeout=ANSWER_S)
+        except queue.Empty:
+            problems += [f"{uri} does not answer" for uri in waiting]
+            break
+        waiting.remove(uri)
+        if isinstance(answer, str):
+            problems.append(f"{uri}: {answer}")
+        else:
+            found += answer
+    found.sort(key=lambda domain: (uris.index(domain.uri), domain.name))
+    return found, problems
+
+
+def _ask(uri: str) -> list[Domain] | str:
+    """The domains, or why they cannot be had."""
+    libvirt = load().libvirt
+    try:
+        connection = libvirt.openReadOnly(uri)
+        try:
+            return [
+                Domain(name=each.name(), uuid=each.UUIDString(), uri=uri, state=_state(each.state()[0]))
+                for each in connection.listAllDomains()
+            ]
+        finally:
+            connection.close()
+    except libvirt.libvirtError as error:
+        return message(error)
+
+
+def _state(number: int) -> str:
+    return STATES[number] if 0 <= number < len(STATES) else STATES[0]
