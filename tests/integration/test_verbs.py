@@ -565,3 +565,41 @@ def test_help_and_version(place: Place) -> None:
         ["hmp", "-h"],
     ):
         assert place.verb(*words).returncode == 0
+
+
+# -- misspelt names, filters ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("link", "set", "nci0", "down"), "vnic: Device 'nci0' not found (did you mean 'nic0'?)\n"),
+        (("why", "nic00"), "vnic: Device 'nic00' not found (did you mean 'nic0'?)\n"),
+        (("netdev", "del", "nett0"), "vnic: Device 'nett0' not found (did you mean 'net0'?)\n"),
+        (("link", "set", "xyzzy", "down"), "vnic: Device 'xyzzy' not found\n"),
+        (("hmp", "set_lnk"), "unknown command: 'set_lnk'\nvnic: did you mean 'set_link'?\n"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_one_that_was_meant(
+    shared_echo: Running, words: tuple[str, ...], error: str
+) -> None:
+    result = shared_echo.place.verb(*words)
+    assert (result.returncode, result.stderr) == (1, error)
+
+
+def test_an_unknown_instance_is_refused_with_the_one_that_was_meant(shared_echo: Running) -> None:
+    assert "'vnci' is running (did you mean 'vnic'?)" in shared_echo.place.verb("link", "-n", "vnci").stderr
+
+
+def test_link_show_has_what_its_filters_choose(shared_echo: Running) -> None:
+    def names(*words: str) -> list[str]:
+        return [
+            each["name"] for each in json.loads(shared_echo.place.verb("link", "show", *words, "-j").stdout)
+        ]
+
+    assert names() == names("nic0") == names("dev", "net0") == ["nic0", "net0"]
+    assert names("type", "nic") == names("nic0", "type", "nic") == ["nic0"]
+    assert names("--sort", "name") == names("--reverse") == ["net0", "nic0"]
+    assert names("attached") == []
+    table = shared_echo.place.verb("link", "show", "model", "echo", "-d").stdout.splitlines()
+    assert [line.split("\t")[0] for line in table] == ["NAME", "net0"]

@@ -38,6 +38,7 @@ DOCUMENTS = (
     "docs/follow-one-link-change.md",
     "docs/labs.md",
     "docs/performance.md",
+    "docs/terminal.md",
     "SECURITY.md",
 )
 MANUAL = (ROOT / "docs/manual.md").read_text()

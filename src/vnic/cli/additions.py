@@ -119,6 +119,7 @@ def to_json(text: str, implied: str) -> Entry:
 
 
 def _typed(tree: keyval.Tree, implied: str) -> Entry:
+    from vnic.cli.suggest import suggestion
     from vnic.monitor.schema import convert_to_shape, device_options, netdev_options
 
     if implied == "type":
@@ -129,7 +130,11 @@ def _typed(tree: keyval.Tree, implied: str) -> Entry:
         from vnic.machine.nics import NOT_BUILT, device_structs
 
         shape = device_options(device_structs(), NOT_BUILT)
-    struct = cast(msgspec.Struct, convert_to_shape(shape, tree, strings=True))
+    try:
+        struct = cast(msgspec.Struct, convert_to_shape(shape, tree, strings=True))
+    except NetError as refused:
+        refused.desc += suggestion(refused.desc, shape, tree)
+        raise
     given = _only_given(tree, msgspec.to_builtins(struct))
     return {**given, implied: tree[implied]}
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError
 
+from vnic.cli.spelling import did_you_mean
 from vnic.sockets import rundir
 from vnic.sockets.rundir import RunDirError
 
@@ -53,7 +54,7 @@ def find_socket(name: str | None, path: str | None) -> Path:
         if name in running:
             return running[name]
         others = f"; running: {', '.join(running)}" if running else ""
-        raise Refused(f"no vnic named '{name}' is running{others}{_untrusted()}")
+        raise Refused(f"no vnic named '{name}' is running{did_you_mean(name, running)}{others}{_untrusted()}")
     if not running:
         raise Refused(
             f"no vnic is running (or it has no QMP socket in its usual place: give --qmp PATH){_untrusted()}"
@@ -137,9 +138,21 @@ class Session:
         try:
             return await self.client.execute(command, arguments or None)
         except ExecuteError as error:
-            raise Refused(str(error)) from None
+            raise Refused(f"{error}{await self._meant(str(error), arguments)}") from None
         except QMPError:
             raise Refused("vnic ended before it answered") from None
+
+    async def _meant(self, text: str, arguments: Entry) -> str:
+        """The name that was meant, where `text` says that there is none like the one that was given."""
+        given = arguments.get("name", arguments.get("id"))
+        if not isinstance(given, str) or not text.endswith(f"'{given}' not found"):
+            return ""
+        query, key = ("query-flaps", "id") if text.startswith("flap ") else ("query-links", "name")
+        try:
+            known: Any = await self.client.execute(query)
+            return did_you_mean(given, [each[key] for each in known])
+        except (QMPError, TypeError, KeyError):
+            return ""
 
     async def links(self, name: str | None = None) -> list[Entry]:
         found: list[Entry] = await self.execute("query-links", name=name)

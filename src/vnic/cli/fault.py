@@ -8,6 +8,7 @@ from typing import Final
 
 from vnic.cli.client import Entry, add_instance_options, session
 from vnic.cli.show import duration, print_json, print_table
+from vnic.cli.spelling import did_you_mean
 from vnic.cli.times import milliseconds
 from vnic.printable import one_line
 
@@ -59,11 +60,12 @@ def check(args: argparse.Namespace) -> None:
         return
     if what == "clear" and len(rest) <= 1:
         if rest and rest[0] not in SHAPES:
-            args.refuse(f"'{rest[0]}' is none of {', '.join(SHAPES)}")
+            args.refuse(f"'{rest[0]}' is none of {', '.join(SHAPES)}{did_you_mean(rest[0], SHAPES)}")
         args.arguments = {"clear": True, **({"shape": rest[0]} if rest else {})}
         return
     if what not in SHAPES:
-        args.refuse(f"give one of {', '.join(SHAPES)}, clear and show")
+        meant = did_you_mean(what, (*SHAPES, "clear", "show"))
+        args.refuse(f"give one of {', '.join(SHAPES)}, clear and show{meant}")
     try:
         args.arguments = {"shape": what, **_values(what, rest)}
     except (argparse.ArgumentTypeError, ValueError) as error:
@@ -91,7 +93,9 @@ def _dampening(text: str) -> Entry:
     for part in text.split(",") if text else ():
         key, equals, value = part.partition("=")
         if not equals or key not in _KEYS:
-            raise ValueError(f"'{part}' is none of half-life=TIME, suppress=N, reuse=N and max=TIME")
+            raise ValueError(
+                f"'{part}' is none of half-life=TIME, suppress=N, reuse=N and max=TIME{did_you_mean(key, _KEYS)}"
+            )
         found[_KEYS[key]] = milliseconds(value) if key in ("half-life", "max") else _number(value)
     return found
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from vnic.cli.client import Entry, Refused, Session, add_instance_options, session
+from vnic.cli.spelling import did_you_mean
 from vnic.net.errors import NetError
 from vnic.net.journal import JournalQuery, as_entry
 from vnic.sockets import rundir
@@ -103,7 +104,10 @@ def _file(args: argparse.Namespace) -> Path | None:
         if args.name in running:
             return None
         if args.name not in stored:
-            raise Refused(f"no vnic named '{args.name}' is running, and it has no journal{_place(args.name)}")
+            raise Refused(
+                f"no vnic named '{args.name}' is running, and it has no journal{_place(args.name)}"
+                f"{did_you_mean(args.name, {**running, **stored})}"
+            )
         return stored[args.name]
     if running:
         return None

@@ -1,5 +1,5 @@
-"""`vnic link`: the table of all links; `vnic link set NAME up|down [--for T] [--wait S]`: QMP's set_link;
-`impair` and `fault` have files of their own.
+"""`vnic link`: the parsers of the verb, and `vnic link set NAME up|down [--for T] [--wait S]`: QMP's set_link.
+The table of all links, `impair` and `fault` have files of their own.
 
 "Accepted" is not "the guest saw it": with --wait the verb ends well only when the guest's driver has read the state.
 """
@@ -19,20 +19,11 @@ from vnic.cli.client import (
     add_instance_options,
     session,
 )
-from vnic.cli.show import (
-    cause_text,
-    impairment_text,
-    link_word,
-    micros,
-    print_json,
-    print_table,
-)
+from vnic.cli.link_filter import FILTERS, SORTED_BY, parse_filter
+from vnic.cli.link_table import follows_socket, hold_text, run_show
+from vnic.cli.show import link_word, micros, print_json
 from vnic.cli.times import milliseconds
 from vnic.printable import one_line, printable
-
-DETAILS = ("ATTACHED AT", "DATAPATH", "FILTERS", "IMPAIRED")
-COLUMNS = ("NAME", "TYPE", "MODEL", "LINK", "OPERSTATE", "PEER", "GUEST SAW", "CHANGES", "HELD BY")
-EXPENDABLE = ("TYPE", "OPERSTATE", "CHANGES")
 
 LOOK_AGAIN_S = 0.1
 """How often a wait looks without an event: a new guest's first read of a link that did not change makes none."""
@@ -42,7 +33,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     parser = verbs.add_parser(
         "link",
         help="show all links, or put one up or down",
-        usage="vnic link [show [NAME]] [-d] [--json] [-n INSTANCE | --qmp PATH]\n"
+        usage="vnic link [show [FILTER]...] [-d] [--sort COLUMN] [--reverse] [--json] [-n INSTANCE | --qmp PATH]\n"
         "       vnic link set NAME up|down [--for TIME] [--wait SECONDS] [--json] [-n INSTANCE | --qmp PATH]\n"
         f"       {impair.USAGE}\n       {fault.USAGE}",
         description="Show every NIC and netdev: how its link is, what the guest saw of it, and what holds it down.",
@@ -55,14 +46,25 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         action="store_true",
         help="also where VMs plug in, who moves packets, filters, impairments",
     )
-    parser.set_defaults(run=run_show, link=None)
+    parser.set_defaults(
+        run=run_show, words=[], sort=None, reverse=False, check=_check_show, refuse=parser.error
+    )
     what = parser.add_subparsers(
         title="one link, or to change one", prog="vnic link", metavar="show|set|impair|fault"
     )
     shower = what.add_parser(
-        "show", help="show all links, or one", description="Show all links, or one and its peer."
+        "show",
+        help="show all links, or those that filters choose",
+        usage="vnic link show [FILTER]... [-d] [--sort COLUMN] [--reverse] [--json] [-n INSTANCE | --qmp PATH]",
+        description="Show all links, or those that meet all filters. A NAME shows its peer, too.",
+        epilog="filters:\n" + "".join(f"  {words:16}{text}\n" for words, text in FILTERS),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    shower.add_argument("link", metavar="NAME", nargs="?", help="a NIC or a netdev, or a NIC's MAC address")
+    shower.add_argument("words", metavar="FILTER", nargs="*", help="a NAME, or one of those below")
+    shower.add_argument(
+        "--sort", metavar="COLUMN", choices=SORTED_BY, help=f"order the rows by {', '.join(SORTED_BY)}"
+    )
+    shower.add_argument("--reverse", action="store_true", help="the last row first")
     shower.add_argument(
         "-j", "--json", action="store_true", default=argparse.SUPPRESS, help="print query-links as JSON"
     )
@@ -74,7 +76,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         help="also where VMs plug in, who moves packets, filters, and impairments; with --json, query-topology",
     )
     add_instance_options(shower, inner=True)
-    shower.set_defaults(run=run_show)
+    shower.set_defaults(run=run_show, check=_check_show, refuse=shower.error)
     setter = what.add_parser(
         "set",
         help="put a link up or down",
@@ -105,6 +107,13 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     fault.add_parser(what)
 
 
+def _check_show(args: argparse.Namespace) -> None:
+    try:
+        args.filter = parse_filter(args.words)
+    except ValueError as error:
+        args.refuse(str(error))
+
+
 def _seconds(text: str) -> float:
     try:
         value = float(text)
@@ -113,113 +122,6 @@ def _seconds(text: str) -> float:
     if not 0 <= value <= 86400:
         raise argparse.ArgumentTypeError(f"'{text}' is no number of seconds between 0 and 86400")
     return value
-
-
-# -- the table ------------------------------------------------------------------------------------------------------
-
-
-async def run_show(args: argparse.Namespace) -> int:
-    async with session(args) as qmp:
-        if args.link is None:
-            links = await qmp.links()
-        else:
-            links = await qmp.links(await qmp.name_of(args.link))
-            for peer in [link["peer"] for link in links if "peer" in link]:
-                links += [link for link in await qmp.links(peer) if link not in links]
-        topology = await qmp.execute("query-topology") if args.details else None
-    links = in_wires(links)
-    if args.json:
-        print_json(topology if topology is not None and args.link is None else links)
-    elif topology is not None:
-        columns = (*COLUMNS[:-1], *DETAILS, COLUMNS[-1])
-        print_table(columns, [detailed_row(link, topology) for link in links], EXPENDABLE)
-    else:
-        print_table(COLUMNS, [row(link) for link in links], EXPENDABLE)
-    return 0
-
-
-def in_wires(links: list[Entry]) -> list[Entry]:
-    """Each NIC and then the netdev on its wire, and then netdevs without a NIC: a netdev that was deleted and added
-    again is in its old place."""
-    nics = [link for link in links if link["type"] == "nic"]
-    netdevs = {link["name"]: link for link in links if link["type"] != "nic"}
-    ordered: list[Entry] = []
-    for nic in nics:
-        ordered.append(nic)
-        if (netdev := netdevs.pop(nic.get("peer", ""), None)) is not None:
-            ordered.append(netdev)
-    return [*ordered, *netdevs.values()]
-
-
-def detailed_row(link: Entry, topology: Entry) -> tuple[str, ...]:
-    """The cells of one client with those of DETAILS."""
-    client: Entry = next(
-        (
-            each
-            for each in topology["clients"]
-            if (each["name"], each["type"]) == (link["name"], link["type"])
-        ),
-        {},
-    )
-    attached = [
-        f"{each['type']} {each['path']}"
-        for each in topology["attachments"]
-        if link["type"] == "nic" and each["nic"] == link["name"]
-    ]
-    filters = ", ".join(each["id"] for each in client.get("filters", ()))
-    impaired = one_line("; ".join(map(impairment_text, link.get("impairments", ()))))
-    *first, last = row(link)
-    return (
-        *first,
-        attached[0] if attached else "-",
-        datapath_text(client),
-        filters or "-",
-        impaired or "-",
-        last,
-    )
-
-
-def datapath_text(client: Entry) -> str:
-    """`wire`, or `python: echo netdevs are in Python`."""
-    path, reason = client.get("datapath", "-"), client.get("datapath-reason")
-    return one_line(f"{path}: {reason}" if reason else path)
-
-
-def row(link: Entry) -> tuple[str, ...]:
-    """The cells of one client; `-` where there is nothing to say."""
-    return (
-        link["name"],
-        link["type"],
-        link["model"],
-        link["link"],
-        link["operstate"],
-        link.get("peer", "-"),
-        _guest(link),
-        str(link["carrier-changes"]),
-        one_line("; ".join(hold_text(hold, link["name"]) for hold in link["holds"])) or "-",
-    )
-
-
-def _guest(link: Entry) -> str:
-    if link["type"] != "nic":
-        return "-"
-    guest = link["guest"]
-    if follows_socket(link):
-        return "by socket"
-    if not guest["attached"]:
-        return "no guest"
-    return str(guest["seen"])
-
-
-def follows_socket(nic: Entry) -> bool:
-    """Whether the guest sees its link only by its socket: what it saw is then unknown."""
-    return bool(nic["guest"].get("link-shown-by") == "socket")
-
-
-def hold_text(hold: Entry, name: str) -> str:
-    """`operator: set_link nic0 off (by …)`, with the other end's name before it where the hold is there."""
-    where = "" if hold["client"] == name else f"{hold['client']} "
-    return f"{where}{hold['kind']}: {cause_text(hold)}"
 
 
 # -- set ------------------------------------------------------------------------------------------------------------

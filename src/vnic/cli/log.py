@@ -24,10 +24,14 @@ from vnic.cli.show import (
     style,
     wall_time,
 )
+from vnic.cli.spelling import did_you_mean
 from vnic.net.journal import LIMIT_MAX
+from vnic.net.records import CREATED, HoldKind, NoteKind
 from vnic.printable import one_line, printable
 
 DEFAULT_LIMIT = 50
+CAUSES = (*HoldKind, CREATED, *NoteKind)
+"""What `--cause` selects by; records of other versions may have others."""
 COLUMNS = ("TIME", "ID", "NAME", "WHAT", "SEEN AFTER", "FOLLOWS", "WHY")
 EXPENDABLE = ("SEEN AFTER", "FOLLOWS")
 CSV = (
@@ -100,10 +104,16 @@ async def run(args: argparse.Namespace) -> int:
         if journal.file is not None:
             print(style(f"from {one_line(str(journal.file))}; no vnic was asked", "dim"), file=sys.stderr)
         if not rows:
-            print(
-                "vnic: nothing is recorded" + (" that meets this" if _selects(args) else ""), file=sys.stderr
-            )
+            print(f"vnic: nothing is recorded{_that(args)}", file=sys.stderr)
     return 0
+
+
+def _that(args: argparse.Namespace) -> str:
+    if not _selects(args):
+        return ""
+    if args.cause in (None, *CAUSES):
+        return " that meets this"
+    return f" that meets --cause {args.cause}{did_you_mean(args.cause, CAUSES)}"
 
 
 def _selects(args: argparse.Namespace) -> bool:

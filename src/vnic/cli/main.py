@@ -159,23 +159,31 @@ def _dispatch(words: list[str]) -> int:
         if not verb:
             print(help_text(), end="", file=sys.stderr)
         else:
-            from difflib import get_close_matches
+            from vnic.cli.spelling import closest
 
             known = ["run", *VERBS]
-            near = get_close_matches(verb, known, 1)
-            meant = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known)}."
+            near = closest(verb, known)
+            meant = f"did you mean '{near}'?" if near else f"there are {', '.join(known)}."
             print(f"vnic: '{verb}' is no verb of vnic; {meant} Try vnic --help.", file=sys.stderr)
         return EXIT_USAGE
     return _run_verb(verb, words)
 
 
-def _run_verb(verb: str, words: list[str]) -> int:
-    import argparse
+def verb_parser(
+    verb: str,
+) -> tuple[argparse.ArgumentParser, argparse._SubParsersAction[argparse.ArgumentParser]]:
+    """A parser of command lines that begin with `verb`, and what holds the verb's own parser."""
+    from vnic.cli.parser import Parser
 
-    module = importlib.import_module(VERBS[verb][0])
-    parser = argparse.ArgumentParser(prog="vnic", allow_abbrev=False)
+    parser: argparse.ArgumentParser = Parser(prog="vnic", allow_abbrev=False)
     verbs = parser.add_subparsers(required=True)
-    module.add_parser(verbs)
+    importlib.import_module(VERBS[verb][0]).add_parser(verbs)
+    return parser, verbs
+
+
+def _run_verb(verb: str, words: list[str]) -> int:
+    module = importlib.import_module(VERBS[verb][0])
+    parser, verbs = verb_parser(verb)
     for_the_guest: dict[str, object] = {}
     if hasattr(module, "split_command"):  # argparse would give what follows `--` to the positionals before it
         words, for_the_guest["command"] = module.split_command(words)

@@ -12,6 +12,7 @@ from vnic.cli import monitor_options, vm_options
 from vnic.cli.journal_option import parse_journal
 from vnic.cli.run_options import HelpTopic, OptionError, RunOptions, Setting, UsageError, deprecated, only
 from vnic.cli.sandbox_option import parse_run_with, parse_sandbox
+from vnic.cli.spelling import closest, meant
 from vnic.dataplane.wire.messages import MAX_SPIN_US, MAX_WORKERS
 from vnic.machine.datapath import Choice
 from vnic.machine.nics import DEVICES
@@ -51,10 +52,15 @@ def parse_run(argv: Sequence[str]) -> RunOptions:
         elif option in vm_options.NOT_BUILT:
             raise OptionError(f"-{option}", vm_options.NOT_BUILT[option])
         else:
-            raise UsageError(f"-{option}", "invalid option")
+            raise UsageError(f"-{option}", f"invalid option{_meant(option)}")
         if options.help is not None or options.version:
             break
     return options
+
+
+def _meant(option: str) -> str:
+    near = closest(option, [*_WITH_ARGUMENT, *_FLAGS, "keep"])
+    return meant(near and f"-{near}")
 
 
 # -- one function an option -----------------------------------------------------------------------------------------

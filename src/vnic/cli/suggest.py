@@ -1,31 +1,18 @@
-"""Suggestions for misspelt names: what the command line adds to QEMU's text.
+"""Suggestions for misspelt names: what the command line adds to the text of an error.
 
-`run` calls `suggestion` for an option that was refused."""
+`run` and `vnic netdev add` call `suggestion` for an option that was refused; `spelling` has what all verbs share."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-from vnic.monitor.schema.shapes import (
-    Enumeration,
-    Object,
-    Shape,
-    Union,
-)
+from vnic.cli.spelling import closest, meant
+from vnic.monitor.schema.shapes import Enumeration, Object, Shape, Union
 
 _UNKNOWN = re.compile(
     r"does not accept value|Invalid parameter|is unexpected|is not a valid device model name|not found|is no verb"
 )
-_CUTOFF = 0.7
-
-
-def closest(word: str, known: Iterable[str]) -> str | None:
-    """The most similar of `known`, if one is."""
-    import difflib  # imported late: most starts have nothing misspelt
-
-    found = difflib.get_close_matches(word, list(known), 1, _CUTOFF)
-    return found[0] if found else None
 
 
 def suggestion(desc: str, shape: Union, tree: Mapping[str, object]) -> str:
@@ -36,18 +23,14 @@ def suggestion(desc: str, shape: Union, tree: Mapping[str, object]) -> str:
     branch = shape.branches.get(str(tree.get(shape.tag)))
     if branch is None:
         near = closest(words[-1], shape.branches)
-        return _meant(near)
+        return meant(near)
     if "does not accept value" in desc:
         values = _values(branch, words[0].rpartition(".")[2])
         if len(values) == 1:
             return f" ({tree[shape.tag]} takes only '{values[0]}')"
         near = closest(words[-1], values)
-        return _meant(near)
-    return _meant(closest(words[0].rpartition(".")[2], [member.name for member in branch.members]))
-
-
-def _meant(near: str | None) -> str:
-    return "" if near is None else f" (did you mean '{near}'?)"
+        return meant(near)
+    return meant(closest(words[0].rpartition(".")[2], [member.name for member in branch.members]))
 
 
 def _values(shape: Shape, name: str) -> list[str]:

@@ -7,6 +7,7 @@ import sys
 
 from vnic.cli.client import Entry, Refused, add_instance_options, session
 from vnic.cli.show import micros, print_json, print_table
+from vnic.cli.spelling import did_you_mean
 from vnic.printable import one_line
 
 COLUMNS = ("NAME", "LOCAL", "REMOTE", "VNI", "KEY", "CCM", "THIS END", "FAR END", "HEARD", "DROPPED")
@@ -33,9 +34,10 @@ async def run(args: argparse.Namespace) -> int:
     async with session(args) as qmp:
         tunnels: list[Entry] = await qmp.execute("query-tunnels")
     if args.tunnel is not None:
+        known = [each["name"] for each in tunnels]
         tunnels = [each for each in tunnels if each["name"] == args.tunnel]
         if not tunnels:
-            raise Refused(f"there is no tunnel '{args.tunnel}'")
+            raise Refused(f"there is no tunnel '{args.tunnel}'{did_you_mean(args.tunnel, known)}")
     if args.json:
         print_json(tunnels)
     elif args.tunnel is not None:

@@ -10,6 +10,8 @@ import argparse
 import importlib
 from typing import TYPE_CHECKING
 
+from vnic.cli.spelling import did_you_mean
+
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
@@ -103,7 +105,9 @@ def add_parser(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def _measure(text: str) -> str:
     if text not in MEASURES:
-        raise argparse.ArgumentTypeError(f"'{text}' is none of {', '.join(MEASURES)}")
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is none of {', '.join(MEASURES)}{did_you_mean(text, MEASURES)}"
+        )
     return text
 
 
