@@ -52,6 +52,9 @@ class NodeKeys(Keys):
     modules: Annotated[
         list[Text] | None, Meta(description="kernel modules that a uml guest loads, as 8021q")
     ] = None
+    root: Annotated[
+        Text | None, Meta(description="the folder that a uml guest has as its root; / is this machine's own")
+    ] = None
     image: Annotated[Text | None, Meta(description="the disk image that a qemu node boots")] = None
     kernel: Annotated[Text | None, Meta(description="the kernel that a qemu node boots")] = None
     initrd: Annotated[Text | None, Meta(description="the initrd beside `kernel`")] = None
@@ -92,7 +95,7 @@ class NodeKeys(Keys):
 
 
 KEYS_OF: Final[dict[str, frozenset[str]]] = {
-    "uml": frozenset({"memory", "exec", "modules"}),
+    "uml": frozenset({"memory", "exec", "modules", "root"}),
     "qemu": frozenset(
         {"memory", "exec", "image", "kernel", "initrd", "append", "program", "arguments", "model"}
     ),

@@ -28,27 +28,43 @@ for interface in /sys/class/net/eth*; do
   ip link set "${interface##*/}" up
 done
 
-# wait_carrier INTERFACE 0|1 SECONDS: returns as soon as the carrier is so, 1 when it is not in time.
-# Between two looks lie 0.2 ms, so that the guest's CPU is not spent on looking.
-wait_carrier() {
-  read -r now _ </proc/uptime
-  limit=$((${now%.*} + $3 + 1))
-  while :; do
-    read -r carrier 2>/dev/null <"/sys/class/net/$1/carrier"
-    [ "$carrier" = "$2" ] && return 0
-    read -r now _ </proc/uptime
-    [ "${now%.*}" -ge "$limit" ] && return 1
-    usleep 200
+. /words
+
+# VNIC_ROOT: the guest's root is the folder of the host that hostfs has (`hostfs=`), with /files in front of it. What is
+# written stays in memory. Busybox helps out where the folder has no such program.
+make_root() {
+  mkdir /lower /upper /merged &&
+    mount -t hostfs -o ro none /lower &&
+    mount -t tmpfs upper /upper && mkdir /upper/new /upper/work &&
+    mount -t overlay -o "lowerdir=/files:/lower,upperdir=/upper/new,workdir=/upper/work" overlay /merged || return
+  mkdir -p /merged/dev /merged/proc /merged/sys /merged/tmp /merged/run || return
+  mount -t proc proc /merged/proc && mount -t sysfs sys /merged/sys && mount -t devtmpfs dev /merged/dev &&
+    mount -t tmpfs -o mode=1777 tmp /merged/tmp && mount -t tmpfs -o mode=755 run /merged/run || return
+  mkdir -p /dev/pts /dev/shm /merged/run/lock
+  mount -t devpts devpts /merged/dev/pts
+  mount -t tmpfs -o mode=1777 shm /merged/dev/shm
+  ln -s /proc/self/fd /dev/fd
+
+  own=/merged/run/vnic
+  mkdir -p $own/bin
+  cp /bin/busybox /words $own
+  for word in wait_carrier start_shell; do
+    printf '#!/run/vnic/busybox sh\n. /run/vnic/words\n%s "$@"\n' $word >$own/bin/$word
+    chmod +x $own/bin/$word
   done
+  chroot /merged /run/vnic/busybox --install -s /run/vnic/bin || return
+  export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/vnic/bin HOME=/root
+  /bin/busybox chroot /merged /bin/sh -c : || echo "the root has no /bin/sh that runs"
 }
 
-# start_shell: a shell for a person, on the console $VNIC_SHELL; the guest ends with it.
-start_shell() {
-  # Whoever leads a session and opens a terminal has it as its own: job control and Ctrl-C work. Not by `&`: what a
-  # script puts into the background ignores Ctrl-C for ever (POSIX sh, 2.11). `-p`: look for no other sh.
-  start-stop-daemon -S -b -p /none -x /bin/sh -- \
-    -c 'setsid sh -c "exec sh -i <>/dev/$VNIC_SHELL >&0 2>&1"; poweroff -f'
+run() {
+  if [ "$VNIC_ROOT" ]; then
+    exec /bin/busybox chroot /merged /bin/sh -c "$1"
+  fi
+  eval "$1"
 }
+
+[ -z "$VNIC_ROOT" ] || make_root || echo "the root cannot be made: status $?"
 
 newline='
 '
@@ -58,7 +74,7 @@ while IFS= read -r token; do
   while IFS= read -r line && [ "$line" != "$token" ]; do
     script="$script$line$newline"
   done
-  (eval "$script") </dev/null 2>&1
+  (run "$script") </dev/null 2>&1
   printf '\n%s %d\n' "$token" $?
 done
 poweroff -f

@@ -16,8 +16,12 @@ from pathlib import Path
 from vnic.lab.guest.errors import GuestError
 
 INIT = Path(__file__).with_name("init.sh")
+WORDS = Path(__file__).with_name("words.sh")
 
-_FOLDERS = ("bin", "dev", "modules", "proc", "sys", "tmp")
+OVER_ROOT = "/files"
+"""Where files are that a guest with a root of its own is to have in front of those of the root."""
+
+_FOLDERS = ("bin", "dev", "files", "modules", "proc", "sys", "tmp")
 
 
 class CpioArchive:
@@ -125,6 +129,7 @@ def build_initrd(busybox: Path, modules: Iterable[Path], files: Mapping[str, byt
         archive.add_folder(name)
     archive.add_console()
     archive.add_file("init", INIT.read_bytes(), executable=True)
+    archive.add_file("words", WORDS.read_bytes())
     archive.add_file("bin/busybox", busybox.read_bytes(), executable=True)
     for position, module in enumerate(modules):
         archive.add_file(f"modules/{position:02}-{module_name(module)}.ko", read_module(module))

@@ -34,11 +34,16 @@ from vnic.lab.guest.initrd import module_closure
 
 UML_PACKAGES = ("user-mode-linux", "busybox-static")
 NEWER_SUITE = "forky"
-MODULES = ("virtio_net", "ipv6")
+MODULES = (
+    "virtio_net",
+    "ipv6",
+    "overlay",
+    *("8021q", "bonding", "bridge", "dummy", "macvlan", "veth", "vrf", "vxlan"),
+)
 """Those that are kept of a newer kernel."""
 
 _CACHE_ENTRY = "uml"
-_NEWER_ENTRY = f"uml-{NEWER_SUITE}-1"
+_NEWER_ENTRY = f"uml-{NEWER_SUITE}-2"
 _PT_INTERP = 3
 _INTERPRETER = f"/lib64/{LOADER}".encode()
 

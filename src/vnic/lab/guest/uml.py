@@ -17,7 +17,7 @@ from typing import BinaryIO
 from vnic.children import with_us
 from vnic.lab.guest import exec_uml
 from vnic.lab.guest.errors import BootFailed, GuestError
-from vnic.lab.guest.initrd import module_closure
+from vnic.lab.guest.initrd import OVER_ROOT, module_closure
 from vnic.lab.guest.kit import UmlKit, obtain_uml
 from vnic.lab.guest.linux import (
     BOOT_TIMEOUT,
@@ -35,7 +35,10 @@ _SOCKET_PATH_LIMIT = 107  # sun_path without its NUL
 
 # Since then UML's floating-point state is as large as the CPU's; before, see exec_uml.
 _FIRST_VERSION_WITH_FULL_STATE = (6, 13)
-_NO_AVX = "GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX,-AVX2,-AVX512F,-AVX512VL,-AVX512BW"
+_NO_AVX = (
+    "GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX,-AVX2,-AVX512F,-AVX512VL,-AVX512BW",
+    "OPENSSL_ia32cap=~0x1000000000000000:~0x20",  # OPENSSL_ia32cap(3): AVX, AVX2
+)
 
 
 class UmlGuest(LinuxGuest):
@@ -43,6 +46,9 @@ class UmlGuest(LinuxGuest):
 
     `modules` are loaded besides virtio_net (`ipv6`), `files` are put into the guest's root by path. With `shell`,
     `start_shell` gives a person one on this process's stdin and stdout.
+
+    With `root`, a folder of this machine or its "/", the guest has the files and programs that are there, as far as this
+    user may read them; what it writes stays in its memory, and /dev, /proc, /run, /sys and /tmp are its own.
     """
 
     def __init__(
@@ -55,8 +61,13 @@ class UmlGuest(LinuxGuest):
         files: Mapping[str, bytes] | None = None,
         boot_timeout: float = BOOT_TIMEOUT,
         shell: bool = False,
+        root: str | Path | None = None,
     ) -> None:
+        if root is not None:
+            files = {f"{OVER_ROOT}/{path.lstrip('/')}": content for path, content in (files or {}).items()}
+            modules = ("overlay", *modules)
         super().__init__(files, boot_timeout)
+        self._root = None if root is None else _checked_root(root)
         self._shell = shell
         self._sockets = [_checked_socket(path) for path in sockets]
         self._memory_mib = mem
@@ -148,7 +159,9 @@ class UmlGuest(LinuxGuest):
             "VNIC_TTY=ttyS0",
         ]
         if self._kit.version < _FIRST_VERSION_WITH_FULL_STATE:
-            arguments.append(_NO_AVX)
+            arguments += _NO_AVX
+        if self._root is not None:
+            arguments += [f"hostfs={self._root}", "VNIC_ROOT=1"]
         for index, path in enumerate(self._sockets):
             arguments.append(f"virtio_uml.device={path}:{_VIRTIO_ID_NET}:{index}")
         return arguments
@@ -160,4 +173,16 @@ def _checked_socket(path: str | Path) -> str:
         raise GuestError(f"the kernel cannot take the socket path {text!r}: it holds a colon or a space")
     if len(os.fsencode(text)) > _SOCKET_PATH_LIMIT:
         raise GuestError(f"the socket path {text!r} is longer than {_SOCKET_PATH_LIMIT} bytes")
+    return text
+
+
+def _checked_root(path: str | Path) -> str:
+    """As the kernel takes it: without a final slash, and without what ends the option (`hostfs=FOLDER,FLAGS`)."""
+    text = os.path.abspath(path)
+    if "," in text or " " in text or '"' in text:
+        raise GuestError(
+            f"the kernel cannot take the root {text!r}: it holds a comma, a space or a quotation mark"
+        )
+    if not Path(text).is_dir():
+        raise GuestError(f"the root {text} is not a folder")
     return text

@@ -92,7 +92,7 @@ class _Uml(_Shell):
         memory = int(guest.keys.memory or DEFAULT_MEMORY_MIB)
         sockets = [nic.socket for nic in guest.nics]
         modules = ["ipv6", *(guest.keys.modules or ())]
-        self.shell = UmlGuest(sockets, memory, modules=modules, shell=True)
+        self.shell = UmlGuest(sockets, memory, modules=modules, shell=True, root=guest.keys.root)
 
     def boot(self) -> int:
         ours, guests = socket.socketpair()
@@ -100,6 +100,7 @@ class _Uml(_Shell):
             os.dup2(guests.fileno(), 0)
             os.dup2(guests.fileno(), 1)
         self.shell.boot()
+        self.shell.run(f"hostname {shlex.quote(self._plan.name)}")
         self.shell.run(rename(self._plan.nics))
         self.shell.run(_SHELL.format(prompt=shlex.quote(f"{self._plan.name}# "), terminal="/dev/tty1"))
         return ours.detach()
