@@ -49,6 +49,15 @@ def _program(name: str, package: str) -> Need:
     return Need(lambda: shutil.which(name), name, f"apt-get install {package}")
 
 
+def _modules(extra: str, *names: str) -> Need:
+    """The libraries of an extra."""
+    return Need(
+        lambda: all(importlib.util.find_spec(name) for name in names),
+        ", ".join(names),
+        f"pip install 'vnic[{extra}]'",
+    )
+
+
 def _has_namespaces() -> bool:
     """Root in a container may lack the capability, so a child tries."""
     if os.geteuid() != 0:
@@ -173,9 +182,8 @@ NEEDS = {
         "apt-get install qemu-system-common",
     ),
     "libvirtd": _program("libvirtd", "libvirt-daemon libvirt-daemon-driver-qemu"),
-    "libvirt-python": Need(
-        lambda: importlib.util.find_spec("libvirt"), "libvirt-python", "pip install 'vnic[libvirt]'"
-    ),
+    "libvirt-python": _modules("libvirt", "libvirt"),
+    "web": _modules("web", "starlette", "uvicorn", "wsproto"),
     "qmp-shell": Need(lambda: beside_python("qmp-shell"), "qmp-shell", "pip install qemu.qmp"),
     # Guests.
     "uml": Need(kit.find_uml, "User-Mode Linux", "apt-get install user-mode-linux busybox-static"),

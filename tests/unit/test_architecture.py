@@ -48,7 +48,7 @@ ORDER = (
         "attach",
         "monitor",
     ),
-    *("machine", "cli", "lab", "__main__"),
+    *("machine", "web", "cli", "lab", "__main__"),
 )
 """All packages and top-level modules, the lowest first."""
 

@@ -81,6 +81,10 @@ This process:
                  older than AGE (90d; units s, m, h, d, w); none: only in memory
   -metrics HOST:PORT|unix:PATH[,devices=N]
                  serve metrics for Prometheus at /metrics, of at most N NICs and netdevs (1000)
+  -web [HOST:]PORT[,policy=POLICY][,token-file=PATH][,name=NAME]...
+                 serve a page that shows all links and pulls cables, at 127.0.0.1 unless HOST says otherwise. Its URL,
+                 with a token that gives access, is printed once; PATH: the token is there. POLICY is what it may do, as
+                 -monitor-policy; NAME: a name by which browsers may call this host. May be given several times
   -D FILE        write the log there, with the time before each line
   -pidfile FILE  write the process id there, and keep the file locked
   -guest-memory [max=SIZE][,total=SIZE]

@@ -198,6 +198,12 @@ def _metrics(options: RunOptions, where: str, text: str) -> None:
     options.metrics = parse_metrics(text)
 
 
+def _web(options: RunOptions, where: str, text: str) -> None:
+    from vnic.cli.web_option import parse_web
+
+    options.webs.append(parse_web(text))
+
+
 def _sandbox(options: RunOptions, where: str, text: str) -> None:
     options.sandbox = parse_sandbox(text)
 
@@ -260,6 +266,7 @@ _WITH_ARGUMENT: dict[str, Handler] = {
     "datapath": _datapath,
     "journal": _journal,
     "metrics": _metrics,
+    "web": _web,
     "sandbox": _sandbox,
     "run-with": _run_with,
     "nic": _no_nic,

@@ -43,6 +43,7 @@ from vnic.quota import allow_open_files
 from vnic.scratch import remove_leftovers
 from vnic.sockets import unblock
 from vnic.sockets.rundir import Claim, RunDirError, own_folder
+from vnic.web.server import Web
 
 if TYPE_CHECKING:
     from vnic.cli.confine import Confinement
@@ -199,6 +200,7 @@ async def _live(
         keep=service.open_keep(loop),
     )
     monitors = Monitors(machine, loop)
+    webs = [Web(loop, choice, monitors, options.monitor_policy, machine.keep) for choice in options.webs]
     pidfile = claim = metrics = None
     # Installed before there is anything to clean up; an early signal takes effect when the set-up is done.
     service.take_signals(loop, machine)
@@ -224,9 +226,11 @@ async def _live(
                 await set_up.open_monitors()
                 machine.stay(set_up.texts())
             else:
-                await _take_place(machine, set_up, service, before)
+                await _take_place(machine, set_up, service, before, webs)
             if options.metrics is not None:
                 metrics = await _open_metrics(options.metrics, machine, goes_on=before is not None)
+            for web in webs:
+                await _open_web(web, goes_on=before is not None)
             if confinement is not None:
                 confinement.end()
             ready()
@@ -245,6 +249,8 @@ async def _live(
                 monitors.close()
                 if metrics is not None:
                     await metrics.close()
+                for web in webs:
+                    await web.close()
                 await machine.journal.close(machine.ends_by)
                 if claim is not None:
                     claim.release()
@@ -267,11 +273,29 @@ async def _open_metrics(choice: MetricsChoice, machine: Machine, *, goes_on: boo
         return None
 
 
-async def _take_place(machine: Machine, set_up: SetUp, service: Service, before: MachineRecord) -> None:
+async def _open_web(web: Web, *, goes_on: bool) -> None:
+    """As `_open_metrics`. The URL is for people: it is no line of the log."""
+    try:
+        with naming(web.where):
+            url = await web.open()
+    except OptionError as refused:
+        if not goes_on:
+            raise
+        log.error("%s", refused)
+        return
+    if not goes_on:
+        print(f"vnic: the page is at {url}", file=sys.stderr)
+
+
+async def _take_place(
+    machine: Machine, set_up: SetUp, service: Service, before: MachineRecord, webs: Sequence[Web]
+) -> None:
     """Go on where the process before was killed. Up to `go_on` the loop makes no turn: nothing that comes from outside
     is taken before all that is known of it is stored again."""
     machine.restore(before)
     set_up.open_monitors_again(before.settings)
+    for web in webs:
+        web.take_up()
     machine.go_on(before, service.last_end, service.ended_ns)
     machine.stay(await set_up.difference(before.settings))
     await machine.start_anew()

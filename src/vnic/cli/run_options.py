@@ -16,6 +16,7 @@ from vnic.protocol import keyval
 if TYPE_CHECKING:
     from vnic.machine.metrics import MetricsChoice
     from vnic.sandbox.identity import Identity
+    from vnic.web.choice import WebChoice
 
 DEFAULT_NAME = "vnic"
 
@@ -83,6 +84,7 @@ class RunOptions:
     datapath: Choice = field(default_factory=Choice)
     journal: JournalChoice = field(default_factory=JournalChoice)
     metrics: MetricsChoice | None = None
+    webs: list[WebChoice] = field(default_factory=list)
     sandbox: SandboxChoice = field(default_factory=SandboxChoice)
     run_with: Identity | None = None
     """The user to become; None: it stays."""
