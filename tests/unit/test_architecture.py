@@ -14,6 +14,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "vnic"
 
 ORDER = (
     *(
+        "errors",
         "descriptors",
         "open_files",
         "lifecycle",
@@ -48,7 +49,7 @@ ORDER = (
         "attach",
         "monitor",
     ),
-    *("machine", "web", "cli", "lab", "__main__"),
+    *("machine", "web", "cli", "lab", "api", "aio", "__main__"),
 )
 """All packages and top-level modules, the lowest first."""
 

@@ -17,9 +17,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError
+from qemu.qmp import ConnectError, EventListener, ExecuteError, QMPClient, QMPError
 
 from vnic.cli.spelling import did_you_mean
+from vnic.errors import VnicError
 from vnic.sockets import rundir
 from vnic.sockets.rundir import RunDirError
 
@@ -31,7 +32,7 @@ Entry = dict[str, Any]
 """One JSON object of a reply."""
 
 
-class Refused(Exception):
+class Refused(VnicError):
     """The request was refused or cannot be done; `str()` is for a person. Exit code 1."""
 
 
@@ -86,16 +87,15 @@ async def _connect(path: Path) -> socket.socket:
     return sock
 
 
-@contextlib.asynccontextmanager
-async def session(args: argparse.Namespace) -> AsyncIterator[Session]:
-    """A QMP session with the instance that `args` (of `add_instance_options`) means."""
+async def open_client(name: str | None = None, qmp: str | None = None) -> QMPClient:
+    """A QMP client of the instance that is meant, as of `find_socket`. Refused with what is in the way."""
     logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # its errors reach us as exceptions
-    path = find_socket(args.name, args.qmp)
+    path = find_socket(name, qmp)
     client = QMPClient("vnic")
     try:
         async with asyncio.timeout(GREETING_TIMEOUT_S):
             # What --qmp names is the user's to choose.
-            await client.connect(str(path) if args.qmp is not None else await _connect(path))
+            await client.connect(str(path) if qmp is not None else await _connect(path))
     except TimeoutError:
         raise Refused(f"{path}: nobody answers there") from None
     except RunDirError as error:
@@ -110,12 +110,23 @@ async def session(args: argparse.Namespace) -> AsyncIterator[Session]:
         elif isinstance(cause, EOFError):
             why = "it closed the connection at once"
         raise Refused(f"{path}: {why}") from None
+    return client
+
+
+async def close_client(client: QMPClient) -> None:
+    """If the server ended first, disconnect raises an error that the caller has already handled."""
+    with contextlib.suppress(QMPError, EOFError, OSError):
+        await client.disconnect()
+
+
+@contextlib.asynccontextmanager
+async def session(args: argparse.Namespace) -> AsyncIterator[Session]:
+    """A QMP session with the instance that `args` (of `add_instance_options`) means."""
+    client = await open_client(args.name, args.qmp)
     try:
         yield Session(client)
     finally:
-        # If the server ended first, disconnect raises an error that the verb has already handled.
-        with contextlib.suppress(QMPError, EOFError, OSError):
-            await client.disconnect()
+        await close_client(client)
 
 
 class Session:
@@ -174,9 +185,9 @@ class Session:
         found: list[Entry] = await self.execute("query-link-log", name=name, limit=limit, after_id=after_id)
         return found
 
-    async def next_event(self) -> Entry | None:
-        """The next event since the connection was made; None when vnic has ended."""
-        event = asyncio.ensure_future(self.client.events.get())
+    async def next_event(self, listener: EventListener | None = None) -> Entry | None:
+        """The next event of a listener, or else since the connection was made; None when vnic has ended."""
+        event = asyncio.ensure_future((listener or self.client.events).get())
         ended = asyncio.ensure_future(self._ended())
         try:
             await asyncio.wait({event, ended}, return_when=asyncio.FIRST_COMPLETED)

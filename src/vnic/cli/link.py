@@ -7,7 +7,6 @@ The table of all links, `impair` and `fault` have files of their own.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 import time
 
@@ -15,18 +14,15 @@ from vnic.cli import fault, impair
 from vnic.cli.client import (
     Entry,
     Refused,
-    Session,
     add_instance_options,
     session,
 )
 from vnic.cli.link_filter import FILTERS, SORTED_BY, parse_filter
-from vnic.cli.link_table import follows_socket, hold_text, run_show
+from vnic.cli.link_table import run_show
+from vnic.cli.seen import follows_socket, hold_text, nic_of, wait_seen
 from vnic.cli.show import link_word, micros, print_json
 from vnic.cli.times import milliseconds
 from vnic.printable import one_line, printable
-
-LOOK_AGAIN_S = 0.1
-"""How often a wait looks without an event: a new guest's first read of a link that did not change makes none."""
 
 
 def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -141,11 +137,13 @@ async def run_set(args: argparse.Namespace) -> int:
             await qmp.execute_with("flap-start", flap)
         else:
             await qmp.execute("set_link", name=name, up=args.state == "up")
-        nic = await _nic_of(qmp, name)
+        nic = await nic_of(qmp, name)
         if args.wait is not None:
             if nic is None:
                 raise Refused(f"{name} is plugged into no NIC: there is no guest to wait for")
-            nic = await _wait_seen(qmp, nic, args.state, args.wait, started)
+            if not nic["guest"]["attached"] and not follows_socket(nic) and args.wait > 0:
+                print(f"vnic: no guest is attached to {one_line(nic['name'])} yet; waiting", file=sys.stderr)
+            nic = await wait_seen(qmp, nic, args.state, args.wait, started)
         elif nic is None:
             nic = (await qmp.links(name))[0]
     if args.json:
@@ -153,88 +151,6 @@ async def run_set(args: argparse.Namespace) -> int:
     else:
         _say(nic, args.state, waited=args.wait is not None)
     return 0
-
-
-async def _nic_of(qmp: Session, name: str) -> Entry | None:
-    """The NIC whose wire `name` is an end of; None for a netdev without one."""
-    found = await qmp.links(name)
-    for link in found:
-        if link["type"] == "nic":
-            return link
-    for link in found:
-        for peer in await qmp.links(link["peer"]) if "peer" in link else ():
-            if peer["type"] == "nic":
-                return peer
-    return None
-
-
-async def _nic_named(qmp: Session, name: str) -> Entry:
-    """The NIC of that name; a netdev may have the same. Refused once the NIC is gone."""
-    for link in await qmp.links(name):
-        if link["type"] == "nic":
-            return link
-    raise Refused(f"{name} was deleted meanwhile")
-
-
-def has_seen(nic: Entry, state: str) -> bool:
-    """Whether the guest has read `state` after the link's last change, which set it."""
-    return bool(
-        nic["link"] == state and nic["guest"]["seen"] == state and "seen-us" in nic.get("last-change", {})
-    )
-
-
-async def _wait_seen(qmp: Session, nic: Entry, state: str, seconds: float, started: float) -> Entry:
-    """The NIC's entry once its guest saw `state`; Refused, with what is in the way, after `seconds`."""
-    name = nic["name"]
-    if not nic["guest"]["attached"] and not follows_socket(nic) and seconds > 0:
-        print(f"vnic: no guest is attached to {one_line(name)} yet; waiting", file=sys.stderr)
-    while not has_seen(nic, state):
-        if follows_socket(nic) and nic["link"] == state:
-            raise Refused(why_not_seen(nic, state, seconds))
-        left = started + seconds - time.monotonic()
-        try:
-            # Any event may matter; the query after it shows the present state, even if an event was missed.
-            event = await asyncio.wait_for(_next_of(qmp, name), max(min(left, LOOK_AGAIN_S), 0.0))
-            if event is None:
-                raise Refused(f"vnic ended before the guest of {name} saw its link {state}")
-        except TimeoutError:
-            if left <= LOOK_AGAIN_S:
-                nic = await _nic_named(qmp, name)
-                if has_seen(nic, state):
-                    return nic
-                raise Refused(why_not_seen(nic, state, seconds)) from None
-        nic = await _nic_named(qmp, name)
-    return nic
-
-
-async def _next_of(qmp: Session, name: str) -> Entry | None:
-    while True:
-        event = await qmp.next_event()
-        if event is None or (
-            event["event"] in ("LINK_SEEN", "LINK_CHANGED") and event.get("data", {}).get("name") == name
-        ):
-            return event
-
-
-def why_not_seen(nic: Entry, state: str, seconds: float) -> str:
-    """Why the guest has not seen `state`: the wire is in the other state, or there is no guest, driver or read."""
-    name = nic["name"]
-    if nic["link"] != state:
-        holds = "; ".join(hold_text(hold, name) for hold in nic["holds"])
-        return f"{name} is still {nic['link']} after {seconds:g} s, held by {one_line(holds) or 'nothing'}"
-    guest = nic["guest"]
-    if follows_socket(nic):
-        how = "closed" if state == "down" else "there again"
-        return f"{name} is {state}; its guest sees that by its socket, which is {how}, and cannot confirm it"
-    done = f"{name} is {state}, but after {seconds:g} s "
-    if not guest["attached"]:
-        return done + "no guest is attached to see it"
-    if not guest["driver-ok"]:
-        return done + "the guest's driver has not started"
-    seen = (
-        "has not read its link at all" if guest["seen"] == "unknown" else f"has last read '{guest['seen']}'"
-    )
-    return done + f"the guest {seen}"
 
 
 def _say(link: Entry, state: str, *, waited: bool) -> None:

@@ -9,7 +9,8 @@ import argparse
 
 from vnic.cli.client import Entry, session
 from vnic.cli.link_filter import sort_links
-from vnic.cli.show import cause_text, impairment_text, print_json, print_table
+from vnic.cli.seen import follows_socket, hold_text
+from vnic.cli.show import impairment_text, print_json, print_table
 from vnic.printable import one_line
 
 DETAILS = ("ATTACHED AT", "DATAPATH", "FILTERS", "IMPAIRED")
@@ -111,14 +112,3 @@ def guest_saw(link: Entry) -> str:
     if not guest["attached"]:
         return "no guest"
     return str(guest["seen"])
-
-
-def follows_socket(nic: Entry) -> bool:
-    """Whether the guest sees its link only by its socket: what it saw is then unknown."""
-    return bool(nic["guest"].get("link-shown-by") == "socket")
-
-
-def hold_text(hold: Entry, name: str) -> str:
-    """`operator: set_link nic0 off (by …)`, with the other end's name before it where the hold is there."""
-    where = "" if hold["client"] == name else f"{hold['client']} "
-    return f"{where}{hold['kind']}: {cause_text(hold)}"

@@ -5,12 +5,14 @@ rich is imported only where a table goes to a terminal.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -129,10 +131,24 @@ def style(text: str, name: str) -> str:
     return f"\x1b[{codes[name]}m{text}\x1b[0m" if _takes_styles() else text
 
 
+_plain: ContextVar[bool] = ContextVar("plain", default=False)
+
+
+@contextlib.contextmanager
+def plain() -> Iterator[None]:
+    """Texts that are made within have no styles, also on a terminal: they are for a program, or a file."""
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
+
+
 def _takes_styles() -> bool:
     """The rule that rich follows for tables; any value of NO_COLOR (no-color.org) turns colours off."""
     return (
-        sys.stdout.isatty()
+        not _plain.get()
+        and sys.stdout.isatty()
         and not os.environ.get("NO_COLOR")
         and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
     )

@@ -16,7 +16,7 @@ from vnic.cli.client import (
     add_instance_options,
     session,
 )
-from vnic.cli.link_table import hold_text
+from vnic.cli.seen import hold_text
 from vnic.cli.show import (
     cause_text,
     change_text,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from vnic.cli.ages import moment
 from vnic.cli.changes import history
@@ -88,26 +89,43 @@ async def run(args: argparse.Namespace) -> int:
 
         return await run_at(args)
     async with session(args) as qmp:
-        name = await qmp.name_of(args.link)
-        links = await _links(qmp, name)
-        changes = await qmp.link_log(name, args.changes)
-        causes = await _causes(qmp, changes)
+        found = await look(qmp, args.link, args.changes)
     if args.json:
-        print_json({"links": links, "changes": changes, "causes": list(causes.values())})
+        print_json({"links": found.links, "changes": found.changes, "causes": list(found.causes.values())})
     else:
-        now = Now()
-        name, links, changes, causes = (
-            printable(name),
-            printable(links),
-            printable(changes),
-            printable(causes),
-        )
-        for link in links:
-            print("\n".join(describe(link, now)))
-        if not links:
-            print(f"{style(name, 'bold')} was deleted")
-        print("\n".join(history(changes, causes, now)))
+        print("\n".join(explain(found)))
     return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """What is known of a link: entries of query-links and of query-link-log."""
+
+    name: str
+    links: list[Entry]
+    """A NIC and a netdev may share a name; empty where all of that name were deleted."""
+    changes: list[Entry]
+    """The last ones, the oldest first."""
+    causes: dict[int, Entry]
+    """The changes of others that those follow from, by id."""
+
+
+async def look(qmp: Session, link: str, count: int = DEFAULT_CHANGES) -> Explained:
+    """What is known of a link, by its name or MAC address, with its last `count` changes."""
+    name = await qmp.name_of(link)
+    links = await _links(qmp, name)
+    changes = await qmp.link_log(name, count)
+    return Explained(name, links, changes, await _causes(qmp, changes))
+
+
+def explain(found: Explained) -> Iterator[str]:
+    """The answer for a person, line by line."""
+    now = Now()
+    for link in printable(found.links):
+        yield from describe(link, now)
+    if not found.links:
+        yield f"{style(printable(found.name), 'bold')} was deleted"
+    yield from history(printable(found.changes), printable(found.causes), now)
 
 
 async def _links(qmp: Session, name: str) -> list[Entry]:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from vnic.cli.changes import history, steps_text
-from vnic.cli.link import has_seen, why_not_seen
 from vnic.cli.link_table import in_wires, row
+from vnic.cli.seen import has_seen, why_not_seen
 from vnic.cli.show import Now
 from vnic.cli.watch import line
 from vnic.cli.why import describe, guest_text

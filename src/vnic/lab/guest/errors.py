@@ -4,8 +4,10 @@ All of `lab.guest` raises them; the demo and the tests print them unchanged."""
 
 from __future__ import annotations
 
+from vnic.errors import VnicError
 
-class GuestError(Exception):
+
+class GuestError(VnicError):
     """A guest did not do what it was told."""
 
 

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 EXIT_REFUSED = 1
 
 USAGE = """\
-vnic lab up|check FILE
+vnic lab up [--name LAB] FILE
+       vnic lab check FILE
        vnic lab down|show [LAB]
        vnic lab exec [--lab LAB] NODE COMMAND...
        vnic lab console [--lab LAB] NODE
@@ -50,6 +51,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     up = _word(
         words, "up", run_up, "start a lab, or apply its changed file to the running one; all or nothing"
     )
+    up.add_argument("--name", metavar="LAB", help="the lab's name, in place of the file's")
     up.add_argument("file", metavar="FILE")
     down = _word(words, "down", run_down, "end a lab: its guests, its vnic, its sockets")
     show = _word(words, "show", run_show, "show the nodes and the links of a running lab")
@@ -163,9 +165,22 @@ def run_up(args: argparse.Namespace) -> int:
 
     lab, notes = _load(args.file)
     _note(args.file, notes)
+    if args.name is not None:
+        lab = _renamed(lab, args.name)
     bring_up(lab, os.path.abspath(args.file), _say)
     print(f"lab {lab.name} is up; `vnic lab show {lab.name}` shows it")
     return 0
+
+
+def _renamed(lab: Lab, name: str) -> Lab:
+    """The lab under another name, by the rule of a file's."""
+    from vnic.lab.file.types import FileKeys
+
+    try:
+        msgspec.convert({"name": name}, FileKeys)
+    except msgspec.ValidationError as error:
+        raise Refused(f"--name {name}: {error}") from None
+    return msgspec.structs.replace(lab, name=name)
 
 
 def _say(text: str) -> None:
