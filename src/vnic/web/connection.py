@@ -93,7 +93,7 @@ class Connection(asyncio.Protocol):
         try:
             call(*args)
         except Exception as error:
-            log.warning("%s: a connection is ended: %r", "-web", error)
+            log.warning("a browser is disconnected: %r", error)
             log.debug("in its protocol", exc_info=True)
             self.abort()
 
