@@ -47,8 +47,8 @@ class UmlGuest(LinuxGuest):
     `modules` are loaded besides virtio_net (`ipv6`), `files` are put into the guest's root by path. With `shell`,
     `start_shell` gives a person one on this process's stdin and stdout.
 
-    With `root`, a folder of this machine or its "/", the guest has the files and programs that are there, as far as this
-    user may read them; what it writes stays in its memory, and /dev, /proc, /run, /sys and /tmp are its own.
+    With `root`, a folder of this machine or its "/", the guest has the files and programs that are there, as far as
+    this user may read them; what it writes stays in its memory, and /dev, /proc, /run, /sys and /tmp are its own.
     """
 
     def __init__(
