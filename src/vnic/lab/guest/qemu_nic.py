@@ -14,6 +14,9 @@ from pathlib import Path
 from vnic.lab.guest.errors import GuestError
 
 _SOCKET_PATH_LIMIT = 107  # sun_path without its NUL
+_PATIENCE_MS = 60_000
+"""How long QEMU waits for an answer of the device, in place of 5 s, before it gives the card up: a vnic that is killed
+and started again on a busy machine may take longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +56,8 @@ class QemuNic:
 
 def vfio_user(socket: str | Path, **properties: object) -> QemuNic:
     """A PCI NIC of vnic, with its `attach.type=vfio-user` socket."""
-    path = _checked(socket)
-    return QemuNic(
-        {"driver": "vfio-user-pci", "socket": {"type": "unix", "path": path}, **_words(properties)}
-    )
+    device = {"driver": "vfio-user-pci", "socket": {"type": "unix", "path": _checked(socket)}}
+    return QemuNic({**device, "x-msg-timeout": _PATIENCE_MS, **_words(properties)})
 
 
 def vhost_user(socket: str | Path, *, queues: int = 1, **properties: object) -> QemuNic:
