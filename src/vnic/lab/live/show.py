@@ -52,8 +52,8 @@ class LabShown(msgspec.Struct, rename="kebab"):
 
 
 def look(place: Place, record: Record) -> LabShown:
-    alive = vnic.alive(place, record.vnic_pid)
-    entries = vnic.links(place) if alive else {}
+    found = vnic.links_of(place, record.vnic_pid)
+    alive, entries = found is not None, found or {}
     nodes = [_node(place, record, name, entries) for name in record.lab.nodes]
     links = [_link(record, link, entries) for link in record.lab.links]
     state = ("up" if alive else "ended") if record.complete else "starting"

@@ -134,6 +134,18 @@ def execute(place: Place, steps: Sequence[Step], done: Callable[[Step], None]) -
         asyncio.run(_steps(place, steps, done))
 
 
+def links_of(place: Place, pid: int) -> dict[str, Entry] | None:
+    """The links of the lab's vnic; None if it has ended, also just now."""
+    if not alive(place, pid):
+        return None
+    try:
+        return links(place)
+    except Refused:
+        if alive(place, pid):
+            raise
+        return None
+
+
 def links(place: Place) -> dict[str, Entry]:
     """query-links by name."""
     return {str(link["name"]): link for link in asyncio.run(_execute(place, "query-links"))}
