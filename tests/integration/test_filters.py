@@ -241,7 +241,7 @@ def test_hmp_texts_are_qemus(place: Place, cable: Cable) -> None:
         ("filter-buffer,id=a,netdev=zz,interval=5", "Parameter 'netdev' expects a network backend id"),
         ("filter-dump,id=a,netdev=left,file=no/x", "Could not open 'no/x': No such file or directory"),
         ("filter-buffer,id=a,netdev=vu,interval=5", "Vhost is not supported"),
-        ("filter-foo,id=a", "Parameter 'qom-type' does not accept value 'filter-foo'"),
+        ("qux,id=a", "Parameter 'qom-type' does not accept value 'qux'"),
     ],
 )
 def test_impossible_filters_are_refused(place: Place, cable: Cable, given: str, desc: str) -> None:
