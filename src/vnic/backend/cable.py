@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from vnic.backend.base import Backend, BackendContext
 from vnic.backend.options import CableOptions
 from vnic.backend.readiness import Lack, parse_follow, what_is_missing
-from vnic.net.client import NetClient
+from vnic.net.client import NetClient, Nic
+from vnic.net.errors import NetError
 from vnic.net.follow import Follower, Reason, Undecided, netdevs
 from vnic.net.queue import Frame
 from vnic.net.records import HoldKind
@@ -31,12 +32,15 @@ class CableEnd(Backend, Follower):
     def __init__(self, context: BackendContext, options: CableOptions) -> None:
         super().__init__(context)
         self.cable = options.cable
+        self.plugs_into = options.nic
         self._follow = parse_follow(options.follow)
-        self._joined = False
+        self._joined = self._waits = False
         self.other: CableEnd | None = None
         self._flush_later = False
 
     def start(self) -> None:
+        if self.plugs_into is not None:
+            self._wait_for(self.plugs_into)
         self.other = self.context.cables.join(self.cable, self.name, self)
         self._joined = True
         self._plug(self.other)
@@ -46,16 +50,41 @@ class CableEnd(Backend, Follower):
         for client in (self.client, *self.joined()):
             client.path_changed()
 
+    def _wait_for(self, name: str) -> None:
+        """The cable is that of an adopted VM's NIC, which may come later."""
+        network = self.context.network
+        nic = network.find_nic(name)
+        if (nic is not None and not nic.endpoint.elsewhere) or (nic is None and "/" not in name):
+            raise NetError(
+                f"Parameter 'nic' expects a NIC of an adopted VM, as 'vm1/net0', not '{name}':"
+                f" other NICs name their netdev, as -device …,netdev={self.name}"
+            )
+        of_nics = self.context.cables.of_nics
+        if name in of_nics:
+            raise NetError(f"'{name}' has a cable already: '{of_nics[name]}'")
+        of_nics[name] = self.name
+        self._waits = True
+        network.links.followers.wait_for(self, "nic", name)
+
+    def client_came(self, client: NetClient) -> None:
+        """The adopted VM's NIC is being created."""
+        if isinstance(client, Nic):
+            self.context.network.plug_adopted(client, self.client)
+
     def _plug(self, other: CableEnd | None) -> None:
         self.other = other
         sources = [] if other is None else [other.client]
         self.context.network.links.followers.set(self, self.client, sources)
 
     def cleanup(self) -> None:
+        network = self.context.network
+        if self._waits and self.plugs_into is not None:
+            self._waits = False
+            del self.context.cables.of_nics[self.plugs_into]
+            network.links.followers.remove(self)
         if not self._joined:
             return
         self._joined = False
-        network = self.context.network
         self.context.cables.leave(self.cable, self.name)
         network.links.followers.remove(self)
         other, self.other = self.other, None

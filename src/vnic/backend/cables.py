@@ -14,6 +14,8 @@ class Cables(Generic[End]):
 
     def __init__(self) -> None:
         self._ends: dict[str, dict[str, End]] = {}
+        self.of_nics: dict[str, str] = {}
+        """By NIC of an adopted VM, which need not exist yet, the netdev that is its cable's end."""
 
     def join(self, cable: str, netdev_id: str, end: End) -> End | None:
         """Add an end; returns the other one, if it exists. NetError for a third."""

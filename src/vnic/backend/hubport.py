@@ -37,7 +37,7 @@ class HubPort(Backend):
             netdev = self.context.network.find_netdev(self._netdev_id)
             if netdev is None:
                 raise NetError(f"netdev '{self._netdev_id}' not found")
-            if netdev.peer is not None:
+            if netdev.peer is not None or netdev.endpoint.plugs_into is not None:
                 # QEMU fails an assertion here (net_client_setup: !peer->peer).
                 raise NetError(f"netdev '{self._netdev_id}' is in use")
             self.context.network.connect(self.client, netdev)

@@ -44,10 +44,12 @@ class HubPortOptions(NetdevOptions, tag="hubport", frozen=True, kw_only=True):
 
 
 class CableOptions(NetdevOptions, tag="cable", frozen=True, kw_only=True):
-    """Only vnic has it: one end of a cable. `follow` is `none`, or words joined by `+`."""
+    """Only vnic has it: one end of a cable. `follow` is `none`, or words joined by `+`; `nic` is the NIC of an adopted
+    VM whose cable it is."""
 
     cable: str
     follow: str | None = None
+    nic: str | None = None
 
 
 class StreamOptions(NetdevOptions, tag="stream", frozen=True, kw_only=True):

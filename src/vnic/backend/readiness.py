@@ -81,6 +81,8 @@ def _guest_lacks(nic: Nic, follow: frozenset[str]) -> Lack | Undecided | None:
     each other.
     """
     guest = nic.guest
+    if guest.link_shown_by is ShownBy.HYPERVISOR:  # which does not tell of the driver
+        return Lack.ADMIN if ADMIN in follow and guest.admin_down else None
     if guest.link_shown_by is not ShownBy.SOCKET:
         if ATTACHED in follow and not guest.attached:
             return Lack.NOT_ATTACHED

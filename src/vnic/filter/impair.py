@@ -34,6 +34,11 @@ def netdev_of(network: Network, name: str) -> NetClient:
         raise DeviceNotFound(name)
     nic = next((each for each in found if isinstance(each, Nic)), None)
     netdev = found[0] if nic is None else nic.peer
+    for each in (found[0], netdev, None if netdev is None else netdev.peer):
+        if each is not None and each.endpoint.elsewhere:
+            raise NetError(
+                f"'{each.name}' is a NIC of an adopted VM: its packets do not pass vnic, which cannot impair them"
+            )
     if netdev is None:
         raise NetError(f"'{name}' is plugged into no netdev: there are no frames to impair")
     return netdev

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+from vnic.adopt.options import QemuOptions
 from vnic.backend.base import BackendContext
 from vnic.backend.items import Kind
 from vnic.filter import options as o
@@ -75,6 +76,7 @@ OBJECTS: dict[str, ObjectType] = dict(
             "link_follow:LinkFollow",
             package="follow",
         ),
+        _row("qemu", QemuOptions, "a VM that runs, by its QMP socket", "qemu:make", package="adopt"),
     )
 )
 """By the value of `qom-type`."""

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 from vnic import __version__
 from vnic.dataplane.wire.ports import frames_of
 from vnic.machine.snapshot import Device, Snapshot
-from vnic.net.client import NetClient, Nic, holds_of_link
+from vnic.net.client import NetClient, Nic
+from vnic.net.holds import holds_of_link
 from vnic.net.records import HoldKind
 from vnic.net.traffic import Frames
 from vnic.observe.tally import Tally

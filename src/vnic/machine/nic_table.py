@@ -79,6 +79,9 @@ class NicTable:
         """The NIC of that id, name or QOM path. Raises DeviceNotFound."""
         plugged = self._all.get(device_id) or self._all.get(device_id.rpartition("/")[2])
         if plugged is None or device_id not in (plugged.nic.name, plugged.nic.path):
+            adopted = self._network.find_nic(device_id)
+            if adopted is not None and adopted.endpoint.elsewhere:
+                raise NetError(f"'{device_id}' is a NIC of an adopted VM: the VM itself has to remove it")
             raise DeviceNotFound(device_id)
         return plugged
 

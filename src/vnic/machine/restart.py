@@ -197,6 +197,7 @@ class Restart:
             new = row.create(self._context, options)
         if not isinstance(new, Filter):
             self._network.objects.add(new)
+            self._orders.update(dict.fromkeys(new.made(), item.order))
         else:
             self._add_filter(new)
         new.item = self._context.items.added(

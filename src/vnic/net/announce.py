@@ -68,6 +68,8 @@ class Announcer:
             self._timers[parameters.id] = self._scheduler.call_later(delay, self._round, parameters, left)
 
     def _announce_nic(self, nic: Nic) -> None:
+        if nic.endpoint.elsewhere:
+            return  # its packets are the VM's own
         # `send` drops the frame of a NIC whose wire is down.
         nic.send(0, rarp_frame(nic.mac))
         nic.endpoint.announce()

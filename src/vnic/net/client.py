@@ -18,6 +18,7 @@ from vnic.net.journal import Journal
 from vnic.net.lending import LentEnd
 from vnic.net.queue import Frame, IncomingQueue, Sender
 from vnic.net.records import (
+    Adopted,
     ClientType,
     GuestInfo,
     Hold,
@@ -93,6 +94,11 @@ class Endpoint:
     passes_frames = True
     """False: another process works on the guest's rings (vhost), so that filters would see no frames."""
 
+    elsewhere = False
+    """True: the device model of this NIC is in a VM that was adopted. Only its link is vnic's; its packets are not."""
+    plugs_into: str | None = None
+    """Of a netdev: the NIC of an adopted VM whose cable it is. No other NIC may be plugged in."""
+
     def start(self) -> None:
         """Open resources and place the first holds; a NetError here removes the client again."""
 
@@ -142,6 +148,10 @@ class Endpoint:
     def datapath_word(self) -> str:
         """Of a NIC, who processes its guest's rings: `none`, `python`, `wire` or `vhost`."""
         return "none" if self.idle() else "python"
+
+    def adopted(self) -> Adopted | None:
+        """Of a NIC of an adopted VM."""
+        return None
 
     def shows_down(self) -> bool:
         """Of a netdev that shows its wire's link on an interface of the host (`Links.shown_on`): whether it has that
@@ -437,13 +447,3 @@ class Nic(NetClient):
 def clients_of_wire(client: NetClient) -> Sequence[NetClient]:
     """The client and its peer, the client first."""
     return (client,) if client.peer is None else (client, client.peer)
-
-
-def holders_of_link(client: NetClient) -> Sequence[NetClient]:
-    """The ends whose holds keep a client's link down: both for a NIC, itself for a netdev."""
-    return clients_of_wire(client) if client.is_nic else (client,)
-
-
-def holds_of_link(client: NetClient) -> list[Hold]:
-    """All holds that keep a client's link down: a NIC's include those of its peer."""
-    return [hold for holder in holders_of_link(client) for hold in holder.holds.values()]

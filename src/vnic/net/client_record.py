@@ -16,6 +16,7 @@ from vnic.net.records import (
     Hold,
     HoldKind,
     LinkChange,
+    SeenBy,
     ShownBy,
     UpDown,
 )
@@ -70,6 +71,7 @@ class ChangeRecord(Record, frozen=True):
     interrupt_us: Count | None
     seen_us: Count | None
     seen_latency_us: Count | None
+    seen_by: SeenBy | None = None
 
     @staticmethod
     def of(change: LinkChange, now_us: int) -> ChangeRecord:
@@ -112,6 +114,7 @@ class LinkReportRecord(Record, frozen=True):
     created: bool
     notice_owed: bool
     interrupt_owed: bool
+    seen_by: SeenBy | None = None
 
 
 class NicRecord(Record, frozen=True):

@@ -41,7 +41,8 @@ class Clients:
     def add(self, client: NetClient) -> None:
         self._all[client] = None
         self._names.setdefault(client.name, {})[client] = None
-        self._models[client.model] += 1
+        if not client.endpoint.elsewhere:
+            self._models[client.model] += 1
         if isinstance(client, Nic):
             self._macs[client.mac] += 1
             if client.netdev_id is not None:
@@ -57,7 +58,8 @@ class Clients:
         """Raises KeyError if it is not there."""
         del self._all[client]
         _drop(self._names, client.name, client)
-        _lower(self._models, client.model)
+        if not client.endpoint.elsewhere:
+            _lower(self._models, client.model)
         if isinstance(client, Nic):
             _lower(self._macs, client.mac)
             if (index := default_mac_index(client.mac)) >= 0:
@@ -84,7 +86,7 @@ class Clients:
         return next((nic for nic in self._plans.get(netdev_id, ()) if nic.peer is None), None)
 
     def of_model(self, model: str) -> int:
-        """How many clients are of that model."""
+        """How many clients are of that model, without those of adopted VMs."""
         return self._models[model]
 
     def free_mac(self) -> bytes:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from vnic.net.client import NetClient, Nic, clients_of_wire, holds_of_link
+from vnic.net.client import NetClient, Nic, clients_of_wire
+from vnic.net.holds import holds_of_link
 from vnic.net.records import GuestInfo, LinkImpairment, LinkInfo, link_word
 from vnic.net.wire import PathInfo
 
@@ -18,7 +19,7 @@ def link_info(
     nic = client if isinstance(client, Nic) else None
     behind = nic or client.peer
     up_changes, down_changes = client.carrier_up_changes, client.carrier_down_changes
-    wire = clients_of_wire(client)
+    wire, adopted = clients_of_wire(client), client.endpoint.adopted()
     filters = (each.impairment() for end in wire for each in end.filters if each.on)
     assert client.last_change is not None  # its creation, if nothing else
     return LinkInfo(
@@ -41,4 +42,6 @@ def link_info(
             *(each for each in filters if each is not None),
             *(each for end in wire for each in faults(end)),
         ],
+        assumed=adopted is not None and adopted.assumed,
+        vm=None if adopted is None else adopted.vm,
     )

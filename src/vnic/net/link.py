@@ -12,9 +12,10 @@ from functools import partial
 
 import msgspec
 
-from vnic.net.client import NetClient, Nic, clients_of_wire, holders_of_link, holds_of_link
+from vnic.net.client import NetClient, Nic, clients_of_wire
 from vnic.net.clock import Clock
 from vnic.net.follow import Follower, Followers, Reason, Undecided
+from vnic.net.holds import holders_of_link, holds_of_link
 from vnic.net.journal import Journal
 from vnic.net.records import (
     CREATED,

@@ -115,8 +115,11 @@ class Network:
             raise NetError(f"Parameter 'queues' expects a number from 1 to {MAX_QUEUES}")
         client = NetClient(self, netdev_id, model, endpoint, queues)
         self._start(client, link, by, start or endpoint.start)
-        waiting = self.clients.waiting_for(netdev_id)
-        if waiting is not None:
+        if endpoint.plugs_into is not None:
+            waiting = self.find_nic(endpoint.plugs_into)
+        else:
+            waiting = self.clients.waiting_for(netdev_id)
+        if waiting is not None and waiting.peer is None:
             self._plug(waiting, client, by)
         return client
 
@@ -168,6 +171,37 @@ class Network:
             nic.path_changed()
         return nic
 
+    def adopt_nic(
+        self,
+        name: str,
+        model: str,
+        endpoint: Endpoint,
+        *,
+        mac: bytes,
+        path: str,
+        by: str,
+        start: Callable[[], None] | None = None,
+    ) -> Nic:
+        """Create the client of a NIC whose device model is in another program's VM (`Endpoint.elsewhere`). It has no
+        netdev, and no hold for that; a cable's end that names it is its peer. `start` is as for `add_nic`."""
+        if self.find_nic(name) is not None:
+            raise NetError(f"Duplicate device ID '{name}'")
+        nic = Nic(self, name, model, endpoint, 1, mac, None, path)
+        try:
+            self._start(nic, True, by, start or endpoint.start)
+        except BaseException:
+            _unpeer(nic)
+            raise
+        if nic.peer is not None:
+            nic.peer.endpoint.peer_changed()
+            nic.path_changed()
+        return nic
+
+    def plug_adopted(self, nic: Nic, cable: NetClient) -> None:
+        """`nic`, of an adopted VM, is being created, and `cable` was waiting for it."""
+        if nic.endpoint.elsewhere and nic.peer is None and cable.peer is None:
+            _peer(nic, cable)
+
     def _free_netdev(self, netdev_id: str | None, driver: str) -> NetClient | None:
         """The netdev that a NIC names, with set_netdev's errors (hw/core/qdev-properties-system.c)."""
         if netdev_id is None:
@@ -175,7 +209,7 @@ class Network:
         netdev = self.find_netdev(netdev_id)
         if netdev is None:
             raise NetError(f"Property '{driver}.netdev' can't find value '{netdev_id}'")
-        if netdev.peer is not None:
+        if netdev.peer is not None or netdev.endpoint.plugs_into is not None:
             raise NetError(f"Property '{driver}.netdev' can't take value '{netdev_id}', it's in use")
         return netdev
 
@@ -212,6 +246,9 @@ class Network:
 
         netdev_change = netdev.last_change.id if netdev.last_change else None
         cause = Cause(HoldKind.NO_PEER, by, f"netdev {netdev.name} is back")
+        if nic.endpoint.elsewhere and netdev.holds:  # it was up without a cable
+            hold = next(iter(netdev.holds.values()))
+            cause = Cause(hold.kind, hold.by, hold.text)
         self.links.replugged(nic, edit, cause, netdev_change)
         netdev.endpoint.peer_changed()
         netdev.path_changed()
@@ -233,11 +270,14 @@ class Network:
         if isinstance(peer, Nic):
             nic = peer
 
+            kind = next(iter(netdev.holds), HoldKind.FAR_END) if nic.endpoint.elsewhere else HoldKind.NO_PEER
+
             def edit() -> None:
                 _unpeer(nic)
-                nic.holds[HoldKind.NO_PEER] = new_hold(nic.name, HoldKind.NO_PEER, by, text, self.clock)
+                if not nic.endpoint.elsewhere:
+                    nic.holds[kind] = new_hold(nic.name, kind, by, text, self.clock)
 
-            self.links.replugged(nic, edit, Cause(HoldKind.NO_PEER, by, text))
+            self.links.replugged(nic, edit, Cause(kind, by, text))
         elif peer is not None:
             _unpeer(netdev)
             peer.endpoint.peer_changed()
@@ -271,6 +311,7 @@ class Network:
         self._announcer.close()
         self.flaps.close()
         self.faults.close()
+        self.objects.part()  # adopted VMs keep their links as they are
         for client in list(self.clients):
             if not client.is_nic:
                 self._delete_netdev(client, VNIC, "vnic is shutting down")

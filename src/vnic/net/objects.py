@@ -5,13 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from vnic.keep import NO_KEPT
 from vnic.net.errors import NetError
 from vnic.net.names import check_identifier
+
+if TYPE_CHECKING:
+    from vnic.net.client import NetClient
 
 
 class ObjectOptions(
@@ -44,6 +48,13 @@ class NetObject:
     def cleanup(self) -> None:
         """Close everything."""
 
+    def made(self) -> Iterable[NetClient]:
+        """The clients that it has made."""
+        return ()
+
+    def part(self) -> None:
+        """vnic ends, and has not changed anything yet: what happens now concerns this object no more."""
+
     def all_properties(self) -> dict[str, object]:
         """By name, in the order in which QOM lists them; a string that was not given is ""."""
         return {}
@@ -75,6 +86,11 @@ class Objects:
         del self._all[found.id]
         found.cleanup()
         found.item.end()
+
+    def part(self) -> None:
+        """See NetObject."""
+        for each in self:
+            each.part()
 
     def close(self) -> None:
         for each in self:

@@ -6,15 +6,18 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 UpDown = Literal["up", "down"]
 ClientType = Literal["nic", "netdev"]
 OperState = Literal["up", "down", "lowerlayerdown"]
-DataPathWord = Literal["none", "python", "wire", "vhost"]
-"""What moves the packets of a wire: nothing, this process, vnic-wire, or a vhost-user back-end."""
+DataPathWord = Literal["none", "python", "wire", "vhost", "elsewhere"]
+"""What moves the packets of a wire: nothing, this process, vnic-wire, a vhost-user back-end, or the hypervisor of an
+adopted VM."""
+SeenBy = Literal["agent"]
+"""Who said that a guest saw its link, where the device model cannot know it: the agent in the guest."""
 
 
 class HoldKind(StrEnum):
@@ -99,6 +102,8 @@ class LinkChange(msgspec.Struct, rename="kebab", omit_defaults=True):
     """From the change, or from the guest's attachment if that was later, to the guest's read."""
     boot_id: str | None = None
     """The boot of the machine that `monotonic_us` counts from; absent: the boot in which vnic runs."""
+    seen_by: SeenBy | None = None
+    """With `seen_us`: who said so; absent: the device model."""
 
 
 class NoteKind(StrEnum):
@@ -148,6 +153,8 @@ class ShownBy(StrEnum):
     """It reads the link status from its device; `seen` is that read."""
     SOCKET = "socket"
     """Its socket is closed and opened again; vnic cannot know whether the guest noticed."""
+    HYPERVISOR = "hypervisor"
+    """The hypervisor of an adopted VM shows it, when vnic asks for it; `seen` is what an agent in the guest proves."""
 
 
 class GuestInfo(msgspec.Struct, rename="kebab", omit_defaults=True):
@@ -164,6 +171,8 @@ class GuestInfo(msgspec.Struct, rename="kebab", omit_defaults=True):
     link_shown_by: ShownBy | None = None
     """Absent if there is no guest, or if it is not known yet. It stays after vnic closed the socket to show the link
     down."""
+    seen_by: SeenBy | None = None
+    """Who said what it saw; absent: the device model."""
 
 
 class LinkImpairment(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -175,6 +184,30 @@ class LinkImpairment(msgspec.Struct, frozen=True, omit_defaults=True):
     """In tc's words."""
     queue: Literal["all", "rx", "tx"] | None = None
     """Which frames, as the netdev sees them."""
+
+
+class VmInfo(msgspec.Struct, rename="kebab", frozen=True, omit_defaults=True):
+    """Of a NIC of an adopted VM: what there is behind it."""
+
+    object: str
+    """The object that adopted the VM."""
+    device: str
+    """The NIC's name in the VM."""
+    text: str
+    """What is known of the VM: `QEMU 11.1.3, running`."""
+    netdev: str | None = None
+    """What the VM has it plugged into."""
+    trouble: str | None = None
+    """Why the VM does not show the link as it should."""
+    agent: str | None = None
+    """What is known of its guest agent, if one was named."""
+
+
+class Adopted(NamedTuple):
+    """What a NIC of an adopted VM has in query-links beside others."""
+
+    vm: VmInfo
+    assumed: bool
 
 
 class LinkInfo(msgspec.Struct, rename="kebab", omit_defaults=True):
@@ -199,6 +232,10 @@ class LinkInfo(msgspec.Struct, rename="kebab", omit_defaults=True):
     """Why Python moves its packets, with `python`."""
     impairments: list[LinkImpairment] = []
     """Those in effect on its wire."""
+    assumed: bool = False
+    """The VM was adopted, does not tell how its link is, and vnic has not set it yet: it is taken to be up."""
+    vm: VmInfo | None = None
+    """Of a NIC of an adopted VM."""
 
 
 def link_word(up: bool) -> UpDown:

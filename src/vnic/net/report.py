@@ -12,7 +12,7 @@ from vnic.net.client_record import LinkReportRecord
 from vnic.net.clock import Clock
 from vnic.net.guest_notes import GuestNotes
 from vnic.net.journal import Journal
-from vnic.net.records import GuestInfo, LinkChange, ShownBy, link_word
+from vnic.net.records import GuestInfo, LinkChange, SeenBy, ShownBy, link_word
 
 
 class LinkReport:
@@ -88,17 +88,19 @@ class LinkReport:
         self._interrupt_owed = False
         self._saved_changed()
 
-    def seen(self, up: bool) -> None:
-        """The guest's driver read the link status from the device; the value was `up`."""
+    def seen(self, up: bool, by: SeenBy | None = None) -> None:
+        """The guest's driver read the link status from the device; the value was `up`. `by`: who says so, if it is not
+        the device model."""
         guest = self.guest
-        if guest.seen != link_word(up):
-            guest.seen = link_word(up)
+        if guest.seen != link_word(up) or guest.seen_by != by:
+            guest.seen, guest.seen_by = link_word(up), by
             self._saved_changed()
         change = self._change
         if change is None or change.link != guest.seen or change.seen_us is not None:
             return
         now_us = self._now_us()
         change.seen_us = now_us - change.monotonic_us
+        change.seen_by = by
         change.seen_latency_us = now_us - max(change.monotonic_us, self._attached_us)
         guest.seen_latency_us = change.seen_latency_us
         self._update(change)
@@ -160,6 +162,7 @@ class LinkReport:
             created=self._created,
             notice_owed=self._notice_owed,
             interrupt_owed=self._interrupt_owed,
+            seen_by=self.guest.seen_by,
         )
 
     def restore(self, record: LinkReportRecord, change: LinkChange | None, now_us: int) -> None:
@@ -172,6 +175,7 @@ class LinkReport:
             record.seen_latency_us,
             record.admin_down,
             record.shown_by,
+            record.seen_by,
         )
         self._attached_us = now_us - record.attached_age_us
         self._change, self._created = change, record.created

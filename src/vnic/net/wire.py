@@ -289,9 +289,11 @@ class Wires:
 
     def path(self, client: NetClient) -> PathInfo:
         """The path of the packets on this client's wire."""
+        nic = next((end for end in clients_of_wire(client) if isinstance(end, Nic)), None)
+        if nic is not None and nic.endpoint.elsewhere and client in self._clients:
+            return PathInfo("elsewhere" if nic.link_up else "none")
         if not is_up(client) or client not in self._clients:
             return PathInfo("none")
-        nic = next((end for end in clients_of_wire(client) if isinstance(end, Nic)), None)
         word = "python" if nic is None else nic.endpoint.datapath_word()
         if word in ("none", "vhost"):
             return PathInfo("none" if word == "none" else "vhost")

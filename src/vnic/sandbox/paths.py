@@ -63,6 +63,9 @@ def uses(kind: Kind, tree: Tree) -> Iterator[Use]:
         case "object":
             if tree.get("qom-type") == "filter-dump":
                 yield from _named(Purpose.FILE, "file", tree.get("file"))
+            elif tree.get("qom-type") == "qemu":
+                for key in ("qmp", "qga"):
+                    yield from _named(Purpose.SOCKET, key, tree.get(key))
         case "chardev":
             if not _is_on(tree.get("abstract")):
                 yield from _named(Purpose.SOCKET, "path", tree.get("path"))

@@ -1,0 +1,266 @@
+"""AgentConnection: a client of a guest agent's socket. `qemu` has one while its VM is there.
+
+The agent is a program of the guest: it may be missing, start late, be old, or lie. Each connection begins with
+guest-sync-delimited and a number of which the answer has to consist, so that no answer is taken for another's; after an
+answer that does not come it begins anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import socket
+from collections.abc import Callable, Mapping
+from enum import Enum, auto
+from typing import Final
+
+from vnic.adopt.hypervisor import AgentRefused, HypervisorError
+from vnic.adopt.outbox import Outbox, TooMuch
+from vnic.lifecycle import Lifecycle
+from vnic.protocol.qmp.client import Messages, QmpError, Reply, command
+from vnic.sockets.address import UnixAddress
+from vnic.sockets.connect import Connector, refuse_descriptors
+from vnic.sockets.resolve import Resolved, unix_sockaddr
+
+log = logging.getLogger(__name__)
+
+ANSWER_S: Final = 5.0
+"""How long a command's answer is waited for."""
+SYNC_S: Final = (0.5, 1.0, 2.0, 5.0)
+"""The same of a sync, first and then; the last one is repeated."""
+RECONNECT_S: Final = 1.0
+READ_BYTES: Final = 1 << 16
+MESSAGE_MAX_BYTES: Final = 1 << 18
+SENTINEL: Final = b"\xff"
+"""Before the answer to guest-sync-delimited; before a request it ends what the agent may have read in part."""
+NO_ANSWER: Final = "its guest agent does not answer"
+
+
+class State(Enum):
+    """Of an AgentConnection."""
+
+    OFF = auto()
+    PAUSING = auto()
+    CONNECTING = auto()
+    SYNCING = auto()
+    READY = auto()
+
+
+class AgentConnection:
+    """One client. `changed` is called with whether the agent answers, and a text."""
+
+    state = Lifecycle(
+        State.OFF,
+        {
+            State.OFF: frozenset({State.CONNECTING}),
+            State.PAUSING: frozenset({State.CONNECTING, State.OFF}),
+            State.CONNECTING: frozenset({State.SYNCING, State.PAUSING, State.OFF}),
+            State.SYNCING: frozenset({State.READY, State.PAUSING, State.OFF}),
+            State.READY: frozenset({State.SYNCING, State.PAUSING, State.OFF}),
+        },
+    )
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, path: str, changed: Callable[[bool, str], None]
+    ) -> None:
+        """Raises NetError for a path that no socket can have."""
+        self._loop = loop
+        self._address = UnixAddress(path=path)
+        self._target = Resolved(socket.AF_UNIX, unix_sockaddr(self._address))
+        self._changed = changed
+        self._connector: Connector | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._sock: socket.socket | None = None
+        self._outbox: Outbox | None = None
+        self._messages = Messages(MESSAGE_MAX_BYTES)
+        self._nonce = 0
+        self._delimited = False
+        """The sentinel of the awaited answer was read."""
+        self._syncs = 0
+        self._pending: asyncio.Future[object] | None = None
+        self._told = ""
+
+    def start(self) -> None:
+        """Look for the agent."""
+        if self.state in (State.OFF, State.PAUSING):
+            self.state = State.CONNECTING
+            self._connector = Connector(
+                self._loop, self._address, self._connected, self._failed, targets=[self._target]
+            )
+
+    def stop(self) -> None:
+        """The VM is gone."""
+        self.state = State.OFF
+        self._drop("the VM is gone")
+        self._told = ""
+
+    close = stop
+
+    def retry(self) -> None:
+        """The agent may have begun to listen."""
+        if self.state is State.SYNCING:
+            self._syncs = 0
+            self._sync()
+
+    def execute(self, name: str, arguments: Mapping[str, object]) -> asyncio.Future[object]:
+        """What the agent returns; HypervisorError."""
+        future: asyncio.Future[object] = self._loop.create_future()
+        if self.state is not State.READY or self._pending is not None:
+            future.set_exception(HypervisorError(NO_ANSWER if self._pending is None else "it is being asked"))
+            return future
+        self._pending = future
+        self._wait(ANSWER_S, self._no_answer)
+        self._send(command(name, arguments))
+        return future
+
+    # -- the socket ---------------------------------------------------------------------------------------------
+
+    def _connected(self, sock: socket.socket) -> None:
+        self._connector = None
+        refuse_descriptors(sock)
+        self._sock, self._outbox = sock, Outbox(self._loop, sock, self._end)
+        self._loop.add_reader(sock, self._readable)
+        self.state = State.SYNCING
+        self._syncs = 0
+        self._sync()
+
+    def _failed(self, text: str) -> None:
+        self._connector = None
+        self._pause(text)
+
+    def _pause(self, text: str) -> None:
+        self.state = State.PAUSING
+        self._wait(RECONNECT_S, self.start)
+        self._tell(False, f"its guest agent's socket: {text}")
+
+    def _end(self, text: str) -> None:
+        if self._sock is not None:
+            self._drop(text)
+            self._pause(text)
+
+    def _drop(self, text: str) -> None:
+        if self._connector is not None:
+            self._connector.cancel()
+            self._connector = None
+        self._cancel_timer()
+        if self._outbox is not None:
+            self._outbox.close()
+            self._outbox = None
+        if self._sock is not None:
+            self._loop.remove_reader(self._sock)
+            self._sock.close()
+            self._sock = None
+        self._fail_pending(text)
+
+    def _fail_pending(self, text: str) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None and not pending.done():
+            pending.set_exception(HypervisorError(text))
+            pending.exception()  # whoever asked may be gone
+
+    def _wait(self, seconds: float, then: Callable[[], None]) -> None:
+        self._cancel_timer()
+        self._timer = self._loop.call_later(seconds, then)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _send(self, data: bytes) -> None:
+        assert self._outbox is not None
+        try:
+            self._outbox.send(data)
+        except TooMuch:
+            self._end("it does not read")
+
+    def _readable(self) -> None:
+        assert self._sock is not None
+        try:
+            data = self._sock.recv(READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._end(error.strerror or str(error))
+            return
+        if not data:
+            self._end("it was closed")
+            return
+        try:
+            self._take(data)
+        except QmpError as error:
+            log.warning("%s: %s", self._address.path, error)
+            self._begin_anew(str(error))
+
+    # -- messages -----------------------------------------------------------------------------------------------
+
+    def _sync(self) -> None:
+        """Ask for an answer that can only be of now."""
+        self._nonce = secrets.randbits(52)
+        self._delimited = False
+        self._messages.clear()
+        self._wait(SYNC_S[min(self._syncs, len(SYNC_S) - 1)], self._not_synced)
+        self._syncs += 1
+        self._send(SENTINEL + command("guest-sync-delimited", {"id": self._nonce}))
+
+    def _not_synced(self) -> None:
+        self._tell(False, NO_ANSWER)
+        self._sync()
+
+    def _no_answer(self) -> None:
+        self._begin_anew(NO_ANSWER)
+
+    def _begin_anew(self, text: str) -> None:
+        self.state = State.SYNCING
+        self._fail_pending(text)
+        self._tell(False, text)
+        self._messages.clear()
+        self._delimited = False
+        self._wait(SYNC_S[min(self._syncs, len(SYNC_S) - 1)], self._sync)
+        self._syncs += 1
+
+    def _take(self, data: bytes) -> None:
+        """Raises QmpError."""
+        if SENTINEL in data:
+            if self.state is State.READY:
+                raise QmpError("the guest agent answered an earlier sync")
+            data = data[data.rindex(SENTINEL) + 1 :]
+            self._messages.clear()
+            self._delimited = True
+        if self.state is State.SYNCING and not self._delimited:
+            return  # of an earlier request
+        for message in self._messages.feed(data):
+            if not isinstance(message, Reply):
+                raise QmpError("the guest agent sent what is no answer")
+            if self.state is State.SYNCING:
+                self._synced(message)
+            else:
+                self._answered(message)
+
+    def _synced(self, reply: Reply) -> None:
+        if reply.value != self._nonce or isinstance(reply.value, bool):
+            self._delimited = False  # of an earlier sync, or wrong
+            return
+        self.state = State.READY
+        self._cancel_timer()
+        self._tell(True, "its guest agent answers")
+
+    def _answered(self, reply: Reply) -> None:
+        pending, self._pending = self._pending, None
+        if pending is None:
+            raise QmpError("the guest agent answered what was not asked")
+        self._cancel_timer()
+        self._syncs = 0
+        if pending.done():
+            return
+        if reply.error is not None:
+            pending.set_exception(AgentRefused(reply.error))
+            pending.exception()
+        else:
+            pending.set_result(reply.value)
+
+    def _tell(self, there: bool, text: str) -> None:
+        if text != self._told:
+            self._told = text
+            self._changed(there, text)

@@ -1,0 +1,230 @@
+"""QmpConnection: a client of a QMP socket that may not be there yet, or go and come back. `qemu` has one.
+
+It connects, and again after each end; commands are sent at once and answered in their order. It waits for nothing in
+the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import struct
+from collections.abc import Callable, Mapping
+from enum import Enum, auto
+from typing import Any, Final
+
+from vnic.adopt.hypervisor import HypervisorError
+from vnic.adopt.outbox import Outbox, TooMuch
+from vnic.lifecycle import Lifecycle
+from vnic.protocol.qmp.client import Event, Greeting, Messages, QmpError, Reply, command
+from vnic.sockets.address import UnixAddress
+from vnic.sockets.connect import Connector, refuse_descriptors
+from vnic.sockets.resolve import Resolved, unix_sockaddr
+
+log = logging.getLogger(__name__)
+
+PAUSES_S: Final = (0.01, 0.02, 0.05, 0.1, 0.2)
+"""Before each next try; the last one is repeated."""
+GREETING_S: Final = 1.0
+"""A monitor that does not greet in this time is told of. It is not left: QEMU serves one client after another."""
+READ_BYTES: Final = 1 << 16
+IN_USE: Final = "it does not greet: another client may use this monitor"
+
+
+class State(Enum):
+    """Of a QmpConnection."""
+
+    CLOSED = auto()
+    """Not begun, or ended for good."""
+    PAUSING = auto()
+    """The last try failed."""
+    CONNECTING = auto()
+    GREETING = auto()
+    """Connected; QEMU's greeting is due."""
+    READY = auto()
+    """Commands may be sent."""
+
+
+class QmpConnection:
+    """One client. Its callbacks: `ready` with QEMU's version, `event`, and `lost` with the reason at each failure."""
+
+    state = Lifecycle(
+        State.CLOSED,
+        {
+            State.CLOSED: frozenset({State.CONNECTING}),
+            State.PAUSING: frozenset({State.CONNECTING, State.CLOSED}),
+            State.CONNECTING: frozenset({State.GREETING, State.PAUSING, State.CLOSED}),
+            State.GREETING: frozenset({State.READY, State.PAUSING, State.CLOSED}),
+            State.READY: frozenset({State.PAUSING, State.CLOSED}),
+        },
+    )
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        path: str,
+        *,
+        ready: Callable[[str], None],
+        event: Callable[[Event], None],
+        lost: Callable[[str], None],
+    ) -> None:
+        """Raises NetError for a path that no socket can have."""
+        self._loop = loop
+        self._target = Resolved(socket.AF_UNIX, unix_sockaddr(UnixAddress(path=path)))
+        self._address = UnixAddress(path=path)
+        self._ready, self._event, self._lost = ready, event, lost
+        self._connector: Connector | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._tries = 0
+        self._sock: socket.socket | None = None
+        self._outbox: Outbox | None = None
+        self._messages = Messages()
+        self._next_id = 1
+        self._pending: dict[object, asyncio.Future[Any]] = {}
+
+    def start(self) -> None:
+        self.state = State.CONNECTING
+        self._connector = Connector(
+            self._loop, self._address, self._connected, self._failed, targets=[self._target]
+        )
+
+    def close(self) -> None:
+        """End for good; what is pending fails."""
+        self.state = State.CLOSED
+        self._drop("vnic has let the VM go")
+
+    @property
+    def peer(self) -> str:
+        """The process at the other end, by its number and its start; "" if unknown."""
+        if self._sock is None:
+            return ""
+        try:
+            data = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+            pid = struct.unpack("3i", data)[0]
+            with open(f"/proc/{pid}/stat", "rb") as stat:
+                return f"{pid} {stat.read().rpartition(b')')[2].split()[19].decode()}"
+        except (OSError, IndexError, UnicodeDecodeError):
+            return ""
+
+    def execute(self, name: str, arguments: Mapping[str, object] | None = None) -> asyncio.Future[Any]:
+        """What QEMU returns; HypervisorError if it refuses or goes."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        if self.state is not State.READY:
+            future.set_exception(HypervisorError("QEMU is not there"))
+            return future
+        self._send(name, arguments or {}, future)
+        return future
+
+    # -- the socket ---------------------------------------------------------------------------------------------
+
+    def _connected(self, sock: socket.socket) -> None:
+        self._connector = None
+        self.state = State.GREETING
+        refuse_descriptors(sock)
+        self._sock, self._outbox = sock, Outbox(self._loop, sock, self._end)
+        self._messages = Messages()
+        self._loop.add_reader(sock, self._readable)
+        self._timer = self._loop.call_later(GREETING_S, self._lost, IN_USE)
+
+    def _failed(self, text: str) -> None:
+        self._connector = None
+        self._pause(text)
+
+    def _pause(self, text: str) -> None:
+        self.state = State.PAUSING
+        pause = PAUSES_S[min(self._tries, len(PAUSES_S) - 1)]
+        self._tries += 1
+        self._timer = self._loop.call_later(pause, self.start)
+        self._lost(text)
+
+    def _end(self, text: str) -> None:
+        """The connection ends; another one is tried."""
+        if self._sock is None:
+            return
+        self._drop(text)
+        self._pause(text)
+
+    def _drop(self, text: str) -> None:
+        if self._connector is not None:
+            self._connector.cancel()
+            self._connector = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._outbox is not None:
+            self._outbox.close()
+            self._outbox = None
+        if self._sock is not None:
+            self._loop.remove_reader(self._sock)
+            self._sock.close()
+            self._sock = None
+        pending, self._pending = self._pending, {}
+        for future in pending.values():
+            _fail(future, text)
+
+    def _readable(self) -> None:
+        assert self._sock is not None
+        try:
+            data = self._sock.recv(READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._end(error.strerror or str(error))
+            return
+        if not data:
+            self._end("QEMU closed the connection")
+            return
+        try:
+            for message in self._messages.feed(data):
+                self._take(message)
+                if self.state not in (State.GREETING, State.READY):
+                    return
+        except QmpError as error:
+            log.warning("%s: %s", self._address.path, error)
+            self._end(str(error))
+
+    # -- messages -----------------------------------------------------------------------------------------------
+
+    def _take(self, message: Greeting | Reply | Event) -> None:
+        """Raises QmpError."""
+        if isinstance(message, Event):
+            if self.state is State.READY:
+                self._event(message)
+        elif isinstance(message, Greeting):
+            self._greeted(message)
+        else:
+            future = self._pending.pop(message.id, None) if isinstance(message.id, int) else None
+            if future is None:
+                raise QmpError("it answered what was not asked")
+            if message.error is not None:
+                _fail(future, message.error)
+            elif not future.done():
+                future.set_result(message.value)
+
+    def _greeted(self, greeting: Greeting) -> None:
+        if self.state is not State.GREETING:
+            raise QmpError("it greeted twice")
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.state = State.READY
+        self._tries = 0
+        self.execute("qmp_capabilities")  # what follows is sent at once, and refused if this is
+        self._ready(greeting.version)
+
+    def _send(self, name: str, arguments: Mapping[str, object], future: asyncio.Future[Any]) -> None:
+        number = self._next_id
+        self._next_id += 1
+        self._pending[number] = future
+        assert self._outbox is not None
+        try:
+            self._outbox.send(command(name, arguments, number))
+        except TooMuch as error:
+            self._end(str(error))
+
+
+def _fail(future: asyncio.Future[Any], text: str) -> None:
+    if not future.done():
+        future.set_exception(HypervisorError(text))
+        future.exception()  # whoever asked may be gone
