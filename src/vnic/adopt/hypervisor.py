@@ -80,7 +80,8 @@ class Hypervisor(Protocol):
         """Begin to look for the VM, and go on for ever. It neither waits nor raises."""
 
     def set_link(self, nic: str, up: bool) -> asyncio.Future[None]:
-        """Set a NIC's link. Calls are carried out in their order. HypervisorError in the future."""
+        """Set a NIC's link. Calls are carried out in their order. HypervisorError in the future, which is done before
+        the listener is told of what came after it."""
 
     def ask_agent(self, command: str, arguments: Mapping[str, object]) -> asyncio.Future[object]:
         """The `return` of a guest agent's command, of the agent that runs now. One at a time. HypervisorError in the

@@ -189,8 +189,8 @@ class QmpConnection:
     def _take(self, message: Greeting | Reply | Event) -> None:
         """Raises QmpError."""
         if isinstance(message, Event):
-            if self.state is State.READY:
-                self._event(message)
+            # Whoever waits for the reply before it is told in a turn of its own, too, and first.
+            self._loop.call_soon(self._tell, message, self._sock)
         elif isinstance(message, Greeting):
             self._greeted(message)
         else:
@@ -201,6 +201,10 @@ class QmpConnection:
                 _fail(future, message.error)
             elif not future.done():
                 future.set_result(message.value)
+
+    def _tell(self, event: Event, sock: socket.socket) -> None:
+        if self._sock is sock and self.state is State.READY:
+            self._event(event)
 
     def _greeted(self, greeting: Greeting) -> None:
         if self.state is not State.GREETING:
