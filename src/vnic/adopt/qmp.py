@@ -202,7 +202,7 @@ class QmpConnection:
             elif not future.done():
                 future.set_result(message.value)
 
-    def _tell(self, event: Event, sock: socket.socket) -> None:
+    def _tell(self, event: Event, sock: socket.socket | None) -> None:
         if self._sock is sock and self.state is State.READY:
             self._event(event)
 
