@@ -36,6 +36,7 @@ DOCUMENTS = (
     "CHANGELOG.md",
     "docs/manual.md",
     "docs/follow-one-link-change.md",
+    "docs/adopt.md",
     "docs/labs.md",
     "docs/performance.md",
     "docs/terminal.md",

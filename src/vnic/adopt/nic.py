@@ -12,9 +12,11 @@ from typing import Final, Protocol
 
 from vnic.adopt.hypervisor import FoundNic, Hypervisor, HypervisorError
 from vnic.net.client import Endpoint, Nic
-from vnic.net.records import Adopted, ShownBy, VmInfo, link_word
+from vnic.net.records import Adopted, HoldKind, ShownBy, VmInfo, link_word
 from vnic.printable import one_line
 
+LINK_DOWN: Final = "the hypervisor has the link down"
+"""Until vnic is asked to set a link, it is as the hypervisor says."""
 RETRY_S: Final = 1.0
 """The pause before a request is repeated that the hypervisor refused."""
 SLOW_S: Final = 1.0
@@ -142,6 +144,22 @@ class AdoptedNic(Endpoint):
             self.nic.report.notified(up, interrupts=False)
         self._vm.link_set(self.found.name)
 
+    def told(self, up: bool | None) -> None:
+        """The hypervisor has the link `up` (None: it does not tell), which vnic may not have asked for: another client
+        of the hypervisor is an operator, too."""
+        if up is None or up is self.shown or self._request is not None or self._retry is not None:
+            return
+        self.set_shown(up)
+        self._follow(up, f"another client of the hypervisor set the link {link_word(up)}")
+        self.update()
+
+    def _follow(self, up: bool, text: str) -> None:
+        """The operator is at the hypervisor."""
+        if up:
+            self.client.release(HoldKind.OPERATOR, self._vm.id, text)
+        else:
+            self.client.hold(HoldKind.OPERATOR, self._vm.id, text)
+
     def _again(self) -> None:
         self._retry = None
         self.update()
@@ -155,6 +173,9 @@ class AdoptedNic(Endpoint):
         self.known = self.known or found.up is not None
         self.shown = found.up
         self.count = 0
+        if found.up is not None and not self.touched:
+            self._follow(found.up, LINK_DOWN if not found.up else "the hypervisor has the link up")
+            self.touched = False
         if not (same and self.nic.guest.attached):
             self.attached()
         self.update()

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from vnic.adopt.hypervisor import NICS_MAX, FoundNic, Hypervisor
-from vnic.adopt.nic import AdoptedNic
+from vnic.adopt.nic import LINK_DOWN, AdoptedNic
 from vnic.adopt.record import KEY, AdoptedNicRecord, AdoptedVmRecord
 from vnic.backend.items import CLIENT, Kind, key_of
 from vnic.keep import NO_HANDLES, NO_KEPT, NoHandles
@@ -90,7 +90,7 @@ class AdoptedVm(NetObject):
         if self._agent is not None:
             self._agent.close()
         for name, adopted in self.nics.items():
-            if self.there and adopted.shown is False:
+            if self.there and adopted.shown is False and adopted.touched:
                 self.warn(f"{adopted.client.name}: the link of {name} stays down in the VM")
         self.there = False
         for adopted in list(self.nics.values()):
@@ -152,6 +152,8 @@ class AdoptedVm(NetObject):
         for adopted in self._sync(nics):
             if adopted.found.name not in before:
                 adopted.vm_there(adopted.found)
+            else:
+                adopted.told(adopted.found.up)
         self.changed()
 
     def run_state(self, state: str) -> None:
@@ -224,6 +226,7 @@ class AdoptedVm(NetObject):
             mac=found.mac,
             path=f"/objects/{name}",
             by=self.id,
+            held=LINK_DOWN if record is None and found.up is False else None,
             start=None if record is None else restore,
         )
         nic.kept = keep.unit(key, nic)

@@ -24,6 +24,8 @@ COLUMNS = ("VM", "TYPE", "STATE", "PID", "BY", "ADOPTED BY", "NOTE")
 EXPENDABLE = ("PID", "ADOPTED BY")
 NICS_TIMEOUT_S = 5.0
 NICS_POLL_S = 0.05
+NOT_THERE = "not there"
+"""How the status of an adopted VM begins that is not there."""
 DESCRIPTION = (
     "Make VMs that run already part of a running vnic: their NICs are in `vnic link` then, and their links can be set,"
     " watched and explained. A VM is named as --scan does, by its process id, or by the path of its QMP socket."
@@ -214,12 +216,12 @@ async def _adopt(args: argparse.Namespace) -> int:
                 raise Refused(f"'{vm.name}' cannot be adopted: {vm.problem}")
             await qmp.execute_with("object-add", {"qom-type": vm.type, "id": vm.id, **vm.options})
             done.append(vm.id)
-        nics = await _nics(qmp, done)
+        nics, texts = await _nics(qmp, done)
     if args.json:
         print_json(msgspec.to_builtins([AdoptedVm(id=each, nics=nics[each]) for each in done]))
         return 0
     for each in done:
-        print(f"{each}: {', '.join(nics[each]) or 'waits for its VM, as vnic log tells'}")
+        print(one_line(f"{each}: {', '.join(nics[each]) or texts[each]}"))
     return 0
 
 
@@ -253,16 +255,21 @@ def _listed(found: Iterable[FoundVm]) -> str:
     return ", ".join(f"{each.id} ({each.type}, {each.where})" for each in found)
 
 
-async def _nics(qmp: Session, ids: Sequence[str]) -> dict[str, list[str]]:
-    """The NICs of each, for which the VMs have some time."""
+async def _nics(qmp: Session, ids: Sequence[str]) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """The NICs of each, for which the VMs have some time, and what is known of each VM."""
     loop = asyncio.get_running_loop()
     end = loop.time() + NICS_TIMEOUT_S
     while True:
         links: list[Entry] = await qmp.links()
         nics = {each: [link["name"] for link in links if link["name"].startswith(f"{each}/")] for each in ids}
-        if all(nics.values()) or loop.time() > end:
-            return nics
+        texts = {each: await _status(qmp, each) for each in ids}
+        if loop.time() > end or all(nics[each] or texts[each].startswith(NOT_THERE) for each in ids):
+            return nics, texts
         await asyncio.sleep(NICS_POLL_S)
+
+
+async def _status(qmp: Session, vm_id: str) -> str:
+    return str(await qmp.execute("qom-get", path=f"/objects/{vm_id}", property="status"))
 
 
 async def _release(args: argparse.Namespace) -> int:
@@ -274,5 +281,5 @@ async def _release(args: argparse.Namespace) -> int:
                 raise Refused(f"no adopted VM has the id '{each}'{others}")
             await qmp.execute("object-del", id=each)
     if args.json:
-        print_json(args.vms)
+        print_json(msgspec.to_builtins([AdoptedVm(id=each, nics=[]) for each in args.vms]))
     return 0

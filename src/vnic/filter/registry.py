@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+from vnic.adopt.domain.options import LibvirtOptions
 from vnic.adopt.options import QemuOptions
 from vnic.backend.base import BackendContext
 from vnic.backend.items import Kind
@@ -76,6 +77,7 @@ OBJECTS: dict[str, ObjectType] = dict(
             "link_follow:LinkFollow",
             package="follow",
         ),
+        _row("libvirt", LibvirtOptions, "a VM that libvirt manages", "domain.vm:make", package="adopt"),
         _row("qemu", QemuOptions, "a VM that runs, by its QMP socket", "qemu:make", package="adopt"),
     )
 )

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from vnic.adopt.domain.library import LibraryMissing, load, version_text
 from vnic.cli.show import print_json, style
 from vnic.lab.guest import cache, kit, qemu_kit
 from vnic.lab.guest.memory_folder import memory_folders
@@ -312,6 +313,15 @@ def check_passt() -> Finding:
     return _tool("passt", "passt", "-netdev user and passt", "passt")
 
 
+def check_libvirt() -> Finding:
+    use = "-object libvirt, and domains in vnic adopt --scan"
+    try:
+        number = load().libvirt.getVersion()
+    except LibraryMissing as missing:
+        return Finding("libvirt-python", False, str(missing), use, "pip install 'vnic[libvirt]'")
+    return Finding("libvirt-python", True, f"for libvirt {version_text(number)}", use)
+
+
 def check_testpmd() -> Finding:
     packages = (
         "dpdk-dev",
@@ -354,6 +364,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     check_tun,
     check_vnic_wire,
     check_passt,
+    check_libvirt,
     check_testpmd,
     check_tshark,
 )

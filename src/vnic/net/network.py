@@ -181,12 +181,16 @@ class Network:
         path: str,
         by: str,
         start: Callable[[], None] | None = None,
+        held: str | None = None,
     ) -> Nic:
         """Create the client of a NIC whose device model is in another program's VM (`Endpoint.elsewhere`). It has no
-        netdev, and no hold for that; a cable's end that names it is its peer. `start` is as for `add_nic`."""
+        netdev, and no hold for that; a cable's end that names it is its peer. `start` is as for `add_nic`. `held`: why
+        its operator keeps it down already."""
         if self.find_nic(name) is not None:
             raise NetError(f"Duplicate device ID '{name}'")
         nic = Nic(self, name, model, endpoint, 1, mac, None, path)
+        if held is not None:
+            self._hold_from_the_start(nic, HoldKind.OPERATOR, by, held)
         try:
             self._start(nic, True, by, start or endpoint.start)
         except BaseException:

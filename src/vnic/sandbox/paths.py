@@ -32,6 +32,8 @@ class Purpose(Enum):
     """It is run."""
     NAMESPACE = "namespace"
     """A child process enters it."""
+    URI = "uri"
+    """libvirt connects there, perhaps by a program that it starts."""
     ARGUMENTS = "arguments"
     """Words for a program, which may be paths."""
 
@@ -66,6 +68,8 @@ def uses(kind: Kind, tree: Tree) -> Iterator[Use]:
             elif tree.get("qom-type") == "qemu":
                 for key in ("qmp", "qga"):
                     yield from _named(Purpose.SOCKET, key, tree.get(key))
+            elif tree.get("qom-type") == "libvirt":
+                yield from _named(Purpose.URI, "uri", tree.get("uri"))
         case "chardev":
             if not _is_on(tree.get("abstract")):
                 yield from _named(Purpose.SOCKET, "path", tree.get("path"))

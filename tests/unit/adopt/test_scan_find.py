@@ -45,6 +45,7 @@ def test_a_domain_and_its_process_are_one_vm() -> None:
 def test_libvirts_own_monitor_is_not_proposed() -> None:
     (found,) = combine([qemu(uuid="u1", by_libvirt=True)], [])
     assert "libvirt manages it" in (found.problem or "")
+    assert found.options == {}
 
 
 @pytest.mark.parametrize(

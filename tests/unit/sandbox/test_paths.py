@@ -114,6 +114,7 @@ UNIX = {"type": "unix", "path": "/a/s"}
         ("device", {"attach.path": "/n"}, [Use(Purpose.SOCKET, "attach.path", "/n")]),
         ("object", {"qom-type": "filter-dump", "file": "/d"}, [Use(Purpose.FILE, "file", "/d")]),
         ("object", {"qom-type": "netem", "file": "/d"}, []),
+        ("object", {"qom-type": "libvirt", "uri": "a:///"}, [Use(Purpose.URI, "uri", "a:///")]),
         ("chardev", {"backend": "socket", "path": "/c"}, [Use(Purpose.SOCKET, "path", "/c")]),
         ("chardev", {"backend": "socket", "path": "c", "abstract": "on"}, []),
         # What is wrong in another way is for its option to refuse.
@@ -172,6 +173,16 @@ def test_client_may_name_only_the_files_and_programs_of_the_command_line(tmp_pat
     refused(rule, "netdev", {"type": "user"})
     refused(rule, "netdev", {"type": "interface", "netns": "c1"})
     refused(rule, "object", {"qom-type": "filter-dump", "file": "d\0"})
+
+
+def test_client_may_name_only_the_uris_of_the_command_line() -> None:
+    """libvirt's `ext` and `ssh` start programs."""
+    named = {"qom-type": "libvirt", "id": "a", "uri": "qemu:///system", "domain": "x"}
+    rule = NamedPaths(uses("object", named), ["/"])
+    rule.check("object", {**named, "domain": "y"})
+    assert "'qemu+ext:///x?command=/y'" in refused(
+        rule, "object", {**named, "uri": "qemu+ext:///x?command=/y"}
+    )
 
 
 def test_arguments_of_a_program_are_the_command_lines_alone(tmp_path: Path) -> None:

@@ -1,18 +1,30 @@
 """libvirt-python, which is imported late: it is an extra, and `vnic run` seldom needs it.
 
-`scan.domains` calls `load` once and uses what it returns.
+`session` and `scan.domains` call `load` once and use what it returns. Events are delivered by one thread for all
+connections, which begins with the first `load_with_events`.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
+import logging
 import signal
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+log = logging.getLogger(__name__)
+
 MISSING = "libvirt-python is not installed: pip install 'vnic[libvirt]', or apt-get install python3-libvirt"
+
+EVENT_LOOP_PAUSE_S = 1.0
+"""After an error of libvirt's event loop."""
+
+
+STATES = ("unknown", "running", "blocked", "paused", "shutting down", "shut off", "crashed", "suspended")
+"""By the number of virDomainState."""
 
 
 class LibraryMissing(Exception):
@@ -45,6 +57,24 @@ def _be_silent(_: object, error: object) -> None:
     """Each error arrives as an exception; without a handler libvirt prints it to stderr, too."""
 
 
+@functools.cache
+def load_with_events() -> Library:
+    """As `load`, for connections that are made after this call: they deliver events. Raises LibraryMissing."""
+    library = load()
+    library.libvirt.virEventRegisterDefaultImpl()
+
+    def run() -> None:
+        while True:
+            try:
+                library.libvirt.virEventRunDefaultImpl()
+            except library.libvirt.libvirtError as error:
+                log.warning("libvirt's events: %s", message(error))
+                time.sleep(EVENT_LOOP_PAUSE_S)
+
+    start_thread("vnic-libvirt-events", run)
+    return library
+
+
 def start_thread(name: str, run: Callable[[], None]) -> None:
     """Start a thread that takes no signal and does not keep the process. Raises RuntimeError."""
 
@@ -58,3 +88,13 @@ def start_thread(name: str, run: Callable[[], None]) -> None:
 def message(error: Exception) -> str:
     """The text of a libvirtError, in one line."""
     return " ".join(str(error).split())
+
+
+def version_text(number: int) -> str:
+    """Of libvirt's form, 1000000 * major + 1000 * minor + release."""
+    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
+
+
+def state_word(number: int) -> str:
+    """Of a virDomainState."""
+    return STATES[number] if 0 <= number < len(STATES) else STATES[0]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from vnic.adopt.domain.library import LibraryMissing, load, message, start_thread
+from vnic.adopt.domain.library import LibraryMissing, load, message, start_thread, state_word
 
 ANSWER_S = 5.0
 """The time that a libvirt has for its answer."""
@@ -20,9 +20,6 @@ SYSTEM = "qemu:///system"
 SESSION = "qemu:///session"
 SOCKETS = ("libvirt-sock", "virtqemud-sock")
 """Those of the monolithic daemon and of the one for QEMU alone."""
-
-STATES = ("unknown", "running", "blocked", "paused", "shutting down", "shut off", "crashed", "suspended")
-"""By the number of virDomainState."""
 
 
 class Domain(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,14 +81,10 @@ def _ask(uri: str) -> list[Domain] | str:
         connection = libvirt.openReadOnly(uri)
         try:
             return [
-                Domain(name=each.name(), uuid=each.UUIDString(), uri=uri, state=_state(each.state()[0]))
+                Domain(name=each.name(), uuid=each.UUIDString(), uri=uri, state=state_word(each.state()[0]))
                 for each in connection.listAllDomains()
             ]
         finally:
             connection.close()
     except libvirt.libvirtError as error:
         return message(error)
-
-
-def _state(number: int) -> str:
-    return STATES[number] if 0 <= number < len(STATES) else STATES[0]

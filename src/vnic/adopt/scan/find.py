@@ -75,7 +75,7 @@ def _of_domain(domain: Domain, pid: int | None, ids: set[str]) -> FoundVm:
 def _of_qemu(qemu: Qemu, ids: set[str]) -> FoundVm:
     name = qemu.name or f"qemu-{qemu.pid}"
     options = {}
-    if qemu.qmp is not None:
+    if qemu.qmp is not None and not qemu.by_libvirt:
         options["qmp"] = qemu.qmp
         if qemu.qga is not None:
             options["qga"] = qemu.qga
