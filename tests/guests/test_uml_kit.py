@@ -33,6 +33,13 @@ def guest(found_kit: kit.UmlKit) -> Iterator[UmlGuest]:
         yield booted
 
 
+def test_programs_keep_all_of_their_registers(guest: UmlGuest) -> None:
+    """Also where a fault of a page comes between the load and the store of a copy."""
+    line = "0123456789abcdefghijklmnopqrstuv" * 2
+    lines = guest.run(f"for i in $(seq 20); do echo '{line} -' | cut -d' ' -f1; done").split()
+    assert set(lines) == {line}
+
+
 def group_processes(group: int) -> list[str]:
     """The processes of a group, by name and state; zombies are only waiting for their parent to look."""
     found = []

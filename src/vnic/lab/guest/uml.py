@@ -36,7 +36,8 @@ _SOCKET_PATH_LIMIT = 107  # sun_path without its NUL
 # Since then UML's floating-point state is as large as the CPU's; before, see exec_uml.
 _FIRST_VERSION_WITH_FULL_STATE = (6, 13)
 _NO_AVX = (
-    "GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX,-AVX2,-AVX512F,-AVX512VL,-AVX512BW",
+    # The last one is a choice between copies that glibc makes before it takes AVX away.
+    "GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX,-AVX2,-AVX512F,-AVX512VL,-AVX512BW,-AVX_Fast_Unaligned_Load",
     "OPENSSL_ia32cap=~0x1000000000000000:~0x20",  # OPENSSL_ia32cap(3): AVX, AVX2
 )
 
