@@ -56,7 +56,7 @@ function paint() {
   if (network || all || links.length) {
     const keys = matching();
     if (ui.view === "table") table.draw(keys, ui.selected);
-    timeline.setLanes(keys.filter((key) => byId("netdevs").checked || key.startsWith("nic:") || key === ui.selected));
+    timeline.setLanes(laneKeys(keys));
     if (all || network || ui.filter) drawing.dim(matches);
     drawCounts();
   }
@@ -116,14 +116,12 @@ function toCause() {
 }
 
 function selectionChanged() {
-  const keys = matching();
   drawing.select(ui.selected);
   panel.select(ui.selected, ui.change);
   byId("to-cause").disabled = !store.byId.get(ui.change)?.["caused-by"];
   document.body.classList.toggle("chosen", ui.selected !== null);
   redraw("all");
-  timeline.setLanes(keys.filter((key) => byId("netdevs").checked || key.startsWith("nic:") || key === ui.selected));
-  timeline.select(ui.selected, ui.change);
+  timeline.select(ui.selected, ui.change, laneKeys(matching()));
   const hash = ui.selected ? `#${encodeURIComponent(ui.selected)}` : "";
   if (location.hash !== hash) history.replaceState(null, "", location.pathname + location.search + hash);
 }
@@ -148,6 +146,11 @@ function matches(key) {
 }
 
 const matching = () => store.keys().filter(matches);
+
+const laneKeys = (keys) => {
+  const all = byId("netdevs").checked;
+  return keys.filter((key) => all || key.startsWith("nic:") || key === ui.selected);
+};
 
 function recordMatches(record) {
   if (ui.kind && (record.cause?.kind ?? record.kind) !== ui.kind) return false;

@@ -12,6 +12,7 @@ const WIDEN = 1.16;
 const FLATTEN = 0.8; // boxes are wider than high
 const MOST_EXACT = 700; // boxes of one part; a larger one is laid in rows
 const NEAREST = 0.05;
+const LEAST_FILLED = 0.05; // of a large part's frame, by boxes; a thinner drawing is folded
 const TURNS = 16;
 const TRIES = 3;
 const SPREADS = 40;
@@ -156,8 +157,38 @@ function best(part, lists, own, ratio) {
       if (cost < least - 1e-6) [found, least] = [now, cost];
     }
   }
-  if (many) spread(found, own, joined);
-  return found;
+  if (!many) return found;
+  spread(found, own, joined);
+  const { width, height } = extent(found, own);
+  const filled = own.reduce((sum, box) => sum + box.width * box.height, 0) / (width * height);
+  return filled < LEAST_FILLED ? folded(near, own, ratio) : found;
+}
+
+/** A long ring or chain in rows, to and fro: neighbours stay neighbours. */
+function folded(near, own, ratio) {
+  const order = [];
+  const seen = new Set();
+  const ends = near.map((_, at) => at).sort((a, b) => near[a].length - near[b].length || a - b);
+  for (const start of ends) {
+    const stack = [start];
+    while (stack.length) {
+      const at = stack.pop();
+      if (seen.has(at)) continue;
+      seen.add(at);
+      order.push(at);
+      stack.push(...near[at].filter((other) => !seen.has(other)).sort((a, b) => near[b].length - near[a].length));
+    }
+  }
+  const width = Math.max(...own.map((box) => box.width)) + JOINED_GAP_X * 0.75;
+  const height = Math.max(...own.map((box) => box.height)) + GAP_Y;
+  const columns = Math.max(2, Math.round(Math.sqrt((order.length * height * ratio) / width)));
+  const places = [];
+  order.forEach((node, at) => {
+    const row = Math.floor(at / columns);
+    const column = row % 2 ? columns - 1 - (at % columns) : at % columns;
+    places[node] = { x: column * width, y: row * height };
+  });
+  return places;
 }
 
 /** A little for drawings whose first box is not at the left and the top. */

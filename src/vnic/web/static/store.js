@@ -2,6 +2,7 @@
 // once a burst is over. Dispatches `links` (detail: keys), `network` (what exists changed), `journal`, `about`.
 
 import { natural } from "./format.js";
+import { gapsOf } from "./spans.js";
 
 const FIRST_RECORDS = 2000;
 const OLDER_RECORDS = 4000;
@@ -37,6 +38,8 @@ export class Store extends EventTarget {
   #busy = false;
   #allAt = 0;
   #loading = false;
+  #gaps = [];
+  #gapsFor = 0; // records of which #gaps are
 
   constructor(qmp) {
     super();
@@ -85,6 +88,7 @@ export class Store extends EventTarget {
     ]);
     Object.assign(this, { vnic, netems, flaps });
     this.records = [];
+    this.#gapsFor = 0;
     this.byId.clear();
     this.byKey.clear();
     this.oldestReached = records.length < FIRST_RECORDS;
@@ -335,6 +339,15 @@ export class Store extends EventTarget {
       record = this.byId.get(record["caused-by"]);
     }
     return chain;
+  }
+
+  /** See `gapsOf`. */
+  gaps() {
+    if (this.#gapsFor !== this.records.length) {
+      this.#gapsFor = this.records.length;
+      this.#gaps = gapsOf(this.records);
+    }
+    return this.#gaps;
   }
 
   changes(key) {

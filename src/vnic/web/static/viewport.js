@@ -4,6 +4,7 @@ const LEAST = 0.08;
 const MOST = 3;
 const MARGIN = { left: 24, top: 18, right: 52, bottom: 40 }; // room for the buttons and the legend
 const DRAG_PX = 5;
+const EDGE = 20; // what is nearer to an edge than this is not in view
 
 export class Viewport {
   /** `layer` is the group in `frame` (an <svg>) that is moved. `changed(scale)` is called after each move. */
@@ -66,7 +67,7 @@ export class Viewport {
   show({ x, y }) {
     const { width, height } = this.frame.getBoundingClientRect();
     const [px, py] = [x * this.scale + this.x, y * this.scale + this.y];
-    if (px < 60 || py < 40 || px > width - 60 || py > height - 40) this.pan(width / 2 - px, height / 2 - py);
+    if (px < EDGE || py < EDGE || px > width - EDGE || py > height - EDGE) this.pan(width / 2 - px, height / 2 - py);
   }
 
   #wheel(event) {
