@@ -58,6 +58,11 @@ def _modules(extra: str, *names: str) -> Need:
     )
 
 
+def _has_browser() -> bool:
+    programs = shutil.which("chromium") and shutil.which("chromedriver")
+    return bool(programs) and importlib.util.find_spec("selenium") is not None
+
+
 def _has_namespaces() -> bool:
     """Root in a container may lack the capability, so a child tries."""
     if os.geteuid() != 0:
@@ -184,6 +189,9 @@ NEEDS = {
     "libvirtd": _program("libvirtd", "libvirt-daemon libvirt-daemon-driver-qemu"),
     "libvirt-python": _modules("libvirt", "libvirt"),
     "web": _modules("web", "starlette", "uvicorn", "wsproto"),
+    "browser": Need(
+        _has_browser, "a browser that Selenium drives", "apt-get install chromium chromium-driver"
+    ),
     "qmp-shell": Need(lambda: beside_python("qmp-shell"), "qmp-shell", "pip install qemu.qmp"),
     # Guests.
     "uml": Need(kit.find_uml, "User-Mode Linux", "apt-get install user-mode-linux busybox-static"),

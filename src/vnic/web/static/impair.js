@@ -6,6 +6,7 @@ const TIMES_MS = [0, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 20
 const PERCENTS = [0, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 50, 75, 100];
 const RATES_KBIT = [64, 128, 256, 512, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6, 1e7, 0];
 const SEND_EVERY_MS = 90;
+const SETTLES_MS = 700; // after it was moved
 
 const time = (ms) => (ms >= 1000 ? `${ms / 1000}s` : ms >= 1 || !ms ? `${ms}ms` : `${ms * 1000}us`);
 const percent = (part) => `${part}%`;
@@ -51,6 +52,7 @@ export class Impairments {
   #touched = 0;
   #waiting = {};
   #timer = 0;
+  #later = 0;
 
   constructor(store, qmp) {
     this.store = store;
@@ -88,19 +90,25 @@ export class Impairments {
       this.#waiting = {};
       setText(this.problem, "");
     }
-    if (!other && !anew && Date.now() - this.#touched < 700) return;
+    const left = this.#touched + SETTLES_MS - Date.now();
+    if (!other && !anew && left > 0) {
+      clearTimeout(this.#later);
+      this.#later = setTimeout(() => this.show(this.#link), left + 1);
+      return;
+    }
     const values = this.#values();
     const may = this.store.may("link-impair");
     for (const [name, , steps, print, units] of KINDS) {
       const { slider, exact } = this.#rows.get(name);
-      const text = values[name] ?? print(0);
-      slider.value = nearest(steps, amount(text, units));
+      const value = amount(values[name], units);
+      const text = value ? values[name] : print(0);
+      slider.value = nearest(steps, value);
       if (document.activeElement !== exact) exact.value = shown(text);
       set(slider, "aria-valuetext", shown(text));
-      slider.classList.toggle("on", Boolean(values[name]));
+      slider.classList.toggle("on", value > 0);
       slider.disabled = exact.disabled = !may;
     }
-    this.clear.disabled = !may || !Object.keys(values).length;
+    this.clear.disabled = !may || !KINDS.some(([name, , , , units]) => amount(values[name], units));
   }
 
   #values() {

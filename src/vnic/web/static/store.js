@@ -196,7 +196,7 @@ export class Store extends EventTarget {
     try {
       await Promise.all([this.#askNetwork(), this.#askJournal(), this.#askNetems()]);
     } catch (error) {
-      if (this.#qmp.isOpen) console.warn(error);
+      if (error.kind !== "Disconnected") console.warn(error);
     } finally {
       this.#busy = false;
       if (this.#dirty.size || this.#networkDirty || this.#dirtyFrom < Infinity) this.#soon();
@@ -267,7 +267,7 @@ export class Store extends EventTarget {
       Object.assign(this, { vnic, flaps });
       this.#tell("about");
     } catch (error) {
-      if (this.#qmp.isOpen) console.warn(error);
+      if (error.kind !== "Disconnected") console.warn(error);
     }
   }
 
