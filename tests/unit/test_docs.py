@@ -38,6 +38,7 @@ DOCUMENTS = (
     "docs/follow-one-link-change.md",
     "docs/adopt.md",
     "docs/labs.md",
+    "docs/page.md",
     "docs/performance.md",
     "docs/terminal.md",
     "SECURITY.md",

@@ -72,6 +72,7 @@ function drawNetwork() {
   empty.hidden = drawn && graph.nodes.length > 0;
   setText(empty, drawn ? "No NICs and no netdevs yet." : `${graph.nodes.length} boxes are too many to draw. The table has them all.`);
   if (drawn) drawing.update([...store.links.keys()]);
+  if (!performance.getEntriesByName("vnic-drawn").length) performance.mark("vnic-drawn");
   if (ui.selected && !store.links.has(ui.selected)) select(null);
   else if (!ui.selected) restoreSelection();
 }
@@ -145,7 +146,7 @@ function matches(key) {
   return ui.filter.split(/\s+/).every((word) => text.toLowerCase().includes(word));
 }
 
-const matching = () => store.keys().filter(matches);
+const matching = () => (ui.filter ? store.keys().filter(matches) : store.keys());
 
 const laneKeys = (keys) => {
   const all = byId("netdevs").checked;
@@ -276,11 +277,10 @@ function connection(state, text) {
 store.addEventListener("links", ({ detail }) => redraw("links", detail));
 for (const what of ["network", "journal", "about"]) store.addEventListener(what, () => redraw(what));
 store.addEventListener("journal", () => {
-  const kinds = new Set(store.records.map((record) => record.cause?.kind ?? record.kind));
   const options = byId("kinds");
-  for (const kind of [...kinds].sort()) {
-    if (![...options.options].some((option) => option.value === kind)) options.append(h("option", { value: kind }, kind));
-  }
+  if (options.length > store.kinds.size) return;
+  const known = [...options.options].map((option) => option.value);
+  for (const kind of [...store.kinds].sort()) if (!known.includes(kind)) options.append(h("option", { value: kind }, kind));
 });
 
 // -- controls -----------------------------------------------------------------------------------------------------

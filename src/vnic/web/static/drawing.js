@@ -22,7 +22,8 @@ export class Drawing {
   #frame;
   #layer;
   #boxes = new Map();
-  #halves = new Map(); // by the link's key
+  #boxesOf = new Map(); // by the link's key
+  #halves = new Map(); // the same
   #edges = [];
   #signature = "";
   #focus = null;
@@ -56,13 +57,17 @@ export class Drawing {
     const places = layout(sizes, joined, width && height ? width / height : 1.6);
     this.#boxes = new Map(graph.nodes.map((node, at) => [node.id, { ...sizes[at], ...places[at], node }]));
     this.#halves.clear();
+    this.#boxesOf.clear();
+    for (const box of this.#boxes.values()) {
+      for (const key of box.node.keys) this.#boxesOf.set(key, [...(this.#boxesOf.get(key) ?? []), box]);
+    }
     const pairs = new Map();
     this.#edges = graph.edges.map((edge) => this.#edge(edge, pairs));
     const groups = [...this.#boxes.values()].map((box) => this.#box(box));
     this.#layer.replaceChildren(...this.#edges.map(({ group }) => group), ...groups);
     for (const edge of this.#edges) this.#place(edge, (pairs.get(edge.pair) - 1) / 2);
     this.#take(this.#layer.querySelector("[tabindex]"));
-    this.update([...this.#halves.keys()]);
+    this.update([...this.#boxesOf.keys()]);
     this.select(this.#selected, false);
     this.fit();
     return true;
@@ -201,12 +206,14 @@ export class Drawing {
   // -- states ---------------------------------------------------------------------------------------------------
 
   update(keys) {
+    const boxes = new Set();
     for (const key of keys) {
       const half = this.#halves.get(key);
       const link = this.store.link(key);
       if (half && link) this.#show(half, link);
+      for (const box of this.#boxesOf.get(key) ?? []) boxes.add(box);
     }
-    for (const box of this.#boxes.values()) this.#showBox(box);
+    for (const box of boxes) this.#showBox(box);
   }
 
   #show(half, link) {

@@ -49,10 +49,15 @@ export class Panel {
     byId("nothing").hidden = Boolean(link);
     if (!link) return;
     this.#head(link);
-    this.#part("holds", this.#holds(link));
-    this.#part("facts", this.#facts(link));
-    this.#part("flaps", this.#flaps(link));
-    this.#part("changes", this.#changes());
+    const other = otherEnd(graph, this.#key);
+    this.#part("holds", link.holds, () => this.#holds(link));
+    this.#part("facts", [link, other, this.store.attachments.get(link.name)], () => this.#facts(link, other));
+    const flaps = this.store.flaps.filter((flap) => flap.name === link.name);
+    this.#part("flaps", flaps.map(({ id }) => id), () => flaps.map((flap) => this.#flap(flap)));
+    const changes = this.#shownChanges();
+    const chain = this.#change === null ? [] : this.store.chain(this.#change);
+    const causes = changes.map((change) => this.store.byId.get(change["caused-by"]));
+    this.#part("changes", [this.#change, changes, chain, causes], () => this.#changes(changes));
     this.impair.show(link);
     this.#ages();
   }
@@ -75,14 +80,14 @@ export class Panel {
     byId("read-only").hidden = may;
   }
 
-  /** Replaces a part only where it differs; the focus stays on the button that has it. */
-  #part(id, rows) {
-    const text = JSON.stringify(rows.map((row) => row.outerHTML));
+  /** Makes a part anew where `facts` differ; the focus stays on the button that has it. */
+  #part(id, facts, rows) {
+    const text = JSON.stringify([this.#key, facts]);
     if (this.#drawn.get(id) === text) return;
     this.#drawn.set(id, text);
     const root = byId(id);
     const focused = root.contains(document.activeElement) ? document.activeElement.dataset.go : null;
-    root.replaceChildren(...rows);
+    root.replaceChildren(...rows());
     if (focused) root.querySelector(`[data-go="${CSS.escape(focused)}"]`)?.focus();
   }
 
@@ -101,8 +106,7 @@ export class Panel {
     );
   }
 
-  #facts(link) {
-    const other = otherEnd(this.graph, this.#key);
+  #facts(link, other) {
     const attachment = this.store.attachments.get(link.name);
     const rows = [
       ["guest", h("span", { class: "guest" }, guestText(link))],
@@ -119,17 +123,10 @@ export class Panel {
     return rows.filter(Boolean).flatMap(([name, value]) => [h("dt", null, name), h("dd", null, value)]);
   }
 
-  #flaps(link) {
-    return this.store.flaps
-      .filter((flap) => flap.name === link.name)
-      .map((flap) =>
-        h(
-          "li",
-          null,
-          `${flap.id}: ${flap["down-ms"]} ms down${flap["up-ms"] ? `, ${flap["up-ms"]} ms up` : ""}${flap.count ? `, ${flap.count} times` : ""} `,
-          h("button", { type: "button", "data-go": flap.id, click: () => this.act.stopFlap(flap.id) }, "Stop"),
-        ),
-      );
+  #flap(flap) {
+    const times = `${flap["down-ms"]} ms down${flap["up-ms"] ? `, ${flap["up-ms"]} ms up` : ""}`;
+    const stop = h("button", { type: "button", "data-go": flap.id, click: () => this.act.stopFlap(flap.id) }, "Stop");
+    return h("li", null, `${flap.id}: ${times}${flap.count ? `, ${flap.count} times` : ""} `, stop);
   }
 
   #linkTo(name, key = this.store.keyFor(name)) {
@@ -137,11 +134,13 @@ export class Panel {
     return h("button", { type: "button", class: "go", "data-go": key, click: () => this.go.link(key) }, name);
   }
 
-  #changes() {
-    const all = this.store.changes(this.#key);
-    let shown = all.slice(-LAST_CHANGES).reverse();
+  #shownChanges() {
+    const shown = this.store.changes(this.#key).slice(-LAST_CHANGES).reverse();
     const chosen = this.store.byId.get(this.#change);
-    if (chosen?.kind === "link" && !shown.includes(chosen)) shown = [chosen, ...shown];
+    return chosen?.kind === "link" && !shown.includes(chosen) ? [chosen, ...shown] : shown;
+  }
+
+  #changes(shown) {
     if (!shown.length) return [h("li", { class: "free" }, "None in the journal.")];
     return shown.map((change) => this.#changeRow(change));
   }

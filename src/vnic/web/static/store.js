@@ -23,6 +23,7 @@ export class Store extends EventTarget {
   records = []; // the journal, oldest first
   byId = new Map();
   byKey = new Map(); // the changes of each link, oldest first
+  kinds = new Set(); // of causes and of other records
   commands = new Set();
   name = "";
   vnic = null; // query-vnic
@@ -38,6 +39,7 @@ export class Store extends EventTarget {
   #busy = false;
   #allAt = 0;
   #loading = false;
+  #keys = null; // in order, until there are others
   #gaps = [];
   #gapsFor = 0; // records of which #gaps are
 
@@ -274,6 +276,7 @@ export class Store extends EventTarget {
   // -- what came ------------------------------------------------------------------------------------------------
 
   #takeTopology({ links, clients, hubs, attachments }) {
+    this.#keys = null;
     this.links = new Map(links.map((each) => [keyOf(each.type, each.name), each]));
     this.clients = new Map(clients.map((each) => [keyOf(each.type, each.name), each]));
     this.hubs = hubs;
@@ -286,6 +289,7 @@ export class Store extends EventTarget {
     for (const link of links) {
       const key = keyOf(link.type, link.name);
       const before = this.links.get(key);
+      if (!before) this.#keys = null;
       if (!before || before.peer !== link.peer) this.#networkDirty = true;
       if (JSON.stringify(before) === JSON.stringify(link)) continue;
       this.links.set(key, link);
@@ -306,6 +310,7 @@ export class Store extends EventTarget {
       }
       sorted &&= !this.records.length || this.records.at(-1).id < record.id;
       this.byId.set(record.id, record);
+      this.kinds.add(record.cause?.kind ?? record.kind);
       this.records.push(record);
       if (fresh && record.name) this.#dirty.add(record.name);
       if (record.kind === "link") this.#addChange(record);
@@ -356,9 +361,10 @@ export class Store extends EventTarget {
 
   /** NICs and then netdevs, each in the order of their names. */
   keys() {
-    return [...this.links.keys()].sort((a, b) => {
+    this.#keys ??= [...this.links.keys()].sort((a, b) => {
       const [x, y] = [this.links.get(a), this.links.get(b)];
       return x.type === y.type ? natural(x.name, y.name) : x.type === "nic" ? -1 : 1;
     });
+    return this.#keys;
   }
 }
