@@ -64,3 +64,23 @@ def test_a_time_in_which_vnic_did_not_run_is_a_gap(window: Window, opened: str) 
         (69.5, 70, True),
         (70, 90, False),
     ]
+
+
+def test_an_adopted_vm_is_one_box_and_leads_to_its_own_netdev(window: Window, opened: str) -> None:
+    window.open(opened)
+    script = (
+        'const { graphOf } = await import("/static/network.js");'
+        "const key = (each) => `${each.type}:${each.name}`;"
+        "const clients = new Map(given[0].map((each) => [key(each), each]));"
+        "const links = new Map(given[0].map((each) => [key(each), { ...each, vm: { netdev: 'hub0' } }]));"
+        "return graphOf({ clients, hubs: [], link: (key) => links.get(key) })"
+    )
+    nics = [{"name": f"vm1/net{at}", "type": "nic", "model": "e1000", "info": [""]} for at in range(2)]
+    graph = window.run(script, nics)
+    assert [(each["kind"], each["title"], each["text"]) for each in graph["nodes"]] == [
+        ("vm", "vm1", "2 NICs, e1000"),
+        ("netdev", "hub0", "of the VM itself"),
+        ("netdev", "hub0", "of the VM itself"),
+    ]
+    ends = [[end and (end["node"], end.get("pull")) for end in edge["ends"]] for edge in graph["edges"]]
+    assert ends == [[("vm vm1", name), (f"own {name}", None)] for name in ("vm1/net0", "vm1/net1")]

@@ -59,7 +59,7 @@ export function graphOf(store) {
     box.keys.push(key);
     const end = { node: box.id, key, pull: client.name, label: port };
     if (client.peer?.type === "netdev") plugged.set(client.peer.name, end);
-    else edges.push({ id: key, ends: [end, null] });
+    else edges.push({ id: key, ends: [end, ownNetdev(node, store.link(key))] });
   }
   for (const box of nodes.values()) {
     if (box.keys.length > 1) box.text = `${box.keys.length} NICs, ${box.text}`;
@@ -106,6 +106,14 @@ export function graphOf(store) {
   }
   for (const [cable, ends] of cables) edges.push({ id: `cable ${cable}`, cable, ends: [ends[0], ends[1] ?? null] });
   return { nodes: [...nodes.values()], edges };
+}
+
+/** What an adopted VM itself has its NIC plugged into. */
+function ownNetdev(node, link) {
+  if (!link?.vm) return null;
+  const box = node(`own ${link.name}`, "netdev", link.vm.netdev ?? "netdev", "of the VM itself");
+  box.keys.push(keyOf("nic", link.name));
+  return { node: box.id, label: "" };
 }
 
 function hubNode(node, id) {

@@ -116,7 +116,10 @@ export class Panel {
       ["packets", `${link.datapath}${link["datapath-reason"] ? `: ${link["datapath-reason"]}` : ""}`],
       ["changes", `${link["carrier-changes"]}: ${link["carrier-up-changes"]} up, ${link["carrier-down-changes"]} down`],
       ["operstate", link.operstate],
-      link["assumed"] && ["assumed", "vnic has not set this link yet, and nothing says how it is"],
+      link.vm && ["VM", `${link.vm.text}; ${link.vm.device} of ${link.vm.object}${link.vm.netdev ? `, on its ${link.vm.netdev}` : ""}`],
+      link.vm?.trouble && ["trouble", link.vm.trouble],
+      link.vm?.agent && ["agent", link.vm.agent],
+      link.assumed && ["assumed", "vnic has not set this link yet, and nothing says how it is"],
       attachment && ["socket", h("span", { class: "mono" }, `${attachment.path}, ${attachment.type}`)],
       ...(link.impairments ?? []).map(({ id, text, queue }) => ["impaired", `${text} (${id}${queue && queue !== "all" ? `, ${queue}` : ""})`]),
     ];
