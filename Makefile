@@ -49,7 +49,7 @@ bench: wire ## measure how fast links change and packets move
 
 setup: $(VENV)/.dev wire ## only make the virtual environment, and vnic-wire
 
-wire: $(VENV)/.run ## compile vnic-wire, which moves packets
+wire: $(VENV)/.run ## compile vnic-wire, which moves packets, and vnic-probe of `vnic rehearse`
 	@$(BIN)/python src/vnic/dataplane/wire/build.py
 
 service: $(VENV)/.run wire ## as root: install the systemd unit vnic@.service, with this tree's program
@@ -58,7 +58,7 @@ service: $(VENV)/.run wire ## as root: install the systemd unit vnic@.service, w
 	systemctl daemon-reload
 
 clean: ## remove what the above made
-	rm -rf $(VENV) src/vnic/dataplane/wire/vnic-wire build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) src/vnic/dataplane/wire/vnic-wire src/vnic/lab/rehearse/vnic-probe build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.run: pyproject.toml scripts/venv scripts/apt-unpack

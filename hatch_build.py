@@ -1,6 +1,6 @@
-"""The wheel's build hook: compiles vnic-wire into it, and names the processor architecture that it is then for.
+"""The wheel's build hook: compiles vnic-wire and vnic-probe into it, and names the architecture that it is for.
 
-hatchling calls it. Where no C compiler can be had, the wheel is one for all machines, without the program.
+hatchling calls it. Where no C compiler can be had, the wheel is one for all machines, without the programs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MANYLINUX = "manylinux_2_17"
 
 
 class WireHook(BuildHookInterface[Any]):
-    """Builds the program; it has no Python in it, so one wheel serves all Pythons."""
+    """Builds the programs; they have no Python in them, so one wheel serves all Pythons."""
 
     def _builder(self) -> dict[str, Any]:
         return runpy.run_path(str(Path(self.root) / "src/vnic/dataplane/wire/build.py"))
@@ -44,6 +44,10 @@ class WireHook(BuildHookInterface[Any]):
             self.app.display_warning(f"the wheel is without vnic-wire: {error}")
             return
         build_data["force_include"][str(program)] = "vnic/dataplane/wire/vnic-wire"
+        if machine == builder["PROBE_MACHINE"]:
+            probe = program.with_name(builder["PROBE"].name)
+            builder["build_probe"](probe, compiler=compiler)
+            build_data["force_include"][str(probe)] = "vnic/lab/rehearse/vnic-probe"
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{MANYLINUX}_{machine}"
 

@@ -24,6 +24,7 @@ from typing import NamedTuple
 import pytest
 
 from vnic.backend.bridge import HELPERS
+from vnic.dataplane.wire.build import PROBE
 from vnic.dataplane.wire.process import find_program
 from vnic.lab.guest import kit, passt_kit, qemu_kit
 
@@ -181,6 +182,7 @@ NEEDS = {
     "cc": _program("cc", "gcc"),
     "sanitizers": Need(_has_sanitizers, "a C compiler with its sanitizers", "apt-get install gcc libc6-dev"),
     "vnic-wire": Need(find_program, "vnic-wire", "make setup, with a C compiler"),
+    "vnic-probe": Need(PROBE.is_file, "vnic-probe", "make setup, with a C compiler"),
     "bridge-helper": Need(
         lambda: any(os.access(path, os.X_OK) for path in HELPERS),
         "qemu-bridge-helper",

@@ -40,6 +40,7 @@ VERBS = {
     "adopt": ("vnic.cli.adopt", "find the VMs of this host, and make them part of a running vnic"),
     "hmp": ("vnic.cli.hmp", "run a command of QEMU's human monitor"),
     "lab": ("vnic.lab.live.verb", "start and end labs: VMs and cables from one file"),
+    "rehearse": ("vnic.lab.rehearse.verb", "pull a lab's link, and measure how long its guests are cut off"),
     "guest": ("vnic.lab.guest.verb", "boot a small Linux guest on NIC sockets, with a shell"),
     "demo": ("vnic.lab.demo.verb", "boot a small Linux guest and pull its cable in every way"),
     "doctor": ("vnic.lab.doctor", "say what this machine has and lacks for vnic"),
@@ -55,7 +56,7 @@ vnic is QEMU's network layer as a program of its own: VMs plug into it over vhos
 it speaks QEMU's monitor, knows why a link is down, and whether the guest saw it.
 
 Start one:
-  run     takes QEMU's own options; `vnic run -h` explains each
+  run      takes QEMU's own options; `vnic run -h` explains each
 
 Ask or tell a running one:
 {{verbs}}
@@ -77,13 +78,13 @@ First steps:
 vnic {__version__}; -V, --version prints this. Exit codes: 0 done, 1 refused, 2 wrong usage.
 """
 
-_TOOLS = ("demo", "lab", "guest", "doctor", "bench")
+_TOOLS = ("demo", "lab", "rehearse", "guest", "doctor", "bench")
 
 
 def help_text() -> str:
     """What `vnic --help` prints."""
-    verbs = [f"  {name:7} {text}" for name, (_, text) in VERBS.items() if name not in _TOOLS]
-    tools = [f"  {name:7} {VERBS[name][1]}" for name in _TOOLS]
+    verbs = [f"  {name:8} {text}" for name, (_, text) in VERBS.items() if name not in _TOOLS]
+    tools = [f"  {name:8} {VERBS[name][1]}" for name in _TOOLS]
     return HELP.format(verbs="\n".join(verbs), tools="\n".join(tools))
 
 

@@ -1,13 +1,14 @@
-"""Compiles vnic-wire from `program/` with the system's C compiler, or with zig where there is none.
+"""Compiles vnic-wire from `program/`, and vnic-probe, with the system's C compiler, or with zig where there is none.
 
-`make` runs it as a module; the build hook of the wheel and the tests call `build`. It imports nothing of vnic, because
-the hook runs where vnic is not installed.
+`make` runs it; the wheel's build hook and the tests call `build`. It imports nothing of vnic, because the hook runs
+where vnic is not installed.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,25 @@ PROGRAM = FOLDER / "vnic-wire"
 SOURCES = FOLDER / "program"
 
 FLAGS = ("-std=c11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread")
+
+PROBE = FOLDER.parents[1] / "lab" / "rehearse" / "vnic-probe"
+"""What `vnic rehearse` puts into guests, which are x86-64: a program of some 2 KiB without a C library."""
+PROBE_MACHINE = "x86_64"
+PROBE_FLAGS = (
+    *(
+        "-std=gnu11",
+        "-D_GNU_SOURCE",
+        "-Os",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-s",
+        "-nostdlib",
+        "-ffreestanding",
+    ),
+    *("-fno-stack-protector", "-fno-asynchronous-unwind-tables", "-fno-pie", "-no-pie"),
+    *("-Wl,--build-id=none", "-Wl,-z,noseparate-code", "-Wl,-z,norelro"),
+)
 NO_COMPILER = "none"
 """The value of VNIC_CC that forbids all compilers."""
 _PIP = (sys.executable, "-m", "pip", "install", "--disable-pip-version-check")
@@ -50,16 +70,29 @@ def zig(target: str = "") -> list[str]:
 def build(
     target: Path = PROGRAM, *, compiler: Sequence[str] = (), flags: Sequence[str] = ("-static",)
 ) -> str:
-    """Compile the program into `target`, and return the command that did.
+    """Compile vnic-wire into `target`, and return the command that did.
 
     `compiler` is one of `compilers()`; without it, they are tried in turn. Raises BuildError.
     """
-    sources = sorted(str(path) for path in SOURCES.rglob("*.c"))
+    return _compile(SOURCES, target, compiler, (*FLAGS, *flags))
+
+
+def build_probe(target: Path = PROBE, *, compiler: Sequence[str] = ()) -> str:
+    """The same for vnic-probe."""
+    return _compile(_probe_sources(), target, compiler, (*PROBE_FLAGS, "-static"))
+
+
+def _probe_sources() -> Path:
+    return PROBE.with_name("program")
+
+
+def _compile(source: Path, target: Path, compiler: Sequence[str], flags: Sequence[str]) -> str:
+    sources = sorted(str(path) for path in source.rglob("*.c"))
     complaint = "no C compiler was found (cc, or the package ziglang)"
     for command in [list(compiler)] if compiler else compilers():
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             built = Path(folder) / target.name
-            line = [*command, *FLAGS, *flags, "-o", str(built), *sources]
+            line = [*command, *flags, "-o", str(built), *sources]
             try:
                 ended = subprocess.run(
                     line, capture_output=True, text=True, errors="replace", timeout=LIMIT_S
@@ -74,13 +107,13 @@ def build(
     raise BuildError(complaint)
 
 
-def is_current(target: Path = PROGRAM) -> bool:
+def is_current(target: Path = PROGRAM, sources: Path = SOURCES) -> bool:
     """Whether the program was built from the sources as they are."""
     try:
         built = target.stat().st_mtime
     except FileNotFoundError:
         return False
-    return all(path.stat().st_mtime <= built for path in (*SOURCES.rglob("*"), Path(__file__)))
+    return all(path.stat().st_mtime <= built for path in (*sources.rglob("*"), Path(__file__)))
 
 
 def _first_lines(text: str) -> str:
@@ -114,17 +147,30 @@ def main() -> int:
     if arguments.machine is not None:
         build(arguments.output, compiler=zig(f"{arguments.machine}-linux-musl"))
         return 0
-    if is_current(arguments.output):
-        return 0
+    if not is_current(arguments.output):
+        _build_wire(arguments.output)
+    if platform.machine() == PROBE_MACHINE and not is_current(PROBE, _probe_sources()):
+        _build_probe()
+    return 0
+
+
+def _build_wire(output: Path) -> None:
     try:
         if not compilers() and os.environ.get("VNIC_CC") != NO_COMPILER:
             print("vnic-wire … no C compiler here: fetching that of zig, some 100 MB")
             fetch_zig()
-        print(f"vnic-wire … built with {build(arguments.output)}")
+        print(f"vnic-wire … built with {build(output)}")
     except BuildError as error:
-        arguments.output.unlink(missing_ok=True)
+        output.unlink(missing_ok=True)
         print(f"vnic-wire … not built, packets will pass through Python: {error}", file=sys.stderr)
-    return 0
+
+
+def _build_probe() -> None:
+    try:
+        print(f"vnic-probe … built with {build_probe()}")
+    except BuildError as error:
+        PROBE.unlink(missing_ok=True)
+        print(f"vnic-probe … not built, `vnic rehearse` will not work: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -157,18 +157,19 @@ def wait_settled(place: Place, nics: Sequence[str], others: Sequence[str]) -> li
 
 
 @contextlib.asynccontextmanager
-async def _session(place: Place) -> AsyncIterator[Session]:
+async def session_with(place: Place) -> AsyncIterator[Session]:
+    """A QMP session with the lab's vnic."""
     async with session(argparse.Namespace(name=None, qmp=str(place.qmp))) as qmp:
         yield qmp
 
 
 async def _execute(place: Place, command: str) -> Any:
-    async with _session(place) as qmp:
+    async with session_with(place) as qmp:
         return await qmp.execute(command)
 
 
 async def _steps(place: Place, steps: Sequence[Step], done: Callable[[Step], None]) -> None:
-    async with _session(place) as qmp:
+    async with session_with(place) as qmp:
         for step in steps:
             try:
                 await qmp.execute_with(step.do, step.arguments)
@@ -192,7 +193,7 @@ async def _gone(qmp: Session, name: str) -> None:
 
 async def _settled(place: Place, nics: Sequence[str], others: Sequence[str]) -> list[Entry]:
     until = time.monotonic() + SETTLE_TIMEOUT_S
-    async with _session(place) as qmp:
+    async with session_with(place) as qmp:
         while True:
             links = [link for link in await qmp.links() if link["link"] != "up"]
             down = [link for link in links if link["name"] in nics]

@@ -81,13 +81,19 @@ def ask(path: Path, request: Request) -> tuple[socket.socket, Answer]:
     return stream, answer
 
 
-def run(path: Path, command: str, write: Callable[[bytes], object]) -> int:
-    """Run a command in the guest and pass its output on; its status."""
+def run(path: Path, command: str, write: Callable[[bytes], object], *, timeout: float | None = None) -> int:
+    """Run a command in the guest and pass its output on; its status. Refused if it says nothing for `timeout` s."""
     stream, _ = ask(path, Request("exec", command))
     with stream:
-        while size := LENGTH.unpack(_exactly(stream, LENGTH.size, path))[0]:
-            write(_exactly(stream, size, path))
-        return int(LENGTH.unpack(_exactly(stream, LENGTH.size, path))[0])
+        stream.settimeout(timeout)
+        try:
+            while size := LENGTH.unpack(_exactly(stream, LENGTH.size, path))[0]:
+                write(_exactly(stream, size, path))
+            return int(LENGTH.unpack(_exactly(stream, LENGTH.size, path))[0])
+        except TimeoutError:
+            raise Refused(
+                f"node '{path.stem}' says nothing for {timeout:g} s: it hangs, or another command runs in it"
+            ) from None
 
 
 def stop(path: Path) -> None:

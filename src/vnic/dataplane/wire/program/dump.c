@@ -125,10 +125,8 @@ static unsigned put_record(struct iovec *iov, unsigned room, struct record *reco
     return count;
 }
 
-static int dump_write(const struct dump *dump, const struct frame *frames, unsigned n)
+static int dump_write(const struct dump *dump, const struct timespec *now, const struct frame *frames, unsigned n)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
     while (n) {
         struct record records[BATCH];
         struct iovec iov[END_IOV];
@@ -138,7 +136,7 @@ static int dump_write(const struct dump *dump, const struct frame *frames, unsig
             const struct frame *frame = &frames[taken];
             struct record *record = &records[taken];
             uint32_t kept = frame->len < dump->snaplen ? frame->len : dump->snaplen;
-            *record = (struct record){(uint32_t)now.tv_sec, (uint32_t)(now.tv_nsec / 1000), kept, frame->len};
+            *record = (struct record){(uint32_t)now->tv_sec, (uint32_t)(now->tv_nsec / 1000), kept, frame->len};
             unsigned used = put_record(iov + count, END_IOV - count, record, frame);
             if (!used && taken)
                 break;
@@ -163,11 +161,14 @@ static int dump_write(const struct dump *dump, const struct frame *frames, unsig
     return 0;
 }
 
+/* All dumps of a port have the same time for a frame. */
 void dump_frames(struct port *port, uint32_t direction, const struct frame *frames, unsigned n)
 {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
     for (struct dump **at = &port->dumps; *at;) {
         struct dump *dump = *at;
-        int error = dump->direction & direction ? dump_write(dump, frames, n) : 0;
+        int error = dump->direction & direction ? dump_write(dump, &now, frames, n) : 0;
         if (error) {
             event_dump_failed(dump->id, error);
             drop(at);
