@@ -116,6 +116,14 @@ class Browser:
                     found: dict[str, Any] = json.loads(text)
                     return found
 
+    def ends(self) -> int:
+        """Read all that comes; the code of its end."""
+        try:
+            while True:
+                self.message()
+        except Closed as closed:
+            return closed.code
+
     def execute(self, command: str, /, **arguments: object) -> Any:
         """What the command returns, or its error as {"class", "desc"}."""
         named = {name.replace("_", "-"): value for name, value in arguments.items()}

@@ -139,7 +139,10 @@ class Confinement:
             log.warning("-sandbox on: %s: all files of this user stay within reach of this process", why)
             return
         folders = [*self._sandbox.folders, *self._own_folders()]
-        allowed = rules((use for _, use in self._uses), _own_files(self._options), folders)
+        tokens = (
+            Use(Purpose.KEY, "token-file", web.token_file) for web in self._options.webs if web.token_file
+        )
+        allowed = rules((*(use for _, use in self._uses), *tokens), _own_files(self._options), folders)
         try:
             landlock.confine(allowed)
         except OSError as error:

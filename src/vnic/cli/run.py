@@ -283,8 +283,8 @@ async def _open_web(web: Web, *, goes_on: bool) -> None:
             raise
         log.error("%s", refused)
         return
-    if not goes_on:
-        print(f"vnic: the page is at {url}", file=sys.stderr)
+    if url is not None:
+        print(f"vnic: the page is at {url}", file=sys.stderr, flush=True)
 
 
 async def _take_place(

@@ -7,11 +7,12 @@ it accepts without limits and takes signals.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import os
 import secrets
 import socket
+from importlib import import_module
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, Final, cast
 
 from vnic.descriptors import close_fds
@@ -21,6 +22,7 @@ from vnic.monitor.server import Monitors
 from vnic.net.errors import NetError
 from vnic.plainfile import open_plain
 from vnic.record import Record, RecordError, require
+from vnic.sandbox.identity import hold_none_in_this_thread
 from vnic.sockets.address import InetAddress
 from vnic.sockets.listener import (
     MANY_PEERS,
@@ -31,7 +33,7 @@ from vnic.sockets.listener import (
     listen_on,
 )
 from vnic.sockets.resolve import resolve_all
-from vnic.web.choice import TOKEN, WebChoice
+from vnic.web.choice import LOOPBACK, TOKEN, WebChoice
 
 if TYPE_CHECKING:
     from uvicorn.config import Config
@@ -120,39 +122,46 @@ class Web:
         assert self._listening is not None
         return WebRecord(token=self._token, listening=self._listening.save()), self._listening.handles
 
-    async def open(self) -> str:
-        """Listen, and serve. Returns the URL, with a token that was made now. Raises NetError."""
-        given = None if self._choice.token_file is None else read_token(self._choice.token_file)
-        is_new = not self._token and given is None
-        self._token = given or self._token or secrets.token_urlsafe(TOKEN_BYTES)
-        if self._listening is None:
-            address = InetAddress(host=self._choice.host, port=str(self._choice.port))
-            targets = await resolve_all(self._loop, address, passive=True)
-            self._listening = listen_on(targets, address, backlog=MANY_PEERS)
-            self._kept = self._keep.unit(self._key, self)
-        else:
-            self._kept.changed()
+    async def open(self) -> str | None:
+        """Listen, and serve. Returns the URL, with its token if that was made now; None: browsers have it since the
+        process before. Raises NetError; nothing is open then."""
+        known = self._listening is not None
         try:
-            self._load()
-        except ImportError as error:
-            raise NetError(
-                f"it needs Starlette, uvicorn and wsproto ({error}): pip install 'vnic[web]'"
-            ) from None
+            given = None if self._choice.token_file is None else read_token(self._choice.token_file)
+            is_new = not self._token and given is None
+            self._token = given or self._token or secrets.token_urlsafe(TOKEN_BYTES)
+            await self._load()
+            if self._listening is None:
+                address = InetAddress(host=self._choice.host, port=str(self._choice.port))
+                targets = await resolve_all(self._loop, address, passive=True)
+                self._listening = listen_on(targets, address, backlog=MANY_PEERS)
+                self._kept = self._keep.unit(self._key, self)
+        except NetError:
+            self._stop_listening()
+            raise
+        self._kept.changed()
+        self._warn_of_listeners(self._listening)
         self._listener = Listener(self._loop, self._listening, self._accepted, self.where)
-        return self._url(self._listening, with_token=is_new)
+        return None if known else self._url(self._listening, with_token=is_new)
 
-    def _load(self) -> None:
-        """Import what serves; few runs need it."""
+    async def _load(self) -> None:
+        """Make what serves. Few runs need these libraries, and guests do not wait for their import."""
+        try:
+            await self._loop.run_in_executor(None, _import)
+        except ImportError as error:
+            why = f"it needs Starlette, uvicorn and wsproto ({error}): pip install 'vnic[web]'"
+            raise NetError(why) from None
         from uvicorn.config import Config
         from uvicorn.server import ServerState
 
-        from vnic.web import app, guard
+        from vnic.web.app import Application
         from vnic.web.assets import load
+        from vnic.web.guard import Guard
 
-        self._app = app.Application(self.where, self._token, self._monitors, self._policy, load())
+        self._app = Application(self.where, self._token, self._monitors, self._policy, load())
         names = ("localhost", self._choice.host, *self._choice.names)
         self._config = Config(
-            guard.Guard(self._app.asgi, self.where, names),
+            Guard(self._app.asgi, self.where, names),
             interface="asgi3",
             http="h11",
             ws="wsproto",
@@ -171,19 +180,20 @@ class Web:
         )
         self._config.load()
         self._state = ServerState()
-        # It would log each request with its token, and what anybody sends that is no HTTP.
-        logging.getLogger("uvicorn").setLevel(logging.CRITICAL + 1)
-        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL + 1)
+        # It would log each request with its token, and a traceback for what `connection` and `guard` have told already.
+        for name in ("uvicorn", "uvicorn.error"):
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+
+    def _warn_of_listeners(self, listening: Listening) -> None:
+        if not _address_of(listening).is_loopback:
+            log.warning(
+                "%s: whoever hears this network can read the token: use SSH, or a proxy with TLS", self.where
+            )
 
     def _url(self, listening: Listening, *, with_token: bool) -> str:
-        host, port = listening.socket.getsockname()[:2]
-        address = ipaddress.ip_address(host.partition("%")[0])
-        if not address.is_loopback:
-            log.warning(
-                "%s: whoever reads this network can read the token: use SSH, or a proxy with TLS", self.where
-            )
-        shown = self._choice.host if address.is_unspecified else host
-        url = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/"
+        address, port = _address_of(listening), listening.socket.getsockname()[1]
+        host = LOOPBACK if address.is_unspecified else str(address)
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
         return f"{url}?token={self._token}" if with_token else url
 
     # -- connections ------------------------------------------------------------------------------------------------
@@ -226,11 +236,7 @@ class Web:
 
     async def close(self) -> None:
         """After the monitors, whose end closes the sessions: give the browsers a moment to take what waits."""
-        if self._listener is not None:
-            self._listener.close()
-        elif self._listening is not None:
-            self._listening.close()
-        self._kept.end()
+        self._stop_listening()
         if self._app is not None and self._app.sessions:
             await asyncio.wait(self._app.sessions.values(), timeout=CLOSE_S)
         if self._tasks:
@@ -238,6 +244,28 @@ class Web:
         for connection in list(self._connections):
             connection.abort()
         await self._empty.wait()
+
+    def _stop_listening(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+        elif self._listening is not None:
+            self._listening.close()
+        self._kept.end()
+
+
+def _import() -> None:
+    """In a thread."""
+    hold_none_in_this_thread()
+    for name in (
+        "uvicorn.protocols.http.h11_impl",
+        "uvicorn.protocols.websockets.wsproto_impl",
+        "vnic.web.app",
+    ):
+        import_module(name)
+
+
+def _address_of(listening: Listening) -> IPv4Address | IPv6Address:
+    return ip_address(listening.socket.getsockname()[0].partition("%")[0])
 
 
 def read_token(path: str) -> str:
