@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import pytest
 from tests.fakes.browser import Answer, Browser, Closed, Refused, request
+from tests.integration.kept_vnic import kept_vnic
 from tests.integration.process import Place, Running, new_place, wait_for
 from tests.needs import need
 
@@ -136,3 +137,79 @@ def test_quit_is_answered_before_the_end(place: Place) -> None:
         assert browser.message()["event"] == "LINK_CHANGED"  # the echo goes
         with pytest.raises(Closed, match="1001"):
             browser.message()
+
+
+def test_browsers_come_back_after_a_restart(place: Place) -> None:
+    """By the same URL: the listening socket and the token outlive control, and it is not printed again."""
+    need("web")
+    with kept_vnic(place, *NETWORK, "-web", "0") as vnic:
+        wait_for(lambda: URL.search(vnic.log()))
+        printed = URL.findall(vnic.log())
+        port, token = int(printed[0][0]), printed[0][1]
+        with Browser(port, f"/qmp?token={token}").negotiate() as browser:
+            assert browser.execute("set_link", name="nic0", up=False) == {}
+            vnic.kill_only()
+            with Browser(port, f"/qmp?token={token}").negotiate() as another:  # it waits in the backlog
+                [nic] = [each for each in another.execute("query-links") if each["name"] == "nic0"]
+                assert nic["link"] == "down"
+            assert browser.ends() == 1006
+        vnic.reconnect()
+        assert URL.findall(vnic.log()) == printed
+
+
+def test_what_browsers_may_do_is_a_policy(place: Place) -> None:
+    with (
+        page_of(place, "-monitor-policy", "links") as page,
+        page.browser().negotiate() as browser,
+    ):
+        assert browser.execute("set_link", name="nic0", up=False) == {}
+        assert "is not allowed" in browser.execute("quit")["desc"]
+    with page_of(place, web="0,policy=readonly") as page, page.browser().negotiate() as browser:
+        assert "is not allowed" in browser.execute("set_link", name="nic0", up=False)["desc"]
+        assert len(browser.execute("query-links")) == 2
+
+
+@pytest.mark.parametrize("sandbox", ["off", "on"])
+def test_page_with_a_token_of_its_own_within_the_sandbox(place: Place, sandbox: str) -> None:
+    need("web")
+    token = "a.token_of~its-own"
+    secret = Path(place.path("secret"))
+    secret.write_text(f"{token}\n")
+    secret.chmod(0o600)
+    options = ("-sandbox", sandbox, "-web", f"0,token-file={secret}", "-D", "log")
+    with place.run(*NETWORK, *options) as running:
+        said = _first_line(running)
+        assert token not in said
+        port = int(re.findall(r"the page is at http://127\.0\.0\.1:(\d+)/\n", said)[0])
+        with Browser(port, f"/qmp?token={token}").negotiate() as browser:
+            assert browser.execute("set_link", name="nic0", up=False) == {}
+        assert request(port, f"/?token={token}").status == 200
+    assert token not in Path(place.path("log")).read_text()
+
+
+def _first_line(running: Running) -> str:
+    assert running.process.stderr is not None
+    return running.process.stderr.readline()
+
+
+@pytest.mark.parametrize(
+    ("web", "says"),
+    [
+        ("", "'' is neither PORT nor HOST:PORT"),
+        ("65536", "'65536' is neither PORT nor HOST:PORT"),
+        (":8080", "':8080' has no host"),
+        ("0,policy=any", "Parameter 'policy' expects readonly, links, full, not 'any'"),
+        ("0,token=x", "Invalid parameter 'token'"),
+        ("0,token-file=/no/such", "token-file=/no/such: No such file or directory"),
+        ("0,token-file=/dev/null", "token-file=/dev/null: it is a device, and has to be a plain file"),
+        ("0,token-file=/etc/hostname", "its first line is to be 16 to 256 of"),
+        ("192.0.2.1:0", "Failed to bind socket: Cannot assign requested address"),
+    ],
+)
+def test_wrong_options_are_refused(place: Place, web: str, says: str) -> None:
+    need("web")
+    done = place.command("run", *NETWORK, "-web", web)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"vnic: -web {web}"), done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr

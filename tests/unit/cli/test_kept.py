@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Iterator, Sequence
 
 import pytest
 from tests.fakes.keeper import FakeKeeper
 from tests.fakes.loops import fresh_loop, until
+from tests.needs import need
 
 from vnic.cli import run
 from vnic.cli.kept import Service
 from vnic.cli.run_options import OptionError
+from vnic.keep import NO_KEEP
 from vnic.machine import Machine
 from vnic.machine.metrics import MetricsChoice
+from vnic.monitor.policy import Policy
+from vnic.monitor.server import Monitors
 from vnic.state.notify import Notifier
+from vnic.web.choice import WebChoice
+from vnic.web.server import Web
 
 
 @pytest.fixture
@@ -90,3 +97,26 @@ def test_metrics_that_cannot_be_served_cost_no_guests_after_a_restart(
             with pytest.raises(OptionError, match="-metrics unix:/no/such"):
                 loop.run_until_complete(opening)
         loop.run_until_complete(machine.close())
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_a_page_that_cannot_be_served_costs_no_guests_after_a_restart(
+    goes_on: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    need("web")
+    with fresh_loop() as loop, socket.create_server(("127.0.0.1", 0)) as taken:
+        machine = Machine(loop)
+        monitors = Monitors(machine, loop)
+        choice = WebChoice(port=taken.getsockname()[1])
+        web = Web(loop, choice, monitors, Policy.FULL, NO_KEEP)
+        opening = run._open_web(web, goes_on=goes_on)
+        if goes_on:
+            loop.run_until_complete(opening)
+            assert [record.levelno for record in caplog.records] == [logging.ERROR]
+        else:
+            with pytest.raises(OptionError, match=r"-web 127\.0\.0\.1:\d+: Failed to find an available port"):
+                loop.run_until_complete(opening)
+        loop.run_until_complete(web.close())
+        monitors.close()
+        loop.run_until_complete(machine.close())
+        loop.run_until_complete(loop.shutdown_default_executor())
