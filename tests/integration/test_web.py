@@ -202,7 +202,7 @@ def _first_line(running: Running) -> str:
         ("0,token=x", "Invalid parameter 'token'"),
         ("0,token-file=/no/such", "token-file=/no/such: No such file or directory"),
         ("0,token-file=/dev/null", "token-file=/dev/null: it is a device, and has to be a plain file"),
-        ("0,token-file=/etc/hostname", "its first line is to be 16 to 256 of"),
+        ("0,token-file=/proc/version", "its first line is to be 16 to 256 of"),
         ("192.0.2.1:0", "Failed to bind socket: Cannot assign requested address"),
     ],
 )
@@ -210,6 +210,6 @@ def test_wrong_options_are_refused(place: Place, web: str, says: str) -> None:
     need("web")
     done = place.command("run", *NETWORK, "-web", web)
     assert done.returncode == 1
-    assert done.stderr.startswith(f"vnic: -web {web}"), done.stderr
+    assert done.stderr.startswith("vnic: -web "), done.stderr
     assert says in done.stderr
     assert "Traceback" not in done.stderr
