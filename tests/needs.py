@@ -162,6 +162,11 @@ NEEDS = {
     "tshark": _program("tshark", "tshark"),
     "qemu": _program("qemu-system-x86_64", "qemu-system-x86"),
     "ping": _program("ping", "iputils-ping"),
+    "frr": Need(lambda: Path("/usr/lib/frr/ospfd").exists(), "FRR", "apt-get install frr"),
+    "keepalived": _program("keepalived", "keepalived"),
+    "networkd": Need(
+        lambda: Path("/lib/systemd/systemd-networkd").exists(), "systemd-networkd", "apt-get install systemd"
+    ),
     "ovs": _program("ovs-vswitchd", "openvswitch-switch"),
     "bridge-cfm": Need(
         _has_bridge_cfm,

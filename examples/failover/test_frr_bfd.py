@@ -1,4 +1,4 @@
-"""Two FRR routers with OSPF and BFD: a fault behind a switch, which shows in no carrier, moves the route to the other path."""
+"""FRR with OSPF and BFD: a fault behind a switch, which shows in no carrier, moves the route to the other path."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A server whose two uplinks systemd-networkd configures: the routes of the first go with its carrier, and come back with it."""
+"""systemd-networkd: the routes of the first uplink go with its carrier, and come back with it."""
 
 from pathlib import Path
 

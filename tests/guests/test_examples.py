@@ -1,7 +1,9 @@
-"""The scripts of examples/, each in network and mount namespaces of its own: they end well, and say what they show."""
+"""The scripts of examples/, each in network and mount namespaces of its own, and its tests of failing over."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from tests.guests.script import run_script
 from tests.integration.process import new_place
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-pytestmark = pytest.mark.needs("namespaces", "ip", "uml", "exec-tmp")
+SCRIPTS = pytest.mark.needs("namespaces", "ip", "uml", "exec-tmp")
 
 
 def run(name: str) -> dict[str, str]:
@@ -21,6 +23,7 @@ def run(name: str) -> dict[str, str]:
     return {heading: text for heading, _, text in (part.partition("\n") for part in parts)}
 
 
+@SCRIPTS
 def test_containers_veth() -> None:
     said = run("container-veth")
     assert "NO-CARRIER" in said["no VM yet: the other end has no carrier"]
@@ -32,6 +35,7 @@ def test_containers_veth() -> None:
     assert "NO-CARRIER" in said["the VM is ended"]
 
 
+@SCRIPTS
 def test_two_hosts() -> None:
     said = run("two-hosts")
     assert "10.9.0.2:4789 refuses" in said["host a alone: the far end is not there"]
@@ -40,3 +44,37 @@ def test_two_hosts() -> None:
     assert "held by far-end on a.eth1-end: " in said["the vnic of host b is killed"]
     assert "nothing heard from 10.9.0.2:4789 for " in said["the network is cut"]
     assert "a:eth1 ── cable:b\tup" in said["the network is cut"]
+
+
+@pytest.mark.needs("uml", "ip")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bonding",
+        pytest.param("frr_bfd", marks=pytest.mark.needs("frr")),
+        pytest.param("keepalived", marks=pytest.mark.needs("keepalived")),
+        pytest.param("networkd", marks=pytest.mark.needs("networkd")),
+    ],
+)
+def test_failover(name: str) -> None:
+    with new_place() as place:
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-q",
+                "-p",
+                "no:cacheprovider",
+                f"{EXAMPLES}/failover/test_{name}.py",
+            ],
+            cwd=place.folder,
+            env=place.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+        assert place.files() == []

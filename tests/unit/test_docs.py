@@ -37,6 +37,7 @@ DOCUMENTS = (
     "docs/manual.md",
     "docs/follow-one-link-change.md",
     "docs/adopt.md",
+    "docs/install.md",
     "docs/labs.md",
     "docs/page.md",
     "docs/performance.md",
