@@ -84,7 +84,7 @@ class Trace:
 
 def measure(trace: Trace, window: Window, *, converged: bool) -> Direction:
     """What happened to the probes of a direction."""
-    before = trace.between(window.change - LEAD_US, window.change)
+    before = trace.between(window.change - LEAD_US, window.change) or trace.between(0, window.change)[-1:]
     after = trace.between(window.change + 1, window.until)
     old = _path(before)
     new = _path([each for each in after if each.time > window.until - LEAD_US]) or _path(after[-1:]) or old

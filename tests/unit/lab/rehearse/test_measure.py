@@ -145,11 +145,21 @@ def test_an_outage_that_does_not_end_lasts_to_the_end_of_the_time() -> None:
     assert found.new_path == OLD
 
 
-def test_a_trace_without_any_probe_in_the_window() -> None:
+def test_probes_that_ended_long_before_the_change() -> None:
     made = Made()
     made.passes(range(10), "eth1")
     found = made.found(converged=False)
-    assert (found.sent, found.lost, found.outage_ms, found.old_path) == (0, 0, 0.0, "")
+    assert (found.sent, found.lost, found.old_path) == (0, 0, OLD)
+    assert found.outage_ms == pytest.approx(1990.9)
+
+
+def test_the_path_of_before_is_known_of_a_sender_that_stands_still_at_the_change() -> None:
+    made = Made()
+    made.passes(range(700), "eth1")
+    made.passes(range(1010, 2000), "eth2")
+    found = made.found()
+    assert found.old_path == OLD
+    assert found.last_old_ms == pytest.approx(-300.9)
 
 
 def test_a_make_before_break_is_no_outage() -> None:
