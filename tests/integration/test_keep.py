@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.fakes.json_shapes import validate
 from tests.integration.kept_vnic import controls_of
 from tests.integration.process import COMMAND, Place, Running, guest_on, is_listening, wait_for
 
@@ -236,7 +237,7 @@ def test_an_upgrade_to_the_program_itself_starts_it_again(place: Place) -> None:
     first = control(running)
     result = place.verb("upgrade", "--json")
     assert result.returncode == 0
-    assert json.loads(result.stdout)["pid"] == control(running) != first
+    assert validate("upgrade", result.stdout)["pid"] == control(running) != first
     assert running.end()[0] == 0
 
 

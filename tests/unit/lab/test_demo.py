@@ -124,7 +124,7 @@ def test_wrong_row_names_its_faults(
     row = look(up, kind, found, guest)
     assert not row.right
     assert wrong in row.wrong
-    assert row.to_dict()["right"] is False
+    assert row.shown().right is False
 
 
 def test_a_step_without_a_change_needs_no_look() -> None:

@@ -8,6 +8,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+import msgspec
+
 from vnic.cli.client import Entry
 from vnic.lab.demo.lab import (
     FAR_NIC,
@@ -99,6 +101,22 @@ STEPS = (
 )
 
 
+class RowShown(msgspec.Struct, rename="kebab", omit_defaults=True, kw_only=True):
+    """A Row for programs: what was done to the cable, and what the guest saw of it."""
+
+    done: str
+    carrier: int | None
+    """The guest's own /sys/class/net/eth0/carrier; null: unknown, as are the next two."""
+    seen_latency_us: int | None
+    ping_ms: float | None
+    datapath: str
+    """Who moves the packets: `datapath` of query-links."""
+    why: str
+    right: bool
+    wrong: str = ""
+    """What is wrong, where something is."""
+
+
 @dataclass(slots=True)
 class Row:
     """What became of a step; `wrong` is empty where all is as it should be."""
@@ -126,17 +144,17 @@ class Row:
             return "-"
         return "no answer" if self.ping_ms is None else f"{self.ping_ms:.2f} ms"
 
-    def to_dict(self) -> dict[str, object]:
-        return {
-            "done": self.title,
-            "carrier": None if self.carrier is None else int(self.carrier),
-            "seen-latency-us": self.latency_us,
-            "ping-ms": self.ping_ms,
-            "datapath": self.path,
-            "why": self.why,
-            "right": self.right,
-            **({} if self.right else {"wrong": self.wrong}),
-        }
+    def shown(self) -> RowShown:
+        return RowShown(
+            done=self.title,
+            carrier=None if self.carrier is None else int(self.carrier),
+            seen_latency_us=self.latency_us,
+            ping_ms=self.ping_ms,
+            datapath=self.path,
+            why=self.why,
+            right=self.right,
+            wrong=self.wrong,
+        )
 
 
 async def first_row(lab: Lab, guest: Guest) -> Row:

@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
+
 from vnic.cli.client import Refused
 from vnic.cli.show import (
     COLUMN_GAP,
@@ -35,6 +37,7 @@ from vnic.lab.demo.lab import (
 from vnic.lab.demo.steps import (
     STEPS,
     Row,
+    RowShown,
     first_row,
     run_step,
 )
@@ -59,6 +62,22 @@ _COLUMNS = (("<", 5), ("<", max(len(step.title) for step in STEPS)), ("^", 7), (
 """How the cells of a row stand, and how wide: right or not, what was done, carrier, seen after, ping, path."""
 _MARGIN = _COLUMNS[0][1] + COLUMN_GAP
 """Where what is said below a row begins."""
+
+
+class NoKernel(msgspec.Struct):
+    """Why no kernel could be booted, and what mends that."""
+
+    reason: str
+    remedy: str
+
+
+class DemoShown(msgspec.Struct, rename="kebab", omit_defaults=True):
+    """The demo for programs."""
+
+    guest: str
+    rows: list[RowShown]
+    no_kernel: NoKernel | None = None
+    """Present if the built-in driver took the place of a guest."""
 
 
 def escape(text: str) -> str:
@@ -101,10 +120,8 @@ async def run(args: argparse.Namespace) -> int:
             await asyncio.to_thread(guest.close)
     wrong = sum(not row.right for row in rows)
     if args.json:
-        shown: dict[str, object] = {"guest": guest.label, "rows": [row.to_dict() for row in rows]}
-        if missing is not None:
-            shown["no-kernel"] = {"reason": missing.what, "remedy": missing.remedy}
-        print_json(shown)
+        no_kernel = None if missing is None else NoKernel(missing.what, missing.remedy)
+        print_json(msgspec.to_builtins(DemoShown(guest.label, [row.shown() for row in rows], no_kernel)))
     seconds = time.monotonic() - started
     verdict = f"[bold red]{wrong} wrong[/]" if wrong else "[green]all as they should be[/]"
     console.print(f"{len(rows)} rows, {verdict}, in {seconds:.1f} s. Guest: {guest.label}.")
