@@ -175,6 +175,9 @@ NEEDS = {
         demanded=False,
     ),
     "cpio": _program("cpio", "cpio"),
+    "bash": _program("bash", "bash"),
+    "zsh": _program("zsh", "zsh"),
+    "fish": _program("fish", "fish"),
     "promtool": _program("promtool", "prometheus"),
     "setpriv": _program("setpriv", "util-linux"),
     "systemd": Need(

@@ -28,7 +28,7 @@ FILTERS: Final = (
 )
 """Each as the help shows it, and what it chooses."""
 
-_VALUES: Final = {
+VALUES: Final = {
     "type": ("nic", "netdev"),
     "model": (),
     "seen": ("up", "down", "unknown"),
@@ -36,7 +36,7 @@ _VALUES: Final = {
 }
 """Filters that need a value, and the values; none here: any."""
 _FLAGS: Final = ("up", "down", "attached", "impaired", "held")
-WORDS: Final = ("dev", *_FLAGS, *_VALUES)
+WORDS: Final = ("dev", *_FLAGS, *VALUES)
 KINDS: Final = tuple(str(kind) for kind in HoldKind)
 
 _SORT_KEYS: Final[dict[str, Callable[[Entry], object]]] = {
@@ -73,7 +73,7 @@ def parse_filter(words: Sequence[str]) -> Filter:
     rest = deque(words)
     while rest:
         word = rest.popleft()
-        if word in _VALUES:
+        if word in VALUES:
             found.conditions.append((word, _value(word, rest)))
         elif word == "held":
             found.conditions.append((word, rest.popleft() if rest and rest[0] in KINDS else ""))
@@ -85,7 +85,7 @@ def parse_filter(words: Sequence[str]) -> Filter:
 
 
 def _value(word: str, rest: deque[str]) -> str:
-    values, value = _VALUES[word], rest.popleft() if rest else None
+    values, value = VALUES[word], rest.popleft() if rest else None
     if value is None or (values and value not in values):
         wanted = f"one of {', '.join(values)}" if values else "a name"
         got = "" if value is None else f", not '{value}'{did_you_mean(value, values)}"

@@ -43,6 +43,10 @@ VERBS = {
     "rehearse": ("vnic.lab.rehearse.verb", "pull a lab's link, and measure how long its guests are cut off"),
     "guest": ("vnic.lab.guest.verb", "boot a small Linux guest on NIC sockets, with a shell"),
     "demo": ("vnic.lab.demo.verb", "boot a small Linux guest and pull its cable in every way"),
+    "completion": (
+        "vnic.reference.completion.verb",
+        "give bash, zsh or fish completion of vnic's commands",
+    ),
     "doctor": ("vnic.lab.doctor", "say what this machine has and lacks for vnic"),
     "bench": ("vnic.lab.bench", "measure how fast links change and packets move"),
 }
@@ -78,13 +82,13 @@ First steps:
 vnic {__version__}; -V, --version prints this. Exit codes: 0 done, 1 refused, 2 wrong usage.
 """
 
-_TOOLS = ("demo", "lab", "rehearse", "guest", "doctor", "bench")
+_TOOLS = ("demo", "lab", "rehearse", "guest", "doctor", "bench", "completion")
 
 
 def help_text() -> str:
     """What `vnic --help` prints."""
-    verbs = [f"  {name:8} {text}" for name, (_, text) in VERBS.items() if name not in _TOOLS]
-    tools = [f"  {name:8} {VERBS[name][1]}" for name in _TOOLS]
+    verbs = [f"  {name:10} {text}" for name, (_, text) in VERBS.items() if name not in _TOOLS]
+    tools = [f"  {name:10} {VERBS[name][1]}" for name in _TOOLS]
     return HELP.format(verbs="\n".join(verbs), tools="\n".join(tools))
 
 
@@ -121,15 +125,15 @@ def _fill_standard_files() -> None:
         sys.stderr = os.fdopen(2, "w", closefd=False)
 
 
-_BEFORE_VERB = {"-j": 0, "--json": 0, "-n": 1, "--name": 1, "--qmp": 1}
+BEFORE_VERB = {"-j": 0, "--json": 0, "-n": 1, "--name": 1, "--qmp": 1}
 """Options of the verbs that may also come before the verb, as with ip(8), and how many words follow each."""
 
 
 def _verb_first(words: list[str]) -> list[str]:
     """`--json link set …` as `link set … --json`; the options of `run` have their place."""
     at = 0
-    while at < len(words) and (option := words[at].partition("="))[0] in _BEFORE_VERB:
-        at += 1 + (0 if option[1] else _BEFORE_VERB[option[0]])
+    while at < len(words) and (option := words[at].partition("="))[0] in BEFORE_VERB:
+        at += 1 + (0 if option[1] else BEFORE_VERB[option[0]])
     before, rest = words[:at], words[at:]
     if not rest or rest[0] == "run":
         return words

@@ -38,7 +38,7 @@ def parse_run(argv: Sequence[str]) -> RunOptions:
         option = word.removeprefix("-").removeprefix("-")
         if option in _FLAGS:
             _FLAGS[option](options)
-        elif option in _WITH_ARGUMENT or option in vm_options.WITH_ARGUMENT:
+        elif takes_argument(option):
             text = next(words, None)
             if text is None:
                 raise UsageError(f"-{option}", "requires an argument")
@@ -56,6 +56,11 @@ def parse_run(argv: Sequence[str]) -> RunOptions:
         if options.help is not None or options.version:
             break
     return options
+
+
+def takes_argument(option: str) -> bool:
+    """Whether the option, without its minus, has the next word as its argument."""
+    return option in _WITH_ARGUMENT or option in vm_options.WITH_ARGUMENT
 
 
 def _meant(option: str) -> str:
