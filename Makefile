@@ -6,7 +6,7 @@ PYTEST_ARGS ?= -n auto --dist loadfile
 FUZZ_SECONDS ?= 180
 SOAK_SECONDS ?= 60
 
-.PHONY: help demo test check guests format bench setup clean attack wire fuzz soak tsan schemas service
+.PHONY: help demo test check guests format bench setup clean attack wire fuzz soak tsan man schemas service
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -51,6 +51,9 @@ setup: $(VENV)/.dev wire ## only make the virtual environment, and vnic-wire
 
 wire: $(VENV)/.run ## compile vnic-wire, which moves packets, and vnic-probe of `vnic rehearse`
 	@$(BIN)/python src/vnic/dataplane/wire/build.py
+
+man: $(VENV)/.run ## the man pages, in build/man, from the manual and the parsers; a wheel that is built then has them
+	$(BIN)/python -m vnic.reference.man docs build/man
 
 schemas: $(VENV)/.run ## docs/schemas, of what the verbs print with --json, from the types
 	$(BIN)/python -m vnic.reference.schemas docs/schemas

@@ -1,4 +1,5 @@
 """The wheel's build hook: compiles vnic-wire and vnic-probe into it, and names the architecture that it is for.
+It adds the man pages that `make man` made.
 
 hatchling calls it. Where no C compiler can be had, the wheel is one for all machines, without the programs.
 """
@@ -33,6 +34,9 @@ class WireHook(BuildHookInterface[Any]):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if version == "editable":
             return  # `make` compiles it in place
+        man = Path(self.root) / "build" / "man"  # of `make man`
+        for page in sorted(man.glob("man*/*")):
+            build_data["shared_data"][str(page)] = f"share/man/{page.parent.name}/{page.name}"
         builder = self._builder()
         self._folder = tempfile.mkdtemp()
         program = Path(self._folder) / builder["PROGRAM"].name

@@ -177,6 +177,7 @@ NEEDS = {
     "cpio": _program("cpio", "cpio"),
     "bash": _program("bash", "bash"),
     "zsh": _program("zsh", "zsh"),
+    "groff": _program("groff", "groff-base"),
     "fish": _program("fish", "fish"),
     "promtool": _program("promtool", "prometheus"),
     "setpriv": _program("setpriv", "util-linux"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal, TypeAlias, cast
 
 import msgspec
@@ -22,6 +22,7 @@ from vnic.monitor.interfaces import (
     RunState,
     SharedMemory,
     ShutdownCause,
+    TrafficInfo,
     UserNetwork,
     VnicInfo,
     WireStats,
@@ -222,6 +223,9 @@ class FakeMachine:
 
     def wire_stats(self) -> list[WireStats]:
         return []
+
+    def traffic(self) -> Iterator[TrafficInfo]:
+        return iter(())
 
     def tunnels(self) -> list[TunnelInfo]:
         return []

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from tests.fakes.json_shapes import validate
 from tests.integration.process import COMMAND, Place, new_place, wait_for
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "rehearse.yml"
@@ -90,7 +91,7 @@ def test_times_are_those_of_captures_at_both_ends(place: Place, tmp_path: Path) 
     finally:
         for nic in NICS:
             verb(place, "hmp", f"object_del own-{nic}")
-    found: dict[str, Any] = json.loads(said)
+    found: dict[str, Any] = validate("rehearse", said)
     assert [each["address"] for each in found["between"]] == ["10.0.0.1", "10.0.0.2"]
     assert len(found["runs"]) == 2
     events = [event for run in found["runs"] for event in run["events"]]

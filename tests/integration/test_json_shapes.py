@@ -145,6 +145,14 @@ def _watch(rig: Rig) -> None:
     assert {each["event"] for each in events} == {"LINK_CHANGED", "LINK_SEEN"}
 
 
+def _top(rig: Rig) -> None:
+    (look,) = [rig.check("top", "top", "--interval", "0.1", "--count", "1", "type", "nic")]
+    nic0 = next(each for each in look["links"] if each["link"]["name"] == "nic0")
+    assert nic0["rates"]["bits-in"] >= 0
+    assert nic0["hour"][0] is None
+    assert 0 < nic0["hour"][-1] <= 1
+
+
 def _netdev(rig: Rig) -> None:
     assert rig.check("netdev add", "netdev", "add", "echo,id=net9") == {}
     assert rig.check("netdev del", "netdev", "del", "net9") == {}
@@ -203,6 +211,7 @@ OUTPUTS: dict[str, Callable[[Rig], object]] = {
     "log": _log,
     "ps": lambda rig: rig.check("ps", "ps"),
     "watch": _watch,
+    "top": _top,
     "netdev add": _netdev,
     "netdev del": _netdev,
     "device add": _device,
@@ -216,7 +225,7 @@ OUTPUTS: dict[str, Callable[[Rig], object]] = {
     "bench": lambda rig: rig.check("bench", "bench", "start", "--rounds", "1"),
 }
 """How a real output of each form comes about, validated."""
-ELSEWHERE = {"upgrade": "tests/integration/test_keep.py"}
+ELSEWHERE = {"upgrade": "tests/integration/test_keep.py", "rehearse": "tests/guests/test_rehearse.py"}
 """Forms that another test validates: it calls `validate`."""
 
 

@@ -60,6 +60,20 @@ def test_ps_shows_each_vnic_and_how_it_fares(place: Place, echo: Running) -> Non
     assert {row[0] for row in rows[1:]} == {"vnic", "other"}
 
 
+def test_ps_names_a_vnic_that_does_not_answer(
+    place: Place, echo: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with place.run(name="other") as other:
+        monkeypatch.setattr("vnic.cli.client.GREETING_TIMEOUT_S", 1.0)
+        other.process.send_signal(signal.SIGSTOP)
+        try:
+            result = place.verb("ps")
+        finally:
+            other.process.send_signal(signal.SIGCONT)
+    assert f"vnic: {other.qmp_path}: nobody answers there\n" in result.stderr
+    assert "other" not in result.stdout
+
+
 def test_ps_is_empty_while_none_runs(place: Place) -> None:
     assert json.loads(place.verb("ps", "--json").stdout) == []
 

@@ -53,7 +53,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         help="show all links, or those that filters choose",
         usage="vnic link show [FILTER]... [-d] [--sort COLUMN] [--reverse] [--json] [-n INSTANCE | --qmp PATH]",
         description="Show all links, or those that meet all filters. A NAME shows its peer, too.",
-        epilog="filters:\n" + "".join(f"  {words:16}{text}\n" for words, text in FILTERS),
+        epilog="filters:\n" + "".join(f"  {words:18}{text}\n" for words, text in FILTERS),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     shower.add_argument("words", metavar="FILTER", nargs="*", help="a NAME, or one of those below")

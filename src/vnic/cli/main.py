@@ -34,6 +34,7 @@ VERBS = {
     "ps": ("vnic.cli.ps", "show the running vnics and how they fare"),
     "stop": ("vnic.cli.stop", "end a running vnic in order"),
     "upgrade": ("vnic.cli.upgrade", "have another version go on in place of a running vnic"),
+    "top": ("vnic.cli.top", "show what passes on all links, live, and their last hour"),
     "watch": ("vnic.cli.watch", "print events as they come"),
     "netdev": ("vnic.cli.netdev", "add or delete a back-end"),
     "device": ("vnic.cli.device", "add or delete a NIC"),
@@ -60,7 +61,7 @@ vnic is QEMU's network layer as a program of its own: VMs plug into it over vhos
 it speaks QEMU's monitor, knows why a link is down, and whether the guest saw it.
 
 Start one:
-  run      takes QEMU's own options; `vnic run -h` explains each
+  run        takes QEMU's own options; `vnic run -h` explains each
 
 Ask or tell a running one:
 {{verbs}}

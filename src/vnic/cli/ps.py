@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
 
 from vnic.cli.client import (
     Entry,
@@ -19,10 +20,14 @@ from vnic.cli.show import (
     print_json,
     print_table,
 )
+from vnic.printable import one_line
 from vnic.sockets import rundir
 
-COLUMNS = ("NAME", "PID", "UP", "LAG P50", "P99", "MAX", "MEMORY", "SHARED", "DESCRIPTORS", "VERSION")
-EXPENDABLE = ("PID", "SHARED", "VERSION")
+COLUMNS = (
+    *("NAME", "PID", "UP", "GUESTS", "LAG P50", "P99", "MAX", "MEMORY", "SHARED", "DESCRIPTORS"),
+    *("KEEPER", "RESTARTS", "VERSION"),
+)
+EXPENDABLE = ("PID", "SHARED", "RESTARTS", "VERSION")
 
 
 def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -30,7 +35,9 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "ps",
         help="show the running vnics and how they fare",
         description="Show every running vnic, or the one that is named: its age, how long its loop let others wait in"
-        " the last minute, its memory, what its VMs share with it, and its open descriptors.",
+        " the last minute, its guests and what these share with it, its memory, its open descriptors, what starts it"
+        " again when it dies, and how often it, vnic-wire or passt was started again. One that does not answer is"
+        " named on stderr.",
     )
     parser.add_argument("-j", "--json", action="store_true", help="print query-vnic of each, with its name")
     add_instance_options(parser)
@@ -44,7 +51,10 @@ async def run(args: argparse.Namespace) -> int:
         each = [
             argparse.Namespace(name=None, qmp=str(path)) for path in await asyncio.to_thread(_socket_paths)
         ]
-        found = [entry for entry in await asyncio.gather(*map(_ask_if_there, each)) if entry is not None]
+        answers = await asyncio.gather(*map(_ask_if_there, each))
+        found = [entry for entry in answers if isinstance(entry, dict)]
+        for text in (each for each in answers if isinstance(each, str)):
+            print(f"vnic: {one_line(text)}", file=sys.stderr)
     if args.json:
         print_json(found)
     else:
@@ -56,12 +66,13 @@ def _socket_paths() -> list[str]:
     return [str(path) for path in rundir.running().values()]
 
 
-async def _ask_if_there(which: argparse.Namespace) -> Entry | None:
-    """None if it has ended meanwhile or, being an older vnic, does not know the command."""
+async def _ask_if_there(which: argparse.Namespace) -> Entry | str | None:
+    """A text if it is there and does not answer; None if it has ended meanwhile."""
     try:
         return await _ask(which)
-    except Refused:
-        return None
+    except Refused as refused:
+        there = [str(path) for path in (await asyncio.to_thread(rundir.running)).values()]
+        return str(refused) if which.qmp in there else None
 
 
 async def _ask(which: argparse.Namespace) -> Entry:
@@ -77,12 +88,15 @@ def row(entry: Entry) -> tuple[str, ...]:
         entry["name"],
         str(entry["pid"]),
         duration(entry["uptime"]),
+        str(len(memory["guests"])),
         *(micros(lag[f"{name}-us"]) for name in ("p50", "p99", "max")),
         _size(memory["rss-bytes"]),
         _size(sum(guest["mapped-bytes"] for guest in memory["guests"])),
         f"{descriptors['open']} of {descriptors['limit']}"
         if "limit" in descriptors
         else str(descriptors["open"]),
+        entry.get("keeper", {}).get("kind", "-"),
+        str(entry["restarts"]),
         entry["version"],
     )
 

@@ -49,6 +49,7 @@ from vnic.monitor.interfaces import (
     Restarted,
     RunState,
     ShutdownCause,
+    TrafficInfo,
     UserNetwork,
     VnicInfo,
     WireStats,
@@ -261,6 +262,10 @@ class Machine:
     def wire_stats(self) -> list[WireStats] | asyncio.Future[list[WireStats]]:
         """query-wire-stats."""
         return self._datapath.stats()
+
+    def traffic(self) -> Iterator[TrafficInfo] | asyncio.Future[Iterator[TrafficInfo]]:
+        """query-traffic."""
+        return self._datapath.traffic()
 
     def port_stats(self) -> dict[NetClient, PortStats] | asyncio.Future[dict[NetClient, PortStats]]:
         """The counters of the ports that vnic-wire has now."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 from vnic.keep import NO_KEEP, Keep
-from vnic.monitor.interfaces import Later, WireDrops, WireStats
+from vnic.machine.traffic import traffic_of
+from vnic.monitor.interfaces import Later, TrafficInfo, WireDrops, WireStats
 from vnic.net.errors import NetError
 from vnic.net.network import Network
 from vnic.net.wire import SEGMENTS_PER_TURN, NoEngine
@@ -135,6 +136,15 @@ class DataPaths:
     def stats(self) -> list[WireStats] | asyncio.Future[list[WireStats]]:
         """The counters of vnic-wire, for each client that it carries."""
         return self._counters(lambda found: [_entry(client, stats) for client, stats in found], [])
+
+    def traffic(self) -> Iterator[TrafficInfo] | asyncio.Future[Iterator[TrafficInfo]]:
+        """query-traffic: what passed at each NIC and netdev, on both paths."""
+        if self._engine is None:
+            return traffic_of(list(self._network.clients), {})
+        return self._counters(
+            lambda found: traffic_of(list(self._network.clients), dict(found)),
+            cast(Iterator[TrafficInfo], iter(())),
+        )
 
     def port_stats(self) -> dict[NetClient, PortStats] | asyncio.Future[dict[NetClient, PortStats]]:
         """The same as vnic-wire has them."""

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from vnic import __version__
-from vnic.dataplane.wire.ports import frames_of
 from vnic.machine.snapshot import Device, Snapshot
+from vnic.machine.traffic import drops_by_path, frames_by_path
 from vnic.net.client import NetClient, Nic
 from vnic.net.holds import holds_of_link
 from vnic.net.records import HoldKind
-from vnic.net.traffic import Frames
 from vnic.observe.tally import Tally
 from vnic.sockets.address import InetAddress
 from vnic.sockets.http import HttpServer, Page, Request, plain
@@ -134,15 +133,7 @@ class MetricsChoice:
 
 def _device(machine: Machine, client: NetClient, at_wire: PortStats | None) -> Device:
     nic = client if isinstance(client, Nic) else None
-    traffic, peer = client.traffic, client.peer
-    wire = Frames()
-    wire.add(traffic.wire)
-    drops = {(reason, "python"): count for reason, count in traffic.python_drops(client.dropped).items()}
-    drops.update({(reason, "wire"): count for reason, count in traffic.wire_drops.items()})
-    if at_wire is not None:
-        wire.add(frames_of(at_wire))
-        for reason, count in at_wire.drops.items():
-            drops[reason, "wire"] = drops.get((reason, "wire"), 0) + count
+    python, wire = frames_by_path(client, at_wire)
     return Device(
         name=client.name,
         type=client.record_type,
@@ -156,9 +147,9 @@ def _device(machine: Machine, client: NetClient, at_wire: PortStats | None) -> D
         holds=[(hold.client, hold.kind) for hold in holds_of_link(client)],
         guest=None if nic is None else (nic.guest.attached, nic.guest.driver_ok, nic.guest.seen),
         path=machine.network.wires.path(client).path,
-        python=traffic.python(None if peer is None else peer.traffic),
+        python=python,
         wire=wire,
-        drops=drops,
+        drops=drops_by_path(client, at_wire),
     )
 
 

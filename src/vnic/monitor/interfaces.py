@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import msgspec
@@ -166,6 +166,19 @@ class WireStats(msgspec.Struct, rename="kebab", frozen=True):
     frames_out: int
     bytes_out: int
     drops: WireDrops
+
+
+class TrafficInfo(msgspec.Struct, rename="kebab", frozen=True):
+    """What passed at one end of a wire since it was created, whoever moved it. Frames `in` came from the guest or the
+    far end. What a vhost-user back-end moves is not counted."""
+
+    name: str
+    type: Literal["nic", "netdev"]
+    frames_in: int
+    bytes_in: int
+    frames_out: int
+    bytes_out: int
+    dropped: int
 
 
 class AttachmentNode(msgspec.Struct, frozen=True):
@@ -342,6 +355,9 @@ class MonitoredMachine(Protocol):
 
     def wire_stats(self) -> list[WireStats] | asyncio.Future[list[WireStats]]:
         """What vnic-wire moved, by NIC and netdev that it carries."""
+
+    def traffic(self) -> Iterator[TrafficInfo] | asyncio.Future[Iterator[TrafficInfo]]:
+        """What passed at each NIC and netdev, in their order."""
 
     def tunnels(self) -> list[TunnelInfo] | asyncio.Future[list[TunnelInfo]]:
         """The tunnel netdevs."""

@@ -33,7 +33,14 @@ _QMP: Final[Mapping[Policy, tuple[str, ...]]] = {
         "human-monitor-command",  # its line is checked as HMP's lines are
         *("query-name", "query-status", "query-vnic", "query-uuid", "query-target", "query-kvm"),
         *("query-links", "query-link-log", "query-journal", "query-topology", "query-rx-filter", "query-pci"),
-        *("query-flaps", "query-impairments", "query-faults", "query-tunnels", "query-wire-stats"),
+        *(
+            "query-flaps",
+            "query-impairments",
+            "query-faults",
+            "query-tunnels",
+            "query-wire-stats",
+            "query-traffic",
+        ),
         *("query-chardev", "query-fdsets", "x-query-network", "query-command-line-options"),
         *("qom-get", "qom-list", "qom-list-types", "qom-list-properties", "device-list-properties"),
         *("query-machines", "query-current-machine", "query-accelerators", "query-display-options"),

@@ -10,10 +10,12 @@ from typing import Any, Final
 
 from vnic.backend.tunnel.info import TunnelInfo
 from vnic.cli.adopt import AdoptedVm, ScannedVm
+from vnic.cli.top_state import Top
 from vnic.lab.bench.report import Row
 from vnic.lab.demo.verb import DemoShown
 from vnic.lab.doctor import Finding
 from vnic.lab.live.show import LabShown
+from vnic.lab.rehearse.records import Rehearsal
 from vnic.monitor.commands.net import FlapStarted, TopologyInfo
 from vnic.monitor.interfaces import VnicInfo
 from vnic.net.fault_info import FaultInfo
@@ -36,6 +38,7 @@ SHAPES: Final[dict[str, Types]] = {
     "log": (list[Record],),
     "ps": (list[Instance],),
     "upgrade": (VnicInfo,),
+    "top": (Top,),
     "watch": (Event,),
     "netdev add": (Nothing,),
     "netdev del": (Nothing,),
@@ -45,6 +48,7 @@ SHAPES: Final[dict[str, Types]] = {
     "hmp": (str,),
     "lab show": (LabShown,),
     "lab check": (Check,),
+    "rehearse": (Rehearsal,),
     "demo": (DemoShown,),
     "doctor": (list[Finding],),
     "bench": (list[Row],),
@@ -62,6 +66,7 @@ NOTES: Final[dict[str, str]] = {
     "log": "query-journal, the oldest record first",
     "ps": "query-vnic of each vnic, with its name",
     "upgrade": "query-vnic of the new process",
+    "top": "one look a line",
     "watch": "one event a line, as QMP sends it",
     "netdev add": "an empty object",
     "netdev del": "an empty object",
@@ -71,6 +76,7 @@ NOTES: Final[dict[str, str]] = {
     "hmp": "the text that HMP prints",
     "lab show": "the nodes and links of a running lab",
     "lab check": "what is wrong in a lab file, and what is ignored",
+    "rehearse": "each repetition, and the medians",
     "demo": "the rows, and the guest",
     "doctor": "one finding for each thing that vnic can use",
     "bench": "one figure a row, with how it was measured",

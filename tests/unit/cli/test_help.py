@@ -25,7 +25,7 @@ def test_every_option_is_explained() -> None:
 def test_every_verb_is_listed() -> None:
     text = main_help()
     for verb, (_, words) in VERBS.items():
-        assert f"  {verb:7} {words}\n" in text
+        assert f"  {verb:10} {words}\n" in text
     assert "{" not in text
     assert "{verbs}" in HELP
 

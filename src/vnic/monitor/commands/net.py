@@ -10,7 +10,7 @@ import msgspec
 
 from vnic.backend.tunnel.info import TunnelInfo
 from vnic.monitor.commands.table import Caller, command
-from vnic.monitor.interfaces import AttachmentNode, Later, MonitoredMachine, WireStats
+from vnic.monitor.interfaces import AttachmentNode, Later, MonitoredMachine, TrafficInfo, WireStats
 from vnic.monitor.schema import netdev_options
 from vnic.monitor.schema.shapes import Shape
 from vnic.monitor.types import RxFilterInfo
@@ -165,6 +165,12 @@ def query_topology(caller: Caller) -> dict[str, object]:
 def query_wire_stats(caller: Caller) -> list[WireStats] | asyncio.Future[list[WireStats]]:
     """Frames and drops at each NIC and netdev whose packets vnic-wire moves."""
     return caller.machine.wire_stats()
+
+
+@command("query-traffic", returns=list[TrafficInfo])
+def query_traffic(caller: Caller) -> Iterator[TrafficInfo] | asyncio.Future[Iterator[TrafficInfo]]:
+    """Frames and drops at each NIC and netdev, whoever moved them."""
+    return caller.machine.traffic()
 
 
 @command("query-tunnels", returns=list[TunnelInfo])
