@@ -174,10 +174,12 @@ class Session:
         if not _MAC.fullmatch(link):
             return link
         mac = link.lower().replace("-", ":")
-        for each in await self.links():
-            if each.get("mac") == mac:
-                return str(each["name"])
-        raise Refused(f"no NIC has the MAC address {link}")
+        names = [str(each["name"]) for each in await self.links() if each.get("mac") == mac]
+        if len(names) > 1:
+            raise Refused(f"several NICs have the MAC address {link}: {', '.join(names)}")
+        if not names:
+            raise Refused(f"no NIC has the MAC address {link}")
+        return names[0]
 
     async def link_log(
         self, name: str | None = None, limit: int | None = None, after_id: int | None = None

@@ -35,6 +35,12 @@ def follows_socket(nic: Entry) -> bool:
     return bool(nic["guest"].get("link-shown-by") == "socket")
 
 
+def is_unprovable(nic: Entry) -> bool:
+    """Whether the NIC is in an adopted VM that has no guest agent to ask: what its guest saw stays unknown."""
+    shown_by = nic["guest"].get("link-shown-by")
+    return bool(shown_by == "hypervisor" and "agent" not in nic.get("vm", {}))
+
+
 def hold_text(hold: Entry, name: str) -> str:
     """`operator: set_link nic0 off (by …)`, with the other end's name before it where the hold is there."""
     where = "" if hold["client"] == name else f"{hold['client']} "
@@ -82,7 +88,7 @@ async def wait_seen(qmp: Session, nic: Entry, state: str, seconds: float, starte
     with qmp.client.listener(EVENTS, lambda event: _name(event) == name) as listener:
         nic = await nic_named(qmp, name)
         while not has_seen(nic, state):
-            if follows_socket(nic) and nic["link"] == state:
+            if (follows_socket(nic) or is_unprovable(nic)) and nic["link"] == state:
                 raise NotSeen(why_not_seen(nic, state, seconds), nic)
             left = started + seconds - time.monotonic()
             if left > 0:
@@ -97,6 +103,14 @@ async def wait_seen(qmp: Session, nic: Entry, state: str, seconds: float, starte
     return nic
 
 
+def vm_text(nic: Entry) -> str:
+    """What is wrong with an adopted VM, in brackets; "" if nothing is known to be."""
+    vm = nic.get("vm", {})
+    known = [vm["text"]] if "text" in vm and not nic["guest"]["attached"] else []
+    known += [vm[key] for key in ("trouble", "agent") if key in vm]
+    return f" ({one_line('; '.join(known))})" if known else ""
+
+
 def why_not_seen(nic: Entry, state: str, seconds: float) -> str:
     """Why the guest has not seen `state`: the wire is in the other state, or there is no guest, driver or read."""
     name = nic["name"]
@@ -107,9 +121,13 @@ def why_not_seen(nic: Entry, state: str, seconds: float) -> str:
     if follows_socket(nic):
         how = "closed" if state == "down" else "there again"
         return f"{name} is {state}; its guest sees that by its socket, which is {how}, and cannot confirm it"
+    if is_unprovable(nic):
+        return f"{name} is {state}; no guest agent was named (qga=) that could say whether its guest saw it"
     done = f"{name} is {state}, but after {seconds:g} s "
     if not guest["attached"]:
-        return done + "no guest is attached to see it"
+        return done + "no guest is attached to see it" + vm_text(nic)
+    if "vm" in nic:
+        return done + "no guest agent has proven that its guest saw it" + vm_text(nic)
     if not guest["driver-ok"]:
         return done + "the guest's driver has not started"
     seen = (

@@ -172,7 +172,22 @@ def describe(link: Entry, now: Now) -> Iterator[str]:
     if link["type"] == "nic":
         guest = link["guest"]
         read_since = "seen-us" in link.get("last-change", {})
+        if "vm" in link:
+            yield from vm_lines(link)
         yield f"  guest: {guest_text(guest, link['link'], read_since=read_since)}"
+
+
+def vm_lines(link: Entry) -> Iterator[str]:
+    """What is known of the adopted VM that the NIC is in."""
+    vm = link["vm"]
+    netdev = f", plugged into {vm['netdev']} there" if "netdev" in vm else ""
+    yield f"  adopted: {vm['device']} of {vm['object']} ({vm['text']}){netdev}"
+    if "trouble" in vm:
+        yield f"  {style('the VM does not show this link', 'yellow')}: {vm['trouble']}"
+    if link.get("assumed"):
+        yield "  assumed: the VM does not tell its link, and vnic has not set it yet"
+    if "agent" in vm:
+        yield f"  agent: {vm['agent']}"
 
 
 def guest_text(guest: Entry, link: str, *, read_since: bool = True) -> str:
@@ -185,6 +200,8 @@ def guest_text(guest: Entry, link: str, *, read_since: bool = True) -> str:
         return "its socket is closed: that is how it sees the link down, and it cannot confirm it"
     if not guest["attached"]:
         return "none is attached"
+    if guest["seen"] == "unknown" and guest.get("link-shown-by") == "hypervisor":
+        return "attached; what it saw of the link only an agent in it can tell (qga=)"
     if guest["seen"] == "unknown":
         return (
             "attached, "
@@ -193,6 +210,8 @@ def guest_text(guest: Entry, link: str, *, read_since: bool = True) -> str:
         )
     latency = f", {micros(guest['seen-latency-us'])} after the change" if "seen-latency-us" in guest else ""
     driver = "" if guest["driver-ok"] else " (its driver does not run now)"
+    if "seen-by" in guest:
+        driver = f" (says its {guest['seen-by']}){driver}"
     if guest["seen"] == link and not read_since:
         return f"it has not seen this: it last read {link_word(link)} before the change{driver}"
     if guest["seen"] == link:
