@@ -38,6 +38,10 @@ MEASURES = {
         "vnic.lab.bench.interface",
         "link changes between a guest and the other end of a container's veth",
     ),
+    "adopt": (
+        "vnic.lab.bench.adopt",
+        "a hundred adopted VMs: until all are there, and set_link until it is QEMU's",
+    ),
     "takeover": (
         "vnic.lab.bench.takeover",
         "a driver and a DPDK back-end through vnic, beside the two joined directly",
