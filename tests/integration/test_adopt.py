@@ -91,7 +91,7 @@ def test_three_qemus_are_adopted(place: Place) -> None:
             assert after.keys() == before.keys()
             for name, entry in before.items():
                 for member in ("link", "carrier-changes", "mac", "model"):
-                    assert after[name][member] == entry[member], (name, member)
+                    assert after[name].get(member) == entry.get(member), (name, member)
                 assert [hold["text"] for hold in after[name]["holds"]] == [
                     hold["text"] for hold in entry["holds"]
                 ]

@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from typing import cast
 
 from vnic.lab.bench.process import VnicProcess
 from vnic.lab.bench.report import Missing, Row, row
@@ -59,7 +60,7 @@ def measure(rounds: int) -> Iterator[Row]:
 
 def _all_there(vnic: VnicProcess) -> None:
     end = time.monotonic() + WAIT_S
-    while not isinstance(links := vnic.execute("query-links"), list) or len(links) < VMS:
+    while len(cast(dict[str, list[object]], vnic.execute("query-links"))["return"]) < VMS:
         if time.monotonic() > end:
             raise Missing("the VMs are not adopted")
         time.sleep(0.01)
