@@ -199,6 +199,7 @@ NEEDS = {
     ),
     "libvirtd": _program("libvirtd", "libvirt-daemon libvirt-daemon-driver-qemu"),
     "libvirt-python": _modules("libvirt", "libvirt"),
+    "mcp": _modules("mcp", "mcp"),
     "web": _modules("web", "starlette", "uvicorn", "wsproto"),
     "browser": Need(
         _has_browser, "a browser that Selenium drives", "apt-get install chromium chromium-driver"

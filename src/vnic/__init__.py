@@ -6,7 +6,7 @@ The names of the Python API are imported when they are first used; `__init__.pyi
 __version__ = "0.2.0"
 
 _EXPORTS = {
-    "vnic.api.blocking": ("Flap", "Guest", "Lab", "Nic", "Vnic", "connect"),
+    "vnic.api.blocking": ("Baseline", "Flap", "Guest", "Lab", "Nic", "Vm", "Vnic", "connect"),
     "vnic.api.records": ("Cause", "Completed", "Hold", "LinkChange", "LinkInfo", "Why"),
     "vnic.api.errors": ("CommandFailed", "GuestError", "NotSeen", "Refused", "VnicError"),
 }

@@ -1,7 +1,9 @@
+from vnic.api.blocking import Baseline as Baseline
 from vnic.api.blocking import Flap as Flap
 from vnic.api.blocking import Guest as Guest
 from vnic.api.blocking import Lab as Lab
 from vnic.api.blocking import Nic as Nic
+from vnic.api.blocking import Vm as Vm
 from vnic.api.blocking import Vnic as Vnic
 from vnic.api.blocking import connect as connect
 from vnic.api.errors import CommandFailed as CommandFailed

@@ -49,7 +49,7 @@ ORDER = (
         "attach",
         "monitor",
     ),
-    *("machine", "web", "cli", "lab", "api", "aio", "reference", "__main__"),
+    *("machine", "web", "cli", "lab", "api", "aio", "mcp", "pytest_plugin", "reference", "__main__"),
 )
 """All packages and top-level modules, the lowest first."""
 

@@ -39,8 +39,10 @@ DOCUMENTS = (
     "docs/adopt.md",
     "docs/install.md",
     "docs/labs.md",
+    "docs/mcp.md",
     "docs/page.md",
     "docs/performance.md",
+    "docs/python.md",
     "docs/terminal.md",
     "SECURITY.md",
 )

@@ -17,6 +17,8 @@ from vnic.api import guest as aio_guest
 from vnic.api import instance as aio_instance
 from vnic.api import lab as aio_lab
 from vnic.api import nic as aio_nic
+from vnic.api import put_back
+from vnic.api import vm as aio_vm
 from vnic.api.loop import run
 from vnic.api.nic import SEEN_S, Direction, State, Time
 from vnic.api.records import LinkChange, LinkInfo, Why
@@ -95,6 +97,10 @@ class Nic:
         """Its changes after that id, the oldest first."""
         return run(self._nic.log(after_id=after_id))
 
+    def settle(self, wait: float = SEEN_S) -> LinkChange:
+        """Wait until the guest saw the link as it is, if its driver runs and reads the link from the device."""
+        return run(self._nic.settle(wait))
+
     @contextlib.contextmanager
     def unplugged(self, *, wait: float | None = SEEN_S) -> Iterator[LinkChange]:
         """Pull the cable for a block, and plug it in again. Both times a guest whose driver reads its link is waited
@@ -171,6 +177,53 @@ class Guest:
         return f"<Guest {self.name}>"
 
 
+class Vm:
+    """A VM of yours that a vnic has adopted; a context manager that lets it go, with its links up."""
+
+    def __init__(self, vm: aio_vm.Vm) -> None:
+        self._vm = vm
+        self.id = vm.id
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def nics(self) -> list[Nic]:
+        """Its NICs, in QEMU's order."""
+        return [Nic(nic) for nic in run(self._vm.nics())]
+
+    def nic(self, name: str) -> Nic:
+        """The NIC of that name in its VM (QEMU's `id` of the device), or with that MAC address."""
+        return Nic(run(self._vm.nic(name)))
+
+    def wait_there(self, wait: float) -> None:
+        """Wait until the VM answers, as after a restart of it. Refused after `wait` seconds."""
+        run(self._vm.wait_there(wait))
+
+    def release(self, *, wait: float = 10.0) -> None:
+        """Let it go. Links that the operator holds down come up before."""
+        run(self._vm.release(wait=wait))
+
+    def __repr__(self) -> str:
+        return f"<Vm {self.id}>"
+
+
+class Baseline:
+    """The state of a vnic at one moment."""
+
+    def __init__(self, baseline: put_back.Baseline) -> None:
+        self._baseline = baseline
+
+    def put_back(self, *, wait: float | None = None) -> list[str]:
+        """Have all be as it was; returns what cannot be, in words: what was deleted or added. Guests that can tell what
+        they see are waited for, `wait` seconds at most."""
+        return run(self._baseline.put_back(wait=wait))
+
+
 class Vnic:
     """A running vnic; a context manager that closes the connection."""
 
@@ -216,6 +269,28 @@ class Vnic:
     def journal(self, *, since: float) -> list[JournalEntry]:
         """All records of the journal since that time, in seconds since 1970."""
         return run(self._vnic.journal(since=since))
+
+    def adopt(
+        self,
+        *,
+        qmp: str | os.PathLike[str] | None = None,
+        qga: str | os.PathLike[str] | None = None,
+        uri: str | None = None,
+        domain: str | None = None,
+        id: str | None = None,
+        wait: float = 10.0,
+    ) -> Vm:
+        """Have a VM that runs be part of this vnic until it is released: QEMU's with the QMP socket `qmp`, and its
+        guest agent's, `qga`; or libvirt's `domain` at `uri`. Refused if it does not answer in `wait` seconds."""
+        return Vm(run(self._vnic.adopt(qmp=qmp, qga=qga, uri=uri, domain=domain, id=id, wait=wait)))
+
+    def adopted(self) -> list[Vm]:
+        """Those that `adopt` made and that were not released."""
+        return [Vm(vm) for vm in self._vnic.vms]
+
+    def baseline(self) -> Baseline:
+        """How all links are now: who holds them, flaps, impairments and faults; `put_back()` has them so again."""
+        return Baseline(run(self._vnic.baseline()))
 
 
 class Lab(Vnic):

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import re
 import weakref
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,7 +15,9 @@ import msgspec
 from qemu.qmp import QMPClient
 
 from vnic.api.nic import Nic
+from vnic.api.put_back import Baseline
 from vnic.api.records import LinkChange, LinkInfo, as_change, as_link
+from vnic.api.vm import Vm
 from vnic.cli.client import Entry, Refused, Session, close_client, open_client
 from vnic.lab.file.names import nic_id
 from vnic.lab.file.types import End
@@ -30,6 +36,8 @@ class Vnic:
         self._opening = asyncio.Lock()
         self.wanted: dict[str, str] = {}
         """By the name of a NIC, the state that was asked for last."""
+        self.vms: list[Vm] = []
+        """Those that `adopt` made and that were not released."""
 
     async def __aenter__(self) -> Self:
         await self.session()
@@ -104,6 +112,60 @@ class Vnic:
         """All records of the journal since that time, in seconds since 1970: link changes, guests, starts and ends."""
         found = await self.execute("query-journal", {"since": since, "limit": 65536})
         return msgspec.convert(found, list[JournalEntry])
+
+    async def adopt(
+        self,
+        *,
+        qmp: str | os.PathLike[str] | None = None,
+        qga: str | os.PathLike[str] | None = None,
+        uri: str | None = None,
+        domain: str | None = None,
+        id: str | None = None,
+        wait: float = 10.0,
+    ) -> Vm:
+        """Have a VM that runs be part of this vnic until it is released: QEMU's with the QMP socket `qmp` (which is
+        then vnic's alone) and its guest agent's, `qga`; or libvirt's `domain` at `uri`. `id` names it and, before a
+        slash, its NICs; by default it is made of the path or the domain. Refused if it does not answer in `wait`
+        seconds."""
+        given = {
+            "qmp": _absolute(qmp),
+            "qga": _absolute(qga),
+            "uri": uri,
+            "domain": domain,
+        }
+        if (qmp is None) is (domain is None):
+            raise ValueError(
+                "give either qmp, the path of a QMP socket, or domain, the name of a libvirt domain"
+            )
+        name = id or _id_of(domain or Path(qmp or "").name)
+        made = {"qom-type": "qemu" if domain is None else "libvirt", "id": name}
+        await self.execute(
+            "object-add", made | {key: value for key, value in given.items() if value is not None}
+        )
+        vm = Vm(self, name)
+        try:
+            await vm.wait_there(wait)
+        except BaseException:
+            with contextlib.suppress(Refused):
+                await self.execute("object-del", {"id": name})
+            raise
+        self.vms.append(vm)
+        return vm
+
+    async def baseline(self) -> Baseline:
+        """How all links are now: who holds them, flaps, impairments and faults; `put_back()` has them so again."""
+        return await Baseline.of(self)
+
+
+def _absolute(path: str | os.PathLike[str] | None) -> str | None:
+    """vnic may have another working folder."""
+    return None if path is None else str(Path(path).absolute())
+
+
+def _id_of(text: str) -> str:
+    """A name as an id of QEMU's: it begins with a letter."""
+    made = re.sub(r"[^A-Za-z0-9._-]", "_", text.removesuffix(".sock").removesuffix(".qmp"))
+    return made if made[:1].isalpha() else f"vm{made}"
 
 
 _closing: set[asyncio.Task[None]] = set()

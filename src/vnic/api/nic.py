@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 import time
@@ -11,7 +12,7 @@ from typing import Any, Literal, Protocol, TypeAlias, Unpack
 from vnic.api.records import LinkChange, LinkInfo, Why, as_change, as_link, as_why
 from vnic.api.words import Fault, Netem
 from vnic.cli.client import Entry, Refused, Session
-from vnic.cli.seen import NotSeen, follows_socket, nic_named, wait_seen
+from vnic.cli.seen import LOOK_AGAIN_S, NotSeen, follows_socket, nic_named, wait_seen
 from vnic.cli.why import DEFAULT_CHANGES, look
 
 State: TypeAlias = Literal["up", "down"]
@@ -48,9 +49,28 @@ def as_ms(time_: Time) -> int:
 def can_tell(nic: Entry) -> bool:
     """Whether its guest's driver runs and reads the link from the device, so that a read is to be expected."""
     guest = nic["guest"]
-    return bool(guest["attached"] and guest["driver-ok"]) and not (
-        follows_socket(nic) or guest.get("admin-down", False)
-    )
+    runs = guest["attached"] and guest["driver-ok"] and not guest.get("admin-down", False)
+    return bool(runs) and "vm" not in nic and not follows_socket(nic)
+
+
+def is_set(nic: Entry) -> bool:
+    """Whether the hypervisor of an adopted VM, if it is there, has set the link as it is."""
+    return "vm" not in nic or not nic["guest"]["attached"] or "notified-us" in nic["last-change"]
+
+
+async def set_link(host: Host, name: str, nic: str, state: State) -> LinkChange:
+    """QMP's set_link of `name`, the NIC itself or the netdev on its wire. Returns the change of the NIC, or its last
+    one if there was none."""
+    if state not in ("up", "down"):
+        raise ValueError(f"'{state}' is neither 'up' nor 'down'")
+    qmp = await host.session()
+    newest = await qmp.link_log(limit=1)
+    before = newest[-1]["id"] if newest else 0
+    host.wanted[nic] = state
+    await qmp.execute("set_link", name=name, up=state == "up")
+    changes = await qmp.link_log(nic, after_id=before)
+    mine = [change for change in changes if change["type"] == "nic" and change["link"] == state]
+    return as_change(mine[-1] if mine else (await nic_named(qmp, nic))["last-change"])
 
 
 class Flap:
@@ -95,16 +115,7 @@ class Nic:
 
     async def set(self, state: State) -> LinkChange:
         """`down` or `up`."""
-        if state not in ("up", "down"):
-            raise ValueError(f"'{state}' is neither 'up' nor 'down'")
-        qmp = await self._host.session()
-        newest = await qmp.link_log(limit=1)
-        before = newest[-1]["id"] if newest else 0
-        self._host.wanted[self.name] = state
-        await qmp.execute("set_link", name=self.name, up=state == "up")
-        changes = await qmp.link_log(self.name, after_id=before)
-        mine = [change for change in changes if change["type"] == "nic" and change["link"] == state]
-        return as_change(mine[-1] if mine else (await nic_named(qmp, self.name))["last-change"])
+        return await set_link(self._host, self.name, self.name, state)
 
     async def wait_seen(self, state: State | None = None, timeout: float = SEEN_S) -> LinkChange:
         """Wait until the guest's driver has read `state` (by default the one that was asked for last, else the
@@ -138,24 +149,32 @@ class Nic:
         wanted = self._host.wanted.get(self.name)
         change = await self.down()
         try:
-            yield await self._seen_if_told(change, wait)
+            yield change if wait is None else await self.settle(wait)
         except BaseException:
             if not held:
                 with contextlib.suppress(Refused):  # the error of the block is the one to tell
                     await self.up()
             raise
         if not held:
-            await self._seen_if_told(await self.up(), wait)
+            await self.up()
+            if wait is not None:
+                await self.settle(wait)
         elif wanted is not None:
             self._host.wanted[self.name] = wanted
 
-    async def _seen_if_told(self, change: LinkChange, wait: float | None) -> LinkChange:
-        """The change, once its guest saw it, if the guest can tell; the link may have more holds than ours."""
-        if wait is None:
-            return change
+    async def settle(self, wait: float = SEEN_S) -> LinkChange:
+        """Wait until the guest saw the link as it is, if its driver runs and reads the link from the device; return
+        the last change. NotSeen after `wait` seconds. A guest that cannot tell is not waited for; of an adopted VM, its
+        hypervisor is, until it has set the link."""
         started = time.monotonic()
         qmp = await self._host.session()
         nic = await nic_named(qmp, self.name)
+        while self.name in self._host.wanted and not is_set(nic):
+            if time.monotonic() - started > wait:
+                trouble = nic["vm"].get("trouble", "it has not answered")
+                raise NotSeen(f"{self.name}: the link is not set in the VM after {wait:g} s: {trouble}", nic)
+            await asyncio.sleep(LOOK_AGAIN_S / 10)
+            nic = await nic_named(qmp, self.name)
         while can_tell(nic):
             state = nic["link"]
             left = wait - (time.monotonic() - started)

@@ -40,6 +40,7 @@ VERBS = {
     "device": ("vnic.cli.device", "add or delete a NIC"),
     "adopt": ("vnic.cli.adopt", "find the VMs of this host, and make them part of a running vnic"),
     "hmp": ("vnic.cli.hmp", "run a command of QEMU's human monitor"),
+    "mcp": ("vnic.mcp.verb", "let an agent ask about links, over the Model Context Protocol"),
     "lab": ("vnic.lab.live.verb", "start and end labs: VMs and cables from one file"),
     "rehearse": ("vnic.lab.rehearse.verb", "pull a lab's link, and measure how long its guests are cut off"),
     "guest": ("vnic.lab.guest.verb", "boot a small Linux guest on NIC sockets, with a shell"),
