@@ -63,8 +63,7 @@ class Place:
     def close(self) -> None:
         for process in self._started:
             if process.poll() is None:
-                process.kill()
-                process.communicate()
+                killed(process)
         if self._owns_folder:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -174,10 +173,18 @@ class Running:
         try:
             _, stderr = self.process.communicate(timeout=PATIENCE_S)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            _, stderr = self.process.communicate()
-            raise AssertionError(f"vnic run did not end: {stderr}") from None
+            raise AssertionError(f"vnic run did not end: {killed(self.process)}") from None
         return self.process.returncode, stderr
+
+
+def killed(process: subprocess.Popen[str]) -> str:
+    """Kill it, and all that still has its pipes, as a stopped child does; what it said on stderr."""
+    process.kill()
+    try:
+        return process.communicate(timeout=5)[1]
+    except subprocess.TimeoutExpired:
+        leftovers.end_all()
+        return process.communicate()[1]
 
 
 def is_listening(path: str) -> bool:

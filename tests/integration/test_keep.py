@@ -132,6 +132,7 @@ def test_a_locked_pidfile_is_refused(place: Place) -> None:
 
 def test_a_hung_control_is_killed_and_started_again(place: Place) -> None:
     running = place.run("--keep", *OPTIONS, command=WATCHED)
+    wait_for(lambda: answers(running))  # the first start may take as long as it likes
     first = control(running)
     os.kill(first, signal.SIGSTOP)
     await_another(running, first)

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from vnic.keeper.fdstore import FIRST, FdStore
 from vnic.keeper.variables import FIRST as FIRST_VARIABLE
@@ -45,6 +45,32 @@ def start(
             print(f"vnic: {command[0]}: {error.strerror}", file=sys.stderr, flush=True)
     finally:
         os._exit(EXIT_CANNOT_START)  # whatever happens: there must be no second supervisor
+
+
+class Times(NamedTuple):
+    """Of a process's main thread."""
+
+    ran_ns: int
+    """On a processor."""
+    queued_ns: int
+    """Able to run, without a processor; a wait that is under way is not in it."""
+    runnable: bool
+    """Whether it can run now."""
+
+
+NO_TIMES: Final = Times(0, 0, False)
+
+
+def times_of(pid: int) -> Times:
+    """See proc_pid_stat(5) and Documentation/scheduler/sched-stats.rst; NO_TIMES where the kernel does not tell."""
+    try:
+        with open(f"/proc/{pid}/schedstat") as told:
+            ran, queued, _ = map(int, told.read().split())
+        with open(f"/proc/{pid}/stat") as told:
+            state = told.read().rpartition(")")[2].split()[0]
+    except (OSError, IndexError, ValueError):
+        return NO_TIMES
+    return Times(ran, queued, state == "R")
 
 
 def passed(store: FdStore) -> dict[str, str]:

@@ -27,7 +27,7 @@ HANDLED: Final = (*PASSED_ON, signal.SIGCHLD)
 
 WATCHDOG_S: Final = 3.0
 """A control that has said nothing for that long is killed and started again: early enough that QEMU, which waits 5 s
-for its vfio-user device (x-msg-timeout=), hears the next one."""
+for its vfio-user device (x-msg-timeout=), hears the next one. Times without a processor do not count."""
 START_S: Final = 90.0
 """The time that a start after the first one may take (systemd's DefaultTimeoutStartSec=)."""
 UPGRADE_S: Final = 10.0
@@ -38,6 +38,8 @@ STOP_S: Final = 10.0
 """The time that control has to end when it was told to; it takes 3 s at most where it is well."""
 LATE_S: Final = 1.0
 """Woken later than that, the supervisor was stopped or had no processor, and its child may have been, too."""
+LEAST_WAIT_S: Final = 0.05
+"""A child that waited no longer than that for a processor has had the time of WATCHDOG_S."""
 
 EXIT_LEFT: Final = 133
 """Control's exit code when it leaves for its successor: an upgrade, or a restart that was ordered."""
@@ -92,6 +94,8 @@ class Supervisor:
         """Whether any child was set up."""
         self._deadline: float | None = None
         """Of the present state."""
+        self._answered = child.NO_TIMES
+        """The processor time of the child when it last answered."""
         self._too_late = False
         """Whether the present child was killed for that."""
         self._ended = ""
@@ -193,7 +197,7 @@ class Supervisor:
         if message.ready and self._state is State.STARTING:
             self._is_up()
         elif message.watchdog and self._state is State.UP:
-            self._deadline = time.monotonic() + WATCHDOG_S
+            self._answers()
         if message.stopping and self._state in (State.STARTING, State.UP):
             self._stop()
         elif message.upgrade is not None and self._state is State.UP:
@@ -208,13 +212,28 @@ class Supervisor:
     def _is_up(self) -> None:
         now = time.monotonic()
         self._state, self._up_at, self._was_up = State.UP, now, True
-        self._deadline = now + WATCHDOG_S
+        self._answers()
         if self._replaced is not None:
             self._upgrade = f"done {self._command[0]}"
             self._replaced = None
         self._up(self._pid)
         if self._held_back is not None:
             self._pass_on(self._held_back)
+
+    def _answers(self) -> None:
+        self._deadline = time.monotonic() + WATCHDOG_S
+        self._answered = child.times_of(self._pid)
+
+    def _had_no_processor(self) -> bool:
+        """Whether the child waited for one since it last answered; it gets that time once more."""
+        before, now = self._answered, child.times_of(self._pid)
+        waited_s = (now.queued_ns - before.queued_ns) / 1e9
+        if now.runnable:  # the kernel counts a wait at its end
+            waited_s = max(waited_s, WATCHDOG_S - (now.ran_ns - before.ran_ns) / 1e9)
+        if waited_s < LEAST_WAIT_S:
+            return False
+        self._deadline, self._answered = time.monotonic() + waited_s, now
+        return True
 
     # -- the end ------------------------------------------------------------------------------------------------
 
@@ -246,6 +265,8 @@ class Supervisor:
             self._start()
             return
         if self._state is State.UP:
+            if self._had_no_processor():
+                return
             self._say(f"process {self._pid} has not answered for {WATCHDOG_S:g} s: killing it")
         elif self._state is not State.LEAVING:
             doing = "end" if self._state is State.STOPPING else "start"

@@ -316,6 +316,27 @@ def test_a_child_that_answers_is_left_alone() -> None:
         assert not kept.director.has_started(0)
 
 
+def test_a_child_that_gets_no_processor_is_not_hung() -> None:
+    """It shares one with programs that always have something to do, and comes after them."""
+    processor = {min(os.sched_getaffinity(0))}
+    with keeper_of("WATCHDOG_S=0.3") as kept:
+        child = kept.up()
+        os.sched_setaffinity(child.pid, processor)
+        os.sched_setscheduler(child.pid, os.SCHED_IDLE, os.sched_param(0))
+        spin = f"import os; os.sched_setaffinity(0, {processor}); exec('while True: pass')"
+        spinning = [subprocess.Popen([sys.executable, "-c", spin]) for _ in range(2)]
+        try:
+            for _ in range(6):
+                child.notify("WATCHDOG=1")
+                time.sleep(0.2)
+            assert not kept.director.has_started(0)
+        finally:
+            for each in spinning:
+                each.kill()
+                each.wait()
+            child.notify("WATCHDOG=1")
+
+
 def test_a_stop_of_the_supervisor_itself_is_no_silence_of_the_child() -> None:
     with keeper_of("WATCHDOG_S=1.0") as kept:
         child = kept.up()
