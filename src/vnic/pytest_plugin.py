@@ -119,7 +119,7 @@ def vnic_lab(request: pytest.FixtureRequest) -> Iterator[Vnic]:
     request.node.stash[_used] = (vnic, began)
     yield vnic
     try:
-        for vm in vnic.adopted():
+        for vm in vnic.vms:
             vm.release()
         left = baseline.put_back(wait=SEEN_S)
     except VnicError as error:

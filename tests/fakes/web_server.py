@@ -66,6 +66,13 @@ def served(choice: WebChoice, keep: Keep = NO_KEEP) -> Iterator[Served]:
         assert asyncio.iscoroutine(coroutine)
         asyncio.run_coroutine_threadsafe(coroutine, loop).result(PATIENCE_S)
 
+    async def end_tasks() -> None:
+        """Those of browsers that the test did not close, as asyncio's Runner ends them."""
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
     made = Served(loop, choice, keep)
     try:
         run(made.open())
@@ -73,6 +80,7 @@ def served(choice: WebChoice, keep: Keep = NO_KEEP) -> Iterator[Served]:
             yield made
         finally:
             run(made.close())
+            run(end_tasks())
             run(loop.shutdown_default_executor())
     finally:
         loop.call_soon_threadsafe(loop.stop)

@@ -20,6 +20,8 @@ from types import TracebackType
 from typing import IO, Self
 from unittest import mock
 
+from tests import leftovers
+
 from vnic.cli.main import main
 from vnic.lab.played.driver import NetDriver
 from vnic.lab.played.guest_memory import FakeGuestMemory

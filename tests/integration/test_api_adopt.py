@@ -69,9 +69,9 @@ def test_a_vm_is_pulled_and_let_go_with_its_links_up(instance: vnic.Vnic, played
             vm.nic("net1").wait_seen(timeout=60)
         with pytest.raises(vnic.Refused, match="VM 'vm1' has no NIC 'net2'; it has: net0, net1"):
             vm.nic("net2")
-        assert [each.id for each in instance.adopted()] == ["vm1"]
+        assert [each.id for each in instance.vms] == ["vm1"]
     assert nics["net0"].set_to == nics["net1"].set_to == [False, True]
-    assert instance.adopted() == []
+    assert instance.vms == []
     assert instance.links() == []
 
 

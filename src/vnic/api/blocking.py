@@ -284,7 +284,8 @@ class Vnic:
         guest agent's, `qga`; or libvirt's `domain` at `uri`. Refused if it does not answer in `wait` seconds."""
         return Vm(run(self._vnic.adopt(qmp=qmp, qga=qga, uri=uri, domain=domain, id=id, wait=wait)))
 
-    def adopted(self) -> list[Vm]:
+    @property
+    def vms(self) -> list[Vm]:
         """Those that `adopt` made and that were not released."""
         return [Vm(vm) for vm in self._vnic.vms]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
 from collections.abc import Iterator, Sequence
 
@@ -12,7 +13,7 @@ from tests.fakes.loops import fresh_loop, until
 from tests.needs import need
 
 from vnic.cli import run
-from vnic.cli.kept import Service
+from vnic.cli.kept import LEAVES, Service
 from vnic.cli.run_options import OptionError
 from vnic.keep import NO_KEEP
 from vnic.machine import Machine
@@ -29,6 +30,17 @@ def keeper() -> Iterator[FakeKeeper]:
     keeper = FakeKeeper()
     yield keeper
     keeper.close()
+
+
+@pytest.fixture(autouse=True)
+def _signals_are_as_before() -> Iterator[None]:
+    """The end of a service ignores those that end it."""
+    before = {
+        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, LEAVES)
+    }
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def service_of(monkeypatch: pytest.MonkeyPatch, keeper: FakeKeeper, **variables: str) -> Service:

@@ -176,6 +176,8 @@ def test_pings_of_a_browser_that_does_not_read_are_not_answered_without_bounds(w
                 idle_since = time.monotonic()
             except BlockingIOError:
                 time.sleep(0.01)
+            except ConnectionError:
+                break  # it was cut off as a slow one
             assert sent < 1 << 27, "vnic reads on and on"
         buffered = web.do(
             lambda: sum(
