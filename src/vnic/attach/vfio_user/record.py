@@ -10,7 +10,7 @@ from vnic.attach.vfio_user.irq_record import EventfdIrqsRecord
 from vnic.memory.map_record import MemoryMapRecord
 from vnic.protocol.frames import FrameAssemblerRecord
 from vnic.protocol.vfio_user.server_record import ServerRecord
-from vnic.record import Record
+from vnic.record import Record, require
 from vnic.sockets.listener import ListeningHandles
 
 
@@ -41,6 +41,10 @@ class VfioUserAttachmentRecord(Record, frozen=True):
 
     attachment: AttachmentRecord
     session: VfioUserSessionRecord | None
+
+    def check_fields(self) -> None:
+        attached = self.attachment.state == "attached"
+        require(attached is (self.session is not None), "session", "does not go with the state")
 
 
 class VfioUserAttachmentHandles(NamedTuple):
