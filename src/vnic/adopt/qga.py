@@ -10,18 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import socket
 from collections.abc import Callable, Mapping
 from enum import Enum, auto
 from typing import Final
 
+from vnic.adopt.channel import Channel
 from vnic.adopt.hypervisor import AgentRefused, HypervisorError
-from vnic.adopt.outbox import Outbox, TooMuch
 from vnic.lifecycle import Lifecycle
 from vnic.protocol.qmp.client import Messages, QmpError, Reply, command
-from vnic.sockets.address import UnixAddress
-from vnic.sockets.connect import Connector, refuse_descriptors
-from vnic.sockets.resolve import Resolved, unix_sockaddr
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +26,6 @@ ANSWER_S: Final = 5.0
 SYNC_S: Final = (0.5, 1.0, 2.0, 5.0)
 """The same of a sync, first and then; the last one is repeated."""
 RECONNECT_S: Final = 1.0
-READ_BYTES: Final = 1 << 16
 MESSAGE_MAX_BYTES: Final = 1 << 18
 SENTINEL: Final = b"\xff"
 """Before the answer to guest-sync-delimited; before a request it ends what the agent may have read in part."""
@@ -66,13 +61,8 @@ class AgentConnection:
     ) -> None:
         """Raises NetError for a path that no socket can have."""
         self._loop = loop
-        self._address = UnixAddress(path=path)
-        self._target = Resolved(socket.AF_UNIX, unix_sockaddr(self._address))
+        self._channel = Channel(loop, path, self, closed="it was closed", unread="it does not read")
         self._changed = changed
-        self._connector: Connector | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._sock: socket.socket | None = None
-        self._outbox: Outbox | None = None
         self._messages = Messages(MESSAGE_MAX_BYTES)
         self._nonce = 0
         self._delimited = False
@@ -85,14 +75,13 @@ class AgentConnection:
         """Look for the agent."""
         if self.state in (State.OFF, State.PAUSING):
             self.state = State.CONNECTING
-            self._connector = Connector(
-                self._loop, self._address, self._connected, self._failed, targets=[self._target]
-            )
+            self._channel.connect()
 
     def stop(self) -> None:
         """The VM is gone."""
         self.state = State.OFF
-        self._drop("the VM is gone")
+        self._channel.drop()
+        self._fail_pending("the VM is gone")
         self._told = ""
 
     close = stop
@@ -110,88 +99,35 @@ class AgentConnection:
             future.set_exception(HypervisorError(NO_ANSWER if self._pending is None else "it is being asked"))
             return future
         self._pending = future
-        self._wait(ANSWER_S, self._no_answer)
-        self._send(command(name, arguments))
+        self._channel.after(ANSWER_S, self._no_answer)
+        self._channel.send(command(name, arguments))
         return future
 
-    # -- the socket ---------------------------------------------------------------------------------------------
+    # -- ChannelUser --------------------------------------------------------------------------------------------
 
-    def _connected(self, sock: socket.socket) -> None:
-        self._connector = None
-        refuse_descriptors(sock)
-        self._sock, self._outbox = sock, Outbox(self._loop, sock, self._end)
-        self._loop.add_reader(sock, self._readable)
+    def connected(self) -> None:
         self.state = State.SYNCING
         self._syncs = 0
         self._sync()
 
-    def _failed(self, text: str) -> None:
-        self._connector = None
-        self._pause(text)
-
-    def _pause(self, text: str) -> None:
+    def ended(self, text: str) -> None:
+        self._fail_pending(text)
         self.state = State.PAUSING
-        self._wait(RECONNECT_S, self.start)
+        self._channel.after(RECONNECT_S, self.start)
         self._tell(False, f"its guest agent's socket: {text}")
 
-    def _end(self, text: str) -> None:
-        if self._sock is not None:
-            self._drop(text)
-            self._pause(text)
-
-    def _drop(self, text: str) -> None:
-        if self._connector is not None:
-            self._connector.cancel()
-            self._connector = None
-        self._cancel_timer()
-        if self._outbox is not None:
-            self._outbox.close()
-            self._outbox = None
-        if self._sock is not None:
-            self._loop.remove_reader(self._sock)
-            self._sock.close()
-            self._sock = None
-        self._fail_pending(text)
+    def received(self, data: bytes) -> None:
+        try:
+            self._take(data)
+        except QmpError as error:
+            log.warning("%s: %s", self._channel.path, error)
+            self._begin_anew(str(error))
 
     def _fail_pending(self, text: str) -> None:
         pending, self._pending = self._pending, None
         if pending is not None and not pending.done():
             pending.set_exception(HypervisorError(text))
             pending.exception()  # whoever asked may be gone
-
-    def _wait(self, seconds: float, then: Callable[[], None]) -> None:
-        self._cancel_timer()
-        self._timer = self._loop.call_later(seconds, then)
-
-    def _cancel_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _send(self, data: bytes) -> None:
-        assert self._outbox is not None
-        try:
-            self._outbox.send(data)
-        except TooMuch:
-            self._end("it does not read")
-
-    def _readable(self) -> None:
-        assert self._sock is not None
-        try:
-            data = self._sock.recv(READ_BYTES)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self._end(error.strerror or str(error))
-            return
-        if not data:
-            self._end("it was closed")
-            return
-        try:
-            self._take(data)
-        except QmpError as error:
-            log.warning("%s: %s", self._address.path, error)
-            self._begin_anew(str(error))
 
     # -- messages -----------------------------------------------------------------------------------------------
 
@@ -200,9 +136,9 @@ class AgentConnection:
         self._nonce = secrets.randbits(52)
         self._delimited = False
         self._messages.clear()
-        self._wait(SYNC_S[min(self._syncs, len(SYNC_S) - 1)], self._not_synced)
+        self._channel.after(SYNC_S[min(self._syncs, len(SYNC_S) - 1)], self._not_synced)
         self._syncs += 1
-        self._send(SENTINEL + command("guest-sync-delimited", {"id": self._nonce}))
+        self._channel.send(SENTINEL + command("guest-sync-delimited", {"id": self._nonce}))
 
     def _not_synced(self) -> None:
         self._tell(False, NO_ANSWER)
@@ -217,7 +153,7 @@ class AgentConnection:
         self._tell(False, text)
         self._messages.clear()
         self._delimited = False
-        self._wait(SYNC_S[min(self._syncs, len(SYNC_S) - 1)], self._sync)
+        self._channel.after(SYNC_S[min(self._syncs, len(SYNC_S) - 1)], self._sync)
         self._syncs += 1
 
     def _take(self, data: bytes) -> None:
@@ -243,14 +179,14 @@ class AgentConnection:
             self._delimited = False  # of an earlier sync, or wrong
             return
         self.state = State.READY
-        self._cancel_timer()
+        self._channel.cancel_timer()
         self._tell(True, "its guest agent answers")
 
     def _answered(self, reply: Reply) -> None:
         pending, self._pending = self._pending, None
         if pending is None:
             raise QmpError("the guest agent answered what was not asked")
-        self._cancel_timer()
+        self._channel.cancel_timer()
         self._syncs = 0
         if pending.done():
             return

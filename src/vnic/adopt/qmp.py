@@ -14,13 +14,10 @@ from collections.abc import Callable, Mapping
 from enum import Enum, auto
 from typing import Any, Final
 
+from vnic.adopt.channel import Channel
 from vnic.adopt.hypervisor import HypervisorError
-from vnic.adopt.outbox import Outbox, TooMuch
 from vnic.lifecycle import Lifecycle
 from vnic.protocol.qmp.client import Event, Greeting, Messages, QmpError, Reply, command
-from vnic.sockets.address import UnixAddress
-from vnic.sockets.connect import Connector, refuse_descriptors
-from vnic.sockets.resolve import Resolved, unix_sockaddr
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +25,6 @@ PAUSES_S: Final = (0.01, 0.02, 0.05, 0.1, 0.2)
 """Before each next try; the last one is repeated."""
 GREETING_S: Final = 1.0
 """A monitor that does not greet in this time is told of. It is not left: QEMU serves one client after another."""
-READ_BYTES: Final = 1 << 16
 IN_USE: Final = "it does not greet: another client may use this monitor"
 
 
@@ -71,36 +67,33 @@ class QmpConnection:
     ) -> None:
         """Raises NetError for a path that no socket can have."""
         self._loop = loop
-        self._target = Resolved(socket.AF_UNIX, unix_sockaddr(UnixAddress(path=path)))
-        self._address = UnixAddress(path=path)
+        self._channel = Channel(
+            loop, path, self, closed="QEMU closed the connection", unread="it does not read its commands"
+        )
         self._ready, self._event, self._lost = ready, event, lost
-        self._connector: Connector | None = None
-        self._timer: asyncio.TimerHandle | None = None
         self._tries = 0
-        self._sock: socket.socket | None = None
-        self._outbox: Outbox | None = None
         self._messages = Messages()
         self._next_id = 1
         self._pending: dict[object, asyncio.Future[Any]] = {}
 
     def start(self) -> None:
         self.state = State.CONNECTING
-        self._connector = Connector(
-            self._loop, self._address, self._connected, self._failed, targets=[self._target]
-        )
+        self._channel.connect()
 
     def close(self) -> None:
         """End for good; what is pending fails."""
         self.state = State.CLOSED
-        self._drop("vnic has let the VM go")
+        self._channel.drop()
+        self._fail_pending("vnic has let the VM go")
 
     @property
     def peer(self) -> str:
         """The process at the other end, by its number and its start; "" if unknown."""
-        if self._sock is None:
+        sock = self._channel.sock
+        if sock is None:
             return ""
         try:
-            data = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+            data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
             pid = struct.unpack("3i", data)[0]
             with open(f"/proc/{pid}/stat", "rb") as stat:
                 return f"{pid} {stat.read().rpartition(b')')[2].split()[19].decode()}"
@@ -116,73 +109,36 @@ class QmpConnection:
         self._send(name, arguments or {}, future)
         return future
 
-    # -- the socket ---------------------------------------------------------------------------------------------
+    # -- ChannelUser --------------------------------------------------------------------------------------------
 
-    def _connected(self, sock: socket.socket) -> None:
-        self._connector = None
+    def connected(self) -> None:
         self.state = State.GREETING
-        refuse_descriptors(sock)
-        self._sock, self._outbox = sock, Outbox(self._loop, sock, self._end)
         self._messages = Messages()
-        self._loop.add_reader(sock, self._readable)
-        self._timer = self._loop.call_later(GREETING_S, self._lost, IN_USE)
+        self._channel.after(GREETING_S, lambda: self._lost(IN_USE))
 
-    def _failed(self, text: str) -> None:
-        self._connector = None
-        self._pause(text)
-
-    def _pause(self, text: str) -> None:
+    def ended(self, text: str) -> None:
+        """Another connection is tried."""
+        self._fail_pending(text)
         self.state = State.PAUSING
         pause = PAUSES_S[min(self._tries, len(PAUSES_S) - 1)]
         self._tries += 1
-        self._timer = self._loop.call_later(pause, self.start)
+        self._channel.after(pause, self.start)
         self._lost(text)
 
-    def _end(self, text: str) -> None:
-        """The connection ends; another one is tried."""
-        if self._sock is None:
-            return
-        self._drop(text)
-        self._pause(text)
-
-    def _drop(self, text: str) -> None:
-        if self._connector is not None:
-            self._connector.cancel()
-            self._connector = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._outbox is not None:
-            self._outbox.close()
-            self._outbox = None
-        if self._sock is not None:
-            self._loop.remove_reader(self._sock)
-            self._sock.close()
-            self._sock = None
-        pending, self._pending = self._pending, {}
-        for future in pending.values():
-            _fail(future, text)
-
-    def _readable(self) -> None:
-        assert self._sock is not None
-        try:
-            data = self._sock.recv(READ_BYTES)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self._end(error.strerror or str(error))
-            return
-        if not data:
-            self._end("QEMU closed the connection")
-            return
+    def received(self, data: bytes) -> None:
         try:
             for message in self._messages.feed(data):
                 self._take(message)
                 if self.state not in (State.GREETING, State.READY):
                     return
         except QmpError as error:
-            log.warning("%s: %s", self._address.path, error)
-            self._end(str(error))
+            log.warning("%s: %s", self._channel.path, error)
+            self._channel.end(str(error))
+
+    def _fail_pending(self, text: str) -> None:
+        pending, self._pending = self._pending, {}
+        for future in pending.values():
+            _fail(future, text)
 
     # -- messages -----------------------------------------------------------------------------------------------
 
@@ -190,7 +146,7 @@ class QmpConnection:
         """Raises QmpError."""
         if isinstance(message, Event):
             # Whoever waits for the reply before it is told in a turn of its own, too, and first.
-            self._loop.call_soon(self._tell, message, self._sock)
+            self._loop.call_soon(self._tell, message, self._channel.sock)
         elif isinstance(message, Greeting):
             self._greeted(message)
         else:
@@ -203,15 +159,13 @@ class QmpConnection:
                 future.set_result(message.value)
 
     def _tell(self, event: Event, sock: socket.socket | None) -> None:
-        if self._sock is sock and self.state is State.READY:
+        if self._channel.sock is sock and self.state is State.READY:
             self._event(event)
 
     def _greeted(self, greeting: Greeting) -> None:
         if self.state is not State.GREETING:
             raise QmpError("it greeted twice")
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._channel.cancel_timer()
         self.state = State.READY
         self._tries = 0
         self.execute("qmp_capabilities")  # what follows is sent at once, and refused if this is
@@ -221,11 +175,7 @@ class QmpConnection:
         number = self._next_id
         self._next_id += 1
         self._pending[number] = future
-        assert self._outbox is not None
-        try:
-            self._outbox.send(command(name, arguments, number))
-        except TooMuch as error:
-            self._end(str(error))
+        self._channel.send(command(name, arguments, number))
 
 
 def _fail(future: asyncio.Future[Any], text: str) -> None:
