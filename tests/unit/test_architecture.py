@@ -16,6 +16,7 @@ ORDER = (
     *(
         "errors",
         "descriptors",
+        "threads",
         "open_files",
         "lifecycle",
         "printable",

@@ -7,10 +7,11 @@ while a descriptor that came through it is `busy`.
 from __future__ import annotations
 
 import os
-import signal
 import threading
 from collections import Counter, deque
 from typing import Final
+
+from vnic.threads import thread_beside
 
 MAX_CLOSERS: Final = 128
 """The most threads at a time. One message of a NIC carries at most as many descriptors; the NIC refuses more until they
@@ -36,7 +37,7 @@ class Closers:
                 return
             self._threads += 1
         try:
-            threading.Thread(target=self._work, name="closer", daemon=True).start()
+            thread_beside("closer", self._work).start()
         except RuntimeError:  # no thread can start: the next thread that ends, or the next call, closes it
             with self._lock:
                 self._threads -= 1
@@ -46,8 +47,6 @@ class Closers:
         return self._owners[owner] > 0
 
     def _work(self) -> None:
-        # Signals go to the main thread: one of them ends calls that block there (see `unblock`).
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while True:
             with self._lock:
                 if not self._waiting:

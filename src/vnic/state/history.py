@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import queue
-import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ import msgspec
 from vnic.net.journal import JOURNAL_LENGTH, Entry, Journal, JournalQuery
 from vnic.state.place import Unusable
 from vnic.state.reader import Reader, is_start
+from vnic.threads import thread_beside
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class History:
                 return True
             self._reads = True
         try:
-            threading.Thread(target=self._work, name="journal-reader", daemon=True).start()
+            thread_beside("journal-reader", self._work).start()
         except RuntimeError:  # no thread can start now
             with self._lock:
                 self._reads = False
@@ -90,8 +90,6 @@ class History:
     # -- in the thread ------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        # Signals go to the main thread.
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while True:
             try:
                 path, boot, query, found, answer = self._jobs.get(timeout=IDLE_S)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import queue
-import signal
 import sqlite3
 import threading
 import time
@@ -22,6 +21,7 @@ from vnic.net.journal import Entry
 from vnic.sandbox.identity import hold_none_in_this_thread
 from vnic.state.database import WAL_BYTES, Bounds, Database, copy_log
 from vnic.state.place import Unusable, make_folder
+from vnic.threads import thread_beside
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class JournalWriter:
         """How often the file was opened, or was tried to be."""
         self._opened: asyncio.Future[int | None] = loop.create_future()
         self._ended: asyncio.Future[None] = loop.create_future()
-        self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
+        self._thread = thread_beside("journal", self._work)
         # -- the thread's own
         self._database: Database | None = None
         self._batch: dict[int, Entry] = {}
@@ -136,8 +136,6 @@ class JournalWriter:
     # -- in the thread ------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        # Signals go to the main thread.
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         hold_none_in_this_thread()
         try:
             self._try(self._open)

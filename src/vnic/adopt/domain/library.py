@@ -9,11 +9,10 @@ from __future__ import annotations
 import functools
 import importlib
 import logging
-import signal
-import threading
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
+
+from vnic.threads import thread_beside
 
 log = logging.getLogger(__name__)
 
@@ -71,18 +70,8 @@ def load_with_events() -> Library:
                 log.warning("libvirt's events: %s", message(error))
                 time.sleep(EVENT_LOOP_PAUSE_S)
 
-    start_thread("vnic-libvirt-events", run)
+    thread_beside("vnic-libvirt-events", run).start()
     return library
-
-
-def start_thread(name: str, run: Callable[[], None]) -> None:
-    """Start a thread that takes no signal and does not keep the process. Raises RuntimeError."""
-
-    def work() -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        run()
-
-    threading.Thread(target=work, name=name, daemon=True).start()
 
 
 def message(error: Exception) -> str:

@@ -17,9 +17,10 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from vnic.adopt.domain.connection import Connection, connections
-from vnic.adopt.domain.library import Library, message, start_thread, state_word, version_text
+from vnic.adopt.domain.library import Library, message, state_word, version_text
 from vnic.adopt.domain.xml import DomainXml, DomainXmlError, Interface, parse
 from vnic.adopt.hypervisor import AgentRefused, HypervisorError
+from vnic.threads import thread_beside
 
 AGAIN_S: Final = 1.0
 """The pause after an error."""
@@ -80,7 +81,7 @@ class Thread:
     def start(self, run: Callable[[], None]) -> None:
         if not self._started:
             self._started = True
-            start_thread(self.name, run)
+            thread_beside(self.name, run).start()
 
     def work(self) -> None:
         while (job := self.jobs.get()) is not None:

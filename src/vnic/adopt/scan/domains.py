@@ -8,11 +8,14 @@ from __future__ import annotations
 import os
 import queue
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 
-from vnic.adopt.domain.library import LibraryMissing, load, message, start_thread, state_word
+from vnic.adopt.domain.library import LibraryMissing, load, message, state_word
+from vnic.threads import thread_beside
 
 ANSWER_S = 5.0
 """The time that a libvirt has for its answer."""
@@ -29,6 +32,9 @@ class Domain(msgspec.Struct, frozen=True, kw_only=True):
     uuid: str
     uri: str
     state: str
+
+
+Answers: TypeAlias = "queue.Queue[tuple[str, list[Domain] | str]]"
 
 
 def local_uris(environ: Mapping[str, str] = os.environ, run: Path = Path("/run")) -> list[str]:
@@ -53,9 +59,9 @@ def domains(uris: Sequence[str]) -> tuple[list[Domain], list[str]]:
         load()
     except LibraryMissing as missing:
         return [], [f"the domains of {', '.join(uris)} are not listed: {missing}"]
-    answers: queue.Queue[tuple[str, list[Domain] | str]] = queue.Queue()
+    answers: Answers = queue.Queue()
     for uri in dict.fromkeys(uris):
-        start_thread(f"vnic-libvirt {uri}", lambda uri=uri: answers.put((uri, _ask(uri))))  # type: ignore[misc]
+        thread_beside(f"vnic-libvirt {uri}", partial(_answer, uri, answers)).start()
     found: list[Domain] = []
     problems: list[str] = []
     waiting = list(dict.fromkeys(uris))
@@ -72,6 +78,10 @@ def domains(uris: Sequence[str]) -> tuple[list[Domain], list[str]]:
             found += answer
     found.sort(key=lambda domain: (uris.index(domain.uri), domain.name))
     return found, problems
+
+
+def _answer(uri: str, answers: Answers) -> None:
+    answers.put((uri, _ask(uri)))
 
 
 def _ask(uri: str) -> list[Domain] | str:
