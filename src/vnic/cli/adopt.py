@@ -15,7 +15,7 @@ import msgspec
 
 from vnic.adopt.scan.domains import local_uris
 from vnic.adopt.scan.find import FoundVm, find_vms
-from vnic.cli.client import Entry, Refused, Session, add_instance_options, session
+from vnic.cli.client import Entry, Refused, Session, add_instance_options, session, session_at
 from vnic.cli.show import print_json, print_table
 from vnic.printable import one_line
 from vnic.sockets import rundir
@@ -128,7 +128,7 @@ async def _all_adopted() -> dict[tuple[str, ...], tuple[str, str]]:
     adopted: dict[tuple[str, ...], tuple[str, str]] = {}
     for name, path in (await asyncio.to_thread(rundir.running)).items():
         try:
-            async with session(argparse.Namespace(name=None, qmp=str(path))) as qmp:
+            async with session_at(qmp=path) as qmp:
                 for vm_id, key in await _adopted(qmp):
                     adopted[key] = (name, vm_id)
         except Refused:  # it has ended, or is an older vnic

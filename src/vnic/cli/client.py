@@ -119,10 +119,17 @@ async def close_client(client: QMPClient) -> None:
         await client.disconnect()
 
 
-@contextlib.asynccontextmanager
-async def session(args: argparse.Namespace) -> AsyncIterator[Session]:
+def session(args: argparse.Namespace) -> contextlib.AbstractAsyncContextManager[Session]:
     """A QMP session with the instance that `args` (of `add_instance_options`) means."""
-    client = await open_client(args.name, args.qmp)
+    return session_at(args.name, args.qmp)
+
+
+@contextlib.asynccontextmanager
+async def session_at(
+    name: str | None = None, qmp: str | os.PathLike[str] | None = None
+) -> AsyncIterator[Session]:
+    """The same, of that name, or with its socket at the path `qmp`."""
+    client = await open_client(name, None if qmp is None else os.fspath(qmp))
     try:
         yield Session(client)
     finally:

@@ -12,7 +12,7 @@ from vnic.cli.client import (
     Entry,
     Refused,
     add_instance_options,
-    session,
+    session_at,
 )
 from vnic.cli.show import (
     duration,
@@ -46,12 +46,9 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 async def run(args: argparse.Namespace) -> int:
     if args.name is not None or args.qmp is not None:
-        found = [await _ask(args)]
+        found = [await _ask(args.name, args.qmp)]
     else:
-        each = [
-            argparse.Namespace(name=None, qmp=str(path)) for path in await asyncio.to_thread(_socket_paths)
-        ]
-        answers = await asyncio.gather(*map(_ask_if_there, each))
+        answers = await asyncio.gather(*map(_ask_if_there, await asyncio.to_thread(_socket_paths)))
         found = [entry for entry in answers if isinstance(entry, dict)]
         for text in (each for each in answers if isinstance(each, str)):
             print(f"vnic: {one_line(text)}", file=sys.stderr)
@@ -66,19 +63,18 @@ def _socket_paths() -> list[str]:
     return [str(path) for path in rundir.running().values()]
 
 
-async def _ask_if_there(which: argparse.Namespace) -> Entry | str | None:
+async def _ask_if_there(path: str) -> Entry | str | None:
     """A text if it is there and does not answer; None if it has ended meanwhile."""
     try:
-        return await _ask(which)
+        return await _ask(None, path)
     except Refused as refused:
-        there = [str(path) for path in (await asyncio.to_thread(rundir.running)).values()]
-        return str(refused) if which.qmp in there else None
+        return str(refused) if path in await asyncio.to_thread(_socket_paths) else None
 
 
-async def _ask(which: argparse.Namespace) -> Entry:
-    async with session(which) as qmp:
-        name = await qmp.execute("query-name")
-        return {"name": name.get("name", "vnic"), **await qmp.execute("query-vnic")}
+async def _ask(name: str | None, path: str | None) -> Entry:
+    async with session_at(name, path) as qmp:
+        named = await qmp.execute("query-name")
+        return {"name": named.get("name", "vnic"), **await qmp.execute("query-vnic")}
 
 
 def row(entry: Entry) -> tuple[str, ...]:

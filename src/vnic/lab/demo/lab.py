@@ -5,7 +5,6 @@ Everything lives in a folder of its own and ends with the lab.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import os
@@ -21,12 +20,7 @@ from typing import Any, Self
 
 from vnic.backend.options import EchoOptions
 from vnic.children import with_us
-from vnic.cli.client import (
-    Entry,
-    Refused,
-    Session,
-    session,
-)
+from vnic.cli.client import Entry, Refused, Session, session_at
 from vnic.scratch import ScratchFolder, remove_leftovers
 from vnic.sockets.rundir import SUN_PATH_MAX
 
@@ -179,8 +173,7 @@ class Lab:
             program = Program(self.folder, "lab", options)
             self._stack.callback(program.end)
             await program.wait_listening()
-            which = argparse.Namespace(name=None, qmp=str(program.qmp_path))
-            self.qmp = await self._stack.enter_async_context(session(which))
+            self.qmp = await self._stack.enter_async_context(session_at(qmp=program.qmp_path))
         except BaseException:
             await self._stack.aclose()
             raise
@@ -283,7 +276,7 @@ class Lab:
         """As a user of the second vnic does."""
         if self._peer is None:
             raise Refused("there is no peer")
-        async with session(argparse.Namespace(name=None, qmp=str(self._peer.qmp_path))) as qmp:
+        async with session_at(qmp=self._peer.qmp_path) as qmp:
             await qmp.execute("set_link", name=FAR_NIC, up=up)
 
     async def kill_tunnel_peer(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import os
@@ -11,11 +10,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from vnic.cli.client import Entry, Refused, Session, session
+from vnic.cli.client import Entry, Refused, Session, session_at
 from vnic.lab.file.plan import Step
 from vnic.lab.live.place import Place
 from vnic.sockets.rundir import LOCK_SUFFIX, Claim, RunDirError
@@ -156,11 +155,9 @@ def wait_settled(place: Place, nics: Sequence[str], others: Sequence[str]) -> li
     return asyncio.run(_settled(place, nics, others))
 
 
-@contextlib.asynccontextmanager
-async def session_with(place: Place) -> AsyncIterator[Session]:
+def session_with(place: Place) -> contextlib.AbstractAsyncContextManager[Session]:
     """A QMP session with the lab's vnic."""
-    async with session(argparse.Namespace(name=None, qmp=str(place.qmp))) as qmp:
-        yield qmp
+    return session_at(qmp=place.qmp)
 
 
 async def _execute(place: Place, command: str) -> Any:
