@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from vnic.cli.ages import age_seconds
+from vnic.cli.plain_words import plain_words
 from vnic.machine.journal import JournalChoice
 from vnic.net.errors import NetError
-from vnic.protocol import keyval
 
 MAX_COUNT = 1_000_000_000
 _KEYS = ("path", "max-count", "max-age")
@@ -13,12 +13,7 @@ _KEYS = ("path", "max-count", "max-age")
 
 def parse_journal(text: str) -> JournalChoice:
     """`PATH` with its bounds, or `none`; a file of that name is `./none`."""
-    tree, _ = keyval.parse(text, "path")
-    for key, value in tree.items():
-        if key not in _KEYS:
-            raise NetError(f"Invalid parameter '{key}'")
-        if not isinstance(value, str) or not value or "\0" in value:
-            raise NetError(f"Parameter '{key}' expects a value")
+    tree = plain_words(text, "path", _KEYS)
     path = tree.get("path")
     if path == "none":
         if len(tree) > 1:

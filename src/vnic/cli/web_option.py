@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vnic.cli.plain_words import host_and_port, plain_words
 from vnic.monitor.policy import Policy
 from vnic.net.errors import NetError
 from vnic.protocol import keyval
@@ -12,12 +13,7 @@ _KEYS = ("address", "token-file", "policy", "name")
 
 def parse_web(text: str) -> WebChoice:
     """`[HOST:]PORT`, `token-file=PATH`, `policy=POLICY` and any number of `name=NAME`."""
-    tree, _ = keyval.parse(text, "address")
-    for key, value in tree.items():
-        if key not in _KEYS:
-            raise NetError(f"Invalid parameter '{key}'")
-        if not isinstance(value, str) or not value or "\0" in value:
-            raise NetError(f"Parameter '{key}' expects a value")
+    tree = plain_words(text, "address", _KEYS)
     policy = tree.get("policy")
     if policy is not None and policy not in list(Policy):
         raise NetError(f"Parameter 'policy' expects {', '.join(Policy)}, not '{policy}'")
@@ -33,11 +29,10 @@ def parse_web(text: str) -> WebChoice:
 
 
 def _address(text: str) -> tuple[str, int]:
-    host, colon, port = text.rpartition(":")
-    if not (port.isascii() and port.isdigit() and len(port) < 6 and int(port) < 1 << 16):
+    found = host_and_port(text)
+    if found is None:
         raise NetError(f"'{text}' is neither PORT nor HOST:PORT")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    if colon and not host:
+    host, port = found
+    if host == "":
         raise NetError(f"'{text}' has no host: 0.0.0.0 is all IPv4 addresses, PORT alone is {LOOPBACK}")
-    return host or LOOPBACK, int(port)
+    return host or LOOPBACK, port
