@@ -8,6 +8,7 @@ from typing import Final
 from vnic.api.blocking import Vnic
 from vnic.api.errors import VnicError
 from vnic.cli.log import row
+from vnic.net.journal import LIMIT_MAX
 from vnic.printable import printable
 
 LINES_MAX: Final = 200
@@ -16,7 +17,7 @@ LINES_MAX: Final = 200
 def history(vnic: Vnic, since: float) -> str:
     """The newest records since then (seconds since 1970), the oldest first; why there are none."""
     try:
-        found = vnic.execute("query-journal", {"since": since, "limit": 65536})
+        found = vnic.execute("query-journal", {"since": since, "limit": LIMIT_MAX})
     except VnicError as error:
         return f"no journal: {error}"
     left_out = [f"({len(found) - LINES_MAX} earlier records)"] if len(found) > LINES_MAX else []

@@ -14,7 +14,7 @@ from typing import Any, Self
 import msgspec
 from qemu.qmp import QMPClient
 
-from vnic.api.nic import Nic
+from vnic.api.nic import Nic, is_up
 from vnic.api.put_back import Baseline
 from vnic.api.records import LinkChange, LinkInfo, as_change, as_link
 from vnic.api.vm import Vm
@@ -22,6 +22,7 @@ from vnic.cli.client import Entry, Refused, Session, close_client, open_client
 from vnic.lab.file.names import nic_id
 from vnic.lab.file.types import End
 from vnic.monitor.commands.history import JournalEntry
+from vnic.net.journal import LIMIT_MAX
 
 
 class Vnic:
@@ -96,9 +97,7 @@ class Vnic:
 
     async def set_link(self, name: str, state: str) -> None:
         """QMP's set_link with `up` or `down`: the name of a netdev holds, or lets go, both ends of its wire."""
-        if state not in ("up", "down"):
-            raise ValueError(f"'{state}' is neither 'up' nor 'down'")
-        await self.execute("set_link", {"name": name, "up": state == "up"})
+        await self.execute("set_link", {"name": name, "up": is_up(state)})
 
     async def log(self, name: str | None = None, *, after_id: int = 0) -> list[LinkChange]:
         """The link changes, of one link or of all, after that id, the oldest first."""
@@ -110,7 +109,7 @@ class Vnic:
 
     async def journal(self, *, since: float) -> list[JournalEntry]:
         """All records of the journal since that time, in seconds since 1970: link changes, guests, starts and ends."""
-        found = await self.execute("query-journal", {"since": since, "limit": 65536})
+        found = await self.execute("query-journal", {"since": since, "limit": LIMIT_MAX})
         return msgspec.convert(found, list[JournalEntry])
 
     async def adopt(
@@ -127,20 +126,19 @@ class Vnic:
         then vnic's alone) and its guest agent's, `qga`; or libvirt's `domain` at `uri`. `id` names it and, before a
         slash, its NICs; by default it is made of the path or the domain. Refused if it does not answer in `wait`
         seconds."""
-        given = {
-            "qmp": _absolute(qmp),
-            "qga": _absolute(qga),
-            "uri": uri,
-            "domain": domain,
-        }
         if (qmp is None) is (domain is None):
             raise ValueError(
                 "give either qmp, the path of a QMP socket, or domain, the name of a libvirt domain"
             )
         name = id or _id_of(domain or Path(qmp or "").name)
-        made = {"qom-type": "qemu" if domain is None else "libvirt", "id": name}
-        await self.execute(
-            "object-add", made | {key: value for key, value in given.items() if value is not None}
+        await (await self.session()).execute(
+            "object-add",
+            qom_type="qemu" if domain is None else "libvirt",
+            id=name,
+            qmp=_absolute(qmp),
+            qga=_absolute(qga),
+            uri=uri,
+            domain=domain,
         )
         vm = Vm(self, name)
         try:

@@ -58,16 +58,27 @@ def is_set(nic: Entry) -> bool:
     return "vm" not in nic or not nic["guest"]["attached"] or "notified-us" in nic["last-change"]
 
 
+def is_held(link: Entry) -> bool:
+    """Whether the operator holds this very end."""
+    return any(hold["kind"] == "operator" and hold["client"] == link["name"] for hold in link["holds"])
+
+
+def is_up(state: str) -> bool:
+    """ValueError for a state that is none."""
+    if state not in ("up", "down"):
+        raise ValueError(f"'{state}' is neither 'up' nor 'down'")
+    return state == "up"
+
+
 async def set_link(host: Host, name: str, nic: str, state: State) -> LinkChange:
     """QMP's set_link of `name`, the NIC itself or the netdev on its wire. Returns the change of the NIC, or its last
     one if there was none."""
-    if state not in ("up", "down"):
-        raise ValueError(f"'{state}' is neither 'up' nor 'down'")
+    up = is_up(state)
     qmp = await host.session()
     newest = await qmp.link_log(limit=1)
     before = newest[-1]["id"] if newest else 0
     host.wanted[nic] = state
-    await qmp.execute("set_link", name=name, up=state == "up")
+    await qmp.execute("set_link", name=name, up=up)
     changes = await qmp.link_log(nic, after_id=before)
     mine = [change for change in changes if change["type"] == "nic" and change["link"] == state]
     return as_change(mine[-1] if mine else (await nic_named(qmp, nic))["last-change"])
@@ -144,8 +155,7 @@ class Nic:
         before stays down. Both times a guest whose driver reads its link is waited for, `wait` seconds at most
         (NotSeen); a guest that cannot tell is not. With `wait=None`, none is."""
         qmp = await self._host.session()
-        before = await nic_named(qmp, self.name)
-        held = any(hold["kind"] == "operator" and hold["client"] == self.name for hold in before["holds"])
+        held = is_held(await nic_named(qmp, self.name))
         wanted = self._host.wanted.get(self.name)
         change = await self.down()
         try:
@@ -201,16 +211,14 @@ class Nic:
         seed: int | None = None,
     ) -> Flap:
         """Have the link go down and up by a schedule; `up` may be left out with `count=1`. `jitter` is in percent."""
-        given = {
-            "name": self.name,
-            "down-ms": as_ms(down),
-            "up-ms": None if up is None else as_ms(up),
-            "count": count,
-            "jitter": jitter,
-            "seed": seed,
-        }
-        started = await self._host.execute(
-            "flap-start", {key: value for key, value in given.items() if value is not None}
+        started = await (await self._host.session()).execute(
+            "flap-start",
+            name=self.name,
+            down_ms=as_ms(down),
+            up_ms=None if up is None else as_ms(up),
+            count=count,
+            jitter=jitter,
+            seed=seed,
         )
         return Flap(self._host, started["id"], started["seed"])
 

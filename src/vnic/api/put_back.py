@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 from typing import Any, Final, Self
 
-from vnic.api.nic import Host, Nic, can_tell
+from vnic.api.nic import Host, Nic, can_tell, is_held
 from vnic.cli.client import Entry, Refused
 from vnic.cli.seen import has_seen
 
@@ -82,7 +82,7 @@ class Baseline:
         held = [
             f"the operator's hold of {name} is not as it was"
             for (type_, name), link in self._links.items()
-            if (type_, name) in now and _held(now[type_, name]) is not _held(link)
+            if (type_, name) in now and is_held(now[type_, name]) is not is_held(link)
         ]
         return sorted(gone + new + moved + held)
 
@@ -92,8 +92,8 @@ class Baseline:
         for type_ in ("netdev", "nic"):
             for link in await host.execute("query-links"):
                 before = self._links.get(_key(link))
-                if link["type"] == type_ and before is not None and _held(link) is not _held(before):
-                    await _try(host, "set_link", {"name": link["name"], "up": not _held(before)})
+                if link["type"] == type_ and before is not None and is_held(link) is not is_held(before):
+                    await _try(host, "set_link", {"name": link["name"], "up": not is_held(before)})
 
     async def _put_back_faults(self) -> None:
         host = self._host
@@ -137,11 +137,6 @@ def _objects(netems: list[Entry]) -> dict[str, Entry]:
 def _key(link: Entry) -> tuple[str, str]:
     """A NIC and a netdev may have one name."""
     return link["type"], link["name"]
-
-
-def _held(link: Entry) -> bool:
-    """Whether the operator holds this very end."""
-    return any(hold["kind"] == "operator" and hold["client"] == link["name"] for hold in link["holds"])
 
 
 async def _try(host: Host, command: str, arguments: dict[str, Any]) -> None:

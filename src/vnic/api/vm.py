@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 from typing import Protocol, Self
 
-from vnic.api.nic import Host, Nic
+from vnic.api.nic import Host, Nic, is_set
 from vnic.cli.client import Entry, Refused
 
 LOOK_S = 0.02
@@ -78,14 +78,7 @@ class Vm:
         """Wait until the hypervisor has set these links; those that something else holds down stay so."""
         end = time.monotonic() + wait
         while time.monotonic() < end:
-            pending = [
-                link
-                for link in await self._links()
-                if link["name"] in names
-                and "notified-us" not in link["last-change"]
-                and link["guest"]["attached"]
-            ]
-            if not pending:
+            if all(is_set(link) for link in await self._links() if link["name"] in names):
                 return
             await asyncio.sleep(LOOK_S)
 

@@ -19,7 +19,8 @@ from vnic.api.nic import set_link as set_link_of
 from vnic.api.records import as_why
 from vnic.cli.client import Entry, Refused, Session
 from vnic.cli.log import iso
-from vnic.cli.seen import NotSeen, nic_named, nic_of, wait_seen
+from vnic.cli.seen import NotSeen, nic_of
+from vnic.cli.seen import wait_seen as wait_seen_of
 from vnic.cli.why import look
 from vnic.errors import VnicError
 from vnic.mcp import answers
@@ -172,7 +173,7 @@ class _Tools:
             started = time.monotonic()
             change = await set_link_of(vnic, link, nic["name"], state)
             try:
-                entry = await _wait(qmp, nic, state, wait_seen, started)
+                entry = await wait_seen_of(qmp, nic, state, wait_seen, started)
             except NotSeen as unseen:
                 mine = await qmp.link_log(nic["name"], limit=1, after_id=change.id - 1)
                 entry = unseen.nic
@@ -210,18 +211,15 @@ class _Tools:
             "corrupt": corrupt,
             "reorder": reorder,
             "rate": rate,
-            "max-frame": max_frame,
+            "max_frame": max_frame,
             "seed": seed,
         }
-        given = {key: value for key, value in words.items() if value is not None}
-        if not given and not clear:
+        if not clear and all(value is None for value in words.values()):
             raise ValueError("give an impairment, or clear")
         async with self._vnic() as (_, qmp):
             link = await qmp.name_of(name)
             newest = await qmp.execute("query-journal", limit=1)
-            await qmp.execute_with(
-                "link-impair", {"name": link, "direction": direction, "clear": clear, **given}
-            )
+            await qmp.execute("link-impair", name=link, direction=direction, clear=clear, **words)
             notes = await qmp.execute(
                 "query-journal", cause="impaired", after_id=newest[-1]["id"] if newest else 0, limit=1
             )
@@ -245,11 +243,11 @@ class _Tools:
         seed: Annotated[int | None, Field(ge=0, description="the same seed gives the same times")] = None,
     ) -> answers.Flapped:
         """Have a link go down and up by a schedule that vnic keeps. `log` shows each change and what the guest saw."""
-        given = {"down-ms": down_ms, "up-ms": up_ms, "count": count, "jitter": jitter, "seed": seed}
         async with self._vnic() as (_, qmp):
             link = await qmp.name_of(name)
-            arguments = {key: value for key, value in given.items() if value is not None}
-            started = await qmp.execute_with("flap-start", {"name": link, **arguments})
+            started = await qmp.execute(
+                "flap-start", name=link, down_ms=down_ms, up_ms=up_ms, count=count, jitter=jitter, seed=seed
+            )
             return await self._flapped(qmp, link, started["id"])
 
     async def stop_flap(self, id: str) -> answers.Flapped:
@@ -268,11 +266,6 @@ class _Tools:
             change=answers.change(entry["last-change"]),
             link=answers.link(entry),
         )
-
-
-async def _wait(qmp: Session, nic: Entry, state: str, seconds: float, started: float) -> Entry:
-    """The NIC's entry once its guest saw the state. NotSeen, also where it is not waited for."""
-    return await wait_seen(qmp, await nic_named(qmp, nic["name"]), state, seconds, started)
 
 
 def _answer(change: Entry, link: Entry, state: str, *, seen: bool, text: str) -> answers.Set:
