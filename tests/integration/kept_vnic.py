@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tests.integration.process import COMMAND, PATIENCE_S, Place, is_listening, wait_for
+from tests.processes import children
 
 
 class Lost(Exception):
@@ -109,7 +110,7 @@ class KeptVnic:
     def wires(self) -> list[int]:
         """The pids of vnic-wire: one that an earlier control started is the supervisor's child."""
         parents = (self.process.pid, self.control)
-        return [pid for parent in parents for pid, name in _children(parent) if name == "vnic-wire"]
+        return [pid for parent in parents for pid, name in children(parent).items() if name == "vnic-wire"]
 
     def kill(self) -> float:
         """Kill control, and wait until another one answers; the seconds that took."""
@@ -153,21 +154,11 @@ class KeptVnic:
 
 def controls_of(supervisor: int) -> list[int]:
     """Its children that are vnics: what they have started is the supervisor's when they are dead."""
-    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
     found = []
-    for pid in children:
+    for pid in children(supervisor):
         with suppress(OSError):
             if "run" in Path(f"/proc/{pid}/cmdline").read_text().split("\0"):
-                found.append(int(pid))
-    return found
-
-
-def _children(parent: int) -> list[tuple[int, str]]:
-    """Pids and names."""
-    found = []
-    for each in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
-        with suppress(OSError):  # it has ended
-            found.append((int(each), Path(f"/proc/{each}/comm").read_text().strip()))
+                found.append(pid)
     return found
 
 

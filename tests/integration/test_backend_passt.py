@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from tests.integration.namespace import in_namespace, ip, run
+from tests.processes import is_alive
 from tests.unit.backend.helpers import Lab, until
 
 from vnic.backend.options import (
@@ -167,9 +168,7 @@ async def _restart(directory: Path) -> None:
             fetch = (*inside, sys.executable, "-c", FETCH, "http://10.0.2.2:8080/file")
             assert (await beside_the_loop(*fetch)).strip() == expected
             pid = _pid(lab)
-        await until(
-            lambda: not os.path.exists(f"/proc/{pid}") or "Z" in Path(f"/proc/{pid}/stat").read_text()
-        )
+        await until(lambda: not is_alive(pid))
 
 
 def _pid(lab: Lab) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 from tests.integration.process import guest_on, wait_for
 from tests.needs import need
+from tests.processes import children
 
 from vnic.lab.bench.process import VnicProcess
 
@@ -37,10 +38,7 @@ def all_on(vnic: VnicProcess, path: str) -> bool:
 
 def programs(pid: int) -> list[int]:
     """The vnic-wire processes that this vnic has started."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [
-        int(child) for child in children if Path(f"/proc/{child}/comm").read_text().strip() == "vnic-wire"
-    ]
+    return [child for child, name in children(pid).items() if name == "vnic-wire"]
 
 
 def test_vnic_wire_moves_the_packets_and_may_be_killed() -> None:

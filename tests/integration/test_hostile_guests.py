@@ -25,6 +25,7 @@ from tests.fakes.hostile_memory import (
     sparse_file,
 )
 from tests.integration.process import PATIENCE_S, Place, guest_on, is_listening, wait_for
+from tests.processes import is_alive
 
 from vnic.lab.played.driver import DriverRing, NetDriver
 from vnic.lab.played.guest_memory import GUEST_ADDR, FakeGuestMemory
@@ -265,7 +266,7 @@ def test_path_of_a_vnic_that_cannot_end_is_free(place: Place, tmp_path: Path) ->
             assert client.recv(1) == b""
         wait_for(fuse.all_wait)
         killed.kill()
-        wait_for(lambda: is_zombie(killed.pid))
+        wait_for(lambda: not is_alive(killed.pid))
         try:
             with (
                 place.run(*options, name="next") as following,
@@ -275,7 +276,3 @@ def test_path_of_a_vnic_that_cannot_end_is_free(place: Place, tmp_path: Path) ->
                 assert following.end()[0] == 0
         finally:
             fuse.abort()
-
-
-def is_zombie(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"

@@ -19,6 +19,7 @@ import pytest
 from tests.fakes.json_shapes import validate
 from tests.integration.kept_vnic import controls_of
 from tests.integration.process import COMMAND, Place, Running, guest_on, is_listening, wait_for
+from tests.processes import is_alive
 
 NIC = "virtio-net,id=nic0,netdev=net0,attach.type=vhost-user,attach.path=nic0.sock"
 OPTIONS = ("-netdev", "echo,id=net0", "-device", NIC)
@@ -47,21 +48,6 @@ def answers(running: Running) -> bool:
     return is_listening(running.qmp_path) and running.place.verb("ps", "--json").stdout != "[]\n"
 
 
-def is_running(pid: int) -> bool:
-    """No zombie either: who reaps it is not this process."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
-def is_gone(pid: int) -> bool:
-    try:
-        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return True
-
-
 def test_a_killed_control_is_started_again_and_all_end_together(place: Place) -> None:
     running = place.run("--keep", *OPTIONS, "-pidfile", "pid")
     assert Path(place.path("pid")).read_text() == f"{running.process.pid}\n"
@@ -71,7 +57,7 @@ def test_a_killed_control_is_started_again_and_all_end_together(place: Place) ->
     assert Path(place.path("pid")).read_text() == f"{running.process.pid}\n"
     code, stderr = running.end()
     assert code == 0
-    assert is_gone(second)
+    assert not is_alive(second)
     assert f"process {first} was killed by SIGKILL; it is started again" in stderr
     assert "pid" not in place.files()
 
@@ -87,7 +73,7 @@ def test_stop_returns_when_all_have_ended(place: Place) -> None:
     pid = control(running)
     assert place.verb("stop", "lab").returncode == 0
     assert running.ended() == (0, "")
-    assert is_gone(pid)
+    assert not is_alive(pid)
 
 
 def test_stop_names_a_vnic_that_does_not_run(place: Place) -> None:
@@ -153,7 +139,7 @@ def test_control_ends_in_order_when_its_supervisor_is_killed(place: Place) -> No
     running = place.run("--keep", *OPTIONS)
     pid = control(running)
     running.process.kill()
-    wait_for(lambda: is_gone(pid))
+    wait_for(lambda: not is_alive(pid))
     wait_for(lambda: [name for name in place.files() if not name.endswith(".lock")] == [])
     assert "Traceback" not in running.ended()[1]
 
@@ -172,7 +158,7 @@ def test_in_the_background_the_supervisor_has_the_pidfile_and_writes_into_the_lo
         wait_for(lambda: is_listening(place.qmp_path("lab")))
     finally:
         os.kill(supervisor, signal.SIGTERM)
-        wait_for(lambda: is_gone(supervisor))
+        wait_for(lambda: not is_alive(supervisor))
     assert place.files() == ["lab.log"]
 
 
@@ -365,7 +351,7 @@ def test_a_terminal_that_hangs_up_ends_all(terminal: Terminal) -> None:
     assert pid is not None
     os.kill(terminal.pid, signal.SIGHUP)
     assert terminal.ended() == 0
-    wait_for(lambda: is_gone(pid))
+    wait_for(lambda: not is_alive(pid))
 
 
 def test_a_control_that_was_just_started_ends_with_a_supervisor_that_is_killed(place: Place) -> None:
@@ -383,4 +369,4 @@ def test_a_control_that_was_just_started_ends_with_a_supervisor_that_is_killed(p
     second = found[0]
     process.kill()
     process.communicate()  # control had its stderr, too
-    wait_for(lambda: not is_running(second))  # files are closed before a process has ended
+    wait_for(lambda: not is_alive(second))  # files are closed before a process has ended

@@ -18,6 +18,7 @@ from tests.integration.namespace import in_namespace, run
 from tests.integration.process import Place, Running, guest_on, wait_for
 from tests.integration.qmp import Qmp
 from tests.needs import need
+from tests.processes import children
 
 from vnic.lab.bench.process import VnicProcess
 from vnic.sandbox import landlock
@@ -34,10 +35,9 @@ def status(pid: int | str, name: str) -> str:
     return next(line.split(":", 1)[1].strip() for line in lines if line.startswith(f"{name}:"))
 
 
-def children(pid: int) -> dict[str, int]:
-    """The direct children of a process by their names."""
-    pids = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return {Path(f"/proc/{child}/comm").read_text().strip(): int(child) for child in pids}
+def by_name(pid: int) -> dict[str, int]:
+    """The children of a process by their names."""
+    return {name: child for child, name in children(pid).items()}
 
 
 @pytest.mark.parametrize("choice", ["on", LIBVIRT])
@@ -55,7 +55,7 @@ def test_guest_is_served_within_the_sandbox(place: Place, choice: str) -> None:
 
 def test_sandbox_leaves_nothing_behind(place: Place) -> None:
     with place.run("-sandbox", "on", "-pidfile", "pid", *ECHO) as running:
-        starter = children(running.process.pid)["vnic-starter"]
+        starter = by_name(running.process.pid)["vnic-starter"]
         assert "pid" in place.files()
     assert place.files() == []
     assert not Path(f"/proc/{starter}").exists()
@@ -74,13 +74,13 @@ def test_vnic_wire_is_started_again_from_within_the_sandbox() -> None:
             assert isinstance(reply, dict)
             return {each["datapath"] for each in reply["return"]} == {"wire"}
 
-        starter = children(vnic.process.pid)["vnic-starter"]
+        starter = by_name(vnic.process.pid)["vnic-starter"]
         with guest_on(str(vnic.folder / "nic0.sock")), guest_on(str(vnic.folder / "nic1.sock")):
             for _ in range(2):
                 wait_for(wired)
-                program = children(starter)["vnic-wire"]
+                program = by_name(starter)["vnic-wire"]
                 os.kill(program, signal.SIGKILL)
-                wait_for(lambda: children(starter).get("vnic-wire") not in (None, program))  # noqa: B023
+                wait_for(lambda: by_name(starter).get("vnic-wire") not in (None, program))  # noqa: B023
             wait_for(wired)
 
 
@@ -105,7 +105,7 @@ def test_successor_within_the_sandbox_goes_on_with_the_same_vnic_wire(place: Pla
 
     def control() -> int | None:
         """The child of the supervisor that is sandboxed by seccomp: the one whose set-up has ended."""
-        for name, pid in children(running.process.pid).items():
+        for name, pid in by_name(running.process.pid).items():
             if name not in ("vnic-starter", "vnic-wire") and status(pid, "Seccomp") == "2":
                 return pid
         return None
@@ -118,12 +118,12 @@ def test_successor_within_the_sandbox_goes_on_with_the_same_vnic_wire(place: Pla
         wait_for(wired)
         first = control()
         assert first is not None
-        program = children(children(first)["vnic-starter"])["vnic-wire"]
+        program = by_name(by_name(first)["vnic-starter"])["vnic-wire"]
         os.kill(first, signal.SIGKILL)
         wait_for(lambda: control() not in (None, first))
         wait_for(wired)
         assert Path(f"/proc/{program}/comm").read_text() == "vnic-wire\n", "it went on"
-        assert children(running.process.pid)["vnic-wire"] == program
+        assert by_name(running.process.pid)["vnic-wire"] == program
 
 
 def _harm(place: Place) -> dict[str, list[dict[str, object]]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.fakes import passt_program
+from tests.processes import is_alive
 from tests.unit.backend.helpers import Lab, run, until
 
 from vnic.backend.options import (
@@ -92,16 +93,9 @@ def test_killed_passt_is_restarted(tmp_path: Path) -> None:
                 "QEMU's passt emits no events of its own"
             )
             pid = int(netdev.endpoint.info_text(0).removeprefix("stream,connected to pid "))
-        await until(lambda: not alive(pid))
+        await until(lambda: not is_alive(pid))
 
     run(main())
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_failed_start_is_logged_and_retried(tmp_path: Path) -> None:
