@@ -34,7 +34,7 @@ class CableEnd(Backend, Follower):
         self.cable = options.cable
         self.plugs_into = options.nic
         self._follow = parse_follow(options.follow)
-        self._joined = self._waits = False
+        self._joined = False
         self.other: CableEnd | None = None
         self._flush_later = False
 
@@ -63,7 +63,6 @@ class CableEnd(Backend, Follower):
         if name in of_nics:
             raise NetError(f"'{name}' has a cable already: '{of_nics[name]}'")
         of_nics[name] = self.name
-        self._waits = True
         network.links.followers.wait_for(self, "nic", name)
 
     def client_came(self, client: NetClient) -> None:
@@ -77,16 +76,14 @@ class CableEnd(Backend, Follower):
         self.context.network.links.followers.set(self, self.client, sources)
 
     def cleanup(self) -> None:
-        network = self.context.network
-        if self._waits and self.plugs_into is not None:
-            self._waits = False
-            del self.context.cables.of_nics[self.plugs_into]
-            network.links.followers.remove(self)
+        network, cables = self.context.network, self.context.cables
+        network.links.followers.remove(self)
+        if self.plugs_into is not None and cables.of_nics.get(self.plugs_into) == self.name:
+            del cables.of_nics[self.plugs_into]
         if not self._joined:
             return
         self._joined = False
-        self.context.cables.leave(self.cable, self.name)
-        network.links.followers.remove(self)
+        cables.leave(self.cable, self.name)
         other, self.other = self.other, None
         if other is not None:
             other._plug(None)
