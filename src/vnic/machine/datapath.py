@@ -10,7 +10,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from vnic.keep import NO_KEEP, Keep
 from vnic.machine.traffic import traffic_of
@@ -135,26 +135,20 @@ class DataPaths:
 
     def stats(self) -> list[WireStats] | asyncio.Future[list[WireStats]]:
         """The counters of vnic-wire, for each client that it carries."""
-        return self._counters(lambda found: [_entry(client, stats) for client, stats in found], [])
+        return self._counters(lambda found: [_entry(client, stats) for client, stats in found])
 
     def traffic(self) -> Iterator[TrafficInfo] | asyncio.Future[Iterator[TrafficInfo]]:
         """query-traffic: what passed at each NIC and netdev, on both paths."""
-        if self._engine is None:
-            return traffic_of(list(self._network.clients), {})
-        return self._counters(
-            lambda found: traffic_of(list(self._network.clients), dict(found)),
-            cast(Iterator[TrafficInfo], iter(())),
-        )
+        return self._counters(lambda found: traffic_of(list(self._network.clients), dict(found)))
 
     def port_stats(self) -> dict[NetClient, PortStats] | asyncio.Future[dict[NetClient, PortStats]]:
         """The same as vnic-wire has them."""
-        return self._counters(dict, {})
+        return self._counters(dict)
 
-    def _counters(
-        self, convert: Callable[[list[tuple[NetClient, PortStats]]], T], nothing: T
-    ) -> T | asyncio.Future[T]:
+    def _counters(self, convert: Callable[[list[tuple[NetClient, PortStats]]], T]) -> T | asyncio.Future[T]:
+        """What `convert` makes of the counters of all ports that vnic-wire has."""
         if self._engine is None:
-            return nothing
+            return convert([])
         future: asyncio.Future[T] = self._loop.create_future()
 
         def done(found: list[tuple[NetClient, PortStats]]) -> None:
