@@ -91,8 +91,7 @@ class AgentWatch:
 
     def look(self, adopted: AdoptedNic) -> None:
         """The hypervisor has set its link."""
-        watched = self._of(adopted)
-        watched.tries, watched.due = 0, 0.0
+        self._of(adopted)
         self._look_soon()
 
     def forget(self, name: str) -> None:

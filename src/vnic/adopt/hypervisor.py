@@ -15,6 +15,10 @@ NICS_MAX: Final = 256
 """The most NICs of one VM that are adopted."""
 
 
+AGENT_PORT: Final = "org.qemu.guest_agent.0"
+"""The name of the virtio-serial port that a guest agent opens."""
+
+
 class FoundNic(msgspec.Struct, frozen=True):
     """A NIC as the hypervisor lists it."""
 

@@ -199,13 +199,10 @@ class AdoptedVm(NetObject):
                 self._remove(name)  # another one of that name
                 there = None
             if there is None:
-                self._add(nic)
+                self._adopt(AdoptedNic(self, nic), None)
             else:
                 there.found = nic
         return [self.nics[name] for name in found]
-
-    def _add(self, found: FoundNic) -> None:
-        self._adopt(AdoptedNic(self, found), None)
 
     def _adopt(self, adopted: AdoptedNic, record: NetClientRecord | None) -> None:
         found, keep = adopted.found, self._context.keep

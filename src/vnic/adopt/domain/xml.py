@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-AGENT = "org.qemu.guest_agent.0"
+from vnic.adopt.hypervisor import AGENT_PORT
+
 XML_MAX = 4 << 20
 """The largest XML that is parsed, in characters."""
 NICS_MAX = 1024
@@ -72,7 +73,9 @@ def parse(text: str) -> DomainXml:
             f"it is a <{root.tag[:40]}>" if root.tag != "domain" else f"it has {len(elements)} interfaces"
         )
     interfaces = [each for element in elements if (each := _interface(element)) is not None]
-    targets = [target for target in root.iterfind("devices/channel/target") if target.get("name") == AGENT]
+    targets = [
+        target for target in root.iterfind("devices/channel/target") if target.get("name") == AGENT_PORT
+    ]
     there = any(target.get("state") == "connected" for target in targets)
     return DomainXml(interfaces, bool(targets), there)
 

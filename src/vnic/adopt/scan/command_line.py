@@ -9,12 +9,11 @@ from itertools import pairwise
 
 import msgspec
 
+from vnic.adopt.hypervisor import AGENT_PORT
 from vnic.net.errors import NetError
 from vnic.protocol import keyval
 from vnic.protocol.qmp import ParseError, decode
 
-AGENT = "org.qemu.guest_agent.0"
-"""The name of the virtio-serial port that a guest agent opens."""
 LIBVIRT_MONITOR = "charmonitor"
 """The chardev of the monitor that libvirt gives each QEMU."""
 
@@ -76,7 +75,7 @@ def read(words: Sequence[str]) -> CommandLine:
                 if made is not None:
                     chardevs[_string(tree, "id")] = made
             case "device":
-                if _string(tree, "driver") == "virtserialport" and _string(tree, "name") == AGENT:
+                if _string(tree, "driver") == "virtserialport" and _string(tree, "name") == AGENT_PORT:
                     agent = _string(tree, "chardev")
     found.monitors += [chardevs[each] for each in control if each in chardevs]
     found.by_libvirt = LIBVIRT_MONITOR in control
