@@ -118,12 +118,11 @@ async def look(qmp: Session, state: TopState) -> None:
 
 def chosen(state: TopState, wanted: Filter, sort: str) -> list[Row]:
     """The rows that the filters choose."""
-    names = (wanted.name,)
     return [
         row
         for row in state.rows(time.time(), sort)
         if wanted.meets(row.entry)
-        and (wanted.name is None or row.entry["name"] in names or row.entry.get("peer") in names)
+        and (wanted.name is None or wanted.name in (row.entry["name"], row.entry.get("peer")))
     ]
 
 

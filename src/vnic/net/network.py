@@ -279,7 +279,7 @@ class Network:
             def edit() -> None:
                 _unpeer(nic)
                 if not nic.endpoint.elsewhere:
-                    nic.holds[kind] = new_hold(nic.name, kind, by, text, self.clock)
+                    nic.holds[HoldKind.NO_PEER] = new_hold(nic.name, HoldKind.NO_PEER, by, text, self.clock)
 
             self.links.replugged(nic, edit, Cause(kind, by, text))
         elif peer is not None:

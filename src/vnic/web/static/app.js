@@ -143,8 +143,11 @@ function matches(key) {
   const link = store.link(key);
   if (!link) return false;
   const text = [link.name, link.mac, link.link, link.model, link.peer, link.type, link.datapath, ...holdKinds(link)].join(" ");
-  return ui.filter.split(/\s+/).every((word) => text.toLowerCase().includes(word));
+  return meets(text);
 }
+
+/** Whether all words of the filter are in the text. */
+const meets = (text) => ui.filter.split(/\s+/).every((word) => text.toLowerCase().includes(word));
 
 const matching = () => (ui.filter ? store.keys().filter(matches) : store.keys());
 
@@ -156,7 +159,7 @@ const laneKeys = (keys) => {
 function recordMatches(record) {
   if (ui.kind && (record.cause?.kind ?? record.kind) !== ui.kind) return false;
   const text = `${record.name ?? "vnic"} ${record.link ?? record.event} ${record.cause?.kind ?? record.kind} ${record.cause?.text ?? record.text}`;
-  return ui.filter.split(/\s+/).every((word) => text.toLowerCase().includes(word));
+  return meets(text);
 }
 
 function show(view) {
