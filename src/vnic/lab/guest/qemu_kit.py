@@ -31,7 +31,7 @@ SUITES = ("trixie", "trixie-backports")
 QEMU_PACKAGES = ("qemu-system-x86", "seabios", "ipxe-qemu")
 TOOL_PACKAGES = ("busybox-static", "ethtool", "pciutils")
 KERNEL_PACKAGE = "linux-image-amd64"
-"""A metapackage; the cloud kernel, which is smaller, has no e1000."""
+"""A metapackage; the cloud kernel, which is smaller, lacks most NICs."""
 
 REMEDY = "vnic demo --guest uml"
 """Where the QEMU guest cannot be had: it always takes its kernel from the cache, so no installed QEMU would help."""
@@ -41,13 +41,23 @@ FIRST_VERSION = (10, 1)
 
 PROGRAM = "qemu-system-x86_64"
 TOOLS = ("ethtool", "lspci")
-MODULES = ("virtio_net", "e1000", "8021q", "pktgen")
+NIC_MODULES = (
+    *("virtio_net", "e1000", "e1000e", "igb", "vmxnet3", "8139cp", "8139too"),
+    *("pcnet32", "e100", "tulip", "ne2k_pci"),
+)
+"""The drivers of the NICs that QEMU and vnic have."""
+MODULES = (
+    *NIC_MODULES,
+    *("8021q", "pktgen"),
+    *("tun", "vhost_net", "9p", "9pnet_virtio"),
+)
+"""Besides them: what the tests load, among them what a guest needs in which vnic itself runs."""
 FIRMWARE = ("bios-256k.bin", "kvmvapic.bin", "linuxboot_dma.bin", "efi-virtio.rom", "efi-e1000.rom")
 """What QEMU loads for a kernel given on its command line, and for the NICs that it emulates itself."""
 
 # A change of what they hold needs a new name: entries of another vnic are then left alone.
 _QEMU_ENTRY = "qemu-1"
-_LINUX_ENTRY = "linux-2"
+_LINUX_ENTRY = "linux-3"
 
 
 @dataclass(frozen=True, slots=True)
