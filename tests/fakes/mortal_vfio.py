@@ -31,7 +31,6 @@ from vnic.net.network import Network
 from vnic.net.queue import Frame
 from vnic.nic.intel.e1000 import E1000
 from vnic.nic.intel.e1000.record import E1000Record
-from vnic.pci.device import KeptCells
 from vnic.state.keep import StoredKeep
 from vnic.state.notify import Notifier
 
@@ -167,7 +166,7 @@ class MortalVfio:
         attachment = VfioUserAttachment(loop, device, nic, self.path, keep)
         unit = NicUnit(device)
         found = keep.inherited("nic/nic0", E1000Record, NoHandles)
-        cells = KeptCells(keep.cells("nic/nic0", device.cells_wanted), keep.commit)
+        cells = keep.cells("nic/nic0", device.cells_wanted)
         if attachment.restore():
             assert found is not None
             device.restore(found[0], attachment.device_handles._replace(cells=cells))

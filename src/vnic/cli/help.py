@@ -12,7 +12,7 @@ from vnic.backend import NETDEVS
 from vnic.chardev.flat import FLAT_CHARDEVS
 from vnic.cli.run_options import HelpTopic
 from vnic.filter import OBJECTS, object_structs
-from vnic.machine.nics import DEVICES
+from vnic.machine.nics import DEVICES, ModelFacts
 from vnic.machine.place import PLACE
 from vnic.machine.virtio_features import NOT_BUILT, SWITCHED
 from vnic.monitor.schema.shapes import (
@@ -200,8 +200,20 @@ def _netdevs() -> str:
 
 
 def _devices() -> str:
-    lines = [f'name "{name}", desc "{entry.desc}"\n' for name, entry in DEVICES.items()]
-    return "Network devices:\n" + "".join(lines)
+    return "Network devices:\n" + "".join(
+        f'name "{name}", desc "{entry.desc}"\n' + _facts(entry.facts) for name, entry in DEVICES.items()
+    )
+
+
+def _facts(facts: ModelFacts) -> str:
+    seen = "" if facts.confirms else "; whether the guest saw it cannot be told"
+    words = (
+        ("interrupts", facts.interrupts),
+        ("queues", facts.queues),
+        ("offloads", facts.offloads),
+        ("link", facts.link + seen),
+    )
+    return _table([(f"  {name}", text) for name, text in words])
 
 
 def _chardevs() -> str:

@@ -57,10 +57,15 @@ class VirtioNetPciOptions(VirtioNetBase, tag_field="driver", tag="virtio-net-pci
     disable_modern: bool = msgspec.field(name="disable-modern", default=False)
 
 
-class E1000Options(NicOptions, tag_field="driver", tag="e1000", kw_only=True):
-    """Intel's gigabit card. `autonegotiation=off`: its link comes up without the 500 ms that a real one takes."""
+class PciNicOptions(NicOptions, kw_only=True):
+    """What all NICs on PCI but virtio-net have."""
 
     attach: VfioUserAttach | None = None
+
+
+class E1000Options(PciNicOptions, tag_field="driver", tag="e1000", kw_only=True):
+    """Intel's gigabit card. `autonegotiation=off`: its link comes up without the 500 ms that a real one takes."""
+
     autonegotiation: bool = True
 
 

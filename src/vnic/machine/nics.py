@@ -16,6 +16,7 @@ from vnic.machine.nic_options import (
     E1000EmOptions,
     E1000GcOptions,
     E1000Options,
+    PciNicOptions,
     VfioUserAttach,
     VirtioNetBase,
     VirtioNetOptions,
@@ -26,11 +27,26 @@ from vnic.net.client import Nic
 from vnic.net.errors import NetError
 
 if TYPE_CHECKING:
+    from vnic.nic.pci_nic import PciNic
     from vnic.nic.virtio_net import VirtioNet
     from vnic.pci.device import PciDevice
 
 MTU_MIN = 68
 """The smallest MTU of IPv4 (virtio 1.2 §5.1.4.1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What a model can do, for people who choose one."""
+
+    interrupts: str
+    """The kinds that a driver can choose from."""
+    queues: str
+    offloads: str
+    link: str
+    """Where the guest sees its link, and how it is told."""
+    confirms: bool = True
+    """Whether the guest's reading of its link can be seen: `seen` in the journal, `vnic link set … --wait`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +56,7 @@ class DeviceType:
     options: type[NicOptions]
     desc: str
     build: Callable[[Builder, Any], PluggedNic]
+    facts: ModelFacts
 
 
 def _attach_missing(kind: str) -> NetError:
@@ -123,24 +140,33 @@ def build_virtio_net_pci(builder: Builder, options: VirtioNetBase) -> PluggedNic
 
 
 def build_e1000(builder: Builder, options: E1000Options) -> PluggedNic:
-    """The 82540EM and its kin, on PCI."""
+    """The 82540EM and its kin."""
+    from vnic.nic.intel.e1000 import E1000, MODELS
+
+    model = MODELS[_driver(options)]
+    return _pci_nic(builder, options, E1000(model, autonegotiation=options.autonegotiation))
+
+
+def _driver(options: NicOptions) -> str:
+    return str(options.__struct_config__.tag)
+
+
+def _pci_nic(builder: Builder, options: PciNicOptions, device: PciNic) -> PluggedNic:
+    """A NIC on PCI other than virtio-net."""
+    from vnic.machine.model_pci import PciNicModel
+
     attach = options.attach
     if attach is None:
         raise _attach_missing("vfio-user")
-    from vnic.machine.model_e1000 import E1000Model
-    from vnic.nic.intel.e1000 import E1000, MODELS
-
     _check_server(attach)
-    model = MODELS[str(options.__struct_config__.tag)]
-    device = E1000(model, autonegotiation=options.autonegotiation)
     return builder.plug(
-        model.name,
+        device.name,
         device,
         options,
-        E1000Model(device),
+        PciNicModel(device),
         _vfio_user(builder, device, attach),
         attach,
-        driver=model.name,
+        driver=device.name,
         function=device,
     )
 
@@ -186,16 +212,33 @@ def _queue_size(options: VirtioNetBase) -> int:
     return max(options.rx_queue_size, options.tx_queue_size)
 
 
+_VIRTIO_FACTS = ModelFacts(
+    interrupts="MSI-X, INTx; over vhost-user the VM's",
+    queues="a pair for each queue of the netdev, with mq=on",
+    offloads="checksums, segmentation, mergeable buffers, RSS",
+    link="status in config space, with an interrupt of its own",
+)
+_E1000_FACTS = ModelFacts(
+    interrupts="INTx",
+    queues="1",
+    offloads="checksums, segmentation, VLAN tags",
+    link="STATUS.LU and the PHY's BMSR, interrupt LSC",
+)
+
+_TABLE: tuple[
+    tuple[type[NicOptions], str, Callable[[Builder, Any], PluggedNic], ModelFacts],
+    ...,
+] = (
+    (VirtioNetOptions, "virtio network card, over vhost-user or vfio-user", build_virtio_net, _VIRTIO_FACTS),
+    (VirtioNetPciOptions, "virtio network card on PCI, over vfio-user", build_virtio_net_pci, _VIRTIO_FACTS),
+    (E1000Options, "Intel 82540EM gigabit card, over vfio-user", build_e1000, _E1000_FACTS),
+    (E1000EmOptions, "the same as e1000", build_e1000, _E1000_FACTS),
+    (E1000GcOptions, "Intel 82544GC gigabit card, over vfio-user", build_e1000, _E1000_FACTS),
+    (E1000Em2Options, "Intel 82545EM gigabit card, over vfio-user", build_e1000, _E1000_FACTS),
+)
 DEVICES: dict[str, DeviceType] = {
-    str(options.__struct_config__.tag): DeviceType(options, desc, build)
-    for options, desc, build in (
-        (VirtioNetOptions, "virtio network card, over vhost-user or vfio-user", build_virtio_net),
-        (VirtioNetPciOptions, "virtio network card on PCI, over vfio-user", build_virtio_net_pci),
-        (E1000Options, "Intel 82540EM gigabit card, over vfio-user", build_e1000),
-        (E1000EmOptions, "the same as e1000", build_e1000),
-        (E1000GcOptions, "Intel 82544GC gigabit card, over vfio-user", build_e1000),
-        (E1000Em2Options, "Intel 82545EM gigabit card, over vfio-user", build_e1000),
-    )
+    str(options.__struct_config__.tag): DeviceType(options, desc, build, facts)
+    for options, desc, build, facts in _TABLE
 }
 """The values of `-device`."""
 

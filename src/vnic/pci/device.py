@@ -42,15 +42,6 @@ class PciDeviceRecord(Record, frozen=True):
     """The level of the pin, as the model set it."""
 
 
-class KeptCells(NamedTuple):
-    """Kept memory for what changes too often for records (`vnic.keep`)."""
-
-    values: memoryview
-    """As many u64 as the device's `cells_wanted`."""
-    commit: Callable[[], None]
-    """Save all records now."""
-
-
 class PciHandles(NamedTuple):
     """The handles of the VM that a restored device is attached to."""
 
@@ -58,9 +49,10 @@ class PciHandles(NamedTuple):
     memory: GuestMemory
     shadow: Shadow | None = None
     """Set if the VM does not share its memory."""
-    cells: KeptCells | None = None
-    """Set after a restart, in which the process before was killed at any instruction: what it left there, where the
-    device goes on, is newer than its record."""
+    cells: memoryview | None = None
+    """Kept memory for what changes too often for records (`vnic.keep`): as many u64 as the device's `cells_wanted`. Set
+    after a restart, in which the process before was killed at any instruction: what it left there, where the device
+    goes on, is newer than its record."""
 
 
 class PciDevice:
@@ -204,7 +196,7 @@ class PciDevice:
 
     # --- State apart from handles ---
 
-    def use_cells(self, cells: KeptCells) -> None:
+    def use_cells(self, cells: memoryview) -> None:
         """Go on in these cells from now on, with the values of this device; `restore` takes the place of this after a
         restart."""
 

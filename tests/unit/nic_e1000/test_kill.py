@@ -23,7 +23,7 @@ from vnic.nic.intel import regs
 from vnic.nic.intel.cells import COUNT
 from vnic.nic.intel.e1000 import E1000
 from vnic.nic.intel.e1000.record import E1000Record
-from vnic.pci.device import KeptCells, PciHandles
+from vnic.pci.device import PciHandles
 from vnic.record import decode, encode
 
 SLOT_BYTES = 2048
@@ -83,7 +83,7 @@ class Mortal(Rig):
         self.life = Life(None)
         self.driver.start()
         self.device.kept = self
-        self.device.use_cells(KeptCells(self.values, self.commit))
+        self.device.use_cells(self.values)
         self.dirty = True
         self.commit()
         vars(self.netdev)["receive"] = self._receive
@@ -125,7 +125,7 @@ class Mortal(Rig):
 
         vars(memory)["write"] = write
         cells = cast(memoryview, MortalCells(self.values, life))
-        self.device.use_cells(KeptCells(cells, self.commit))
+        self.device.use_cells(cells)
         life.steps = 0
         life.left = self.lives.pop(0) if self.lives else None
 
@@ -141,8 +141,7 @@ class Mortal(Rig):
         new = E1000(self.device.model, autonegotiation=False)
         Network(FakeScheduler()).add_nic("new", new.model.name, new, mac=self.nic.mac)
         new.client, self.nic.endpoint = self.nic, new
-        cells = KeptCells(self.values, self.commit)
-        new.restore(decode(E1000Record, self.record), PciHandles(self.driver.irq, memory, cells=cells))
+        new.restore(decode(E1000Record, self.record), PciHandles(self.driver.irq, memory, cells=self.values))
         new.kept = self
         self.device = self.driver.device = new
         self._begin()

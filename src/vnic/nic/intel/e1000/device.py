@@ -6,13 +6,8 @@ An attachment serves it as a `PciDevice`; the Network knows it as an `Endpoint`.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
 from functools import partial
 
-from vnic.memory.guest import GuestMemory, GuestMemoryError
-from vnic.net.client import Endpoint, Nic
-from vnic.net.clock import Scheduler
 from vnic.net.offload import OffloadError, complete
 from vnic.net.queue import Frame
 from vnic.nic.intel import cells as c
@@ -37,17 +32,14 @@ from vnic.nic.intel.registers import (
 from vnic.nic.intel.rx import RCTL_EN, Receiver, buffer_bytes
 from vnic.nic.intel.statistics import Statistics
 from vnic.nic.intel.tx import MAX_FRAME_BYTES, Transmitter, buffer_of
+from vnic.nic.pci_nic import PciNic
 from vnic.pci.bar import Bar
-from vnic.pci.config import STATUS, PciId
-from vnic.pci.device import KeptCells, PciDevice, PciHandles
-from vnic.pci.irq import IrqLines
+from vnic.pci.config import PciId
+from vnic.pci.device import PciHandles
 from vnic.record import require, within
-
-log = logging.getLogger(__name__)
 
 _MMIO_BAR = 0
 _IO_BAR = 1
-_STATUS_MASTER_ABORT = 0x2000
 _WUFC_LNKC = 1 << 0
 _RAH_MASK = 0x8003FFFF
 _CTRL_FRCSPD = 1 << 11
@@ -59,17 +51,17 @@ _HOT_WRITES = frozenset({regs.TDT, regs.RDT, regs.ICR, regs.ICS, regs.IMS, regs.
 """The registers that cells have."""
 
 
-class E1000(PciDevice, Endpoint):
+class E1000(PciNic):
     """One NIC. `autonegotiation=False` is QEMU's property of that name: the link comes up without the 500 ms."""
 
-    client: Nic
-
+    record = E1000Record
     cells_wanted = c.COUNT
     link_lag_seconds = 2.1
     """Linux's e1000 acts on a link change in its watchdog, which runs every 2 s."""
 
     def __init__(self, model: Model = MODELS["e1000"], *, autonegotiation: bool = True) -> None:
         super().__init__(
+            model.name,
             PciId(VENDOR_INTEL, model.device_id, SUBSYSTEM_VENDOR, SUBSYSTEM, revision=REVISION),
             [Bar(_MMIO_BAR, MMIO_BYTES), Bar(_IO_BAR, IO_BYTES, io=True)],
         )
@@ -95,9 +87,6 @@ class E1000(PciDevice, Endpoint):
         self.rings.add_transmit(
             "TX", self.tx.ring, buffer_of, MAX_FRAME_BYTES, self.tx.kick, partial(self.bus_error, "TX")
         )
-        self._complaints: set[str] = set()
-        self._info_mac = bytes(6)
-        self._commit: Callable[[], None] = _nothing
         self._cells = ChipCells(self.interrupts, self.statistics, self.rx, self.tx, self.eeprom)
         self.access = self._cells.access
         self._serve_registers()
@@ -128,22 +117,12 @@ class E1000(PciDevice, Endpoint):
     def receive(self, queue: int, frame: Frame, offload: bytes = b"") -> bool:
         return self.rx.receive(frame)
 
-    def idle(self) -> bool:
-        return not self.client.guest.attached
-
-    def wire_end(self) -> str:
-        return f"{self.model.name} rings are processed in Python"
-
     def overrun(self, queue: int) -> None:
         if self.rx.enabled and self.bus_master:
             self.rx.missed()
 
     def sent(self, queue: int) -> None:
         self.tx.resume()
-
-    def info_text(self, queue: int) -> str:
-        address = ":".join(f"{byte:02x}" for byte in self._info_mac)
-        return f"model={self.model.name},macaddr={address}"
 
     def cleanup(self) -> None:
         self.link.close()
@@ -153,7 +132,7 @@ class E1000(PciDevice, Endpoint):
 
     def save(self) -> E1000Record:
         return E1000Record(
-            function=self.save_function(),
+            **self.save_nic(),
             registers=self.registers.save(),
             io_address=self._io.address,
             statistics=self.statistics.save(),
@@ -163,8 +142,6 @@ class E1000(PciDevice, Endpoint):
             link=self.link.save(),
             rx=self.rx.save(),
             tx=self.tx.save(),
-            info_mac=self._info_mac,
-            complaints=sorted(self._complaints),
         )
 
     def restore(self, record: E1000Record, handles: PciHandles) -> None:
@@ -176,10 +153,10 @@ class E1000(PciDevice, Endpoint):
         with within("phy"):
             self.phy.check(record.phy)
         if handles.cells is not None:
-            self._cells.check(handles.cells.values)
+            self._cells.check(handles.cells)
         asserted = bool(record.interrupts.cause & record.interrupts.mask)
         require(asserted == record.function.intx, "interrupts.cause", "does not go with the level of the pin")
-        self.restore_function(record.function, handles)
+        self.restore_nic(record, handles)
         self.registers.restore(record.registers)
         self._filter.addresses_changed()
         self._io.address = record.io_address
@@ -190,30 +167,20 @@ class E1000(PciDevice, Endpoint):
         self.link.restore(record.link)
         self.rx.restore(record.rx)
         self.tx.restore(record.tx)
-        self._info_mac = record.info_mac
-        self._complaints = set(record.complaints)
         if handles.cells is not None:
-            self._cells.take_up(handles.cells.values)
-            self.access, self._commit = self._cells.access, handles.cells.commit
+            self._cells.take_up(handles.cells)
+            self.access = self._cells.access
             self.set_intx(self._cells.asserted)
         self.resume()
 
-    def use_cells(self, cells: KeptCells) -> None:
-        self._cells.move(cells.values)
-        self.access, self._commit = self._cells.access, cells.commit
+    def use_cells(self, cells: memoryview) -> None:
+        self._cells.move(cells)
+        self.access = self._cells.access
 
     def undo_read(self, access: int) -> None:
         self._cells.undo_read(access)
 
     # --- What the units need ---
-
-    def keep_record(self) -> None:
-        self.touched()
-        self._commit()
-
-    @property
-    def scheduler(self) -> Scheduler:
-        return self.client.network.scheduler
 
     def transmit(self, frame: bytes, offload: bytes) -> bool:
         """Put a frame on the wire. False: it waits at the peer, and `sent` will be called."""
@@ -227,24 +194,7 @@ class E1000(PciDevice, Endpoint):
             return True
         return not self.link.up or self.client.send(0, frame, offload)
 
-    def complain(self, what: str, text: str) -> None:
-        """Log each kind of error once per VM, so that a guest cannot fill the log."""
-        if self._memory.lost:
-            return  # the VM will be disconnected, and that is logged
-        if what not in self._complaints:
-            self._complaints.add(what)
-            log.warning("%s: %s: %s; said once for this VM", self.client.name, what, text)
-
-    def bus_error(self, unit: str, error: GuestMemoryError) -> None:
-        """The guest used an unmapped address: a master abort on a real bus (PCI 3.0 §6.2.3)."""
-        self.config.data[STATUS + 1] |= _STATUS_MASTER_ABORT >> 8
-        self.complain(f"{unit} DMA", str(error))
-
     # --- PciDevice: the VM's side ---
-
-    def plug(self, irq: IrqLines, memory: GuestMemory) -> None:
-        super().plug(irq, memory)
-        self._complaints.clear()
 
     def device_reset(self) -> None:
         """Power-on or a bus reset: everything, the PHY too. A link that is down stays down (QEMU: e1000_reset_hold)."""
@@ -259,9 +209,6 @@ class E1000(PciDevice, Endpoint):
         if enabled:
             self.tx.kick()
         self.client.flush(0)
-
-    def dma_refused(self, error: GuestMemoryError) -> None:
-        self.bus_error("write", error)
 
     def is_hot(self, region: int, offset: int, length: int) -> bool:
         return length == 4 and offset in _HOT_WRITES and region == _MMIO_BAR
@@ -401,7 +348,7 @@ class E1000(PciDevice, Endpoint):
         self._filter.addresses_changed()
         if offset == regs.RA + 4:
             low, high = self.values.get(regs.RA, 0), value & 0xFFFF
-            self._info_mac = (low | high << 32).to_bytes(6, "little")
+            self.show_mac((low | high << 32).to_bytes(6, "little"))
 
     # --- Interrupts and the journal ---
 
@@ -433,7 +380,3 @@ class E1000(PciDevice, Endpoint):
                 report.interrupted()
             elif not self.interrupts.cause & regs.ICR_LSC:
                 report.interrupt_acknowledged()
-
-
-def _nothing() -> None:
-    """There is no keeper."""

@@ -10,14 +10,13 @@ from vnic.nic.intel.registers import RegisterFileRecord
 from vnic.nic.intel.rx import ReceiverRecord
 from vnic.nic.intel.statistics import StatisticsRecord
 from vnic.nic.intel.tx import TransmitterRecord
-from vnic.pci.device import PciDeviceRecord
-from vnic.record import U32, Mac, Record
+from vnic.nic.pci_nic import PciNicRecord
+from vnic.record import U32
 
 
-class E1000Record(Record, frozen=True):
-    """All state of an E1000. Its client saves the steps of the last link change."""
+class E1000Record(PciNicRecord, frozen=True):
+    """All state of an E1000."""
 
-    function: PciDeviceRecord
     registers: RegisterFileRecord
     io_address: U32
     statistics: StatisticsRecord
@@ -27,5 +26,3 @@ class E1000Record(Record, frozen=True):
     link: LinkRecord
     rx: ReceiverRecord
     tx: TransmitterRecord
-    info_mac: Mac
-    complaints: list[str]
