@@ -13,12 +13,15 @@ CAP_MSI = 0x05
 CAP_VENDOR = 0x09
 CAP_PCIE = 0x10
 CAP_MSIX = 0x11
+EXTENDED_AER = 0x0001
+EXTENDED_DSN = 0x0003
 
 # Offsets from the capability's first byte.
 PM_CONTROL = 4
 MSI_CONTROL = 2
 MSIX_CONTROL = 2
 PCIE_DEVICE_CONTROL = 8
+DSN_NUMBER = 4
 
 MSI_ENABLE = 0x0001
 MSIX_ENABLE = 0x8000
@@ -34,13 +37,15 @@ MSIX_MAX_VECTORS = 2048
 class Capability:
     """`body` is everything after the two bytes id and next; `writable` is the mask of bits that a guest may write.
 
-    A guest clears bits in `clears` by writing a one, and cannot set them (PCI's RW1C).
+    A guest clears bits in `clears` by writing a one, and cannot set them (PCI's RW1C). `at` is the capability's place
+    where the model has one for it, else it gets the next free one.
     """
 
     id: int
     body: bytes
     writable: bytes = b""
     clears: bytes = b""
+    at: int | None = None
 
     def __post_init__(self) -> None:
         for mask in (self.writable, self.clears):
@@ -52,14 +57,39 @@ class Capability:
         return 2 + len(self.body)
 
 
+@dataclass(frozen=True, slots=True)
+class ExtendedCapability:
+    """As `Capability`, of PCI Express (PCIe 3.0 §7.9.3): `body` is everything after the header of four bytes."""
+
+    id: int
+    version: int
+    body: bytes
+    writable: bytes = b""
+    clears: bytes = b""
+
+
+_PM_LAYOUT = struct.Struct("<HHBB")  # PMC, PMCSR, bridge extensions, data
+assert _PM_LAYOUT.size == 6
+
+
 def power_management() -> Capability:
     """PM 1.2 (version 3) with D0 and D3hot, no PME; a change to D0 keeps the state (No_Soft_Reset)."""
-    layout = struct.Struct("<HHBB")  # PMC, PMCSR, bridge extensions, data
-    assert layout.size == 6
-    return Capability(CAP_PM, layout.pack(0x0003, 0x0008, 0, 0), layout.pack(0, PM_STATE_MASK, 0, 0))
+    return Capability(CAP_PM, _PM_LAYOUT.pack(0x0003, 0x0008, 0, 0), _PM_LAYOUT.pack(0, PM_STATE_MASK, 0, 0))
 
 
-def msi(vectors: int = 1) -> Capability:
+def intel_power_management(at: int) -> Capability:
+    """PM 1.1 as QEMU's e1000e and igb have it: device specific initialization, and PME bits that do nothing."""
+    control = PM_STATE_MASK | 0x1F00  # PME_En, Data_Select
+    return Capability(
+        CAP_PM,
+        _PM_LAYOUT.pack(0x0022, 0, 0, 0),
+        _PM_LAYOUT.pack(0, control, 0, 0),
+        _PM_LAYOUT.pack(0, 0x8000, 0, 0),  # PME_Status
+        at,
+    )
+
+
+def msi(vectors: int = 1, at: int | None = None) -> Capability:
     """MSI with 64-bit addresses and no masks (PCI 3.0 §6.8.1); `vectors` is a power of two up to 32."""
     if vectors not in (1, 2, 4, 8, 16, 32):
         raise ValueError(f"MSI with {vectors} vectors")
@@ -67,11 +97,13 @@ def msi(vectors: int = 1) -> Capability:
     assert layout.size == 14
     control = 0x0080 | (vectors.bit_length() - 1) << 1
     return Capability(
-        CAP_MSI, layout.pack(control, 0, 0, 0), layout.pack(0x0071, ~3 & (1 << 64) - 1, 0xFFFF, 0)
+        CAP_MSI, layout.pack(control, 0, 0, 0), layout.pack(0x0071, ~3 & (1 << 64) - 1, 0xFFFF, 0), at=at
     )
 
 
-def msix(vectors: int, table_bar: int, table_offset: int, pba_bar: int, pba_offset: int) -> Capability:
+def msix(
+    vectors: int, table_bar: int, table_offset: int, pba_bar: int, pba_offset: int, at: int | None = None
+) -> Capability:
     """MSI-X (PCI 3.0 §6.8.2) with its table and its pending bits at the given places."""
     if not 1 <= vectors <= MSIX_MAX_VECTORS:
         raise ValueError(f"MSI-X with {vectors} vectors")
@@ -85,6 +117,7 @@ def msix(vectors: int, table_bar: int, table_offset: int, pba_bar: int, pba_offs
         CAP_MSIX,
         layout.pack(vectors - 1, table_offset | table_bar, pba_offset | pba_bar),
         layout.pack(MSIX_ENABLE | MSIX_MASK_ALL, 0, 0),
+        at=at,
     )
 
 
@@ -105,6 +138,39 @@ def pcie_endpoint() -> Capability:
     clears = [0] * 22
     clears[3] = 0x000F  # the four error bits
     return Capability(CAP_PCIE, layout.pack(*values), layout.pack(*writable), layout.pack(*clears))
+
+
+def pcie_endpoint_v1(at: int) -> Capability:
+    """A PCI Express endpoint, structure version 1, as QEMU's pcie_endpoint_cap_v1_init: without FLR, and a guest can
+    write nothing."""
+    layout = struct.Struct("<HIHHIHH")
+    assert layout.size == 18
+    return Capability(CAP_PCIE, layout.pack(0x0001, 0x8000, 0, 0, 0x411, 0, 0x11), at=at)
+
+
+def advanced_error_reporting() -> ExtendedCapability:
+    """AER (PCIe 3.0 §7.10), as QEMU's pcie_aer_init. No error is ever reported."""
+    # Uncorrectable errors' status, mask and severity, correctable errors' status and mask, control; logs
+    layout = struct.Struct("<6I44x")
+    assert layout.size == 0x48 - 4
+    uncorrectable, correctable = 0x03FFF030, 0xF1C1
+    return ExtendedCapability(
+        EXTENDED_AER,
+        2,
+        layout.pack(0, 0x02400000, 0x00462030, 0, 0xE000, 0x2A0),
+        layout.pack(0, uncorrectable, uncorrectable, 0, correctable, 0x540),
+        layout.pack(uncorrectable, 0, 0, correctable, 0, 0),
+    )
+
+
+def device_serial_number() -> ExtendedCapability:
+    """The serial number (PCIe 3.0 §7.12), which the model sets at `DSN_NUMBER` once it has its MAC."""
+    return ExtendedCapability(EXTENDED_DSN, 1, bytes(8))
+
+
+def serial_number(mac: bytes) -> int:
+    """The EUI-64 of a MAC that QEMU's e1000e and igb have as their serial number."""
+    return int.from_bytes(mac[:3] + b"\xff\xff" + mac[3:], "big")
 
 
 def vendor(body: bytes, writable: bytes = b"") -> Capability:

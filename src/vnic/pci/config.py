@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vnic.pci.bar import Bar
-from vnic.pci.capability import Capability
+from vnic.pci.capability import Capability, ExtendedCapability
 from vnic.record import Record, RecordError, require
 
 CONFIG_SIZE = 256
@@ -76,8 +76,13 @@ class ConfigSpace:
         self.data = bytearray(self.size)
         self._writable = bytearray(self.size)
         self._clears = bytearray(self.size)
+        self._defaults = bytearray(self.size)
+        """The bits that a guest can write and that a reset sets."""
         self._free = HEADER_SIZE
         self._last_link = CAPABILITIES
+        self._last_extended = 0
+        self._taken: list[tuple[int, int]] = []
+        """Where capabilities start and end."""
         self._offsets: dict[int, list[int]] = {}
         for offset, size, value in (
             (VENDOR_ID, 2, ident.vendor),
@@ -104,19 +109,40 @@ class ConfigSpace:
         self._writable[offset : offset + size] = bar.address_mask.to_bytes(size, "little")
 
     def add_capability(self, capability: Capability) -> int:
-        """Append to the list, at the next multiple of four; returns the capability's offset."""
-        offset, size = self._free, capability.size
-        if offset + size > CONFIG_SIZE:
-            raise ValueError(f"no room for capability {capability.id:#x}")
+        """Append to the list, at its place or the next free multiple of four; returns the capability's offset."""
+        size = capability.size
+        offset = self._free if capability.at is None else capability.at
+        taken = any(offset < end and start < offset + size for start, end in self._taken)
+        if offset + size > CONFIG_SIZE or offset < HEADER_SIZE or taken:
+            raise ValueError(f"no room for capability {capability.id:#x} at {offset:#x}")
         self.data[offset : offset + size] = bytes((capability.id, 0)) + capability.body
-        for masks, mask in ((self._writable, capability.writable), (self._clears, capability.clears)):
-            masks[offset + 2 : offset + 2 + len(mask)] = mask
+        self._set_masks(offset + 2, capability)
         self.data[self._last_link] = offset
         self.data[STATUS] |= STATUS_CAPABILITIES
         self._last_link = offset + 1
-        self._free = (offset + size + 3) & ~3
+        self._taken.append((offset, offset + size))
+        if capability.at is None:
+            self._free = (offset + size + 3) & ~3
         self._offsets.setdefault(capability.id, []).append(offset)
         return offset
+
+    def add_extended(self, capability: ExtendedCapability, offset: int) -> None:
+        """Append to the list of extended capabilities, whose first one is at `CONFIG_SIZE`."""
+        first = CONFIG_SIZE if not self._last_extended else self._last_extended + 4
+        if offset & 3 or offset < first or offset + 4 + len(capability.body) > self.size:
+            raise ValueError(f"no room for extended capability {capability.id:#x} at {offset:#x}")
+        self.set(offset, 4, capability.id | capability.version << 16)
+        self.data[offset + 4 : offset + 4 + len(capability.body)] = capability.body
+        self._set_masks(offset + 4, capability)
+        if self._last_extended:
+            self.set(self._last_extended + 2, 2, self.get(self._last_extended + 2, 2) | offset << 4)
+        self._last_extended = offset
+
+    def _set_masks(self, offset: int, capability: Capability | ExtendedCapability) -> None:
+        for masks, mask in ((self._writable, capability.writable), (self._clears, capability.clears)):
+            masks[offset : offset + len(mask)] = mask
+        for at, bits in enumerate(capability.writable):
+            self._defaults[offset + at] = capability.body[at] & bits
 
     def find(self, capability_id: int) -> int:
         """Offset of the first capability of that id, 0 if there is none."""
@@ -159,8 +185,9 @@ class ConfigSpace:
         self.data[:] = record.data
 
     def reset(self) -> None:
-        """Clear every bit that a guest can write (a bus reset or FLR)."""
-        data, writable, clears = (
-            int.from_bytes(each, "little") for each in (self.data, self._writable, self._clears)
+        """Give every bit that a guest can write its first value (a bus reset or FLR)."""
+        data, writable, clears, defaults = (
+            int.from_bytes(each, "little")
+            for each in (self.data, self._writable, self._clears, self._defaults)
         )
-        self.set(0, self.size, data & ~(writable | clears))
+        self.set(0, self.size, data & ~(writable | clears) | defaults)

@@ -58,6 +58,8 @@ class PciHandles(NamedTuple):
 class PciDevice:
     """The interface of a NIC for attachments, and the base of a NIC model.
 
+    MSI-X is first in the list of capabilities, unless the model has its capability among the others.
+
     A model overrides `region_read` and `region_write` (its BARs), `device_reset`, and, if it keeps views of guest
     memory, `dma_unmapped`. It interrupts with `set_intx` and `notify`, and accesses memory with `dma`. It adds its
     descriptor rings to `rings`, which fetches them if a VM does not share its memory.
@@ -91,7 +93,8 @@ class PciDevice:
         self._msix_bars = msix.bars if msix is not None else frozenset()
         for bar in self.bars.values():
             self.config.add_bar(bar)
-        for entry in (*((msix.capability(),) if msix else ()), *capabilities):
+        listed = any(each.id == capability.CAP_MSIX for each in capabilities)
+        for entry in (*((msix.capability(),) if msix and not listed else ()), *capabilities):
             self.config.add_capability(entry)
         self.irq: IrqLines = _NO_IRQ
         self._memory = NO_MEMORY

@@ -29,10 +29,18 @@ class MsixTable:
     """
 
     def __init__(
-        self, vectors: int, *, table_bar: int, table_offset: int, pba_bar: int, pba_offset: int
+        self,
+        vectors: int,
+        *,
+        table_bar: int,
+        table_offset: int,
+        pba_bar: int,
+        pba_offset: int,
+        at: int | None = None,
     ) -> None:
+        """`at` is the place of the capability, if it has one."""
         self.vectors = vectors
-        self._capability = msix(vectors, table_bar, table_offset, pba_bar, pba_offset)
+        self._capability = msix(vectors, table_bar, table_offset, pba_bar, pba_offset, at)
         self._table = bytearray(vectors * MSIX_ENTRY_SIZE)
         self._pba_bytes = -(-vectors // 64) * _PBA_ALIGN  # in quadwords (PCI 3.0 §6.8.2)
         self._table_at = (table_bar, table_offset)

@@ -134,3 +134,49 @@ def test_express_function_has_extended_config_space() -> None:
     assert space.read(c.CONFIG_SIZE, 3840) == bytes(3840)
     space.reset()
     assert space.read(0, space.size) == before
+
+
+def extended(space: c.ConfigSpace) -> list[tuple[int, int, int]]:
+    """(id, version, offset) of the extended capabilities as a guest finds them."""
+    found, at = [], c.CONFIG_SIZE
+    while at:
+        header = u32(space, at)
+        found.append((header & 0xFFFF, header >> 16 & 15, at))
+        at = header >> 20
+    return found
+
+
+def test_capability_with_a_place_is_put_there() -> None:
+    space = c.ConfigSpace(IDENT)
+    space.add_capability(cap.intel_power_management(at=0xC8))
+    space.add_capability(cap.msi(at=0xD0))
+    space.add_capability(cap.vendor(b"\x05\x01\x02"))
+    assert walk(space) == [(0x01, 0xC8), (0x05, 0xD0), (0x09, 0x40)]
+    with pytest.raises(ValueError, match="no room"):
+        space.add_capability(cap.pcie_endpoint_v1(at=0xD4))
+
+
+def test_extended_capabilities_form_a_list() -> None:
+    space = c.ConfigSpace(IDENT, express=True)
+    space.add_extended(cap.advanced_error_reporting(), 0x100)
+    space.add_extended(cap.device_serial_number(), 0x148)
+    assert extended(space) == [(1, 2, 0x100), (3, 1, 0x148)]
+    with pytest.raises(ValueError, match="no room"):
+        space.add_extended(cap.device_serial_number(), 0x148)
+    with pytest.raises(ValueError, match="no room"):
+        c.ConfigSpace(IDENT).add_extended(cap.device_serial_number(), 0x100)
+
+
+def test_reset_gives_writable_bits_their_first_values() -> None:
+    space = c.ConfigSpace(IDENT, express=True)
+    space.add_extended(cap.advanced_error_reporting(), 0x100)
+    before = space.read(0, space.size)
+    space.write(c.CONFIG_SIZE, b"\xff" * 0x48)
+    assert u32(space, 0x10C) == 0x03FFF030
+    assert u32(space, 0x104) == 0
+    space.reset()
+    assert space.read(0, space.size) == before
+
+
+def test_serial_number_is_made_of_the_mac() -> None:
+    assert cap.serial_number(bytes.fromhex("525400123456")).to_bytes(8, "little").hex() == "563412ffff005452"

@@ -33,9 +33,31 @@ UNDO_SHIFT: Final = 16
 HALF: Final = 1 << 32
 """Beside the head of a transmit ring: the record has what was collected of a frame up to that descriptor."""
 
+_PER_QUEUE: Final = EEPROM - RX
 _WORD: Final = (1 << 32) - 1
 _MOST: Final = (1 << 64) - 1
 _INDEX: Final = 0xFFFF
+
+
+class QueueCells(NamedTuple):
+    """The first cell of each part of a queue pair."""
+
+    rx: int = RX
+    tx: int = TX
+    contexts: int = CONTEXTS
+
+
+def queue(number: int) -> QueueCells:
+    """The cells of queue pair `number`. Those of the first are before the statistics, all others behind them."""
+    if not number:
+        return QueueCells()
+    first = COUNT + (number - 1) * _PER_QUEUE
+    return QueueCells(first, first + TX - RX, first + CONTEXTS - RX)
+
+
+def count(queues: int = 1) -> int:
+    """The number of cells of a chip with so many queue pairs."""
+    return COUNT + (queues - 1) * _PER_QUEUE
 
 
 class RingCells(NamedTuple):
@@ -50,9 +72,14 @@ class RingCells(NamedTuple):
 RING: Final = RingCells()
 
 
-def plain() -> memoryview:
+def plain(queues: int = 1) -> memoryview:
     """Cells of a chip without a keeper, as after its reset."""
-    return memoryview(bytearray(8 * COUNT)).cast("Q")
+    return memoryview(bytearray(8 * count(queues))).cast("Q")
+
+
+def plain_ring(first: int) -> memoryview:
+    """Cells that have those of a ring, until its unit gets all of its chip's."""
+    return memoryview(bytearray(8 * (first + len(RING)))).cast("Q")
 
 
 def take(cells: memoryview, at: int) -> int:
@@ -63,14 +90,16 @@ def take(cells: memoryview, at: int) -> int:
     return value
 
 
-def check(cells: memoryview) -> None:
-    """Raise RecordError for values that no chip has."""
-    require(len(cells) == COUNT, "cells", f"are {len(cells)}, not {COUNT}")
+def check(cells: memoryview, queues: int = 1) -> None:
+    """Raise RecordError for values that no chip with so many queue pairs has."""
+    wanted = count(queues)
+    require(len(cells) == wanted, "cells", f"are {len(cells)}, not {wanted}")
     require(cells[UNDO] & _INDEX < COUNT, f"cells[{UNDO}]", "is no cell's number")
     for at in (CAUSE, MASK):
         require(cells[at] <= _WORD, f"cells[{at}]", "is more than 32 bits")
-    for first in (RX, TX):
-        for at in RING:
-            most = _INDEX | HALF if (first, at) == (TX, RING.head) else _INDEX
-            fits = not cells[first + at] & ~most
-            require(fits, f"cells[{first + at}]", "is no descriptor's number")
+    for number in range(queues):
+        rx, tx, _ = queue(number)
+        for first, flags in ((rx, 0), (tx, HALF)):
+            for at in RING:
+                most = _INDEX | (flags if at == RING.head else 0)
+                require(not cells[first + at] & ~most, f"cells[{first + at}]", "is no descriptor's number")

@@ -5,6 +5,7 @@ Each model makes one over its units.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from vnic.nic.intel import cells as c
@@ -35,15 +36,18 @@ class ChipCells:
         interrupts: Interrupts,
         statistics: Statistics,
         rx: Receiver,
-        tx: Transmitter,
-        eeprom: BusUnit,
+        txs: Sequence[Transmitter],
+        eeprom: BusUnit | None = None,
+        causes: int = regs.ICR_RXT0 | regs.ICR_TXDW,
     ) -> None:
+        """`causes` are those of frames. There are as many transmit units as queues of the receive unit."""
         self._eeprom = eeprom
         self._interrupts = interrupts
         self._statistics = statistics
         self._rx = rx
-        self._tx = tx
-        self.values = c.plain()
+        self._txs = txs
+        self._causes = causes
+        self.values = c.plain(len(txs))
         self._use(self.values)
 
     def move(self, values: memoryview) -> None:
@@ -52,14 +56,18 @@ class ChipCells:
         self._use(values)
 
     def _use(self, values: memoryview) -> None:
-        self.values = self._interrupts.cells = self._statistics.cells = self._eeprom.cells = values
-        self._rx.ring.use_cells(values)
-        self._tx.use_cells(values)
+        self.values = self._interrupts.cells = self._statistics.cells = values
+        if self._eeprom is not None:
+            self._eeprom.cells = values
+        self._rx.use_cells(values)
+        for tx in self._txs:
+            tx.use_cells(values)
 
     def check(self, values: memoryview) -> None:
         """Raise RecordError for values that no chip has."""
-        c.check(values)
-        self._eeprom.check(values)
+        c.check(values, len(self._txs))
+        if self._eeprom is not None:
+            self._eeprom.check(values)
 
     def take_up(self, values: memoryview) -> None:
         """After `restore` of the units: the process before was killed, and its cells are newer than the records.
@@ -68,10 +76,13 @@ class ChipCells:
         missed. The caller drives the pin.
         """
         self._use(values)
-        self._eeprom.take_up()
+        if self._eeprom is not None:
+            self._eeprom.take_up()
         self._rx.take_up(values)
-        self._tx.take_up(values)
-        values[c.CAUSE] |= regs.ICR_RXT0 * self._rx.enabled | regs.ICR_TXDW * self._tx.enabled
+        for tx in self._txs:
+            tx.take_up(values)
+        if self._rx.enabled or self._txs[0].enabled:
+            values[c.CAUSE] |= self._causes
 
     @property
     def asserted(self) -> bool:

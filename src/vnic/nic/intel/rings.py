@@ -40,7 +40,7 @@ class DescriptorRing:
 
     def __init__(self, first_cell: int) -> None:
         self._first = first_cell
-        self._cells = c.plain()
+        self._cells = c.plain_ring(first_cell)
         self._resets = 0
         self.reset()
 
@@ -133,6 +133,7 @@ class DescriptorRing:
         """Guest address of descriptor `index`; it may wrap past 2**64 no further than GuestMemory refuses."""
         return (self.base_high << 32 | self.base_low) + index * DESCRIPTOR_BYTES
 
-    def advance(self) -> None:
-        head = self.head + 1
+    def advance(self, count: int = 1) -> None:
+        """Pass `count` descriptors, of which only the first may be the ring's last."""
+        head = self.head + count
         self.head = 0 if head >= self.count else head

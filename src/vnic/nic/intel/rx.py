@@ -1,14 +1,15 @@
 """The receive unit: puts frames from the wire into the guest's buffers, with interrupts and statistics.
 
-The device model passes frames to it; SDM §3.2 and §13.4.22 specify it. It uses legacy descriptors, which all models
-support; the 8254x has no others.
+The device model passes frames to it; SDM §3.2 and §13.4.22 specify it. The model says what a frame's descriptor tells
+of it, which queue it goes to, and by which format (`rx_formats.py`) each queue's descriptors are read.
 """
 
 from __future__ import annotations
 
-import struct
 import zlib
 from typing import Protocol
+
+import msgspec
 
 from vnic.memory.guest import GuestMemoryError
 from vnic.nic.intel import cells as c
@@ -17,8 +18,9 @@ from vnic.nic.intel.filter import RCTL_VFE, AddressFilter
 from vnic.nic.intel.interrupts import Interrupts
 from vnic.nic.intel.link import Link
 from vnic.nic.intel.rings import DESCRIPTOR_BYTES, DescriptorRing, DescriptorRingRecord
+from vnic.nic.intel.rx_formats import DD, UNSHOWN, Arrival, Format, Legacy
 from vnic.nic.intel.unit import UnitHost
-from vnic.record import U32, Record
+from vnic.record import U32, Record, require
 
 # RCTL, SDM §13.4.22
 RCTL_EN = 1 << 1
@@ -28,21 +30,6 @@ _RCTL_BSEX = 1 << 25
 _RCTL_SECRC = 1 << 26
 _RDMTS_SHIFT = 8
 _BSIZE_SHIFT = 16
-
-# Descriptor status, SDM §3.2.3.1
-_DD = 1 << 0
-_EOP = 1 << 1
-_IXSM = 1 << 2
-_VP = 1 << 3
-_PIF = 1 << 7
-_UNSHOWN = _PIF
-"""In the status of a descriptor that is filled, and not done yet: no driver looks at it before DD is set, and the
-process that takes our place can tell such a descriptor from one that the guest has posted again."""
-
-_ADDRESS = struct.Struct("<Q")
-_WRITEBACK = struct.Struct("<HHBBH")  # length, checksum, status, errors, special; from byte 8
-assert _ADDRESS.size + _WRITEBACK.size == DESCRIPTOR_BYTES
-_STATUS_AT = 12
 
 _MIN_BYTES = 60
 _FCS_BYTES = 4
@@ -64,11 +51,17 @@ def buffer_bytes(rctl: int) -> int:
     return 2048 >> code
 
 
-class ReceiverRecord(Record, frozen=True):
-    rctl: U32
+class ReceiveQueueRecord(Record, frozen=True):
     ring: DescriptorRingRecord
     waits: bool
     """The next frame was offered before."""
+
+
+class ReceiverRecord(ReceiveQueueRecord, frozen=True):
+    """With the first queue."""
+
+    rctl: U32
+    further: list[ReceiveQueueRecord] = msgspec.field(default_factory=list)
 
 
 class ReceiveHost(UnitHost, Protocol):
@@ -84,26 +77,33 @@ class ReceiveHost(UnitHost, Protocol):
     @property
     def bus_master(self) -> bool: ...
 
+    def arrival(self, frame: bytes, tag: int | None, /) -> Arrival:
+        """What is to be told of a frame, from which a VLAN tag was taken or not, and where it goes."""
 
-class Receiver:
-    """The receive unit: RCTL and its ring."""
+    def receive_causes(self, queue: int, low: bool, /) -> int:
+        """The interrupt causes of a frame in `queue`. `low`: it made the descriptors fewer than the threshold."""
 
-    def __init__(self, device: ReceiveHost, address_filter: AddressFilter) -> None:
+
+class ReceiveQueue:
+    """A ring of receive descriptors, and the format of these."""
+
+    def __init__(self, number: int, device: ReceiveHost) -> None:
         self._device = device
-        self._filter = address_filter
-        self.ring = DescriptorRing(c.RX)
+        self.number = number
+        self.ring = DescriptorRing(c.queue(number).rx)
         self.reset()
 
     def reset(self) -> None:
         self.ring.reset()
-        self.rctl = 0
-        self._waits = False
+        self.waits = False
+        self.format: Format = Legacy(2048)
 
-    def save(self) -> ReceiverRecord:
-        return ReceiverRecord(rctl=self.rctl, ring=self.ring.save(), waits=self._waits)
+    def save(self) -> ReceiveQueueRecord:
+        return ReceiveQueueRecord(ring=self.ring.save(), waits=self.waits)
 
-    def restore(self, record: ReceiverRecord) -> None:
-        self.rctl, self._waits = record.rctl, record.waits
+    def restore(self, record: ReceiveQueueRecord) -> None:
+        """The format follows from registers: the model sets it."""
+        self.waits = record.waits
         self.ring.restore(record.ring)
 
     def take_up(self, cells: memoryview) -> None:
@@ -117,16 +117,100 @@ class Receiver:
             ring.head = (ring.head - waiting) % ring.count if waiting else ring.head
             ring.keep_head()
             return
-        wheres = [ring.address(number % ring.count) + _STATUS_AT for number in ring.take_up(cells)]
+        units, status_at = self.format.units, self.format.status_at
+        wheres = [ring.address(number % ring.count) + status_at for number in ring.take_up(cells)[::units]]
         try:
             if wheres and _is_unshown(dma.read(wheres[0], 1)[0]):
                 for where in reversed(wheres):
                     status = dma.read(where, 1)[0]
                     if _is_unshown(status):
-                        dma.write(where, bytes((status & ~_UNSHOWN | _DD,)))
+                        dma.write(where, bytes((status & ~UNSHOWN | DD,)))
         except GuestMemoryError as error:
             self._device.bus_error("RX", error)
         ring.keep_written()
+
+    def fill(self, parts: list[tuple[bytes, ...]], arrival: Arrival) -> bool:
+        """Write the frame into the buffers of the next descriptors. False: the ring or the limit on skipped descriptors
+        was exhausted. Raises GuestMemoryError."""
+        ring, dma, layout = self.ring, self._device.dma, self.format
+        units, size = layout.units, layout.units * DESCRIPTOR_BYTES
+        nothing = tuple(b"" for _ in parts[0])
+        done = 0
+        filled: list[tuple[int, int]] = []
+        for _ in range(min(ring.available // units, len(parts) + EMPTY_PER_FRAME)):
+            where = ring.address(ring.head)
+            addresses = layout.addresses(dma.read(where, size))
+            pieces = nothing
+            if addresses[0]:  # a descriptor without a buffer is passed over (§3.2.3)
+                pieces = parts[done]
+                for address, piece in zip(addresses, pieces, strict=True):
+                    if piece:
+                        dma.write(address, piece)
+                done += 1
+            last = done == len(parts)
+            at, data, status = layout.written_back(pieces, arrival if last else None)
+            dma.write(where + at, data)
+            filled.append((where + layout.status_at, status))
+            ring.advance(units)
+            if last:
+                break
+        ring.keep_head()
+        # The guest may poll: Descriptor Done comes last, and that of the first descriptor, for which it waits, after
+        # those of the others.
+        for where, status in reversed(filled):
+            dma.write(where, bytes((status,)))
+        ring.keep_written(self._device.shadow)
+        return done == len(parts)
+
+
+class Receiver:
+    """The receive unit: RCTL and its queues."""
+
+    def __init__(self, device: ReceiveHost, address_filter: AddressFilter, queues: int = 1) -> None:
+        self._device = device
+        self._filter = address_filter
+        self.queues = [ReceiveQueue(number, device) for number in range(queues)]
+        self.rctl = 0
+
+    @property
+    def ring(self) -> DescriptorRing:
+        """Of the first queue."""
+        return self.queues[0].ring
+
+    def reset(self) -> None:
+        self.rctl = 0
+        for queue in self.queues:
+            queue.reset()
+
+    def use_cells(self, cells: memoryview) -> None:
+        """Go on in these cells, whose values are the same."""
+        for queue in self.queues:
+            queue.ring.use_cells(cells)
+
+    def save(self) -> ReceiverRecord:
+        first, *further = self.queues
+        return ReceiverRecord(
+            rctl=self.rctl,
+            ring=first.ring.save(),
+            waits=first.waits,
+            further=[queue.save() for queue in further],
+        )
+
+    def check(self, record: ReceiverRecord) -> None:
+        """Raise RecordError unless it has as many queues."""
+        wanted = len(self.queues) - 1
+        require(len(record.further) == wanted, "further", f"are {len(record.further)}, not {wanted}")
+
+    def restore(self, record: ReceiverRecord) -> None:
+        """Take a checked record. The model sets the queues' formats next."""
+        self.rctl = record.rctl
+        for queue, each in zip(self.queues, (record, *record.further), strict=True):
+            queue.restore(each)
+
+    def take_up(self, cells: memoryview) -> None:
+        """After `restore`: the process before was killed, and the cells are newer than its record."""
+        for queue in self.queues:
+            queue.take_up(cells)
 
     @property
     def enabled(self) -> bool:
@@ -141,48 +225,48 @@ class Receiver:
         device = self._device
         if not self.enabled or not (looped or device.link.up) or not device.bus_master:
             return True
-        if len(frame) < _MIN_BYTES:
-            frame = bytes(frame).ljust(_MIN_BYTES, b"\0")
-        size = len(frame)
+        data = bytes(frame).ljust(_MIN_BYTES, b"\0") if len(frame) < _MIN_BYTES else bytes(frame)
+        size = len(data)
         longest = _MAX_LONG_BYTES if self.rctl & _RCTL_LPE else _MAX_SHORT_BYTES
         if size > longest and not self.rctl & _RCTL_SBP:
             device.statistics.add(regs.ROC)
             return True
-        destination = bytes(frame[:6])
+        destination = data[:6]
         if not self._filter.accepts(destination, self.rctl):
             return True
-        fcs = b"" if self.rctl & _RCTL_SECRC else zlib.crc32(frame).to_bytes(_FCS_BYTES, "little")
-        status, special = _IXSM, 0
+        fcs = b"" if self.rctl & _RCTL_SECRC else zlib.crc32(data).to_bytes(_FCS_BYTES, "little")
+        tag = None
         values = device.values
-        if int.from_bytes(frame[12:14], "big") == values.get(regs.VET, 0):
-            tci = int.from_bytes(frame[14:16], "big")
+        if int.from_bytes(data[12:14], "big") == values.get(regs.VET, 0):
+            tci = int.from_bytes(data[14:16], "big")
             if self.rctl & RCTL_VFE and not self._filter.accepts_vlan(tci):
                 return True
             if values.get(regs.CTRL, 0) & regs.CTRL_VME:
-                frame = b"".join((frame[:12], frame[16:]))
-                status, special = _IXSM | _VP, tci
-        return self._store(b"".join((frame, fcs)), size, destination, status, special)
+                data, tag = data[:12] + data[16:], tci
+        return self._store(data + fcs, size, destination, device.arrival(data, tag))
 
-    def _store(self, data: bytes, size: int, destination: bytes, status: int, special: int) -> bool:
+    def _store(self, data: bytes, size: int, destination: bytes, arrival: Arrival) -> bool:
         """Put a frame into as many buffers as it needs, and report it."""
-        device, ring = self._device, self.ring
-        buffer_size = buffer_bytes(self.rctl)
+        device, queue = self._device, self.queues[arrival.queue]
+        ring = queue.ring
         if not ring.usable:
             device.complain(
                 "RX ring", f"RDH {ring.head} or RDT {ring.tail} outside of {ring.count} descriptors"
             )
             return True
-        if len(data) > ring.available * buffer_size:
-            if not self._waits:
+        parts = queue.format.cut(data, arrival.header_bytes)
+        needed = len(parts) * queue.format.units
+        if needed > ring.available:
+            if not queue.waits:
                 device.statistics.add(regs.RNBC)
-            self._waits = len(data) <= (ring.count - 1) * buffer_size
-            if not self._waits:
+            queue.waits = needed < ring.count
+            if not queue.waits:
                 self.missed()  # it would never fit
-            return not self._waits
-        self._waits = False
+            return not queue.waits
+        queue.waits = False
         head, posted = ring.head, ring.posted
         try:
-            if not self._fill(data, buffer_size, status, special):
+            if not queue.fill(parts, arrival):
                 # Descriptors without a buffer used up what there was; those passed stay passed.
                 self.missed()
                 return True
@@ -193,10 +277,9 @@ class Receiver:
             self.missed()
             return True
         device.statistics.received(size, destination)
-        causes = regs.ICR_RXT0
         threshold = ring.count >> ((self.rctl >> _RDMTS_SHIFT & 3) + 1)
-        if ring.posted <= threshold < posted:  # when it is reached (§3.2.7.3), not while it stays so
-            causes |= regs.ICR_RXDMT0
+        # When it is reached (§3.2.7.3), not while it stays so.
+        causes = device.receive_causes(arrival.queue, ring.posted <= threshold < posted) | arrival.causes
         if len(data) <= device.values.get(regs.RSRPD, 0):  # as stored, §3.2.7.2
             causes |= regs.ICR_SRPD
         device.interrupt(causes)
@@ -207,35 +290,6 @@ class Receiver:
         self._device.statistics.add(regs.MPC)
         self._device.interrupts.set(regs.ICR_RXO)
 
-    def _fill(self, data: bytes, buffer_size: int, status: int, special: int) -> bool:
-        """Write the frame into the next buffers. False: the ring or the limit on skipped descriptors was exhausted.
-        Raises GuestMemoryError."""
-        ring, dma = self.ring, self._device.dma
-        at = 0
-        needed = -(-len(data) // buffer_size)
-        filled: list[tuple[int, int]] = []
-        for _ in range(min(ring.available, needed + EMPTY_PER_FRAME)):
-            where = ring.address(ring.head)
-            address = _ADDRESS.unpack(dma.read(where, _ADDRESS.size))[0]
-            piece = b""
-            if address:  # a descriptor without a buffer is passed over (§3.2.3)
-                piece = data[at : at + buffer_size]
-                dma.write(address, piece)
-                at += len(piece)
-            now = status | _EOP if at >= len(data) else status & ~_IXSM
-            dma.write(where + 8, _WRITEBACK.pack(len(piece), 0, now | _UNSHOWN, 0, special))
-            filled.append((where + _STATUS_AT, now | _DD))
-            ring.advance()
-            if at >= len(data):
-                break
-        ring.keep_head()
-        # The guest may poll: Descriptor Done comes last, and that of the first descriptor, for which it waits, after
-        # those of the others.
-        for where, now in reversed(filled):
-            dma.write(where, bytes((now,)))
-        ring.keep_written(self._device.shadow)
-        return at >= len(data)
-
 
 def _is_unshown(status: int) -> bool:
-    return status & (_UNSHOWN | _DD) == _UNSHOWN
+    return status & (UNSHOWN | DD) == UNSHOWN

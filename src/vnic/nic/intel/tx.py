@@ -101,14 +101,22 @@ class TransmitHost(UnitHost, Protocol):
     def keep_record(self) -> None:
         """Save the device now."""
 
+    def transmit_causes(self, queue: int, /) -> int:
+        """The interrupt causes of descriptors of `queue` that are done."""
+
 
 class Transmitter:
-    """The transmit unit: TCTL, its ring, both contexts and the frame that is being collected."""
+    """The transmit unit: TCTL, a ring, both contexts and the frame that is being collected. A chip with several rings
+    has one of these for each, with the same TCTL."""
 
-    def __init__(self, device: TransmitHost) -> None:
+    def __init__(self, device: TransmitHost, queue: int = 0) -> None:
         self._device = device
-        self._cells = c.plain()
-        self.ring = DescriptorRing(c.TX)
+        self.queue = queue
+        self._places = c.queue(queue)
+        self._cells = c.plain(queue + 1)
+        self.ring = DescriptorRing(self._places.tx)
+        self.reports_all = False
+        """Every descriptor is shown as done, also where the guest did not ask (82574, IVAR bit 31)."""
         self._timer: Timer | None = None
         self._running = False
         self._tag: int | None = None
@@ -175,7 +183,7 @@ class Transmitter:
         self._cells = cells
         done = ring.take_up(cells)
         self._set_contexts_of_cells()
-        if cells[c.TX + c.RING.head] != recorded | c.HALF:
+        if cells[self._places.tx + c.RING.head] != recorded | c.HALF:
             self._start_frame()
         try:
             for number in done:
@@ -186,7 +194,7 @@ class Transmitter:
                     dma.write(where + _STATUS_AT, bytes((_DD,)))
                     continue
                 _, lower, upper = _DESCRIPTOR.unpack(dma.read(where, DESCRIPTOR_BYTES))
-                if lower & (_RS | _RPS):
+                if lower & (_RS | _RPS) or self.reports_all:
                     dma.write(where + _STATUS_AT, bytes((upper & 0xFF & ~_ERRORS | _DD,)))
         except GuestMemoryError as error:
             self._device.bus_error("TX", error)
@@ -260,7 +268,8 @@ class Transmitter:
             device.bus_error("TX", error)
         finally:
             self._running = False
-        low = 8 * (device.values.get(regs.TXDCTL, 0) >> _LWTHRESH_SHIFT)
+        control = device.values.get(regs.TXDCTL + regs.QUEUE_BYTES * self.queue, 0)
+        low = 8 * (control >> _LWTHRESH_SHIFT)
         if ring.posted < low <= pending:
             causes |= regs.ICR_TXD_LOW
         if not ring.posted:
@@ -281,7 +290,7 @@ class Transmitter:
         fetched = dma.read(first, min(end - ring.head, FETCH) * DESCRIPTOR_BYTES)
         causes = spent = 0
         for number, (address, lower, upper) in enumerate(_DESCRIPTOR.iter_unpack(fetched)):
-            if lower & (_RS | _RPS):
+            if lower & (_RS | _RPS) or self.reports_all:
                 where = first + number * DESCRIPTOR_BYTES + _STATUS_AT
                 self._owed.append((where, upper & 0xFF & ~_ERRORS | _DD))
             ring.advance()
@@ -300,18 +309,19 @@ class Transmitter:
         for where, status in owed:
             self._device.dma.write(where, bytes((status,)))
         self.ring.keep_written(self._device.shadow)
-        return regs.ICR_TXDW if owed else 0
+        return self._device.transmit_causes(self.queue) if owed else 0
 
     def _set_context(self, tse: bool, context: Context) -> None:
         if tse:
             self._segmentation = context
         else:
             self._checksum = context
-        at = c.CONTEXTS + 2 * tse
+        at = self._places.contexts + 2 * tse
         self._cells[at], self._cells[at + 1] = context.words()
 
     def _set_contexts_of_cells(self) -> None:
-        words = self._cells[c.CONTEXTS : c.STATISTICS]
+        first = self._places.contexts
+        words = self._cells[first : first + 4]
         self._checksum = Context.of_words(words[0], words[1])
         self._segmentation = Context.of_words(words[2], words[3])
 

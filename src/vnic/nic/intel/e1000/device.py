@@ -30,6 +30,7 @@ from vnic.nic.intel.registers import (
     write_window,
 )
 from vnic.nic.intel.rx import RCTL_EN, Receiver, buffer_bytes
+from vnic.nic.intel.rx_formats import IXSM, VP, Arrival, Legacy
 from vnic.nic.intel.statistics import Statistics
 from vnic.nic.intel.tx import MAX_FRAME_BYTES, Transmitter, buffer_of
 from vnic.nic.pci_nic import PciNic
@@ -47,6 +48,7 @@ _CTRL_FRCDPX = 1 << 12
 _STATUS_SPEED = 3 << 6
 _CTRL_SPEED_SHIFT = 8
 _STATUS_SPEED_SHIFT = 6
+_UNTAGGED = Arrival(IXSM)
 _HOT_WRITES = frozenset({regs.TDT, regs.RDT, regs.ICR, regs.ICS, regs.IMS, regs.IMC, regs.EECD})
 """The registers that cells have."""
 
@@ -87,7 +89,7 @@ class E1000(PciNic):
         self.rings.add_transmit(
             "TX", self.tx.ring, buffer_of, MAX_FRAME_BYTES, self.tx.kick, partial(self.bus_error, "TX")
         )
-        self._cells = ChipCells(self.interrupts, self.statistics, self.rx, self.tx, self.eeprom)
+        self._cells = ChipCells(self.interrupts, self.statistics, self.rx, (self.tx,), self.eeprom)
         self.access = self._cells.access
         self._serve_registers()
         self._clear_mac()
@@ -152,6 +154,8 @@ class E1000(PciNic):
             self.registers.check(record.registers)
         with within("phy"):
             self.phy.check(record.phy)
+        with within("rx"):
+            self.rx.check(record.rx)
         if handles.cells is not None:
             self._cells.check(handles.cells)
         asserted = bool(record.interrupts.cause & record.interrupts.mask)
@@ -166,6 +170,7 @@ class E1000(PciNic):
         self.phy.restore(record.phy)
         self.link.restore(record.link)
         self.rx.restore(record.rx)
+        self._show_buffers()
         self.tx.restore(record.tx)
         if handles.cells is not None:
             self._cells.take_up(handles.cells)
@@ -181,6 +186,15 @@ class E1000(PciNic):
         self._cells.undo_read(access)
 
     # --- What the units need ---
+
+    def arrival(self, frame: bytes, tag: int | None) -> Arrival:
+        return _UNTAGGED if tag is None else Arrival(IXSM | VP, tag)
+
+    def receive_causes(self, queue: int, low: bool) -> int:
+        return regs.ICR_RXT0 | regs.ICR_RXDMT0 if low else regs.ICR_RXT0
+
+    def transmit_causes(self, queue: int) -> int:
+        return regs.ICR_TXDW
 
     def transmit(self, frame: bytes, offload: bytes) -> bool:
         """Put a frame on the wire. False: it waits at the peer, and `sent` will be called."""
@@ -316,8 +330,12 @@ class E1000(PciNic):
 
     def _write_rctl(self, value: int) -> None:
         self.rx.rctl = value
+        self._show_buffers()
         self._show_driver()
         self.client.flush(0)  # to the guest, or dropped if the receiver is off
+
+    def _show_buffers(self) -> None:
+        self.rx.queues[0].format = Legacy(buffer_bytes(self.rx.rctl))
 
     def _show_driver(self) -> None:
         """The receiver is on while the guest has the interface up. Its driver enables bus mastering as long as it is
