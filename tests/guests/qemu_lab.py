@@ -75,24 +75,35 @@ def interrupts(guest: QemuGuest, name: str) -> int:
     return sum(counts)
 
 
-class Apart:
-    """A network namespace of a guest with one of its interfaces: what is sent from there goes over its wire."""
+class Namespace:
+    """A network namespace of a guest: what is sent from the interfaces in there goes over their wires."""
 
-    def __init__(self, guest: QemuGuest, interface: str, address: str) -> None:
+    def __init__(self, guest: QemuGuest) -> None:
         self._guest = guest
-        self.interface = interface
         # Its own /sys shows its own interfaces; /tmp is everybody's.
         hold = "mount -t sysfs sys /sys; touch /tmp/held; exec sleep 100000"
         self._holder = guest.run(
             f"rm -f /tmp/held; unshare -n -m sh -c '{hold}' >/dev/null 2>&1 & echo $!;"
             " until [ -e /tmp/held ]; do usleep 10000; done"
         )
-        guest.run(f"ip link set {interface} netns {self._holder}")
+
+    def take(self, interface: str, address: str) -> None:
+        """Move an interface of the guest into it, and bring it up with this address."""
+        self._guest.run(f"ip link set {interface} netns {self._holder}")
         self.run(f"ip addr add {address} dev {interface}; ip link set {interface} up")
 
     def run(self, command: str, timeout: float = DEFAULT_TIMEOUT) -> str:
         """Run a command without single quotes."""
         return self._guest.run(f"nsenter -t {self._holder} -n -m sh -c '{command}'", timeout)
+
+
+class Apart(Namespace):
+    """A namespace with one interface."""
+
+    def __init__(self, guest: QemuGuest, interface: str, address: str) -> None:
+        super().__init__(guest)
+        self.interface = interface
+        self.take(interface, address)
 
     def wait_carrier(self, up: bool, seconds: int = CARRIER_TIMEOUT) -> None:
         look = f"[ $(cat /sys/class/net/{self.interface}/carrier) = {up:d} ] && exit 0; usleep 5000"

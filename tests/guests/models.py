@@ -1,0 +1,104 @@
+"""The PCI NICs that QEMU has too, one row each: what a guest sees of them, for the tests that all models share.
+
+`test_qemu_models.py` drives one of each in one guest; `test_qemu_parity.py` compares each with QEMU's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+JUMBO = 9000
+
+
+class Register(NamedTuple):
+    """A register that tells of the link; reading it must have no effect."""
+
+    name: str
+    bar: int
+    offset: int
+    size: int = 4
+    mask: int = 0xFFFFFFFF
+    """What is compared with QEMU's."""
+
+
+class Dump(NamedTuple):
+    """What `ethtool -d` prints: for registers that take a write to be read."""
+
+    name: str
+    pattern: str
+    """Its group is the value, in hexadecimal."""
+    mask: int = 0xFFFFFFFF
+    base: int = 16
+
+
+class LinkBit(NamedTuple):
+    """How the guest's driver tells up from down: a bit of one of the registers."""
+
+    register: str
+    mask: int
+    up: bool = True
+    """The bit's value while the link is up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuestModel:
+    """One row."""
+
+    device: str
+    """-device, vnic's and QEMU's."""
+    driver: str
+    """The kernel's driver, as `ethtool -i` and the folder of the bus name it."""
+    modules: tuple[str, ...]
+    registers: tuple[Register | Dump, ...]
+    link: LinkBit | None
+    """None: the guest cannot see its link."""
+    ethtool: frozenset[str] = frozenset({"Speed: 1000Mb/s", "Duplex: Full"})
+    """Lines of `ethtool` while the link is up."""
+    log: Mapping[bool, str] = field(default_factory=dict)
+    """What the kernel says of a link that went down, or up; {} is the interface."""
+    confirms: bool = True
+    """vnic learns that the guest saw its link."""
+    polls: bool = False
+    """The driver looks at times, without an interrupt, so that it may miss a flap."""
+    link_vector: str = "{name}"
+    """The line of /proc/interrupts that a change of the link adds to."""
+    own_interrupts_s: float = 0
+    """How often the driver has the chip interrupt for other reasons, in seconds; 0: never."""
+    mtu: int = JUMBO
+    transfer_mib: int = 10
+    msix: bool = False
+    """It interrupts by MSI-X or MSI, so that its lines in /proc/interrupts are its own. By INTx, it shares one."""
+    differs: Mapping[str, str] = field(default_factory=dict)
+    """What differs from QEMU's on purpose: a register, `interrupts`, `carrier` or `log`; "… while down": only while the
+    interface is down or has no driver. And the sentence of docs/models.md that says so."""
+
+    @property
+    def name(self) -> str:
+        """For ids, which have at most 15 bytes as names of interfaces do, and for files."""
+        return self.device
+
+
+_FLOW_CONTROL = 1 << 27 | 1 << 30
+"""CTRL.RFCE and TFCE: a reset by CTRL.RST clears them, which QEMU's e1000 does not have."""
+CTRL = Register("CTRL", 0, 0x0, mask=0xFFFFFFFF ^ _FLOW_CONTROL)
+STATUS = Register("STATUS", 0, 0x8)
+_INTEL_LINK = LinkBit("STATUS", 1 << 1)
+_INTEL_LOG = {
+    False: "e1000: {} NIC Link is Down",
+    True: "e1000: {} NIC Link is Up 1000 Mbps Full Duplex",
+}
+
+MODELS = (
+    GuestModel(
+        device="e1000",
+        driver="e1000",
+        modules=("e1000",),
+        registers=(CTRL, STATUS, Register("IMS", 0, 0xD0)),
+        link=_INTEL_LINK,
+        log=_INTEL_LOG,
+        own_interrupts_s=2,  # its watchdog, so that a ring that was forgotten is looked at
+        differs={"STATUS while down": "A PHY that the driver powers down loses its link."},
+    ),
+)
