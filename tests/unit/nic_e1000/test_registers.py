@@ -8,7 +8,7 @@ from tests.unit.nic_e1000.conftest import MAC, Rig
 
 from vnic.nic.intel import regs
 from vnic.nic.intel.e1000 import MODELS
-from vnic.nic.intel.e1000.registers import BY_OFFSET, CTRL_DUP, MMIO_BYTES, REGISTERS
+from vnic.nic.intel.e1000.registers import BY_OFFSET, CTRL_DUP, REGISTERS
 from vnic.nic.intel.registers import IOADDR, IODATA
 
 LINK_UP_STATUS = 0x80080783
@@ -18,7 +18,7 @@ LINK_UP_STATUS = 0x80080783
 def test_register_table_covers_manual_without_duplicates() -> None:
     names = [register.name for register in REGISTERS]
     assert len(names) == len(set(names))
-    assert all(offset % 4 == 0 and offset < MMIO_BYTES for offset in BY_OFFSET)
+    assert all(offset % 4 == 0 and offset < regs.MMIO_BYTES for offset in BY_OFFSET)
     assert BY_OFFSET[0x0040].name == "RA"
     assert BY_OFFSET[0x5600 + 4 * 127].name == "VFTA"
 

@@ -73,7 +73,7 @@ class ChipCells:
         """After `restore` of the units: the process before was killed, and its cells are newer than the records.
 
         Causes of which it may not have told are set again: the guest finds nothing to do, or what it would have
-        missed. The caller drives the pin.
+        missed. The caller tells it.
         """
         self._use(values)
         if self._eeprom is not None:
@@ -83,11 +83,6 @@ class ChipCells:
             tx.take_up(values)
         if self._rx.enabled or self._txs[0].enabled:
             values[c.CAUSE] |= self._causes
-
-    @property
-    def asserted(self) -> bool:
-        """The level of the pin."""
-        return self.values[c.CAUSE] & self.values[c.MASK] != 0
 
     @property
     def access(self) -> memoryview:

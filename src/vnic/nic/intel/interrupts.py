@@ -46,6 +46,10 @@ class Interrupts:
         """The pin's level is the device's to restore."""
         self.cells[c.CAUSE], self.cells[c.MASK] = record.cause, record.mask
 
+    def tell_again(self) -> None:
+        """The process before was killed: the guest may not have been told of what is pending."""
+        self._drive(self.cause & self.mask)
+
     def set(self, causes: int) -> None:
         """Set causes: a write to ICS, or an interrupt of a unit."""
         self.cells[c.CAUSE] |= causes

@@ -6,6 +6,10 @@ SDM). Each model has its own table of all its registers; the units that the mode
 
 from __future__ import annotations
 
+VENDOR_INTEL = 0x8086
+MMIO_BYTES = 0x20000
+"""The size of the window of the registers."""
+
 # General (§13.4.1 to §13.4.13)
 CTRL, STATUS, EECD, EERD, CTRL_EXT, MDIC = 0x0000, 0x0008, 0x0010, 0x0014, 0x0018, 0x0020
 VET = 0x0038

@@ -109,6 +109,8 @@ class Transmitter:
     """The transmit unit: TCTL, a ring, both contexts and the frame that is being collected. A chip with several rings
     has one of these for each, with the same TCTL."""
 
+    buffer_of = staticmethod(buffer_of)
+
     def __init__(self, device: TransmitHost, queue: int = 0) -> None:
         self._device = device
         self.queue = queue
@@ -205,6 +207,17 @@ class Transmitter:
     def enabled(self) -> bool:
         return bool(self.tctl & TCTL_EN)
 
+    @property
+    def low_threshold(self) -> int:
+        """TXD_LOW is set when there are fewer descriptors (TXDCTL.LWTHRESH)."""
+        control = self._device.values.get(regs.TXDCTL + regs.QUEUE_BYTES * self.queue, 0)
+        return 8 * (control >> _LWTHRESH_SHIFT)
+
+    @property
+    def inserts_tags(self) -> bool:
+        """Whether the guest has turned VLAN tags on (CTRL.VME)."""
+        return bool(self._device.values.get(regs.CTRL, 0) & regs.CTRL_VME)
+
     def _cancel(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -243,7 +256,7 @@ class Transmitter:
 
     def _work(self) -> None:
         device, ring = self._device, self.ring
-        if self._paused or not self.tctl & TCTL_EN or ring.head == ring.tail:
+        if self._paused or not self.enabled or ring.head == ring.tail:
             return
         if not ring.usable:
             device.complain(
@@ -268,9 +281,7 @@ class Transmitter:
             device.bus_error("TX", error)
         finally:
             self._running = False
-        control = device.values.get(regs.TXDCTL + regs.QUEUE_BYTES * self.queue, 0)
-        low = 8 * (control >> _LWTHRESH_SHIFT)
-        if ring.posted < low <= pending:
+        if ring.posted < self.low_threshold <= pending:
             causes |= regs.ICR_TXD_LOW
         if not ring.posted:
             causes |= regs.ICR_TXQE
@@ -381,7 +392,7 @@ class Transmitter:
             frame = frame.ljust(_MIN_BYTES, b"\0")
         shift = 0
         device = self._device
-        if self._tag is not None and device.values.get(regs.CTRL, 0) & regs.CTRL_VME:
+        if self._tag is not None and self.inserts_tags:
             tag = struct.pack(">HH", device.values.get(regs.VET, 0), self._tag)
             frame = b"".join((frame[:12], tag, frame[12:]))
             shift = _TAG_BYTES

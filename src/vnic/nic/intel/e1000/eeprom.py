@@ -6,7 +6,8 @@ The device model passes writes of EECD to it. Linux reads the whole EEPROM this 
 from __future__ import annotations
 
 from vnic.nic.intel import cells as c
-from vnic.nic.intel.e1000.models import SUBSYSTEM, SUBSYSTEM_VENDOR, VENDOR_INTEL, Model
+from vnic.nic.intel import regs
+from vnic.nic.intel.e1000.models import SUBSYSTEM, SUBSYSTEM_VENDOR, Model
 from vnic.nic.intel.nvm import EerdLayout, Nvm, NvmRecord
 from vnic.nic.microwire import Microwire, MicrowireRecord, is_packed
 from vnic.record import U16, require
@@ -39,7 +40,7 @@ def template(model: Model) -> dict[int, int]:
         11: SUBSYSTEM,
         12: SUBSYSTEM_VENDOR,
         13: model.device_id,
-        14: VENDOR_INTEL,
+        14: regs.VENDOR_INTEL,
         # Initialization control 2: both pause bits (13:12), so that drivers offer flow control. Bit 2, the 82544's
         # wake-up enable, is clear.
         15: 0x3040,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-VENDOR_INTEL = 0x8086
 SUBSYSTEM_VENDOR = 0x1AF4
 SUBSYSTEM = 0x1100
 """QEMU's default subsystem id; guests' driver databases know it."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 from vnic.nic.intel import regs as r
 from vnic.nic.intel.registers import Access, Register, index
 
-MMIO_BYTES = 0x20000
 CTRL_DUP = 0x0004
 STATUS_AS_QEMU = 0x80080000
 """Reserved bits that QEMU's model has set; guests print STATUS, so that it equals QEMU's."""
