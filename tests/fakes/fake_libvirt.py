@@ -206,6 +206,8 @@ class FakeLibvirt:
         self.answers = threading.Event()
         """Cleared: calls wait."""
         self.answers.set()
+        self.waiting = 0
+        """How many calls wait."""
         self.never = threading.Event()
         """As an agent's answer: none, before the test ends."""
         self.monitor: Callable[..., None] | None = None
@@ -217,6 +219,7 @@ class FakeLibvirt:
 
     def enter(self) -> None:
         """At the begin of each call that asks the daemon."""
+        self.waiting += not self.answers.is_set()
         assert self.answers.wait(60)
 
     def add(self, name: str, nics: int = 1, *, start: bool = True) -> FakeDomain:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tests.fakes.trips import (
     ALL,
     Trip,
+    adopt,
     backends,
     filters,
     net,
@@ -27,6 +28,7 @@ from tests.fakes.trips import (
 
 from vnic.record import Record, RecordError, decode, encode
 
+assert adopt
 assert backends
 assert filters
 assert net

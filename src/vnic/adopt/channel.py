@@ -15,7 +15,8 @@ from vnic.sockets.connect import Connector, refuse_descriptors
 from vnic.sockets.resolve import Resolved, unix_sockaddr
 
 WAITING_MAX_BYTES: Final = 1 << 16
-READ_BYTES: Final = 1 << 16
+READ_BYTES: Final = 1 << 14
+"""Of one turn of the loop."""
 
 
 class ChannelUser(Protocol):
@@ -46,6 +47,7 @@ class Channel:
         self._connector: Connector | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._waiting = bytearray()
+        self._reads = False
         self.sock: socket.socket | None = None
 
     def connect(self) -> None:
@@ -60,7 +62,7 @@ class Channel:
             self._connector.cancel()
             self._connector = None
         if self.sock is not None:
-            self._loop.remove_reader(self.sock)
+            self.read(False)
             self._loop.remove_writer(self.sock)
             self._waiting.clear()
             self.sock.close()
@@ -81,6 +83,16 @@ class Channel:
         if self.sock is not None:
             self.drop()
             self._user.ended(text)
+
+    def read(self, on: bool) -> None:
+        """Receive, as from `connected` on, or leave what comes to the kernel."""
+        if self.sock is None or on is self._reads:
+            return
+        self._reads = on
+        if on:
+            self._loop.add_reader(self.sock, self._readable)
+        else:
+            self._loop.remove_reader(self.sock)
 
     # -- out ----------------------------------------------------------------------------------------------------
 
@@ -123,7 +135,7 @@ class Channel:
         self._connector = None
         refuse_descriptors(sock)
         self.sock = sock
-        self._loop.add_reader(sock, self._readable)
+        self.read(True)
         self._user.connected()
 
     def _failed(self, text: str) -> None:

@@ -47,12 +47,12 @@ class VmListener(Protocol):
         """The VM is there, for the first time or again; `nics` are all that it has. `state` is the hypervisor's word
         (`running`, `paused`, `prelaunch`), `text` what runs it (`QEMU 11.1.3`)."""
 
-    def vm_gone(self, text: str) -> None:
+    def vm_gone(self, text: str, *, violated: bool = False) -> None:
         """The VM is not there, or cannot be reached, and why. Told at each change of the reason; the first may come
-        before `vm_there`."""
+        before `vm_there`. `violated`: what listens there does not speak the protocol."""
 
     def nics_changed(self, nics: Sequence[FoundNic]) -> None:
-        """NICs were added or removed; `nics` are all."""
+        """NICs were added or removed; `nics` are all, or more than NICS_MAX of them."""
 
     def run_state(self, state: str) -> None:
         """The VM runs, or pauses."""

@@ -11,6 +11,7 @@ import time
 from typing import Final, Protocol
 
 from vnic.adopt.hypervisor import FoundNic, Hypervisor, HypervisorError
+from vnic.adopt.limits import Newest
 from vnic.net.client import Endpoint, Nic
 from vnic.net.records import Adopted, HoldKind, ShownBy, VmInfo, link_word
 from vnic.printable import one_line
@@ -19,6 +20,8 @@ LINK_DOWN: Final = "the hypervisor has the link down"
 """Until vnic is asked to set a link, it is as the hypervisor says."""
 RETRY_S: Final = 1.0
 """The pause before a request is repeated that the hypervisor refused."""
+NETDEV_CHANGES, NETDEV_S = 20, 10.0
+"""So many comings and goings of the far end of a netdev are recorded in this time, as of a guest."""
 SLOW_S: Final = 1.0
 """A request without an answer for so long is worth a word."""
 
@@ -67,6 +70,9 @@ class AdoptedNic(Endpoint):
         self._refused = ""
         """Why the last request failed."""
         self._retry: asyncio.TimerHandle | None = None
+        self.netdev = Newest(vm.loop, self._netdev_connected, count=NETDEV_CHANGES, seconds=NETDEV_S)
+        """Whether the far end of what it is plugged into is connected, why, and the link that the hypervisor has set
+        with it."""
         self.count = 0
         """How often the hypervisor has changed the link since the VM came, and the guest should have seen it."""
 
@@ -123,7 +129,7 @@ class AdoptedNic(Endpoint):
             self.set_shown(asked)
         elif isinstance(error, HypervisorError):
             text = one_line(str(error))
-            if text != self._refused:
+            if not self._refused:
                 self._vm.warn(f"{self.client.name}: the link is not set {link_word(asked)}: {text}")
             self._refused = text
             self._retry = self._vm.loop.call_later(RETRY_S, self._again)
@@ -160,6 +166,15 @@ class AdoptedNic(Endpoint):
         else:
             self.client.hold(HoldKind.OPERATOR, self._vm.id, text)
 
+    def _netdev_connected(self, connected: bool, text: str, link: bool | None) -> None:
+        if link is not None:
+            self.set_shown(link)
+        if connected:
+            self.client.release(HoldKind.DISCONNECTED, self._vm.id, text)
+        else:
+            self.client.hold(HoldKind.DISCONNECTED, self._vm.id, text)
+        self.update()
+
     def _again(self) -> None:
         self._retry = None
         self.update()
@@ -192,6 +207,7 @@ class AdoptedNic(Endpoint):
 
     def _forget(self) -> None:
         """What is under way is for another VM."""
+        self.netdev.forget()
         self._request, self._refused = None, ""
         if self._retry is not None:
             self._retry.cancel()
@@ -199,6 +215,7 @@ class AdoptedNic(Endpoint):
 
     def cleanup(self) -> None:
         self._forget()
+        self.netdev.close()
 
     # -- what is known of it ------------------------------------------------------------------------------------
 

@@ -7,10 +7,11 @@ tells of no new NIC either, so that its list is asked for now and then.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from vnic.adopt.hypervisor import FoundNic, HypervisorError, VmListener
+from vnic.adopt.hypervisor import NICS_MAX, FoundNic, HypervisorError, VmListener
 from vnic.adopt.info_network import Listed, listed
 from vnic.adopt.options import QemuOptions
 from vnic.adopt.qga import AgentConnection
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 LIST_S: Final = 3.0
 """How often the NICs are asked for, without an event."""
+LIST_SHARE: Final = 20
+"""A list that takes long is asked for seldom: the pause is at least so many times as long."""
+CHANGED_S: Final = 0.05
+"""The pause for each NIC that came or went with the last list: each is a record of the journal."""
 AGAIN_S: Final = 0.2
 """The pause before a VM that is there, but does not list its NICs, is asked again."""
 
@@ -54,6 +59,10 @@ class QemuHypervisor:
         self._task: asyncio.Task[None] | None = None
         """Asks for the list of NICs."""
         self._timer: asyncio.TimerHandle | None = None
+        self._list_from = 0.0
+        """No list is asked for before this time."""
+        self._names: set[tuple[str, str, bytes]] = set()
+        """What tells one NIC from another."""
         self._by_netdev: dict[str, list[str]] = {}
         self._types: dict[str, str] = {}
         """By netdev."""
@@ -97,10 +106,10 @@ class QemuHypervisor:
         self._identity = self._qmp.peer
         self._list()
 
-    def _lost(self, text: str) -> None:
+    def _lost(self, text: str, violated: bool) -> None:
         self._end_session()
         assert self._vm is not None
-        self._vm.vm_gone(text)
+        self._vm.vm_gone(text, violated=violated)
 
     def _end_session(self) -> None:
         self._there = False
@@ -150,9 +159,15 @@ class QemuHypervisor:
     def _list(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_later(LIST_S, self._list)
+        pause = self._list_from - self._loop.time()
+        self._timer = self._loop.call_later(pause if pause > 0 else LIST_S, self._list)
+        if pause > 0:
+            return
         if self._task is None or self._task.done():
             self._task = self._loop.create_task(self._find_nics())
+        elif not self._there:
+            assert self._vm is not None
+            self._vm.vm_gone("it does not answer")
 
     async def _find_nics(self) -> None:
         try:
@@ -171,7 +186,10 @@ class QemuHypervisor:
         text = await self._qmp.execute("human-monitor-command", {"command-line": "info network"})
         if not isinstance(text, str):
             raise HypervisorError("its answer to `info network` is no text")
-        return listed(text)
+        began = time.thread_time()
+        nics = listed(text)[: NICS_MAX + 1]
+        self._list_from = self._loop.time() + LIST_SHARE * (time.thread_time() - began)
+        return nics
 
     async def _find_all(self) -> None:
         """The VM is there, for vnic: what it is, and what was before it came."""
@@ -198,10 +216,13 @@ class QemuHypervisor:
 
     def _found(self, nics: Sequence[Listed]) -> None:
         assert self._vm is not None
+        before = self._names
         self._note(nics)
+        self._list_from += CHANGED_S * len(before ^ self._names)
         self._vm.nics_changed([_found(nic) for nic in nics])
 
     def _note(self, nics: Sequence[Listed]) -> None:
+        self._names = {(nic.name, nic.model, nic.mac) for nic in nics}
         self._by_netdev, self._types = {}, {}
         for nic in nics:
             self._by_netdev.setdefault(nic.netdev, []).append(nic.name)

@@ -1,8 +1,9 @@
 """AgentConnection: a client of a guest agent's socket. `qemu` has one while its VM is there.
 
-The agent is a program of the guest: it may be missing, start late, be old, or lie. Each connection begins with
-guest-sync-delimited and a number of which the answer has to consist, so that no answer is taken for another's; after an
-answer that does not come it begins anew.
+The agent is a program of the guest: it may be missing, start late, be old, lie, or send without end. Each connection
+begins with guest-sync-delimited and a number of which the answer has to consist, so that no answer is taken for
+another's; after an answer that does not come it begins anew. What comes before that answer is passed over, and what the
+agent sends is read for a share of the loop's time.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import Callable, Mapping
 from enum import Enum, auto
 from typing import Final
 
 from vnic.adopt.channel import Channel
 from vnic.adopt.hypervisor import AgentRefused, HypervisorError
+from vnic.adopt.limits import Share
 from vnic.lifecycle import Lifecycle
 from vnic.protocol.qmp.client import Messages, QmpError, Reply, command
 
@@ -70,6 +73,10 @@ class AgentConnection:
         self._syncs = 0
         self._pending: asyncio.Future[object] | None = None
         self._told = ""
+        self._logged = False
+        """That the agent broke the protocol was told, of this VM."""
+        self._share = Share()
+        self._paused: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Look for the agent."""
@@ -80,9 +87,10 @@ class AgentConnection:
     def stop(self) -> None:
         """The VM is gone."""
         self.state = State.OFF
+        self._read_on()
         self._channel.drop()
         self._fail_pending("the VM is gone")
-        self._told = ""
+        self._told, self._logged = "", False
 
     close = stop
 
@@ -111,17 +119,37 @@ class AgentConnection:
         self._sync()
 
     def ended(self, text: str) -> None:
+        self._read_on()
         self._fail_pending(text)
         self.state = State.PAUSING
         self._channel.after(RECONNECT_S, self.start)
         self._tell(False, f"its guest agent's socket: {text}")
 
     def received(self, data: bytes) -> None:
+        began = time.thread_time()
         try:
             self._take(data)
         except QmpError as error:
-            log.warning("%s: %s", self._channel.path, error)
-            self._begin_anew(str(error))
+            self._violated(error)
+        pause = self._share.took(time.thread_time() - began, self._loop.time())
+        if pause and self._channel.sock is not None:
+            self._channel.read(False)
+            self._paused = self._loop.call_later(pause, self._read_on)
+
+    def _read_on(self) -> None:
+        if self._paused is not None:
+            self._paused.cancel()
+            self._paused = None
+            self._channel.read(True)
+
+    def _violated(self, error: QmpError) -> None:
+        if self.state is State.SYNCING:
+            self._delimited = False  # an answer that is none, or one of an earlier request
+            self._messages.clear()
+            return
+        log.log(logging.DEBUG if self._logged else logging.WARNING, "%s: %s", self._channel.path, error)
+        self._logged = True
+        self._begin_anew(str(error))
 
     def _fail_pending(self, text: str) -> None:
         pending, self._pending = self._pending, None

@@ -29,6 +29,7 @@ class AdoptedVmRecord(Record, frozen=True):
     def check_fields(self) -> None:
         names = [nic.name for nic in self.nics]
         require(len(set(names)) == len(names), "nics", "has a name twice")
+        require(all(names), "nics", "has one without a name")
         require(len(names) <= NICS_MAX, "nics", f"has more than {NICS_MAX}")
 
 

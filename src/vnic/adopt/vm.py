@@ -17,7 +17,6 @@ from vnic.backend.items import CLIENT, Kind, key_of
 from vnic.keep import NO_HANDLES, NO_KEPT, NoHandles
 from vnic.net.client_record import NetClientRecord
 from vnic.net.objects import NetObject
-from vnic.net.records import HoldKind
 from vnic.printable import one_line
 from vnic.record import RecordError
 
@@ -56,6 +55,8 @@ class AdoptedVm(NetObject):
         self._kept = NO_KEPT
         self._agent: AgentWatch | None = None
         self._parted = False
+        self._too_many = False
+        """That it has too many NICs was told."""
         if agent:
             from vnic.adopt.agent import AgentWatch  # here, since most runs have none
 
@@ -69,9 +70,7 @@ class AdoptedVm(NetObject):
         found = keep.inherited(key, AdoptedVmRecord, NoHandles)
         self._kept = keep.unit(key, self)
         if found is not None:
-            self._identity = found[0].identity
-            for each in found[0].nics:
-                self._restore(each)
+            self.restore(found[0])
         self.loop.call_soon(self._start)
 
     def _start(self) -> None:
@@ -131,11 +130,11 @@ class AdoptedVm(NetObject):
             adopted.vm_there(adopted.found, same=same)
         self.changed()
 
-    def vm_gone(self, text: str) -> None:
+    def vm_gone(self, text: str, *, violated: bool = False) -> None:
         text = f"not there: {one_line(text)[:TEXT_MAX]}"
         if text != self.text:
             log.log(
-                logging.WARNING if self.there else logging.INFO,
+                logging.WARNING if self.there or violated else logging.INFO,
                 "%s: %s: %s",
                 self.id,
                 one_line(self.hypervisor.where),
@@ -169,16 +168,8 @@ class AdoptedVm(NetObject):
 
     def netdev_connected(self, nic: str, connected: bool, text: str, link: bool | None = None) -> None:
         adopted = self.nics.get(nic)
-        if adopted is None:
-            return
-        if link is not None:
-            adopted.set_shown(link)
-        text = one_line(text)[:TEXT_MAX]
-        if not connected:
-            adopted.client.hold(HoldKind.DISCONNECTED, self.id, text)
-        else:
-            adopted.client.release(HoldKind.DISCONNECTED, self.id, text)
-        adopted.update()
+        if adopted is not None:
+            adopted.netdev.call(connected, one_line(text)[:TEXT_MAX], link)
 
     def agent_changed(self, there: bool, text: str) -> None:
         if self._agent is not None:
@@ -188,8 +179,9 @@ class AdoptedVm(NetObject):
 
     def _sync(self, nics: Sequence[FoundNic]) -> list[AdoptedNic]:
         """Make the NICs those of this list."""
-        if len(nics) > NICS_MAX:
-            self.warn(f"{self.id}: the VM has {len(nics)} NICs, of which {NICS_MAX} are adopted")
+        if (too_many := len(nics) > NICS_MAX) and not self._too_many:
+            self.warn(f"{self.id}: the VM has more than {NICS_MAX} NICs, of which {NICS_MAX} are adopted")
+        self._too_many = too_many
         found = {nic.name: nic for nic in nics[:NICS_MAX]}
         for name in [name for name in self.nics if name not in found]:
             self._remove(name)
@@ -229,6 +221,12 @@ class AdoptedVm(NetObject):
         nic.kept = keep.unit(key, nic)
         self.nics[found.name] = adopted
 
+    def restore(self, record: AdoptedVmRecord) -> None:
+        """Have the NICs that the process before had. Their hypervisor is looked for as at any start."""
+        self._identity = record.identity
+        for each in record.nics:
+            self._restore(each)
+
     def _restore(self, record: AdoptedNicRecord) -> None:
         """A NIC that the process before had."""
         found = FoundNic(record.name, record.model, record.mac, None, record.netdev)
@@ -266,6 +264,9 @@ class AdoptedVm(NetObject):
         self._kept.changed()
 
     def save_kept(self) -> tuple[AdoptedVmRecord, NoHandles]:
+        return self.save(), NO_HANDLES
+
+    def save(self) -> AdoptedVmRecord:
         nics = [
             AdoptedNicRecord(
                 name=name,
@@ -277,4 +278,4 @@ class AdoptedVm(NetObject):
             )
             for name, adopted in self.nics.items()
         ]
-        return AdoptedVmRecord(nics=nics, identity=self._identity), NO_HANDLES
+        return AdoptedVmRecord(nics=nics, identity=self._identity)

@@ -110,13 +110,16 @@ class Web:
             return
         record, handles = found
         try:
-            self._listening = Listening.taken_up(record.listening, handles)
+            self.restore(record, handles)
         except RecordError as error:
             close_fds(fd for fd in handles if fd is not None)
             self._keep.refused(self._key, error)
             return
-        self._token = record.token
         self._kept = self._keep.unit(self._key, self)
+
+    def restore(self, record: WebRecord, handles: ListeningHandles) -> None:
+        self._listening = Listening.taken_up(record.listening, handles)
+        self._token = record.token
 
     def save_kept(self) -> tuple[WebRecord, ListeningHandles]:
         assert self._listening is not None

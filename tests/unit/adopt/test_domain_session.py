@@ -31,7 +31,7 @@ class Listener:
         self.nics = nics
         self.told.append(("there", state, text))
 
-    def vm_gone(self, text: str) -> None:
+    def vm_gone(self, text: str, *, violated: bool = False) -> None:
         self.told.append(("gone", text))
 
     def nics_changed(self, nics: Sequence[FoundNic]) -> None:
@@ -197,6 +197,43 @@ def test_a_guest_that_boots_anew_is_told(lab: Lab) -> None:
     lab.until(lambda: listener.told[-1] == ("reset",))
 
 
+def test_resets_while_libvirt_does_not_answer_are_told_once(lab: Lab) -> None:
+    domain = lab.libvirt.add("one")
+    made, listener = lab.there(domain)
+    lab.libvirt.answers.clear()
+    waiting = made.set_link("net0", False)
+    lab.until(lambda: lab.libvirt.waiting)
+    for _ in range(10_000):
+        domain.rebooted()
+    lab.libvirt.answers.set()
+    lab.wait(waiting)
+    lab.until(lambda: ("reset",) in listener.told)
+    lab.wait(made.set_link("net0", True))
+    assert listener.words().count("reset") == 1
+    domain.rebooted()
+    lab.until(lambda: listener.words().count("reset") == 2)
+
+
+def test_the_last_of_too_many_events_of_a_netdev_is_told(lab: Lab) -> None:
+    domain = lab.libvirt.add("one", nics=2)
+    made, listener = lab.there(domain)
+    lab.libvirt.answers.clear()
+    waiting = made.set_link("net0", False)
+    lab.until(lambda: lab.libvirt.waiting)
+    for number in range(3 * visitor.EVENTS_MAX):
+        netdev = f"hostnet{number % 2}" if number % 3 else f"unknown{number}"
+        lab.libvirt.tell_monitor(domain, "NETDEV_STREAM_CONNECTED", {"netdev-id": netdev})
+    for alias, word in (("net0", "DISCONNECTED"), ("net1", "CONNECTED")):
+        lab.libvirt.tell_monitor(domain, f"NETDEV_STREAM_{word}", {"netdev-id": f"host{alias}"})
+    lab.libvirt.answers.set()
+    lab.wait(waiting)
+    lab.until(lambda: ("netdev", "net0", False, None) in listener.told)
+    lab.wait(made.set_link("net0", True))
+    told = {each[1]: each[2] for each in listener.told if each[0] == "netdev"}
+    assert told == {"net0": False, "net1": True}
+    assert listener.words().count("netdev") <= visitor.EVENTS_MAX + 2
+
+
 @pytest.mark.parametrize(
     ("event", "told"),
     [
@@ -209,7 +246,14 @@ def test_a_guest_that_boots_anew_is_told(lab: Lab) -> None:
 def test_events_of_netdevs_are_passed_on(lab: Lab, event: str, told: tuple[object, ...]) -> None:
     domain = lab.libvirt.add("one")
     _, listener = lab.there(domain)
-    for details in ("{", "[]", {"netdev-id": 7}, {"netdev-id": "hostnet9"}, {"netdev-id": "hostnet0"}):
+    for details in (
+        "{",
+        "[]",
+        "[" * 100_000,
+        {"netdev-id": 7},
+        {"netdev-id": "hostnet9"},
+        {"netdev-id": "hostnet0"},
+    ):
         lab.libvirt.tell_monitor(domain, event, details)
     lab.until(lambda: listener.told[-1] == told)
     assert listener.words().count("netdev") == 1
@@ -286,7 +330,14 @@ def test_the_guest_agent_answers(lab: Lab) -> None:
     assert lab.wait(made.ask_agent("guest-info", {})) == {"version": "7.2"}
 
 
-@pytest.mark.parametrize("answer", ["", "{", "[]", "7", '{"error": {}}', json.dumps({"x": 1})])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *("", "{", "[]", "7", '{"error": {}}', json.dumps({"x": 1})),
+        *('{"return": ' + "[" * 100_000, json.dumps({"return": "x" * visitor.ANSWER_MAX})),
+    ],
+    ids=range(8),
+)
 def test_an_answer_of_the_agent_that_is_none_is_an_error(lab: Lab, answer: str) -> None:
     domain = lab.libvirt.add("one")
     made, _ = lab.there(domain)

@@ -164,7 +164,7 @@ class Connection:
     ) -> None:
         try:
             data = json.loads(details or "{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             return
         netdev = data.get("netdev-id") if isinstance(data, dict) else None
         if isinstance(netdev, str):

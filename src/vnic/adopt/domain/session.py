@@ -33,6 +33,8 @@ class DomainSession:
         self._pending: set[asyncio.Future[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._silent = False
+        self._reset_waits = False
+        """A reset is on its way to the loop."""
 
     # -- Hypervisor ---------------------------------------------------------------------------------------------
 
@@ -115,7 +117,9 @@ class DomainSession:
         self._in_loop(self._on_gone, text)
 
     def reset(self) -> None:
-        self._in_loop(self._on_reset)
+        if not self._reset_waits:
+            self._reset_waits = True
+            self._in_loop(self._on_reset)
 
     def netdev(self, alias: str, event: str) -> None:
         self._in_loop(self._on_netdev, alias, event)
@@ -158,6 +162,7 @@ class DomainSession:
         self._vm.vm_gone(text)
 
     def _on_reset(self) -> None:
+        self._reset_waits = False
         if self._vm is not None and self._found is not None:
             self._vm.guest_reset()
 

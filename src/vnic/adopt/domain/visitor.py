@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import queue
 import re
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -31,7 +32,9 @@ LOOK_SHARE: Final = 20
 AGENT_S: Final = 5
 """The time that a guest agent has for an answer."""
 EVENTS_MAX: Final = 1000
-"""Events of QEMU that wait while libvirt does not answer; more are dropped."""
+"""Events of QEMU's netdevs that wait while libvirt does not answer. Of more, the last one of each netdev waits."""
+ANSWER_MAX: Final = 1 << 18
+"""The longest answer of a guest agent, in characters."""
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
@@ -101,6 +104,12 @@ class Visitor:
         self._agent = Thread(f"vnic-agent {domain}")
         self._stale = False
         """The domain has to be looked at."""
+        self._reset_waits = False
+        """A reset is among the jobs: another one before it is told adds nothing."""
+        self._late: dict[str, str] = {}
+        """The last event of each netdev, beyond EVENTS_MAX."""
+        self._changing = threading.Lock()
+        """Of `_late`."""
         self._ended = False
         self._domain: Any = None
         self._found: Found | None = None
@@ -138,11 +147,19 @@ class Visitor:
             self._thread.jobs.put(_nothing)
 
     def domain_reset(self) -> None:
-        self._thread.jobs.put(self._host.reset)
+        if not self._reset_waits:
+            self._reset_waits = True
+            self._thread.jobs.put(self._tell_reset)
 
     def netdev_event(self, netdev: str, event: str) -> None:
-        if self._thread.jobs.qsize() < EVENTS_MAX:
-            self._thread.jobs.put(partial(self._netdev, netdev, event))
+        with self._changing:
+            if not self._late and self._thread.jobs.qsize() < EVENTS_MAX:
+                self._thread.jobs.put(partial(self._netdev, netdev, event))
+                return
+            if not self._late:
+                self._thread.jobs.put(self._netdevs_late)
+            if netdev in self._late or len(self._late) < EVENTS_MAX:
+                self._late[netdev] = event
 
     connection_lost = domain_changed
 
@@ -227,6 +244,16 @@ class Visitor:
             self._host.gone(text)
         self._domain, self._found, self._gone = None, None, text
 
+    def _tell_reset(self) -> None:
+        self._reset_waits = False
+        self._host.reset()
+
+    def _netdevs_late(self) -> None:
+        with self._changing:
+            late, self._late = self._late, {}
+        for netdev, event in late.items():
+            self._netdev(netdev, event)
+
     def _netdev(self, netdev: str, event: str) -> None:
         for each in self._interfaces():
             if each.netdev == netdev:
@@ -268,11 +295,11 @@ class Visitor:
         request = json.dumps({"execute": command, "arguments": arguments})
         try:
             answer = self._library.qemu.qemuAgentCommand(domain, request, AGENT_S, 0)
-            returned = json.loads(answer)["return"]
+            returned = _returned(answer)
         except libvirt.libvirtError as error:
             refused = error.get_error_code() == libvirt.VIR_ERR_INTERNAL_ERROR  # qemuAgentCheckError
             done(None, (AgentRefused if refused else HypervisorError)(message(error)))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             done(None, HypervisorError(f"its answer to {command} is none"))
         else:
             done(returned, None)
@@ -280,6 +307,13 @@ class Visitor:
 
 def _nothing() -> None:
     """Wakes the thread."""
+
+
+def _returned(answer: str) -> object:
+    """Raises ValueError and others for what is no answer."""
+    if len(answer) > ANSWER_MAX:
+        raise ValueError(f"more than {ANSWER_MAX} characters")
+    return json.loads(answer)["return"]
 
 
 def _described(opened: Any) -> str:

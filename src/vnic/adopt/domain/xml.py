@@ -72,7 +72,10 @@ def parse(text: str) -> DomainXml:
         raise DomainXmlError(
             f"it is a <{root.tag[:40]}>" if root.tag != "domain" else f"it has {len(elements)} interfaces"
         )
-    interfaces = [each for element in elements if (each := _interface(element)) is not None]
+    try:
+        interfaces = [each for element in elements if (each := _interface(element)) is not None]
+    except RecursionError:
+        raise DomainXmlError("its elements are nested too deeply") from None
     targets = [
         target for target in root.iterfind("devices/channel/target") if target.get("name") == AGENT_PORT
     ]

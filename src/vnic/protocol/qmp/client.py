@@ -114,9 +114,8 @@ def _message(value: object) -> Message:
             return Event(name, data if isinstance(data, dict) else {})
         case {"error": dict(error)}:
             desc = error.get("desc")
-            return Reply(
-                value.get("id"), None, desc[:TEXT_MAX] if isinstance(desc, str) else "no reason given"
-            )
+            text = desc[:TEXT_MAX] if isinstance(desc, str) else ""
+            return Reply(value.get("id"), None, text or "no reason given")
         case {"return": result}:
             return Reply(value.get("id"), result, None)
     raise QmpError("it sent a message that is none of QMP's")
