@@ -79,3 +79,7 @@ class E1000GcOptions(E1000Options, tag="e1000-82544gc", kw_only=True):
 
 class E1000Em2Options(E1000Options, tag="e1000-82545em", kw_only=True):
     """The 82545EM."""
+
+
+class Vmxnet3Options(PciNicOptions, tag_field="driver", tag="vmxnet3", kw_only=True):
+    """VMware's paravirtual card."""

@@ -21,6 +21,7 @@ from vnic.machine.nic_options import (
     VirtioNetBase,
     VirtioNetOptions,
     VirtioNetPciOptions,
+    Vmxnet3Options,
 )
 from vnic.machine.virtio_features import NicOptions, withheld
 from vnic.net.client import Nic
@@ -147,6 +148,13 @@ def build_e1000(builder: Builder, options: E1000Options) -> PluggedNic:
     return _pci_nic(builder, options, E1000(model, autonegotiation=options.autonegotiation))
 
 
+def build_vmxnet3(builder: Builder, options: Vmxnet3Options) -> PluggedNic:
+    """VMware's card."""
+    from vnic.nic.vmxnet3 import Vmxnet3
+
+    return _pci_nic(builder, options, Vmxnet3())
+
+
 def _driver(options: NicOptions) -> str:
     return str(options.__struct_config__.tag)
 
@@ -224,6 +232,12 @@ _E1000_FACTS = ModelFacts(
     offloads="checksums, segmentation, VLAN tags",
     link="STATUS.LU and the PHY's BMSR, interrupt LSC",
 )
+_VMXNET3_FACTS = ModelFacts(
+    interrupts="MSI-X, MSI, INTx",
+    queues="up to 8 to send, 1 to receive",
+    offloads="checksums, segmentation, VLAN tags",
+    link="command GET_LINK, event LINK with an interrupt at each set_link",
+)
 
 _TABLE: tuple[
     tuple[type[NicOptions], str, Callable[[Builder, Any], PluggedNic], ModelFacts],
@@ -235,6 +249,7 @@ _TABLE: tuple[
     (E1000EmOptions, "the same as e1000", build_e1000, _E1000_FACTS),
     (E1000GcOptions, "Intel 82544GC gigabit card, over vfio-user", build_e1000, _E1000_FACTS),
     (E1000Em2Options, "Intel 82545EM gigabit card, over vfio-user", build_e1000, _E1000_FACTS),
+    (Vmxnet3Options, "VMware's paravirtual card, over vfio-user", build_vmxnet3, _VMXNET3_FACTS),
 )
 DEVICES: dict[str, DeviceType] = {
     str(options.__struct_config__.tag): DeviceType(options, desc, build, facts)
@@ -263,7 +278,7 @@ NOT_BUILT = frozenset(
             "i82558b",
         ),
         *("i82559a", "i82559b", "i82559c", "i82559er", "i82562", "i82801", "ne2k_isa", "ne2k_pci", "pcnet"),
-        *("rtl8139", "tulip", "vmxnet3", "usb-net", "rocker"),
+        *("rtl8139", "tulip", "usb-net", "rocker"),
         *("virtio-net-pci-transitional", "virtio-net-pci-non-transitional", "virtio-net-ccw"),
     }
 )

@@ -66,6 +66,9 @@ class PciDevice:
     """
 
     cells_wanted: ClassVar[int] = 0
+    needs_shared_memory: ClassVar[bool] = False
+    """The device reads memory while the driver waits for the answer to a register access, so that it cannot be fetched
+    in time: a VM that does not share its memory is refused."""
     link_lag_seconds: ClassVar[float] = 0.0
     """How long common drivers take to act on a link change after its interrupt: a VM stays attached that long before
     its NIC is removed."""

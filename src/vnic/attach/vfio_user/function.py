@@ -43,6 +43,9 @@ _RAM_BYTES = 1 << 20
 """A map of at least this size is RAM; before the guest runs, a VM has no other map as large."""
 _VIDEO_BYTES = 64 << 20
 """A device that is plugged into a running VM may see a video card's memory, which is not shared, up to this size."""
+_HOW_TO_SHARE = (
+    "QEMU with -object memory-backend-memfd,id=mem,size=SIZE,share=on and -machine …,memory-backend=mem"
+)
 _READ_WRITE = m.REGION_FLAG_READ | m.REGION_FLAG_WRITE
 
 
@@ -180,6 +183,10 @@ class VfioPciPort:
 
     def _begin_shadow(self) -> None:
         """The VM does not share its memory. Raises Refused."""
+        if self._device.needs_shared_memory:
+            raise self._refused(
+                GuestMemoryError(f"this NIC needs a VM that shares its memory: {_HOW_TO_SHARE}")
+            )
         shadows: list[Region] = []
         try:
             self.memory.expect(*(region.size for region in self.memory.regions), instead=True)
@@ -197,9 +204,9 @@ class VfioPciPort:
         self._device.use_shadow(self.memory, self._shadow)
         self._changed()
         log.info(
-            "%s: the VM does not share its memory, so that each packet takes several messages; faster is QEMU with"
-            " -object memory-backend-memfd,id=mem,size=SIZE,share=on and -machine …,memory-backend=mem",
+            "%s: the VM does not share its memory, so that each packet takes several messages; faster is %s",
             self._name,
+            _HOW_TO_SHARE,
         )
 
     def _forget_shadow(self) -> None:
