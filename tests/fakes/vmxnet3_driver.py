@@ -145,9 +145,7 @@ class Vmxnet3Driver:
             "<IIIIQQQIIIHBB16x", 0x10400, self.system, 1, 1, self.features, 0, QUEUES, 0, 512 * self.queues,
             self.mtu, self.fragments, self.queues, self.queues,
         )  # fmt: skip
-        intr = struct.pack(
-            "<BBB25xI8x", self.auto_mask, len({*self.interrupts}) + 1, self.event_interrupt, 1
-        )
+        intr = struct.pack("<BBB25xI8x", self.auto_mask, len({*self.interrupts}) + 1, self.event_interrupt, 1)
         rx_filter = struct.pack("<IHHQ", 0, 0, 0, GROUPS) + bytes(512)
         return (struct.pack("<II", 0xBABEFEE1, 0) + misc + intr + rx_filter + bytes(48)).ljust(720, b"\0")
 

@@ -121,7 +121,7 @@ def msix(
     )
 
 
-def pcie_endpoint() -> Capability:
+def pcie_endpoint(at: int | None = None) -> Capability:
     """A PCI Express endpoint, structure version 2 (PCIe 3.0 §7.8): 2.5 GT/s x1, 128-byte payloads, FLR.
 
     The link registers are those of QEMU's pcie_cap_v1_fill; QEMU's client shows its slot's instead.
@@ -137,7 +137,7 @@ def pcie_endpoint() -> Capability:
     writable[2] = 0x78FF  # payload, read request, error enables, no-snoop; FLR (bit 15) reads as zero
     clears = [0] * 22
     clears[3] = 0x000F  # the four error bits
-    return Capability(CAP_PCIE, layout.pack(*values), layout.pack(*writable), layout.pack(*clears))
+    return Capability(CAP_PCIE, layout.pack(*values), layout.pack(*writable), layout.pack(*clears), at)
 
 
 def pcie_endpoint_v1(at: int) -> Capability:

@@ -60,7 +60,7 @@ def test_json_is_sent_unchanged() -> None:
         ("stream,id=a,server", "type", "Expected '=' after parameter 'server'"),
         ("echo,id=a,b..c=1", "type", "Invalid parameter 'b..c'"),
         ("virtio-net,foo=1", "driver", "Property 'virtio-net.foo' not found"),
-        ("vmxnet3", "driver", "'vmxnet3' is not built into vnic"),
+        ("usb-net", "driver", "'usb-net' is not built into vnic"),
         ("{", "type", "1:2: JSON parse error, premature end of input"),
         ('{"a": \udcff}', "type", "1:7: JSON parse error, stray "),
         ("", "type", "Parameter 'id' is missing"),

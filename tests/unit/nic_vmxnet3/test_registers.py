@@ -20,8 +20,8 @@ def test_function_is_qemus(rig: Rig) -> None:
     assert {index: bar.size for index, bar in rig.device.bars.items()} == {0: 4096, 1: 4096, 2: 8192}
     at = config.find(CAP_MSIX)
     assert config.read(at + 2, 10) == struct.pack("<HII", 24, 2, 0x1002)
-    assert config.find(CAP_MSI)
-    assert config.find(CAP_PCIE)
+    assert (config.find(CAP_PCIE), config.find(CAP_MSI), at) == (0x48, 0x84, 0x9C)
+    assert config.read(0x100, 12) == b"\x03\x00\x01\x00\xfe\x12\x34\x56\x52\x54\x00\xff"
 
 
 def test_registers_of_a_new_device(rig: Rig) -> None:

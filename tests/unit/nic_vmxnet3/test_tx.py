@@ -1,4 +1,4 @@
-"""Transmission: descriptors become frames, with tags, checksums and segments; completions, interrupts, back-pressure."""
+"""Transmission: descriptors become frames, with tags, checksums and segments; completions, back-pressure."""
 
 from __future__ import annotations
 

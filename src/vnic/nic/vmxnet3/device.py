@@ -20,7 +20,7 @@ from vnic.nic.vmxnet3.record import Vmxnet3Record
 from vnic.nic.vmxnet3.rx import RxQueue
 from vnic.nic.vmxnet3.tx import TxQueue
 from vnic.pci.bar import Bar
-from vnic.pci.capability import msi, pcie_endpoint
+from vnic.pci.capability import DSN_NUMBER, device_serial_number, msi, pcie_endpoint
 from vnic.pci.config import PciId
 from vnic.pci.device import PciHandles
 from vnic.pci.msix import MsixTable
@@ -37,19 +37,22 @@ class Vmxnet3(QueueHost):
     needs_shared_memory = True
 
     def __init__(self) -> None:
+        msix = MsixTable(
+            r.MAX_INTERRUPTS,
+            table_bar=r.MSIX_BAR,
+            table_offset=0,
+            pba_bar=r.MSIX_BAR,
+            pba_offset=r.MSIX_PBA_AT,
+            at=r.MSIX_CAP_AT,
+        )
         super().__init__(
             "vmxnet3",
             PciId(r.VENDOR_VMWARE, r.DEVICE_VMXNET3, r.VENDOR_VMWARE, r.DEVICE_VMXNET3, revision=r.REVISION),
             [Bar(r.PT_BAR, r.PT_BYTES), Bar(r.VD_BAR, r.VD_BYTES), Bar(r.MSIX_BAR, r.MSIX_BYTES)],
-            capabilities=(pcie_endpoint(), msi()),
-            msix=MsixTable(
-                r.MAX_INTERRUPTS,
-                table_bar=r.MSIX_BAR,
-                table_offset=0,
-                pba_bar=r.MSIX_BAR,
-                pba_offset=r.MSIX_PBA_AT,
-            ),
+            capabilities=(pcie_endpoint(r.PCIE_CAP_AT), msix.capability(), msi(at=r.MSI_CAP_AT)),
+            msix=msix,
         )
+        self.config.add_extended(device_serial_number(), r.DSN_AT)
         self.interrupts = Interrupts(self, self._interrupt_sent)
         self.link = Link(lambda: self.client.report, lambda: self._post(r.ECR_LINK))
         self.filter = RxFilter()
@@ -75,7 +78,10 @@ class Vmxnet3(QueueHost):
 
     def start(self) -> None:
         self.link.up = self.client.link_up
-        self._set_mac(self.client.mac)
+        mac = self.client.mac
+        self._set_mac(mac)
+        number = b"\xfe" + mac[3:] + mac[:3] + b"\xff"  # QEMU's vmxnet3_device_serial_num
+        self.config.set(r.DSN_AT + DSN_NUMBER, 8, int.from_bytes(number, "little"))
 
     def link_status_changed(self) -> None:
         self.touched()

@@ -14,6 +14,7 @@ UPT_VERSION = 1
 PT_BAR, VD_BAR, MSIX_BAR = 0, 1, 2
 PT_BYTES = VD_BYTES = 0x1000
 MSIX_BYTES, MSIX_PBA_AT = 0x2000, 0x1000
+PCIE_CAP_AT, MSI_CAP_AT, MSIX_CAP_AT, DSN_AT = 0x48, 0x84, 0x9C, 0x100  # QEMU's, in config space
 STRIDE = 8
 
 # PT window: one register for each interrupt, one for each queue
