@@ -179,8 +179,8 @@ def test_daemonize_refuses_stdio(place: Place, option: str) -> None:
         (["-netdev", "none,id=a"], "-netdev none,id=a: network backend 'none' is not compiled into this binary"),
         (["-device", "bogus"], "-device bogus: 'bogus' is not a valid device model name"),
         (
-            ["-device", "rtl8139"],
-            "-device rtl8139: 'rtl8139' is not built into vnic; there are virtio-net, virtio-net-pci, e1000,"
+            ["-device", "usb-net"],
+            "-device usb-net: 'usb-net' is not built into vnic; there are virtio-net, virtio-net-pci, e1000,"
             " e1000-82540em, e1000-82544gc, e1000-82545em",
         ),
         (["-device", '{"driver":"virtio-net","mq":3}'], None),

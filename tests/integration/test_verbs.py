@@ -412,7 +412,7 @@ def test_netdev_and_device_come_and_go(place: Place, echo: Running) -> None:
         (["netdev", "add", "echo,id=net0"], "Duplicate ID 'net0'"),
         (["netdev", "add", "echo,id=a,foo=1"], "Parameter 'foo' is unexpected"),
         (["netdev", "add", "{"], "1:2: JSON parse error, premature end of input"),
-        (["device", "add", "rtl8139"], "'rtl8139' is not built into vnic"),
+        (["device", "add", "usb-net"], "'usb-net' is not built into vnic"),
         (
             ["device", "add", "virtio-net,netdev=zz,attach.type=vhost-user,attach.path=x"],
             "Property 'virtio-net-device",

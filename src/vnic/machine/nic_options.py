@@ -83,3 +83,7 @@ class E1000Em2Options(E1000Options, tag="e1000-82545em", kw_only=True):
 
 class Vmxnet3Options(PciNicOptions, tag_field="driver", tag="vmxnet3", kw_only=True):
     """VMware's paravirtual card."""
+
+
+class Rtl8139Options(PciNicOptions, tag_field="driver", tag="rtl8139", kw_only=True):
+    """Realtek's RTL8139C+."""

@@ -17,6 +17,7 @@ from vnic.machine.nic_options import (
     E1000GcOptions,
     E1000Options,
     PciNicOptions,
+    Rtl8139Options,
     VfioUserAttach,
     VirtioNetBase,
     VirtioNetOptions,
@@ -155,6 +156,13 @@ def build_vmxnet3(builder: Builder, options: Vmxnet3Options) -> PluggedNic:
     return _pci_nic(builder, options, Vmxnet3())
 
 
+def build_rtl8139(builder: Builder, options: Rtl8139Options) -> PluggedNic:
+    """The RTL8139C+."""
+    from vnic.nic.rtl8139 import RTL8139
+
+    return _pci_nic(builder, options, RTL8139())
+
+
 def _driver(options: NicOptions) -> str:
     return str(options.__struct_config__.tag)
 
@@ -238,6 +246,12 @@ _VMXNET3_FACTS = ModelFacts(
     offloads="checksums, segmentation, VLAN tags",
     link="command GET_LINK, event LINK with an interrupt at each set_link",
 )
+_RTL8139_FACTS = ModelFacts(
+    interrupts="INTx",
+    queues="1",
+    offloads="checksums and segmentation of IPv4, VLAN tags",
+    link="BMSR and MSR, interrupt LinkChg",
+)
 
 _TABLE: tuple[
     tuple[type[NicOptions], str, Callable[[Builder, Any], PluggedNic], ModelFacts],
@@ -250,6 +264,7 @@ _TABLE: tuple[
     (E1000GcOptions, "Intel 82544GC gigabit card, over vfio-user", build_e1000, _E1000_FACTS),
     (E1000Em2Options, "Intel 82545EM gigabit card, over vfio-user", build_e1000, _E1000_FACTS),
     (Vmxnet3Options, "VMware's paravirtual card, over vfio-user", build_vmxnet3, _VMXNET3_FACTS),
+    (Rtl8139Options, "Realtek RTL8139C+ fast Ethernet card, over vfio-user", build_rtl8139, _RTL8139_FACTS),
 )
 DEVICES: dict[str, DeviceType] = {
     str(options.__struct_config__.tag): DeviceType(options, desc, build, facts)
@@ -278,7 +293,7 @@ NOT_BUILT = frozenset(
             "i82558b",
         ),
         *("i82559a", "i82559b", "i82559c", "i82559er", "i82562", "i82801", "ne2k_isa", "ne2k_pci", "pcnet"),
-        *("rtl8139", "tulip", "usb-net", "rocker"),
+        *("tulip", "usb-net", "rocker"),
         *("virtio-net-pci-transitional", "virtio-net-pci-non-transitional", "virtio-net-ccw"),
     }
 )

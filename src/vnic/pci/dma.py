@@ -71,6 +71,13 @@ class _User(NamedTuple):
     failed: Callable[[GuestMemoryError], None]
 
 
+class _Reads(NamedTuple):
+    plan: Callable[[GuestMemory], Plan]
+    work: Callable[[], None]
+    failed: Callable[[GuestMemoryError], None]
+    forget: Callable[[], None]
+
+
 class _Unshared(NamedTuple):
     memory: GuestMemory
     shadow: Shadow
@@ -86,6 +93,7 @@ class RingFeed:
         self._bus_master = bus_master
         self._refused = refused
         self._users: dict[str, _User] = {}
+        self._reads: dict[str, _Reads] = {}
         self._unshared: _Unshared | None = None
         """Set while the attached VM does not share its memory."""
 
@@ -117,7 +125,31 @@ class RingFeed:
             ring, lambda memory: transmit_plan(ring, memory, buffer_of, longest), work, failed
         )
 
+    def add_reads(
+        self,
+        name: str,
+        plan: Callable[[GuestMemory], Plan],
+        work: Callable[[], None],
+        failed: Callable[[GuestMemoryError], None],
+        forget: Callable[[], None],
+    ) -> None:
+        """Add what has no tail that the guest moves, such as a ring whose descriptors say who owns them: the device
+        asks for it by `fetch`. `forget` is called when what was fetched is invalid."""
+        self._reads[name] = _Reads(plan, work, failed, forget)
+
     # --- Called by the device ---
+
+    @property
+    def unshared(self) -> bool:
+        """The VM does not share its memory: only what was fetched may be read."""
+        return self._unshared is not None
+
+    def fetch(self, name: str) -> None:
+        """Fetch what `add_reads` named, of a VM that does not share its memory; `work` is called then."""
+        if self._unshared is not None and self._bus_master():
+            memory, shadow = self._unshared
+            reads = self._reads[name]
+            shadow.fetch(name, partial(reads.plan, memory), reads.work, reads.failed)
 
     def posted(self, ring: Ring, tail: int) -> None:
         """The guest moved the tail. If it shares its memory, the device may process the ring at once."""
@@ -134,6 +166,11 @@ class RingFeed:
         for user in self._users.values():
             user.ring.tail = user.ring.head
         self._fetch(self._unshared, anew=True)
+        self._forget()
+        if self._bus_master():
+            memory, shadow = self._unshared
+            for name, each in self._reads.items():
+                shadow.fetch(name, partial(each.plan, memory), each.work, each.failed, anew=True)
 
     def after_writes(self, act: Callable[[int], None], causes: int) -> None:
         """Call `act(causes)` when all writes are complete, since the guest may check at any time."""
@@ -148,14 +185,20 @@ class RingFeed:
     def use_shadow(self, memory: GuestMemory, shadow: Shadow) -> None:
         """The VM does not share its memory."""
         self._unshared = _Unshared(memory, shadow)
+        self._forget()
 
     def drop(self) -> None:
         """The device is reset: nothing of what is being fetched or written counts any more."""
-        if self._unshared is not None and self._users:
+        if self._unshared is not None and (self._users or self._reads):
             self._unshared.shadow.drop()
+        self._forget()
 
     def unplug(self) -> None:
         self._unshared = None
+
+    def _forget(self) -> None:
+        for each in self._reads.values():
+            each.forget()
 
     def _fetch(self, unshared: _Unshared, *, anew: bool = False) -> None:
         """Fetch the posted descriptors that the device can use now."""

@@ -153,7 +153,7 @@ def test_netdev_del_and_back(client: Client) -> None:
     [
         ({}, "Parameter 'driver' is missing"),
         ({"driver": "bogus"}, "'bogus' is not a valid device model name"),
-        ({"driver": "rtl8139"}, "'rtl8139' is not built into vnic; there are virtio-net"),
+        ({"driver": "usb-net"}, "'usb-net' is not built into vnic; there are virtio-net"),
         ({"driver": "virtio-net", "foo": 1}, "Property 'virtio-net.foo' not found"),
         ({"driver": 4}, "Parameter 'driver' is missing"),
         ({"driver": "virtio-net", "mq": "maybe"}, "Invalid parameter type for 'mq', expected: boolean"),

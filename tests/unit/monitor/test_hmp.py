@@ -76,7 +76,7 @@ from .conftest import Client
         ),
         ("netdev_add stream", "Error: Parameter 'id' is missing\r\n"),
         ("netdev_add hubport,id=h,hubid.0=1", "Error: Invalid parameter 'hubid.0'\r\n"),
-        ("device_add rtl8139", "Error: 'rtl8139' is not built into vnic; there are virtio-net\r\n"),
+        ("device_add usb-net", "Error: 'usb-net' is not built into vnic; there are virtio-net\r\n"),
         ("chardev-add null", "Error: chardev: no id specified\r\n"),
         ("chardev-remove zz", "Error: Chardev 'zz' not found\r\n"),
         ("help set_link", "set_link name on|off -- change the link status of a network adapter\r\n"),
