@@ -44,7 +44,7 @@ NETDEVS: dict[str, NetdevType] = dict(
         ),
         _row("user", o.UserOptions, "QEMU's user-mode network, by passt", "user.backend:user_netdev"),
         _row("passt", o.PasstOptions, "the user-mode network of passt", "passt.stream:passt_netdev"),
-        _row("tap", o.TapOptions, "a network interface of this host", "tap.backend:TapBackend"),
+        _row("tap", o.TapOptions, "a network interface of this host", "tap.vhost_tap:make_tap"),
         _row(
             "bridge", o.BridgeOptions, "a network interface in a bridge of this host", "bridge:BridgeBackend"
         ),

@@ -13,7 +13,7 @@ from vnic.sandbox.paths import Purpose, Use
 
 _TO_READ: Final = ("/usr", "/lib", "/lib64", "/etc", "/proc", "/sys", "/run/systemd/resolve")
 """Libraries, the resolver's files, and what the kernel says of processes and interfaces."""
-_DEVICES: Final = ("/dev/null", "/dev/urandom", "/dev/net/tun")
+_DEVICES: Final = ("/dev/null", "/dev/urandom", "/dev/net/tun", "/dev/vhost-net")
 
 
 def rules(uses: Iterable[Use], files: Iterable[str], folders: Iterable[str]) -> Iterator[Rule]:

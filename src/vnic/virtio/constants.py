@@ -33,3 +33,6 @@ QUEUE_SIZE_LIMIT: Final = 32768
 
 # Device ids (§5).
 ID_NET: Final = 1
+
+LOGGED_BREAKS = 16
+"""Limit on log lines about broken rings of one VM, so that a hostile driver cannot fill the log."""

@@ -13,15 +13,12 @@ from vnic.keep import NO_KEPT, Kept
 from vnic.lifecycle import Lifecycle
 from vnic.memory.guest import NO_MEMORY, GuestMemory
 from vnic.virtio.attachment import NO_ATTACHMENT, Attachment, VirtioHandles
-from vnic.virtio.constants import STATUS_DRIVER_OK, STATUS_FEATURES_OK, STATUS_NEEDS_RESET
+from vnic.virtio.constants import LOGGED_BREAKS, STATUS_DRIVER_OK, STATUS_FEATURES_OK, STATUS_NEEDS_RESET
 from vnic.virtio.device_record import MOVES, DataPath, VirtioDeviceRecord
 from vnic.virtio.features import EVENT_IDX, INDIRECT_DESC, VERSION_1
 from vnic.virtio.queue import QueueError, SplitQueue
 
 log = logging.getLogger(__name__)
-
-LOGGED_BREAKS = 16
-"""Limit on log lines about broken rings of one VM, so that a hostile driver cannot fill the log."""
 
 
 class RingBackend(ABC):
@@ -30,6 +27,9 @@ class RingBackend(ABC):
 
     ring_features: int | None = None
     """The virtio feature bits it can serve; None before the first connection."""
+
+    takes = True
+    """False: not the rings of the VM that is attached now. When it differs, `update_datapath` of the device is called."""
 
     @abstractmethod
     def take_rings(self, device: VirtioDevice) -> bool:

@@ -1,13 +1,19 @@
-"""Tests of vhost= of a tap: QEMU's rules for combinations, and the close of the descriptors."""
+"""vhost= of a tap: QEMU's rules for combinations, and a kernel without vhost-net."""
 
 from __future__ import annotations
 
+import asyncio
 import os
+import socket
 
 import pytest
+from tests.needs import need
+from tests.unit.backend.helpers import Lab, run, until
 
 from vnic.backend.options import TapOptions
-from vnic.backend.tap.vhost import check_vhost, ignore_vhost
+from vnic.backend.tap import vhost_net
+from vnic.backend.tap.relay import Notifier
+from vnic.backend.tap.vhost import check_vhost
 from vnic.net.errors import NetError
 
 
@@ -38,9 +44,67 @@ def test_contradicting_options_are_refused(options: TapOptions, text: str) -> No
         check_vhost(options)
 
 
-def test_vhost_descriptors_are_closed_and_logged(caplog: pytest.LogCaptureFixture) -> None:
-    reading, writing = os.pipe()
-    ignore_vhost("t", [writing])
-    assert os.read(reading, 1) == b""
-    os.close(reading)
-    assert caplog.messages == ["netdev t: packets go through vnic: vhost-net is not used"]
+@pytest.fixture
+def no_vhost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel without the module."""
+    need("tap")
+    monkeypatch.setattr(vhost_net, "PATH", "/dev/no-vhost-net")
+
+
+@pytest.mark.usefixtures("no_vhost")
+def test_a_kernel_without_it_is_no_error_unless_it_is_forced(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with Lab() as lab:
+            lab.add(TapOptions(id="net0", vhost=True))
+            refused = "Could not open '/dev/no-vhost-net': No such file or directory"
+            assert caplog.messages == [f"netdev net0: {refused}: packets pass through vnic"]
+            with pytest.raises(NetError, match=refused):
+                lab.add(TapOptions(id="net1", vhost=True, vhostforce=True))
+            assert lab.network.find_netdev("net1") is None
+
+    run(main())
+
+
+def test_passed_descriptors_of_something_else_are_refused() -> None:
+    for fd in (os.open("/dev/null", os.O_RDWR), os.eventfd(0), os.open("/proc/self/exe", os.O_RDONLY)):
+        with pytest.raises(NetError, match=r"is not that of /dev/vhost-net"):
+            vhost_net.check_vhost_net(fd)
+        os.close(fd)
+
+
+def test_a_vms_sockets_are_relayed_to_eventfds_of_the_kernels() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            kick = Notifier(loop, theirs.fileno(), kick=True)
+            call = Notifier(loop, theirs.fileno(), kick=False)
+            os.set_blocking(theirs.fileno(), True)
+            ours.send(bytes(16))
+            await until(lambda: bool(_count(kick.fd)))
+            os.eventfd_write(call.fd, 3)
+            ours.setblocking(False)
+            assert await loop.sock_recv(ours, 100) == (1).to_bytes(8, "little")
+            kick.close()
+            call.close()
+
+    run(main())
+
+
+def _count(eventfd: int) -> int:
+    try:
+        return os.eventfd_read(eventfd)
+    except BlockingIOError:
+        return 0
+
+
+def test_what_the_kernel_cannot_use_is_refused() -> None:
+    async def main() -> None:
+        reading, writing = os.pipe()
+        with pytest.raises(ValueError, match="a notifier is a pipe"):
+            Notifier(asyncio.get_running_loop(), writing, kick=False)
+        os.close(reading)
+        os.close(writing)
+        assert Notifier(asyncio.get_running_loop(), None, kick=False).fd == -1
+
+    run(main())

@@ -20,7 +20,6 @@ from vnic.backend.tap.link import TapLink
 from vnic.backend.tap.queue import TapLender, TapQueue
 from vnic.backend.tap.record import TapRecord
 from vnic.backend.tap.script import run_down_script, script_failure, start_script
-from vnic.backend.tap.vhost import check_vhost, ignore_vhost
 from vnic.children import Adopted, Child
 from vnic.descriptors import close_fds
 from vnic.net.errors import NetError
@@ -47,7 +46,6 @@ class TapBackend(Backend):
 
     def __init__(self, context: BackendContext, options: TapOptions) -> None:
         super().__init__(context)
-        self._vhost = check_vhost(options)
         self._options = options
         if options.fd is not None:
             _only_with(options, _OWN_DEVICE | {"helper", "queues", "fds", "vhostfds"}, _WITH_FD)
@@ -84,10 +82,20 @@ class TapBackend(Backend):
         names = [options.fd] if options.fd is not None else _split_fds(options.fds or "")
         of_vhost = [options.vhostfd] if options.vhostfd is not None else _split_fds(options.vhostfds or "")
         passed = self._passed_fds([*names, *of_vhost])
-        if self._vhost:
-            ignore_vhost(self.name, passed[len(names) :])
-        if names:
-            self._adopt(passed[: len(names)])
+        try:
+            self._begin(passed[: len(names)])
+        except BaseException:
+            close_fds(passed[len(names) :])
+            raise
+        self.open_vhost(passed[len(names) :])
+
+    def open_vhost(self, passed: list[int]) -> None:
+        """The tap is open: `passed` are descriptors of vhost-net, which become its own. Raises NetError."""
+
+    def _begin(self, fds: list[int]) -> None:
+        options = self._options
+        if fds:
+            self._adopt(fds)
         else:
             self._open(options.ifname, options.vnet_hdr)
             self._comes_back = True
@@ -131,7 +139,7 @@ class TapBackend(Backend):
         self._follow_link()
 
     def _follow_link(self) -> None:
-        self._lender = TapLender(tuple(self._queues), self.wants_offload)
+        self._lender = TapLender(tuple(self._queues), self.wants_offload, self.lender_returned)
         self._link = TapLink(self.client, self.context.interfaces, self.ifname, self._queues[0].fd)
         self.client.network.links.shown_on(self.client, self.ifname)
         self._link.show()
@@ -184,7 +192,7 @@ class TapBackend(Backend):
             self._queues.append(queue)
             queue.restore(each)
         if fds:
-            self._lender = TapLender(tuple(self._queues), record.vnet_hdr)
+            self._lender = TapLender(tuple(self._queues), record.vnet_hdr, self.lender_returned)
             self._link = TapLink(self.client, self.context.interfaces, self.ifname, fds[0], record.carrier)
             self.client.network.links.shown_on(self.client, self.ifname)
             self.loop.call_soon(self._show_again, self._link)
@@ -267,6 +275,9 @@ class TapBackend(Backend):
 
     def wire_end(self) -> LentEnd | str:
         return self._lender or f"interface {self.ifname} is gone"
+
+    def lender_returned(self) -> None:
+        """vnic-wire has given the interface back."""
 
     def info_text(self, queue: int) -> str:
         if self._info or queue >= len(self._queues):

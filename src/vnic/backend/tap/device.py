@@ -22,6 +22,7 @@ TUNSETOFFLOAD = 0x400454D0
 TUNGETIFF = 0x800454D2
 TUNSETSNDBUF = 0x400454D4
 TUNSETVNETHDRSZ = 0x400454D8
+TUNSETQUEUE = 0x400454D9
 TUNSETVNETLE = 0x400454DC
 TUNSETIFF = 0x400454CA
 TUNSETCARRIER = 0x400454E2
@@ -30,6 +31,8 @@ IFF_TAP = 0x0002
 IFF_NO_PI = 0x1000
 IFF_VNET_HDR = 0x4000
 IFF_MULTI_QUEUE = 0x0100
+IFF_ATTACH_QUEUE = 0x0200
+IFF_DETACH_QUEUE = 0x0400
 
 TUN_F_CSUM = 0x01
 TUN_F_TSO4 = 0x02
@@ -151,6 +154,19 @@ def set_offload(fd: int, offloads: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def set_header_bytes(fd: int, size: int) -> None:
+    """The size of the virtio_net_hdr of each frame (tap_set_vnet_hdr_len)."""
+    with contextlib.suppress(OSError):  # the interface is gone
+        fcntl.ioctl(fd, TUNSETVNETHDRSZ, _INT.pack(size))
+
+
+def attach_queue(fd: int, attached: bool) -> None:
+    """Have frames of the host come to this queue of several, or not (tap_fd_enable, tap_fd_disable)."""
+    flags = IFF_ATTACH_QUEUE if attached else IFF_DETACH_QUEUE
+    with contextlib.suppress(OSError):  # it is so already
+        fcntl.ioctl(fd, TUNSETQUEUE, _IFREQ.pack(b"", flags))
 
 
 def set_carrier(fd: int, carrier: bool) -> None:

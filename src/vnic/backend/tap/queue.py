@@ -9,10 +9,17 @@ import asyncio
 import errno
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from vnic.backend.base import READ_BUDGET_FRAMES
-from vnic.backend.tap.device import ALL_OFFLOADS, VNET_HEADER_BYTES, set_offload
+from vnic.backend.tap.device import (
+    ALL_OFFLOADS,
+    VNET_HEADER_BYTES,
+    attach_queue,
+    set_header_bytes,
+    set_offload,
+)
 from vnic.backend.tap.record import TapQueueRecord
 from vnic.keep import Kept
 from vnic.net.client import NetClient
@@ -55,6 +62,9 @@ class TapQueue:
         self._writing = False
         self._inject: Inject | None = None
         """While the descriptor is lent: what sends a frame there."""
+        self._to_kernel = False
+        """It is lent to vhost-net."""
+        self._used = True
 
     def start(self) -> None:
         self._loop.add_reader(self.fd, self._readable)
@@ -153,6 +163,10 @@ class TapQueue:
 
     # -- lent ---------------------------------------------------------------------------------------------------
 
+    @property
+    def lent(self) -> bool:
+        return self._inject is not None
+
     def lend(self, inject: Inject) -> None:
         """Move no frames until `take_back`."""
         if self._header:
@@ -166,6 +180,42 @@ class TapQueue:
         if self._inject is not None and self.fd >= 0:
             self._inject = None
             self.start()
+
+    # -- lent to vhost-net --------------------------------------------------------------------------------------
+
+    def lend_to_kernel(self, header_bytes: int, offloads: int) -> None:
+        """Move no frames until `take_back`: the kernel does, with virtio_net_hdrs of that size if the tap has any, and
+        leaves undone what the guest takes (TUN_F_*)."""
+        self.lend(self._send_beside)
+        self._to_kernel = True
+        if self._header:
+            self._header = header_bytes
+            set_header_bytes(self.fd, header_bytes)
+            set_offload(self.fd, offloads)
+            self._offloads = offloads
+
+    def _send_beside(self, _: int, frame: Frame, offload: bytes) -> None:
+        """A frame of this process, while the kernel sends the guest's."""
+        with suppress(OSError):  # dropped, as by a full cable
+            os.writev(self.fd, ((offload or _NO_OFFLOAD).ljust(self._header, b"\0")[: self._header], frame))
+
+    def use(self, used: bool) -> None:
+        """Whether the host's frames come to this queue, of a tap with several."""
+        if used is not self._used:
+            self._used = used
+            attach_queue(self.fd, used)
+
+    def reclaim(self, *, multi_queue: bool) -> None:
+        """vhost-net, of this process or the one before, has stopped: set the tap up as this class expects it."""
+        if self.fd < 0:
+            return
+        self._to_kernel = False
+        if self._header:
+            self._header = VNET_HEADER_BYTES
+            set_header_bytes(self.fd, VNET_HEADER_BYTES)
+        if multi_queue:
+            self._used = True
+            attach_queue(self.fd, True)
 
     # -- the end ------------------------------------------------------------------------------------------------
 
@@ -189,9 +239,10 @@ class TapLender(Lender):
 
     kind = LentKind.TAP
 
-    def __init__(self, queues: Sequence[TapQueue], vnet_hdr: bool) -> None:
+    def __init__(self, queues: Sequence[TapQueue], vnet_hdr: bool, returned: Callable[[], None]) -> None:
         self._queues = queues
         self._vnet_hdr = vnet_hdr
+        self._returned = returned
 
     def can_lend(self, ready: Callable[[], None]) -> bool:
         return True
@@ -204,3 +255,4 @@ class TapLender(Lender):
     def take_back(self, input: bytes, output: bytes, *, lost: bool = False) -> None:
         for queue in self._queues:
             queue.take_back()
+        self._returned()

@@ -1,14 +1,9 @@
-"""`vhost=` of a tap, which vnic accepts and does not use. `tap.backend` calls it, and logs that once for each tap."""
+"""Whether the options of a tap ask for vhost-net, by QEMU's rules. `vhost_tap.make_tap` calls it."""
 
 from __future__ import annotations
 
-import logging
-
 from vnic.backend.options import TapOptions
-from vnic.descriptors import close_fds
 from vnic.net.errors import NetError
-
-log = logging.getLogger(__name__)
 
 
 def check_vhost(options: TapOptions) -> bool:
@@ -21,9 +16,3 @@ def check_vhost(options: TapOptions) -> bool:
     if passed and not asked:
         raise NetError("vhostfd(s)= is not valid without vhost")
     return asked
-
-
-def ignore_vhost(name: str, fds: list[int]) -> None:
-    """Log that vhost-net is not used, and close the passed descriptors of /dev/vhost-net."""
-    close_fds(fds)
-    log.warning("netdev %s: packets go through vnic: vhost-net is not used", name)

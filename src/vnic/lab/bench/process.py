@@ -40,8 +40,13 @@ class VnicProcess:
     `environment` is what its variables have beside ours, `inside` a command that runs it, as `ip netns exec NAME`."""
 
     def __init__(
-        self, *arguments: str, environment: Mapping[str, str] | None = None, inside: Sequence[str] = ()
+        self,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        inside: Sequence[str] = (),
+        patience_s: float = GREETING_TIMEOUT_S,
     ) -> None:
+        self._patience_s = patience_s
         self._inside = list(inside)
         self._scratch = tempfile.TemporaryDirectory(prefix="vnic-bench-", dir=_memory_folder())
         self.folder = Path(self._scratch.name)
@@ -75,7 +80,7 @@ class VnicProcess:
                 env=self._environment,
             )
         try:
-            self.qmp = self._connect(path, started + GREETING_TIMEOUT_S)
+            self.qmp = self._connect(path, started + self._patience_s)
             self.qmp.recv(4096)
             self.start_seconds = time.perf_counter() - started
             self.execute("qmp_capabilities")
@@ -96,7 +101,7 @@ class VnicProcess:
                     raise Missing(f"vnic run did not come up: {log or error}") from None
                 time.sleep(0.001)
             else:
-                qmp.settimeout(GREETING_TIMEOUT_S)
+                qmp.settimeout(self._patience_s)
                 return qmp
 
     def reconnect(self) -> None:
@@ -106,7 +111,7 @@ class VnicProcess:
 
     def second_client(self) -> socket.socket:
         """Another QMP client, past its greeting and negotiation; the caller closes it."""
-        qmp = self._connect(self.folder / "qmp.sock", time.perf_counter() + GREETING_TIMEOUT_S)
+        qmp = self._connect(self.folder / "qmp.sock", time.perf_counter() + self._patience_s)
         qmp.recv(4096)
         qmp.sendall(b'{"execute":"qmp_capabilities"}\n')
         qmp.recv(4096)

@@ -190,7 +190,7 @@ class VirtioNet(NetQueues, Endpoint, GuestRings):
 
     def datapath_word(self) -> str:
         if self.datapath in (DataPath.TAKEN, DataPath.RETURNING):
-            return "vhost" if self._carrier is None else "wire"
+            return "wire" if self._peer_backend() is None and self._carrier is not None else "vhost"
         return "python" if self.datapath is DataPath.LOCAL else "none"
 
     def idle(self) -> bool:
@@ -352,7 +352,9 @@ class VirtioNet(NetQueues, Endpoint, GuestRings):
 
     def _peer_backend(self) -> RingBackend | None:
         peer = self.client.peer
-        return peer.endpoint if peer is not None and isinstance(peer.endpoint, RingBackend) else None
+        if peer is not None and isinstance(peer.endpoint, RingBackend) and peer.endpoint.takes:
+            return peer.endpoint
+        return None
 
     def update_datapath(self) -> None:
         super().update_datapath()
