@@ -299,6 +299,17 @@ def check_tun() -> Finding:
     return Finding("tap", allowed, detail, use, mend)
 
 
+def check_vhost_net() -> Finding:
+    """-netdev tap,vhost=on"""
+    use = "-netdev tap,vhost=on; without it vnic moves the packets"
+    node = Path("/dev/vhost-net")
+    if not node.exists():
+        return Finding("vhost-net", False, f"no {node}", use, "sudo modprobe vhost_net")
+    if not os.access(node, os.R_OK | os.W_OK):
+        return Finding("vhost-net", False, f"{node} is not yours to open", use, "be in the group kvm")
+    return Finding("vhost-net", True, str(node), use)
+
+
 def check_vnic_wire() -> Finding:
     use = "packets moved outside of Python (without it all works, more slowly)"
     command = wire_command(Choice())
@@ -362,6 +373,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     check_qemu_guest,
     check_kvm,
     check_tun,
+    check_vhost_net,
     check_vnic_wire,
     check_passt,
     check_libvirt,

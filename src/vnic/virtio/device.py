@@ -29,7 +29,7 @@ class RingBackend(ABC):
     """The virtio feature bits it can serve; None before the first connection."""
 
     takes = True
-    """False: not the rings of the VM that is attached now. When it differs, `update_datapath` of the device is called."""
+    """False: not those of the VM that is attached now. When it differs, the device's `update_datapath` is called."""
 
     @abstractmethod
     def take_rings(self, device: VirtioDevice) -> bool:

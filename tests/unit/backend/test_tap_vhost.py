@@ -7,8 +7,7 @@ import os
 import socket
 
 import pytest
-from tests.needs import need
-from tests.unit.backend.helpers import Lab, run, until
+from tests.unit.backend.helpers import run, until
 
 from vnic.backend.options import TapOptions
 from vnic.backend.tap import vhost_net
@@ -42,27 +41,6 @@ def test_vhost_is_requested_as_in_qemu(options: TapOptions, asked: bool) -> None
 def test_contradicting_options_are_refused(options: TapOptions, text: str) -> None:
     with pytest.raises(NetError, match=text):
         check_vhost(options)
-
-
-@pytest.fixture
-def no_vhost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kernel without the module."""
-    need("tap")
-    monkeypatch.setattr(vhost_net, "PATH", "/dev/no-vhost-net")
-
-
-@pytest.mark.usefixtures("no_vhost")
-def test_a_kernel_without_it_is_no_error_unless_it_is_forced(caplog: pytest.LogCaptureFixture) -> None:
-    async def main() -> None:
-        async with Lab() as lab:
-            lab.add(TapOptions(id="net0", vhost=True))
-            refused = "Could not open '/dev/no-vhost-net': No such file or directory"
-            assert caplog.messages == [f"netdev net0: {refused}: packets pass through vnic"]
-            with pytest.raises(NetError, match=refused):
-                lab.add(TapOptions(id="net1", vhost=True, vhostforce=True))
-            assert lab.network.find_netdev("net1") is None
-
-    run(main())
 
 
 def test_passed_descriptors_of_something_else_are_refused() -> None:

@@ -11,8 +11,7 @@ from tests.fakes.virtio_lab import FarEnd, VirtioLab, frame
 
 from vnic.net.queue import Frame
 from vnic.nic.virtio_net import features
-from vnic.virtio.constants import STATUS_NEEDS_RESET
-from vnic.virtio.constants import LOGGED_BREAKS
+from vnic.virtio.constants import LOGGED_BREAKS, STATUS_NEEDS_RESET
 
 
 def break_ring(lab: VirtioLab, index: int) -> None:

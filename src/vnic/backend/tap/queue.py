@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import select
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
@@ -198,6 +199,14 @@ class TapQueue:
         """A frame of this process, while the kernel sends the guest's."""
         with suppress(OSError):  # dropped, as by a full cable
             os.writev(self.fd, ((offload or _NO_OFFLOAD).ljust(self._header, b"\0")[: self._header], frame))
+
+    def is_dead(self) -> bool:
+        """Whether the interface was deleted."""
+        if self.fd < 0:
+            return False
+        poll = select.poll()
+        poll.register(self.fd, 0)
+        return bool(poll.poll(0))
 
     def use(self, used: bool) -> None:
         """Whether the host's frames come to this queue, of a tap with several."""

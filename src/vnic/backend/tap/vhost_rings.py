@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import select
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -33,9 +32,6 @@ class RingsOwner(Protocol):
 
     def queue_used(self, pair: int, used: bool) -> None:
         """Whether the guest takes frames of this queue of the tap."""
-
-    def interface_gone(self) -> None:
-        """The interface was deleted on the host."""
 
 
 class GuestMap:
@@ -102,13 +98,8 @@ class VhostRings:
         self._map = GuestMap(device)
         self._error = -1
         """Written by the kernel."""
-        self._gone: select.epoll | None = None
         try:
             self._error = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-            self._gone = select.epoll(flags=select.EPOLL_CLOEXEC)
-            self._gone.register(
-                taps[0], 0
-            )  # errors only; a queue that the guest does not use shows one as well
         except OSError:
             self._close()
             raise
@@ -117,9 +108,7 @@ class VhostRings:
 
     def start(self) -> None:
         """vhost_net_start. ValueError or OSError, also after some rings run: they have to be asked back."""
-        assert self._gone is not None
         self._loop.add_reader(self._error, self._failed)
-        self._loop.add_reader(self._gone.fileno(), self._owner.interface_gone)
         for each in self._kernel:
             each.set_features(self._features)
             each.set_memory(self._map.ranges)
@@ -204,7 +193,7 @@ class VhostRings:
         """vhost_net_stop, which waits for the kernel's worker, in a thread; `done` is called when the rings are back in
         this process."""
         self._stopping = True
-        self._unwatch()
+        self._loop.remove_reader(self._error)
 
         def stop() -> None:
             bases = [base for each in self._kernel for base in each.stop()]
@@ -227,15 +216,7 @@ class VhostRings:
             call.close()
         self._notifiers.clear()
         self._map.close()
-        self._unwatch()
         if self._error >= 0:
+            self._loop.remove_reader(self._error)
             os.close(self._error)
             self._error = -1
-        if self._gone is not None:
-            self._gone.close()
-            self._gone = None
-
-    def _unwatch(self) -> None:
-        self._loop.remove_reader(self._error)
-        if self._gone is not None:
-            self._loop.remove_reader(self._gone.fileno())

@@ -6,6 +6,7 @@ it is a tap as any other.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Callable, Sequence
@@ -60,6 +61,7 @@ class VhostTap(TapBackend, RingBackend):
         """The kernel cannot have the rings of the VM that is attached."""
         self.takes = False
         self._ended = False
+        self._unwatch_interface: Callable[[], None] = _nothing
 
     # -- opening --------------------------------------------------------------------------------------------------
 
@@ -135,6 +137,7 @@ class VhostTap(TapBackend, RingBackend):
             self._refuse(_text(error))
             return False
         self._rings = rings
+        self._watch()
         header = 12 if device.driver_features & (VERSION_1 | f.MRG_RXBUF) else 10
         for queue in self._queues:
             queue.lend_to_kernel(header, _offloads(device.driver_features))
@@ -163,6 +166,8 @@ class VhostTap(TapBackend, RingBackend):
 
         def returned(bases: Sequence[int | None]) -> None:
             self._rings = None
+            self._unwatch_interface()
+            self._unwatch_interface = _nothing
             for queue in self._queues:
                 queue.reclaim(multi_queue=self.queues > 1)
                 queue.take_back()
@@ -171,6 +176,16 @@ class VhostTap(TapBackend, RingBackend):
             done(bases)
 
         self._rings.give_back(returned)
+
+    def _watch(self) -> None:
+        """While the kernel reads the tap's descriptors, they do not tell of a deleted interface by themselves."""
+
+        def look() -> None:
+            if self._queues and self._queues[0].is_dead():
+                self.died(OSError(errno.EBADFD, os.strerror(errno.EBADFD)))
+
+        with contextlib.suppress(OSError):  # then it is noticed when the rings come back
+            self._unwatch_interface = self.context.interfaces.subscribe(self.ifname, look)
 
     # -- RingsOwner -------------------------------------------------------------------------------------------------
 
@@ -187,9 +202,6 @@ class VhostTap(TapBackend, RingBackend):
     def queue_used(self, pair: int, used: bool) -> None:
         if self.queues > 1:
             self._queues[pair].use(used or pair == 0)
-
-    def interface_gone(self) -> None:
-        self.died(OSError(errno.EBADFD, os.strerror(errno.EBADFD)))
 
     # -- Endpoint ---------------------------------------------------------------------------------------------------
 
@@ -231,6 +243,10 @@ class VhostTap(TapBackend, RingBackend):
         for each in self._kernel:
             unblock.close(each.fd)
         self._kernel.clear()
+
+
+def _nothing() -> None:
+    """No interface is watched."""
 
 
 def _offloads(features: int) -> int:
