@@ -9,6 +9,8 @@ from typing import TypeVar, cast
 
 from tests.fakes.e1000_driver import MEMORY_BYTES, E1000Driver
 from tests.fakes.loops import no_fd_leak
+from tests.fakes.pcnet_driver import IDON, PcnetDriver
+from tests.fakes.pcnet_driver import MEMORY_BYTES as PCNET_MEMORY_BYTES
 from tests.fakes.virtio_lab import MAC, FarEnd
 
 from vnic.attach.vfio_user.attachment import VfioUserAttachment
@@ -19,6 +21,8 @@ from vnic.lab.played.vfio_user_client import VfioUserClient
 from vnic.lab.played.virtio_pci_driver import VERSION_1, VirtioPciDriver
 from vnic.net.network import Network
 from vnic.nic.intel.e1000 import E1000
+from vnic.nic.pci_nic import PciNic
+from vnic.nic.pcnet import Pcnet
 from vnic.nic.virtio_net import VirtioNet
 from vnic.pci.device import PciDevice
 from vnic.protocol.vfio_user import messages as m
@@ -30,7 +34,7 @@ T = TypeVar("T")
 class UnsharedBench:
     """The NIC `nic0`, wired to a far end; `in_loop` is for the VM's thread."""
 
-    def __init__(self, path: Path, model: Callable[[], VirtioNet | E1000]) -> None:
+    def __init__(self, path: Path, model: Callable[[], VirtioNet | PciNic]) -> None:
         self.loop = asyncio.get_running_loop()
         self.network = Network(self.loop)
         self.far = FarEnd()
@@ -71,7 +75,7 @@ class UnsharedBench:
 
 
 def with_bench(
-    path: Path, model: Callable[[], VirtioNet | E1000], vm: Callable[[UnsharedBench], None]
+    path: Path, model: Callable[[], VirtioNet | PciNic], vm: Callable[[UnsharedBench], None]
 ) -> None:
     """Run `vm` in a thread beside the loop that serves the NIC; nothing may stay open."""
 
@@ -136,6 +140,26 @@ class UnsharedE1000(E1000Driver, Closing):
         client.attach(self.memory, shared=False)
         client.set_eventfds(m.IRQ_INTX, 0, 1)
         self.start()
+
+    def close(self) -> None:
+        self.client.close()
+        self.memory.close()
+
+
+class UnsharedPcnet(PcnetDriver, Closing):
+    """A PCnet driver in such a VM, started, with an INTx line."""
+
+    def __init__(self, bench: UnsharedBench, style: int = 2) -> None:
+        self.client = client = VfioUserClient(bench.attachment.path)
+        self.device = cast(Pcnet, client)  # it has the calls of one
+        self.memory = FakeGuestMemory(PCNET_MEMORY_BYTES)
+        self.base = self.memory.guest_addr
+        self.style, self.wide, self.region = style, False, 0
+        self.log_size, self.ring_size, self.buffer_bytes = 4, 16, 1544
+        client.attach(self.memory, shared=False)
+        client.set_eventfds(m.IRQ_INTX, 0, 1)
+        self.start()
+        client.serve(lambda: bool(self.csr(0) & IDON))
 
     def close(self) -> None:
         self.client.close()

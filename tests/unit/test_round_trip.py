@@ -11,33 +11,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.fakes.trips import (
-    ALL,
-    Trip,
-    adopt,
-    backends,
-    filters,
-    net,
-    pci,
-    sockets,
-    vfio_user,
-    vhost_user,
-    vhost_user_netdev,
-    virtio,
-)
+from tests.fakes.trips import ALL, Trip, golden
 
 from vnic.record import Record, RecordError, decode, encode
 
-assert adopt
-assert backends
-assert filters
-assert net
-assert pci
-assert sockets
-assert vfio_user
-assert vhost_user
-assert vhost_user_netdev
-assert virtio
+golden.load()
 
 
 @pytest.fixture(params=sorted(ALL), scope="module")

@@ -87,3 +87,7 @@ class Vmxnet3Options(PciNicOptions, tag_field="driver", tag="vmxnet3", kw_only=T
 
 class Rtl8139Options(PciNicOptions, tag_field="driver", tag="rtl8139", kw_only=True):
     """Realtek's RTL8139C+."""
+
+
+class PcnetOptions(PciNicOptions, tag_field="driver", tag="pcnet", kw_only=True):
+    """AMD's PCnet-PCI II."""

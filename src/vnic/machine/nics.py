@@ -17,6 +17,7 @@ from vnic.machine.nic_options import (
     E1000GcOptions,
     E1000Options,
     PciNicOptions,
+    PcnetOptions,
     Rtl8139Options,
     VfioUserAttach,
     VirtioNetBase,
@@ -163,6 +164,13 @@ def build_rtl8139(builder: Builder, options: Rtl8139Options) -> PluggedNic:
     return _pci_nic(builder, options, RTL8139())
 
 
+def build_pcnet(builder: Builder, options: PcnetOptions) -> PluggedNic:
+    """The Am79C970A."""
+    from vnic.nic.pcnet import Pcnet
+
+    return _pci_nic(builder, options, Pcnet())
+
+
 def _driver(options: NicOptions) -> str:
     return str(options.__struct_config__.tag)
 
@@ -252,6 +260,12 @@ _RTL8139_FACTS = ModelFacts(
     offloads="checksums and segmentation of IPv4, VLAN tags",
     link="BMSR and MSR, interrupt LinkChg",
 )
+_PCNET_FACTS = ModelFacts(
+    interrupts="INTx",
+    queues="1",
+    offloads="none",
+    link="LNKST in BCR4, which the driver polls; no interrupt",
+)
 
 _TABLE: tuple[
     tuple[type[NicOptions], str, Callable[[Builder, Any], PluggedNic], ModelFacts],
@@ -265,6 +279,7 @@ _TABLE: tuple[
     (E1000Em2Options, "Intel 82545EM gigabit card, over vfio-user", build_e1000, _E1000_FACTS),
     (Vmxnet3Options, "VMware's paravirtual card, over vfio-user", build_vmxnet3, _VMXNET3_FACTS),
     (Rtl8139Options, "Realtek RTL8139C+ fast Ethernet card, over vfio-user", build_rtl8139, _RTL8139_FACTS),
+    (PcnetOptions, "AMD PCnet-PCI II (Am79C970A) 10 Mbit card, over vfio-user", build_pcnet, _PCNET_FACTS),
 )
 DEVICES: dict[str, DeviceType] = {
     str(options.__struct_config__.tag): DeviceType(options, desc, build, facts)
@@ -292,7 +307,7 @@ NOT_BUILT = frozenset(
             "i82558a",
             "i82558b",
         ),
-        *("i82559a", "i82559b", "i82559c", "i82559er", "i82562", "i82801", "ne2k_isa", "ne2k_pci", "pcnet"),
+        *("i82559a", "i82559b", "i82559c", "i82559er", "i82562", "i82801", "ne2k_isa", "ne2k_pci"),
         *("tulip", "usb-net", "rocker"),
         *("virtio-net-pci-transitional", "virtio-net-pci-non-transitional", "virtio-net-ccw"),
     }

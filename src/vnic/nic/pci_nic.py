@@ -7,10 +7,12 @@ the Network knows it as an `Endpoint`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 from vnic.memory.guest import GuestMemory, GuestMemoryError
+from vnic.memory.shadow import Plan
 from vnic.net.client import Endpoint, Nic
 from vnic.net.clock import Scheduler
 from vnic.pci.bar import Bar
@@ -113,6 +115,14 @@ class PciNic(PciDevice, Endpoint):
         self.bus_error("write", error)
 
     # --- Called by the model and its units ---
+
+    def fetch(self, unit: str, plan: Callable[[GuestMemory], Plan], work: Callable[[], None]) -> None:
+        """Call `work` once `plan` has fetched what it reads; at once if the VM shares its memory. For rings that the
+        guest does not post by a register: others are in `rings`."""
+        if self.shadow is None:
+            work()
+        elif self.bus_master:
+            self.shadow.fetch(unit, partial(plan, self._memory), work, partial(self.bus_error, unit))
 
     @property
     def scheduler(self) -> Scheduler:

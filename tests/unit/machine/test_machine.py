@@ -98,13 +98,14 @@ def test_machine_lists_what_it_can_create(folder: Path) -> None:
         assert set(machine.device_types) >= {
             *("virtio-net", "virtio-net-pci"),
             *("e1000", "e1000-82540em", "e1000-82544gc", "e1000-82545em"),
+            "pcnet",
         }
         assert set(machine.chardev_types) == {"socket", "stdio", "null"}
 
     live(scenario)
 
 
-@pytest.mark.parametrize("driver", ["virtio-net", "e1000", "e1000-82545em"])
+@pytest.mark.parametrize("driver", ["virtio-net", "e1000", "e1000-82545em", "pcnet"])
 def test_nic_is_served_until_it_is_deleted(folder: Path, driver: str) -> None:
     async def scenario(machine: Machine) -> None:
         machine.device_add(nic(folder, driver=driver))
