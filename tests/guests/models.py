@@ -62,14 +62,17 @@ class GuestModel:
     """vnic learns that the guest saw its link."""
     polls: bool = False
     """The driver looks at times, without an interrupt, so that it may miss a flap."""
-    link_vector: str = "{name}"
-    """The line of /proc/interrupts that a change of the link adds to."""
+    link_vector: int | str = 0
+    """Of MSI-X: that by which the guest learns of its link."""
     own_interrupts_s: float = 0
     """How often the driver has the chip interrupt for other reasons, in seconds; 0: never."""
     mtu: int = JUMBO
     transfer_mib: int = 10
     msix: bool = False
     """It interrupts by MSI-X or MSI, so that its lines in /proc/interrupts are its own. By INTx, it shares one."""
+    reads_first: bool = False
+    """Of INTx: the driver reads the cause before it clears it, so that one interrupt may become two under QEMU
+    (docs/models.md)."""
     differs: Mapping[str, str] = field(default_factory=dict)
     """What differs from QEMU's on purpose: a register, `interrupts`, `carrier` or `log`; "… while down": only while the
     interface is down or has no driver. And the sentence of docs/models.md that says so."""
@@ -100,5 +103,21 @@ MODELS = (
         log=_INTEL_LOG,
         own_interrupts_s=2,  # its watchdog, so that a ring that was forgotten is looked at
         differs={"STATUS while down": "A PHY that the driver powers down loses its link."},
+    ),
+    GuestModel(
+        device="rtl8139",
+        driver="8139cp",
+        modules=("8139cp",),
+        registers=(
+            Register("BMSR", 1, 0x64, 2),
+            Register("MSR", 1, 0x58, 1),
+            Register("ISR", 1, 0x3E, 2),
+            Register("IMR", 1, 0x3C, 2),
+        ),
+        link=LinkBit("BMSR", 1 << 2),
+        ethtool=frozenset({"Speed: 100Mb/s", "Duplex: Full"}),
+        log={False: "{}: link down", True: "{}: link up, 100Mbps, full-duplex, lpa 0x05E1"},
+        reads_first=True,
+        mtu=4096,
     ),
 )

@@ -40,6 +40,7 @@ DOCUMENTS = (
     "docs/install.md",
     "docs/labs.md",
     "docs/mcp.md",
+    "docs/models.md",
     "docs/page.md",
     "docs/performance.md",
     "docs/python.md",

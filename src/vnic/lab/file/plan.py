@@ -134,7 +134,7 @@ def _device(link: Link, end: End, nic: GuestNic) -> Options:
         "mac": nic.mac,
         "attach": {"type": attach, "path": nic.socket},
     }
-    if link.mtu is not None and nic.model != "e1000":
+    if link.mtu is not None and nic.model.startswith("virtio-net"):
         options["mtu"] = link.mtu
     return options
 

@@ -5,13 +5,18 @@ The JSON Schema is made of the first; `plan` and `graph` read the second.
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
 
+from vnic.lab.guest.drivers import DRIVERS
+
 Kind: TypeAlias = Literal["uml", "qemu", "socket", "hub", "interface", "tunnel"]
-Model: TypeAlias = Literal["virtio-net", "virtio-net-pci", "e1000"]
+if TYPE_CHECKING:
+    Model: TypeAlias = str
+else:
+    Model = Literal[("virtio-net", *DRIVERS)]
 LinkType: TypeAlias = Literal[
     "veth", "veth-stitch", "host", "vxlan", "vxlan-stitch", "mgmt-net", "macvlan", "dummy"
 ]
@@ -61,7 +66,9 @@ class NodeKeys(Keys):
     append: Annotated[Text | None, Meta(description="the command line of `kernel`")] = None
     program: Annotated[Text | None, Meta(description="the QEMU of a qemu node")] = None
     arguments: Annotated[list[Text] | None, Meta(description="further arguments of QEMU, a word each")] = None
-    model: Annotated[Model | None, Meta(description="the NICs: virtio-net, virtio-net-pci or e1000")] = None
+    model: Annotated[
+        Model | None, Meta(description="the NICs: virtio-net, over vhost-user, or one on PCI")
+    ] = None
     netns: Annotated[
         Text | int | None, Meta(description="the network namespace of an interface node: name, path or pid")
     ] = None

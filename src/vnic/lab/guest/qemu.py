@@ -34,8 +34,8 @@ class QemuGuest(LinuxGuest):
     """A guest with one NIC for each of `nics`, eth0 first; a path is short for `vfio_user(path)`.
 
     Without `share_memory` vnic has to ask QEMU for each byte. `tools` puts ethtool and lspci into it; `modules` are
-    loaded besides virtio_net and e1000 (`8021q`), `files` are put into its root by path, `options` of QEMU come before
-    those of the NICs.
+    loaded besides virtio_net and e1000 (`8021q`, or what `drivers.modules_of` says), `files` are put into its root by
+    path, `options` of QEMU come before those of the NICs.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class QemuGuest(LinuxGuest):
         self._memory_mib = mem
         self._machine = machine
         self._share_memory = share_memory
-        self._modules = ("virtio_net", "e1000", *modules)
+        self._modules = tuple(dict.fromkeys(("virtio_net", "e1000", *modules)))
         self._options = options
         self._monitor: QemuMonitor | None = None
 

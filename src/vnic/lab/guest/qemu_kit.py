@@ -45,7 +45,7 @@ NIC_MODULES = (
     *("virtio_net", "e1000", "e1000e", "igb", "vmxnet3", "8139cp", "8139too"),
     *("pcnet32", "e100", "tulip", "ne2k_pci"),
 )
-"""The drivers of the NICs that QEMU and vnic have."""
+"""The drivers of the NICs that QEMU and vnic have (`drivers.py`)."""
 MODULES = (
     *NIC_MODULES,
     *("8021q", "pktgen"),

@@ -19,6 +19,7 @@ from typing import Final, Protocol
 from vnic.children import check_executable, with_us
 from vnic.lab.file.plan import Guest, GuestNic
 from vnic.lab.guest import qemu, qemu_kit
+from vnic.lab.guest.drivers import modules_of
 from vnic.lab.guest.errors import BootFailed, GuestError
 from vnic.lab.guest.linux import TERMINATE_TIMEOUT, LinuxGuest
 from vnic.lab.guest.qemu_monitor import QemuMonitor
@@ -145,7 +146,8 @@ class _Qemu(_Shell):
         options += guest.keys.arguments or []
         kit = qemu_kit.obtain_qemu()
         nics = _nics(guest, kit.qemu_version)
-        self.shell = qemu.QemuGuest(nics, memory, kit=kit, options=options)
+        modules = modules_of(nic.model for nic in guest.nics)
+        self.shell = qemu.QemuGuest(nics, memory, kit=kit, modules=modules, options=options)
 
     def boot(self) -> int:
         self.shell.boot()
