@@ -86,6 +86,7 @@ class GuestModel:
 _FLOW_CONTROL = 1 << 27 | 1 << 30
 """CTRL.RFCE and TFCE: a reset by CTRL.RST clears them, which QEMU's e1000 does not have."""
 CTRL = Register("CTRL", 0, 0x0, mask=0xFFFFFFFF ^ _FLOW_CONTROL)
+_CTRL_E = Register("CTRL", 0, 0x0)
 STATUS = Register("STATUS", 0, 0x8)
 _INTEL_LINK = LinkBit("STATUS", 1 << 1)
 _INTEL_LOG = {
@@ -119,5 +120,19 @@ MODELS = (
         log={False: "{}: link down", True: "{}: link up, 100Mbps, full-duplex, lpa 0x05E1"},
         reads_first=True,
         mtu=4096,
+    ),
+    GuestModel(
+        device="e1000e",
+        driver="e1000e",
+        modules=("e1000e",),
+        registers=(_CTRL_E, STATUS, Register("IMS", 0, 0xD0)),
+        link=_INTEL_LINK,
+        log={
+            False: "e1000e {} NIC Link is Down",
+            True: "e1000e {} NIC Link is Up 1000 Mbps Full Duplex",
+        },
+        link_vector="{name}$",
+        msix=True,
+        differs={"STATUS while down": "A PHY that the driver powers down loses its link."},
     ),
 )

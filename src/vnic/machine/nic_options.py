@@ -91,3 +91,7 @@ class Rtl8139Options(PciNicOptions, tag_field="driver", tag="rtl8139", kw_only=T
 
 class PcnetOptions(PciNicOptions, tag_field="driver", tag="pcnet", kw_only=True):
     """AMD's PCnet-PCI II."""
+
+
+class E1000eOptions(PciNicOptions, tag_field="driver", tag="e1000e", kw_only=True):
+    """The 82574L."""

@@ -14,6 +14,7 @@ from vnic.machine.builder import Builder, PluggedNic, ServedAttachment
 from vnic.machine.nic_options import (
     E1000Em2Options,
     E1000EmOptions,
+    E1000eOptions,
     E1000GcOptions,
     E1000Options,
     PciNicOptions,
@@ -171,6 +172,13 @@ def build_pcnet(builder: Builder, options: PcnetOptions) -> PluggedNic:
     return _pci_nic(builder, options, Pcnet())
 
 
+def build_e1000e(builder: Builder, options: E1000eOptions) -> PluggedNic:
+    """The 82574L."""
+    from vnic.nic.intel.e1000e import E1000e
+
+    return _pci_nic(builder, options, E1000e())
+
+
 def _driver(options: NicOptions) -> str:
     return str(options.__struct_config__.tag)
 
@@ -267,6 +275,13 @@ _PCNET_FACTS = ModelFacts(
     link="LNKST in BCR4, which the driver polls; no interrupt",
 )
 
+_E1000E_FACTS = ModelFacts(
+    interrupts="MSI-X, MSI, INTx",
+    queues="2, chosen by RSS",
+    offloads="checksums, segmentation, VLAN tags, packet split",
+    link="STATUS.LU and the PHY's BMSR, interrupt LSC",
+)
+
 _TABLE: tuple[
     tuple[type[NicOptions], str, Callable[[Builder, Any], PluggedNic], ModelFacts],
     ...,
@@ -280,6 +295,7 @@ _TABLE: tuple[
     (Vmxnet3Options, "VMware's paravirtual card, over vfio-user", build_vmxnet3, _VMXNET3_FACTS),
     (Rtl8139Options, "Realtek RTL8139C+ fast Ethernet card, over vfio-user", build_rtl8139, _RTL8139_FACTS),
     (PcnetOptions, "AMD PCnet-PCI II (Am79C970A) 10 Mbit card, over vfio-user", build_pcnet, _PCNET_FACTS),
+    (E1000eOptions, "Intel 82574L gigabit card, over vfio-user", build_e1000e, _E1000E_FACTS),
 )
 DEVICES: dict[str, DeviceType] = {
     str(options.__struct_config__.tag): DeviceType(options, desc, build, facts)
@@ -296,7 +312,6 @@ def device_structs() -> Mapping[str, type[NicOptions]]:
 NOT_BUILT = frozenset(
     {
         *(
-            "e1000e",
             "igb",
             "igbvf",
             "i82550",

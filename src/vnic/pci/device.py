@@ -357,5 +357,7 @@ class PciDevice:
     def _asks_flr(self, offset: int, data: bytes) -> bool:
         """Whether this write set Initiate Function Level Reset (PCIe 3.0 §7.8.4). The bit itself reads as zero."""
         at = self.config.find(capability.CAP_PCIE)
+        if not self.config.data[at + capability.PCIE_CAPABILITIES_END] & capability.PCIE_FLR_CAPABLE:
+            return False
         high = at + capability.PCIE_DEVICE_CONTROL + 1 - offset
         return bool(at and 0 <= high < len(data) and data[high] << 8 & capability.PCIE_FLR)

@@ -6,6 +6,7 @@ import os
 from contextlib import ExitStack
 
 from tests.fakes.e1000_driver import TX_BUFFERS, E1000Driver
+from tests.fakes.e1000e_driver import E1000eDriver
 from tests.fakes.irq import FakeIrq
 from tests.fakes.scheduler import FakeScheduler
 from tests.fakes.trips import Trip, trip
@@ -22,8 +23,13 @@ from vnic.net.client import Endpoint
 from vnic.net.clock import Timer
 from vnic.net.network import Network
 from vnic.nic.intel import regs
+from vnic.nic.intel.chip import IntelNic
 from vnic.nic.intel.e1000 import E1000
 from vnic.nic.intel.e1000.record import E1000Record
+from vnic.nic.intel.e1000e import E1000e
+from vnic.nic.intel.e1000e import interrupts as e1000e_interrupts
+from vnic.nic.intel.e1000e import registers as e1000e_registers
+from vnic.nic.intel.e1000e.record import E1000eRecord
 from vnic.pci.device import PciHandles
 from vnic.protocol.frames import (
     FrameAssembler,
@@ -41,7 +47,7 @@ from vnic.virtio.pci.transport import VirtioPci
 MAC = bytes.fromhex("525400123456")
 
 
-def see_e1000(nic: E1000) -> object:
+def see_e1000(nic: IntelNic) -> object:
     """Every register whose read has no effect."""
     clearing = {regs.ICR, *range(0x4000, 0x4100, 4)}
     offsets = (
@@ -85,6 +91,41 @@ def e1000(stack: ExitStack) -> Trip:
     driver.renegotiate()
 
     def restore(new: E1000, record: E1000Record) -> None:
+        new.restore(record, PciHandles(FakeIrq(), driver.served))
+
+    return Trip(nic, make, restore, see_e1000)
+
+
+@trip("e1000e")
+def e1000e(stack: ExitStack) -> Trip:
+    """Both queues are in work, a vector was sent, another is pending, the clock runs."""
+
+    def make(stack: ExitStack) -> E1000e:
+        network = Network(FakeScheduler())
+        nic = E1000e()
+        network.add_netdev("net0", "stream", Endpoint())
+        network.add_nic("nic0", nic.name, nic, mac=MAC, netdev_id="net0")
+        stack.callback(network.close)
+        return nic
+
+    nic = make(stack)
+    driver = E1000eDriver(nic)
+    stack.callback(driver.close)
+    driver.start(1 << 1 | 1 << 3 | 1 << 15)
+    nic.receive(0, bytes(range(100)))
+    nic.receive(0, bytes(range(100)))
+    driver.write(regs.IMC, e1000e_interrupts.ICR_OTHER)
+    driver.write(regs.ICS, regs.ICR_LSC)
+    driver.context(l3=14, l4=34, at=50, mss=1000, header=54, tse=True)
+    driver.descriptor(TX_BUFFERS, 100, 0x20, 1)
+    driver.kick()
+    driver.phy_write(22, 2)
+    driver.phy_write(16, 0x1234)
+    driver.write(e1000e_registers.TIMADJL, 7)
+    driver.write(e1000e_registers.TIMADJH, 0xFFFFFFFF)
+    driver.renegotiate()
+
+    def restore(new: E1000e, record: E1000eRecord) -> None:
         new.restore(record, PciHandles(FakeIrq(), driver.served))
 
     return Trip(nic, make, restore, see_e1000)

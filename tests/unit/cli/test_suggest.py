@@ -39,7 +39,7 @@ OBJECT = object_options(object_structs())
             " (e1000 takes only 'vfio-user')",
         ),
         (OBJECT, "qom-type", "filter-dmup,id=a,netdev=n", " (did you mean 'filter-dump'?)"),
-        (DEVICE, "driver", "e1000e", ""),
+        (DEVICE, "driver", "rocker", ""),
     ],
 )
 def test_misspelt_names_get_suggestions(shape: Union, implied: str, text: str, added: str) -> None:

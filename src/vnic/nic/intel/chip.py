@@ -7,23 +7,22 @@ MDIC, the PHY's BMSR → `look_at_link`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from vnic.net.offload import OffloadError, complete
 from vnic.net.queue import Frame
 from vnic.nic.intel import regs
-from vnic.nic.intel.chip_cells import BusUnit, ChipCells
+from vnic.nic.intel.chip_cells import ChipCells
 from vnic.nic.intel.chip_record import IntelNicRecord
 from vnic.nic.intel.filter import ADDRESS_REGISTERS, AddressFilter
 from vnic.nic.intel.interrupts import Interrupts
 from vnic.nic.intel.link import Link
-from vnic.nic.intel.nvm import Nvm
-from vnic.nic.intel.phy import BMCR, BMSR, MDIC_INTERRUPT, Phy
+from vnic.nic.intel.parts import Parts
+from vnic.nic.intel.phy import BMCR, BMSR, MDIC_INTERRUPT
 from vnic.nic.intel.registers import (
     IoWindow,
-    Register,
     RegisterFile,
     read_window,
     write_window,
@@ -49,17 +48,6 @@ _CTRL_FRCDPX = 1 << 12
 _STATUS_SPEED = 3 << 6
 _CTRL_SPEED_SHIFT = 8
 _STATUS_SPEED_SHIFT = 6
-
-
-class Parts(NamedTuple):
-    """What a model consists of."""
-
-    registers: Mapping[int, Register]
-    aliases: Mapping[int, int]
-    phy: Phy
-    nvm: Nvm
-    bus: BusUnit | None = None
-    """The NVM once more, if drivers can clock it bit by bit."""
 
 
 class IntelNic(PciNic):
@@ -377,12 +365,17 @@ class IntelNic(PciNic):
 
     def _write_mdic(self, value: int) -> None:
         number, written, done = self.phy.access(value)
-        if number == BMCR and written is not None:
-            self.link.phy_control(written)
+        if written is not None:
+            self.phy_written(number, written)
         elif number == BMSR and done:
             self.look_at_link(0)
         if value & MDIC_INTERRUPT:
             self.interrupts.set(regs.ICR_MDAC)
+
+    def phy_written(self, number: int, value: int) -> None:
+        """The guest wrote a register of the PHY."""
+        if number == BMCR:
+            self.link.phy_control(value)
 
     def _write_rctl(self, value: int) -> None:
         self.rx.rctl = value

@@ -20,6 +20,7 @@ BMCR_LOOPBACK = 0x4000
 BMCR_AUTONEG = 0x1000
 BMCR_POWER_DOWN = 0x0800
 BMCR_RESTART = 0x0200
+BMSR_NEGOTIATED = 0x0020
 
 PHY_ADDRESS = 1
 PHY_ID1 = 0x0141  # Marvell
@@ -34,6 +35,15 @@ MDIC_INTERRUPT = 1 << 29
 _MDIC_ERROR = 1 << 30
 
 
+_PAGE_SHIFT = 5
+_FIRST_PAGED = 16
+
+
+def paged(page: int, number: int) -> int:
+    """The number, in a model's table, of a register that is in a page other than 0."""
+    return page << _PAGE_SHIFT | number
+
+
 class MiiRegister(NamedTuple):
     name: str
     number: int
@@ -44,13 +54,16 @@ class MiiRegister(NamedTuple):
     """The bits that are set while the link is up."""
     negotiated: int = 0
     """The bits that are set when a negotiation is done."""
+    self_clearing: int = 0
+    """The bits of `mask` that ask for something, and read as zero."""
 
 
 MII_REGISTERS = (
-    MiiRegister("BMCR", BMCR, 0x1140, 0xFFC0),  # 1000 Mb/s, full duplex, negotiation on
+    # 1000 Mb/s, full duplex, negotiation on
+    MiiRegister("BMCR", BMCR, 0x1140, 0xFFC0, self_clearing=BMCR_RESET | BMCR_RESTART),
     # All of 10 and 100 Mb/s, extended status. It is not latched low as a real PHY's: a guest that reads it once, late,
     # must not take an old loss for the present state (so does QEMU).
-    MiiRegister("BMSR", BMSR, 0x7949, link=0x0004, negotiated=0x0020),
+    MiiRegister("BMSR", BMSR, 0x7949, link=0x0004, negotiated=BMSR_NEGOTIATED),
     MiiRegister("PHYID1", PHYID1, PHY_ID1),
     MiiRegister("PHYID2", PHYID2, 0),
     MiiRegister("ANAR", ANAR, 0x0DE1, 0xFFFF),  # 10 and 100 Mb/s, both pauses
@@ -62,7 +75,6 @@ MII_REGISTERS = (
     MiiRegister("ESTATUS", ESTATUS, 0x3000),
 )
 """What all PHYs have (IEEE 802.3 §22.2.4); a model adds its own from 16 on."""
-_SELF_CLEARING = BMCR_RESET | BMCR_RESTART
 
 
 class PhyRecord(Record, frozen=True):
@@ -72,9 +84,13 @@ class PhyRecord(Record, frozen=True):
 
 
 class Phy:
-    """The registers' values. Writes report what they ask for; `Link` carries it out."""
+    """The registers' values. Writes report what they ask for; `Link` carries it out. `page_select` is the register that
+    chooses the page of those from 16 on."""
 
-    def __init__(self, registers: Sequence[MiiRegister], phy_id2: int) -> None:
+    def __init__(
+        self, registers: Sequence[MiiRegister], phy_id2: int, page_select: int | None = None
+    ) -> None:
+        self._page_select = page_select
         self._registers = {register.number: register for register in registers}
         self._showing_link = [register for register in registers if register.link | register.negotiated]
         self._phy_id2 = phy_id2
@@ -133,8 +149,13 @@ class Phy:
         if register is None or not register.mask:
             return None
         kept = value & register.mask
-        self._values[number] = kept & ~_SELF_CLEARING if number == BMCR else kept
+        self._values[number] = kept & ~register.self_clearing
         return kept
+
+    def _in_page(self, number: int) -> int:
+        if self._page_select is None or number < _FIRST_PAGED or number == self._page_select:
+            return number
+        return paged(self._values[self._page_select], number)
 
     def access(self, value: int) -> tuple[int, int | None, bool]:
         """A write to MDIC: carry it out at once and latch the answer into `mdic`.
@@ -142,7 +163,7 @@ class Phy:
         Returns the register's number, the value written to it (None: it was a read, or refused), and whether the
         access was carried out.
         """
-        number = value >> 16 & 31
+        number = self._in_page(value >> 16 & 31)
         operation = value & _MDIC_OP
         written: int | None = None
         answer: int | None = None

@@ -125,9 +125,14 @@ class PacketSplit:
         self._sizes = sizes
         self.buffer_bytes = sum(sizes) // self.units
 
+    def splits(self, header_bytes: int) -> bool:
+        """Whether headers of this size are separated from the payload."""
+        first, *others = self._sizes
+        return 0 < header_bytes <= first and any(others)
+
     def cut(self, data: bytes, header_bytes: int) -> list[tuple[bytes, ...]]:
         first, *others = self._sizes
-        if not 0 < header_bytes <= first or not any(others):
+        if not self.splits(header_bytes):
             header_bytes = 0
         found: list[tuple[bytes, ...]] = []
         at = 0

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from vnic.nic.intel import cells as c
 from vnic.nic.intel import regs
-from vnic.nic.intel.chip import MMIO_BAR, IntelNic, Parts
+from vnic.nic.intel.chip import MMIO_BAR, IntelNic
 from vnic.nic.intel.e1000.eeprom import Eeprom
 from vnic.nic.intel.e1000.models import MODELS, REVISION, SUBSYSTEM, SUBSYSTEM_VENDOR, Model
 from vnic.nic.intel.e1000.phy import PHY_REGISTERS
 from vnic.nic.intel.e1000.record import E1000Record
 from vnic.nic.intel.e1000.registers import ALIASES, BY_OFFSET, STATUS_RESET
 from vnic.nic.intel.interrupts import Interrupts
+from vnic.nic.intel.parts import Parts
 from vnic.nic.intel.phy import Phy
 from vnic.nic.intel.registers import IO_BYTES
 from vnic.nic.intel.rx import buffer_bytes
