@@ -13,8 +13,8 @@ from tests.fakes.irq import FakeIrq
 
 from vnic.lab.played.guest_memory import GUEST_ADDR, FakeGuestMemory
 from vnic.nic.intel import regs
-from vnic.nic.intel.chip import IntelNic
 from vnic.nic.intel.registers import IOADDR, IODATA
+from vnic.nic.pci_nic import PciNic
 from vnic.pci import config
 
 MEMORY_BYTES = 1 << 20
@@ -34,7 +34,7 @@ ALL_CAUSES = regs.ICR_LSC | regs.ICR_RXT0 | regs.ICR_RXDMT0 | regs.ICR_TXDW
 class E1000Driver:
     """The guest. `close` frees its memory."""
 
-    def __init__(self, device: IntelNic, ring_size: int = 16, buffer_bytes: int = 2048) -> None:
+    def __init__(self, device: PciNic, ring_size: int = 16, buffer_bytes: int = 2048) -> None:
         self.device = device
         self.irq = FakeIrq()
         self.memory = FakeGuestMemory(MEMORY_BYTES)

@@ -125,7 +125,7 @@ class FakeMachine:
         self.runstate = RunState.RUNNING
         self.netdev_types: Types = {"stream": StreamOptions, "hubport": HubportOptions}
         self.device_types: Types = {"virtio-net": NicOptions}
-        self.devices_not_built = frozenset({"usb-net"})
+        self.devices_not_built = {"usb-net": ""}
         self.chardev_types: Types = {"null": NullChardev}
         self.object_types: Types = {"filter-dump": DumpOptions}
         self.keeper: MachineKeeper = NO_KEEPER

@@ -131,7 +131,7 @@ MODELS = (
             False: "e1000e {} NIC Link is Down",
             True: "e1000e {} NIC Link is Up 1000 Mbps Full Duplex",
         },
-        link_vector="{name}$",
+        link_vector=2,
         msix=True,
         differs={"STATUS while down": "A PHY that the driver powers down loses its link."},
     ),

@@ -222,7 +222,7 @@ class Machine:
         return device_structs()
 
     @property
-    def devices_not_built(self) -> Collection[str]:
+    def devices_not_built(self) -> Mapping[str, str]:
         return NOT_BUILT
 
     @property

@@ -81,6 +81,10 @@ class E1000Em2Options(E1000Options, tag="e1000-82545em", kw_only=True):
     """The 82545EM."""
 
 
+class IgbOptions(PciNicOptions, tag_field="driver", tag="igb", kw_only=True):
+    """Intel's gigabit card with several queues. It has no VFs: QEMU's properties of these are refused."""
+
+
 class Vmxnet3Options(PciNicOptions, tag_field="driver", tag="vmxnet3", kw_only=True):
     """VMware's paravirtual card."""
 

@@ -17,6 +17,7 @@ from vnic.machine.nic_options import (
     E1000eOptions,
     E1000GcOptions,
     E1000Options,
+    IgbOptions,
     PciNicOptions,
     PcnetOptions,
     Rtl8139Options,
@@ -151,6 +152,13 @@ def build_e1000(builder: Builder, options: E1000Options) -> PluggedNic:
     return _pci_nic(builder, options, E1000(model, autonegotiation=options.autonegotiation))
 
 
+def build_igb(builder: Builder, options: IgbOptions) -> PluggedNic:
+    """The 82576."""
+    from vnic.nic.intel.igb import Igb
+
+    return _pci_nic(builder, options, Igb())
+
+
 def build_vmxnet3(builder: Builder, options: Vmxnet3Options) -> PluggedNic:
     """VMware's card."""
     from vnic.nic.vmxnet3 import Vmxnet3
@@ -256,6 +264,12 @@ _E1000_FACTS = ModelFacts(
     offloads="checksums, segmentation, VLAN tags",
     link="STATUS.LU and the PHY's BMSR, interrupt LSC",
 )
+_IGB_FACTS = ModelFacts(
+    interrupts="MSI-X, MSI, INTx",
+    queues="16 pairs in the NIC, chosen by RSS or EtherType; the netdev has one",
+    offloads="checksums in both directions, segmentation of TCP and UDP, VLAN tags, RSS",
+    link="STATUS.LU and the PHY's BMSR, interrupt LSC; down until the driver negotiates",
+)
 _VMXNET3_FACTS = ModelFacts(
     interrupts="MSI-X, MSI, INTx",
     queues="up to 8 to send, 1 to receive",
@@ -292,6 +306,7 @@ _TABLE: tuple[
     (E1000EmOptions, "the same as e1000", build_e1000, _E1000_FACTS),
     (E1000GcOptions, "Intel 82544GC gigabit card, over vfio-user", build_e1000, _E1000_FACTS),
     (E1000Em2Options, "Intel 82545EM gigabit card, over vfio-user", build_e1000, _E1000_FACTS),
+    (IgbOptions, "Intel 82576 gigabit card with several queues, over vfio-user", build_igb, _IGB_FACTS),
     (Vmxnet3Options, "VMware's paravirtual card, over vfio-user", build_vmxnet3, _VMXNET3_FACTS),
     (Rtl8139Options, "Realtek RTL8139C+ fast Ethernet card, over vfio-user", build_rtl8139, _RTL8139_FACTS),
     (PcnetOptions, "AMD PCnet-PCI II (Am79C970A) 10 Mbit card, over vfio-user", build_pcnet, _PCNET_FACTS),
@@ -309,11 +324,9 @@ def device_structs() -> Mapping[str, type[NicOptions]]:
     return {name: entry.options for name, entry in DEVICES.items()}
 
 
-NOT_BUILT = frozenset(
+NOT_BUILT: Mapping[str, str] = dict.fromkeys(
     {
         *(
-            "igb",
-            "igbvf",
             "i82550",
             "i82551",
             "i82557a",
@@ -325,16 +338,20 @@ NOT_BUILT = frozenset(
         *("i82559a", "i82559b", "i82559c", "i82559er", "i82562", "i82801", "ne2k_isa", "ne2k_pci"),
         *("tulip", "usb-net", "rocker"),
         *("virtio-net-pci-transitional", "virtio-net-pci-non-transitional", "virtio-net-ccw"),
-    }
-)
-"""NICs of QEMU that vnic does not have: refused by name rather than as unknown."""
+    },
+    "",
+) | {"igbvf": "a VF needs SR-IOV, which vnic's igb does not offer"}
+"""NICs of QEMU that vnic does not have, and why, where there is more to say: refused by name rather than as unknown."""
 
 
 _VMS_OWN = frozenset({"failover", "failover_pair_id"})
 """Properties that on a QEMU command line sit beside ours, and change what the VM's own -device is."""
+_OF_VFS = ("sriov", "vf", "max-vf", "num-vf", "numvf")
 
 
 def unknown_property(driver: str, name: str) -> NetError:
     """qdev's error, and a hint where the property is known elsewhere."""
     hint = ": it belongs to the VM's own -device" if name in _VMS_OWN else ""
+    if driver == "igb" and name.replace("_", "-").startswith(_OF_VFS):
+        hint = ": vnic's igb has no VFs"
     return NetError(f"Property '{driver}.{name}' not found{hint}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import msgspec
@@ -295,8 +295,8 @@ class MonitoredMachine(Protocol):
         """By device model ("virtio-net"); each Struct has an optional `id` and the tag field `driver`."""
 
     @property
-    def devices_not_built(self) -> Collection[str]:
-        """Device models of QEMU that are refused by name rather than as unknown."""
+    def devices_not_built(self) -> Mapping[str, str]:
+        """Device models of QEMU that are refused by name rather than as unknown, with a reason or none."""
 
     @property
     def chardev_types(self) -> Mapping[str, type[msgspec.Struct]]:

@@ -1,4 +1,4 @@
-"""The part of PCI: an e1000 in the middle of its work, a virtio function, a vfio-user connection with all it holds."""
+"""The part of PCI: NICs in the middle of their work, a virtio function, a vfio-user connection with all it holds."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ The commands that create objects, and the options of the same names, convert the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import msgspec
@@ -49,17 +49,19 @@ def netdev_options(types: Types) -> Union:
     )
 
 
-def device_options(types: Types, not_built: Collection[str] = ()) -> Union:
+def device_options(types: Types, not_built: Mapping[str, str] | None = None) -> Union:
     """device_add and -device.
 
     Values may be strings where another type is expected, and keys dotted, as in QMP before QEMU 9.2, where the
     arguments were those of an option string. The errors are qdev's (system/qdev-monitor.c, qom/object.c), except for
-    the NICs of QEMU that are `not_built`.
+    the NICs of QEMU that are `not_built`, by name with the reason.
     """
+    reasons = not_built or {}
 
     def unknown(name: str) -> NetError:
-        if name in not_built:
-            return NetError(f"'{name}' is not built into vnic; there are {', '.join(types)}")
+        if name in reasons:
+            why = f": {reasons[name]}" if reasons[name] else ""
+            return NetError(f"'{name}' is not built into vnic{why}; there are {', '.join(types)}")
         return NetError(f"'{name}' is not a valid device model name")
 
     branches, base = _branches(types)

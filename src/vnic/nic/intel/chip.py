@@ -59,7 +59,13 @@ class IntelNic(PciNic):
     """STATUS without LU."""
     frame_causes: ClassVar[int] = regs.ICR_RXT0 | regs.ICR_TXDW
     """All causes that tell of frames."""
+    receive_unit: ClassVar[type[Receiver]] = Receiver
     transmitter: ClassVar[type[Transmitter]] = Transmitter
+    rings_at: ClassVar[tuple[int, int, int]] = (regs.RDBAL, regs.TDBAL, regs.QUEUE_BYTES)
+    """Where the registers of the first rings are, and how far from these those of the next ones."""
+    addresses_at: ClassVar[Sequence[int]] = ADDRESS_REGISTERS
+    starts_up: ClassVar[bool] = True
+    """After a reset the link is up before the driver negotiates."""
     link_lag_seconds = 2.1
     """Linux's drivers act on a link change in their watchdog, which runs every 2 s."""
 
@@ -83,8 +89,9 @@ class IntelNic(PciNic):
         self.nvm = parts.nvm
         self.phy = parts.phy
         self.link = Link(self.phy, lambda: self.scheduler, self._status_changed, negotiate=negotiate)
-        self._filter = AddressFilter(self.values)
-        self.rx = Receiver(self, self._filter, self.queues)
+        self.link.starts_up = self.starts_up
+        self._filter = AddressFilter(self.values, self.addresses_at)
+        self.rx = self.receive_unit(self, self._filter, self.queues)
         self.txs = tuple(self.transmitter(self, number) for number in range(self.queues))
         for queue, tx in zip(self.rx.queues, self.txs, strict=True):
             number = f" {queue.number}" if queue.number else ""
@@ -281,12 +288,13 @@ class IntelNic(PciNic):
         """Which unit serves which register; what is not named here, or by the model, is plain storage."""
         registers, rx, irq, nvm = self.registers, self.rx, self.interrupts, self.nvm
         registers.serve_counters(self.statistics.read)
+        rx_at, tx_at, step = self.rings_at
         for queue, tx in zip(rx.queues, self.txs, strict=True):
-            first = regs.QUEUE_BYTES * queue.number
-            registers.serve_ring(first + regs.RDBAL, queue.ring, self.rings.restart)
-            registers.serve_ring(first + regs.TDBAL, tx.ring, self.rings.restart)
-            registers.writers[first + regs.RDT] = partial(self._write_rdt, queue.number)
-            registers.writers[first + regs.TDT] = partial(self._write_tdt, queue.number)
+            rx_first, tx_first = (at + step * queue.number for at in (rx_at, tx_at))
+            registers.serve_ring(rx_first, queue.ring, self.rings.restart)
+            registers.serve_ring(tx_first, tx.ring, self.rings.restart)
+            registers.writers[rx_first + regs.TAIL] = partial(self._write_rdt, queue.number)
+            registers.writers[tx_first + regs.TAIL] = partial(self._write_tdt, queue.number)
         registers.readers.update(
             {
                 regs.STATUS: self.read_status,
@@ -311,7 +319,7 @@ class IntelNic(PciNic):
                 regs.RCTL: self._write_rctl,
                 regs.TCTL: self._write_tctl,
                 regs.WUFC: self._write_wufc,
-                **{at: partial(self._write_address, at) for at in ADDRESS_REGISTERS},
+                **{at: partial(self._write_address, at) for at in self.addresses_at},
             }
         )
 

@@ -5,6 +5,8 @@ The receive unit calls it for each frame.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from vnic.nic.intel import regs
 
 # RCTL, SDM §13.4.22
@@ -23,13 +25,15 @@ _BROADCAST = b"\xff" * 6
 class AddressFilter:
     """Reads the tables from the register values; `addresses_changed` follows a write to RAL or RAH."""
 
-    def __init__(self, values: dict[int, int]) -> None:
+    def __init__(self, values: dict[int, int], registers: Sequence[int] = ADDRESS_REGISTERS) -> None:
+        """`registers` are the chip's RAL and RAH, in turn."""
         self._values = values
+        self._registers = registers
         self._addresses: frozenset[bytes] = frozenset()
 
     def addresses_changed(self) -> None:
         found = []
-        for low in ADDRESS_REGISTERS[::2]:
+        for low in self._registers[::2]:
             high = self._values.get(low + 4, 0)
             if high & regs.RAH_AV:
                 address = self._values.get(low, 0) | (high & 0xFFFF) << 32

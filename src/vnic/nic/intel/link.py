@@ -48,7 +48,8 @@ class Link:
     """STATUS.LU and the PHY's link bits (QEMU: e1000_set_link_status and e1000_autoneg_timer).
 
     Down is at once. Up takes a negotiation unless the guest (or `autonegotiation=off`) turned that off. After a
-    reset the link is up at once, without a negotiation done, until the driver starts one.
+    reset the link is up at once, without a negotiation done, until the driver starts one, if
+    `starts_up` says so.
     """
 
     def __init__(
@@ -63,6 +64,8 @@ class Link:
         self._scheduler = scheduler
         self._changed = changed
         self._negotiate = negotiate
+        self.starts_up = True
+        """After a reset the link is up at once; False: it is down until the driver starts a negotiation."""
         self._timer: Timer | None = None
         self._due = 0.0
         """When it is up, by the scheduler's clock."""
@@ -108,7 +111,7 @@ class Link:
     def reset(self, carrier: bool) -> None:
         """Power-on or a bus reset; the PHY's registers have been reset already."""
         self.carrier = carrier
-        self._enter(LinkState.UP if carrier else LinkState.DOWN)
+        self._enter(LinkState.UP if carrier and self.starts_up else LinkState.DOWN)
 
     def save(self) -> LinkRecord:
         remaining = None

@@ -16,6 +16,7 @@ ETH_BYTES = 14
 _IP_LIMIT = 0xFFFF
 _CONTEXT_TCP = 1 << 24
 _CONTEXT_IP = 1 << 25
+_KEPT_SCTP = 1 << 16
 
 
 class ContextRecord(Record, frozen=True):
@@ -29,6 +30,8 @@ class ContextRecord(Record, frozen=True):
     tcp: bool
     header_bytes: U8
     mss: U16
+    tag: U16 = 0
+    sctp: bool = False
 
 
 class Context(NamedTuple):
@@ -45,6 +48,9 @@ class Context(NamedTuple):
     tcp: bool = False
     header_bytes: int = 0
     mss: int = 0
+    tag: int = 0
+    """The VLAN tag, where it is in the context."""
+    sctp: bool = False
 
     def save(self) -> ContextRecord:
         return ContextRecord(**self._asdict())
@@ -57,12 +63,13 @@ class Context(NamedTuple):
         """As two u64: the first two dwords of the descriptor, and what the rest says."""
         first = self.ip_start | self.ip_at << 8 | self.ip_end << 16
         first |= self.start << 32 | self.at << 40 | self.end << 48
-        flags = _CONTEXT_IP * self.ipv4 | _CONTEXT_TCP * self.tcp
+        flags = _CONTEXT_IP * self.ipv4 | _CONTEXT_TCP * self.tcp | _KEPT_SCTP * self.sctp | self.tag
         return first, flags | (self.header_bytes << 8 | self.mss << 16) << 32
 
     @classmethod
     def of_words(cls, first: int, second: int) -> Context:
-        return cls.parse(first, second & 0xFFFFFFFF, second >> 32)
+        context = cls.parse(first, second & 0xFFFFFFFF, second >> 32)
+        return context._replace(tag=second & 0xFFFF, sctp=bool(second & _KEPT_SCTP))
 
     @classmethod
     def parse(cls, address: int, lower: int, upper: int) -> Context:

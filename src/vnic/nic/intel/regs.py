@@ -19,6 +19,8 @@ ICR, ITR, ICS, IMS, IMC = 0x00C0, 0x00C4, 0x00C8, 0x00D0, 0x00D8
 RCTL, RDBAL, RDBAH, RDLEN, RDH, RDT = 0x0100, 0x2800, 0x2804, 0x2808, 0x2810, 0x2818
 # Transmit (§13.4.33 to §13.4.45)
 TCTL, TDBAL, TDBAH, TDLEN, TDH, TDT = 0x0400, 0x3800, 0x3804, 0x3808, 0x3810, 0x3818
+TAIL = 24
+"""From the first register of a ring to its tail."""
 QUEUE_BYTES = 0x100
 """From the registers of a ring to those of the next one, where a chip has more than one."""
 # What a frame's size or a ring's filling has to be for an interrupt

@@ -237,7 +237,7 @@ class Receiver:
         fcs = b"" if self.rctl & _RCTL_SECRC else zlib.crc32(data).to_bytes(_FCS_BYTES, "little")
         tag = None
         values = device.values
-        if int.from_bytes(data[12:14], "big") == values.get(regs.VET, 0):
+        if int.from_bytes(data[12:14], "big") == values.get(regs.VET, 0) & 0xFFFF:
             tci = int.from_bytes(data[14:16], "big")
             if self.rctl & RCTL_VFE and not self._filter.accepts_vlan(tci):
                 return True

@@ -119,6 +119,8 @@ class Transmitter:
         self.ring = DescriptorRing(self._places.tx)
         self.reports_all = False
         """Every descriptor is shown as done, also where the guest did not ask (82574, IVAR bit 31)."""
+        self._contexts = [Context(), Context()]
+        """That for checksums, and that for segmentation."""
         self._timer: Timer | None = None
         self._running = False
         self._tag: int | None = None
@@ -144,8 +146,8 @@ class Transmitter:
             ring=self.ring.save(),
             paused=self._paused,
             pending=self._timer is not None,
-            checksum=self._checksum.save(),
-            segmentation=self._segmentation.save(),
+            checksum=self._contexts[0].save(),
+            segmentation=self._contexts[1].save(),
             collected=b"".join(self._parts),
             options=self._options,
             segment=self._segment,
@@ -323,18 +325,18 @@ class Transmitter:
         return self._device.transmit_causes(self.queue) if owed else 0
 
     def _set_context(self, tse: bool, context: Context) -> None:
-        if tse:
-            self._segmentation = context
-        else:
-            self._checksum = context
+        self._contexts[tse] = context
         at = self._places.contexts + 2 * tse
         self._cells[at], self._cells[at + 1] = context.words()
 
     def _set_contexts_of_cells(self) -> None:
         first = self._places.contexts
         words = self._cells[first : first + 4]
-        self._checksum = Context.of_words(words[0], words[1])
-        self._segmentation = Context.of_words(words[2], words[3])
+        self._contexts = [Context.of_words(words[at], words[at + 1]) for at in (0, 2)]
+
+    def _context(self) -> Context:
+        """The context that counts for the collected frame."""
+        return self._contexts[self._segment]
 
     def _descriptor(self, address: int, lower: int, upper: int) -> int:
         """Carry out one descriptor, which the ring's head has passed; returns the work it was, beyond reading it."""
@@ -391,14 +393,14 @@ class Transmitter:
         if self.tctl & _TCTL_PSP and not self._segment:  # it would become payload of the segments
             frame = frame.ljust(_MIN_BYTES, b"\0")
         shift = 0
-        device = self._device
+        device, context = self._device, self._context()
         if self._tag is not None and self.inserts_tags:
-            tag = struct.pack(">HH", device.values.get(regs.VET, 0), self._tag)
+            tag = struct.pack(">HH", device.values.get(regs.VET, 0) & 0xFFFF, self._tag)
             frame = b"".join((frame[:12], tag, frame[12:]))
             shift = _TAG_BYTES
         try:
             if self._segment:
-                whole = segmented(frame, self._segmentation, shift, ip_checksum=bool(self._options & _IXSM))
+                whole = segmented(frame, context, shift, ip_checksum=bool(self._options & _IXSM))
                 device.statistics.transmitted(whole.sizes, whole.frame[:6])
                 device.statistics.add(regs.TSCTC)
                 self._transmit(whole.frame, whole.header)
@@ -408,12 +410,10 @@ class Transmitter:
                 frame, header = owe_checksum(frame, legacy_checksum, shift)
             else:
                 if self._options & _IXSM:
-                    ip = self._checksum
-                    frame = with_checksum(
-                        frame, ip.ip_start + shift, ip.ip_at + shift, ip.ip_end and ip.ip_end + shift
-                    )
+                    end = context.ip_end and context.ip_end + shift
+                    frame = with_checksum(frame, context.ip_start + shift, context.ip_at + shift, end)
                 if self._options & _TXSM:
-                    frame, header = owe_checksum(frame, self._checksum, shift)
+                    frame, header = owe_checksum(frame, context, shift)
         except offload.OffloadError as error:
             device.complain("TX offload", str(error))
             return 0
