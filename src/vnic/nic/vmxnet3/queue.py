@@ -109,13 +109,15 @@ class Queue:
             if (index := word & r.INDEX_MASK) < ring.size:
                 ring.pass_by(index)
 
+    def _keep_sometimes(self) -> None:
+        """Between two packets: `take_up` must find less than a lap of completions."""
+        if self._unsaved >= self.completions.size // 2:
+            self._device.keep_record()
+            self._unsaved = 0
+
     def _complete(self, completions: list[tuple[int, int, int, int]]) -> None:
         """Show the guest what is done. Raises GuestMemoryError."""
         self._unsaved += len(completions)
-        if self._unsaved > self.completions.size // 2:
-            # `take_up` must find less than a lap of completions.
-            self._device.keep_record()
-            self._unsaved = 0
         self.completions.put(self._device.dma, completions)
 
     def _later(self) -> None:

@@ -33,6 +33,7 @@ class RxQueue(Queue):
         if device.filter.strip and frame[12:14] == VLAN_TYPE:
             tag = frame[14] << 8 | frame[15]
             frame = frame[:12] + frame[16:]
+        self._keep_sometimes()
         before = [ring.place for ring in self.rings]
         counter = RX_ERROR
         try:

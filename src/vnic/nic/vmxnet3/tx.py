@@ -54,6 +54,7 @@ class TxQueue(Queue):
         self._running = True
         try:
             while budget > 0 and not self._paused and not self.error:
+                self._keep_sometimes()
                 packet = self._next_packet()
                 if not packet:
                     break
