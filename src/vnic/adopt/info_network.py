@@ -41,8 +41,9 @@ class Listed(NamedTuple):
 
     @property
     def unconnected(self) -> bool:
-        """Whether it is a stream without its peer."""
-        return self.type == "stream" and (not self.info or self.info.startswith("error:"))
+        """Whether it is a stream without its peer, in the words of QEMU 7.2 to 11."""
+        without = self.info in ("", "listening", "connecting") or self.info.startswith("error:")
+        return self.type == "stream" and without
 
 
 def listed(text: str) -> list[Listed]:

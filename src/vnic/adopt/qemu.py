@@ -220,6 +220,9 @@ class QemuHypervisor:
         self._note(nics)
         self._list_from += CHANGED_S * len(before ^ self._names)
         self._vm.nics_changed([_found(nic) for nic in nics])
+        for nic in nics:
+            if nic.unconnected and (nic.name, nic.model, nic.mac) not in before:
+                self._vm.netdev_connected(nic.name, False, _text(nic.type, nic.netdev, connected=False))
 
     def _note(self, nics: Sequence[Listed]) -> None:
         self._names = {(nic.name, nic.model, nic.mac) for nic in nics}

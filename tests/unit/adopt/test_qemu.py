@@ -158,6 +158,25 @@ def test_netdevs_of_the_vm_hold_its_nics(tmp_path: Path) -> None:
     run(main())
 
 
+@pytest.mark.parametrize("info", ["", "listening", "connecting", "error: Connection refused"])
+def test_stream_without_a_peer_holds_its_nic(tmp_path: Path, info: str) -> None:
+    """Also that of a NIC which is plugged in later."""
+
+    async def main() -> None:
+        async with AdoptLab(tmp_path) as lab:
+            stream = f"st0: index=0,type=stream,{info}"
+            qemu = await lab.adopted("vm1", PlayedNic("net0", netdev=stream))
+            assert lab.why("vm1/net0") == "stream netdev st0 of the VM is not connected"
+            qemu.nics["net1"] = PlayedNic(
+                "net1", mac="52:54:00:12:34:57", netdev=stream.replace("st0", "st1")
+            )
+            qemu.emit("ACPI_DEVICE_OST", info={})
+            await until(lambda: lab.network.find_nic("vm1/net1") is not None)
+            assert lab.why("vm1/net1") == "stream netdev st1 of the VM is not connected"
+
+    run(main())
+
+
 def test_vhost_user_netdev_without_back_end_at_the_start(tmp_path: Path) -> None:
     async def main() -> None:
         async with AdoptLab(tmp_path) as lab:
