@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.fakes.browser import Browser, request
 from tests.integration.namespace import in_namespace, run
 from tests.integration.process import Place, Running, guest_on, wait_for
 from tests.integration.qmp import Qmp
@@ -301,6 +303,47 @@ async def _another_user(sandbox: str) -> None:
 @pytest.mark.parametrize("sandbox", ["off", "on"])
 def test_vnic_becomes_another_user_and_keeps_no_capability(sandbox: str) -> None:
     in_namespace(_another_user, sandbox)
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _secret_of(place: Place) -> Path:
+    secret = Path(place.path("secret"))
+    secret.write_text("a.token_of~its-own\n")
+    os.chown(secret, UID, GID)
+    secret.chmod(0o600)
+    return secret
+
+
+async def _page_of_another_user(sandbox: str) -> None:
+    _let_all_read_python()
+    with _place_of(UID, GID) as place:
+        secret = _secret_of(place)
+        options = ("-run-with", f"user={UID}:{GID}", "-sandbox", sandbox)
+        with place.run(*ECHO, *options, "-web", f"127.0.0.1:80,token-file={secret}") as running:
+            wait_for(lambda: int(status(running.process.pid, "CapPrm"), 16) == 0)
+            for task in os.listdir(f"/proc/{running.process.pid}/task"):
+                assert status(f"{running.process.pid}/task/{task}", "Uid").split() == [str(UID)] * 4
+            wait_for(lambda: is_open(80))
+            assert request(80, "/?token=a.token_of~its-own").status == 200
+            assert request(80, "/?token=another").status == 403
+            with Browser(80, "/qmp?token=a.token_of~its-own").negotiate() as browser:
+                assert browser.execute("set_link", name="nic0", up=False) == {}
+                held = {
+                    each["name"]: [hold["kind"] for hold in each["holds"]]
+                    for each in browser.execute("query-links")
+                }
+                assert held == {"nic0": ["operator"], "net0": []}
+
+
+@pytest.mark.parametrize("sandbox", ["off", "on"])
+def test_page_is_served_by_another_user(sandbox: str) -> None:
+    """At a port that only root may bind: it is bound before."""
+    need("web")
+    in_namespace(_page_of_another_user, sandbox)
 
 
 async def _namespace_of_another_user() -> None:
