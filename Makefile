@@ -25,7 +25,7 @@ check: $(VENV)/.dev ## format, lint, types, dead code
 	$(BIN)/python scripts/dead-code
 
 guests: $(VENV)/.dev ## fetch all guests of the tests, some 200 MB, into the cache folder
-	@$(BIN)/python -m vnic.lab.guest uml newer-uml qemu newer-passt
+	@$(BIN)/python -m vnic.lab.guest uml newer-uml qemu newer-passt agent
 
 format: $(VENV)/.dev ## format the code and mend what lint can mend
 	$(BIN)/ruff check --fix-only .

@@ -26,7 +26,7 @@ import pytest
 from vnic.backend.bridge import HELPERS
 from vnic.dataplane.wire.build import PROBE
 from vnic.dataplane.wire.process import find_program
-from vnic.lab.guest import kit, passt_kit, qemu_kit
+from vnic.lab.guest import agent_kit, kit, passt_kit, qemu_kit
 
 FILES = 4096
 """Descriptors that a process of the tests may have open, or have on their way (unix(7): ETOOMANYREFS)."""
@@ -210,6 +210,7 @@ NEEDS = {
     "newer-passt": Need(passt_kit.find_passt, "a passt of 2025 or later", "make guests"),
     "newer-uml": Need(_newer_uml, "a newer User-Mode Linux", "make guests"),
     "qemu-guest": Need(qemu_kit.find_qemu, "the QEMU guest", "make guests"),
+    "guest-agent": Need(agent_kit.find_agent, "QEMU's guest agent", "make guests"),
     # Rights.
     "namespaces": Need(
         _has_namespaces, "root's right to make namespaces", "run as root, with CAP_SYS_ADMIN in a container"

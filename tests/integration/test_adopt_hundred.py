@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration.process import PATIENCE_S
+from tests.integration.process import PATIENCE_S, is_listening
 from tests.integration.qmp import Qmp
 from tests.unit.adopt.hundred import KINDS, NEED_AGENT, VMS, Hundred, inject
 from tests.unit.adopt.lab import run, until
@@ -50,8 +50,7 @@ class RealQemu:
 
     async def start(self) -> None:
         """Until the firmware has given the NIC its registers, and its stream has a peer."""
-        await until(self._monitor.exists)
-        await until(self.stream.exists)
+        await until(lambda: is_listening(str(self._monitor)) and is_listening(str(self.stream)))
         self.peer = socket.socket(socket.AF_UNIX)
         self.peer.connect(str(self.stream))
         self._qmp = Qmp(str(self._monitor))

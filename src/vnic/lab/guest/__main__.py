@@ -5,14 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from vnic.lab.guest import kit, passt_kit, qemu_kit
+from vnic.lab.guest import agent_kit, kit, passt_kit, qemu_kit
 from vnic.lab.guest.errors import GuestUnavailable
 
-KINDS: dict[str, tuple[str, Callable[[], kit.UmlKit | qemu_kit.QemuKit | passt_kit.PasstKit]]] = {
+Kit = kit.UmlKit | qemu_kit.QemuKit | passt_kit.PasstKit | agent_kit.AgentKit
+
+KINDS: dict[str, tuple[str, Callable[[], Kit]]] = {
     "uml": ("User-Mode Linux", kit.obtain_uml),
     "newer-uml": ("a newer User-Mode Linux", kit.obtain_newer_uml),
     "qemu": ("the QEMU guest", qemu_kit.obtain_qemu),
     "newer-passt": ("a newer passt", passt_kit.obtain_passt),
+    "agent": ("QEMU's guest agent", agent_kit.obtain_agent),
 }
 
 
