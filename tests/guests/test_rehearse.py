@@ -167,6 +167,23 @@ def test_one_that_is_broken_off_leaves_the_lab_as_it_was(place: Place) -> None:
     assert leftovers(place) == [], said
 
 
+def test_one_that_was_killed_is_followed_by_another_at_once(place: Place) -> None:
+    words = [*COMMAND, "rehearse", "rehearse", *PLACES, "--repeat", "1000"]
+    process = subprocess.Popen(
+        words, env=place.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        wait_for(lambda: links(place) == {"up", "down"})
+    finally:
+        process.kill()
+        process.wait()
+    assert leftovers(place)
+    verb(place, "link", "set", "h1.eth1", "up")
+    found = json.loads(verb(place, "rehearse", "rehearse", *PLACES, "--json"))
+    assert len(found["runs"]) == 1
+    assert leftovers(place) == []
+
+
 def test_what_cannot_be_measured_is_refused(place: Place) -> None:
     for words, text in (
         (("--fail", "h1:eth7", "--between", "h1,h2"), "no link at 'h1:eth7'; did you mean 'h1:eth"),

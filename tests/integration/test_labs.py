@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import signal
 import socket
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -91,6 +93,17 @@ def test_a_lab_comes_up_says_where_its_vms_plug_in_and_leaves_nothing(labs: Labs
     assert labs.verb("down") == "lab two is down\n"
     assert labs.left() == []
     assert "no lab is running" in labs.refused("down")
+
+
+@pytest.mark.needs("web")
+def test_the_page_of_a_lab(labs: Labs) -> None:
+    said = labs.verb("up", "-web", "0", "lab.yml")
+    url = re.search(r"^the page is at (http://127\.0\.0\.1:\d+/)\?token=\S+$", said, re.MULTILINE)
+    assert url is not None, said
+    with urllib.request.urlopen(url[0].removeprefix("the page is at ")) as answer:
+        assert answer.status == 200
+    assert "lab 'two' runs already: -web is for its start" in labs.refused("up", "-web", "0", "lab.yml")
+    assert "-web x: 'x' is neither PORT nor HOST:PORT" in labs.refused("up", "-web", "x", "lab.yml")
 
 
 def test_a_changed_file_changes_what_differs(labs: Labs) -> None:

@@ -9,12 +9,19 @@ import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, get_args
 
 from vnic.cli.client import Entry
 from vnic.cli.spelling import did_you_mean
-from vnic.net.records import HoldKind
+from vnic.net.records import ClientType, DataPathWord, HoldKind, SeenWord
 
+VALUES: Final = {
+    "type": get_args(ClientType),
+    "model": (),
+    "seen": get_args(SeenWord),
+    "path": get_args(DataPathWord),
+}
+"""Filters that need a value, and the values; none here: any."""
 FILTERS: Final = (
     ("dev NAME", "that NIC or netdev, as the bare NAME does: for those that are called like a filter"),
     ("up, down", "links that are up, or down"),
@@ -22,19 +29,12 @@ FILTERS: Final = (
     ("model MODEL", "of that model: virtio-net, e1000, tap, …"),
     ("held [KIND]", "held down at all, or by a hold of that kind: operator, disconnected, no-peer, …"),
     ("seen STATE", "NICs whose guest has last read up or down; or unknown"),
-    ("path PATH", "whose packets are moved by wire, python, vhost or none"),
+    ("path PATH", f"whose packets are moved by one of {', '.join(VALUES['path'])}"),
     ("attached", "NICs with a VM"),
     ("impaired", "with impairments of their frames"),
 )
 """Each as the help shows it, and what it chooses."""
 
-VALUES: Final = {
-    "type": ("nic", "netdev"),
-    "model": (),
-    "seen": ("up", "down", "unknown"),
-    "path": ("wire", "python", "vhost", "none"),
-}
-"""Filters that need a value, and the values; none here: any."""
 _FLAGS: Final = ("up", "down", "attached", "impaired", "held")
 WORDS: Final = ("dev", *_FLAGS, *VALUES)
 KINDS: Final = tuple(str(kind) for kind in HoldKind)

@@ -43,6 +43,7 @@ from vnic.quota import allow_open_files
 from vnic.scratch import remove_leftovers
 from vnic.sockets import unblock
 from vnic.sockets.rundir import Claim, RunDirError, own_folder
+from vnic.web.choice import PAGE
 from vnic.web.server import Web
 
 if TYPE_CHECKING:
@@ -284,7 +285,7 @@ async def _open_web(web: Web, *, goes_on: bool) -> None:
         log.error("%s", refused)
         return
     if url is not None:
-        print(f"vnic: the page is at {url}", file=sys.stderr, flush=True)
+        print(f"{PAGE}{url}", file=sys.stderr, flush=True)
 
 
 async def _take_place(

@@ -1,12 +1,15 @@
-"""`-web` of `vnic run`: its text in, a WebChoice or a NetError out. `options` calls it."""
+"""`-web` of `vnic run`: its text in, a WebChoice or a NetError out. `options` calls it, and verbs that pass it on."""
 
 from __future__ import annotations
+
+import os
+from collections.abc import Sequence
 
 from vnic.cli.plain_words import host_and_port, plain_words
 from vnic.monitor.policy import Policy
 from vnic.net.errors import NetError
 from vnic.protocol import keyval
-from vnic.web.choice import LOOPBACK, WebChoice
+from vnic.web.choice import LOOPBACK, PAGE, WebChoice
 
 _KEYS = ("address", "token-file", "policy", "name")
 
@@ -26,6 +29,34 @@ def parse_web(text: str) -> WebChoice:
         policy=None if policy is None else Policy(str(policy)),
         names=name.all if isinstance(name, keyval.Repeated) else () if name is None else (str(name),),
     )
+
+
+def passed_on(texts: Sequence[str]) -> list[str]:
+    """The options for a `vnic run` that another verb starts in a folder of its own. Refused for what is none."""
+    from vnic.cli.client import Refused  # here: vnic run is no client
+
+    words = []
+    for text in texts:
+        try:
+            choice = parse_web(text)
+        except NetError as error:
+            raise Refused(f"-web {text}: {error}") from None
+        words += ["-web", _text(choice)]
+    return words
+
+
+def _text(choice: WebChoice) -> str:
+    parts = [str(choice), *(f"name={name}" for name in choice.names)]
+    if choice.policy is not None:
+        parts.append(f"policy={choice.policy}")
+    if choice.token_file is not None:
+        parts.append(f"token-file={os.path.abspath(choice.token_file)}")
+    return ",".join(part.replace(",", ",,") for part in parts)
+
+
+def pages(said: str) -> list[str]:
+    """The lines in what a `vnic run` said on stderr that tell of its pages."""
+    return [line.removeprefix("vnic: ") for line in said.splitlines() if line.startswith(PAGE)]
 
 
 def _address(text: str) -> tuple[str, int]:

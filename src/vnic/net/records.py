@@ -16,6 +16,7 @@ OperState = Literal["up", "down", "lowerlayerdown"]
 DataPathWord = Literal["none", "python", "wire", "vhost", "elsewhere"]
 """What moves the packets of a wire: nothing, this process, vnic-wire, a vhost-user back-end, or the hypervisor of an
 adopted VM."""
+SeenWord = Literal["up", "down", "unknown"]
 SeenBy = Literal["agent"]
 """Who said that a guest saw its link, where the device model cannot know it: the agent in the guest."""
 
@@ -162,7 +163,7 @@ class GuestInfo(msgspec.Struct, rename="kebab", omit_defaults=True):
 
     attached: bool
     driver_ok: bool
-    seen: Literal["up", "down", "unknown"]
+    seen: SeenWord
     """The link that the guest last read from the device."""
     seen_latency_us: int | None = None
     """From the last change to the guest's read of it; absent before that read."""

@@ -9,6 +9,8 @@ from typing import Final
 from vnic.monitor.policy import Policy
 
 LOOPBACK: Final = "127.0.0.1"
+PAGE: Final = "vnic: the page is at "
+"""What `vnic run` says of each page, with the URL behind it."""
 TOKEN: Final = re.compile(r"[A-Za-z0-9._~-]{16,256}")
 """A token that is given: what a URL holds as it is (RFC 3986 §2.3), and too long to be tried out."""
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from vnic.cli.link_filter import SORTED_BY, WORDS, parse_filter, sort_links
+from vnic.net.records import DataPathWord
 
 
 def link(name: str, type_: str = "nic", /, **changes: Any) -> dict[str, Any]:
@@ -32,6 +33,13 @@ LINKS = [
     link("net2", "netdev", link="down", datapath="none", holds=[{"kind": "disconnected"}]),
     link("down", impairments=[{"id": "x", "text": "delay 1ms"}]) | {"last-change": {"time": 300.0}},
 ]
+
+
+@pytest.mark.parametrize("path", get_args(DataPathWord))
+def test_all_that_moves_packets_is_a_filter(path: str) -> None:
+    wanted = parse_filter(["path", path])
+    assert wanted.meets(link("nic0", datapath=path))
+    assert not wanted.meets(link("nic0", datapath="other"))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,6 +22,7 @@ from typing import Any, Self
 from vnic.backend.options import EchoOptions
 from vnic.children import with_us
 from vnic.cli.client import Entry, Refused, Session, session_at
+from vnic.cli.web_option import pages
 from vnic.scratch import ScratchFolder, remove_leftovers
 from vnic.sockets.rundir import SUN_PATH_MAX
 
@@ -85,14 +87,18 @@ class Program:
                 start_new_session=True,  # a Ctrl-C is for the demo, which then ends its programs in order
             )
 
-    async def wait_listening(self) -> None:
-        """Until its monitor answers, which is opened last."""
+    async def wait_listening(self, web: int = 0) -> None:
+        """Until its monitor answers, and so many pages after it are served, which are opened last."""
         deadline = time.monotonic() + START_TIMEOUT_S
-        while not self._answers():
+        while len(self.pages()) < web or not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 said = self._log.read_text(errors="replace").strip().splitlines() or ["nothing"]
                 raise Refused(f"vnic run did not start; the last that it said: {said[-1]}")
             await asyncio.sleep(0.005)
+
+    def pages(self) -> list[str]:
+        """What it said of the pages that it serves."""
+        return pages(self._log.read_text(errors="replace"))
 
     def _answers(self) -> bool:
         with socket.socket(socket.AF_UNIX) as probe:
@@ -148,7 +154,11 @@ class FarGuest:
 class Lab:
     """nic0 plugged into net0, which is an `echo` at first; an async context manager."""
 
-    def __init__(self, driver: str, attach: str) -> None:
+    def __init__(self, driver: str, attach: str, web: Sequence[str] = ()) -> None:
+        """`web`: options for the pages of its vnic, each with its value."""
+        self._web = web
+        self.pages: list[str] = []
+        """What it said of them, with their URLs."""
         self._device = f"{driver},id={NIC},netdev={NETDEV},attach.type={attach},attach.path=nic0.sock"
         if len(os.fsencode(tempfile.gettempdir())) > TMPDIR_MAX:
             raise Refused(
@@ -169,10 +179,11 @@ class Lab:
         self._stack.callback(self._scratch.remove)
         try:
             options = ["-netdev", f"echo,id={NETDEV},ip={PING_ADDRESS}"]
-            options += ["-device", self._device]
+            options += ["-device", self._device, *self._web]
             program = Program(self.folder, "lab", options)
             self._stack.callback(program.end)
-            await program.wait_listening()
+            await program.wait_listening(len(self._web) // 2)
+            self.pages = program.pages()
             self.qmp = await self._stack.enter_async_context(session_at(qmp=program.qmp_path))
         except BaseException:
             await self._stack.aclose()

@@ -100,6 +100,14 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         help="uml: User-Mode Linux, over vhost-user; qemu: a Debian kernel in QEMU, over vfio-user; fake: the"
         " built-in driver without a kernel; auto (the default): uml, or fake where no kernel can be had",
     )
+    parser.add_argument(
+        "-web",
+        "--web",
+        metavar="[HOST:]PORT",
+        action="append",
+        default=[],
+        help="serve the page of the demo's vnic meanwhile, as `vnic run -web` does; its URL goes to stderr",
+    )
     parser.add_argument("-j", "--json", action="store_true", help="print the rows as JSON, and nothing else")
     parser.set_defaults(run=run)
 
@@ -107,12 +115,17 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 async def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from vnic.cli.web_option import passed_on
+
+    web = passed_on(args.web)
     width = None if sys.stdout.isatty() else PIPE_WIDTH
     console = Console(width=width, highlight=False, quiet=args.json)
     started = time.monotonic()
     # A SIGTERM ends it as Ctrl-C does: guest and programs first.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
-    async with Lab(*(VFIO_USER if args.guest == "qemu" else VHOST_USER)) as lab:
+    async with Lab(*(VFIO_USER if args.guest == "qemu" else VHOST_USER), web) as lab:
+        for line in lab.pages:
+            print(line, file=sys.stderr, flush=True)
         guest, missing = await _boot(args.guest, lab, console)
         try:
             rows = await _run_steps(lab, guest, console)

@@ -48,8 +48,9 @@ def missing(plan: Plan) -> list[str]:
     ]
 
 
-def bring_up(lab: Lab, file: str, say: Say) -> None:
-    """Start the lab, or apply its file to the running one. Refused names what failed; then nothing has changed."""
+def bring_up(lab: Lab, file: str, say: Say, web: Sequence[str] = ()) -> None:
+    """Start the lab, or apply its file to the running one. Refused names what failed; then nothing has changed. `web`:
+    options for the pages of a lab that is started."""
     place = place_of(lab.name)
     plan = make_plan(lab, str(place.folder))
     if texts := missing(plan):
@@ -58,12 +59,14 @@ def bring_up(lab: Lab, file: str, say: Say) -> None:
     with _Interrupts() as interrupts, place.locked():
         record = place.read()
         if record is not None and record.complete and vnic.alive(place, record.vnic_pid):
+            if web:
+                raise Refused(f"lab '{lab.name}' runs already: -web is for its start")
             _change(place, record, Record(file, lab, plan, record.vnic_pid), say)
         else:
             if record is not None:
                 say(f"{lab.name}: removing what is left of an earlier one")
             clean(place, record)
-            _start(place, Record(file, lab, plan), say, interrupts)
+            _start(place, Record(file, lab, plan), say, interrupts, web)
         for end in (end for link in lab.links for end in (link.a, link.b)):
             if lab.nodes[end.node].kind == "socket":
                 attach = plan.nics[nic_id(end)]["attach"]
@@ -116,13 +119,13 @@ class _Interrupts:
             raise KeyboardInterrupt
 
 
-def _start(place: Place, record: Record, say: Say, interrupts: _Interrupts) -> None:
+def _start(place: Place, record: Record, say: Say, interrupts: _Interrupts, web: Sequence[str]) -> None:
     """All or nothing: whatever goes wrong, also Ctrl-C, nothing stays behind."""
     holders = None
     try:
         place.write(record)
         with interrupts.held():
-            record.vnic_pid = vnic.start(place)
+            record.vnic_pid = vnic.start(place, web, say)
         place.write(record)
         holders = Holders(place, record.vnic_pid)
         _Way(place, Plan(), holders, say).to(record.plan)

@@ -17,6 +17,7 @@ import msgspec
 
 from vnic.cli.client import Refused
 from vnic.cli.show import print_json
+from vnic.lab.refusal import EXIT_REFUSED, told
 from vnic.printable import lines
 
 if TYPE_CHECKING:
@@ -24,10 +25,8 @@ if TYPE_CHECKING:
     from vnic.lab.file.types import Lab
     from vnic.lab.live.place import Place, Record
 
-EXIT_REFUSED = 1
-
 USAGE = """\
-vnic lab up [--name LAB] FILE
+vnic lab up [--name LAB] [-web [HOST:]PORT[,key=value]...] FILE
        vnic lab check FILE
        vnic lab down|show [LAB]
        vnic lab exec [--lab LAB] NODE COMMAND...
@@ -52,6 +51,14 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         words, "up", run_up, "start a lab, or apply its changed file to the running one; all or nothing"
     )
     up.add_argument("--name", metavar="LAB", help="the lab's name, in place of the file's")
+    up.add_argument(
+        "-web",
+        "--web",
+        metavar="[HOST:]PORT",
+        action="append",
+        default=[],
+        help="serve the page of the lab, as `vnic run -web` does; its URL is printed",
+    )
     up.add_argument("file", metavar="FILE")
     down = _word(words, "down", run_down, "end a lab: its guests, its vnic, its sockets")
     show = _word(words, "show", run_show, "show the nodes and the links of a running lab")
@@ -87,18 +94,8 @@ def _word(
 
 
 def run(args: argparse.Namespace) -> int:
-    """Whatever the word: what is refused becomes lines on stderr and exit code 1."""
-    from vnic.lab.file.problems import BadLab
-    from vnic.lab.guest.errors import GuestError
-    from vnic.sockets.rundir import RunDirError
-
-    try:
-        return int(args.function(args))
-    except BadLab as bad:
-        print(lines(str(bad)), file=sys.stderr)
-    except (Refused, GuestError, RunDirError) as refused:
-        print(f"vnic: {lines(str(refused))}", file=sys.stderr)
-    return EXIT_REFUSED
+    """Whatever the word."""
+    return told(lambda: int(args.function(args)))
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
@@ -161,13 +158,15 @@ def run_schema(_args: argparse.Namespace) -> int:
 
 
 def run_up(args: argparse.Namespace) -> int:
+    from vnic.cli.web_option import passed_on
     from vnic.lab.live.up import bring_up
 
+    web = passed_on(args.web)
     lab, notes = _load(args.file)
     _note(args.file, notes)
     if args.name is not None:
         lab = _renamed(lab, args.name)
-    bring_up(lab, os.path.abspath(args.file), _say)
+    bring_up(lab, os.path.abspath(args.file), _say, web)
     print(f"lab {lab.name} is up; `vnic lab show {lab.name}` shows it")
     return 0
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from vnic.cli.client import Entry, Refused, Session, session_at
+from vnic.cli.web_option import pages
 from vnic.lab.file.plan import Step
 from vnic.lab.live.place import Place
 from vnic.sockets.rundir import LOCK_SUFFIX, Claim, RunDirError
@@ -26,9 +27,9 @@ SETTLE_TIMEOUT_S: Final = 10.0
 _LOOK_S: Final = 0.02
 
 
-def start(place: Place) -> int:
-    """Start it with its keeper, whose process id is returned: that lives as long as the lab does. Refused with what it
-    said if it does not come up."""
+def start(place: Place, options: Sequence[str], say: Callable[[str], None]) -> int:
+    """Start it with its keeper, whose process id is returned: that lives as long as the lab does. `options` are for its
+    pages, whose URLs are said. Refused with what it said if it does not come up."""
     done = subprocess.run(
         [
             sys.executable,
@@ -41,6 +42,7 @@ def start(place: Place) -> int:
             "-daemonize",
             "-D",
             str(place.log),
+            *options,
         ],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -52,6 +54,8 @@ def start(place: Place) -> int:
     if done.returncode:
         said = done.stderr.strip().splitlines() or ["nothing"]
         raise Refused(f"vnic run did not start; the last that it said: {said[-1].removeprefix('vnic: ')}")
+    for line in pages(done.stderr):
+        say(line)
     return _keeper(place)
 
 

@@ -13,11 +13,20 @@ from vnic.lab.live import wire
 from vnic.lab.live.place import Place
 from vnic.lab.rehearse.log import BadLog, ProbeLog
 
-PORT: Final = 52428
+NAME: Final = "vnic-probe-"
+"""What the names of its files begin with."""
 LEASE_S: Final = 60
 """The program ends when its log was not read for so long."""
 COMMAND_TIMEOUT_S: Final = 60.0
 """Another command may run in the guest meanwhile."""
+_END_OTHERS: Final = f"""
+for exe in /proc/[0-9]*/exe; do
+    case $(readlink $exe) in
+        /tmp/{NAME}*) pid=${{exe#/proc/}}; kill -s KILL ${{pid%/exe}} ;;
+    esac
+done 2>/dev/null
+rm -f /tmp/{NAME}*"""
+"""Ends the programs of a rehearsal that was killed: they have the port, and send."""
 
 
 def program() -> bytes:
@@ -51,6 +60,7 @@ class Probe:
         return text
 
     def start(self, interval_us: int, own: bytes, far: bytes, own_address: bytes, far_address: bytes) -> None:
+        self.ask(_END_OTHERS)
         packed = base64.b64encode(gzip.compress(program(), mtime=0)).decode()
         words = [
             str(interval_us),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+PORT: Final = 52428
+"""UDP port from and to which probes go."""
 HOLE_PROBES: Final = 20
 """So many missing in a row are an outage that is not over; fewer may be those of a lossy line."""
 
@@ -22,8 +25,12 @@ class Received(NamedTuple):
     end: int
 
 
-class BadLog(ValueError):
+class BadLog(Exception):
     """A line is none of vnic-probe's."""
+
+
+class Unable(BadLog):
+    """The program says why it cannot go on."""
 
 
 class ProbeLog:
@@ -39,6 +46,8 @@ class ProbeLog:
         """Of those sent, how many the guest's kernel refused, as without a route."""
         self.now = 0
         """The guest's time of its last line."""
+        self.progress: list[tuple[int, int]] = []
+        """The guest's time, and how many it had sent by then, with each of its lines."""
         self.pauses: list[tuple[int, int]] = []
         """The number of a probe that was sent late, and how late, in microseconds."""
 
@@ -57,12 +66,16 @@ class ProbeLog:
                 self._run(Received(*numbers))
             elif kind == b"s":
                 self.sent, self.refused, self.now = numbers
+                self.progress.append((self.now, self.sent))
             elif kind == b"p":
                 number, late = numbers
                 self.pauses.append((number, late))
+            elif kind == b"e":
+                (error,) = numbers
+                raise Unable(f"UDP port {PORT}: {os.strerror(error)}")
             else:
                 raise ValueError
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             raise BadLog(line.decode(errors="replace")) from None
 
     def _run(self, run: Received) -> None:

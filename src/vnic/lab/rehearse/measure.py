@@ -52,11 +52,17 @@ class Trace:
     received: list[int]
     """The numbers in the order in which the far guest's socket got them."""
     pauses: Sequence[tuple[int, int]]
+    progress: Sequence[tuple[int, int]]
+    """The sender's time, and how many it had sent by then."""
     seen: dict[int, list[tuple[int, str]]] = field(default_factory=dict)
     """By number: when a probe was at which NIC."""
     _sent: dict[int, int] = field(default_factory=dict)
     arrivals: list[Arrival] = field(default_factory=list)
     """By time."""
+    delivered: frozenset[int] = frozenset()
+    """The numbers of all that were received."""
+    _ahead: int = 0
+    """How far this host's wall clock is ahead of the sender's time."""
 
     def add(self, nic: str, sighting: Sighting) -> None:
         self.seen.setdefault(sighting.number, []).append((sighting.time, nic))
@@ -64,10 +70,15 @@ class Trace:
 
     def sort(self) -> None:
         """All is added: find the arrivals."""
+        self.delivered = frozenset(self.received)
+        # The frame that was captured soonest after it was sent tells most of the clocks.
+        self._ahead = min(
+            (min(seen)[0] - self._sent[number] for number, seen in self.seen.items()), default=0
+        )
         nics = self.paths.nics
         at_target = {nic for nic, (end, _) in nics.items() if end.node == self.target}
         links = {nic: index for nic, (_, index) in nics.items()}
-        for number in set(self.received):
+        for number in self.delivered:
             seen = self.seen.get(number, ())
             came = min((time for time, nic in seen if nic in at_target), default=None)
             if came is not None:
@@ -81,21 +92,38 @@ class Trace:
         low = bisect_left(self.arrivals, begin, key=lambda each: each.time)
         return self.arrivals[low : bisect_right(self.arrivals, end, key=lambda each: each.time)]
 
+    def sender_time(self, time: int) -> int:
+        """The sender's clock at a time of this host's."""
+        return time - self._ahead
 
-def measure(trace: Trace, window: Window, *, converged: bool) -> Direction:
-    """What happened to the probes of a direction."""
-    before = trace.between(window.change - LEAD_US, window.change) or trace.between(0, window.change)[-1:]
+    def sent_by(self, time: int) -> int:
+        """How many the sender had sent by then, also those that no capture has: from its own lines."""
+        now = self.sender_time(time)
+        at = bisect_left(self.progress, (now, 0))
+        if at == len(self.progress):
+            return self.progress[-1][1] if self.progress else 0
+        (begin, first), (end, last) = self.progress[at - 1] if at else (0, 0), self.progress[at]
+        return first + (last - first) * (now - begin) // (end - begin) if end > begin else last
+
+
+def measure(trace: Trace, window: Window, *, converged: bool, was_out: bool = False) -> Direction:
+    """What happened to the probes of a direction. `was_out`: before the change none came, by an event before it, whose
+    loss is not counted here."""
+    before = [] if was_out else _before(trace, window.change)
     after = trace.between(window.change + 1, window.until)
     old = _path(before)
-    new = _path([each for each in after if each.time > window.until - LEAD_US]) or _path(after[-1:]) or old
+    new = _path([each for each in after if each.time > window.until - LEAD_US]) or _path(after[-1:])
+    if not new and converged:
+        new = old
 
     def ms(time: int) -> float:
         return (time - window.change) / 1000
 
-    first_number = before[-1].number + 1 if before else after[0].number if after else 0
+    first_number = before[-1].number + 1 if before else trace.sent_by(window.change)
     end_number = max((each.number for each in after), default=first_number - 1)
-    got = set(trace.received)
-    lost = [number for number in range(first_number, end_number + 1) if number not in got]
+    if not converged:
+        end_number = max(end_number, trace.sent_by(window.until) - 1)
+    lost = [number for number in range(first_number, end_number + 1) if number not in trace.delivered]
     in_order = _received_in(trace.received, first_number, end_number)
     found = Direction(
         source=trace.source,
@@ -116,8 +144,14 @@ def measure(trace: Trace, window: Window, *, converged: bool) -> Direction:
             (ms(each.time) for each in (*before, *after) if each.path == old), default=None
         )
         found.first_new_ms = min((ms(each.time) for each in after if each.path == new), default=None)
-    _find_outage(trace, found, [*before[-1:], *after], window)
+    begin = before[-1:] or [Arrival(window.change, first_number - 1, trace.sender_time(window.change), old)]
+    _find_outage(trace, found, [*begin, *after], window)
     return found
+
+
+def _before(trace: Trace, change: int) -> list[Arrival]:
+    """What came shortly before a change, or the last that came at all: its sender stood still."""
+    return trace.between(change - LEAD_US, change) or trace.between(0, change)[-1:]
 
 
 def _path(arrivals: Sequence[Arrival]) -> str:
@@ -128,7 +162,6 @@ def _path(arrivals: Sequence[Arrival]) -> str:
 def _find_outage(trace: Trace, found: Direction, arrivals: Sequence[Arrival], window: Window) -> None:
     """The longest gap in which a probe was lost, or held up while the path changed. A sender that stood still is none,
     and neither is a machine that had no time for the frames."""
-    got = set(trace.received)
     longest: tuple[int, Arrival, Arrival | None] | None = None
     for one, two in pairwise(arrivals):
         gap = two.time - one.time
@@ -136,14 +169,10 @@ def _find_outage(trace: Trace, found: Direction, arrivals: Sequence[Arrival], wi
             continue
         held_up = gap - (two.sent - one.sent) > LATE_INTERVALS * trace.interval_us
         if (held_up and one.path != two.path) or any(
-            number not in got for number in range(one.number + 1, two.number)
+            number not in trace.delivered for number in range(one.number + 1, two.number)
         ):
             longest = gap, one, two
-    if (
-        arrivals
-        and not found.converged
-        and (longest is None or window.until - arrivals[-1].time > longest[0])
-    ):
+    if not found.converged and (longest is None or window.until - arrivals[-1].time > longest[0]):
         longest = window.until - arrivals[-1].time, arrivals[-1], None
     if longest is None:
         return

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Final
 
-from vnic.lab.rehearse.records import Direction, Event, Rehearsal
+from vnic.lab.rehearse.records import Direction, Event, Rehearsal, Run
 from vnic.lab.rehearse.report import ms
-from vnic.lab.rehearse.summary import EVENTS, first_interrupt, last_seen
+from vnic.lab.rehearse.summary import EVENTS, directions, first_interrupt, last_seen
 
 WIDTH: Final = 920
 LEFT: Final = 150
@@ -27,24 +27,19 @@ LEAD_PART: Final = 0.12
 """The part of the axis that lies before the change."""
 SHORTEST_MS: Final = 5.0
 
-Row = tuple[int, Event, Direction]
+Row = tuple[Run, Event, Direction]
 At = Callable[[float], float]
 """The place of a time on the axis."""
 
 
 def svg(found: Rehearsal) -> str:
     """An SVG document."""
-    colours = _colours(found)
+    measured = directions(found)
+    colours = _colours(measured)
     parts: list[str] = []
     y = HEAD
     for word in EVENTS:
-        rows = [
-            (run.number, event, each)
-            for run in found.runs
-            for event in run.events
-            if event.event == word
-            for each in event.directions
-        ]
+        rows = [row for row in measured if row[1].event == word]
         parts += _panel(word, found, rows, colours, y)
         y += GAP + ROW * len(rows) + GAP
     parts += _legend(colours, y)
@@ -62,12 +57,10 @@ def svg(found: Rehearsal) -> str:
     return "\n".join([*head, *parts, "</svg>", ""])
 
 
-def _colours(found: Rehearsal) -> dict[str, str]:
+def _colours(rows: Sequence[Row]) -> dict[str, str]:
     paths: dict[str, None] = {}
-    for run in found.runs:
-        for event in run.events:
-            for each in event.directions:
-                paths.update(dict.fromkeys(filter(None, (each.old_path, each.new_path))))
+    for _, _, each in rows:
+        paths.update(dict.fromkeys(filter(None, (each.old_path, each.new_path))))
     return {path: PATH_COLOURS[index % len(PATH_COLOURS)] for index, path in enumerate(paths)}
 
 
@@ -105,8 +98,8 @@ def _panel(
 
 
 def _row(row: Row, colours: dict[str, str], y: float, at: At, span: float) -> list[str]:
-    number, event, each = row
-    parts = [_text(LEFT - 8, y + 11, f"run {number}  {each.source} → {each.target}", "end")]
+    run, event, each = row
+    parts = [_text(LEFT - 8, y + 11, f"run {run.number}  {each.source} → {each.target}", "end")]
     uses = each.paths
     for index, use in enumerate(uses):
         end = uses[index + 1].first_ms if index + 1 < len(uses) else use.last_ms

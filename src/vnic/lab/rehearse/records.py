@@ -58,8 +58,9 @@ class Direction(Found, kw_only=True):
     """When the last probe before it came to the far NIC; `outage-to-ms`: the first one after it."""
     outage_to_ms: float | None = None
     old_path: str = ""
+    """Empty where no probe was delivered before the change, as after a `down` that did not converge."""
     new_path: str = ""
-    """The path at the end; that of before if none else was found."""
+    """The path at the end; that of before if none else was found; empty where none was delivered any more."""
     last_old_ms: float | None = None
     """The last delivered probe on the old path; absent where the path is the same."""
     first_new_ms: float | None = None

@@ -8,7 +8,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from vnic.cli.show import print_table
 from vnic.lab.rehearse.records import Direction, Event, Rehearsal, Run, Spread
-from vnic.lab.rehearse.summary import failure, first_interrupt, last_seen
+from vnic.lab.rehearse.summary import directions, failure, first_interrupt, last_seen
 
 RUNS = (
     *("RUN", "EVENT", "INTERRUPT", "SEEN", "DIRECTION", "OUTAGE", "LAST OLD", "FIRST NEW"),
@@ -55,7 +55,7 @@ def progress(run: Run, of: int) -> str:
 
 def print_rehearsal(found: Rehearsal) -> None:
     """All runs, then the medians, then what is too long."""
-    print_table(RUNS, [_row(run, event, each) for run, event, each in _directions(found)], RUNS[-4:-1])
+    print_table(RUNS, [_row(run, event, each) for run, event, each in directions(found)], RUNS[-4:-1])
     print()
     print_table(
         SUMMARY,
@@ -76,10 +76,6 @@ def print_rehearsal(found: Rehearsal) -> None:
     )
 
 
-def _directions(found: Rehearsal) -> list[tuple[Run, Event, Direction]]:
-    return [(run, event, each) for run in found.runs for event in run.events for each in event.directions]
-
-
 def _way(direction: Direction) -> str:
     return f"{direction.source} → {direction.target}"
 
@@ -93,8 +89,8 @@ def _median(spread: Spread | None) -> str:
 
 
 def _row(run: Run, event: Event, direction: Direction) -> tuple[str, ...]:
-    path = direction.new_path
-    if direction.old_path == direction.new_path:
+    path = direction.new_path or "-"
+    if direction.new_path and direction.old_path == direction.new_path:
         path = f"as before: {path}"
     return (
         str(run.number),
@@ -117,7 +113,7 @@ def csv_text(found: Rehearsal) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
-    for run, event, each in _directions(found):
+    for run, event, each in directions(found):
         row = (
             *(run.number, event.event, f"{event.time:.6f}", event.change_id),
             *(first_interrupt(event), last_seen(event), each.source, each.target, int(each.converged)),
@@ -139,7 +135,7 @@ def csv_text(found: Rehearsal) -> str:
 def junit(found: Rehearsal) -> str:
     """A test case for each run, event and direction; its time is the outage."""
     cases, failed, total = [], 0, 0.0
-    for run, event, each in _directions(found):
+    for run, event, each in directions(found):
         seconds = each.outage_ms / 1000
         total += seconds
         name = quoteattr(f"run {run.number}: {', '.join(found.fail)} {event.event}, {_way(each)}")
@@ -168,5 +164,5 @@ def _said(event: Event, each: Direction) -> str:
         f"{event.cause}; interrupt after {ms(first_interrupt(event))}, seen after {ms(last_seen(event))};"
         f" last on the old path {ms(each.last_old_ms)}, first on the new {ms(each.first_new_ms)};"
         f" {each.lost} of {each.sent} lost, {each.reordered} reordered, {each.doubled} doubled;"
-        f" path {each.old_path}, then {each.new_path}"
+        f" path {each.old_path or 'none'}, then {each.new_path or 'none'}"
     )

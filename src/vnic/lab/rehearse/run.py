@@ -24,7 +24,8 @@ from vnic.lab.file.problems import meant
 from vnic.lab.live.place import Place, Record
 from vnic.lab.live.vnic import session_with
 from vnic.lab.rehearse.addresses import SCRIPT, Address, choose, parse, sockaddr
-from vnic.lab.rehearse.guest import PORT, Probe, program
+from vnic.lab.rehearse.guest import NAME, Probe, program
+from vnic.lab.rehearse.log import PORT
 from vnic.lab.rehearse.measure import LEAD_US, Trace, Window, measure
 from vnic.lab.rehearse.paths import Paths
 from vnic.lab.rehearse.pcap import CAPTURED_BYTES, TOKEN_BYTES, sightings
@@ -166,7 +167,7 @@ class _Rehearsal:
         self._target = target
         self._paths = Paths(record.lab)
         self._tokens = [secrets.token_bytes(TOKEN_BYTES) for _ in nodes]
-        name = f"vnic-probe-{secrets.token_hex(4)}"
+        name = f"{NAME}{secrets.token_hex(4)}"
         self._probes = [Probe(place, node, f"{name}-{node}") for node in nodes]
         self._nodes = nodes
         self._addresses: list[Address] = []
@@ -320,6 +321,7 @@ class _Rehearsal:
                     self._wish.interval_us,
                     list(logs[far].numbers()),
                     logs[source].pauses,
+                    logs[source].progress,
                 )
             )
         for nic, file in files.items():
@@ -332,11 +334,13 @@ class _Rehearsal:
             if not trace.arrivals:
                 raise Refused(f"the probes to {trace.target} are at none of its NICs in this lab")
         events = []
+        were_out = [False for _ in traces]
         for each, window in zip(done, windows, strict=True):
             directions = [
-                measure(trace, window, converged=converged)
-                for trace, converged in zip(traces, each.converged, strict=True)
+                measure(trace, window, converged=converged, was_out=was_out)
+                for trace, converged, was_out in zip(traces, each.converged, were_out, strict=True)
             ]
+            were_out = [not converged for converged in each.converged]
             events.append(
                 Event(
                     event=each.event,

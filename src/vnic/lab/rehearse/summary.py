@@ -6,9 +6,14 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Final
 
-from vnic.lab.rehearse.records import Direction, Event, EventWord, Run, Spread, Summary
+from vnic.lab.rehearse.records import Direction, Event, EventWord, Rehearsal, Run, Spread, Summary
 
 EVENTS: Final[tuple[EventWord, ...]] = ("down", "up")
+
+
+def directions(found: Rehearsal) -> list[tuple[Run, Event, Direction]]:
+    """All that was measured, in its order."""
+    return [(run, event, each) for run in found.runs for event in run.events for each in event.directions]
 
 
 def summarize(runs: Sequence[Run]) -> list[Summary]:
@@ -22,14 +27,14 @@ def summarize(runs: Sequence[Run]) -> list[Summary]:
 
 
 def _summary(word: EventWord, events: Sequence[Event], index: int) -> Summary:
-    directions = [event.directions[index] for event in events]
+    ways = [event.directions[index] for event in events]
     return Summary(
         event=word,
-        source=directions[0].source,
-        target=directions[0].target,
-        outage_ms=_known(each.outage_ms for each in directions),
-        lost=_known(each.lost for each in directions),
-        first_new_ms=_spread(each.first_new_ms for each in directions),
+        source=ways[0].source,
+        target=ways[0].target,
+        outage_ms=_known(each.outage_ms for each in ways),
+        lost=_known(each.lost for each in ways),
+        first_new_ms=_spread(each.first_new_ms for each in ways),
         interrupt_ms=_spread(first_interrupt(event) for event in events),
         seen_ms=_spread(last_seen(event) for event in events),
     )

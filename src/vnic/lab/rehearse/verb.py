@@ -18,6 +18,7 @@ import msgspec
 from vnic.cli.client import Refused
 from vnic.cli.show import print_json
 from vnic.cli.times import milliseconds
+from vnic.lab.refusal import EXIT_REFUSED, told
 from vnic.printable import lines
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from vnic.lab.rehearse.records import Point, Rehearsal, Run
     from vnic.lab.rehearse.run import Wish
 
-EXIT_REFUSED = 1
 REPEAT_MAX = 1000
 INTERVAL_MAX_MS = 100
 
@@ -111,18 +111,7 @@ def _interval(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """What is refused becomes lines on stderr and exit code 1."""
-    from vnic.lab.file.problems import BadLab
-    from vnic.lab.guest.errors import GuestError
-    from vnic.sockets.rundir import RunDirError
-
-    try:
-        return _run(args)
-    except BadLab as bad:
-        print(lines(str(bad)), file=sys.stderr)
-    except (Refused, GuestError, RunDirError) as refused:
-        print(f"vnic: {lines(str(refused))}", file=sys.stderr)
-    return EXIT_REFUSED
+    return told(lambda: _run(args))
 
 
 def _say(text: str) -> None:

@@ -41,6 +41,7 @@ VALUES: Final = {
     "run-with": ("user=",),
     "guest-memory": ("max=", "total="),
     "metrics": ("127.0.0.1:", "unix:"),
+    "web": ("127.0.0.1:", "0.0.0.0:"),
 }
 """Beginnings of the arguments of other options."""
 FILE_OPTIONS: Final = ("D", "pidfile")

@@ -23,6 +23,8 @@ OLD, NEW = "h1:eth1 ── h2:eth1", "h1:eth2 ── h2:eth2"
 CHANGE = 1_000_000
 """Probe 1000 is sent just then."""
 UNTIL = 2_000_000
+LINES = [(time, time // 1000) for time in range(100_000, 3_000_000, 100_000)]
+"""The sender's own lines: a probe each millisecond."""
 TRIP = 100
 """Microseconds from NIC to NIC."""
 
@@ -31,7 +33,7 @@ class Made:
     """A trace from h1 to h2 that is being made."""
 
     def __init__(self) -> None:
-        self.trace = Trace("h1", "h2", Paths(load(LAB)[0]), 1000, [], [])
+        self.trace = Trace("h1", "h2", Paths(load(LAB)[0]), 1000, [], [], LINES)
 
     def passes(self, numbers: Iterable[int], path: str, *, late: int = 0, delivered: bool = True) -> None:
         for number in numbers:
@@ -46,9 +48,9 @@ class Made:
         for number in numbers:
             self.trace.add(f"h1.{path}", Sighting(0, number * 1000 + 10, number, number * 1000))
 
-    def found(self, *, converged: bool = True) -> Direction:
+    def found(self, *, converged: bool = True, was_out: bool = False) -> Direction:
         self.trace.sort()
-        return measure(self.trace, Window(CHANGE, UNTIL), converged=converged)
+        return measure(self.trace, Window(CHANGE, UNTIL), converged=converged, was_out=was_out)
 
 
 def test_a_path_that_fails_over() -> None:
@@ -142,14 +144,40 @@ def test_an_outage_that_does_not_end_lasts_to_the_end_of_the_time() -> None:
     assert not found.converged
     assert found.outage_ms == pytest.approx(1000.9)
     assert found.outage_to_ms is None
-    assert found.new_path == OLD
+    assert (found.old_path, found.new_path) == (OLD, "")
+    # A clock is known but for the time from the sender's call to its NIC.
+    assert found.sent == found.lost == pytest.approx(1000, abs=1)
+    assert found.lost_at == {"h1": found.lost}
+
+
+def test_what_is_lost_before_the_change_is_no_loss_of_its_own() -> None:
+    made = Made()
+    made.passes(range(400), "eth1")
+    made.left(range(400, 1030), "eth1")
+    made.passes(range(1030, 2000), "eth2")
+    found = made.found(was_out=True)
+    assert found.sent == pytest.approx(1000, abs=1)
+    assert found.lost == pytest.approx(30, abs=1)
+    assert found.outage_from_ms == 0.0
+    assert found.outage_ms == pytest.approx(30.1)
+    assert (found.old_path, found.new_path, found.last_old_ms) == ("", NEW, None)
+    assert found.first_new_ms == pytest.approx(30.1)
+
+
+def test_an_event_without_any_arrival_counts_what_was_sent_in_its_time() -> None:
+    made = Made()
+    made.passes(range(400), "eth1")
+    found = made.found(converged=False, was_out=True)
+    assert found.sent == found.lost == pytest.approx(1000, abs=1)
+    assert (found.outage_ms, found.outage_to_ms, found.paths) == (1000.0, None, [])
 
 
 def test_probes_that_ended_long_before_the_change() -> None:
     made = Made()
     made.passes(range(10), "eth1")
     found = made.found(converged=False)
-    assert (found.sent, found.lost, found.old_path) == (0, 0, OLD)
+    assert found.sent == pytest.approx(1990, abs=1)
+    assert found.old_path == OLD
     assert found.outage_ms == pytest.approx(1990.9)
 
 

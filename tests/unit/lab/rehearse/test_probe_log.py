@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vnic.lab.rehearse.log import HOLE_PROBES, BadLog, ProbeLog, Received
+from vnic.lab.rehearse.log import HOLE_PROBES, PORT, BadLog, ProbeLog, Received
 
 SETTLE = 1_000_000
 
@@ -28,6 +30,15 @@ def test_a_doubled_probe_is_a_run_of_its_own() -> None:
     assert list(log("r 5 5 100 100\nr 5 5 101 101\n").numbers()) == [5, 5]
 
 
+def test_how_many_were_sent_when() -> None:
+    assert log("s 7 1 110\ns 9 1 130\n").progress == [(110, 7), (130, 9)]
+
+
+def test_a_port_that_another_program_has_is_named() -> None:
+    with pytest.raises(BadLog, match=f"UDP port {PORT}: Address already in use"):
+        log(f"e {errno.EADDRINUSE}\n")
+
+
 @given(st.lists(st.integers(0, 40), max_size=6))
 def test_a_log_may_come_in_pieces(cuts: list[int]) -> None:
     text = b"s 1 0 100\nr 0 0 100 100\np 3 9\ns 2 0 200\n"
@@ -42,7 +53,7 @@ def test_a_log_may_come_in_pieces(cuts: list[int]) -> None:
     "line",
     [
         *("", "r 1 2 3", "s 1 2", "p x 1", "sh: not found", "r 1 2 3 4 5", "r -"),
-        *("r 5 4 1 2", "r -1 4 1 2", f"r 0 {1 << 40} 1 2"),
+        *("r 5 4 1 2", "r -1 4 1 2", f"e {1 << 80}", f"r 0 {1 << 40} 1 2"),
     ],
 )
 def test_other_lines_are_refused(line: str) -> None:

@@ -10,6 +10,7 @@
  *     r FIRST LAST FROM TO    these came one after the other; a later line with the same FIRST and FROM replaces it
  *     s SENT FAILED NOW       so many were sent, so many of them the kernel refused
  *     p NUMBER LATE           the datagram of this number was sent so late: this guest had no processor
+ *     e ERRNO                 the socket cannot be had; it ends
  *
  * It ends when it got no SIGUSR1 for LEASE_S seconds: nothing goes on in a guest after `vnic rehearse` was killed.
  * There is no C library in it, so that it is small enough to be typed on a guest's console. x86-64 only. */
@@ -199,15 +200,26 @@ static void send_one(int socket, const void *to, unsigned to_size, uint64_t now)
         failed++;
 }
 
+static void refuse(long error)
+{
+    begin_line('e');
+    put((uint64_t)-error);
+    end_line();
+    leave(1);
+}
+
 static int open_socket(const struct sockaddr *own_address, unsigned size)
 {
-    int room = RECEIVE_BUFFER;
+    int room = RECEIVE_BUFFER, yes = 1;
     long fd = CALL(SYS_socket, own_address->sa_family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, 0, 0);
     if (fd < 0)
-        leave(1);
+        refuse(fd);
     CALL(SYS_setsockopt, fd, SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof room);
-    if (CALL(SYS_bind, fd, own_address, size, 0, 0))
-        leave(1);
+    /* The probe of a rehearsal that was killed has the port until it is gone altogether. */
+    CALL(SYS_setsockopt, fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+    long refused = CALL(SYS_bind, fd, own_address, size, 0, 0);
+    if (refused)
+        refuse(refused);
     return (int)fd;
 }
 
