@@ -100,6 +100,13 @@ class _Labs:
             self.end(vnic)
 
 
+@pytest.fixture(scope="module")
+def vnic_module_labs(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A file of tests that uses it has labs of its own: what it started ends with it, not with the run."""
+    yield
+    request.config.stash[_labs].close()
+
+
 @pytest.fixture
 def vnic_lab(request: pytest.FixtureRequest) -> Iterator[Vnic]:
     """The lab: of the marker `vnic_lab(source)`, of --vnic-lab, of the ini file's vnic_lab, or one guest with one NIC;

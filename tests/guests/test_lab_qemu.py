@@ -1,40 +1,35 @@
-"""`vnic lab` with one UML and one QEMU guest: a cable pulled at either end is seen by the driver at the other."""
+"""A lab of one UML and one QEMU guest: a cable pulled at either end is seen by the driver at the other."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from tests.integration.process import new_place
 
-LAB = """\
-name: mixed
-nodes: {u: {kind: uml}, q: {kind: qemu, model: e1000}}
-links:
-  - endpoints: ["u:eth1", "q:lan0"]
-    ipv4: [10.0.1.1/24, 10.0.1.2/24]
-"""
+import vnic
+
+MIXED = {
+    "name": "mixed",
+    "nodes": {"u": {"kind": "uml"}, "q": {"kind": "qemu", "model": "e1000"}},
+    "links": [{"endpoints": ["u:eth1", "q:lan0"], "ipv4": ["10.0.1.1/24", "10.0.1.2/24"]}],
+}
+SEEN_S = 60
+
+pytestmark = [
+    pytest.mark.needs("uml", "qemu-guest"),
+    pytest.mark.vnic_lab(MIXED),
+    pytest.mark.usefixtures("own_labs"),
+]
 
 
-@pytest.mark.needs("uml", "qemu-guest")
-def test_a_cable_between_uml_and_qemu(tmp_path: Path) -> None:
-    file = tmp_path / "mixed.yml"
-    file.write_text(LAB)
-    with new_place() as place:
+def test_frames_pass(vnic_lab: vnic.Lab) -> None:
+    assert " 0% packet loss" in vnic_lab.guest("q").run("ping -c 1 -W 30 10.0.1.1")
 
-        def verb(*words: str) -> str:
-            done = place.command(*words, timeout=300)
-            assert done.returncode == 0, done.stderr
-            return done.stdout
 
-        verb("lab", "up", str(file))
-        try:
-            assert " 0% packet loss" in verb("lab", "exec", "q", "ping -c 1 -W 30 10.0.1.1")
-            for near, far in (("u.eth1", ("q", "lan0")), ("q.lan0", ("u", "eth1"))):
-                verb("link", "set", near, "down")
-                verb("lab", "exec", far[0], f"wait_carrier {far[1]} 0 60")
-                verb("link", "set", near, "up")
-                verb("lab", "exec", far[0], f"wait_carrier {far[1]} 1 60")
-        finally:
-            verb("lab", "down")
-        assert place.files() == []
+@pytest.mark.parametrize(
+    ("near", "far", "interface"), [("u:eth1", "q:lan0", "lan0"), ("q:lan0", "u:eth1", "eth1")]
+)
+def test_a_cable_that_is_pulled_at_one_end(vnic_lab: vnic.Lab, near: str, far: str, interface: str) -> None:
+    guest = vnic_lab.guest(far[0])
+    with vnic_lab.nic(near).unplugged(wait=SEEN_S):
+        assert vnic_lab.nic(far).wait_seen("down", timeout=SEEN_S).cause.kind == "far-end"
+        assert guest.wait_carrier(False, interface)
+    assert guest.wait_carrier(True, interface)

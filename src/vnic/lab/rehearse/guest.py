@@ -20,10 +20,8 @@ LEASE_S: Final = 60
 COMMAND_TIMEOUT_S: Final = 60.0
 """Another command may run in the guest meanwhile."""
 _END_OTHERS: Final = f"""
-for exe in /proc/[0-9]*/exe; do
-    case $(readlink $exe) in
-        /tmp/{NAME}*) pid=${{exe#/proc/}}; kill -s KILL ${{pid%/exe}} ;;
-    esac
+for name in $(grep -ls ^{NAME} /proc/[0-9]*/comm); do
+    pid=${{name#/proc/}}; kill -s KILL ${{pid%/comm}}
 done 2>/dev/null
 rm -f /tmp/{NAME}*"""
 """Ends the programs of a rehearsal that was killed: they have the port, and send."""
