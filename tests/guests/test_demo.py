@@ -58,6 +58,14 @@ def test_without_a_kernel_it_says_so_first_and_does_not_look_like_success(tmp_pa
     assert "Guest: the built-in fake guest driver (no kernel)." in done.stdout
 
 
+def test_a_model_needs_a_guest_that_has_it() -> None:
+    done = demo("--guest", "uml", "--model", "e1000")
+    assert done.returncode == 1
+    assert (
+        done.stderr == "vnic: --model is for --guest qemu: the uml guest has a virtio-net over vhost-user\n"
+    )
+
+
 def test_json_tells_of_a_missing_kernel(tmp_path: Path) -> None:
     done = demo("--json", PATH=str(tmp_path), XDG_CACHE_HOME=str(tmp_path))
     assert done.returncode == 3, done.stdout + done.stderr

@@ -23,8 +23,13 @@ BACK = {"kind": "no-peer", "by": "me", "text": "netdev net0 is back"}
 class FakeLab(Lab):
     """Answers query-links with what the test says."""
 
-    def __init__(self, nic: dict[str, Any]) -> None:
+    def __init__(self, nic: dict[str, Any], *, sees: bool = True) -> None:
         self._found = nic
+        self._sees = sees
+
+    @property
+    def guest_sees(self) -> bool:
+        return self._sees
 
     async def nic(self) -> dict[str, Any]:
         return self._found
@@ -131,6 +136,19 @@ def test_a_step_without_a_change_needs_no_look() -> None:
     row = look(False, "operator", UNSEEN, FakeGuest(False), changes=False)
     assert row.right
     assert row.latency_us is None
+
+
+def test_a_guest_that_cannot_see_its_link_is_judged_by_its_pings() -> None:
+    """Its carrier is 1 whatever was done."""
+    for up, kind, unseen in (
+        (False, "operator", UNSEEN),
+        (True, "no-peer", nic("up", "unknown", [], BACK)),
+    ):
+        lab, step = FakeLab(unseen, sees=False), Step("it", nothing, up, kind)
+        row = asyncio.run(run_step(step, lab, FakeGuest(True)))
+        assert row.right
+        assert row.carrier is None
+    assert asyncio.run(run_step(step, lab, FakeGuest(True, None))).wrong == "no ping"
 
 
 @pytest.mark.parametrize("width", [80, 120])

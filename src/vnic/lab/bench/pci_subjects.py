@@ -128,11 +128,19 @@ def _virtio(vm: VfioUserClient, memory: FakeGuestMemory) -> Iterator[Ready]:
 
 # The 82540EM's registers (its manual, §13.4), and the link-status-change interrupt.
 _ICR, _IMS, _LSC = 0x00C0, 0x00D0, 0x4
+# The RTL8139C+'s (datasheet §6.6 to §6.20), which are written to clear.
+_REALTEK_IMR, _REALTEK_ISR, _LINK_CHG, _BMSR = 0x3C, 0x3E, 0x20, 0x64
 
 SUBJECTS: Mapping[str, PciSubject] = {
     "virtio-net-pci": PciSubject(_virtio),
     "e1000": PciSubject(
         by_intx(start=(Access(0, _IMS, _LSC),), look=(Access(0, _ICR),)), "autonegotiation=off"
+    ),
+    "rtl8139": PciSubject(
+        by_intx(
+            start=(Access(1, _REALTEK_IMR, _LINK_CHG, 2),),
+            look=(Access(1, _REALTEK_ISR, _LINK_CHG, 2), Access(1, _BMSR, size=2)),
+        )
     ),
 }
 

@@ -23,6 +23,7 @@ from vnic.backend.options import EchoOptions
 from vnic.children import with_us
 from vnic.cli.client import Entry, Refused, Session, session_at
 from vnic.cli.web_option import pages
+from vnic.machine.nics import DEVICES
 from vnic.scratch import ScratchFolder, remove_leftovers
 from vnic.sockets.rundir import SUN_PATH_MAX
 
@@ -37,7 +38,7 @@ PING_ADDRESS = "10.0.2.2"
 
 VHOST_USER = ("virtio-net", "vhost-user")
 VFIO_USER = ("virtio-net-pci", "vfio-user")
-"""The NIC's model and how the guest reaches it."""
+"""The NIC's model and how the guest reaches it. There are others over vfio-user."""
 
 HOST = f"echo,id=host,ip={PING_ADDRESS}"
 """What a peer has at its own far end."""
@@ -156,6 +157,7 @@ class Lab:
 
     def __init__(self, driver: str, attach: str, web: Sequence[str] = ()) -> None:
         """`web`: options for the pages of its vnic, each with its value."""
+        self.driver = driver
         self._web = web
         self.pages: list[str] = []
         """What it said of them, with their URLs."""
@@ -197,6 +199,15 @@ class Lab:
         if self._far_guest is not None:
             self._far_guest.kill()
         await self._stack.aclose()
+
+    @property
+    def is_virtio(self) -> bool:
+        return self.driver.startswith("virtio")
+
+    @property
+    def guest_sees(self) -> bool:
+        """Whether the guest can see its link."""
+        return DEVICES[self.driver].facts.confirms
 
     # -- what the steps do --------------------------------------------------------------------------------------
 

@@ -44,6 +44,7 @@ from vnic.lab.demo.steps import (
 from vnic.lab.guest.apt import Progress
 from vnic.lab.guest.base import Guest
 from vnic.lab.guest.cache import cache_folder
+from vnic.lab.guest.drivers import DRIVERS, modules_of
 from vnic.lab.guest.errors import BootFailed, GuestError, GuestUnavailable
 
 if TYPE_CHECKING:
@@ -108,6 +109,11 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         default=[],
         help="serve the page of the demo's vnic meanwhile, as `vnic run -web` does; its URL goes to stderr",
     )
+    parser.add_argument(
+        "--model",
+        choices=tuple(DRIVERS),
+        help="the NIC of a QEMU guest, as -device names it (default: virtio-net-pci); implies --guest qemu",
+    )
     parser.add_argument("-j", "--json", action="store_true", help="print the rows as JSON, and nothing else")
     parser.set_defaults(run=run)
 
@@ -123,10 +129,14 @@ async def run(args: argparse.Namespace) -> int:
     started = time.monotonic()
     # A SIGTERM ends it as Ctrl-C does: guest and programs first.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
-    async with Lab(*(VFIO_USER if args.guest == "qemu" else VHOST_USER), web) as lab:
+    kind = "qemu" if args.model and args.guest == "auto" else args.guest
+    if args.model and kind != "qemu":
+        raise Refused(f"--model is for --guest qemu: the {kind} guest has a virtio-net over vhost-user")
+    place = VHOST_USER if kind != "qemu" else (args.model or VFIO_USER[0], VFIO_USER[1])
+    async with Lab(*place, web) as lab:
         for line in lab.pages:
             print(line, file=sys.stderr, flush=True)
-        guest, missing = await _boot(args.guest, lab, console)
+        guest, missing = await _boot(kind, lab, console)
         try:
             rows = await _run_steps(lab, guest, console)
         finally:
@@ -190,7 +200,7 @@ async def _qemu(lab: Lab, console: Console) -> Guest:
     from vnic.lab.guest.qemu import QemuGuest
 
     found = qemu_kit.find_qemu() or await _download("QEMU and a kernel", qemu_kit.download_kit, console)
-    return QemuGuest([lab.nic_socket], kit=found)
+    return QemuGuest([lab.nic_socket], kit=found, modules=modules_of([lab.driver]))
 
 
 async def _download(what: str, download: Callable[[Progress], Kit], console: Console) -> Kit:
@@ -242,6 +252,8 @@ async def _run_steps(lab: Lab, guest: Guest, console: Console) -> list[Row]:
     rows = [await first_row(lab, guest)]
     print_row(console, rows[0])
     for step in STEPS:
+        if step.virtio and not lab.is_virtio:
+            continue
         try:
             row = await run_step(step, lab, guest)
         except (GuestError, Refused, TimeoutError) as error:
