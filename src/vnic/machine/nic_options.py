@@ -99,3 +99,7 @@ class PcnetOptions(PciNicOptions, tag_field="driver", tag="pcnet", kw_only=True)
 
 class E1000eOptions(PciNicOptions, tag_field="driver", tag="e1000e", kw_only=True):
     """The 82574L."""
+
+
+class TulipOptions(PciNicOptions, tag_field="driver", tag="tulip", kw_only=True):
+    """DEC's 21143."""

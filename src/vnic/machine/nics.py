@@ -21,6 +21,7 @@ from vnic.machine.nic_options import (
     PciNicOptions,
     PcnetOptions,
     Rtl8139Options,
+    TulipOptions,
     VfioUserAttach,
     VirtioNetBase,
     VirtioNetOptions,
@@ -187,6 +188,13 @@ def build_e1000e(builder: Builder, options: E1000eOptions) -> PluggedNic:
     return _pci_nic(builder, options, E1000e())
 
 
+def build_tulip(builder: Builder, options: TulipOptions) -> PluggedNic:
+    """The 21143."""
+    from vnic.nic.tulip import Tulip
+
+    return _pci_nic(builder, options, Tulip())
+
+
 def _driver(options: NicOptions) -> str:
     return str(options.__struct_config__.tag)
 
@@ -288,6 +296,12 @@ _PCNET_FACTS = ModelFacts(
     offloads="none",
     link="LNKST in BCR4, which the driver polls; no interrupt",
 )
+_TULIP_FACTS = ModelFacts(
+    interrupts="INTx",
+    queues="1",
+    offloads="none",
+    link="BMSR of the PHY, which the driver polls, or CSR12 of the SIA, interrupts LNF, LNP and LC",
+)
 
 _E1000E_FACTS = ModelFacts(
     interrupts="MSI-X, MSI, INTx",
@@ -311,6 +325,7 @@ _TABLE: tuple[
     (Rtl8139Options, "Realtek RTL8139C+ fast Ethernet card, over vfio-user", build_rtl8139, _RTL8139_FACTS),
     (PcnetOptions, "AMD PCnet-PCI II (Am79C970A) 10 Mbit card, over vfio-user", build_pcnet, _PCNET_FACTS),
     (E1000eOptions, "Intel 82574L gigabit card, over vfio-user", build_e1000e, _E1000E_FACTS),
+    (TulipOptions, "DEC 21143 (Tulip) fast Ethernet card, over vfio-user", build_tulip, _TULIP_FACTS),
 )
 DEVICES: dict[str, DeviceType] = {
     str(options.__struct_config__.tag): DeviceType(options, desc, build, facts)
@@ -336,7 +351,7 @@ NOT_BUILT: Mapping[str, str] = dict.fromkeys(
             "i82558b",
         ),
         *("i82559a", "i82559b", "i82559c", "i82559er", "i82562", "i82801", "ne2k_isa", "ne2k_pci"),
-        *("tulip", "usb-net", "rocker"),
+        *("usb-net", "rocker"),
         *("virtio-net-pci-transitional", "virtio-net-pci-non-transitional", "virtio-net-ccw"),
     },
     "",

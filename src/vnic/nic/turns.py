@@ -51,6 +51,11 @@ class Turns:
         if self._timer is None:
             self._timer = self._scheduler().call_soon(self._turn)
 
+    @property
+    def waiting(self) -> bool:
+        """There is work for another turn, or frames wait."""
+        return self.paused or self._timer is not None
+
     def resume(self) -> None:
         """The peer took the waiting frames, or they are lost."""
         if self.paused:
