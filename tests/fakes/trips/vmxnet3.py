@@ -13,7 +13,7 @@ from vnic.net.client import Endpoint
 from vnic.net.network import Network
 from vnic.nic.vmxnet3 import Vmxnet3
 from vnic.nic.vmxnet3 import regs as r
-from vnic.nic.vmxnet3.record import Vmxnet3Record
+from vnic.nic.vmxnet3.device import Vmxnet3Record
 from vnic.pci.device import PciHandles
 
 MAC = bytes.fromhex("525400123456")

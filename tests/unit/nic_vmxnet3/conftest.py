@@ -19,7 +19,7 @@ from vnic.net.network import Network
 from vnic.net.queue import Frame
 from vnic.net.records import ShownBy
 from vnic.nic.vmxnet3 import Vmxnet3
-from vnic.nic.vmxnet3.record import Vmxnet3Record
+from vnic.nic.vmxnet3.device import Vmxnet3Record
 from vnic.pci.device import PciHandles
 from vnic.record import decode, encode
 

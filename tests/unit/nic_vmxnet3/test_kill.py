@@ -18,7 +18,7 @@ from vnic.lab.played.guest_memory import GUEST_ADDR
 from vnic.memory.guest import GuestMemory
 from vnic.net.network import Network
 from vnic.nic.vmxnet3 import Vmxnet3
-from vnic.nic.vmxnet3.record import Vmxnet3Record
+from vnic.nic.vmxnet3.device import Vmxnet3Record
 from vnic.pci.device import PciHandles
 from vnic.record import decode, encode
 

@@ -13,7 +13,7 @@ from tests.unit.nic_vmxnet3.conftest import MAC, Rig
 from vnic.net.network import Network
 from vnic.nic.vmxnet3 import Vmxnet3
 from vnic.nic.vmxnet3 import regs as r
-from vnic.nic.vmxnet3.record import Vmxnet3Record
+from vnic.nic.vmxnet3.device import Vmxnet3Record
 from vnic.pci.device import PciHandles
 from vnic.record import RecordError, decode, encode
 
@@ -35,7 +35,7 @@ def changed(record: Vmxnet3Record, place: str, value: object) -> bytes:
         ("function.config.data", "AAAA", "function.config.data"),
         ("function.intx", True, "function.intx"),
         ("function.msix", None, "function.msix"),
-        ("mac", "AAAA", "mac"),
+        ("info_mac", "AAAA", "info_mac"),
         ("shared_low", 1 << 32, "shared_low"),
         ("event_interrupt", 25, "event_interrupt"),
         ("interrupts.masked", 1 << 25, "interrupts.masked"),

@@ -1,8 +1,7 @@
 """The 25 interrupts of a vmxnet3: each is pending or not, and masked or not (QEMU: Vmxnet3IntState).
 
-Queues and the event register name the interrupt that they use. With MSI-X it is a vector of its own; MSI and INTx have
-only the first. A driver that asks for it (IntrConf.autoMask) has each interrupt masked when it is sent, and writes IMR
-when it has done its work.
+Queues and events name the one that they use. With MSI-X it is a vector of its own; MSI and INTx have only the first. A
+driver that asks for it (IntrConf.autoMask) has each masked when it is sent, and writes IMR when its work is done.
 """
 
 from __future__ import annotations
@@ -17,12 +16,11 @@ from vnic.pci.device import PciDevice
 from vnic.record import Record
 
 _ALL = (1 << r.MAX_INTERRUPTS) - 1
-Bits = Annotated[int, msgspec.Meta(ge=0, le=_ALL)]
 
 
 class InterruptsRecord(Record, frozen=True):
-    pending: Bits
-    masked: Bits
+    pending: Annotated[int, msgspec.Meta(ge=0, le=_ALL)]
+    masked: Annotated[int, msgspec.Meta(ge=0, le=_ALL)]
     auto_mask: bool
 
 
@@ -32,9 +30,7 @@ class Interrupts:
     def __init__(self, lines: PciDevice, sent: Callable[[int], None]) -> None:
         self._lines = lines
         self._sent = sent
-        self.pending = 0
-        self.masked = _ALL
-        self.auto_mask = False
+        self.reset()
 
     def save(self) -> InterruptsRecord:
         return InterruptsRecord(pending=self.pending, masked=self.masked, auto_mask=self.auto_mask)
@@ -46,46 +42,35 @@ class Interrupts:
         self.pending, self.masked, self.auto_mask = 0, _ALL, False
         self._lines.set_intx(False)
 
-    @property
-    def asserts_pin(self) -> bool:
-        """The level of INTx, if neither MSI-X nor MSI is enabled."""
-        return bool(self.pending & ~self.masked & 1)
-
     def trigger(self, index: int) -> None:
-        bit = 1 << index
-        self.pending |= bit
-        if self._deliver(index) and self.auto_mask and self._by_message:
-            self.masked |= bit
+        self.pending |= 1 << index
+        self._deliver(index, mask=self.auto_mask)
 
     def set_mask(self, index: int, masked: bool) -> None:
-        bit = 1 << index
-        self.masked = self.masked | bit if masked else self.masked & ~bit
+        self.masked = self.masked & ~(1 << index) | masked << index
         self._deliver(index)
 
     def read_cause(self) -> int:
         """ICR: whether the pin is asserted, which this ends."""
-        if self._by_message or not self.asserts_pin:
+        if self._lines.msix_enabled or self._lines.msi_enabled or not self.pending & ~self.masked & 1:
             return 0
         self.pending &= ~1
-        if self.auto_mask:
-            self.masked |= 1
+        self.masked |= self.auto_mask
         self._lines.set_intx(False)
         return 1
 
-    @property
-    def _by_message(self) -> bool:
-        return self._lines.msix_enabled or self._lines.msi_enabled
-
-    def _deliver(self, index: int) -> bool:
-        """Send the interrupt if it is pending and not masked. False: it is not."""
-        if not self._by_message:
-            self._lines.set_intx(self.asserts_pin)
-            sent = not index and self.asserts_pin
-        else:
-            sent = bool(self.pending & ~self.masked & 1 << index)
-            if sent:
-                self.pending &= ~(1 << index)
+    def _deliver(self, index: int, *, mask: bool = False) -> None:
+        """Send the interrupt if it is pending and not masked; `mask` it then, if it is a message."""
+        bit = 1 << index
+        due = self.pending & ~self.masked & bit
+        if self._lines.msix_enabled or self._lines.msi_enabled:
+            if due:
+                self.pending &= ~bit
+                self.masked |= bit * mask
                 self._lines.notify(index)
-        if sent:
+        elif index:
+            return
+        else:
+            self._lines.set_intx(bool(due))
+        if due:
             self._sent(index)
-        return sent

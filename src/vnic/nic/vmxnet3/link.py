@@ -10,9 +10,7 @@ from collections.abc import Callable
 
 from vnic.net.report import LinkReport
 
-_SPEED = 1000 << 16
-"""As QEMU's, also while the link is down."""
-_UP = 1
+_SPEED = 1000 << 16  # as QEMU's, also while the link is down
 
 
 class Link:
@@ -27,8 +25,7 @@ class Link:
 
     def changed(self, up: bool) -> None:
         """QEMU's vmxnet3_set_link_status, which sets the event at every call, also if the link is what it was."""
-        self.up = up
-        self.posted = True
+        self.up, self.posted = up, True
         self._report().notified(up)
         if not self._post():
             self.acknowledged()
@@ -41,11 +38,10 @@ class Link:
     def acknowledged(self) -> None:
         """The driver cleared ECR_LINK, or will never see it."""
         self.posted = False
-        report = self._report()
-        if report.interrupt_owed:
-            report.interrupt_acknowledged()
+        if self._report().interrupt_owed:
+            self._report().interrupt_acknowledged()
 
     def read(self) -> int:
         """The answer to GET_LINK: the guest has seen the link."""
         self._report().seen(self.up)
-        return _SPEED | _UP * self.up
+        return _SPEED | self.up

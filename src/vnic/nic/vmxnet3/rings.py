@@ -14,7 +14,6 @@ from typing import Annotated
 import msgspec
 
 from vnic.nic.vmxnet3 import regs as r
-from vnic.nic.vmxnet3.shared import Area
 from vnic.pci.dma import Dma
 from vnic.record import U64, Record, require
 
@@ -23,15 +22,14 @@ _BODY = struct.Struct("<III")
 _LAST = struct.Struct("<I")
 assert _DESCRIPTOR.size == _BODY.size + _LAST.size == r.DESCRIPTOR_BYTES
 
-Descriptor = tuple[int, int, int]
-"""The address and the two words."""
+Descriptor = tuple[int, int, int]  # the address and the two words
 
 
 class RingRecord(Record, frozen=True):
     base: U64
     size: Annotated[int, msgspec.Meta(ge=0, le=r.MAX_RX_COMPLETIONS)]
-    next: Annotated[int, msgspec.Meta(ge=0, lt=r.MAX_RX_COMPLETIONS)]
-    generation: Annotated[int, msgspec.Meta(ge=0, le=1)]
+    next: Annotated[int, msgspec.Meta(ge=0, lt=r.MAX_RX_COMPLETIONS)] = 0
+    generation: Annotated[int, msgspec.Meta(ge=0, le=1)] = r.GEN_INITIAL
 
     def check_fields(self) -> None:
         require(self.next < max(self.size, 1), "next", f"is {self.next} of {self.size}")
@@ -40,10 +38,9 @@ class RingRecord(Record, frozen=True):
 class Ring:
     """A ring, and the place where the device is. `size` may be 0."""
 
-    def __init__(self, area: Area) -> None:
-        self.base, self.size = area
-        self.next = 0
-        self.generation = r.GEN_INITIAL
+    def __init__(self, record: RingRecord) -> None:
+        self.base, self.size = record.base, record.size
+        self.place = record.next, record.generation
 
     def save(self) -> RingRecord:
         return RingRecord(base=self.base, size=self.size, next=self.next, generation=self.generation)
@@ -57,18 +54,15 @@ class Ring:
     def place(self, place: tuple[int, int]) -> None:
         self.next, self.generation = place
 
-    def advance(self) -> None:
-        self.next += 1
+    def pass_by(self, index: int) -> int:
+        """Go on behind the descriptor `index`, less than a lap away; returns it."""
+        if index < self.next:
+            self.generation ^= 1
+        self.next = index + 1
         if self.next >= self.size:
             self.next = 0
             self.generation ^= 1
-
-    def pass_by(self, index: int) -> None:
-        """Go on behind the descriptor `index`, less than a lap away."""
-        if index < self.next:
-            self.generation ^= 1
-        self.next = index
-        self.advance()
+        return index
 
     def read(self, dma: Dma, count: int) -> Iterator[tuple[Descriptor, int]]:
         """Up to `count` descriptors from the next one on, each with the generation that makes it the device's. Raises
@@ -86,17 +80,17 @@ class Ring:
 class CompletionRing(Ring):
     """The ring in which the device tells the driver what is done."""
 
-    def clear(self, dma: Dma) -> None:
-        """Raises GuestMemoryError."""
-        dma.write(self.base, bytes(self.size * r.DESCRIPTOR_BYTES))
+    unsaved = 0
+    """Completions since the record was saved for sure."""
 
-    def put(self, dma: Dma, completions: list[tuple[int, int, int, int]]) -> None:
+    def put(self, dma: Dma, completions: list[list[int]]) -> None:
         """Write the words of completions, the first one last, and of each the generation last: the driver sees all or
         none. Raises GuestMemoryError."""
+        self.unsaved += len(completions)
         places = []
         for words in completions:
-            places.append((self.base + self.next * r.DESCRIPTOR_BYTES, self.generation, words))
-            self.advance()
+            generation = self.generation
+            places.append((self.base + self.pass_by(self.next) * r.DESCRIPTOR_BYTES, generation, words))
         for where, generation, (*body, last) in reversed(places):
             dma.write(where, _BODY.pack(*body))
             dma.write(where + _BODY.size, _LAST.pack(last | generation << r.COMPLETION_GEN_SHIFT))
@@ -106,7 +100,6 @@ class CompletionRing(Ring):
         in order; the ring goes on behind them. Of up to `hidden` more, some may have been written before the first one
         of their frame, which makes them visible: they are made invalid. Raises GuestMemoryError."""
         found: list[int] = []
-        number = 0
         for at, ((low, _, last), generation) in enumerate(list(self.read(dma, self.size))):
             done = last >> r.COMPLETION_GEN_SHIFT == generation
             if done and at == len(found):
@@ -114,9 +107,8 @@ class CompletionRing(Ring):
             elif at >= len(found) + hidden:
                 break
             elif done:
-                number = (self.next + at) % self.size
-                where = self.base + number * r.DESCRIPTOR_BYTES + _BODY.size
+                where = self.base + (self.next + at) % self.size * r.DESCRIPTOR_BYTES + _BODY.size
                 dma.write(where, _LAST.pack((generation ^ 1) << r.COMPLETION_GEN_SHIFT))
         for _ in found:
-            self.advance()
+            self.pass_by(self.next)
         return found

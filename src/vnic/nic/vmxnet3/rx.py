@@ -11,57 +11,44 @@ from typing import Final
 from vnic.memory.guest import GuestMemoryError
 from vnic.nic.tso import VLAN_TYPE
 from vnic.nic.vmxnet3 import regs as r
-from vnic.nic.vmxnet3.queue import Queue
-from vnic.nic.vmxnet3.statistics import RX_ERROR, RX_NO_BUFFER
+from vnic.nic.vmxnet3.queue import RX_ERROR, Queue
 
 _LOOKED_AT: Final = 64
 """Limit on descriptors that one frame passes over: bodies before a head, and such without a buffer."""
 _RETRY_S: Final = 0.001
-"""A frame waits so long for a buffer, and is dropped then: a driver does not say that it has posted some."""
+"""A frame that waits for a buffer is offered so often: a driver that polls does not say that it has posted some."""
 
-Piece = tuple[int, int, int]
-"""What is in one buffer: the number of its ring, its index there, the length."""
+Piece = tuple[int, int, int]  # what is in one buffer: the number of its ring, its index there, the length
 
 
 class RxQueue(Queue):
-    _late = False
-    """A frame is offered for the last time."""
-
     def receive(self, frame: bytes) -> bool:
         """Take one frame, which the filter accepts. False: no buffer is free, and the frame is offered again."""
         device, size, tag = self._device, len(frame), None
-        if device.filter.strip and frame[12:14] == VLAN_TYPE:
+        if device.filter.record.strip and frame[12:14] == VLAN_TYPE:
             tag = frame[14] << 8 | frame[15]
             frame = frame[:12] + frame[16:]
         self._keep_sometimes()
         before = [ring.place for ring in self.rings]
-        counter = RX_ERROR
+        pieces: list[Piece] | None = []
         try:
             pieces = self._place(frame)
-            if pieces is None:
-                counter = RX_NO_BUFFER
-            elif len(pieces) <= device.fragments:
-                self._complete(_completions(pieces, tag, device.rx_queues))
-                self.statistics.passed(frame[:6], size)
-                device.touched()
-                device.interrupts.trigger(self.interrupt)
-                return True
+            if pieces:
+                self.completions.put(device.dma, _completions(pieces, tag, device.rx_queues))
+                self.count_frames(frame[:6], size)
         except GuestMemoryError as error:
             device.bus_error("RX", error)
-        for ring, place in zip(self.rings, before, strict=True):
-            ring.place = place
-        if counter == RX_NO_BUFFER and not self._late:
-            self._later()
-            return False
-        self._late = False
-        self.statistics.add(counter)
+            pieces = []
+        if not pieces:
+            for ring, place in zip(self.rings, before, strict=True):
+                ring.place = place
+            if pieces is None:
+                self._later()
+                return False
+            self.count(RX_ERROR)
         device.touched()
         device.interrupts.trigger(self.interrupt)
         return True
-
-    def missed(self) -> None:
-        """A frame was dropped because too many wait."""
-        self.statistics.add(RX_NO_BUFFER)
 
     def _later(self) -> None:
         if self._timer is None:
@@ -69,25 +56,23 @@ class RxQueue(Queue):
 
     def _retry(self) -> None:
         self._timer = None
-        self._late = True
         self._device.client.flush(0)
-        self._late = False
 
     def _place(self, frame: bytes) -> list[Piece] | None:
-        """Write the frame into buffers. None: there are not enough. One piece too many stands for a frame that is too
-        long. Raises GuestMemoryError."""
+        """Write the frame into buffers. None: there are not enough; []: it may not have as many. Raises
+        GuestMemoryError."""
         pieces: list[Piece] = []
         at = 0
         while at < len(frame):
             found = self._next(body=bool(pieces) and self._device.compound)
             if found is None:
                 return None
+            if len(pieces) == self._device.fragments:
+                return []
             number, index, address, length = found
             piece = frame[at : at + length]
-            pieces.append((number, index, len(piece)))
-            if len(pieces) > self._device.fragments:
-                break
             self._device.dma.write(address, piece)
+            pieces.append((number, index, len(piece)))
             at += len(piece)
         return pieces
 
@@ -98,22 +83,18 @@ class RxQueue(Queue):
             for (address, first, _), generation in ring.read(self._device.dma, _LOOKED_AT):
                 if first >> r.RX_GEN_SHIFT != generation or (body and not first & r.RX_BODY):
                     break
-                index = ring.next
-                ring.advance()
+                index = ring.pass_by(ring.next)
                 length = first & r.LENGTH_MASK
                 if length and bool(first & r.RX_BODY) == body:
                     return number, index, address, length
         return None
 
 
-def _completions(pieces: list[Piece], tag: int | None, queues: int) -> list[tuple[int, int, int, int]]:
+def _completions(pieces: list[Piece], tag: int | None, queues: int) -> list[list[int]]:
     """`queues`: how many the driver has set up; the numbers of the second rings follow those of the first ones."""
-    completions = []
-    for at, (number, index, length) in enumerate(pieces):
-        low = index | number * queues << r.RCD_QUEUE_SHIFT | (0 if at else r.RCD_SOP)
-        third = length
-        if at == len(pieces) - 1:
-            low |= r.RCD_EOP | r.RCD_CNC
-            third |= 0 if tag is None else r.RCD_TS | tag << r.RCD_TCI_SHIFT
-        completions.append((low, 0, third, r.RCD_TYPE | r.RCD_FCS))
-    return completions
+    last = r.RCD_TYPE | r.RCD_FCS
+    words = [[index | ring * queues << r.RCD_QUEUE_SHIFT, 0, length, last] for ring, index, length in pieces]
+    words[0][0] |= r.RCD_SOP
+    words[-1][0] |= r.RCD_EOP | r.RCD_CNC
+    words[-1][2] |= 0 if tag is None else r.RCD_TS | tag << r.RCD_TCI_SHIFT
+    return words

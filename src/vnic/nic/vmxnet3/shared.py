@@ -10,6 +10,9 @@ import struct
 from typing import NamedTuple
 
 from vnic.nic.vmxnet3 import regs as r
+from vnic.nic.vmxnet3.filter import VLAN_BYTES, FilterRecord
+from vnic.nic.vmxnet3.queue import MAX_FRAGMENTS, QueueRecord
+from vnic.nic.vmxnet3.rings import RingRecord
 from vnic.pci.dma import Dma
 
 _MAGIC = 0xBABEFEE1  # of revision 1
@@ -20,7 +23,6 @@ _MISC = struct.Struct("<4xI8xQ8xQ8xIHBB16x")
 """Guest's system, uptFeatures, queueDescPA, mtu, maxNumRxSG, numTxQueues, numRxQueues."""
 _INTR = struct.Struct("<BBB25xI8x")  # autoMask, numIntrs, eventIntrIdx, intrCtrl
 _FILTER = struct.Struct("<IH2xQ")  # rxMode, mfTableLen in bytes, mfTablePA; the VLAN table follows
-VLAN_BYTES = 4096 // 8
 _VARIABLE_BYTES = 3 * 16  # RSS, power management, plug-in
 assert (_HEAD.size, _MISC.size, _INTR.size, _FILTER.size) == (8, 72, 40, 16)
 
@@ -35,34 +37,14 @@ assert ECR_AT == 696
 _QUEUE_BYTES = 256
 TX_THRESHOLD_AT = 4
 _CONF_AT = 16
-STATUS_AT = 80
-STATUS = struct.Struct("<B3xI")  # stopped, error
-STATISTICS_AT = STATUS_AT + STATUS.size
+_STATUS_AT, STATISTICS_AT = 80, 88
 _TX_CONF = struct.Struct("<Q8xQ16xI4xI4xB7x")  # tx ring, completions, both sizes, intrIdx
 _RX_CONF = struct.Struct("<QQQ16xIII4xB7x")  # both rx rings, completions, all sizes, intrIdx
-assert _TX_CONF.size == _RX_CONF.size == STATUS_AT - _CONF_AT == 64
-
-MAX_FRAGMENTS = 17
-"""Limit on the buffers of one received frame: 9018 bytes in buffers of 1 KiB, and no more work than that."""
+assert _TX_CONF.size == _RX_CONF.size == _STATUS_AT - _CONF_AT == 64
 
 
 class SharedError(Exception):
     """The driver's configuration is invalid."""
-
-
-class Area(NamedTuple):
-    """A ring as the driver describes it: its address, and its size in descriptors."""
-
-    base: int
-    size: int
-
-
-class QueueConf(NamedTuple):
-    where: int
-    """The address of the queue's descriptor."""
-    rings: list[Area]
-    completions: Area
-    interrupt: int
 
 
 class Config(NamedTuple):
@@ -72,8 +54,8 @@ class Config(NamedTuple):
     fragments: int
     auto_mask: bool
     event_interrupt: int
-    tx: list[QueueConf]
-    rx: list[QueueConf]
+    tx: list[QueueRecord]
+    rx: list[QueueRecord]
 
 
 def read_config(dma: Dma, shared: int) -> Config:
@@ -87,60 +69,52 @@ def read_config(dma: Dma, shared: int) -> Config:
         raise SharedError(f"{tx_count} queues to send and {rx_count} to receive")
     if not r.MIN_MTU <= mtu <= r.MAX_MTU:
         raise SharedError(f"an MTU of {mtu}")
+    _check_interrupt(event_interrupt)
     where = [queues + number * _QUEUE_BYTES for number in range(tx_count + rx_count)]
     return Config(
         compound=system >> _GOS_TYPE_SHIFT & _GOS_TYPE_MASK != _GOS_WINDOWS,
         fragments=min(fragments or MAX_FRAGMENTS, MAX_FRAGMENTS),
         auto_mask=bool(auto_mask),
-        event_interrupt=_interrupt(event_interrupt),
+        event_interrupt=event_interrupt,
         tx=[_read_tx(dma, each) for each in where[:tx_count]],
         rx=[_read_rx(dma, each) for each in where[tx_count:]],
     )
 
 
-def read_features(dma: Dma, shared: int) -> int:
-    features: int = _MISC.unpack(dma.read(shared + _MISC_AT, _MISC.size))[1]
-    return features
-
-
-def read_rx_mode(dma: Dma, shared: int) -> int:
-    mode: int = _FILTER.unpack(dma.read(shared + _FILTER_AT, _FILTER.size))[0]
-    return mode
-
-
-def read_vlans(dma: Dma, shared: int) -> bytes:
-    """A bit for each VLAN id."""
-    return dma.read(shared + _VLAN_AT, VLAN_BYTES)
-
-
-def read_groups(dma: Dma, shared: int) -> bytes:
-    """The multicast addresses, one after the other."""
-    _, length, table = _FILTER.unpack(dma.read(shared + _FILTER_AT, _FILTER.size))
+def read_filter(dma: Dma, shared: int) -> FilterRecord:
+    features = _MISC.unpack(dma.read(shared + _MISC_AT, _MISC.size))[1]
+    mode, length, table = _FILTER.unpack(dma.read(shared + _FILTER_AT, _FILTER.size))
     length -= length % 6
-    return dma.read(table, length) if length else b""
-
-
-def _read_tx(dma: Dma, where: int) -> QueueConf:
-    base, done, size, done_size, interrupt = _TX_CONF.unpack(dma.read(where + _CONF_AT, _TX_CONF.size))
-    rings, most = [_area(base, size, 0, r.MAX_TX_RING)], r.MAX_TX_RING
-    return QueueConf(where, rings, _area(done, done_size, 1, most), _interrupt(interrupt))
-
-
-def _read_rx(dma: Dma, where: int) -> QueueConf:
-    first, second, done, size, size2, done_size, interrupt = _RX_CONF.unpack(
-        dma.read(where + _CONF_AT, _RX_CONF.size)
+    return FilterRecord(
+        mode=mode,
+        strip=bool(features & r.F_RXVLAN),
+        vlans=dma.read(shared + _VLAN_AT, VLAN_BYTES),
+        groups=dma.read(table, length) if length else b"",
     )
-    rings = [_area(first, size, 0, r.MAX_RX_RING), _area(second, size2, 0, r.MAX_RX_RING)]
-    return QueueConf(where, rings, _area(done, done_size, 1, r.MAX_RX_COMPLETIONS), _interrupt(interrupt))
 
 
-def _area(base: int, size: int, least: int, most: int) -> Area:
+def _read_tx(dma: Dma, where: int) -> QueueRecord:
+    base, done, size, done_size, interrupt = _TX_CONF.unpack(dma.read(where + _CONF_AT, _TX_CONF.size))
+    _check_interrupt(interrupt)
+    rings, completions = [_ring(base, size, r.MAX_TX_RING)], _ring(done, done_size, r.MAX_TX_RING, least=1)
+    return QueueRecord(where=where, rings=rings, completions=completions, interrupt=interrupt)
+
+
+def _read_rx(dma: Dma, where: int) -> QueueRecord:
+    conf = _RX_CONF.unpack(dma.read(where + _CONF_AT, _RX_CONF.size))
+    first, second, done, size, size2, done_size, interrupt = conf
+    _check_interrupt(interrupt)
+    rings = [_ring(first, size, r.MAX_RX_RING), _ring(second, size2, r.MAX_RX_RING)]
+    completions = _ring(done, done_size, r.MAX_RX_COMPLETIONS, least=1)
+    return QueueRecord(where=where, rings=rings, completions=completions, interrupt=interrupt)
+
+
+def _ring(base: int, size: int, most: int, *, least: int = 0) -> RingRecord:
     if not least <= size <= most:
         raise SharedError(f"a ring of {size} descriptors")
-    return Area(base, size)
+    return RingRecord(base=base, size=size)
 
 
-def _interrupt(index: int) -> int:
+def _check_interrupt(index: int) -> None:
     if index >= r.MAX_INTERRUPTS:
         raise SharedError(f"interrupt {index} of {r.MAX_INTERRUPTS}")
-    return index

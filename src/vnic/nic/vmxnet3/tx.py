@@ -12,26 +12,22 @@ from vnic.memory.guest import GuestMemoryError
 from vnic.net.offload import MAX_FRAME_BYTES, OffloadError
 from vnic.nic.tso import ETH_BYTES, TAG_BYTES, Outgoing, segmented, with_checksum, with_tag
 from vnic.nic.vmxnet3 import regs as r
-from vnic.nic.vmxnet3.queue import Queue
+from vnic.nic.vmxnet3.queue import TX_ERROR, Queue
 from vnic.nic.vmxnet3.rings import Descriptor
-from vnic.nic.vmxnet3.statistics import TX_ERROR
 
 MAX_DESCRIPTORS: Final = 64
-"""Of one packet; Linux uses up to 24. A packet of more stops the queue, as the device's interface says."""
+"""Of one packet; Linux uses up to 24. More that belong together are passed by."""
 WORK_PER_TURN: Final = 256
 """Limit on the work of one turn of the loop, so that other NICs get theirs. A descriptor counts 1, each 2 KiB of its
 buffer 1, each segment 1."""
-_WORK_BYTES: Final = 2048
 
 
 class TxQueue(Queue):
     """All queues send through queue 0 of the NIC's client."""
 
-    _running = False
-
     def kick(self) -> None:
         """The driver wrote TXPROD: work now, for one turn at the most."""
-        if not self._running and self._timer is None:
+        if self._timer is None:
             self._work()
 
     def resume(self) -> None:
@@ -51,21 +47,15 @@ class TxQueue(Queue):
     def _work(self) -> None:
         device = self._device
         budget, done = WORK_PER_TURN, False
-        self._running = True
         try:
-            while budget > 0 and not self._paused and not self.error:
+            while budget > 0 and not self._paused and (packet := self._next_packet()):
                 self._keep_sometimes()
-                packet = self._next_packet()
-                if not packet:
-                    break
                 budget -= self._carry_out(packet)
                 done = True
         except GuestMemoryError as error:
             # A ring is not mapped: stop until the driver writes TXPROD again.
             device.bus_error("TX", error)
             budget = WORK_PER_TURN
-        finally:
-            self._running = False
         if budget <= 0 and not self._paused:
             self._later()
         if done:
@@ -80,68 +70,58 @@ class TxQueue(Queue):
                 return []
             count += 1
             if second & r.TX_EOP:
-                # Once more: the generation is the driver's last write, and what was read with it may be older.
-                return [each for each, _ in ring.read(dma, count)]
-        if count:
-            self.error = r.ERR_BIG_PKT
-            self._device.complain("TX ring", f"a packet of more than {count} descriptors")
-            self._device.queue_error()
-        return []
+                break
+        # Once more: the generation is the driver's last write, and what was read with it may be older.
+        return [each for each, _ in ring.read(dma, count)]
 
     def _carry_out(self, packet: list[Descriptor]) -> int:
         """Complete and send one packet; returns the work it was. Raises GuestMemoryError for the rings."""
-        device, ring, index = self._device, self.rings[0], 0
-        for _ in packet:
-            index = ring.next
-            ring.advance()
+        device, ring = self._device, self.rings[0]
+        index = [ring.pass_by(ring.next) for _ in packet][-1]
         frame = self._collect(packet)
-        self._complete([(index, 0, 0, 0)])
-        work = len(packet) + len(frame) // _WORK_BYTES
+        if packet[-1][2] & r.TX_EOP:
+            self.completions.put(device.dma, [[index, 0, 0, 0]])
+        work = len(packet) + len(frame) // 2048
         try:
-            outgoing = _offloaded(frame, *packet[0][1:])
+            frame, header, segments, size = _offloaded(frame, *packet[0][1:])
         except OffloadError as error:
-            device.complain("TX offload", str(error))
-            outgoing = None
-        if outgoing is None:
-            self.statistics.add(TX_ERROR)
+            if frame:  # else the reason is logged
+                device.complain("TX", str(error))
+            self.count(TX_ERROR)
             return work
-        frame, header, segments, size = outgoing
-        self.statistics.passed(frame[:6], size or len(frame), segments, segmented=segments > 1)
+        self.count_frames(frame[:6], size or len(frame), segments)
         if device.link.up and not device.client.send(0, frame, header):
             self._paused = True
         return work + segments - 1
 
     def _collect(self, packet: list[Descriptor]) -> bytes:
-        """The packet's bytes; b"" if they cannot be read or are too many."""
-        parts: list[bytes] = []
-        size = 0
-        for address, first, _ in packet:
-            length = first & r.LENGTH_MASK or r.MAX_TX_BUFFER
-            size += length
-            if size > MAX_FRAME_BYTES:
-                self._device.complain(
-                    "TX length", f"a frame of more than {MAX_FRAME_BYTES} bytes is not sent"
-                )
-                return b""
-            try:
-                parts.append(self._device.dma.read(address, length))
-            except GuestMemoryError as error:
-                self._device.bus_error("TX", error)
-                return b""
-        return b"".join(parts)
+        """The packet's bytes; b"" if they cannot be read, are too many, or have no end."""
+        lengths = [first & r.LENGTH_MASK or r.MAX_TX_BUFFER for _, first, _ in packet]
+        if sum(lengths) > MAX_FRAME_BYTES or not packet[-1][2] & r.TX_EOP:
+            self._device.complain("TX", f"a packet of {sum(lengths)} bytes or more is not sent")
+            return b""
+        try:
+            return b"".join(
+                self._device.dma.read(address, length)
+                for (address, _, _), length in zip(packet, lengths, strict=True)
+            )
+        except GuestMemoryError as error:
+            self._device.bus_error("TX", error)
+            return b""
 
 
-def _offloaded(frame: bytes, first: int, second: int) -> Outgoing | None:
-    """What the words of the first descriptor make of it; None: it is no frame. Raises OffloadError."""
+def _offloaded(frame: bytes, first: int, second: int) -> Outgoing:
+    """What the words of the first descriptor make of it. Raises OffloadError."""
     if len(frame) < ETH_BYTES:
-        return None
-    shift = 0
-    if second & r.TX_TI:
+        raise OffloadError(f"a packet of {len(frame)} bytes")
+    shift = TAG_BYTES if second & r.TX_TI else 0
+    if shift:
         frame = with_tag(frame, second >> r.TX_TCI_SHIFT)
-        shift = TAG_BYTES
     mode, value = second >> r.TX_OM_SHIFT & 3, first >> r.TX_MSSCOF_SHIFT
     if mode == r.OM_TSO:
         return segmented(frame, value)
     if mode == r.OM_CSUM:
         return with_checksum(frame, (second & r.TX_HLEN_MASK) + shift, value + shift)
-    return Outgoing(frame) if mode == r.OM_NONE else None
+    if mode != r.OM_NONE:
+        raise OffloadError(f"offload mode {mode}")
+    return Outgoing(frame)
