@@ -67,7 +67,7 @@ class GuestModel:
     own_interrupts_s: float = 0
     """How often the driver has the chip interrupt for other reasons, in seconds; 0: never."""
     mtu: int = JUMBO
-    transfer_mib: int = 10
+    transfer_mib: float = 10
     msix: bool = False
     """It interrupts by MSI-X or MSI, so that its lines in /proc/interrupts are its own. By INTx, it shares one."""
     reads_first: bool = False
@@ -112,14 +112,17 @@ MODELS = (
         registers=(
             Register("BMSR", 1, 0x64, 2),
             Register("MSR", 1, 0x58, 1),
-            Register("ISR", 1, 0x3E, 2),
+            Register("BMCR", 1, 0x62, 2),
             Register("IMR", 1, 0x3C, 2),
+            Register("ISR", 1, 0x3E, 2),
+            Register("RCR", 1, 0x44),
+            Register("CPCR", 1, 0xE0, 2),
         ),
         link=LinkBit("BMSR", 1 << 2),
         ethtool=frozenset({"Speed: 100Mb/s", "Duplex: Full"}),
         log={False: "{}: link down", True: "{}: link up, 100Mbps, full-duplex, lpa 0x05E1"},
         reads_first=True,
-        mtu=4096,
+        mtu=4096,  # the most that 8139cp takes
     ),
     GuestModel(
         device="e1000e",
@@ -134,5 +137,16 @@ MODELS = (
         link_vector=2,
         msix=True,
         differs={"STATUS while down": "A PHY that the driver powers down loses its link."},
+    ),
+    GuestModel(
+        device="ne2k_pci",
+        driver="ne2k-pci",
+        modules=("ne2k_pci",),
+        registers=(Register("CR", 0, 0x0, 1), Register("ISR", 0, 0x7, 1)),
+        link=None,
+        ethtool=frozenset(),
+        confirms=False,
+        mtu=1500,
+        transfer_mib=1 / 64,  # each four bytes are a register access
     ),
 )

@@ -118,10 +118,12 @@ class Commands(Protocol):
     def run(self, command: str, timeout: float = DEFAULT_TIMEOUT) -> str: ...
 
 
-def transfer(server: Commands, client: Commands, address: str, folder: str, size_mib: int = 10) -> None:
+def transfer(server: Commands, client: Commands, address: str, folder: str, size_mib: float = 10) -> None:
     """Fetch a file of random bytes by HTTP, and compare its SHA-256 at both ends."""
-    server.run(f"mkdir -p {folder}; dd if=/dev/urandom of={folder}/file bs=1M count={size_mib} 2>/dev/null")
+    server.run(
+        f"mkdir -p {folder}; dd if=/dev/urandom of={folder}/file bs=1k count={round(size_mib * 1024)} 2>/dev/null"
+    )
     server.run(f"httpd -p {address}:80 -h {folder}")
     wanted = server.run(f"sha256sum <{folder}/file")
-    assert client.run(f"wget -q -O - http://{address}/file | sha256sum", timeout=100) == wanted
+    assert client.run(f"wget -q -O - http://{address}/file | sha256sum", timeout=300) == wanted
     server.run(f"killall httpd; rm -r {folder}")

@@ -9,7 +9,7 @@ import argparse
 
 from vnic.cli.client import Entry, session
 from vnic.cli.link_filter import sort_links
-from vnic.cli.seen import follows_socket, hold_text
+from vnic.cli.seen import follows_socket, hold_text, shows_nothing
 from vnic.cli.show import impairment_text, print_json, print_table
 from vnic.printable import one_line
 
@@ -111,4 +111,4 @@ def guest_saw(link: Entry) -> str:
         return "by socket"
     if not guest["attached"]:
         return "no guest"
-    return str(guest["seen"])
+    return "cannot see" if shows_nothing(link) else str(guest["seen"])

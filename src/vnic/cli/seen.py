@@ -35,6 +35,11 @@ def follows_socket(nic: Entry) -> bool:
     return bool(nic["guest"].get("link-shown-by") == "socket")
 
 
+def shows_nothing(nic: Entry) -> bool:
+    """Whether the NIC has nothing by which a guest could see its link."""
+    return bool(nic["guest"].get("link-shown-by") == "nothing")
+
+
 def is_unprovable(nic: Entry) -> bool:
     """Whether the NIC is in an adopted VM that has no guest agent to ask: what its guest saw stays unknown."""
     shown_by = nic["guest"].get("link-shown-by")
@@ -88,7 +93,8 @@ async def wait_seen(qmp: Session, nic: Entry, state: str, seconds: float, starte
     with qmp.client.listener(EVENTS, lambda event: _name(event) == name) as listener:
         nic = await nic_named(qmp, name)
         while not has_seen(nic, state):
-            if (follows_socket(nic) or is_unprovable(nic)) and nic["link"] == state:
+            cannot_tell = follows_socket(nic) or is_unprovable(nic) or shows_nothing(nic)
+            if cannot_tell and nic["link"] == state:
                 raise NotSeen(why_not_seen(nic, state, seconds), nic)
             left = started + seconds - time.monotonic()
             if left > 0:
@@ -123,6 +129,8 @@ def why_not_seen(nic: Entry, state: str, seconds: float) -> str:
         return f"{name} is {state}; its guest sees that by its socket, which is {how}, and cannot confirm it"
     if is_unprovable(nic):
         return f"{name} is {state}; no guest agent was named (qga=) that could say whether its guest saw it"
+    if shows_nothing(nic):
+        return f"{name} is {state}; a {nic['model']} shows no link, so that its guest cannot see it"
     done = f"{name} is {state}, but after {seconds:g} s "
     if not guest["attached"]:
         return done + "no guest is attached to see it" + vm_text(nic)

@@ -200,6 +200,8 @@ def guest_text(guest: Entry, link: str, *, read_since: bool = True) -> str:
         return "its socket is closed: that is how it sees the link down, and it cannot confirm it"
     if not guest["attached"]:
         return "none is attached"
+    if guest.get("link-shown-by") == "nothing":
+        return "attached; its card shows no link, so that it cannot see this; frames are dropped while it is down"
     if guest["seen"] == "unknown" and guest.get("link-shown-by") == "hypervisor":
         return "attached; what it saw of the link only an agent in it can tell (qga=)"
     if guest["seen"] == "unknown":

@@ -19,7 +19,7 @@ class PciNicModel:
         self._device = device
 
     def save_kept(self) -> tuple[Record, NoHandles]:
-        return self._device.save(), NO_HANDLES
+        return self._device.save_kept(), NO_HANDLES
 
     def keep_as(self, kept: Kept) -> None:
         self._device.kept = kept

@@ -103,3 +103,7 @@ class E1000eOptions(PciNicOptions, tag_field="driver", tag="e1000e", kw_only=Tru
 
 class TulipOptions(PciNicOptions, tag_field="driver", tag="tulip", kw_only=True):
     """DEC's 21143."""
+
+
+class Ne2kPciOptions(PciNicOptions, tag_field="driver", tag="ne2k_pci", kw_only=True):
+    """Realtek's RTL8029, an NE2000 on PCI."""

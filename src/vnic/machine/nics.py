@@ -18,6 +18,7 @@ from vnic.machine.nic_options import (
     E1000GcOptions,
     E1000Options,
     IgbOptions,
+    Ne2kPciOptions,
     PciNicOptions,
     PcnetOptions,
     Rtl8139Options,
@@ -195,6 +196,13 @@ def build_tulip(builder: Builder, options: TulipOptions) -> PluggedNic:
     return _pci_nic(builder, options, Tulip())
 
 
+def build_ne2k_pci(builder: Builder, options: Ne2kPciOptions) -> PluggedNic:
+    """The RTL8029."""
+    from vnic.nic.ne2k_pci import Ne2kPci
+
+    return _pci_nic(builder, options, Ne2kPci())
+
+
 def _driver(options: NicOptions) -> str:
     return str(options.__struct_config__.tag)
 
@@ -309,6 +317,13 @@ _E1000E_FACTS = ModelFacts(
     offloads="checksums, segmentation, VLAN tags, packet split",
     link="STATUS.LU and the PHY's BMSR, interrupt LSC",
 )
+_NE2K_PCI_FACTS = ModelFacts(
+    interrupts="INTx",
+    queues="1",
+    offloads="none",
+    link="not at all: frames are dropped while it is down",
+    confirms=False,
+)
 
 _TABLE: tuple[
     tuple[type[NicOptions], str, Callable[[Builder, Any], PluggedNic], ModelFacts],
@@ -326,6 +341,7 @@ _TABLE: tuple[
     (PcnetOptions, "AMD PCnet-PCI II (Am79C970A) 10 Mbit card, over vfio-user", build_pcnet, _PCNET_FACTS),
     (E1000eOptions, "Intel 82574L gigabit card, over vfio-user", build_e1000e, _E1000E_FACTS),
     (TulipOptions, "DEC 21143 (Tulip) fast Ethernet card, over vfio-user", build_tulip, _TULIP_FACTS),
+    (Ne2kPciOptions, "Realtek RTL8029 (NE2000) card, over vfio-user", build_ne2k_pci, _NE2K_PCI_FACTS),
 )
 DEVICES: dict[str, DeviceType] = {
     str(options.__struct_config__.tag): DeviceType(options, desc, build, facts)
@@ -350,7 +366,7 @@ NOT_BUILT: Mapping[str, str] = dict.fromkeys(
             "i82558a",
             "i82558b",
         ),
-        *("i82559a", "i82559b", "i82559c", "i82559er", "i82562", "i82801", "ne2k_isa", "ne2k_pci"),
+        *("i82559a", "i82559b", "i82559c", "i82559er", "i82562", "i82801", "ne2k_isa"),
         *("usb-net", "rocker"),
         *("virtio-net-pci-transitional", "virtio-net-pci-non-transitional", "virtio-net-ccw"),
     },

@@ -156,6 +156,8 @@ class ShownBy(StrEnum):
     """Its socket is closed and opened again; vnic cannot know whether the guest noticed."""
     HYPERVISOR = "hypervisor"
     """The hypervisor of an adopted VM shows it, when vnic asks for it; `seen` is what an agent in the guest proves."""
+    NOTHING = "nothing"
+    """Its device shows no link (ne2k_pci): the guest cannot see it, and frames are dropped while it is down."""
 
 
 class GuestInfo(msgspec.Struct, rename="kebab", omit_defaults=True):

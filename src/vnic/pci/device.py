@@ -66,6 +66,8 @@ class PciDevice:
     """
 
     cells_wanted: ClassVar[int] = 0
+    shows_link: ClassVar[bool] = True
+    """False: the chip has nothing by which a driver could see its link."""
     needs_shared_memory: ClassVar[bool] = False
     """The device reads memory while the driver waits for the answer to a register access, so that it cannot be fetched
     in time: a VM that does not share its memory is refused."""

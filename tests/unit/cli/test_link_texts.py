@@ -144,6 +144,17 @@ def test_describe() -> None:
     assert list(describe(nic(), CLOCKS))[1] == "  nothing holds it down"
 
 
+def test_guest_of_a_card_without_a_link_cannot_see_it() -> None:
+    blind = nic(model="ne2k_pci", guest=guest(seen="unknown", **{"link-shown-by": "nothing"}))
+    assert row(blind)[6] == "cannot see"
+    assert (
+        why_not_seen(blind, "up", 5)
+        == "nic0 is up; a ne2k_pci shows no link, so that its guest cannot see it"
+    )
+    text = "attached; its card shows no link, so that it cannot see this; frames are dropped while it is down"
+    assert guest_text(blind["guest"], "down") == text
+
+
 @pytest.mark.parametrize(
     ("view", "text"),
     [

@@ -66,7 +66,7 @@ class VfioUserSession(Session):
         restored, then `go_on` is called."""
         self._keeping = keeping
         super().__init__(host, loop, sock, nic, max_fds=m.MAX_FDS, kept=kept, outbox=outbox)
-        self.shown_by = ShownBy.DEVICE
+        self.shown_by = ShownBy.DEVICE if device.shows_link else ShownBy.NOTHING
         self._device = device
         self._messages = MessageQueue(m.assembler())
         self._steps: Iterator[bytes | None] | None = None  # the message in progress

@@ -12,6 +12,7 @@ export function stateOf(link) {
 const BLIND = {
   socket: "it sees its link by its socket, and cannot confirm it",
   hypervisor: "its hypervisor shows it the link; without a guest agent nothing confirms that it saw it",
+  nothing: "its card shows no link: it cannot see it",
 };
 
 /** Whether the guest knows: seen, unseen, blind (it cannot confirm it), none (there is no guest, or no driver). */
