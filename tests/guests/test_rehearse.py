@@ -19,6 +19,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "rehearse.yml"
 NICS = ("h1.eth1", "h1.eth2", "h2.eth1", "h2.eth2")
 PORT = 52428
 ADDRESSES = {"h1": bytes((10, 0, 0, 1)), "h2": bytes((10, 0, 0, 2))}
+IPV6 = "ip -6 addr add fd00::{}/64 dev bond0 nodad"
 LONG_S = 250.0
 """For a lab that boots, and for runs of a rehearsal, on a slow machine."""
 LEAD_S = 0.2
@@ -35,7 +36,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     text = EXAMPLE.read_text()
     assert "echo active-backup >mode;" in text
     file = tmp_path_factory.mktemp("lab") / "rehearse.yml"
-    file.write_text(text.replace("echo 50 >miimon", "echo 50 >miimon; echo 1 >all_slaves_active"))
+    text = text.replace("echo 50 >miimon", "echo 50 >miimon; echo 1 >all_slaves_active")
+    for number in (1, 2):
+        text = text.replace(
+            f"10.0.0.{number}/24 dev bond0;", f"10.0.0.{number}/24 dev bond0; {IPV6.format(number)};"
+        )
+    file.write_text(text)
     with new_place() as made:
         try:
             verb(made, "lab", "up", str(file))
@@ -127,6 +133,32 @@ def check_way(folder: Path, change: float, until: float, way: dict[str, Any]) ->
         assert way["outage-ms"] == pytest.approx((end - begin) * 1000, abs=0.01)
         left = [each.number for each in probes(folder, way["from"], way["from"])]
         assert {within[0].number, within[-1].number} <= set(left)
+
+
+def test_over_ipv6(place: Place) -> None:
+    words = ("--fail", "h1:eth1", "--between", "h1@fd00::1,h2@fd00::2", "--settle", "2s")
+    found = json.loads(verb(place, "rehearse", "rehearse", *words, "--json"))
+    assert [each["address"] for each in found["between"]] == ["fd00::1", "fd00::2"]
+    down, up = found["runs"][0]["events"]
+    for way in down["directions"] + up["directions"]:
+        assert way["converged"]
+        assert way["old-path"] != way["new-path"]
+
+
+def test_an_outage_without_end_is_counted_in_its_own_event(place: Place) -> None:
+    words = ("--fail", "h1", "--between", "h1,h2", "--timeout", "1s", "--json")
+    refused = place.command("rehearse", "rehearse", *words, timeout=LONG_S)
+    assert refused.returncode == 1, refused.stderr
+    assert "no way around was found" in refused.stderr
+    down, up = json.loads(refused.stdout)["runs"][0]["events"]
+    for way in down["directions"]:
+        assert not way["converged"]
+        assert 0 < way["lost"] <= way["sent"]
+        assert not {"new-path", "outage-to-ms"} & way.keys()
+    for way in up["directions"]:
+        assert way.get("lost", 0) <= way["sent"]
+        assert way.get("outage-from-ms", 0) == 0
+        assert "old-path" not in way
 
 
 def leftovers(place: Place) -> list[str]:

@@ -17,8 +17,9 @@ NAME: Final = "vnic-probe-"
 """What the names of its files begin with."""
 LEASE_S: Final = 60
 """The program ends when its log was not read for so long."""
-COMMAND_TIMEOUT_S: Final = 60.0
+COMMAND_TIMEOUT_S: Final = 120.0
 """Another command may run in the guest meanwhile."""
+GONE: Final = "gone\n"
 _END_OTHERS: Final = f"""
 for name in $(grep -ls ^{NAME} /proc/[0-9]*/comm); do
     pid=${{name#/proc/}}; kill -s KILL ${{pid%/comm}}
@@ -38,13 +39,14 @@ def program() -> bytes:
 
 
 class Probe:
-    """Not started at first. Its methods block."""
+    """Neither in its guest at first, nor started. Its methods block."""
 
     def __init__(self, place: Place, node: str, name: str) -> None:
         """`name` is that of the files in the guest."""
         self._control = place.control(node)
         self._node = node
         self._file = shlex.quote(f"/tmp/{name}")
+        self._there = False
         self._pid = 0
         self.log = ProbeLog()
 
@@ -57,15 +59,19 @@ class Probe:
             raise Refused(f"node '{self._node}': {text.strip() or f'a command ended with status {status}'}")
         return text
 
-    def start(self, interval_us: int, own: bytes, far: bytes, own_address: bytes, far_address: bytes) -> None:
-        self.ask(_END_OTHERS)
+    def put(self) -> None:
+        """Bring the program into the guest, which may take long: its lease begins with `start`."""
         packed = base64.b64encode(gzip.compress(program(), mtime=0)).decode()
+        self.ask(_END_OTHERS)
+        self.ask(f"echo {packed} | base64 -d | gunzip >{self._file} && chmod 700 {self._file}")
+        self._there = True
+
+    def start(self, interval_us: int, own: bytes, far: bytes, own_address: bytes, far_address: bytes) -> None:
         words = [
             str(interval_us),
             str(LEASE_S),
             *(each.hex() for each in (own, far, own_address, far_address)),
         ]
-        self.ask(f"echo {packed} | base64 -d | gunzip >{self._file} && chmod 700 {self._file}")
         # A signal that is ignored from the start does not end it before it takes signals.
         run = f"{self._file} {' '.join(words)} >{self._file}.log </dev/null 2>&1 & echo $!"
         pid = self.ask(f"trap '' USR1; {run}")
@@ -73,17 +79,19 @@ class Probe:
 
     def read(self) -> None:
         """Take what is new in the log. Refused if the program has ended."""
-        command = f"kill -s USR1 {self._pid} 2>/dev/null || echo gone; tail -c +{self.log.size + 1} {self._file}.log"
+        alive = f"kill -s USR1 {self._pid} 2>/dev/null || echo {GONE.strip()}"
+        command = f"{alive}; tail -c +{self.log.size + 1} {self._file}.log"
         text = self.ask(command)
         try:
-            if text.startswith("gone"):
-                raise BadLog(text.removeprefix("gone").strip() or "it ended at once")
-            self.log.feed(text.encode())
+            self.log.feed(text.removeprefix(GONE).encode())
+            if text.startswith(GONE):
+                raise BadLog("it has ended")
         except BadLog as error:
             raise Refused(f"node '{self._node}': vnic-probe does not run: {error}") from None
 
     def stop(self) -> None:
         """End it, and remove its files."""
-        if self._pid:
-            self.ask(f"kill -s KILL {self._pid} 2>/dev/null; rm -f {self._file} {self._file}.log")
-            self._pid = 0
+        if self._there:
+            end = f"kill -s KILL {self._pid} 2>/dev/null; " if self._pid else ""
+            self.ask(f"{end}rm -f {self._file} {self._file}.log")
+            self._there = False

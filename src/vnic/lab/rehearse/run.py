@@ -184,6 +184,7 @@ class _Rehearsal:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._addresses = await self._choose_addresses()
         ends = [sockaddr(each, PORT) for each in self._addresses]
+        await asyncio.gather(*(asyncio.to_thread(probe.put) for probe in self._probes))
         for index, probe in enumerate(self._probes):
             far = 1 - index
             await asyncio.to_thread(
