@@ -34,6 +34,8 @@ from vnic.lab.rehearse.target import Change, Target, ends_of
 
 DUMP_PREFIX: Final = "vnic-rehearse-"
 """Ids of the captures' objects, also of those that a killed rehearsal left."""
+START_TIMEOUT_MS: Final = 30_000
+"""For probes to come before anything is pulled; as long as an outage may last, if that is longer."""
 READ_INTERVAL_S: Final = 0.2
 LOG_DELAY_S: Final = 0.3
 """A log is behind by less (LINES_US of program/probe.c)."""
@@ -192,7 +194,7 @@ class _Rehearsal:
                 self._wish.interval_us,
                 *(self._tokens[index], self._tokens[far], ends[index], ends[far]),
             )
-        self._require(await self._steady())
+        await self._require()
         pairs = zip(self._nodes, self._addresses, strict=True)
         return [Point(node=node, address=str(address)) for node, address in pairs]
 
@@ -242,7 +244,7 @@ class _Rehearsal:
     async def _run(self, number: int) -> Run:
         offset, started = _clock_offset(), time.monotonic()
         async with self._captures(number) as files:
-            self._require(await self._steady())
+            await self._require()
             await asyncio.sleep(LEAD_US / 1e6 + random.uniform(0, SCATTER_S))
             down = await self._event("down")
             up = await self._event("up")
@@ -260,16 +262,16 @@ class _Rehearsal:
         self._touched = True
         change = await self._target.set(self._qmp, event)
         await asyncio.sleep(self._wish.settle_ms / 1000 + LOG_DELAY_S)
-        converged = await self._steady()
+        converged = await self._steady(self._wish.timeout_ms)
         return Done(event, change, await change.steps(self._qmp, event), converged)
 
     async def _read(self) -> None:
         for probe in self._probes:
             await asyncio.to_thread(probe.read)
 
-    async def _steady(self) -> list[bool]:
+    async def _steady(self, timeout_ms: int) -> list[bool]:
         """Wait until all that is sent comes; whether it does, by direction, when it does or the time is up."""
-        until = time.monotonic() + self._wish.timeout_ms / 1000
+        until = time.monotonic() + timeout_ms / 1000
         while True:
             await self._read()
             steady = [probe.log.is_steady(self._wish.settle_ms * 1000) for probe in reversed(self._probes)]
@@ -277,16 +279,17 @@ class _Rehearsal:
                 return steady
             await asyncio.sleep(READ_INTERVAL_S)
 
-    def _require(self, steady: Sequence[bool]) -> None:
-        """Refused if probes do not come before anything is done."""
-        for index, is_steady in enumerate(steady):
+    async def _require(self) -> None:
+        """Wait until probes come. Refused if they do not, before anything is done."""
+        timeout_ms = max(self._wish.timeout_ms, START_TIMEOUT_MS)
+        for index, is_steady in enumerate(await self._steady(timeout_ms)):
             if is_steady:
                 continue
             far = 1 - index
             word = "come with holes" if self._probes[far].log.received else "do not come"
             raise Refused(
                 f"probes from {self._nodes[index]} ({self._addresses[index]}) to {self._nodes[far]}"
-                f" ({self._addresses[far]}) {word} for {self._wish.timeout_ms / 1000:g} s, and nothing is pulled:"
+                f" ({self._addresses[far]}) {word} for {timeout_ms / 1000:g} s, and nothing is pulled:"
                 " name other addresses, NODE@ADDRESS, or look at the routes"
             )
 
