@@ -112,9 +112,9 @@ def measure(trace: Trace, window: Window, *, converged: bool, was_out: bool = Fa
     before = [] if was_out else _before(trace, window.change)
     after = trace.between(window.change + 1, window.until)
     old = _path(before)
-    new = _path([each for each in after if each.time > window.until - LEAD_US]) or _path(after[-1:])
+    new = _path([each for each in after if each.time > window.until - LEAD_US])
     if not new and converged:
-        new = old
+        new = _path(after[-1:]) or old
 
     def ms(time: int) -> float:
         return (time - window.change) / 1000

@@ -150,6 +150,15 @@ def test_an_outage_that_does_not_end_lasts_to_the_end_of_the_time() -> None:
     assert found.lost_at == {"h1": found.lost}
 
 
+def test_a_probe_in_flight_at_the_change_is_no_path_of_its_end() -> None:
+    made = Made()
+    made.passes(range(1002), "eth1")
+    found = made.found(converged=False)
+    assert (found.old_path, found.new_path) == (OLD, "")
+    assert found.last_old_ms == pytest.approx(1.1)
+    assert found.outage_to_ms is None
+
+
 def test_what_is_lost_before_the_change_is_no_loss_of_its_own() -> None:
     made = Made()
     made.passes(range(400), "eth1")
