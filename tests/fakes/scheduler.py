@@ -53,6 +53,15 @@ class FakeScheduler:
                 timer.callback(*timer.args)
         self.now = end
 
+    def turn(self) -> None:
+        """One turn of the loop: what is due now, and not what that schedules for now."""
+        due = [each for each in sorted(self._calls) if each[0] <= self.now]
+        self._calls = [each for each in self._calls if each not in due]
+        heapq.heapify(self._calls)
+        for _, _, timer in due:
+            if not timer.cancelled:
+                timer.callback(*timer.args)
+
     def run_soon(self, rounds: int = 10_000) -> None:
         """Run the calls that are due now, and those they schedule for now; bounded against loops."""
         for _ in range(rounds):

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, cast
 
 import msgspec
 
@@ -107,3 +107,28 @@ class TulipOptions(PciNicOptions, tag_field="driver", tag="tulip", kw_only=True)
 
 class Ne2kPciOptions(PciNicOptions, tag_field="driver", tag="ne2k_pci", kw_only=True):
     """Realtek's RTL8029, an NE2000 on PCI."""
+
+
+def _options_of(driver: str) -> type[PciNicOptions]:
+    """The properties of a driver that has none of its own."""
+    return cast(
+        type[PciNicOptions],
+        msgspec.defstruct(
+            f"{driver.upper()}Options",
+            (),
+            bases=(PciNicOptions,),
+            tag_field="driver",
+            tag=driver,
+            kw_only=True,
+        ),
+    )
+
+
+EEPRO100_OPTIONS: dict[str, type[PciNicOptions]] = {
+    name: _options_of(name)
+    for name in (
+        *("i82550", "i82551", "i82557a", "i82557b", "i82557c", "i82558a", "i82558b"),
+        *("i82559a", "i82559b", "i82559c", "i82559er", "i82562", "i82801"),
+    )
+}
+"""Intel's 8255x family."""

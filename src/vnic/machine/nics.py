@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vnic.machine.builder import Builder, PluggedNic, ServedAttachment
 from vnic.machine.nic_options import (
+    EEPRO100_OPTIONS,
     E1000Em2Options,
     E1000EmOptions,
     E1000eOptions,
@@ -203,6 +204,13 @@ def build_ne2k_pci(builder: Builder, options: Ne2kPciOptions) -> PluggedNic:
     return _pci_nic(builder, options, Ne2kPci())
 
 
+def build_eepro100(builder: Builder, options: PciNicOptions) -> PluggedNic:
+    """The 8255x family."""
+    from vnic.nic.eepro100 import MODELS, Eepro100
+
+    return _pci_nic(builder, options, Eepro100(MODELS[_driver(options)]))
+
+
 def _driver(options: NicOptions) -> str:
     return str(options.__struct_config__.tag)
 
@@ -324,6 +332,12 @@ _NE2K_PCI_FACTS = ModelFacts(
     link="not at all: frames are dropped while it is down",
     confirms=False,
 )
+_EEPRO100_FACTS = ModelFacts(
+    interrupts="INTx",
+    queues="1",
+    offloads="none",
+    link="the PHY's BMSR and general status; no interrupt, the guest polls",
+)
 
 _TABLE: tuple[
     tuple[type[NicOptions], str, Callable[[Builder, Any], PluggedNic], ModelFacts],
@@ -335,13 +349,17 @@ _TABLE: tuple[
     (E1000EmOptions, "the same as e1000", build_e1000, _E1000_FACTS),
     (E1000GcOptions, "Intel 82544GC gigabit card, over vfio-user", build_e1000, _E1000_FACTS),
     (E1000Em2Options, "Intel 82545EM gigabit card, over vfio-user", build_e1000, _E1000_FACTS),
+    (E1000eOptions, "Intel 82574L gigabit card, over vfio-user", build_e1000e, _E1000E_FACTS),
     (IgbOptions, "Intel 82576 gigabit card with several queues, over vfio-user", build_igb, _IGB_FACTS),
     (Vmxnet3Options, "VMware's paravirtual card, over vfio-user", build_vmxnet3, _VMXNET3_FACTS),
     (Rtl8139Options, "Realtek RTL8139C+ fast Ethernet card, over vfio-user", build_rtl8139, _RTL8139_FACTS),
     (PcnetOptions, "AMD PCnet-PCI II (Am79C970A) 10 Mbit card, over vfio-user", build_pcnet, _PCNET_FACTS),
-    (E1000eOptions, "Intel 82574L gigabit card, over vfio-user", build_e1000e, _E1000E_FACTS),
     (TulipOptions, "DEC 21143 (Tulip) fast Ethernet card, over vfio-user", build_tulip, _TULIP_FACTS),
     (Ne2kPciOptions, "Realtek RTL8029 (NE2000) card, over vfio-user", build_ne2k_pci, _NE2K_PCI_FACTS),
+    *(
+        (options, f"Intel {name} fast Ethernet card, over vfio-user", build_eepro100, _EEPRO100_FACTS)
+        for name, options in EEPRO100_OPTIONS.items()
+    ),
 )
 DEVICES: dict[str, DeviceType] = {
     str(options.__struct_config__.tag): DeviceType(options, desc, build, facts)
@@ -357,17 +375,7 @@ def device_structs() -> Mapping[str, type[NicOptions]]:
 
 NOT_BUILT: Mapping[str, str] = dict.fromkeys(
     {
-        *(
-            "i82550",
-            "i82551",
-            "i82557a",
-            "i82557b",
-            "i82557c",
-            "i82558a",
-            "i82558b",
-        ),
-        *("i82559a", "i82559b", "i82559c", "i82559er", "i82562", "i82801", "ne2k_isa"),
-        *("usb-net", "rocker"),
+        *("ne2k_isa", "usb-net", "rocker"),
         *("virtio-net-pci-transitional", "virtio-net-pci-non-transitional", "virtio-net-ccw"),
     },
     "",
