@@ -34,7 +34,8 @@ class Dump(NamedTuple):
 
 
 class LinkBit(NamedTuple):
-    """How the guest's driver tells up from down: a bit of one of the registers."""
+    """How the guest's driver tells up from down: a bit of one of the registers. "carrier": it takes a write to read it,
+    and only the interface shows it."""
 
     register: str
     mask: int
@@ -95,6 +96,22 @@ _INTEL_LOG = {
 }
 
 MODELS = (
+    GuestModel(
+        device="vmxnet3",
+        driver="vmxnet3",
+        modules=("vmxnet3",),
+        registers=(
+            Register("VRRS", 1, 0x00),
+            Register("UVRS", 1, 0x08),
+            Register("CMD", 1, 0x20),  # the answer to the last command, which is often GET_LINK
+            Register("IMR of events", 0, 0x08),
+        ),
+        link=LinkBit("carrier", 1),
+        log={False: "{}: NIC Link is Down", True: "{}: NIC Link is Up 1000 Mbps"},
+        link_vector=1,
+        msix=True,
+        differs={"IMR of events while down": "An interrupt can be masked while the device is not active."},
+    ),
     GuestModel(
         device="e1000",
         driver="e1000",

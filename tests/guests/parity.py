@@ -313,6 +313,8 @@ def shows(model: GuestModel, seen: Seen, up: bool) -> bool:
     """The link's bit, and the carrier that follows from it."""
     if model.link is None:
         return True
+    if model.link.register == "carrier":
+        return seen.carrier == str(int(up))
     value = seen.registers[model.link.register]
     if value is None or (bool(value & model.link.mask) == model.link.up) != up:
         return False

@@ -12,7 +12,7 @@ from functools import partial
 from typing import NamedTuple
 
 from vnic.lab.played.driver import DriverRing
-from vnic.lab.played.guest_memory import FakeGuestMemory
+from vnic.lab.played.guest_memory import GUEST_ADDR, FakeGuestMemory
 from vnic.lab.played.vfio_user_client import VfioUserClient
 from vnic.lab.played.virtio_pci_driver import DEVICE, VERSION_1, VirtioPciDriver
 from vnic.protocol.vfio_user import messages as m
@@ -126,6 +126,10 @@ def _virtio(vm: VfioUserClient, memory: FakeGuestMemory) -> Iterator[Ready]:
             ring.close()
 
 
+# The vmxnet3's registers: the address of the shared area, command, events. Its events use the first vector at first.
+_DSAL, _DSAH, _CMD, _ECR = 0x10, 0x18, 0x20, 0x40
+_GET_LINK, _ECR_LINK = 0xF00D0002, 0x4
+
 # The 82540EM's registers (its manual, §13.4), and the link-status-change interrupt.
 _ICR, _IMS, _LSC = 0x00C0, 0x00D0, 0x4
 # The RTL8139C+'s (datasheet §6.6 to §6.20), which are written to clear.
@@ -133,6 +137,14 @@ _REALTEK_IMR, _REALTEK_ISR, _LINK_CHG, _BMSR = 0x3C, 0x3E, 0x20, 0x64
 
 SUBJECTS: Mapping[str, PciSubject] = {
     "virtio-net-pci": PciSubject(_virtio),
+    "vmxnet3": PciSubject(
+        by_msix(
+            vectors=1,
+            vector=0,
+            start=(Access(1, _DSAL, GUEST_ADDR), Access(1, _DSAH, 0), Access(0, 0, 0)),
+            look=(Access(1, _ECR, _ECR_LINK), Access(1, _CMD, _GET_LINK), Access(1, _CMD)),
+        )
+    ),
     "e1000": PciSubject(
         by_intx(start=(Access(0, _IMS, _LSC),), look=(Access(0, _ICR),)), "autonegotiation=off"
     ),
