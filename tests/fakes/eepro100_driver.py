@@ -58,6 +58,10 @@ class Eepro100Driver:
         command = config.COMMAND_IO | config.COMMAND_MEMORY | (config.COMMAND_MASTER if enabled else 0)
         self.device.config_write(config.COMMAND, command.to_bytes(2, "little"))
 
+    def asserted(self) -> bool:
+        """The level of the pin."""
+        return self.irq.level
+
     # --- Probe ---
 
     def eeprom_word(self, address: int) -> int:

@@ -192,17 +192,17 @@ def test_interrupts_are_masked_and_acknowledged(rig: Rig) -> None:
     driver = rig.driver
     driver.start()
     driver.write(r.ACK, 0xFF)
-    assert not driver.irq.level
+    assert not driver.asserted()
     driver.write(r.INTERRUPT_MASK, r.MASK_ALL)
     rig.wire(frame())
-    assert not driver.irq.level
+    assert not driver.asserted()
     driver.write(r.INTERRUPT_MASK, 0)
-    assert driver.irq.level
+    assert driver.asserted()
     driver.write(r.ACK, driver.read(r.ACK))
-    assert not driver.irq.level
+    assert not driver.asserted()
     driver.write(r.INTERRUPT_MASK, r.INTERRUPT_NOW)
     assert driver.read(r.ACK) == r.SOFTWARE
-    assert driver.irq.level
+    assert driver.asserted()
 
 
 def test_self_test_passes(rig: Rig) -> None:

@@ -45,11 +45,7 @@ class Eepro100(PciNic):
         super().__init__(
             model.name,
             PciId(VENDOR_INTEL, model.device_id, model.subsystem_vendor, model.subsystem, model.revision),
-            [
-                Bar(0, r.MEMORY_BYTES, prefetchable=True),
-                Bar(1, r.IO_BYTES, io=True),
-                Bar(2, r.FLASH_BYTES),
-            ],
+            [Bar(0, r.MEMORY_BYTES, prefetchable=True), Bar(1, r.IO_BYTES, io=True), Bar(2, r.FLASH_BYTES)],
             capabilities=(_power_management(),) if model.extended else (),
         )
         self.model = model

@@ -27,18 +27,14 @@ class Model:
     """QEMU's default subsystem id, unless a model has its own."""
 
 
-def _early(name: str, revision: int, eeprom_id: int = 0x4000) -> Model:
-    return Model(name, _82557, revision, 64, extended=False, eeprom_id=eeprom_id)
-
-
 MODELS: Final = {
     model.name: model
     for model in (
         Model("i82550", _82551IT, 0x0E),
         Model("i82551", _82551IT, 0x0F),
-        _early("i82557a", 0x01),
-        _early("i82557b", 0x02, 0x0100),
-        _early("i82557c", 0x03, 0x0100),
+        Model("i82557a", _82557, 0x01, 64, extended=False),
+        Model("i82557b", _82557, 0x02, 64, extended=False, eeprom_id=0x0100),
+        Model("i82557c", _82557, 0x03, 64, extended=False, eeprom_id=0x0100),
         Model("i82558a", _82557, 0x04, 76),
         Model("i82558b", _82557, 0x05, 76),
         Model("i82559a", _82557, 0x06),

@@ -19,10 +19,7 @@ PORT: Final = 0x08
 FLASH: Final = 0x0C
 EEPROM: Final = 0x0E
 MDI: Final = 0x10
-EARLY_RX: Final = 0x14
 FLOW: Final = 0x18
-POWER: Final = 0x1B
-GENERAL_CONTROL: Final = 0x1C
 GENERAL_STATUS: Final = 0x1D
 
 REGISTERS: Final = (
@@ -36,11 +33,7 @@ REGISTERS: Final = (
     SizedRegister("EEPROM control", EEPROM, 1),
     SizedRegister("EEPROM control, upper half", EEPROM + 1, 1, writable=0xFF),
     SizedRegister("MDI control", MDI, 4),
-    SizedRegister("early receive count", EARLY_RX, 4, writable=0xFFFFFFFF),
-    SizedRegister("flow control threshold", FLOW, 1, writable=0xFF),
-    SizedRegister("flow control", FLOW + 1, 2, writable=0xFFFF, narrow=True),
-    SizedRegister("PMDR", POWER, 1),
-    SizedRegister("general control", GENERAL_CONTROL, 1, writable=0xFF),
+    SizedRegister("flow control", FLOW, 2, writable=0xFFFF, narrow=True),
     SizedRegister("general status", GENERAL_STATUS, 1),
 )
 

@@ -36,14 +36,9 @@ class Statistics:
         return _LAYOUT.pack(*values)[:size]
 
     def save(self) -> StatisticsRecord:
-        counts = self._counts
-        return StatisticsRecord(
-            tx_good=counts[TX_GOOD], rx_good=counts[RX_GOOD], rx_no_resources=counts[RX_NO_RESOURCES]
-        )
+        tx_good, rx_good, rx_no_resources = self._counts.values()
+        return StatisticsRecord(tx_good=tx_good, rx_good=rx_good, rx_no_resources=rx_no_resources)
 
     def restore(self, record: StatisticsRecord) -> None:
-        self._counts = {
-            TX_GOOD: record.tx_good,
-            RX_GOOD: record.rx_good,
-            RX_NO_RESOURCES: record.rx_no_resources,
-        }
+        counts = record.tx_good, record.rx_good, record.rx_no_resources
+        self._counts = dict(zip((TX_GOOD, RX_GOOD, RX_NO_RESOURCES), counts, strict=True))
