@@ -143,11 +143,16 @@ def pcie_endpoint(at: int | None = None) -> Capability:
 
 
 def pcie_endpoint_v1(at: int) -> Capability:
-    """A PCI Express endpoint, structure version 1, as QEMU's pcie_endpoint_cap_v1_init: without FLR, and a guest can
-    write nothing."""
+    """A PCI Express endpoint, structure version 1, as QEMU's pcie_endpoint_cap_v1_init: without FLR; a guest can turn
+    extended tags on, and nothing else."""
     layout = struct.Struct("<HIHHIHH")
     assert layout.size == 18
-    return Capability(CAP_PCIE, layout.pack(0x0001, 0x8000, 0, 0, 0x411, 0, 0x11), at=at)
+    return Capability(
+        CAP_PCIE,
+        layout.pack(0x0001, 0x8020, 0, 0, 0x411, 0, 0x11),
+        layout.pack(0, 0, 0x0100, 0, 0, 0, 0),
+        at=at,
+    )
 
 
 def advanced_error_reporting() -> ExtendedCapability:

@@ -16,7 +16,7 @@ OTHER = irq.ICR_OTHER | irq.ICR_ASSERTED
 
 def test_link_is_up_after_reset_without_negotiation(rig: Rig) -> None:
     rig.driver.probe()
-    assert rig.driver.read(regs.STATUS) == 0x80380 | LU | 1
+    assert rig.driver.read(regs.STATUS) == 0x80280 | LU | 1
     assert rig.driver.phy_read(1) == 0x794D
     assert rig.driver.phy_read(5) == 0x07E0
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from typing import Generic
 
 import pytest
+from tests.fakes.mortal_intel import Killed, Life
 from tests.fakes.rtl8139_driver import FIRST, LAST, SLOT_BYTES, TX_BUFFERS, OldDriver, PlusDriver
 from tests.fakes.scheduler import FakeScheduler
-from tests.unit.nic_e1000.test_kill import Killed, Life
 from tests.unit.nic_rtl8139.conftest import D, Rig
 
 from vnic.memory.guest import GuestMemory

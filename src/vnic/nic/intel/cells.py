@@ -31,7 +31,8 @@ COUNT: Final = STATISTICS + STATISTICS_COUNT
 
 UNDO_SHIFT: Final = 16
 HALF: Final = 1 << 32
-"""Beside the head of a transmit ring: the record has what was collected of a frame up to that descriptor."""
+"""Beside the head of a transmit ring: the record has what was collected of a frame up to that descriptor. Beside that
+of a receive ring: not all descriptors before it are written back."""
 
 _PER_QUEUE: Final = EEPROM - RX
 _WORD: Final = (1 << 32) - 1
@@ -99,7 +100,7 @@ def check(cells: memoryview, queues: int = 1) -> None:
         require(cells[at] <= _WORD, f"cells[{at}]", "is more than 32 bits")
     for number in range(queues):
         rx, tx, _ = queue(number)
-        for first, flags in ((rx, 0), (tx, HALF)):
+        for first in (rx, tx):
             for at in RING:
-                most = _INDEX | (flags if at == RING.head else 0)
+                most = _INDEX | (HALF if at == RING.head else 0)
                 require(not cells[first + at] & ~most, f"cells[{first + at}]", "is no descriptor's number")

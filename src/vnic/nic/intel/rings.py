@@ -42,6 +42,8 @@ class DescriptorRing:
         self._first = first_cell
         self._cells = c.plain_ring(first_cell)
         self._resets = 0
+        self.flags = 0
+        """Beside the head in the cells that `take_up` found."""
         self.reset()
 
     def reset(self) -> None:
@@ -87,6 +89,7 @@ class DescriptorRing:
         from the first of them on without wrapping (`address` of `% count`)."""
         self._cells = cells
         self.head = cells[self._first + c.RING.head] & 0xFFFF
+        self.flags = cells[self._first + c.RING.head] & ~0xFFFF
         self.tail = self.posted_tail
         written = cells[self._first + c.RING.written]
         if not self.usable or written >= self.count:

@@ -18,7 +18,7 @@ from vnic.nic.intel.filter import RCTL_VFE, AddressFilter
 from vnic.nic.intel.interrupts import Interrupts
 from vnic.nic.intel.link import Link
 from vnic.nic.intel.rings import DESCRIPTOR_BYTES, DescriptorRing, DescriptorRingRecord
-from vnic.nic.intel.rx_formats import DD, UNSHOWN, Arrival, Format, Legacy
+from vnic.nic.intel.rx_formats import DD, RXE, UNSHOWN, Arrival, Format, Legacy
 from vnic.nic.intel.unit import UnitHost
 from vnic.record import U32, Record, require
 
@@ -108,7 +108,11 @@ class ReceiveQueue:
 
     def take_up(self, cells: memoryview) -> None:
         """The process before was killed: show the guest the frame that is complete and was not shown. The guest sees
-        the descriptors in order, so its first one tells whether any was."""
+        the descriptors in order, so its first one tells whether any was.
+
+        A frame that was not written back in full is lost, and its buffers are free; or, if some of their addresses were
+        overwritten, it becomes a frame with an error.
+        """
         ring, dma = self.ring, self._device.dma
         if (
             self._device.shadow is not None
@@ -117,17 +121,43 @@ class ReceiveQueue:
             ring.head = (ring.head - waiting) % ring.count if waiting else ring.head
             ring.keep_head()
             return
-        units, status_at = self.format.units, self.format.status_at
-        wheres = [ring.address(number % ring.count) + status_at for number in ring.take_up(cells)[::units]]
+        numbers = ring.take_up(cells)[:: self.format.units]
+        status_at = self.format.status_at
+        wheres = [ring.address(number % ring.count) + status_at for number in numbers]
         try:
+            shown = [_is_unshown(dma.read(where, 1)[0]) for where in wheres]
+            partly = bool(ring.flags) and not all(shown)
+            if partly and not (self.format.overwrites and any(shown)):
+                for where, written in zip(wheres, shown, strict=True):
+                    if written:
+                        dma.write(where, b"\0")
+                ring.head = numbers[0] % ring.count
+                ring.keep_head()
+                return
+            if partly:
+                self._write_back([where - status_at for where in wheres], self._lost(len(wheres)))
             if wheres and _is_unshown(dma.read(wheres[0], 1)[0]):
                 for where in reversed(wheres):
                     status = dma.read(where, 1)[0]
                     if _is_unshown(status):
                         dma.write(where, bytes((status & ~UNSHOWN | DD,)))
+            ring.keep_head()
         except GuestMemoryError as error:
             self._device.bus_error("RX", error)
         ring.keep_written()
+
+    def _lost(self, count: int) -> list[tuple[int, bytes, int]]:
+        """What is written back for a frame with an error, of so many descriptors."""
+        nothing = self.format.cut(b"", 0)[0]
+        last = count - 1
+        return [
+            self.format.written_back(nothing, Arrival(RXE) if at == last else None) for at in range(count)
+        ]
+
+    def _write_back(self, wheres: list[int], written: list[tuple[int, bytes, int]]) -> None:
+        """Show what is in the buffers of each descriptor, without Descriptor Done."""
+        for where, (at, data, _) in zip(wheres, written, strict=True):
+            self._device.dma.write(where + at, data)
 
     def fill(self, parts: list[tuple[bytes, ...]], arrival: Arrival) -> bool:
         """Write the frame into the buffers of the next descriptors. False: the ring or the limit on skipped descriptors
@@ -136,7 +166,8 @@ class ReceiveQueue:
         units, size = layout.units, layout.units * DESCRIPTOR_BYTES
         nothing = tuple(b"" for _ in parts[0])
         done = 0
-        filled: list[tuple[int, int]] = []
+        wheres: list[int] = []
+        written: list[tuple[int, bytes, int]] = []
         for _ in range(min(ring.available // units, len(parts) + EMPTY_PER_FRAME)):
             where = ring.address(ring.head)
             addresses = layout.addresses(dma.read(where, size))
@@ -148,17 +179,18 @@ class ReceiveQueue:
                         dma.write(address, piece)
                 done += 1
             last = done == len(parts)
-            at, data, status = layout.written_back(pieces, arrival if last else None)
-            dma.write(where + at, data)
-            filled.append((where + layout.status_at, status))
+            wheres.append(where)
+            written.append(layout.written_back(pieces, arrival if last else None))
             ring.advance(units)
             if last:
                 break
+        ring.keep_head(c.HALF)
+        self._write_back(wheres, written)
         ring.keep_head()
         # The guest may poll: Descriptor Done comes last, and that of the first descriptor, for which it waits, after
         # those of the others.
-        for where, status in reversed(filled):
-            dma.write(where, bytes((status,)))
+        for where, (_, _, status) in zip(reversed(wheres), reversed(written), strict=True):
+            dma.write(where + layout.status_at, bytes((status,)))
         ring.keep_written(self._device.shadow)
         return done == len(parts)
 

@@ -33,6 +33,10 @@ _EXTENDED_STATUS_AT = 8
 _HEADER_SPLIT = 1 << 15
 
 
+RXE: Final = 1 << 31
+"""The error by which a driver drops a frame."""
+
+
 class Arrival(NamedTuple):
     """What the last descriptor of a frame tells of it."""
 
@@ -56,6 +60,8 @@ class Format(Protocol):
     """The size of a descriptor in units of 16 bytes, by which head and tail count."""
     status_at: int
     """The byte with Descriptor Done."""
+    overwrites: bool
+    """What is written back takes the place of the buffers' addresses."""
     buffer_bytes: int
     """The size of the buffers of each 16 bytes of descriptor, for the fetches from a VM that shares no memory."""
 
@@ -75,6 +81,7 @@ class Legacy:
 
     units = 1
     status_at = _LEGACY_STATUS_AT
+    overwrites = False
 
     def __init__(self, buffer_bytes: int) -> None:
         self.buffer_bytes = buffer_bytes
@@ -103,6 +110,7 @@ class Extended(Legacy):
     """One buffer, 16 bytes, of which all are written back."""
 
     status_at = _EXTENDED_STATUS_AT
+    overwrites = True
 
     def written_back(self, pieces: tuple[bytes, ...], arrival: Arrival | None) -> tuple[int, bytes, int]:
         if arrival is None:
@@ -120,6 +128,7 @@ class PacketSplit:
 
     units = 2
     status_at = _EXTENDED_STATUS_AT
+    overwrites = True
 
     def __init__(self, sizes: tuple[int, int, int, int]) -> None:
         self._sizes = sizes
