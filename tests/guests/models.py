@@ -166,4 +166,18 @@ MODELS = (
         mtu=1500,
         transfer_mib=1 / 64,  # each four bytes are a register access
     ),
+    GuestModel(
+        device="igb",
+        driver="igb",
+        modules=("igb",),
+        registers=(CTRL, STATUS, Register("IMS", 0, 0xD0), Register("EIMS", 0, 0x1524)),
+        link=_INTEL_LINK,
+        log={
+            False: "igb: {} NIC Link is Down",
+            True: "igb: {} NIC Link is Up 1000 Mbps Full Duplex",
+        },
+        msix=True,
+        own_interrupts_s=2,  # its watchdog sets EICS, so that a ring that was forgotten is looked at
+        differs={"STATUS while down": "A PHY that the driver powers down loses its link."},
+    ),
 )
