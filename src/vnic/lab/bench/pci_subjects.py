@@ -137,12 +137,13 @@ _REALTEK_IMR, _REALTEK_ISR, _LINK_CHG, _BMSR = 0x3C, 0x3E, 0x20, 0x64
 # The 82576's (its datasheet, §8.8): LSC has vector 0, which masks itself until the driver has looked.
 _MDIC, _GPIE, _EIMS, _EIAC, _EIAM, _IVAR_MISC = 0x0020, 0x1514, 0x1524, 0x152C, 0x1530, 0x1740
 _BMCR_WITHOUT_NEGOTIATION = 1 << 26 | 1 << 21 | 0x0140
+_WITHOUT_NEGOTIATION = Access(0, _MDIC, _BMCR_WITHOUT_NEGOTIATION)
 _IGB_START = (
     Access(0, _GPIE, 1 << 30 | 1 << 4 | 1),
     Access(0, _IVAR_MISC, 0x80 << 8),
     *(Access(0, register, 1) for register in (_EIAC, _EIAM, _EIMS)),
     Access(0, _IMS, _LSC),
-    Access(0, _MDIC, _BMCR_WITHOUT_NEGOTIATION),
+    _WITHOUT_NEGOTIATION,
 )
 
 SUBJECTS: Mapping[str, PciSubject] = {
@@ -157,6 +158,9 @@ SUBJECTS: Mapping[str, PciSubject] = {
     ),
     "e1000": PciSubject(
         by_intx(start=(Access(0, _IMS, _LSC),), look=(Access(0, _ICR),)), "autonegotiation=off"
+    ),
+    "e1000e": PciSubject(
+        by_intx(start=(Access(0, _IMS, _LSC), _WITHOUT_NEGOTIATION), look=(Access(0, _ICR),))
     ),
     "rtl8139": PciSubject(
         by_intx(

@@ -20,6 +20,13 @@ DRIVERS: Mapping[str, str] = {
     "pcnet": "pcnet32",
     "tulip": "tulip",
     "ne2k_pci": "ne2k_pci",
+    **dict.fromkeys(
+        (
+            *("i82550", "i82551", "i82557a", "i82557b", "i82557c", "i82558a", "i82558b"),
+            *("i82559a", "i82559b", "i82559c", "i82559er", "i82562", "i82801"),
+        ),
+        "e100",
+    ),
 }
 """By the driver of -device, the kernel's module."""
 
