@@ -95,6 +95,9 @@ _INTEL_LOG = {
     True: "e1000: {} NIC Link is Up 1000 Mbps Full Duplex",
 }
 
+_BCR4 = r"BCR00:(?:\s+[0-9a-f]{4}){4}\s+([0-9a-f]{4})"
+"""The fifth of its line."""
+
 MODELS = (
     GuestModel(
         device="vmxnet3",
@@ -179,5 +182,17 @@ MODELS = (
         msix=True,
         own_interrupts_s=2,  # its watchdog sets EICS, so that a ring that was forgotten is looked at
         differs={"STATUS while down": "A PHY that the driver powers down loses its link."},
+    ),
+    GuestModel(
+        device="pcnet",
+        driver="pcnet32",
+        modules=("pcnet32",),
+        registers=(Dump("BCR4", _BCR4), Dump("CSR15", r"CSR15: .*0x([0-9a-f]{4})")),
+        link=LinkBit("BCR4", 0x8000),
+        ethtool=frozenset({"Speed: 10Mb/s", "Port: Twisted Pair"}),
+        log={False: "{}: link down", True: "{}: link up"},
+        polls=True,
+        mtu=1500,
+        transfer_mib=2,  # its driver makes more than ten accesses for each packet
     ),
 )

@@ -13,7 +13,7 @@ from typing import cast
 import pytest
 from tests.fakes.pcnet_driver import INEA, OWN, PcnetDriver
 from tests.fakes.scheduler import FakeScheduler
-from tests.unit.nic_e1000.test_kill import Killed, Life, MortalCells
+from tests.fakes.mortal_intel import Killed, Life, MortalCells
 from tests.unit.nic_pcnet.conftest import Rig
 
 from vnic.memory.guest import GuestMemory

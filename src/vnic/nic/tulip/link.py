@@ -17,7 +17,8 @@ BMSR: Final = 1
 _BMSR_LINK: Final = 0x0024
 """Link status, and that a negotiation is complete."""
 PHY_RESET: Final = (0x3100, 0x702C, 0x7810, 0x0000, 0x0501, 0x4181, *[0] * 10, 0x0003, 0, 0x0001, *[0] * 13)
-"""BMSR as guests read it from QEMU's, whose bus loses the upper bit: with 100BASE-T4 Linux would not take it for a PHY."""
+"""BMSR is as guests read it from QEMU's, whose bus loses the upper bit: 100BASE-T4 would keep Linux from taking it for
+a PHY."""
 _PHY_WRITABLE: Final = {2: 0xFFFF, 3: 0xFFFF, 4: 0xC01F, 5: 0xFFFF, 6: 0xFFFF}
 assert len(PHY_RESET) == 32
 
