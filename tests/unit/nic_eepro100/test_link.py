@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from tests.unit.nic_eepro100.conftest import Rig
 
@@ -68,7 +70,8 @@ def test_frames_pass_only_while_the_link_is_up(rig: Rig) -> None:
 def test_the_driver_is_ok_while_it_receives(rig: Rig) -> None:
     driver = rig.driver
     states = []
-    for step in (lambda: None, driver.start, lambda: driver.command(0x04)):
+    steps: tuple[Callable[[], None], ...] = (lambda: None, driver.start, lambda: driver.command(0x04))
+    for step in steps:
         step()
         states.append((rig.nic.guest.driver_ok, rig.nic.guest.admin_down))
     assert states == [(False, False), (True, False), (False, True)]

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from typing import cast
 
 import pytest
+from tests.fakes.mortal_intel import Killed, Life, MortalCells
 from tests.fakes.pcnet_driver import INEA, OWN, PcnetDriver
 from tests.fakes.scheduler import FakeScheduler
-from tests.fakes.mortal_intel import Killed, Life, MortalCells
 from tests.unit.nic_pcnet.conftest import Rig
 
 from vnic.memory.guest import GuestMemory
