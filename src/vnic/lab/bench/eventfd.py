@@ -20,7 +20,7 @@ TIMEOUT_S = 5.0
 
 METHOD = (
     "QMP request written → the interrupt's eventfd readable in this process, which plays a VM over vfio-user; no"
-    f" traffic, {PAUSE_S * 1000:g} ms between changes; Intel's with autonegotiation=off"
+    f" traffic, {PAUSE_S * 1000:g} ms between changes; Intel's without negotiation"
 )
 
 

@@ -134,6 +134,9 @@ _GET_LINK, _ECR_LINK = 0xF00D0002, 0x4
 _ICR, _IMS, _LSC = 0x00C0, 0x00D0, 0x4
 # The RTL8139C+'s (datasheet §6.6 to §6.20), which are written to clear.
 _REALTEK_IMR, _REALTEK_ISR, _LINK_CHG, _BMSR = 0x3C, 0x3E, 0x20, 0x64
+# The 82574L's (its datasheet, §10.2.4): other causes, of which LSC is one, have vector 2, as Linux has it.
+_IVAR, _OTHER = 0x00E4, 1 << 24
+_IVAR_OTHER = (2 | 8) << 16
 # The 82576's (its datasheet, §8.8): LSC has vector 0, which masks itself until the driver has looked.
 _MDIC, _GPIE, _EIMS, _EIAC, _EIAM, _IVAR_MISC = 0x0020, 0x1514, 0x1524, 0x152C, 0x1530, 0x1740
 _BMCR_WITHOUT_NEGOTIATION = 1 << 26 | 1 << 21 | 0x0140
@@ -166,6 +169,18 @@ SUBJECTS: Mapping[str, PciSubject] = {
         by_intx(
             start=(Access(1, _REALTEK_IMR, _LINK_CHG, 2),),
             look=(Access(1, _REALTEK_ISR, _LINK_CHG, 2), Access(1, _BMSR, size=2)),
+        )
+    ),
+    "e1000e": PciSubject(
+        by_msix(
+            vectors=5,
+            vector=2,
+            start=(
+                Access(0, _IVAR, _IVAR_OTHER),
+                Access(0, _IMS, _LSC | _OTHER),
+                Access(0, _MDIC, _BMCR_WITHOUT_NEGOTIATION),
+            ),
+            look=(Access(0, _ICR), Access(0, _IMS, _LSC | _OTHER)),
         )
     ),
     "igb": PciSubject(by_msix(10, 0, _IGB_START, (Access(0, _ICR), Access(0, _EIMS, 1)))),
