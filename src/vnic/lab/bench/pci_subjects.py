@@ -162,9 +162,6 @@ SUBJECTS: Mapping[str, PciSubject] = {
     "e1000": PciSubject(
         by_intx(start=(Access(0, _IMS, _LSC),), look=(Access(0, _ICR),)), "autonegotiation=off"
     ),
-    "e1000e": PciSubject(
-        by_intx(start=(Access(0, _IMS, _LSC), _WITHOUT_NEGOTIATION), look=(Access(0, _ICR),))
-    ),
     "rtl8139": PciSubject(
         by_intx(
             start=(Access(1, _REALTEK_IMR, _LINK_CHG, 2),),
@@ -178,7 +175,7 @@ SUBJECTS: Mapping[str, PciSubject] = {
             start=(
                 Access(0, _IVAR, _IVAR_OTHER),
                 Access(0, _IMS, _LSC | _OTHER),
-                Access(0, _MDIC, _BMCR_WITHOUT_NEGOTIATION),
+                _WITHOUT_NEGOTIATION,
             ),
             look=(Access(0, _ICR), Access(0, _IMS, _LSC | _OTHER)),
         )
