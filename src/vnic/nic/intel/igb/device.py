@@ -220,7 +220,7 @@ class Igb(IntelNic):
         status |= ctrl & regs.STATUS_FD if ctrl & _CTRL_FRCDPX else regs.STATUS_FD
         forced = ctrl >> _CTRL_SPEED_SHIFT & 3
         status |= (forced if ctrl & _CTRL_FRCSPD else 2) << _STATUS_SPEED_SHIFT
-        if not ctrl & (r.CTRL_GIO_MASTER_DISABLE | r.CTRL_LRST):
+        if not ctrl & r.CTRL_GIO_MASTER_DISABLE:
             status |= r.STATUS_GIO_MASTER_ENABLE
         return status | self.look_at_link(regs.STATUS_LU)
 
