@@ -381,5 +381,5 @@ def _is_own(rig: Rig, model: GuestModel, ours: Seen, theirs: Seen, elapsed_s: fl
         [model] if line is None else [pair[0].model for pair in rig.pairs.values() if pair[0].line == line]
     )
     spare = sum(1 + int(elapsed_s / each.own_interrupts_s) for each in sharing if each.own_interrupts_s)
-    more = theirs.interrupts if model.reads_first else 0
+    more = theirs.interrupts if any(each.reads_first for each in sharing) else 0
     return -spare <= ours.interrupts - theirs.interrupts <= spare + more
