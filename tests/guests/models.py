@@ -151,8 +151,8 @@ MODELS = (
         registers=(_CTRL_E, STATUS, Register("IMS", 0, 0xD0)),
         link=_INTEL_LINK,
         log={
-            False: "e1000e {} NIC Link is Down",
-            True: "e1000e {} NIC Link is Up 1000 Mbps Full Duplex",
+            False: "{}: NIC Link is Down",
+            True: "{}: NIC Link is Up 1000 Mbps Full Duplex",
         },
         link_vector=2,
         msix=True,
