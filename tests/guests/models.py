@@ -100,6 +100,44 @@ _BCR4 = r"BCR00:(?:\s+[0-9a-f]{4}){4}\s+([0-9a-f]{4})"
 
 MODELS = (
     GuestModel(
+        device="e1000",
+        driver="e1000",
+        modules=("e1000",),
+        registers=(CTRL, STATUS, Register("IMS", 0, 0xD0)),
+        link=_INTEL_LINK,
+        log=_INTEL_LOG,
+        own_interrupts_s=2,  # its watchdog, so that a ring that was forgotten is looked at
+        differs={"STATUS while down": "A PHY that the driver powers down loses its link."},
+    ),
+    GuestModel(
+        device="e1000e",
+        driver="e1000e",
+        modules=("e1000e",),
+        registers=(_CTRL_E, STATUS, Register("IMS", 0, 0xD0)),
+        link=_INTEL_LINK,
+        log={
+            False: "{}: NIC Link is Down",
+            True: "{}: NIC Link is Up 1000 Mbps Full Duplex",
+        },
+        link_vector=2,
+        msix=True,
+        differs={"STATUS while down": "A PHY that the driver powers down loses its link."},
+    ),
+    GuestModel(
+        device="igb",
+        driver="igb",
+        modules=("igb",),
+        registers=(CTRL, STATUS, Register("IMS", 0, 0xD0), Register("EIMS", 0, 0x1524)),
+        link=_INTEL_LINK,
+        log={
+            False: "igb: {} NIC Link is Down",
+            True: "igb: {} NIC Link is Up 1000 Mbps Full Duplex",
+        },
+        msix=True,
+        own_interrupts_s=2,  # its watchdog sets EICS, so that a ring that was forgotten is looked at
+        differs={"STATUS while down": "A PHY that the driver powers down loses its link."},
+    ),
+    GuestModel(
         device="vmxnet3",
         driver="vmxnet3",
         modules=("vmxnet3",),
@@ -114,16 +152,6 @@ MODELS = (
         link_vector=1,
         msix=True,
         differs={"IMR of events while down": "An interrupt can be masked while the device is not active."},
-    ),
-    GuestModel(
-        device="e1000",
-        driver="e1000",
-        modules=("e1000",),
-        registers=(CTRL, STATUS, Register("IMS", 0, 0xD0)),
-        link=_INTEL_LINK,
-        log=_INTEL_LOG,
-        own_interrupts_s=2,  # its watchdog, so that a ring that was forgotten is looked at
-        differs={"STATUS while down": "A PHY that the driver powers down loses its link."},
     ),
     GuestModel(
         device="rtl8139",
@@ -145,18 +173,16 @@ MODELS = (
         mtu=4096,  # the most that 8139cp takes
     ),
     GuestModel(
-        device="e1000e",
-        driver="e1000e",
-        modules=("e1000e",),
-        registers=(_CTRL_E, STATUS, Register("IMS", 0, 0xD0)),
-        link=_INTEL_LINK,
-        log={
-            False: "{}: NIC Link is Down",
-            True: "{}: NIC Link is Up 1000 Mbps Full Duplex",
-        },
-        link_vector=2,
-        msix=True,
-        differs={"STATUS while down": "A PHY that the driver powers down loses its link."},
+        device="pcnet",
+        driver="pcnet32",
+        modules=("pcnet32",),
+        registers=(Dump("BCR4", _BCR4), Dump("CSR15", r"CSR15: .*0x([0-9a-f]{4})")),
+        link=LinkBit("BCR4", 0x8000),
+        ethtool=frozenset({"Speed: 10Mb/s", "Port: Twisted Pair"}),
+        log={False: "{}: link down", True: "{}: link up"},
+        polls=True,
+        mtu=1500,
+        transfer_mib=2,  # its driver makes more than ten accesses for each packet
     ),
     GuestModel(
         device="ne2k_pci",
@@ -168,31 +194,5 @@ MODELS = (
         confirms=False,
         mtu=1500,
         transfer_mib=1 / 64,  # each four bytes are a register access
-    ),
-    GuestModel(
-        device="igb",
-        driver="igb",
-        modules=("igb",),
-        registers=(CTRL, STATUS, Register("IMS", 0, 0xD0), Register("EIMS", 0, 0x1524)),
-        link=_INTEL_LINK,
-        log={
-            False: "igb: {} NIC Link is Down",
-            True: "igb: {} NIC Link is Up 1000 Mbps Full Duplex",
-        },
-        msix=True,
-        own_interrupts_s=2,  # its watchdog sets EICS, so that a ring that was forgotten is looked at
-        differs={"STATUS while down": "A PHY that the driver powers down loses its link."},
-    ),
-    GuestModel(
-        device="pcnet",
-        driver="pcnet32",
-        modules=("pcnet32",),
-        registers=(Dump("BCR4", _BCR4), Dump("CSR15", r"CSR15: .*0x([0-9a-f]{4})")),
-        link=LinkBit("BCR4", 0x8000),
-        ethtool=frozenset({"Speed: 10Mb/s", "Port: Twisted Pair"}),
-        log={False: "{}: link down", True: "{}: link up"},
-        polls=True,
-        mtu=1500,
-        transfer_mib=2,  # its driver makes more than ten accesses for each packet
     ),
 )

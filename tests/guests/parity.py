@@ -329,7 +329,7 @@ def run(rig: Rig, steps: Sequence[Step] = STEPS) -> dict[str, list[Difference]]:
         before = rig.up
         for attempt in range(ATTEMPTS if step.repeats else 1):
             if attempt:
-                rig.set_link(before)
+                rig.set_link(before, "netdev")  # both ends
                 settle(rig)
             found = _once(rig, step)
             if not any(found.values()):
