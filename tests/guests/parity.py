@@ -329,7 +329,9 @@ def run(rig: Rig, steps: Sequence[Step] = STEPS) -> dict[str, list[Difference]]:
         before = rig.up
         for attempt in range(ATTEMPTS if step.repeats else 1):
             if attempt:
-                rig.set_link(before, "netdev")  # both ends
+                rig.set_link(True, "netdev")  # both ends
+                if not before:
+                    rig.set_link(False)
                 settle(rig)
             found = _once(rig, step)
             if not any(found.values()):

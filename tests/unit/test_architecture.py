@@ -57,6 +57,12 @@ ORDER = (
 INNER = ("dataplane.wire",)
 """Packages within another that have a place of their own: this one speaks to vnic-wire, and is no data plane itself."""
 
+MODELS = (
+    *("eepro100", "ne2k_pci", "pcnet", "tulip", "virtio_net", "vmxnet3"),
+    *("intel/e1000", "intel/e1000e", "intel/igb"),
+)
+"""The folders of NIC models below nic/."""
+
 PURE = ("memory", "net", "pci", "virtio", "dataplane", "nic", "protocol")
 IO = {"asyncio", "socket", "selectors", "select", "subprocess", "threading", "multiprocessing"}
 
@@ -154,3 +160,10 @@ def test_files_stay_small() -> None:
     """A file past 450 lines wants a cut where the design names one."""
     for path in SOURCE.rglob("*.py"):
         assert len(path.read_text().splitlines()) <= 450, path
+
+
+def test_a_nic_models_folder_is_short() -> None:
+    """At most 1 200 lines, so that it reads like its datasheet; what several need is beside it in nic/."""
+    for folder in MODELS:
+        lines = sum(len(path.read_text().splitlines()) for path in (SOURCE / "nic" / folder).rglob("*.py"))
+        assert lines <= 1200, f"{folder}: {lines}"

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from vnic.record import U64, Mac, Record, require
+from vnic.record import U64, Mac, Record
 
 MAX_BYTES: Final = 22
 _DEFAULT: Final = bytes(6) + b"\x30" + bytes(MAX_BYTES - 7)
@@ -24,9 +24,6 @@ class ConfigurationRecord(Record, frozen=True):
     data: Annotated[bytes, msgspec.Meta(min_length=MAX_BYTES, max_length=MAX_BYTES)]
     address: Mac
     table: U64
-
-    def check_fields(self) -> None:
-        require(len(self.data) == MAX_BYTES, "data", f"has {len(self.data)} bytes")
 
 
 class Configuration:

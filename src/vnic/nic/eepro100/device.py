@@ -17,7 +17,7 @@ from vnic.nic.eepro100.eeprom import Eeprom
 from vnic.nic.eepro100.models import VENDOR_INTEL, Model
 from vnic.nic.eepro100.phy import Phy
 from vnic.nic.eepro100.receive import ReceiveState, ReceiveUnit
-from vnic.nic.eepro100.record import MASK_BITS, Eepro100Record
+from vnic.nic.eepro100.record import Eepro100Record
 from vnic.nic.eepro100.statistics import Statistics
 from vnic.nic.pci_nic import PciNic
 from vnic.nic.register_window import SizedRegisterFile
@@ -215,7 +215,7 @@ class Eepro100(PciNic):
         elif selection == 2:
             self._selective_reset()
         else:
-            self.complain("PORT", f"the selection {selection} is not supported")
+            self.complain("PORT", f"there is no selection {selection}")
 
     def _execute(self, value: int) -> None:
         """The SCB's command byte, which is accepted at once, so that it reads as 0."""
@@ -242,7 +242,7 @@ class Eepro100(PciNic):
         self._drive()
 
     def _write_mask(self, value: int) -> None:
-        self._mask = value & MASK_BITS
+        self._mask = value & r.MASK_BITS
         if value & r.INTERRUPT_NOW:
             self._causes |= r.SOFTWARE
         self._drive()

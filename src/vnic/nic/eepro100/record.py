@@ -7,13 +7,11 @@ from vnic.nic.eepro100.configuration import ConfigurationRecord
 from vnic.nic.eepro100.eeprom import EepromRecord
 from vnic.nic.eepro100.phy import PhyRecord
 from vnic.nic.eepro100.receive import ReceiveRecord
-from vnic.nic.eepro100.registers import CAUSES, MASK_ALL
+from vnic.nic.eepro100.registers import CAUSES, MASK_BITS
 from vnic.nic.eepro100.statistics import StatisticsRecord
 from vnic.nic.pci_nic import PciNicRecord
 from vnic.nic.register_window import SizedRegisterFileRecord
 from vnic.record import U8, require
-
-MASK_BITS = 0xFC | MASK_ALL
 
 
 class Eepro100Record(PciNicRecord, frozen=True):

@@ -31,7 +31,7 @@ REGISTERS: Final = (
     SizedRegister("PORT", PORT, 4),
     SizedRegister("flash control", FLASH, 2, writable=0xFFFF),
     SizedRegister("EEPROM control", EEPROM, 1),
-    SizedRegister("EEPROM control, upper half", EEPROM + 1, 1, writable=0xFF),
+    SizedRegister("EEPROM control 2", EEPROM + 1, 1, writable=0xFF),
     SizedRegister("MDI control", MDI, 4),
     SizedRegister("flow control", FLOW, 2, writable=0xFFFF, narrow=True),
     SizedRegister("general status", GENERAL_STATUS, 1),
@@ -51,6 +51,7 @@ CAUSES: Final = COMMAND_DONE | FRAME_RECEIVED | LEFT_ACTIVE | NOT_READY | MDI_DO
 UNMASKABLE: Final = 0x0F
 """Of them, what a bit of its own does not mask."""
 MASK_ALL: Final = 0x01
+MASK_BITS: Final = 0xFC | MASK_ALL
 INTERRUPT_NOW: Final = 0x02
 
 # Bits of a command block and a receive frame descriptor (SDM §6.4.2, §6.4.3).

@@ -177,7 +177,8 @@ BY_METAVAR: Final[dict[str, Source]] = {
     "NODE": _nodes,
     **dict.fromkeys(("PATH", "FILE", "OUT", "PROGRAM", "SOCKET", "FOLDER"), lambda _: FILES),
     **dict.fromkeys(
-        ("TIME", "SECONDS", "N", "S", "PERCENT", "RATE", "BYTES", "ID", "VM", "URI", "COLUMN"), _nothing
+        ("TIME", "SECONDS", "N", "S", "PERCENT", "RATE", "BYTES", "ID", "VM", "URI", "COLUMN", "[HOST:]PORT"),
+        _nothing,
     ),
 }
 """By the metavar; those at the end are for the user to make up."""
