@@ -69,7 +69,7 @@ class CommandUnit:
         self.state = CommandState.IDLE
         self._offset = 0
         self._waits = False
-        self._shown.restore(None)
+        self._shown.pending = None
         self.close()
 
     def close(self) -> None:
@@ -237,7 +237,7 @@ class CommandUnit:
             base=self.base,
             offset=self._offset,
             statistics_at=self._statistics_at,
-            shown=self._shown.save(),
+            shown=self._shown.pending,
         )
 
     def restore(self, record: CommandRecord) -> None:
@@ -245,7 +245,7 @@ class CommandUnit:
         self.close()
         self.state, self.base, self._offset = record.state, record.base, record.offset
         self._statistics_at = record.statistics_at
-        self._shown.restore(record.shown)
+        self._shown.pending = record.shown
 
     def go_on(self) -> None:
         self._shown.show()

@@ -47,7 +47,7 @@ class ReceiveUnit:
         self._base = 0
         self.state = ReceiveState.IDLE
         self._offset = 0
-        self._shown.restore(None)
+        self._shown.pending = None
 
     def execute(self, command: int, pointer: int) -> bool:
         """The lower half of the SCB's command byte (SDM §6.3.2.3); whether there may be room now."""
@@ -126,12 +126,14 @@ class ReceiveUnit:
     # --- State ---
 
     def save(self) -> ReceiveRecord:
-        return ReceiveRecord(state=self.state, base=self._base, offset=self._offset, shown=self._shown.save())
+        return ReceiveRecord(
+            state=self.state, base=self._base, offset=self._offset, shown=self._shown.pending
+        )
 
     def restore(self, record: ReceiveRecord) -> None:
         """`go_on` follows, when all is restored."""
         self.state, self._base, self._offset = record.state, record.base, record.offset
-        self._shown.restore(record.shown)
+        self._shown.pending = record.shown
 
     def go_on(self) -> None:
         self._shown.show()

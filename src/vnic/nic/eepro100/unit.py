@@ -49,16 +49,17 @@ class Shown:
     def __init__(self, device: UnitHost, unit: str) -> None:
         self._device = device
         self._unit = unit
-        self._pending: ShownRecord | None = None
+        self.pending: ShownRecord | None = None
+        """What the record has."""
 
     def promise(self, address: int, data: bytes) -> None:
         """These bytes will be shown: the block is done for any other process."""
-        self._pending = ShownRecord(address=address, data=data)
+        self.pending = ShownRecord(address=address, data=data)
         self._device.keep_record()
 
     def show(self) -> bool:
         """False: the guest's memory is not there."""
-        pending, self._pending = self._pending, None
+        pending, self.pending = self.pending, None
         self._device.touched()
         if pending is None:
             return True
@@ -68,9 +69,3 @@ class Shown:
             self._device.bus_error(self._unit, error)
             return False
         return True
-
-    def save(self) -> ShownRecord | None:
-        return self._pending
-
-    def restore(self, record: ShownRecord | None) -> None:
-        self._pending = record
