@@ -19,6 +19,8 @@ from tests.integration.process import PATIENT
 from vnic.lab.guest.qemu import QemuGuest
 from vnic.lab.guest.qemu_nic import vfio_user
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
 GOLDEN = Path(__file__).with_name("golden") / "models"
 FOREIGN_FRAMES = 20
 

@@ -11,6 +11,8 @@ import pytest
 from tests.guests.models import MODELS
 from tests.guests.parity import STEPS, Difference, parity_rig, run
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
 NAMES = [model.name for model in MODELS]
 
 
