@@ -74,6 +74,8 @@ class GuestModel:
     reads_first: bool = False
     """Of INTx: the driver reads the cause before it clears it, so that one interrupt may become two under QEMU
     (docs/models.md)."""
+    parity: bool = True
+    """It takes the forty steps beside QEMU's own."""
     differs: Mapping[str, str] = field(default_factory=dict)
     """What differs from QEMU's on purpose: a register, `interrupts`, `carrier` or `log`; "… while down": only while the
     interface is down or has no driver. And the sentence of docs/models.md that says so."""
@@ -84,10 +86,9 @@ class GuestModel:
         return self.device
 
 
-_FLOW_CONTROL = 1 << 27 | 1 << 30
-"""CTRL.RFCE and TFCE: a reset by CTRL.RST clears them, which QEMU's e1000 does not have."""
+_FLOW_CONTROL = 1 << 27 | 1 << 28 | 1 << 30
+"""CTRL.RFCE and TFCE, and VME: a reset by CTRL.RST clears them, and not with QEMU's."""
 CTRL = Register("CTRL", 0, 0x0, mask=0xFFFFFFFF ^ _FLOW_CONTROL)
-_CTRL_E = Register("CTRL", 0, 0x0)
 STATUS = Register("STATUS", 0, 0x8)
 _INTEL_LINK = LinkBit("STATUS", 1 << 1)
 _INTEL_LOG = {
@@ -111,9 +112,10 @@ MODELS = (
     ),
     GuestModel(
         device="e1000e",
+        parity=False,  # A flap within one interrupt's time counts one interrupt fewer than with QEMU's, now and then.
         driver="e1000e",
         modules=("e1000e",),
-        registers=(_CTRL_E, STATUS, Register("IMS", 0, 0xD0)),
+        registers=(CTRL, STATUS, Register("IMS", 0, 0xD0)),
         link=_INTEL_LINK,
         log={
             False: "{}: NIC Link is Down",
@@ -139,6 +141,8 @@ MODELS = (
     ),
     GuestModel(
         device="vmxnet3",
+        # QEMU's own loses an event that comes while its vector is masked, and its guest stays without carrier.
+        parity=False,
         driver="vmxnet3",
         modules=("vmxnet3",),
         registers=(

@@ -30,7 +30,9 @@ FLAP_S = 0.4
 PAUSE_S = 0.06
 ATTEMPTS = 4
 
-_ITS_OWN = re.compile(r"\beth\d+\b|0000:00:\S+\.\d|\b(mem|io) .*]|(\w\w:){5}\w\w|\b([Ii][Rr][Qq]|addr) \w+")
+_ITS_OWN = re.compile(
+    r"\beth\d+\b|0000:00:\S+\.\d|\b(mem|io) .*]|(\w\w:){5}\w\w|\b([Ii][Rr][Qq]|addr|at) \w+"
+)
 """In a message: what two devices cannot have in common."""
 
 LINES = 4
@@ -91,7 +93,8 @@ class Side:
         own = re.compile(rf"\b{self.interface}\b|{re.escape(self.device)}" if self.interface else self.device)
         for message in messages:
             text = message.partition("] ")[2]
-            if own.search(text):
+            # What the PCI core finds in config space is lspci's to compare.
+            if own.search(text) and not text.startswith("pci "):
                 self.log.append(_ITS_OWN.sub("*", text))
 
 
@@ -337,7 +340,12 @@ def run(rig: Rig, steps: Sequence[Step] = STEPS) -> dict[str, list[Difference]]:
             if not any(found.values()):
                 break
         for name, values in found.items():
-            different[name] += [Difference(f"{number}. {step.title}", *value) for value in values]
+            different[name] += [
+                Difference(f"{number}. {step.title}", *value)
+                for value in values
+                # A driver that starts interrupts as often as its start happens to take.
+                if step.repeats or value[0] != "interrupts"
+            ]
     return different
 
 
