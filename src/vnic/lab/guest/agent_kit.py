@@ -10,16 +10,7 @@ from pathlib import Path
 
 from vnic.lab.guest import cache
 from vnic.lab.guest.apt import Progress
-from vnic.lab.guest.debian import (
-    LOADER,
-    REMEDY,
-    Debian,
-    copy_files,
-    find_file,
-    libraries,
-    require_means,
-)
-from vnic.lab.guest.errors import GuestUnavailable
+from vnic.lab.guest.debian import LOADER, copy_files, find_file, libraries, obtain_program
 
 SUITE = "trixie"
 PACKAGE = "qemu-guest-agent"
@@ -61,19 +52,10 @@ def find_agent() -> AgentKit | None:
 
 def obtain_agent(progress: Progress | None = None) -> AgentKit:
     """The one in the cache folder, or else a downloaded one; GuestUnavailable says why there is none."""
-    found = find_agent()
-    if found is not None:
-        return found
-    require_means(REMEDY)
-    try:
-        with Debian([SUITE], progress) as debian:
-            root = debian.unpack(debian.fetch([PACKAGE], (0.1, 1.0)))
-            program = find_file(root, f"*bin/{PROGRAM}")
-            files = [program, *libraries(root, [program])]
-            cache.store(_ENTRY, lambda folder: copy_files(files, folder / "agent"))
-    except OSError as error:
-        raise cache.unwritable(error) from error
-    found = find_agent()
-    if found is None:
-        raise GuestUnavailable(f"the package {PACKAGE} of {SUITE} holds no program", REMEDY)
-    return found
+    return AgentKit(obtain_program(SUITE, PACKAGE, _ENTRY, _take, progress))
+
+
+def _take(root: Path, folder: Path) -> None:
+    """Of packages unpacked at `root`: the program and its libraries."""
+    program = find_file(root, f"*bin/{PROGRAM}")
+    copy_files([program, *libraries(root, [program])], folder / "agent")

@@ -13,9 +13,10 @@ import shutil
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from vnic.lab.guest import cache
 from vnic.lab.guest.apt import (
     Apt,
     Progress,
@@ -166,6 +167,27 @@ class Debian:
             return None
         tell, (start, end) = self._progress, span
         return lambda done, text: tell(start + done * (end - start), text)
+
+
+def obtain_program(
+    suite: str, package: str, entry: str, take: Callable[[Path, Path], None], progress: Progress | None
+) -> Path:
+    """The entry of the cache folder that `take(unpacked, folder)` makes of a package, fetched if it is not there.
+    GuestUnavailable says why there is none."""
+    found = cache.entry(entry)
+    if found is not None:
+        return found
+    require_means(REMEDY)
+    try:
+        with Debian([suite], progress) as debian:
+            root = debian.unpack(debian.fetch([package], (0.1, 1.0)))
+            cache.store(entry, lambda folder: take(root, folder))
+    except OSError as error:
+        raise cache.unwritable(error) from error
+    found = cache.entry(entry)
+    if found is None:
+        raise GuestUnavailable(f"the package {package} of {suite} holds no program", REMEDY)
+    return found
 
 
 def _field(archive: Path, name: str) -> str:

@@ -12,16 +12,7 @@ from pathlib import Path
 
 from vnic.lab.guest import cache
 from vnic.lab.guest.apt import Progress
-from vnic.lab.guest.debian import (
-    LOADER,
-    REMEDY,
-    Debian,
-    copy_files,
-    find_file,
-    libraries,
-    require_means,
-)
-from vnic.lab.guest.errors import GuestUnavailable
+from vnic.lab.guest.debian import LOADER, copy_files, find_file, libraries, obtain_program
 
 SUITE = "trixie"
 PACKAGE = "passt"
@@ -50,20 +41,7 @@ def find_passt() -> PasstKit | None:
 
 def obtain_passt(progress: Progress | None = None) -> PasstKit:
     """The one in the cache folder, or else a downloaded one; GuestUnavailable says why there is none."""
-    found = find_passt()
-    if found is not None:
-        return found
-    require_means(REMEDY)
-    try:
-        with Debian([SUITE], progress) as debian:
-            root = debian.unpack(debian.fetch([PACKAGE], (0.1, 1.0)))
-            cache.store(_ENTRY, lambda folder: _take(root, folder))
-    except OSError as error:
-        raise cache.unwritable(error) from error
-    found = find_passt()
-    if found is None:
-        raise GuestUnavailable(f"the package {PACKAGE} of {SUITE} holds no program", REMEDY)
-    return found
+    return PasstKit(obtain_program(SUITE, PACKAGE, _ENTRY, _take, progress) / PACKAGE)
 
 
 def _take(root: Path, folder: Path) -> None:
