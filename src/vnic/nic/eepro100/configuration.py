@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import zlib
 from typing import Annotated, Final
 
 import msgspec
 
+from vnic.nic.multicast import multicast_index
 from vnic.record import U64, Mac, Record
 
 MAX_BYTES: Final = 22
 _DEFAULT: Final = bytes(6) + b"\x30" + bytes(MAX_BYTES - 7)
 """Standard transmit command blocks and counters."""
 _LONGEST: Final = 1514 + 4
+_CRC_BITS_AT: Final = 2
 BROADCAST: Final = b"\xff" * 6
 
 NOT_FOR_ME: Final = 0x0004
@@ -43,7 +44,7 @@ class Configuration:
     def set_multicast(self, addresses: bytes) -> None:
         self._table = 0
         for at in range(0, len(addresses) - 5, 6):
-            self._table |= 1 << _table_index(addresses[at : at + 6])
+            self._table |= 1 << multicast_index(addresses[at : at + 6], _CRC_BITS_AT)
 
     @property
     def extended_blocks(self) -> bool:
@@ -70,13 +71,13 @@ class Configuration:
         if target == BROADCAST:
             return GROUP if promiscuous or not self._data[15] & 0x02 else None
         if target[0] & 1:
-            if self._data[21] & 0x08 or self._table >> _table_index(target) & 1:
+            if self._data[21] & 0x08 or self._table >> multicast_index(target, _CRC_BITS_AT) & 1:
                 return GROUP
             return GROUP | NOT_FOR_ME if promiscuous else None
         if promiscuous:
             return NOT_FOR_ME
         several = self._data[20] & 0x40  # "multiple IA": the table is of individual addresses, too
-        return 0 if several and self._table >> _table_index(target) & 1 else None
+        return 0 if several and self._table >> multicast_index(target, _CRC_BITS_AT) & 1 else None
 
     def save(self) -> ConfigurationRecord:
         return ConfigurationRecord(data=bytes(self._data), address=self.address, table=self._table)
@@ -84,11 +85,3 @@ class Configuration:
     def restore(self, record: ConfigurationRecord) -> None:
         self._data[:] = record.data
         self.address, self._table = record.address, record.table
-
-
-_MIRRORED: Final = [int(f"{bits:06b}"[::-1], 2) for bits in range(64)]
-
-
-def _table_index(address: bytes) -> int:
-    """Bits 7 to 2 of the Ethernet CRC, most significant bit first; zlib's has the other order, and is inverted."""
-    return _MIRRORED[~zlib.crc32(address) >> 24 & 63]
