@@ -91,9 +91,8 @@ class VhostTap(TapBackend, RingBackend):
             raise NetError(
                 f"vhost-net requested but could not be initialized: {error.strerror or error}"
             ) from None
-        needed = 0 if self.wants_offload else vhost_net.NET_F_VIRTIO_NET_HDR
-        if needed & ~self._features:
-            raise NetError(f"vhost lacks feature mask {needed & ~self._features:#x} for backend")
+        if missing := self._header_feature & ~self._features:
+            raise NetError(f"vhost lacks feature mask {missing:#x} for backend")
         self.passes_frames = False
         self.takes = not self._refused
         of_the_tap = f.OFFLOADS if self.wants_offload else 0
@@ -146,8 +145,12 @@ class VhostTap(TapBackend, RingBackend):
 
     def _kernel_features(self, device: VirtioDevice) -> int:
         """vhost_net_ack_features."""
-        header = 0 if self.wants_offload else vhost_net.NET_F_VIRTIO_NET_HDR
-        return device.driver_features & self._features | header
+        return device.driver_features & self._features | self._header_feature
+
+    @property
+    def _header_feature(self) -> int:
+        """Frames of a tap without headers get them from the kernel."""
+        return 0 if self.wants_offload else vhost_net.NET_F_VIRTIO_NET_HDR
 
     def rings_changed(self, device: VirtioDevice) -> None:
         if self._rings is not None and self._rings.device is device:
